@@ -1,0 +1,1 @@
+"""RLlib algorithm: config, training step, connectors, learner, loss, module."""

@@ -1,0 +1,1 @@
+"""Rollouts: the engine, belief scoring and the RLlib env runner."""

@@ -1,0 +1,70 @@
+"""Settings of the search environment (`env_config` in an experiment file), validated before anything starts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """A section of an experiment file: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WorldSettings(Settings):
+    """The generated multi-hop world (`corpus: world`): same settings, same bytes on every machine."""
+
+    seed: int = 0
+    entities: int = Field(300, ge=10, description="number of entities, one document each")
+    hops: dict[int, float] = Field(default_factory=lambda: {1: 0.25, 2: 0.5, 3: 0.25}, description="share of questions by hops")
+    train_questions: int = Field(4000, ge=1)
+    heldout_questions: int = Field(500, ge=1)
+
+
+class RetrieverSettings(Settings):
+    kind: Literal["bm25"] = "bm25"
+    top_k: int = Field(1, ge=1, description="documents shown per query")
+
+
+class RoleSettings(Settings):
+    """One agent: its name (agent id), its instruction, what it may do and which policy (RLModule) speaks for it."""
+
+    name: str
+    instruction: str = ""
+    actions: list[Literal["search", "answer", "message"]] = ["search", "answer"]
+    policy: str = "default_policy"
+
+
+class SearchEnvSettings(Settings):
+    """Everything that defines the task: questions, corpus, retriever, protocol, roles, limits, outcome."""
+
+    corpus: str = Field("world", description="`world` (generated) or a JSONL file of id, contents")
+    questions: str | None = Field(None, description="training questions: FlashRAG JSONL or IGPO/verl Parquet; None with `world`")
+    heldout_questions: str | None = Field(None, description="held-out questions; None: a share of `questions`, split by hash")
+    heldout_share: float = Field(0.2, gt=0, lt=1, description="share split off by hash when `heldout_questions` is None")
+    world: WorldSettings = WorldSettings()
+    retriever: RetrieverSettings = RetrieverSettings()
+    protocol: Literal["tiny", "chat_short"] = "tiny"
+    roles: list[RoleSettings] = Field(default_factory=lambda: [RoleSettings(name="searcher")], min_length=1)
+    max_turns: int = Field(6, ge=1, description="turns of all roles together")
+    max_turn_tokens: int = Field(32, ge=1, description="decision tokens per turn")
+    max_observation_tokens: int = Field(128, ge=1, description="tokens of observation text per turn")
+    max_context_tokens: int = Field(512, ge=32, description="tokens of any agent's context, the longest scoring suffix included")
+    outcome: str = Field("f1", description="`f1` (paper dialect), `em`, `f1_squad`, or module:function of (prediction, golds)")
+    format_penalty: float = -1.0
+    truncation_penalty: float = 0.0
+    alias_rule: Literal["first", "max", "mean"] = "max"
+    max_answer_tokens: int = Field(32, ge=1, description="longer gold answers are not scored under `max` and `mean`")
+
+    @model_validator(mode="after")
+    def _check(self):
+        names = [role.name for role in self.roles]
+        if len(set(names)) != len(names):
+            raise ValueError(f"roles must have different names, got {names}")
+        if not any("answer" in role.actions for role in self.roles):
+            raise ValueError("no role may `answer`: add `answer` to one role's actions")
+        if self.corpus != "world" and self.questions is None:
+            raise ValueError("`questions` is needed when `corpus` is a file: a FlashRAG JSONL or IGPO Parquet path")
+        return self
