@@ -1,0 +1,124 @@
+"""BM25 over an in-memory corpus through bm25s, with bm25s' own tokeniser.
+
+The index is built once and cached under the hash of corpus and parameters; later runs, and the processes of one run,
+map the same files into memory. Ties are broken by corpus order, so results do not depend on a sorting routine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from envs.data.corpus import Corpus
+from envs.data.errors import InputError
+from envs.retrieval.base import Hit
+from envs.retrieval.cache import cache_directory, write_directory
+
+if TYPE_CHECKING:
+    from bm25s import BM25
+    from bm25s.tokenization import Tokenized
+
+logger = logging.getLogger(__name__)
+
+CACHED_FROM_DOCUMENTS = 2000
+"""A smaller corpus is indexed in memory each time: that costs less than 0.2 s, and leaves no files behind."""
+
+_SCORING = {"method": "lucene", "k1": 1.5, "b": 0.75}
+_TOKENISER = {"pattern": r"(?u)\b\w\w+\b", "stopwords": "english"}
+"""bm25s' default: lower-cased words of two or more characters without its English stop words, no stemming."""
+
+
+class BM25Retriever:
+    """BM25 (Lucene's variant, k1 1.5, b 0.75) over titles and texts. Thread-safe: a search only reads.
+
+    Args:
+        corpus: what to search.
+        cache: folder for the index; default `cache_directory()`, and none for a small corpus.
+    """
+
+    def __init__(self, corpus: Corpus, cache: Path | None = None):
+        import bm25s
+
+        self._corpus = corpus
+        self.identity: dict[str, Any] = {
+            "kind": "bm25",
+            "corpus_hash": corpus.content_hash,
+            "documents": len(corpus),
+            "parameters": {**_SCORING, **_TOKENISER, "bm25s": bm25s.__version__},
+        }
+        if cache is None and len(corpus) < CACHED_FROM_DOCUMENTS:
+            self._index = _build(corpus)
+        else:
+            key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:32]
+            self._index = _load_or_build(corpus, (cache or cache_directory()) / "bm25" / key)
+
+    def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:
+        """At most `top_k` (>= 1) documents per query that share a word with it, best first, ties in corpus order."""
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        import bm25s
+
+        words = bm25s.tokenize(
+            queries,
+            token_pattern=_TOKENISER["pattern"],
+            stopwords=_TOKENISER["stopwords"],
+            return_ids=False,
+            show_progress=False,
+        )
+        return [self._search_words(query_words, top_k) for query_words in cast(list[list[str]], words)]
+
+    def _search_words(self, words: list[str], top_k: int) -> list[Hit]:
+        word_ids = self._index.get_tokens_ids(words)
+        if not word_ids:
+            return []
+        scores_D = self._index.get_scores_from_ids(word_ids)
+        matching = np.flatnonzero(scores_D > 0)
+        if len(matching) > top_k:
+            kth_best = np.partition(scores_D[matching], -top_k)[-top_k]
+            matching = matching[scores_D[matching] >= kth_best]
+        best_first = matching[np.argsort(-scores_D[matching], kind="stable")][:top_k]
+        hits = []
+        for index in best_first.tolist():
+            document = self._corpus[index]
+            hits.append(Hit(document.id, document.title, document.text, float(scores_D[index])))
+        return hits
+
+
+def _build(corpus: Corpus) -> BM25:
+    """Index titles and texts; progress bars where a person is watching and there is something to wait for."""
+    import bm25s
+
+    show_progress = sys.stderr.isatty() and len(corpus) >= CACHED_FROM_DOCUMENTS
+    texts = [f"{document.title}\n{document.text}" for document in corpus]
+    tokenised = bm25s.tokenize(
+        texts, token_pattern=_TOKENISER["pattern"], stopwords=_TOKENISER["stopwords"], show_progress=show_progress
+    )
+    if not cast("Tokenized", tokenised).vocab:
+        raise InputError(
+            f"{corpus.source}: no document holds a word of two or more letters, so BM25 has nothing to index"
+        )
+    index = bm25s.BM25(**_SCORING)
+    index.index(tokenised, show_progress=show_progress)
+    return index
+
+
+def _load_or_build(corpus: Corpus, folder: Path) -> BM25:
+    import bm25s
+
+    if folder.is_dir():
+        try:
+            return bm25s.BM25.load(folder, mmap=True, show_progress=False)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            logger.warning("the cached BM25 index %s is damaged (%s): building it again", folder, error)
+            shutil.rmtree(folder)
+    logger.info("indexing %d documents for BM25, once; kept in %s", len(corpus), folder)
+    index = _build(corpus)
+    write_directory(folder, lambda temporary: index.save(temporary, show_progress=False))
+    return bm25s.BM25.load(folder, mmap=True, show_progress=False)
