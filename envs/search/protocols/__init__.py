@@ -1,0 +1,1 @@
+"""Ways of talking to a policy: each implements `envs.search.protocol.Protocol`."""

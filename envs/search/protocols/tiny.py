@@ -1,0 +1,167 @@
+"""The `tiny` protocol: word-level control tokens, for the embedded policy.
+
+A decision is an action token, plain words, and ``<end>``::
+
+    <bos> <searcher> color of mother of mira ?      prompt
+    <search> mira mother <end>                      decision
+    <doc> " mira " mira mother toma . ... </doc>    observation (from the tool)
+    <answer> red <end>                              decision
+
+A reader's message reaches the searcher as ``<note> ... </note>``, an error as ``<error> ... </error>``. Nothing opens a
+turn: the action token that the policy samples does.
+
+Text is tokenised by words and punctuation, so that no string can become a control token: ``"<answer>"`` is the three
+words ``<``, ``answer``, ``>``, none of them known. Unknown words become ``<unk>``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from envs.search.protocol import Action, Observation, ScoringSuffix
+from envs.search.trajectory import ActionKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+PAD, UNK, BOS, END = "<pad>", "<unk>", "<bos>", "<end>"
+SEARCHER, READER = "<searcher>", "<reader>"
+SEARCH, ANSWER, MESSAGE = "<search>", "<answer>", "<message>"
+CONTROL_TOKENS = (
+    *(PAD, UNK, BOS, END, SEARCHER, READER, SEARCH, ANSWER, MESSAGE),
+    *("<doc>", "</doc>", "<note>", "</note>", "<error>", "</error>"),
+)
+_CONTROL_PATTERN = re.compile("|".join(re.escape(token) for token in CONTROL_TOKENS), re.IGNORECASE)
+
+
+def build_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over the control tokens and `words`, lower-casing, splitting at spaces and punctuation.
+
+    `CONTROL_TOKENS` take the first ids. `words` must be in lower case and different from one another.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: i for i, token in enumerate([*CONTROL_TOKENS, *words])}
+    if len(vocabulary) != len(CONTROL_TOKENS) + len(words):
+        raise ValueError("words of the tiny tokenizer must be different from one another and from its control tokens")
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=BOS,
+        eos_token=END,
+        pad_token=PAD,
+        unk_token=UNK,
+        additional_special_tokens=[t for t in CONTROL_TOKENS if t not in (PAD, UNK, BOS, END)],
+        clean_up_tokenization_spaces=False,
+        model_max_length=1024,
+    )
+
+
+class TinyProtocol:
+    """`envs.search.protocol.Protocol` for the embedded policy.
+
+    `tokenizer` comes from `build_tokenizer` or from the folder that it was saved in.
+
+    Raises ValueError where the tokenizer lacks a control token or would turn text into one.
+    """
+
+    name = "tiny"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        added = tokenizer.get_vocab()
+        missing = [token for token in CONTROL_TOKENS if token not in added]
+        if missing:
+            raise ValueError(
+                f"protocol `tiny` needs a tokenizer with the tokens {missing}: use the policy in "
+                "algorithms/warm_start/tiny_policy, or make one with `python -m algorithms.warm_start --out DIR`"
+            )
+        self.tokenizer = tokenizer
+        self._control = {token: added[token] for token in CONTROL_TOKENS}
+        self._control_ids = frozenset(self._control.values())
+        self._unk_id = self._control[UNK]
+        self._end_id = self._control[END]
+        self._kinds = {
+            self._control[SEARCH]: ActionKind.TOOL,
+            self._control[ANSWER]: ActionKind.ANSWER,
+            self._control[MESSAGE]: ActionKind.MESSAGE,
+        }
+        self.stop_token_ids = [self._end_id]
+        if self._plain("<end> <answer>") != [self._unk_id] * len(self._plain("<end> <answer>")):
+            raise ValueError(
+                "protocol `tiny`: the tokenizer reads control tokens out of the plain text '<end> <answer>'"
+            )
+
+    def _plain(self, text: str) -> list[int]:
+        """Ids of `text` as plain text: a control token's string never becomes that token."""
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if any(i in self._control_ids and i != self._unk_id for i in ids):
+            raise ValueError(f"protocol `tiny`: the tokenizer made a control token of plain text: {text[:80]!r}")
+        return ids
+
+    def prompt(self, system: str, question: str, actions: list[str]) -> list[int]:
+        """``<bos> <searcher> question`` where the role may answer, else ``<bos> <reader> question``.
+
+        `system` is not used: this policy knows its role by the token.
+        """
+        role = SEARCHER if "answer" in actions else READER
+        return [self._control[BOS], self._control[role], *self._plain(question)]
+
+    def parse(self, decision_ids: list[int]) -> Action:
+        """The action of a completed decision: an action token, at least one plain word, ``<end>``; else MALFORMED."""
+        ids = [int(i) for i in decision_ids]
+        kind = self._kinds.get(ids[0]) if ids else None
+        if kind is None:
+            return Action(ActionKind.MALFORMED, error=f"a decision must start with {SEARCH}, {ANSWER} or {MESSAGE}")
+        if ids[-1] != self._end_id:
+            return Action(ActionKind.MALFORMED, error=f"a decision must end with {END}")
+        words = ids[1:-1]
+        if not words:
+            return Action(ActionKind.MALFORMED, error=f"a decision needs words between its action token and {END}")
+        if any(i in self._control_ids for i in words):
+            return Action(ActionKind.MALFORMED, error="a decision may hold only plain words after its action token")
+        text = self.text(words)
+        if kind is ActionKind.TOOL:
+            return Action(kind, tool="search", arguments={"query": text})
+        return Action(kind, text=text)
+
+    def text(self, decision_ids: list[int]) -> str:
+        return " ".join(self.tokenizer.convert_ids_to_tokens([int(i) for i in decision_ids]))
+
+    def reopen(self, decision_ids: list[int]) -> list[int]:
+        """Ids that close the decision, if the engine cut it before ``<end>``, and open a next turn without text."""
+        return [] if len(decision_ids) == 0 or decision_ids[-1] == self._end_id else [self._end_id]
+
+    def observation(self, text: str, *, decision_ids: list[int], sender: str, max_tokens: int) -> Observation:
+        """``<doc>`` (sender "tool"), ``<error>`` (sender "error") or ``<note>`` (a role's name) around `text`.
+
+        `max_tokens` bounds the words of `text`; the two tags and a closing ``<end>`` come on top.
+        """
+        tag = {"tool": "doc", "error": "error"}.get(sender, "note")
+        words = self._plain(text)
+        return Observation(
+            ids=[
+                *self.reopen(decision_ids),
+                self._control[f"<{tag}>"],
+                *words[:max_tokens],
+                self._control[f"</{tag}>"],
+            ],
+            text=text,
+            cut=len(words) > max_tokens,
+            neutralised_tags=len(_CONTROL_PATTERN.findall(text)),
+        )
+
+    def scoring_suffix(self, answer: str) -> ScoringSuffix:
+        """``<answer> answer <end>``, what the policy would write. Raises ValueError for an answer without words."""
+        words = self._plain(answer)
+        if not words:
+            raise ValueError(f"protocol `tiny` cannot score an answer without words: {answer!r}")
+        ids = [self._control[ANSWER], *words, self._end_id]
+        gold_mask_L = np.zeros(len(ids), dtype=bool)
+        gold_mask_L[1:-1] = True
+        return ScoringSuffix(ids=ids, gold_mask_L=gold_mask_L)
