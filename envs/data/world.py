@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from envs.data.corpus import Document
 from envs.data.world_words import ATTRIBUTES, NAMES, RELATIONS, VALUES
 from envs.search.config import WorldSettings
 from envs.search.trajectory import Question
@@ -23,19 +24,6 @@ MAX_HOPS = len(RELATIONS) + 1
 """A question uses each relation at most once and ends in an attribute."""
 
 Split = Literal["train", "heldout"]
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One entity's document. `contents` is its form in a JSONL corpus: the quoted title, a line break, the text."""
-
-    id: str
-    title: str
-    text: str
-
-    @property
-    def contents(self) -> str:
-        return f'"{self.title}"\n{self.text}'
 
 
 @dataclass(frozen=True, slots=True)
