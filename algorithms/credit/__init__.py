@@ -1,0 +1,37 @@
+"""Turn-level credit: from beliefs, gains and outcomes to advantages, in pure NumPy.
+
+Works on logged rows as well as inside a training run, and imports neither Ray nor torch.
+
+>>> from algorithms.credit import advantages
+>>> advantages(outcomes=[1.0, 0.0], gains=[[0.5, 0.2], [0.1]], preset="ig_only")
+[array([ 0.98057491, -0.39222996,  0.        ]), array([-0.98057491,  0.        ])]
+"""
+
+from algorithms.credit.assign import FAINT_GAIN_STD, assign_credit
+from algorithms.credit.batch import Credit, GroupStatistics, TurnBatch
+from algorithms.credit.belief import beliefs_from_scores, eligible_aliases, gains_from_scores, reduce_aliases
+from algorithms.credit.normalise import EPS, batch_outcome_statistics
+from algorithms.credit.presets import LOSS_DEFAULTS, PRESETS, Preset, get_preset
+from algorithms.credit.settings import CREDIT_FIELDS, CreditConfig
+from algorithms.credit.simple import advantages
+
+__all__ = [
+    "CREDIT_FIELDS",
+    "EPS",
+    "FAINT_GAIN_STD",
+    "LOSS_DEFAULTS",
+    "PRESETS",
+    "Credit",
+    "CreditConfig",
+    "GroupStatistics",
+    "Preset",
+    "TurnBatch",
+    "advantages",
+    "assign_credit",
+    "batch_outcome_statistics",
+    "beliefs_from_scores",
+    "eligible_aliases",
+    "gains_from_scores",
+    "get_preset",
+    "reduce_aliases",
+]

@@ -1,0 +1,173 @@
+"""`assign_credit`: from rewards to one advantage per turn.
+
+A_i,t = ig_weight * D_i,t + outcome_weight * O_i,t
+
+The two parts are made apart and the weights act last, after normalisation: before it, a z-score would cancel them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from algorithms.credit.batch import Credit, GroupStatistics, TurnBatch
+from algorithms.credit.normalise import EPS, batch_outcome_statistics, leave_one_out, populations, zscores
+from algorithms.credit.returns import discounted_gains, discounted_outcome, windowed_gains
+from algorithms.credit.settings import CreditConfig
+
+FAINT_GAIN_STD = 1e-3
+"""Below this standard deviation of raw gains, a group whose outcomes are equal learns from noise."""
+
+
+def assign_credit(
+    batch: TurnBatch,
+    config: CreditConfig,
+    *,
+    batch_outcome_mean: float | None = None,
+    batch_outcome_std: float | None = None,
+) -> Credit:
+    """Advantages of every turn of `batch`, and the statistics of its groups.
+
+    Parameters
+    ----------
+    batch
+        Whole groups: every rollout of a prompt must be in the same batch.
+    config
+        The estimator; `get_preset(name).credit` for a published one.
+    batch_outcome_mean, batch_outcome_std
+        Mean and population standard deviation of the outcomes of the whole training batch where `batch` is a shard of
+        it (`batch_outcome_statistics`). Read by `outcome_baseline: batch_zscore` only, which computes them from
+        `batch` if both are None.
+
+    Raises
+    ------
+    ValueError
+        Only one of the two batch statistics is given.
+    """
+    if (batch_outcome_mean is None) != (batch_outcome_std is None):
+        raise ValueError("batch_outcome_mean and batch_outcome_std belong together: give both or neither")
+    group_P, group_N = np.unique(batch.group_N, return_inverse=True)
+    counted_M = batch.gain_bearing_M & ~_gated(batch, config)[batch.rollout_M]
+
+    outcome_N = _outcome_advantage(batch, config, group_N, group_P.size, batch_outcome_mean, batch_outcome_std)
+    outcome_alone_N = outcome_N
+    if config.normalisation == "joint":
+        gains_M, outcome_N = _joint(batch, counted_M, group_N, group_P.size)
+    else:
+        gains_M = _normalise_gains(batch, config, counted_M, group_N)
+
+    if config.window is None:
+        later_M, terms_M = discounted_gains(batch, gains_M, config.gamma)
+        if config.depth_rescale == "sqrt":
+            later_M = later_M / np.sqrt(np.maximum(terms_M, 1))
+    else:
+        later_M = windowed_gains(batch, gains_M, config.gamma, config.window, outcome_N, config.window_outcome_scale)
+    advantages_M = config.outcome_weight * discounted_outcome(batch, outcome_N, config.resolved_outcome_gamma)
+    if config.ig_weight != 0.0:  # else bit-identical to the outcome alone
+        advantages_M = config.ig_weight * later_M + advantages_M
+
+    return Credit(
+        gains_M=batch.gains_M,
+        normalised_gains_M=np.where(batch.gain_bearing_M, gains_M, np.nan),
+        normalised_outcome_N=outcome_N,
+        advantages_M=advantages_M,
+        clip_scale_M=_clip_scale(batch, gains_M, config.turn_clip_scale),
+        groups=_group_statistics(batch, group_P, group_N, counted_M, outcome_alone_N, advantages_M),
+    )
+
+
+def _gated(batch: TurnBatch, config: CreditConfig) -> np.ndarray:
+    """Rollouts whose gains leave the statistics and count 0."""
+    gated_N = np.zeros(batch.num_rollouts, dtype=np.bool_)
+    if config.ig_gate == "valid_format":
+        gated_N |= batch.malformed_N
+    if config.drop_gains_at_turn_limit:
+        gated_N |= batch.turn_limit_N
+    return gated_N
+
+
+def _outcome_advantage(
+    batch: TurnBatch, config: CreditConfig, group_N: np.ndarray, num_groups: int, mean: float | None, std: float | None
+) -> np.ndarray:
+    """o~ of every rollout under the outcome baseline."""
+    if config.outcome_baseline == "rloo":
+        return leave_one_out(batch.outcome_N, group_N, num_groups)
+    if config.outcome_baseline == "group_zscore":
+        return zscores(batch.outcome_N, group_N, num_groups)
+    if mean is None and batch.num_rollouts:
+        mean, std = batch_outcome_statistics(batch.outcome_N)
+    if not std:
+        return np.zeros(batch.num_rollouts)
+    return (batch.outcome_N - mean) / (std + EPS)
+
+
+def _joint(
+    batch: TurnBatch, counted_M: np.ndarray, group_N: np.ndarray, num_groups: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gains and outcomes of a group in one z-score (paper v1)."""
+    counted = np.flatnonzero(counted_M)
+    values = np.concatenate([batch.gains_M[counted], batch.outcome_N])
+    members = np.concatenate([group_N[batch.rollout_M[counted]], group_N])
+    normalised = zscores(values, members, num_groups)
+    gains_M = np.zeros(counted_M.size)
+    gains_M[counted] = normalised[: counted.size]
+    return gains_M, normalised[counted.size :]
+
+
+def _normalise_gains(batch: TurnBatch, config: CreditConfig, counted_M: np.ndarray, group_N: np.ndarray) -> np.ndarray:
+    """g~ of every turn, 0 on turns without a counted gain."""
+    counted = np.flatnonzero(counted_M)
+    values_B = batch.gains_M[counted]
+    population_B = group_N[batch.rollout_M[counted]]
+    if config.normalisation == "turn_index":
+        key_B = np.stack([population_B, batch.role_M[counted], _turn_index(batch)[counted]])
+        population_B = np.unique(key_B, axis=1, return_inverse=True)[1].reshape(-1)
+    if config.normalisation != "none":
+        num_populations = int(population_B.max(initial=-1)) + 1
+        values_B = zscores(values_B, population_B, num_populations, centre=config.normalisation != "scale_only")
+    gains_M = np.zeros(counted_M.size)
+    gains_M[counted] = values_B
+    return gains_M
+
+
+def _turn_index(batch: TurnBatch) -> np.ndarray:
+    """How many gain-bearing turns of the same rollout and role came before each turn."""
+    order = np.lexsort((batch.role_M, batch.rollout_M))  # stable: time order within (rollout, role)
+    rollout, role = batch.rollout_M[order], batch.role_M[order]
+    starts = np.flatnonzero(np.r_[True, (rollout[1:] != rollout[:-1]) | (role[1:] != role[:-1])][: order.size])
+    before = np.cumsum(batch.gain_bearing_M[order]) - batch.gain_bearing_M[order]
+    index_M = np.empty(order.size, dtype=np.int64)
+    index_M[order] = before - np.repeat(before[starts], np.diff(np.r_[starts, order.size]))
+    return index_M
+
+
+def _clip_scale(batch: TurnBatch, gains_M: np.ndarray, amplitude: float) -> np.ndarray:
+    """1 + amplitude (2 sigmoid(g~_t) - 1) on gain-bearing turns, 1 elsewhere (A2TGPO)."""
+    # 2 sigmoid(x) - 1 = tanh(x / 2), which cannot overflow
+    return np.where(batch.gain_bearing_M, 1.0 + amplitude * np.tanh(gains_M / 2.0), 1.0)
+
+
+def _group_statistics(
+    batch: TurnBatch,
+    group_P: np.ndarray,
+    group_N: np.ndarray,
+    counted_M: np.ndarray,
+    outcome_alone_N: np.ndarray,
+    advantages_M: np.ndarray,
+) -> GroupStatistics:
+    outcomes = populations(batch.outcome_N, group_N, group_P.size)
+    group_M = group_N[batch.rollout_M]
+    gains = populations(batch.gains_M[counted_M], group_M[counted_M], group_P.size)
+    collapsed_outcome_P = np.bincount(group_N, weights=outcome_alone_N != 0, minlength=group_P.size) == 0
+    collapsed_P = np.bincount(group_M, weights=advantages_M != 0, minlength=group_P.size) == 0
+    return GroupStatistics(
+        group_P=group_P,
+        size_P=outcomes.count_S,
+        outcome_mean_P=outcomes.mean_S,
+        outcome_std_P=outcomes.std_S,
+        gain_count_P=gains.count_S,
+        gain_mean_P=gains.mean_S,
+        gain_std_P=gains.std_S,
+        collapsed_outcome_P=collapsed_outcome_P,
+        collapsed_P=collapsed_P,
+        collapsed_or_faint_P=collapsed_P | (collapsed_outcome_P & (gains.std_S < FAINT_GAIN_STD)),
+    )

@@ -1,0 +1,195 @@
+"""Published estimators by name.
+
+Each preset is a `CreditConfig` plus the settings of loss and environment that belong to the method. Where a publication
+leaves a value open, the comment says so and names the value chosen; "defaults" are those of `CreditConfig`,
+`LOSS_DEFAULTS` and the search environment. Notation: g~ normalised gain, o~ normalised outcome, t = 1..T turns, sums
+over gain-bearing turns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from algorithms.credit.settings import CreditConfig
+
+LOSS_DEFAULTS: dict[str, Any] = {
+    "ratio_level": "token",
+    "clip_low": 0.2,
+    "clip_high": 0.2,
+    "dual_clip": None,
+    "kl_coeff": 0.001,
+    "entropy_coeff": 0.0,
+    "loss_aggregation": "seq_mean_token_mean",
+    "dynamic_sampling": False,
+}
+"""Loss settings that a preset may change. The paper states kl_coeff and the aggregation; its clip bounds are open,
+and 0.2 is the official code's."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named estimator. `loss` holds every key of `LOSS_DEFAULTS`; `env` only the environment settings that differ."""
+
+    name: str
+    source: str
+    credit: CreditConfig = field(default_factory=CreditConfig)
+    loss_changes: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, Any] = field(default_factory=dict)
+    scorer: Literal["current", "reference"] = "current"
+    """Whose belief is scored: the policy's own, or a frozen copy's."""
+    needs_several_updates: bool = False
+    """The method equals another one at one update per batch without lag, so such a run is refused."""
+
+    def __post_init__(self):
+        unknown = sorted(set(self.loss_changes) - set(LOSS_DEFAULTS))
+        if unknown:
+            raise ValueError(f"preset {self.name}: unknown loss settings {unknown}; known: {', '.join(LOSS_DEFAULTS)}")
+
+    @property
+    def loss(self) -> dict[str, Any]:
+        return {**LOSS_DEFAULTS, **self.loss_changes}
+
+
+IGPO = Preset(
+    name="igpo",
+    source="arXiv 2510.14967v2",
+)
+"""A_t = sum_{k>=t} g~_k + o~, gains z-scored over all turns of the group, outcomes over its rollouts, apart (Eq. 5-6).
+Open in the paper: aliases, penalties, clip bounds; chosen: all aliases by `max`, -1.0 malformed, 0 truncated, 0.2."""
+
+IGPO_V1 = Preset(
+    name="igpo_v1",
+    source="arXiv 2510.14967v1",
+    credit=CreditConfig(gain_basis="prob", normalisation="joint"),
+)
+"""As igpo, but g_t = b_t - b_{t-1} and one z-score over all gains and outcomes of the group. Open values as for
+igpo."""
+
+IGPO_OFFICIAL = Preset(
+    name="igpo_official",
+    source="github.com/GuoqingWang1/IGPO, 745078b",
+    credit=CreditConfig(drop_gains_at_turn_limit=True),
+    loss_changes={"loss_aggregation": "seq_mean_token_sum", "dual_clip": 3.0, "entropy_coeff": 0.001},
+    env={"alias_rule": "first", "format_penalty": -2.0, "truncation_penalty": -2.0},
+)
+"""igpo's equations with the settings of the code of February 2026: first alias, penalties -2.0, gains dropped when the
+turns run out, token sum in place of mean, dual clip 3.0, entropy bonus 0.001. Its bugs (positions of padded rows, stale
+context, turn boundaries lost at gains of 0) are not reproduced; nor is its training F1 on the first alias only."""
+
+IG_ONLY = Preset(
+    name="ig_only",
+    source="arXiv 2510.14967v2, Table 3",
+    credit=CreditConfig(outcome_weight=0.0),
+)
+"""A_t = sum_{k>=t} g~_k: igpo without the outcome; the final turn gets 0."""
+
+A2TGPO = Preset(
+    name="a2tgpo",
+    source="arXiv 2605.06200",
+    credit=CreditConfig(
+        gain_basis="prob",
+        normalisation="turn_index",
+        outcome_gamma=1.0,
+        ig_weight=0.3,
+        depth_rescale="sqrt",
+        turn_clip_scale=0.3,
+    ),
+    loss_changes={"ratio_level": "turn"},
+)
+"""A_t = o~ + 0.3 sum_{k>=t} g~_k / sqrt(number of terms), gains z-scored per (prompt, turn index); ratios per turn;
+clip bounds of turn t times 1 + 0.3 (2 sigmoid(g~_t) - 1), of the answer turn times 1. Open where only the abstract was
+at hand: aliases, penalties, base clip bounds, KL; chosen: the defaults."""
+
+DR_VENUS = Preset(
+    name="dr_venus",
+    source="github.com/inclusionAI/DR-Venus (raw_ig); arXiv 2604.19859",
+    credit=CreditConfig(normalisation="scale_only", gamma=0.0, outcome_gamma=1.0),
+)
+"""A_t = g_t / std(g) + o~: no mean subtracted, so a long rollout is not taxed by the mean gain; nothing flows back
+between turns (the `raw_ig` mode). Its browsing filter and turn-level format penalty belong to its tools: left out."""
+
+TRACE = Preset(
+    name="trace",
+    source="arXiv 2607.13988",
+    credit=CreditConfig(
+        gain_basis="log_ratio",
+        gap_eps=0.1,
+        normalisation="none",
+        gamma=0.8,
+        outcome_gamma=1.0,
+        ig_weight=0.2,
+        window=3,
+        window_outcome_scale=2.0,
+    ),
+    scorer="reference",
+)
+"""A_t = o~ + 0.2 c_t on the N gain-bearing turns, o~ on the answer turn; c_t = sum_{j<K} gamma^j g_{t+j} / sum_{j<K}
+gamma^j, both sums cut at N, + 2 gamma^(N-t+1) o~ where t + K - 1 >= N; g_t = log((-s_{t-1} + 0.1) / (-s_t + 0.1)) under
+a frozen reference, not normalised; K = 3, gamma = 0.8. The constants come from re-implementations and are unconfirmed.
+Open: aliases, penalties, clip, KL; chosen: the defaults."""
+
+GRPO = Preset(
+    name="grpo",
+    source="arXiv 2402.03300; baseline of arXiv 2510.14967v2, Table 2",
+    credit=CreditConfig(ig_weight=0.0),
+)
+"""A_t = o~ = (o - group mean) / (group std + eps)."""
+
+RLOO = Preset(
+    name="rloo",
+    source="arXiv 2402.14740; baseline of arXiv 2510.14967v2, Table 2",
+    credit=CreditConfig(ig_weight=0.0, outcome_baseline="rloo"),
+)
+"""A_t = o minus the mean of the other G - 1 outcomes of the group, not divided by a spread."""
+
+REINFORCE_PP = Preset(
+    name="reinforce_pp",
+    source="arXiv 2501.03262; baseline of arXiv 2510.14967v2, Table 2",
+    credit=CreditConfig(ig_weight=0.0, outcome_baseline="batch_zscore"),
+)
+"""A_t = (o - batch mean) / (batch std + eps), each rollout once over the whole batch. Open: where the KL enters;
+chosen: in the loss, as for the others."""
+
+GSPO = Preset(
+    name="gspo",
+    source="arXiv 2507.18071; baseline of arXiv 2510.14967v2, Table 2",
+    credit=CreditConfig(ig_weight=0.0),
+    loss_changes={"ratio_level": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},
+    needs_several_updates=True,
+)
+"""grpo's advantages under one length-normalised ratio per sequence, clipped to [1 - 3e-4, 1 + 4e-4]."""
+
+DAPO = Preset(
+    name="dapo",
+    source="arXiv 2503.14476",
+    credit=CreditConfig(ig_weight=0.0),
+    loss_changes={"clip_high": 0.28, "loss_aggregation": "token_mean", "kl_coeff": 0.0, "dynamic_sampling": True},
+)
+"""grpo's advantages, clip 0.2 / 0.28, mean over all tokens of the batch, no KL, collapsed groups sampled again. Its
+overlong penalty is left out: this project's truncation penalty takes its place."""
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        IGPO,
+        IGPO_V1,
+        IGPO_OFFICIAL,
+        IG_ONLY,
+        A2TGPO,
+        DR_VENUS,
+        TRACE,
+        GRPO,
+        RLOO,
+        REINFORCE_PP,
+        GSPO,
+        DAPO,
+    )
+}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset called `name`. Raises ValueError listing the known ones."""
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r} is unknown; known presets: {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,65 @@
+"""Discounted sums over the turns of ragged rollouts.
+
+Each function loops over the depth of the longest rollout and works on all rollouts that are that deep, so the work is
+one operation per turn and nothing is padded. The order of additions within a rollout is that of the plain reverse
+loop.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from algorithms.credit.batch import TurnBatch
+
+
+def discounted_gains(batch: TurnBatch, gains_M: np.ndarray, gamma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Sum over gain-bearing k >= t of gamma^(k-t) g_k, and the number of its terms; both 0 where no gain follows.
+
+    `gains_M` is 0 on turns that bear no gain. Exponents count turns.
+    """
+    terms_M = batch.gain_bearing_M.astype(np.int64)
+    total_M = gains_M.copy()
+    order_N = np.argsort(-batch.turns_N, kind="stable")
+    depth_N = batch.turns_N[order_N]
+    last_N = batch.last_N[order_N]
+    alive = batch.num_rollouts
+    for back in range(1, int(depth_N[0]) if alive else 0):
+        alive = int(np.searchsorted(-depth_N, -back, side="left"))  # rollouts with more than `back` turns
+        here = last_N[:alive] - back
+        total_M[here] += gamma * total_M[here + 1]
+        terms_M[here] += terms_M[here + 1]
+    return total_M, terms_M
+
+
+def windowed_gains(
+    batch: TurnBatch, gains_M: np.ndarray, gamma: float, window: int, outcome_N: np.ndarray, outcome_scale: float
+) -> np.ndarray:
+    """TRACE's c_t on gain-bearing turns, 0 on others.
+
+    c_t = sum_{j<K} gamma^j g_{t+j} / sum_{j<K} gamma^j over the gain-bearing turns t = 1..N of a rollout, both sums
+    cut at N, plus outcome_scale * gamma^(N-t+1) * outcome where the window reaches N (t + K - 1 >= N). `window` is K;
+    t counts gain-bearing turns.
+    """
+    bearing = np.flatnonzero(batch.gain_bearing_M)
+    rollout_B = batch.rollout_M[bearing]
+    gains_B = gains_M[bearing]
+    count_N = np.bincount(rollout_B, minlength=batch.num_rollouts)
+    first_N = np.cumsum(count_N) - count_N
+    left_B = (first_N + count_N)[rollout_B] - np.arange(bearing.size)  # N - t + 1
+    weighted_B = np.zeros(bearing.size)
+    weights_B = np.zeros(bearing.size)
+    for ahead in range(min(window, int(count_N.max(initial=0)))):
+        inside = np.flatnonzero(left_B > ahead)
+        weighted_B[inside] += gamma**ahead * gains_B[inside + ahead]
+        weights_B[inside] += gamma**ahead
+    credit_B = weighted_B / weights_B
+    credit_B += np.where(left_B <= window, outcome_scale * gamma**left_B * outcome_N[rollout_B], 0.0)
+    credit_M = np.zeros(gains_M.size)
+    credit_M[bearing] = credit_B
+    return credit_M
+
+
+def discounted_outcome(batch: TurnBatch, outcome_N: np.ndarray, gamma: float) -> np.ndarray:
+    """gamma^(T_i - t) * outcome at every turn (0^0 = 1)."""
+    remaining_M = batch.last_N[batch.rollout_M] - np.arange(batch.rollout_M.size)
+    return np.float64(gamma) ** remaining_M * outcome_N[batch.rollout_M]

@@ -1,0 +1,115 @@
+"""`CreditConfig`: every choice between rewards and advantages, checked when it is made.
+
+The fields are the words of the definitions page; a preset is one value of this class plus settings of the loss and the
+environment (`algorithms.credit.presets`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+GainBasis = Literal["log_prob", "prob", "log_ratio"]
+AliasRule = Literal["first", "max", "mean"]
+Normalisation = Literal["separate", "joint", "turn_index", "scale_only", "none"]
+OutcomeBaseline = Literal["group_zscore", "rloo", "batch_zscore"]
+DepthRescale = Literal["none", "sqrt"]
+IGGate = Literal["off", "valid_format"]
+
+
+def require_known(name: str, value: object, known: object) -> None:
+    """Raise a ValueError that lists the known values of setting `name` unless `value` is one. `known` is a `Literal`
+    type."""
+    values = get_args(known)
+    if value not in values:
+        raise ValueError(f"{name}={value!r} is unknown; known values: {', '.join(values)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreditConfig:
+    """How gains and outcomes become advantages.
+
+    A_i,t = ig_weight * D_i,t + outcome_weight * O_i,t, with D the discounted sum of the normalised gains from turn t
+    on and O the normalised outcome discounted back from the last turn. The defaults are IGPO as of arXiv
+    2510.14967v2, Eq. 5-6.
+
+    Raises
+    ------
+    ValueError
+        A value out of range or unknown (the message lists the known ones), or two settings that contradict each other.
+    """
+
+    gain_basis: GainBasis = "log_prob"
+    """g_t from the scores s_t: `log_prob` s_t - s_{t-1}; `prob` exp(s_t) - exp(s_{t-1});
+    `log_ratio` log((-s_{t-1} + gap_eps) / (-s_t + gap_eps))."""
+    gap_eps: float = 0.1
+    """Offset of the remaining gap -s in nats, > 0; read by `log_ratio` only."""
+    normalisation: Normalisation = "separate"
+    """`separate`: gains z-scored over the group, outcomes apart. `joint`: all gains and outcomes of the group in one
+    z-score. `turn_index`: gains z-scored per (group, role, k-th gain of that role). `scale_only`: gains divided by
+    their standard deviation over the group, no mean subtracted. `none`: raw gains. Outcomes follow
+    `outcome_baseline`, except under `joint`."""
+    gamma: float = 1.0
+    """Discount per turn of later gains, in [0, 1]; 0 keeps the turn's own gain alone."""
+    outcome_gamma: float | None = None
+    """Discount per turn of the outcome on its way back from the last turn, in [0, 1]; None: `gamma`."""
+    ig_weight: float = 1.0
+    outcome_weight: float = 1.0
+    depth_rescale: DepthRescale = "none"
+    """`sqrt`: D divided by the square root of its number of terms."""
+    ig_gate: IGGate = "off"
+    """`valid_format`: the gains of a malformed rollout leave the statistics and count 0."""
+    drop_gains_at_turn_limit: bool = False
+    """The same for the gains of a rollout that spent all its turns without an answer (the official code does so)."""
+    outcome_baseline: OutcomeBaseline = "group_zscore"
+    """`group_zscore`: (o - group mean) / (group std + eps). `rloo`: o minus the mean of the group's other outcomes.
+    `batch_zscore`: (o - batch mean) / (batch std + eps), each rollout once."""
+    window: int | None = None
+    """K: D becomes the gamma-weighted mean of the next K gains, fewer at the end of the rollout (TRACE); None: the
+    sum of all."""
+    window_outcome_scale: float = 0.0
+    """TRACE's terminal fill: scale * gamma^(turns to the end) * normalised outcome, added to D where the window
+    reaches the last gain. Needs `window`."""
+    turn_clip_scale: float = 0.0
+    """Amplitude a in [0, 1) of the per-turn clip scale 1 + a (2 sigmoid(normalised gain) - 1); 0: no scaling."""
+
+    def __post_init__(self):
+        require_known("gain_basis", self.gain_basis, GainBasis)
+        require_known("normalisation", self.normalisation, Normalisation)
+        require_known("depth_rescale", self.depth_rescale, DepthRescale)
+        require_known("ig_gate", self.ig_gate, IGGate)
+        require_known("outcome_baseline", self.outcome_baseline, OutcomeBaseline)
+        for name in ("ig_weight", "outcome_weight", "window_outcome_scale"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a finite number")
+        for name in ("gamma", "outcome_gamma"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name}={value!r} must lie in [0, 1]: it discounts per turn")
+        if not (math.isfinite(self.gap_eps) and self.gap_eps > 0):
+            raise ValueError(f"gap_eps={self.gap_eps!r} must be finite and above 0")
+        if not 0.0 <= self.turn_clip_scale < 1.0:
+            raise ValueError(
+                f"turn_clip_scale={self.turn_clip_scale!r} must lie in [0, 1), or a clip bound could reach 0"
+            )
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window!r} must be at least 1 turn, or None for the sum of all later gains")
+        if self.window is not None and self.depth_rescale != "none":
+            raise ValueError("window already averages over its turns: use it with depth_rescale='none'")
+        if self.window is None and self.window_outcome_scale != 0.0:
+            raise ValueError("window_outcome_scale needs a window; set window, or leave the scale at 0")
+        if self.normalisation == "joint" and self.outcome_baseline != "group_zscore":
+            raise ValueError(
+                f"normalisation='joint' z-scores outcomes together with gains, so outcome_baseline="
+                f"{self.outcome_baseline!r} cannot apply; use 'separate', or outcome_baseline='group_zscore'"
+            )
+
+    @property
+    def resolved_outcome_gamma(self) -> float:
+        """`outcome_gamma`, or `gamma` where it is None."""
+        return self.gamma if self.outcome_gamma is None else self.outcome_gamma
+
+
+CREDIT_FIELDS = tuple(field.name for field in fields(CreditConfig))
+"""Names of the settings of `CreditConfig`."""
