@@ -77,7 +77,7 @@ class Corpus(Sequence[Document]):
         digest = hashlib.sha256()
         for document in self._documents:
             for value in (document.id, document.title, document.text):
-                data = value.encode("utf-8", "surrogatepass")
+                data = value.encode()
                 digest.update(len(data).to_bytes(8, "little"))
                 digest.update(data)
         return digest.hexdigest()

@@ -54,4 +54,13 @@ def text_field(record: dict, key: str, where: str) -> str:
         return str(value)
     if not isinstance(value, str):
         raise InputError(f"{where}: `{key}` must be text, found {type(value).__name__}")
+    require_unicode(value, f"`{key}`", where)
     return value
+
+
+def require_unicode(text: str, what: str, where: str) -> None:
+    """Refuse half a surrogate pair (JSON can spell one): no tokenizer and no Parquet file could take the text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: {what} is not valid Unicode ({error.reason}): mend or remove the line") from error

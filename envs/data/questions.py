@@ -15,7 +15,7 @@ from pathlib import Path
 
 from envs.data.corpus import Corpus
 from envs.data.errors import InputError
-from envs.data.jsonl import read_jsonl, require_file, text_field
+from envs.data.jsonl import read_jsonl, require_file, require_unicode, text_field
 from envs.search.trajectory import Question
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def _question_of_row(record: dict, row: int, where: str) -> Question:
     index = extra_info.get("index") if isinstance(extra_info, dict) else None
     # An integer index counts within its data source only (verl's preprocessing), a text index is an identifier.
     if not (isinstance(index, str) and index):
-        index = f"{data_source or 'row'}-{row if index is None else index}"
+        index = f"{data_source or 'row'}-{row if index in (None, '') else index}"
     reward_model = record["reward_model"]
     truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
     aliases = truth.split(ANSWER_SPLIT) if isinstance(truth, str) else truth
@@ -191,6 +191,7 @@ def _last_user_message(prompt: object, where: str) -> str:
 def _question_text(text: str, where: str) -> str:
     if not text.strip():
         raise InputError(f"{where}: the question is empty: give it text or remove it")
+    require_unicode(text, "the question", where)
     return text.strip()
 
 
@@ -201,6 +202,8 @@ def _golds(value: object, question_id: str, where: str, key: str) -> list[str]:
         candidates = []
     if not isinstance(candidates, list) or not all(isinstance(gold, str) for gold in candidates):
         raise InputError(f"{where}: `{key}` of question {question_id!r} must be a list of texts, found {value!r:.80}")
+    for gold in candidates:
+        require_unicode(gold, f"`{key}`", where)
     golds = list(dict.fromkeys(gold.strip() for gold in candidates if gold.strip()))
     if not golds:
         raise InputError(

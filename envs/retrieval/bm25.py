@@ -117,7 +117,7 @@ def _load_or_build(corpus: Corpus, folder: Path) -> BM25:
             return bm25s.BM25.load(folder, mmap=True, show_progress=False)
         except (OSError, ValueError, KeyError, EOFError) as error:
             logger.warning("the cached BM25 index %s is damaged (%s): building it again", folder, error)
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
     logger.info("indexing %d documents for BM25, once; kept in %s", len(corpus), folder)
     index = _build(corpus)
     write_directory(folder, lambda temporary: index.save(temporary, show_progress=False))
