@@ -47,6 +47,7 @@ class SearchEnvSettings(Settings):
     world: WorldSettings = WorldSettings()
     retriever: RetrieverSettings = RetrieverSettings()
     protocol: Literal["tiny", "chat_short"] = "tiny"
+    tokenizer: str | None = Field(None, description="folder of the tokenizer; None: the policy's (`model_path`)")
     roles: list[RoleSettings] = Field(default_factory=lambda: [RoleSettings(name="searcher")], min_length=1)
     max_turns: int = Field(6, ge=1, description="turns of all roles together")
     max_turn_tokens: int = Field(32, ge=1, description="decision tokens per turn")

@@ -24,6 +24,8 @@ class Action:
     text: str | None = None
     """The answer's or the message's content."""
     error: str | None = None
+    ends_rollout: bool = True
+    """For MALFORMED: whether the rollout is over (no action at all, a broken or a second answer), or the policy may try again."""
 
 
 @dataclass(slots=True)
@@ -65,6 +67,10 @@ class Protocol(TypingProtocol):
 
     def text(self, decision_ids: list[int]) -> str:
         """The decision as text, for people and logs."""
+        ...
+
+    def reopen(self, decision_ids: list[int]) -> list[int]:
+        """Ids that close `decision_ids` and open the next turn, with no text between."""
         ...
 
     def observation(self, text: str, *, decision_ids: list[int], sender: str, max_tokens: int) -> Observation:

@@ -1,0 +1,160 @@
+"""`IGPOEnvRunner`: RLlib's env runner around a rollout engine per policy and the rollout loop.
+
+One runner is one process with its own engines. It drives instances of `SearchEnv` and returns RLlib `MultiAgentEpisode`s, one
+timestep per turn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.rllib.core import COMPONENT_RL_MODULE
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.metrics import (
+    EPISODE_LEN_MEAN,
+    EPISODE_RETURN_MEAN,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    WEIGHTS_SEQ_NO,
+)
+
+from envs.runner.engine import EngineSettings
+from envs.runner.models import resolve_model
+from envs.runner.rollout_loop import LoopSeconds, RolloutJob, RolloutLoop
+from envs.runner.vllm_engine import NO_WEIGHTS, VLLMEngine
+from envs.search.environment import TOKENS
+from envs.search.task import SearchTask
+
+
+class IGPOEnvRunner(EnvRunner, Checkpointable):
+    """Makes rollouts. `config` is an `IGPOConfig`; engines are built only where rollouts are made."""
+
+    def __init__(self, *, config, **kwargs):
+        super().__init__(config=config, **kwargs)
+        self._weights_seq_no = NO_WEIGHTS
+        self._env_steps_lifetime = 0
+        self.loop: RolloutLoop | None = None
+        if (self.worker_index or 0) > 0 or self.config.num_env_runners == 0:
+            self.loop = self._build_loop()
+
+    def _build_loop(self) -> RolloutLoop:
+        settings = self.config.env_settings()
+        task = SearchTask(settings)
+        engine_settings = EngineSettings(**self.config.engine)
+        engines = {
+            policy: VLLMEngine(
+                resolve_model(self.config.model_path),
+                engine_settings,
+                max_model_len=settings.max_context_tokens + 1,
+                dtype=self.config.model_dtype,
+                seed=self._seed or 0,
+            )
+            for policy in sorted({role.policy for role in settings.roles})
+        }
+        return RolloutLoop(task, engines)
+
+    def sample(
+        self,
+        *,
+        jobs: Sequence[RolloutJob] | None = None,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool | None = None,
+        **kwargs,
+    ) -> list:
+        """The episodes of `jobs`, in their order. Without jobs, `num_episodes` (default 1) rollouts of random questions.
+
+        `explore` False samples greedily.
+        """
+        if jobs is None:
+            jobs = self._random_jobs(num_episodes or 1, explore)
+        started = time.perf_counter()
+        episodes, seconds = self.loop.run(list(jobs))
+        self._log(episodes, seconds, time.perf_counter() - started)
+        return episodes
+
+    def _random_jobs(self, count: int, explore: bool | None) -> list[RolloutJob]:
+        import numpy as np
+
+        questions = self.loop.task.train_questions
+        rng = np.random.default_rng([self._seed or 0, self._env_steps_lifetime])
+        return [
+            RolloutJob(
+                questions[int(index)],
+                rollout_id=f"sample-{self._env_steps_lifetime}-{k}",
+                group_id=f"sample-{self._env_steps_lifetime}-{k}",
+                seed_parts=(self._seed or 0, self._env_steps_lifetime, int(index), k),
+                temperature=0.0 if explore is False else 1.0,
+            )
+            for k, index in enumerate(rng.integers(len(questions), size=count))
+        ]
+
+    def _log(self, episodes: list, seconds: LoopSeconds, total: float) -> None:
+        rollouts = [episode.custom_data["rollout"] for episode in episodes]
+        num_turns = sum(rollout.num_turns for rollout in rollouts)
+        self._env_steps_lifetime += num_turns
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_turns, reduce="sum")
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, num_turns, reduce="lifetime_sum")
+        self.metrics.log_value(NUM_EPISODES, len(rollouts), reduce="sum")
+        for rollout in rollouts:
+            self.metrics.log_value(EPISODE_RETURN_MEAN, rollout.outcome, reduce="mean", window=1000)
+            self.metrics.log_value(EPISODE_LEN_MEAN, rollout.num_turns, reduce="mean", window=1000)
+        phases = {"generate": seconds.generate, "score": seconds.score, "tools": seconds.tools, "host": seconds.host}
+        for name, value in {**phases, "sample": total}.items():
+            self.metrics.log_value(f"seconds_{name}", value, reduce="max")
+
+    # -- weights and state ------------------------------------------------------------------------------------------------
+
+    @property
+    def weights_version(self) -> int:
+        return self._weights_seq_no
+
+    def load_weights(self, modules: dict[str, dict], version: int) -> int:
+        """Loads {module id: state} into the engines and returns the version held afterwards."""
+        from algorithms.igpo.module import state_to_tensors
+
+        if self.loop is not None:
+            for policy, engine in self.loop.engines.items():
+                engine.load_weights(state_to_tensors(modules[policy]), version)
+            self._weights_seq_no = version
+        return self._weights_seq_no
+
+    def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
+        return {NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps_lifetime, WEIGHTS_SEQ_NO: self._weights_seq_no}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes RLlib's state dictionary. Weights of another version than the one held are loaded, older ones too."""
+        self._env_steps_lifetime = state.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._env_steps_lifetime)
+        modules, version = state.get(COMPONENT_RL_MODULE), state.get(WEIGHTS_SEQ_NO, 0)
+        if modules is not None and version != self._weights_seq_no:
+            self.load_weights(ray.get(modules) if isinstance(modules, ray.ObjectRef) else modules, version)
+
+    def get_ctor_args_and_kwargs(self):
+        return (), {"config": self.config}
+
+    def get_checkpointable_components(self):
+        return []
+
+    # -- what RLlib asks of every env runner --------------------------------------------------------------------------------
+
+    def assert_healthy(self) -> None:
+        if not hasattr(self, "loop"):
+            raise RuntimeError("the env runner was not built")
+
+    def get_spaces(self) -> dict:
+        spaces = (TOKENS, TOKENS)
+        policies = {role.policy for role in self.config.env_settings().roles}
+        return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, **dict.fromkeys(policies, spaces)}
+
+    def get_metrics(self):
+        return self.metrics.reduce()
+
+    def stop(self) -> None:
+        if self.loop is not None:
+            self.loop.close()

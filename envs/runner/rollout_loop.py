@@ -1,0 +1,285 @@
+"""Advances many rollouts at once: no rollout waits for another one's turn, tool or score.
+
+One loop steps the engine. A rollout whose turn ended goes to its tools in a thread pool and comes back while others decode;
+belief scoring is a request like any other, so it overlaps with both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import time
+from collections import defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
+
+from envs.runner.engine import Generate, Generated, RolloutEngine, ScoreAnswer, Scored
+from envs.search.environment import SearchEnv
+from envs.search.task import SearchTask
+from envs.search.trajectory import Question, Rollout
+
+TOOL_THREADS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutJob:
+    """One rollout to make. `seed_parts` identify it for ever: (seed, iteration, prompt, rollout)."""
+
+    question: Question
+    rollout_id: str
+    group_id: str
+    seed_parts: tuple[int, ...]
+    split: str = "train"
+    temperature: float = 1.0
+    score_beliefs: bool = True
+
+
+def turn_seed(seed_parts: tuple[int, ...], turn: int) -> int:
+    """The sampling seed of one turn: the same on every machine, whatever else runs beside it."""
+    digest = hashlib.blake2b(repr((*seed_parts, turn)).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") & 0x7FFFFFFF
+
+
+@dataclass
+class LoopSeconds:
+    """Wall-clock seconds of one call of `run`. A step's time is shared out over the requests it served."""
+
+    generate: float = 0.0
+    score: float = 0.0
+    tools: float = 0.0
+    """The engine was idle because every running rollout waited for its tools."""
+    host: float = 0.0
+    """Parsing, tokenising, bookkeeping."""
+
+
+@dataclass(eq=False)
+class _Live:
+    """A rollout under way."""
+
+    job: RolloutJob
+    env: SearchEnv
+    episode: MultiAgentEpisode
+    contexts: dict[str, list[int]]
+    started: float
+    turn_started: float = 0.0
+    decision: Generated | None = None
+    open_scores: int = 0
+    ended: bool = False
+    scores: dict[tuple[int, int], float] = field(default_factory=dict)
+    """s_t(a^k) by (turn, alias); turn -1 is the prompt alone."""
+
+
+class RolloutLoop:
+    """Makes rollouts with one engine per policy.
+
+    Args:
+        task: what the episodes share.
+        engines: {policy id: engine}; every role's policy must be there.
+    """
+
+    def __init__(self, task: SearchTask, engines: dict[str, RolloutEngine]):
+        self.task = task
+        self.engines = engines
+        self.policy_of = {role.name: role.policy for role in task.settings.roles}
+        self._pool = ThreadPoolExecutor(TOOL_THREADS, thread_name_prefix="tool")
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def run(self, jobs: list[RolloutJob]) -> tuple[list[MultiAgentEpisode], LoopSeconds]:
+        """Makes every rollout of `jobs`; returns their episodes in the order of `jobs`.
+
+        Each episode carries ids as observations and actions, `action_logp` and `weights_version` as extra model outputs, and
+        its `Rollout` as `custom_data["rollout"]`.
+        """
+        if len({job.rollout_id for job in jobs}) != len(jobs):
+            raise ValueError("rollout ids must be different")
+        return _Run(self, jobs).finish()
+
+
+class _Run:
+    """The state of one call of `RolloutLoop.run`."""
+
+    def __init__(self, loop: RolloutLoop, jobs: list[RolloutJob]):
+        self.loop, self.task, self.engines = loop, loop.task, loop.engines
+        self.seconds = LoopSeconds()
+        self.tools_done: queue.SimpleQueue[tuple[_Live, Future]] = queue.SimpleQueue()
+        self.open_tools: dict[_Live, int] = {}
+        self.generating: dict[str, _Live] = {}
+        self.waiting_scores: dict[str, list[tuple[_Live, int, int, float]]] = {}
+        self.score_ids: dict[tuple, str] = {}
+        self.key_of_score: dict[str, tuple] = {}
+        self.known_scores: dict[tuple, float] = {}
+        self.live = [self._start(job) for job in jobs]
+        self.num_open = len(self.live)
+
+    def finish(self) -> tuple[list[MultiAgentEpisode], LoopSeconds]:
+        started = time.perf_counter()
+        for live in self.live:
+            self._request_turn(live)
+            if live.job.score_beliefs:
+                self._request_scores(live, -1)
+        while self.num_open:
+            self._step_engines()
+            self._collect_tools(block=not any(engine.is_busy for engine in self.engines.values()))
+        seconds = self.seconds
+        seconds.host = time.perf_counter() - started - seconds.generate - seconds.score - seconds.tools
+        return [live.episode for live in self.live], seconds
+
+    def _start(self, job: RolloutJob) -> _Live:
+        env = SearchEnv(self.task)
+        observations, infos = env.reset(
+            options={
+                "question": job.question,
+                "rollout_id": job.rollout_id,
+                "group_id": job.group_id,
+                "split": job.split,
+            }
+        )
+        episode = MultiAgentEpisode(
+            id_=job.rollout_id, agent_to_module_mapping_fn=lambda agent, *_, **__: self.loop.policy_of[agent]
+        )
+        episode.add_env_reset(observations=observations, infos=infos)
+        contexts = defaultdict(list)
+        for agent, ids in observations.items():
+            contexts[agent] += ids.tolist()
+        return _Live(job, env, episode, contexts, started=time.perf_counter())
+
+    def _request_turn(self, live: _Live) -> None:
+        state = live.env.episode
+        request_id = f"turn/{live.job.rollout_id}/{state.rollout.num_turns}"
+        live.turn_started = time.perf_counter()
+        self.generating[request_id] = live
+        self.engines[self.loop.policy_of[state.agent]].submit(
+            Generate(
+                request_id,
+                context_ids=live.contexts[state.agent],
+                max_tokens=state.max_decision_tokens,
+                stop_token_ids=self.task.protocol.stop_token_ids,
+                temperature=live.job.temperature,
+                seed=turn_seed(live.job.seed_parts, state.rollout.num_turns),
+            )
+        )
+
+    def _request_scores(self, live: _Live, turn: int) -> None:
+        """Scores every alias after `turn`. Identical (context, answer) pairs, as at the start of a group, are scored once."""
+        context = live.env.episode.history
+        engine = self.engines[self.task.answering_role.policy]
+        for k, suffix in enumerate(live.env.episode.templates.suffixes_K):
+            key = (tuple(context), tuple(suffix.ids))
+            if key in self.known_scores:
+                live.scores[turn, k] = self.known_scores[key]
+                continue
+            live.open_scores += 1
+            request_id = self.score_ids.get(key)
+            if request_id is None:
+                request_id = self.score_ids[key] = f"score/{live.job.rollout_id}/{turn}/{k}"
+                self.key_of_score[request_id] = key
+                self.waiting_scores[request_id] = []
+                engine.submit(ScoreAnswer(request_id, list(context), suffix.ids, suffix.gold_mask_L))
+            self.waiting_scores[request_id].append((live, turn, k, time.perf_counter()))
+
+    def _step_engines(self) -> None:
+        for engine in self.engines.values():
+            if not engine.is_busy:
+                continue
+            num_generating, started = len(self.generating), time.perf_counter()
+            results = engine.step()
+            elapsed = time.perf_counter() - started
+            num_scored = sum(isinstance(result, Scored) for result in results)
+            share = num_scored / max(1, num_scored + num_generating)
+            self.seconds.score += share * elapsed
+            self.seconds.generate += (1 - share) * elapsed
+            for result in results:
+                if isinstance(result, Scored):
+                    self._take_score(result)
+                else:
+                    self._take_decision(self.generating.pop(result.request_id), result)
+
+    def _take_score(self, scored: Scored) -> None:
+        if not np.isfinite(scored.score):
+            raise RuntimeError(f"the score {scored.request_id} is {scored.score}: the policy's weights are broken")
+        key = self.key_of_score.pop(scored.request_id)
+        del self.score_ids[key]
+        self.known_scores[key] = scored.score
+        for live, turn, k, submitted in self.waiting_scores.pop(scored.request_id):
+            live.scores[turn, k] = scored.score
+            live.open_scores -= 1
+            if turn >= 0:
+                live.env.episode.rollout.turns[turn].seconds_score += time.perf_counter() - submitted
+            self._close_if_complete(live)
+
+    def _take_decision(self, live: _Live, decision: Generated) -> None:
+        state = live.env.episode
+        live.decision = decision
+        live.contexts[state.agent] += decision.ids
+        calls = live.env.decide({state.agent: np.asarray(decision.ids, dtype=np.int32)})
+        turn = state.rollout.turns[-1]
+        turn.seconds_generate = time.perf_counter() - live.turn_started
+        turn.weights_version = self.engines[turn.policy].weights_version
+        if not calls:
+            self._observe(live)
+            return
+        self.open_tools[live] = len(calls)
+        for call in calls:
+            future = self.loop._pool.submit(self.task.tool, call)
+            future.add_done_callback(lambda future, live=live: self.tools_done.put((live, future)))
+
+    def _collect_tools(self, *, block: bool) -> None:
+        while self.open_tools:
+            started = time.perf_counter()
+            try:
+                live, future = self.tools_done.get(block=block)
+            except queue.Empty:
+                return
+            if block:
+                self.seconds.tools += time.perf_counter() - started
+                block = False
+            future.result()
+            self.open_tools[live] -= 1
+            if not self.open_tools[live]:
+                del self.open_tools[live]
+                turn = live.env.episode.rollout.turns[-1]
+                turn.seconds_tool = max(call.seconds for call in turn.tool_calls)
+                self._observe(live)
+
+    def _observe(self, live: _Live) -> None:
+        speaker, decision = live.env.episode.agent, live.decision
+        turn = live.env.episode.rollout.turns[-1]
+        observations, rewards, terminateds, truncateds, infos = live.env.observe()
+        live.episode.add_env_step(
+            observations,
+            {speaker: np.asarray(decision.ids, dtype=np.int32)},
+            rewards,
+            infos,
+            terminateds=terminateds,
+            truncateds=truncateds,
+            extra_model_outputs={
+                speaker: {"action_logp": decision.logprobs_L, "weights_version": turn.weights_version}
+            },
+        )
+        if live.env.episode.done:
+            live.ended = True
+            self._close_if_complete(live)
+            return
+        for agent, ids in observations.items():
+            live.contexts[agent] += ids.tolist()
+        if live.job.score_beliefs:
+            self._request_scores(live, turn.index)
+        self._request_turn(live)
+
+    def _close_if_complete(self, live: _Live) -> None:
+        if not live.ended or live.open_scores:
+            return
+        rollout: Rollout = live.env.episode.rollout
+        rollout.seconds = time.perf_counter() - live.started
+        if live.job.score_beliefs:
+            aliases = range(len(rollout.scored_golds_K))
+            rollout.initial_scores_K = np.array([live.scores[-1, k] for k in aliases])
+            for turn in rollout.gain_bearing_turns:
+                turn.scores_K = np.array([live.scores[turn.index, k] for k in aliases])
+        live.episode.custom_data["rollout"] = rollout
+        self.num_open -= 1

@@ -1,0 +1,103 @@
+"""`SearchEnv`: the search task as an RLlib `MultiAgentEnv`. Observations and actions are token ids.
+
+An agent's observation is what is new in its context (its prompt first); its action is the decision it writes. Exactly one agent
+is in the observations of a step: the one that speaks next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
+from envs.search.config import SearchEnvSettings
+from envs.search.episode import SearchEpisode, Seen
+from envs.search.task import SearchTask
+from envs.search.trajectory import Question, ToolCall
+
+TOKENS = gym.spaces.Sequence(gym.spaces.Discrete(2**31 - 1))
+
+
+class SearchEnv(MultiAgentEnv):
+    """Multi-turn question answering with tools, one or several roles.
+
+    Args:
+        config: `env_config`, a dict of `SearchEnvSettings` or a `SearchTask` under the key "task" (shared by many instances).
+
+    `reset(options={"question": Question, "rollout_id": str, "group_id": str, "split": str})` starts on a given question; without
+    options a training question is drawn by the environment's own random state (`seed`).
+    """
+
+    def __init__(self, config: dict[str, Any] | SearchTask):
+        super().__init__()
+        self.task = config if isinstance(config, SearchTask) else SearchTask(SearchEnvSettings(**config))
+        self.possible_agents = [role.name for role in self.task.settings.roles]
+        self.agents = list(self.possible_agents)
+        self.observation_spaces = dict.fromkeys(self.possible_agents, TOKENS)
+        self.action_spaces = dict.fromkeys(self.possible_agents, TOKENS)
+        self._rng = np.random.default_rng()
+        self.episode: SearchEpisode | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        options = options or {}
+        question = options.get("question")
+        if question is None:
+            questions = self.task.train_questions
+            question = questions[int(self._rng.integers(len(questions)))]
+        self.episode = self.begin(
+            question,
+            rollout_id=options.get("rollout_id", question.id),
+            group_id=options.get("group_id", question.id),
+            split=options.get("split", "train"),
+        )
+        seen = self.episode.start()
+        return {seen.agent: _array(seen.ids)}, {seen.agent: {}}
+
+    def begin(self, question: Question, *, rollout_id: str, group_id: str, split: str) -> SearchEpisode:
+        """The state machine of one rollout of `question`, not yet started."""
+        return SearchEpisode(self.task, question, rollout_id=rollout_id, group_id=group_id, split=split)
+
+    def step(self, action_dict: dict[str, np.ndarray], *, call_tool: Callable[[ToolCall], ToolCall] | None = None):
+        """Takes the speaker's decision, carries out its tool calls and says what the next speaker sees.
+
+        A decision that does not end with one of the protocol's stop tokens counts as cut off by the token budget.
+        """
+        calls = self.decide(action_dict)
+        for call in calls:
+            (call_tool or self.task.tool)(call)
+        return self.observe()
+
+    def decide(self, action_dict: dict[str, np.ndarray]) -> list[ToolCall]:
+        """First half of `step`: the tool calls to carry out (anywhere, in any thread) before `observe`."""
+        if set(action_dict) != {self.episode.agent}:
+            raise ValueError(f"it is {self.episode.agent}'s turn, got actions of {sorted(action_dict)}")
+        ids = [int(token) for token in action_dict[self.episode.agent]]
+        completed = bool(ids) and ids[-1] in self.task.protocol.stop_token_ids
+        return self.episode.decide(ids, completed=completed)
+
+    def observe(self):
+        """Second half of `step`: `(observations, rewards, terminateds, truncateds, infos)`.
+
+        When the rollout ends, every agent that spoke gets an empty last observation and the outcome goes to the last speaker.
+        """
+        speaker = self.episode.agent
+        seen: Seen | None = self.episode.observe()
+        if seen is not None:
+            rewards = {speaker: 0.0, seen.agent: 0.0}
+            done = {"__all__": False}
+            return {seen.agent: _array(seen.ids)}, rewards, done, dict(done), {seen.agent: {}}
+        rollout = self.episode.rollout
+        spoke = {turn.agent for turn in rollout.turns}
+        truncated = rollout.termination.is_truncated
+        rewards = {agent: rollout.outcome if agent == speaker else 0.0 for agent in spoke}
+        observations = {agent: _array([]) for agent in spoke}
+        return observations, rewards, {"__all__": not truncated}, {"__all__": truncated}, {agent: {} for agent in spoke}
+
+
+def _array(ids: list[int]) -> np.ndarray:
+    return np.asarray(ids, dtype=np.int32)

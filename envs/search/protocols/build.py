@@ -1,0 +1,37 @@
+"""From settings to a protocol with its tokenizer."""
+
+from __future__ import annotations
+
+from envs.data.errors import InputError
+from envs.search.config import SearchEnvSettings
+from envs.search.protocol import Protocol
+
+
+def build_protocol(settings: SearchEnvSettings) -> Protocol:
+    """The protocol that `settings.protocol` names, over the tokenizer in the folder `settings.tokenizer`.
+
+    Raises:
+        InputError: no tokenizer there, or one that lacks what the protocol needs (control tokens, a chat template).
+    """
+    tokenizer = load_tokenizer(settings.tokenizer)
+    match settings.protocol:
+        case "tiny":
+            from envs.search.protocols.tiny import TinyProtocol as protocol_class
+        case "chat_short":
+            from envs.search.protocols.chat_short import ChatShortProtocol as protocol_class
+    try:
+        return protocol_class(tokenizer)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def load_tokenizer(folder: str | None):
+    """The Hugging Face tokenizer in `folder`; remote code is never run."""
+    from transformers import AutoTokenizer
+
+    if folder is None:
+        raise InputError("env_config.tokenizer is missing: give the policy's folder (experiments take it from `model_path`)")
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no tokenizer could be loaded from {folder}: {str(error).splitlines()[0]}") from error
