@@ -92,7 +92,9 @@ def read_note(checkpoint: str | Path) -> dict[str, Any]:
     if note.get("algorithm") != "IGPO":
         raise InputError(f"{checkpoint}: this is a checkpoint of {note.get('algorithm')}, not of IGPO.")
     if note.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(f"{checkpoint}: checkpoint schema version {note.get('schema_version')}, this program reads {SCHEMA_VERSION}.")
+        raise InputError(
+            f"{checkpoint}: checkpoint schema version {note.get('schema_version')}, this program reads {SCHEMA_VERSION}."
+        )
     return note
 
 

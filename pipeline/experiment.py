@@ -29,7 +29,17 @@ if TYPE_CHECKING:
 
 ALGORITHM = "IGPO"
 ENVIRONMENT = "search"
-EXPERIMENT_KEYS = {"run", "env", "stop", "config", "num_samples", "checkpoint_config", "restore", "storage_path", "time_budget_s"}
+EXPERIMENT_KEYS = {
+    "run",
+    "env",
+    "stop",
+    "config",
+    "num_samples",
+    "checkpoint_config",
+    "restore",
+    "storage_path",
+    "time_budget_s",
+}
 TUNE_ONLY_KEYS = {"resources_per_trial", "sync_config", "trial_name_creator", "trial_dirname_creator", "log_to_file",
                   "export_formats", "max_failures", "upload_dir", "local_dir"}  # fmt: skip
 
@@ -97,9 +107,13 @@ class Experiment:
             if config._translate_special_keys(key, warn_deprecated=False) not in known:
                 raise unknown_key("config", key, known, where)
         _check_types(self.config, vars(config), where)
-        config.update_from_dict({**self.config, "env": ENVIRONMENT, "env_config": self.env_settings.model_dump(mode="json")})
+        config.update_from_dict(
+            {**self.config, "env": ENVIRONMENT, "env_config": self.env_settings.model_dump(mode="json")}
+        )
         if any(key.startswith("evaluation/") for key in self.stop) and not config.evaluation_interval:
-            raise InputError(f"{where}: `stop` waits for a held-out score, so `config.evaluation_interval` must be set.")
+            raise InputError(
+                f"{where}: `stop` waits for a held-out score, so `config.evaluation_interval` must be set."
+            )
         try:
             config.validate()
         except (ValueError, TypeError, KeyError) as error:
@@ -136,7 +150,9 @@ def known_config_keys(config: IGPOConfig) -> set[str]:
     return {key for key, value in vars(config).items() if not key.startswith("_") and not _is_abolished(value)}
 
 
-def load_experiments(path: str | Path, overrides: list[str] | None = None, stop: dict | None = None) -> list[Experiment]:
+def load_experiments(
+    path: str | Path, overrides: list[str] | None = None, stop: dict | None = None
+) -> list[Experiment]:
     """The runs that an experiment file asks for, in the order in which they are made. `stop` is merged over the file's own.
 
     Raises `InputError` for whatever the schema shows to be wrong; `Experiment.algorithm_config()` checks the rest.
@@ -165,7 +181,9 @@ def _experiments(name: str, keys: dict, source: Path, base: IGPOConfig | None) -
         raise InputError(f"{where}: an experiment's name becomes a folder: use letters, digits, `_`, `-`, `.` and `+`.")
     for key in keys:
         if key in TUNE_ONLY_KEYS:
-            raise InputError(f"{where}: `{key}` belongs to Ray Tune's trial scheduling, which `rllib train file` does not use; remove it.")
+            raise InputError(
+                f"{where}: `{key}` belongs to Ray Tune's trial scheduling, which `rllib train file` does not use; remove it."
+            )
     check_keys(keys, EXPERIMENT_KEYS, "", where)
     if keys.get("run") != ALGORITHM:
         raise InputError(f"{where}: `run` must be `{ALGORITHM}`, found {keys.get('run')!r}.")
@@ -194,10 +212,16 @@ def _experiments(name: str, keys: dict, source: Path, base: IGPOConfig | None) -
 
 def _stop_criteria(stop: Any, where: str) -> dict[str, float]:
     if not isinstance(stop, dict):
-        raise InputError(f"{where}: `stop` must hold metric: value, for instance {{training_iteration: 60}}, found {stop!r}.")
+        raise InputError(
+            f"{where}: `stop` must hold metric: value, for instance {{training_iteration: 60}}, found {stop!r}."
+        )
     flat = {}
     for key, value in stop.items():
-        pairs = [(f"{key}/{inner}", number) for inner, number in value.items()] if isinstance(value, dict) else [(key, value)]
+        pairs = (
+            [(f"{key}/{inner}", number) for inner, number in value.items()]
+            if isinstance(value, dict)
+            else [(key, value)]
+        )
         for name, number in pairs:
             if name not in STOP_METRICS and not _STOP_PER_HOP.fullmatch(name):
                 raise unknown_key("stop", name, STOP_METRICS, where)

@@ -67,7 +67,9 @@ def read_experiment_file(path: Path) -> dict[str, dict]:
         raise InputError(f"{path}: the experiment file cannot be read: {reason}.") from error
     content = parse_yaml(text, str(path))
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{path}: an experiment file holds `NAME: {{run: IGPO, config: ...}}`, found {_kind(content)}.")
+        raise InputError(
+            f"{path}: an experiment file holds `NAME: {{run: IGPO, config: ...}}`, found {_kind(content)}."
+        )
     for name, keys in content.items():
         if not isinstance(keys, dict):
             raise InputError(
@@ -133,7 +135,9 @@ def _grid_places(node: Any, place: tuple) -> Iterator[tuple[tuple, list]]:
     if isinstance(node, dict) and GRID in node:
         options = node[GRID]
         if len(node) != 1 or not isinstance(options, list) or not options:
-            raise InputError(f"config.{'.'.join(map(str, place))}: write {{grid_search: [value, value, ...]}} with nothing beside it.")
+            raise InputError(
+                f"config.{'.'.join(map(str, place))}: write {{grid_search: [value, value, ...]}} with nothing beside it."
+            )
         yield place, options
         return
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()

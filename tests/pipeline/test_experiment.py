@@ -54,7 +54,16 @@ def test_a_plain_experiment(tmp_path):
 
 @pytest.mark.parametrize(
     "text, value",
-    [("1e-6", 1e-6), ("1E+3", 1000.0), (".5", 0.5), ("12", 12), ("-3", -3), ("1.2.3", "1.2.3"), ("true", True), ("0x10", 16)],
+    [
+        ("1e-6", 1e-6),
+        ("1E+3", 1000.0),
+        (".5", 0.5),
+        ("12", 12),
+        ("-3", -3),
+        ("1.2.3", "1.2.3"),
+        ("true", True),
+        ("0x10", 16),
+    ],
 )
 def test_numbers_are_numbers(text, value):
     parsed = parse_yaml(text, "here")

@@ -1,0 +1,247 @@
+"""The loop: order of writing, stopping, best and last, interrupts, and going on after a crash without a gap or a repeat."""
+
+import io
+import os
+import signal
+
+import numpy as np
+import pytest
+from fake_algorithm import FakeAlgorithm, FakeTracker
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from pipeline.comparison import Score, load_scores, paired_difference
+from pipeline.experiment import CheckpointSettings
+from pipeline.progress import Progress, before_and_after, describe, duration
+from pipeline.run_directory import RunDirectory
+from pipeline.training import TrainingLoop, reached
+
+
+class Log:
+    def __init__(self):
+        self.rows, self.flushed = [], 0
+
+    def write(self, record, metrics=None):
+        self.rows.append((record.iteration, record.split))
+
+    def flush(self):
+        self.flushed = len(self.rows)
+
+
+@pytest.fixture
+def setting(tmp_path):
+    run = RunDirectory.create(tmp_path, "demo", {"demo": {"config": {}}})
+    output = io.StringIO()
+
+    def loop(algorithm, **changes):
+        run.begin_attempt(None)
+        values = {
+            "log": Log(), "tracker": FakeTracker(), "progress": Progress(Console(file=output, width=120), 6),
+            "stop": {"training_iteration": 6}, "checkpoint": CheckpointSettings(),
+        }  # fmt: skip
+        return TrainingLoop(algorithm=algorithm, run=run, **{**values, **changes})
+
+    return run, loop, output
+
+
+def test_a_run_from_start_to_end(setting):
+    run, make, output = setting
+    algorithm = FakeAlgorithm(em_of=lambda i: {0: 0.1, 2: 0.5, 4: 0.9, 6: 0.7}.get(i, 0.0))
+    loop = make(algorithm)
+    ending = loop.run_to_end()
+    assert ending.how == "finished" and ending.iteration == 6 and "training_iteration reached 6" in ending.reason
+    assert algorithm.calls[:3] == ["evaluate 0", "train 1", "save 1"]
+    assert [call for call in algorithm.calls if call.startswith("save")] == [f"save {i}" for i in range(1, 7)]
+    assert algorithm.calls.count("evaluate 6") == 0, "the algorithm's own evaluation at 6 is the final one"
+    assert loop.log.rows[:4] == [(0, "heldout"), (1, "train"), (2, "train"), (2, "heldout")]
+    assert loop.tracker.committed == [0, 1, 2, 3, 4, 5, 6]
+    assert (run.checkpoints / "best").resolve().name == "iteration_000004"
+    assert (run.checkpoints / "last").resolve().name == "iteration_000006"
+    assert load_scores(run.path / "heldout_before.json")[0] == 0
+    assert np.mean([score.em for score in ending.before.values()]) == pytest.approx(0.1)
+    assert np.mean([score.em for score in ending.after.values()]) == pytest.approx(0.7)
+    text = output.getvalue()
+    assert "iteration 3/6 · EM 0.500 · F1 0.600 · gain +0.010 · ETA" in text and "best so far" in text
+
+
+def test_the_log_is_on_disk_before_a_checkpoint_counts(setting):
+    _, make, _ = setting
+    log = Log()
+
+    class Watched(FakeAlgorithm):
+        def save_to_path(self, path):
+            assert log.flushed == len(log.rows) > 0
+            return super().save_to_path(path)
+
+    make(Watched(), log=log).run_to_end()
+
+
+def test_final_evaluation_where_the_interval_misses_the_end(setting):
+    run, make, _ = setting
+    algorithm = FakeAlgorithm(interval=4)
+    ending = make(algorithm).run_to_end()
+    assert algorithm.calls[-1] == "evaluate 6" and ending.after["q5"].em == 1.0
+    assert (run.checkpoints / "best").resolve().name == "iteration_000006"
+
+
+@pytest.mark.parametrize(
+    "frequency, at_end, saved", [(0, True, [6]), (0, False, []), (4, True, [4, 6]), (4, False, [4]), (1, True, [1, 2, 3, 4, 5, 6])]
+)  # fmt: skip
+def test_checkpoint_frequency(setting, frequency, at_end, saved):
+    _, make, _ = setting
+    algorithm = FakeAlgorithm(interval=None)
+    checkpoint = CheckpointSettings(checkpoint_frequency=frequency, checkpoint_at_end=at_end, num_to_keep=None)
+    make(algorithm, checkpoint=checkpoint, evaluate=False).run_to_end()
+    assert [call for call in algorithm.calls if call.startswith("save")] == [f"save {i}" for i in saved]
+    assert not [call for call in algorithm.calls if call.startswith("evaluate")]
+
+
+def test_stop_by_heldout_score_and_by_time(setting):
+    _, make, _ = setting
+    ending = make(FakeAlgorithm(), stop={"training_iteration": 50, "evaluation/em_squad": 0.4}).run_to_end()
+    assert ending.iteration == 4 and "evaluation/em_squad reached 0.4" in ending.reason
+    ending = make(FakeAlgorithm(), stop={}, time_budget_s=1e-9).run_to_end()
+    assert ending.iteration == 0 and "time budget" in ending.reason
+
+
+def test_ctrl_c_once_finishes_the_iteration_and_saves(setting):
+    run, make, output = setting
+
+    def interrupt(algorithm):
+        if algorithm.iteration == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    ending = make(FakeAlgorithm(on_train=interrupt), checkpoint=CheckpointSettings(checkpoint_frequency=0)).run_to_end()
+    assert (ending.how, ending.iteration) == ("interrupted", 3)
+    assert (run.checkpoints / "last").resolve().name == "iteration_000003"
+    assert "SIGINT: finishing this iteration" in output.getvalue()
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_ctrl_c_twice_stops_now(setting):
+    run, make, _ = setting
+
+    def interrupt(algorithm):
+        if algorithm.iteration == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(FakeAlgorithm(on_train=interrupt)).run_to_end()
+    assert (run.checkpoints / "last").resolve().name == "iteration_000002"
+
+
+class Crash(Exception):
+    pass
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_whatever_dies_when_the_visible_log_has_no_gap_and_no_repeat(data, tmp_path_factory):
+    """Kill the run after any number of effects, several times; what the log shows afterwards is one clean run."""
+    run = RunDirectory.create(tmp_path_factory.mktemp("runs"), "demo", {"demo": {"config": {}}})
+    frequency = data.draw(st.integers(1, 3), label="frequency")
+    rows, resumed_from = [], {}
+
+    for attempt in range(1, 6):
+        budget = data.draw(st.integers(1, 25), label="effects") if attempt < 5 else 10**6
+        algorithm = FakeAlgorithm(interval=2)
+        last = run.checkpoints / "last"
+        if last.exists():
+            algorithm.restore_from_path(last)
+        before = load_scores(run.path / "heldout_before.json")
+        resumed_from[attempt] = algorithm.iteration if algorithm.iteration or before else -1
+        spent = 0
+
+        def effect(limit=budget):
+            nonlocal spent
+            spent += 1
+            if spent > limit:
+                raise Crash
+
+        class Disk(Log):
+            def write(self, record, metrics=None, attempt=attempt, effect=effect):
+                effect()
+                rows.append((attempt, record.iteration, record.split))
+
+        class Dying(FakeTracker):
+            def commit(self, iteration, effect=effect):
+                effect()
+
+        save = algorithm.save_to_path
+
+        def dying_save(path, save=save, effect=effect):
+            effect()
+            save(path)
+            effect()
+
+        algorithm.save_to_path = dying_save
+        run.begin_attempt(resumed_from[attempt])
+        loop = TrainingLoop(
+            algorithm=algorithm, run=run, log=Disk(), tracker=Dying(), progress=Progress(Console(file=io.StringIO()), 5),
+            stop={"training_iteration": 5}, checkpoint=CheckpointSettings(checkpoint_frequency=frequency),
+        )  # fmt: skip
+        try:
+            loop.run_to_end()
+        except Crash:
+            continue
+        break
+
+    visible = [
+        (iteration, split)
+        for attempt, iteration, split in rows
+        if not any(later > attempt and start < iteration for later, start in resumed_from.items())
+    ]
+    wanted = [(0, "heldout"), *((i, "train") for i in range(1, 6)), (2, "heldout"), (4, "heldout"), (5, "heldout")]
+    assert sorted(visible) == sorted(wanted)
+
+
+def test_criteria():
+    result = {"training_iteration": 3, "igpo": {"em": 0.5}}
+    assert reached({"igpo/em": 0.5}, result) == "igpo/em reached 0.5 (stop at 0.5)"
+    assert reached({"igpo/em": 0.51, "evaluation/em_squad": 0.0, "training_iteration": 4}, result) is None
+
+
+def test_paired_difference_by_hand():
+    before = {f"q{n}": Score(0.0, 0.0) for n in range(4)}
+    after = {f"q{n}": Score(1.0, 0.5) for n in range(1, 5)}
+    difference = paired_difference(before, after)
+    assert (difference.mean, difference.low, difference.high, difference.questions) == (1.0, 1.0, 1.0, 3)
+    assert paired_difference(before, after, metric="f1").mean == 0.5
+    assert paired_difference({}, after) is None
+
+
+def test_the_interval_is_the_normal_one_for_many_questions():
+    rng = np.random.default_rng(1)
+    before = {str(n): Score(float(rng.random() < 0.3), 0.0) for n in range(2000)}
+    after = {str(n): Score(float(rng.random() < 0.5), 0.0) for n in range(2000)}
+    differences = np.array([after[q].em - before[q].em for q in before])
+    half = 1.96 * differences.std() / np.sqrt(2000)
+    found = paired_difference(before, after)
+    assert found.mean == pytest.approx(differences.mean())
+    assert found.low == pytest.approx(differences.mean() - half, abs=0.003)
+    assert found.high == pytest.approx(differences.mean() + half, abs=0.003)
+
+
+def test_the_table_and_the_words():
+    before = {f"q{n}": Score(0.0, 0.25, 1 + n % 2) for n in range(4)}
+    after = {f"q{n}": Score(float(n % 2), 0.5, 1 + n % 2) for n in range(4)}
+    console = Console(file=io.StringIO(), width=100)
+    console.print(before_and_after(before, after))
+    text = console.file.getvalue()
+    assert "EM, 2-hop" in text and "+1.000" in text and "[+1.000, +1.000]" in text and "+0.250" in text
+    assert [duration(seconds) for seconds in (4.4, 185, 3723)] == ["4s", "3:05", "1:02:03"]
+    metrics = {"em": 0.25, "f1": 0.5, "gain_mean": -0.01, "collapse_share_outcome": 0.62, "collapse_share": 0.08,
+               "tokens_per_second": 1234.5}  # fmt: skip
+    assert describe(metrics) == "EM 0.250 · F1 0.500 · gain -0.010 · collapsed 62% → 8% · 1,234 tok/s"
+
+
+def test_the_live_line_on_a_terminal():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Progress(console, 3) as progress:
+        progress.starting(0)
+        progress.iteration(1, {"em": 0.5})
+        progress.message("a line that stays")
+    assert "a line that stays" in console.file.getvalue()
