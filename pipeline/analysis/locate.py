@@ -1,0 +1,85 @@
+"""Where a run's log lies, from what a person would type: a folder, an experiment's name, a run id, `last`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from pipeline.rollout_log.manifest import MANIFEST, RolloutLogError, load_manifest
+
+ROLLOUTS = "rollouts"
+
+
+class AnalysisError(ValueError):
+    """A question that cannot be answered as asked; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunLocation:
+    """A run that was found. `choice` says which one was picked where the words fitted several, else it is None."""
+
+    folder: Path
+    log: Path
+    choice: str | None = None
+
+
+def locate_run(run: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "runs") -> RunLocation:
+    """Find a run by its folder, its log's folder, an experiment's folder or name (newest run), a run id, or `last`.
+
+    Raises AnalysisError naming the nearest run if there is none.
+    """
+    text, home = os.fspath(run), Path(runs_dir)
+    if text == "last":
+        return _newest(_runs_below(home, depth=2), f"in {home}", home)
+    for folder in (Path(text), home / text):
+        if (folder / ROLLOUTS / MANIFEST).exists():
+            return RunLocation(folder, folder / ROLLOUTS)
+        if (folder / MANIFEST).exists():
+            return RunLocation(folder.parent, folder)
+        if folder.is_dir() and (found := _runs_below(folder, depth=1)):
+            return _newest(found, f"of {folder}", home)
+    by_id = [folder for folder in _runs_below(home, depth=2) if folder.name == text]
+    if by_id:
+        return _newest(by_id, f"with id {text}", home)
+    raise AnalysisError(_not_found(text, home))
+
+
+def _runs_below(folder: Path, depth: int) -> list[Path]:
+    pattern = "/".join(["*"] * depth) + f"/{ROLLOUTS}/{MANIFEST}"
+    return sorted(path.parent.parent for path in folder.glob(pattern))
+
+
+def _newest(folders: list[Path], where: str, home: Path) -> RunLocation:
+    if not folders:
+        raise AnalysisError(f"no run {where}: train one (`rllib train file ...`), or name a run's folder")
+    newest = max(folders, key=lambda folder: (_started_at(folder), folder))
+    which = "the only one" if len(folders) == 1 else f"the newest of {len(folders)}"
+    choice = f"{newest}, {which} {where}"
+    return RunLocation(newest, newest / ROLLOUTS, choice)
+
+
+def _started_at(folder: Path) -> str:
+    """Start of the run's latest attempt; empty for a log that cannot be read, as opening it will say."""
+    try:
+        return load_manifest(folder / ROLLOUTS).last_started_at
+    except RolloutLogError:
+        return ""
+
+
+def _not_found(text: str, home: Path) -> str:
+    folder = Path(text)
+    if folder.is_dir():
+        return f"no rollout log in {folder}: a run's folder holds {ROLLOUTS}/{MANIFEST}, written when the run starts"
+    runs = _runs_below(home, depth=2)
+    known = {path.name: path for path in runs} | {path.parent.name: path.parent for path in runs}
+    known |= {str(path): path for path in known.values()}
+    message = f"no run {text!r}"
+    near = get_close_matches(text, known, n=1, cutoff=0.5)
+    if near:
+        return f"{message}; did you mean {known[near[0]]}?"
+    names = sorted({str(path.parent) for path in runs})
+    if names:
+        return f"{message}; there are runs of {', '.join(names)}, and `last` names the newest"
+    return f"{message}, and {home} holds no run yet: train one (`rllib train file ...`), or name a run's folder"

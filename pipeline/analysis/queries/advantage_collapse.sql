@@ -1,0 +1,14 @@
+-- How often does a group give no learning signal under the outcome alone, and how much of that does information gain rescue?
+-- rescued: share of groups that collapsed under the outcome and whose gains spread by more than noise (std of at least 1e-3).
+SELECT
+    run_id,
+    iteration,
+    count(*) AS groups,
+    avg(collapsed_outcome::INT) AS collapsed_outcome,
+    avg(collapsed::INT) AS collapsed,
+    avg(collapsed_or_faint::INT) AS collapsed_or_faint,
+    avg((collapsed_outcome AND NOT collapsed_or_faint)::INT) AS rescued
+FROM groups
+WHERE split = 'train'
+GROUP BY ALL
+ORDER BY ALL;

@@ -1,0 +1,17 @@
+-- Which turn of a rollout moves belief, and what advantage did training give it?
+-- se: standard error of mean_gain. The final turn bears no gain and is left out.
+SELECT
+    run_id,
+    turn_index,
+    count(*) AS turns,
+    avg(gain) AS mean_gain,
+    stddev_samp(gain) / sqrt(count(*)) AS se,
+    avg((gain > 0)::INT) AS positive_share,
+    avg(gold_hit::INT) AS gold_hit_share,
+    avg(belief_after) AS mean_belief_after,
+    avg(normalised_gain) AS mean_normalised_gain,
+    avg(advantage) AS mean_advantage
+FROM turns
+WHERE gain IS NOT NULL
+GROUP BY ALL
+ORDER BY ALL;

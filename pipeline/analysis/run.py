@@ -1,0 +1,157 @@
+"""`open_run`: the tables of one or several runs as DuckDB views over their Parquet files, nothing copied."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+
+from pipeline.analysis.locate import AnalysisError, RunLocation, locate_run
+from pipeline.analysis.named import named_query
+from pipeline.analysis.sandbox import check_is_question, connect, explain_error, lock, sql_list, sql_text
+from pipeline.rollout_log.manifest import MANIFEST, Manifest, RolloutLogError, check_files, load_manifest
+from pipeline.rollout_log.schema import TABLES
+
+COLUMNS = {name: schema.names for name, schema in TABLES.items()}
+
+
+def open_run(*runs: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "runs") -> Run:
+    """Open the logs of `runs` (folders, experiment names, run ids, `last`; default: `last`) as one database.
+
+    Raises AnalysisError if a run does not exist, has nothing in its log yet, or its log cannot be read.
+    """
+    return Run([locate_run(run, runs_dir) for run in runs or ("last",)])
+
+
+class Run:
+    """Views `runs`, `iterations`, `episodes`, `turns`, `groups` and `tool_calls` over the logs of one or several runs.
+
+    Rows of iterations that a resumed attempt ran again are hidden. Every call sees the log as it then is; a relation
+    that is older than a merge of the log has to be asked for again.
+    """
+
+    def __init__(self, locations: list[RunLocation]):
+        self.locations = locations
+        self._seen: list[tuple[int, int]] = []
+        self._connection = self._open()
+
+    def sql(self, query: str) -> duckdb.DuckDBPyRelation:
+        """The answer as a DuckDB relation: `.show()`, `.fetchall()`, `.df()`, `.pl()`, `.to_arrow_table()`.
+
+        Raises AnalysisError if the query would write, names an unknown table or column, or cannot be parsed.
+        """
+        connection = self._current()
+        check_is_question(connection, query)
+        try:
+            return connection.sql(query)
+        except duckdb.Error as error:
+            raise AnalysisError(explain_error(error, COLUMNS)) from error
+
+    def named(self, name: str) -> duckdb.DuckDBPyRelation:
+        """The answer of a shipped query (`named_queries()` lists them)."""
+        return self.sql(named_query(name).sql)
+
+    def table(self, name: str) -> duckdb.DuckDBPyRelation:
+        if name not in TABLES:
+            raise AnalysisError(f"there is no table {name!r}; the log has {', '.join(TABLES)}")
+        return self._current().view(name)
+
+    def runs(self) -> duckdb.DuckDBPyRelation:
+        """One row per attempt."""
+        return self.table("runs")
+
+    def iterations(self) -> duckdb.DuckDBPyRelation:
+        """One row per iteration and split."""
+        return self.table("iterations")
+
+    def episodes(self) -> duckdb.DuckDBPyRelation:
+        """One row per rollout."""
+        return self.table("episodes")
+
+    def turns(self) -> duckdb.DuckDBPyRelation:
+        """One row per turn."""
+        return self.table("turns")
+
+    def groups(self) -> duckdb.DuckDBPyRelation:
+        """One row per group of rollouts of one prompt."""
+        return self.table("groups")
+
+    def tool_calls(self) -> duckdb.DuckDBPyRelation:
+        """One row per tool call."""
+        return self.table("tool_calls")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _current(self) -> duckdb.DuckDBPyConnection:
+        if self._stamps() != self._seen:
+            self._connection = self._open()  # Relations of the old connection keep it alive.
+        return self._connection
+
+    def _stamps(self) -> list[tuple[int, int]]:
+        stats = [(location.log / MANIFEST).stat() for location in self.locations]
+        return [(stat.st_mtime_ns, stat.st_ino) for stat in stats]
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        try:
+            self._seen = self._stamps()
+            logs = [(location.log, load_manifest(location.log)) for location in self.locations]
+            for log, manifest in logs:
+                check_files(log, manifest)
+        except RolloutLogError as error:
+            raise AnalysisError(str(error)) from error
+        ids = [manifest.run_id for _, manifest in logs]
+        if len(set(ids)) != len(ids):
+            raise AnalysisError(f"the same run id was given twice: {', '.join(ids)}")
+        if not any(manifest.of("iterations") for _, manifest in logs):
+            where = ", ".join(str(log) for log, _ in logs)
+            raise AnalysisError(f"the log in {where} is empty: the run has not finished its first iteration yet")
+        return _database(logs)
+
+
+def _database(logs: list[tuple[Path, Manifest]]) -> duckdb.DuckDBPyConnection:
+    files = {
+        name: [(log / file.path).resolve() for log, manifest in logs for file in manifest.of(name)] for name in TABLES
+    }
+    superseded = " OR ".join(_superseded(files["runs"]))
+    connection = connect()
+    for name, schema in TABLES.items():
+        # The empty table gives a view its columns and types where no file, or only files of older versions, are there.
+        connection.register("template", schema.empty_table())
+        template = ", ".join(f'CAST(NULL AS {kind}) AS "{column}"' for column, kind in _types(connection))
+        connection.unregister("template")
+        source = f"SELECT {template} WHERE false"
+        if files[name]:
+            paths = sql_list([str(path) for path in files[name]])
+            source += f" UNION ALL BY NAME SELECT * FROM read_parquet({paths}, union_by_name = true)"
+        hide = f" WHERE NOT ({superseded})" if superseded and name != "runs" else ""
+        connection.execute(f"CREATE VIEW {name} AS SELECT * FROM ({source}){hide}")
+    lock(connection, [path for paths in files.values() for path in paths])
+    return connection
+
+
+def _types(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
+    return [(row[0], row[1]) for row in connection.execute("DESCRIBE template").fetchall()]
+
+
+def _superseded(run_files: list[Path]) -> list[str]:
+    """Conditions on rows that a later attempt replaced: attempt a, iteration i, where some b > a resumed before i."""
+    resumed: dict[str, dict[int, int | None]] = {}
+    for path in run_files:
+        for row in pq.read_table(path, columns=["run_id", "attempt", "resumed_from_iteration"]).to_pylist():
+            resumed.setdefault(row["run_id"], {})[row["attempt"]] = row["resumed_from_iteration"]
+    conditions = []
+    for run_id, attempts in resumed.items():
+        for attempt in attempts:
+            later = [origin for other, origin in attempts.items() if other > attempt and origin is not None]
+            if later:
+                conditions.append(f"(run_id = {sql_text(run_id)} AND attempt = {attempt} AND iteration > {min(later)})")
+    return conditions

@@ -1,0 +1,102 @@
+"""A DuckDB connection that can read a log's files and do nothing else.
+
+Files outside the list, the network, extensions and settings are closed off by DuckDB's own switches (the allowed files
+stay readable when external access is off); statements that are not a question are refused before they run.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from difflib import get_close_matches
+from pathlib import Path
+
+import duckdb
+
+from pipeline.analysis.locate import AnalysisError
+
+_EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """An empty in-memory database that never fetches extensions."""
+    return duckdb.connect(
+        config={
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "allow_persistent_secrets": "false",
+            "python_enable_replacements": "false",
+            "temp_directory": str(Path(tempfile.gettempdir()) / "igpo-sql"),
+        }
+    )
+
+
+def lock(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> None:
+    """Leave `files` readable and close everything else, for good."""
+    connection.execute("SET allowed_paths = " + sql_list([str(path) for path in files]))
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def sql_list(texts: list[str]) -> str:
+    return "[" + ", ".join(sql_text(text) for text in texts) + "]"
+
+
+def sql_text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def check_is_question(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Raises AnalysisError unless `query` is one statement that only reads."""
+    try:
+        statements = connection.extract_statements(query)
+    except duckdb.Error as error:
+        raise AnalysisError(_first_lines(error)) from error
+    if not statements:
+        raise AnalysisError(
+            "the query is empty; try: SELECT turn_index, avg(gain) FROM turns GROUP BY ALL ORDER BY ALL"
+        )
+    if len(statements) > 1:
+        raise AnalysisError(f"one statement at a time, this is {len(statements)}")
+    kind = statements[0].type
+    if kind == duckdb.StatementType.SELECT:
+        return
+    if kind == duckdb.StatementType.EXPLAIN and (explained := _EXPLAIN.match(query)):
+        return check_is_question(connection, query[explained.end() :])
+    if kind == duckdb.StatementType.MULTI:
+        raise AnalysisError(
+            "PIVOT needs its values spelled out here: PIVOT turns ON action IN ('tool', 'answer') USING count(*)"
+        )
+    raise AnalysisError(
+        f"{kind.name} is refused: a run's log is read-only. Ask with SELECT (also FROM, WITH, DESCRIBE, SUMMARIZE, "
+        "EXPLAIN); write results with --format and --out"
+    )
+
+
+def explain_error(error: duckdb.Error, tables: dict[str, list[str]]) -> str:
+    """DuckDB's message, with the nearest of the log's own tables or columns (`tables` maps names to columns)."""
+    message = _first_lines(error)
+    if found := re.search(r"Table with name (\w+) does not exist", message):
+        name = found.group(1)
+        near = get_close_matches(name.lower(), tables, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"there is no table {name}; {hint}The log has {', '.join(tables)}"
+    column = re.search(r'column "([^"]+)" not found|does not have a column named "([^"]+)"', message)
+    if column:
+        name = column.group(1) or column.group(2)
+        owners: dict[str, list[str]] = {}
+        for table, columns in tables.items():
+            for known in columns:
+                owners.setdefault(known, []).append(table)
+        if name in owners:
+            return f"there is no column {name} here; {' and '.join(owners[name])} have it"
+        near = get_close_matches(name.lower(), owners, n=1, cutoff=0.5)
+        if near:
+            return f"there is no column {name}; did you mean {near[0]} (in {', '.join(owners[near[0]])})?"
+        return f"there is no column {name} (`igpo schema TABLE` lists them); if it is text, use single quotes: '{name}'"
+    return message
+
+
+def _first_lines(error: duckdb.Error) -> str:
+    """The message without the repeated query; the kind of error ("Binder Error: ") stays in front."""
+    return str(error).split("\n\nLINE", 1)[0].strip()

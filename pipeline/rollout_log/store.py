@@ -1,0 +1,179 @@
+"""The log on disk: append Parquet files and merge them, crash-safe (see `manifest`). `writer` adds the thread."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.rollout_log.manifest import (
+    MANIFEST,
+    LogFile,
+    Manifest,
+    RolloutLogError,
+    WriterLock,
+    check_files,
+    load_manifest,
+    remove_leftovers,
+    write_durably,
+)
+from pipeline.rollout_log.schema import TABLES
+
+ROW_GROUP_ROWS = 122_880
+ROW_GROUP_BYTES = 64 * 2**20
+READER_GRACE_SECONDS = 60.0
+"""How long merged parts outlive their merge, so that a query which is under way can finish."""
+
+
+class RolloutLogStore:
+    """The files of one run's log. Holds the writer lock until `close`."""
+
+    def __init__(self, directory: Path, run_id: str):
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self._lock = WriterLock(directory)
+        try:
+            exists = (directory / MANIFEST).exists()
+            self.manifest = load_manifest(directory) if exists else Manifest(run_id)
+            if self.manifest.run_id != run_id:
+                raise RolloutLogError(
+                    f"{directory} holds the log of run {self.manifest.run_id}, not of {run_id}; choose another folder"
+                )
+            remove_leftovers(directory, self.manifest)
+            check_files(directory, self.manifest)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._retired: deque[tuple[float, Path]] = deque()
+
+    def begin_attempt(self, attempt: int, started_at: str, run_table: pa.Table) -> None:
+        """Register an attempt with its row of `runs`. Raises RolloutLogError unless it follows those that are there."""
+        expected = max(self.manifest.attempts, default=0) + 1
+        if attempt < expected:
+            raise RolloutLogError(f"attempt {attempt} of {self.directory} was written before; the next is {expected}")
+        self.manifest.attempts[attempt] = started_at
+        self._commit([self._write("runs", f"attempt-{attempt}", run_table)], drop=[])
+
+    def end_attempt(self, attempt: int, run_table: pa.Table) -> None:
+        """Replace the attempt's row of `runs`."""
+        old = [file for file in self.manifest.of("runs") if Path(file.path).name.startswith(f"attempt-{attempt}-")]
+        self._commit([self._write("runs", f"attempt-{attempt}", run_table)], drop=old)
+
+    def append(self, tables: dict[str, pa.Table], label: str) -> None:
+        """Add one file per table; all become visible together."""
+        self._commit([self._write(name, label, table) for name, table in tables.items()], drop=[])
+
+    def merge(self, *, everything: bool = False) -> None:
+        """Merge the parts since the last merge, or `everything`, into one file per table.
+
+        Rows keep the order in which they were written: attempt, iteration, split, episode, turn. `runs` stays as it is.
+        """
+        added, dropped = [], []
+        for name in TABLES:
+            files = [file for file in self.manifest.of(name) if everything or not file.merged]
+            if name == "runs" or len(files) < 2:
+                continue
+            added.append(self._write_merged(name, files))
+            dropped += files
+        if added:
+            self._commit(added, drop=dropped)
+
+    def delete_retired(self, *, at_once: bool = False) -> None:
+        """Delete merged parts whose grace has passed."""
+        while self._retired and (at_once or self._retired[0][0] <= monotonic()):
+            self._retired.popleft()[1].unlink()
+
+    def close(self) -> None:
+        self.delete_retired(at_once=True)
+        self._lock.release()
+
+    def _write(self, name: str, label: str, table: pa.Table) -> LogFile:
+        return self._write_file(
+            name, label, lambda path: pq.write_table(table, path, compression="zstd"), table.num_rows
+        )
+
+    def _write_merged(self, name: str, files: list[LogFile]) -> LogFile:
+        schema = TABLES[name]
+
+        def write(path: Path) -> None:
+            with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+                for table in _row_groups(self._read(file, schema) for file in files):
+                    writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+
+        return self._write_file(name, "merged", write, sum(file.rows for file in files), merged=True)
+
+    def _read(self, file: LogFile, schema: pa.Schema) -> Iterator[pa.Table]:
+        with pq.ParquetFile(self.directory / file.path) as parquet:
+            for group in range(parquet.num_row_groups):
+                yield conform(parquet.read_row_group(group), schema)
+
+    def _write_file(self, name: str, label: str, write, rows: int, merged: bool = False) -> LogFile:
+        relative = f"{name}/{label}-{self.manifest.generation + 1:06d}.parquet"
+        path = self.directory / relative
+        path.parent.mkdir(exist_ok=True)
+        write_durably(path, write)
+        return LogFile(name, relative, rows, path.stat().st_size, merged)
+
+    def _commit(self, added: list[LogFile], drop: list[LogFile]) -> None:
+        manifest = self.manifest
+        kept: list[LogFile] = []
+        # A merged file takes the place of the first file that it replaces, so that the order of writing is kept.
+        place = {file.table: file for file in added if file.merged}
+        for file in manifest.files:
+            if file not in drop:
+                kept.append(file)
+            elif file.table in place:
+                kept.append(place.pop(file.table))
+        kept += [file for file in added if file not in kept]
+        manifest.files = kept
+        manifest.generation += 1
+        manifest.save(self.directory)
+        deadline = monotonic() + READER_GRACE_SECONDS
+        self._retired.extend((deadline, self.directory / file.path) for file in drop)
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table of an older schema version in today's: columns that it lacks are null."""
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _row_groups(files: Iterator[Iterator[pa.Table]]) -> Iterator[pa.Table]:
+    """Gather small tables into row groups of a good size, holding no more than one in memory."""
+    gathered: list[pa.Table] = []
+    for file in files:
+        for table in file:
+            gathered.append(table)
+            if (
+                sum(t.num_rows for t in gathered) >= ROW_GROUP_ROWS
+                or sum(t.nbytes for t in gathered) >= ROW_GROUP_BYTES
+            ):
+                yield pa.concat_tables(gathered)
+                gathered = []
+    if gathered:
+        yield pa.concat_tables(gathered)
+
+
+def compact(directory: str | os.PathLike[str]) -> dict[str, tuple[int, int]]:
+    """Merge the log of a run that died, as its writer's `close` would have done.
+
+    Returns table name to (number of files before, after). Raises RolloutLogError if there is no log in `directory`
+    or if it is still being written.
+    """
+    path = Path(directory)
+    manifest = load_manifest(path)
+    before = {name: len(manifest.of(name)) for name in TABLES}
+    store = RolloutLogStore(path, manifest.run_id)
+    try:
+        store.merge(everything=True)
+    finally:
+        store.close()
+    return {name: (before[name], len(store.manifest.of(name))) for name in TABLES}
