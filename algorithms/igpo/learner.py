@@ -1,0 +1,297 @@
+"""The learner: SPEC §5 over micro-batches, with gradient accumulation, several updates per batch, several learners.
+
+RLlib hands the whole batch to `_uncompiled_update` once (`LearnerGroup.update` without num_epochs and minibatch_size);
+epochs, minibatches and micro-batches are made here, because RLlib's own iterators count turns for rows and train some
+rows twice.
+
+With several learners each holds whole groups (`algorithms.igpo.shards.shard_groups`). What concerns the whole batch is
+agreed on before the first forward: learners run the same number of micro-batches, and those with less work add rows of
+no weight.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.utils.metrics import ALL_MODULES
+
+from algorithms.igpo.batch import plan_minibatches, split_micro_batches, take_rows, weightless_batch
+from algorithms.igpo.connectors import BuildTokenBatch, TurnLevelAdvantages
+from algorithms.igpo.loss import LossSettings, policy_loss
+from algorithms.igpo.measure import Measurements
+from algorithms.igpo.module import load_causal_lm, token_logp
+from algorithms.igpo.record import GroupCredit, TurnCredit
+from algorithms.igpo.rows import Columns, TokenLayout
+
+
+@dataclass(slots=True)
+class _Work:
+    """One module's share of a batch."""
+
+    module_id: str
+    columns: Columns
+    layout: TokenLayout
+    updates: list[list[np.ndarray]]
+    """Rows of each micro-batch of each update."""
+    num_micro_batches: list[int]
+    """Per update: the most that any learner has."""
+    weight_scale: list[float]
+    """Per update: the batch over the minibatch, in sequences or tokens; 0 if no learner has tokens in it."""
+    size: dict[str, float]
+    """Decision tokens and sequences of the whole batch."""
+    measured: Measurements = field(default_factory=Measurements)
+
+
+class IGPOTorchLearner(TorchLearner):
+    """AdamW (weight decay 0.01: PyTorch's default and verl's) over the policy loss of `algorithms.igpo.loss`.
+
+    Reads from the config: `loss_settings()`, `num_epochs`, `num_minibatches`, `tokens_per_micro_batch`, `lr` (a number
+    or RLlib's schedule [[env steps, lr], ...]), `grad_clip`, `seed`, `num_learners`.
+
+    Metrics per module: loss, policy_loss, kl (where a reference is kept), entropy, grad_norm (before clipping),
+    ratio_mean, ratio_max, clip_share, mismatch_weight_mean, logp_gap_mean / _p999 / _max (|learner - sampler| before
+    the first step; p999 and max are the largest over the learners), lr, tokens, sequences, padding_share,
+    micro_batches. Over all modules: seconds_learn; from the connector seconds_credit, groups_dropped.
+
+    Raises FloatingPointError where a loss or gradient is not finite, before any step is taken with it.
+    """
+
+    def build(self) -> None:
+        super().build()
+        self._turn_gaps: dict[tuple[str, int], float] = {}
+        self._works: dict[str, _Work] = {}
+        self._where = ""
+        self._references: dict[str, torch.nn.Module] = {}
+        by_source: dict[tuple[str, torch.dtype], torch.nn.Module] = {}
+        for module_id in self.module.keys():  # noqa: SIM118 (not a dict)
+            if self._settings(module_id).kl_coeff > 0 and self.should_module_be_updated(module_id):
+                module = self.module[module_id].unwrapped()
+                source = (module.path, module.compute_dtype)
+                if source not in by_source:
+                    model = load_causal_lm(*source, trust_remote_code=module.trust_remote_code)
+                    by_source[source] = model.requires_grad_(False).to(self._device)
+                self._references[module_id] = by_source[source]
+
+    def configure_optimizers_for_module(self, module_id, config=None) -> None:
+        params = [param for param in self.get_parameters(self._module[module_id]) if param.requires_grad]
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer=torch.optim.AdamW(params, fused=self._device.type in ("cpu", "cuda")),
+            params=params,
+            lr_or_lr_schedule=config.lr,
+        )
+
+    def take_credit(self) -> tuple[dict[tuple[str, int], TurnCredit], list[GroupCredit]]:
+        """Credit of the last batch's turns (with the log-prob gap of those trained on) and groups; clears both."""
+        piece = self._piece(TurnLevelAdvantages)
+        credit, groups = piece.last_credit, piece.last_groups
+        for key, gap in self._turn_gaps.items():
+            credit[key].logp_gap_mean = gap
+        piece.last_credit, piece.last_groups, self._turn_gaps = {}, [], {}
+        return credit, groups
+
+    # One batch ------------------------------------------------------------------------------------------
+
+    def _uncompiled_update(self, batch: dict[str, Any], **kwargs):
+        started = time.perf_counter()
+        self._turn_gaps = {}
+        self._works = {module_id: self._plan(module_id, dict(batch[module_id])) for module_id in sorted(batch)}
+        works = self._works.values()
+        num_updates = self.config.num_epochs * self.config.num_minibatches
+        if num_updates > 1:
+            for work in works:
+                self._measure_before_updates(work)
+        for update in range(num_updates):
+            for optimizer in self._optimizer_parameters:
+                optimizer.zero_grad(set_to_none=True)
+            for work in works:
+                if work.weight_scale[update] > 0:
+                    self._accumulate_gradient(work, update)
+            gradients = {ref: param.grad for ref, param in self._params.items() if param.grad is not None}
+            self.apply_gradients(self.postprocess_gradients(gradients))
+        losses = {work.module_id: self._report(work, num_updates) for work in works}
+        self._works = {}
+        self.metrics.log_value((ALL_MODULES, "seconds_learn"), time.perf_counter() - started, reduce="mean", window=1)
+        return {}, losses, {}
+
+    def _plan(self, module_id: str, columns: Columns) -> _Work:
+        """Cut the batch into updates and micro-batches, and settle with the other learners on what concerns all."""
+        layout = self._piece(BuildTokenBatch).layouts[module_id]
+        sequence_id_N, lengths_N = columns["sequence_id"].numpy(), columns["lengths"].numpy()
+        minibatches = plan_minibatches(
+            sequence_id_N,
+            layout.num_sequences,
+            num_epochs=self.config.num_epochs,
+            num_minibatches=self.config.num_minibatches,
+            seed=(self.config.seed or 0, self._weights_seq_no),
+        )
+        updates = [
+            split_micro_batches(rows, lengths_N, sequence_id_N, self.config.tokens_per_micro_batch)
+            for rows in minibatches
+        ]
+        tokens_N = columns["decision_mask"].sum(1).numpy()
+        tokens_U = self._over_learners([float(tokens_N[rows].sum()) for rows in minibatches], "sum")
+        sequences_U = self._over_learners([float(np.unique(sequence_id_N[r]).size) for r in minibatches], "sum")
+        by_token = self._settings(module_id).loss_aggregation == "token_mean"
+        share_U = tokens_U if by_token else sequences_U
+        whole = sum(share_U) / self.config.num_epochs
+        return _Work(
+            module_id=module_id,
+            columns=columns,
+            layout=layout,
+            updates=updates,
+            num_micro_batches=[int(n) for n in self._over_learners([float(len(u)) for u in updates], "max")],
+            weight_scale=[whole / share if share else 0.0 for share in share_U],
+            size={
+                name: sum(n_U) / self.config.num_epochs
+                for name, n_U in (("tokens", tokens_U), ("sequences", sequences_U))
+            },
+        )
+
+    def _measure_before_updates(self, work: _Work) -> None:
+        """With several updates per batch: pi_old, reference log-probs and the gap to the sampler, before any step."""
+        referenced = work.module_id in self._references
+        for name in ("old_logp", "reference_logp") if referenced else ("old_logp",):
+            work.columns[name] = torch.zeros_like(work.columns["sampler_logp"])
+        module = self.module[work.module_id].unwrapped()
+        for rows in (rows for update in work.updates[: self.config.num_minibatches] for rows in update):
+            micro = take_rows(work.columns, rows, self._device)
+            mask = micro["decision_mask"][:, 1:]
+            with torch.no_grad():
+                logp = module.forward_train(micro)["token_logp"]
+            width = logp.shape[1] + 1
+            work.columns["old_logp"][rows, 1:width] = logp.cpu()
+            work.measured.add_gap(logp[mask], micro["sampler_logp"][:, 1:][mask], micro["turn_id"][:, 1:][mask])
+            if referenced:
+                work.columns["reference_logp"][rows, 1:width] = self._reference_logp(work.module_id, micro).cpu()
+
+    def _accumulate_gradient(self, work: _Work, update: int) -> None:
+        """Forward and backward over all micro-batches of one update; then every learner holds the whole gradient."""
+        epoch, minibatch = divmod(update, self.config.num_minibatches)
+        self._where = f"module {work.module_id}, batch {self._weights_seq_no}, epoch {epoch}, minibatch {minibatch}"
+        config = self.config.get_config_for_module(work.module_id)
+        module = self.module[work.module_id]
+        own, last = work.updates[update], work.num_micro_batches[update] - 1
+        losses = []
+        for k in range(last + 1):
+            if k < len(own):
+                micro = take_rows(work.columns, own[k], self._device)
+                work.measured.add_micro_batch(int(micro["lengths"].sum()), micro["token_ids"].numel())
+            else:
+                micro = weightless_batch(work.columns, self._device)
+            micro["loss_weight"] = micro["loss_weight"] * work.weight_scale[update]
+            with module.no_sync() if self._distributed and k < last else contextlib.nullcontext():
+                loss = self.compute_loss_for_module(
+                    module_id=work.module_id, config=config, batch=micro, fwd_out=module.forward_train(micro)
+                )
+                # DDP averages gradients over the learners, but each loss is already a share of one sum.
+                (loss * self.config.num_learners if self._distributed else loss).backward()
+            losses.append(loss.detach())
+        losses = torch.stack(losses).double().tolist()
+        self._refuse_non_finite(work, own, losses)
+        work.measured.total["loss"] += sum(losses)
+
+    def compute_loss_for_module(self, *, module_id, config, batch, fwd_out) -> torch.Tensor:
+        """RLlib's hook: the share of one micro-batch in the batch's loss."""
+        mask = batch["decision_mask"][:, 1:]
+
+        def flat(name: str) -> torch.Tensor | None:
+            return batch[name][:, 1:][mask] if name in batch else None
+
+        settings = config.loss_settings()
+        measured = self._works[module_id].measured
+        logp_P, entropy_P = fwd_out["token_logp"][mask], fwd_out["entropy"][mask]
+        old_logp_P, reference_logp_P = flat("old_logp"), flat("reference_logp")
+        if old_logp_P is None:  # one update per batch
+            old_logp_P = logp_P.detach()
+            measured.add_gap(old_logp_P, flat("sampler_logp"), flat("turn_id"))
+        if reference_logp_P is None and module_id in self._references:
+            reference_logp_P = self._reference_logp(module_id, batch)[mask]
+        terms = policy_loss(
+            settings,
+            logp_P=logp_P,
+            old_logp_P=old_logp_P,
+            sampler_logp_P=flat("sampler_logp"),
+            advantage_P=flat("advantages"),
+            weight_P=flat("loss_weight"),
+            turn_id_P=flat("turn_id"),
+            sequence_id_P=batch["sequence_id"][:, None].expand(mask.shape)[mask],
+            clip_scale_P=flat("clip_scale"),
+            reference_logp_P=reference_logp_P,
+            entropy_P=entropy_P,
+        )
+        measured.add_terms(terms, entropy_P.detach(), flat("loss_weight"), flat("turn_id"))
+        return terms.loss
+
+    def postprocess_gradients_for_module(self, *, module_id, config=None, module_gradients_dict):
+        """RLlib's clipping, after the norm was found finite and noted."""
+        if not module_gradients_dict:
+            return module_gradients_dict
+        norm = float(torch.nn.utils.get_total_norm(list(module_gradients_dict.values())))
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"the norm of the gradient is {norm} in {self._where}; no step was taken. Lower lr, or look at the "
+                "rollouts of this batch in the rollout log"
+            )
+        self._works[module_id].measured.grad_norms.append(norm)
+        return super().postprocess_gradients_for_module(
+            module_id=module_id, config=config, module_gradients_dict=module_gradients_dict
+        )
+
+    def _refuse_non_finite(self, work: _Work, micro_batches: list[np.ndarray], losses: list[float]) -> None:
+        bad = [k for k, loss in enumerate(losses) if not math.isfinite(loss)]
+        if not self._over_learners([float(len(bad))], "sum")[0]:
+            return
+        rollouts = sorted({work.layout.rollout_ids_N[row] for k in bad for row in micro_batches[k]})
+        names = ", ".join(rollouts[:8]) + (" ..." if len(rollouts) > 8 else "")
+        raise FloatingPointError(
+            f"the loss is not finite in {self._where}, among the rollouts {names or 'of another learner'}; no step was "
+            "taken. Lower lr, or look at them in the rollout log"
+        )
+
+    def _report(self, work: _Work, num_updates: int) -> torch.Tensor:
+        """Log the module's metrics; returns the mean loss over the updates."""
+        self._turn_gaps |= work.measured.turn_gaps(work.layout.turn_keys)
+        ((_, optimizer),) = self.get_optimizers_for_module(work.module_id)
+        metrics = work.measured.metrics(num_updates, self._over_learners) | work.size
+        for name, value in {**metrics, "lr": self._get_optimizer_lr(optimizer)}.items():
+            self.metrics.log_value((work.module_id, name), value, reduce="mean", window=1)
+        return torch.tensor(metrics["loss"])
+
+    # Helpers --------------------------------------------------------------------------------------------
+
+    @property
+    def _distributed(self) -> bool:
+        return self.config.num_learners > 1
+
+    def _settings(self, module_id: str) -> LossSettings:
+        return self.config.get_config_for_module(module_id).loss_settings()
+
+    def _piece(self, piece_class: type):
+        for piece in self._learner_connector.connectors:
+            if isinstance(piece, piece_class):
+                return piece
+        raise RuntimeError(
+            f"the learner connector pipeline has no {piece_class.__name__}: append build_learner_pipeline_pieces(...)"
+        )
+
+    def _over_learners(self, values: list[float], how: str) -> list[float]:
+        """Sum or maximum of each value over all learners."""
+        if not self._distributed:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self._device)
+        operation = torch.distributed.ReduceOp.SUM if how == "sum" else torch.distributed.ReduceOp.MAX
+        torch.distributed.all_reduce(tensor, op=operation)
+        return tensor.tolist()
+
+    def _reference_logp(self, module_id: str, micro: Columns) -> torch.Tensor:
+        dtype = self.module[module_id].unwrapped().compute_dtype
+        with torch.no_grad():
+            return token_logp(self._references[module_id], micro["token_ids"], micro["decision_mask"][:, 1:], dtype)[0]

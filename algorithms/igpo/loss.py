@@ -1,0 +1,203 @@
+"""The policy loss of SPEC §5 as pure functions of flat token tensors.
+
+All tensors are one-dimensional over the P decision tokens of a micro-batch, so that padding never enters a formula.
+How tokens are averaged (`seq_mean_token_mean`, `token_mean`, ...) is decided once per batch and arrives as a weight
+per token: a micro-batch only sums ``weight * term``, hence the batch's loss does not depend on how it is cut into
+micro-batches or spread over learners.
+
+    loss = sum_p weight_p * ( - w_p * clipped_p  +  kl_coeff * k3_p  -  entropy_coeff * entropy_p )
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+RatioLevel = Literal["token", "turn", "sequence"]
+Aggregation = Literal["seq_mean_token_mean", "token_mean", "seq_mean_token_sum"]
+
+
+@dataclass(frozen=True, slots=True)
+class LossSettings:
+    """Settings of the loss; the defaults are the paper's (SPEC §5)."""
+
+    ratio_level: RatioLevel = "token"
+    """Span over which log-ratios are averaged before exponentiation: `token` (PPO), `turn` (A2TGPO), `sequence`
+    (GSPO).
+    """
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    """The ratio is clipped to [1 - clip_low, 1 + clip_high]."""
+    dual_clip: float | None = None
+    """Lower bound `dual_clip * A` of the clipped term where A < 0 (must exceed 1); None: off."""
+    kl_coeff: float = 0.001
+    """Coefficient of the k3 KL to the frozen initial model; 0: no reference model is kept."""
+    entropy_coeff: float = 0.0
+    loss_aggregation: Aggregation = "seq_mean_token_mean"
+    mismatch_cap: float = 2.0
+    """C of the mismatch weight min(pi_old / pi_sampler, C); 0: the weight is 1 (the capped value at C = 2 is still
+    logged).
+    """
+
+    def __post_init__(self):
+        for name, value, allowed in (
+            ("ratio_level", self.ratio_level, RatioLevel.__args__),
+            ("loss_aggregation", self.loss_aggregation, Aggregation.__args__),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}; use one of {', '.join(allowed)}")
+        for name in ("clip_low", "clip_high", "kl_coeff", "entropy_coeff", "mismatch_cap"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be 0 or more")
+        if self.dual_clip is not None and not self.dual_clip > 1:
+            raise ValueError(f"dual_clip is {self.dual_clip!r}; it must be above 1, or null for no dual clip")
+
+
+@dataclass(slots=True)
+class TokenTerms:
+    """What the loss of one micro-batch is made of, [P] over its decision tokens; only `loss` carries a gradient."""
+
+    loss: torch.Tensor
+    """Scalar: sum of weight * term."""
+    policy: torch.Tensor
+    ratio: torch.Tensor
+    clipped: torch.Tensor
+    """1.0 where the bound is active, i.e. where the policy term has no gradient (dual clip included)."""
+    mismatch_weight: torch.Tensor
+    """min(pi_old / pi_sampler, C), also where it is switched off."""
+    kl: torch.Tensor | None
+
+
+def span_mean(values_P: torch.Tensor, span_id_P: torch.Tensor) -> torch.Tensor:
+    """Mean over all tokens with the same `span_id`, given back to each of them; [P], differentiable."""
+    spans_S, index_P = torch.unique(span_id_P, return_inverse=True)
+    sums_S = torch.zeros(len(spans_S), dtype=values_P.dtype, device=values_P.device).index_add(0, index_P, values_P)
+    counts_S = torch.bincount(index_P, minlength=len(spans_S)).to(values_P.dtype)
+    return (sums_S / counts_S)[index_P]
+
+
+def importance_ratio(
+    logp_P: torch.Tensor,
+    old_logp_P: torch.Tensor,
+    level: RatioLevel,
+    turn_id_P: torch.Tensor,
+    sequence_id_P: torch.Tensor,
+) -> torch.Tensor:
+    """rho = pi_theta / pi_old per token, or exp(mean log-ratio) of the token's turn or sequence (SPEC §5). [P],
+    differentiable.
+    """
+    log_ratio_P = logp_P - old_logp_P.detach()
+    if level == "turn":
+        log_ratio_P = span_mean(log_ratio_P, turn_id_P)
+    elif level == "sequence":
+        log_ratio_P = span_mean(log_ratio_P, sequence_id_P)
+    return torch.exp(log_ratio_P)
+
+
+def clipped_objective(
+    ratio_P: torch.Tensor,
+    advantage_P: torch.Tensor,
+    clip_low_P: torch.Tensor | float,
+    clip_high_P: torch.Tensor | float,
+    dual_clip: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """PPO's pessimistic bound min(rho A, clip(rho) A), to be maximised, and where it is active.
+
+    With `dual_clip` c (Ye et al. 2020), the bound is at least c * A where A < 0, so that a huge ratio cannot dominate
+    the batch.
+
+    Returns:
+        objective [P] (differentiable) and active [P] (1.0 where the gradient is cut).
+    """
+    plain_P = ratio_P * advantage_P
+    bounded_P = torch.clamp(ratio_P, 1 - clip_low_P, 1 + clip_high_P) * advantage_P
+    objective_P = torch.minimum(plain_P, bounded_P)
+    active_P = bounded_P < plain_P
+    if dual_clip is not None:
+        floor_P = dual_clip * advantage_P
+        below_P = (advantage_P < 0) & (objective_P < floor_P)
+        objective_P = torch.where(below_P, floor_P, objective_P)
+        active_P = active_P | below_P
+    return objective_P, active_P.to(ratio_P.dtype)
+
+
+def mismatch_weight(old_logp_P: torch.Tensor, sampler_logp_P: torch.Tensor, cap: float) -> torch.Tensor:
+    """w = stop_grad(min(pi_old / pi_sampler, cap)) per token: corrects for an engine that is not quite the learner
+    (SPEC §5).
+    """
+    return torch.exp(old_logp_P.detach() - sampler_logp_P.detach()).clamp(max=cap)
+
+
+def k3_kl(logp_P: torch.Tensor, reference_logp_P: torch.Tensor) -> torch.Tensor:
+    """Schulman's k3 estimate of KL(pi || pi_ref) per token: exp(d) - d - 1 with d = log pi_ref - log pi. [P],
+    differentiable.
+    """
+    difference_P = reference_logp_P.detach() - logp_P
+    return torch.exp(difference_P) - difference_P - 1
+
+
+def policy_loss(
+    settings: LossSettings,
+    *,
+    logp_P: torch.Tensor,
+    old_logp_P: torch.Tensor,
+    sampler_logp_P: torch.Tensor,
+    advantage_P: torch.Tensor,
+    weight_P: torch.Tensor,
+    turn_id_P: torch.Tensor,
+    sequence_id_P: torch.Tensor,
+    clip_scale_P: torch.Tensor,
+    reference_logp_P: torch.Tensor | None = None,
+    entropy_P: torch.Tensor | None = None,
+) -> TokenTerms:
+    """The loss of one micro-batch (module docstring). All arguments are float32 [P], ids are integers.
+
+    A span (turn or sequence, as `ratio_level` asks) must lie within one micro-batch. `clip_scale_P` multiplies both
+    clip bounds (1 for a plain clip). `reference_logp_P` is needed when kl_coeff > 0, `entropy_P` when entropy_coeff >
+    0.
+    """
+    if settings.kl_coeff > 0 and reference_logp_P is None:
+        raise ValueError(f"kl_coeff is {settings.kl_coeff} but no reference log-probs were given")
+    if settings.entropy_coeff > 0 and entropy_P is None:
+        raise ValueError(f"entropy_coeff is {settings.entropy_coeff} but no entropies were given")
+    ratio_P = importance_ratio(logp_P, old_logp_P, settings.ratio_level, turn_id_P, sequence_id_P)
+    objective_P, clipped_P = clipped_objective(
+        ratio_P,
+        advantage_P,
+        settings.clip_low * clip_scale_P,
+        settings.clip_high * clip_scale_P,
+        settings.dual_clip,
+    )
+    weight_of_mismatch_P = mismatch_weight(old_logp_P, sampler_logp_P, settings.mismatch_cap or 2.0)
+    policy_P = -(weight_of_mismatch_P * objective_P if settings.mismatch_cap > 0 else objective_P)
+    terms_P = policy_P
+    kl_P = None if reference_logp_P is None else k3_kl(logp_P, reference_logp_P)
+    if settings.kl_coeff > 0:
+        terms_P = terms_P + settings.kl_coeff * kl_P
+    if settings.entropy_coeff > 0:
+        terms_P = terms_P - settings.entropy_coeff * entropy_P
+    return TokenTerms(
+        loss=(weight_P * terms_P).sum(),
+        policy=policy_P.detach(),
+        ratio=ratio_P.detach(),
+        clipped=clipped_P.detach(),
+        mismatch_weight=weight_of_mismatch_P,
+        kl=None if kl_P is None else kl_P.detach(),
+    )
+
+
+def aggregation_weight(aggregation: Aggregation, *, num_sequences: int, num_tokens: int, sequence_tokens: int) -> float:
+    """Weight of each decision token of one sequence in the batch's loss (SPEC §5, Aggregation).
+
+    Args:
+        num_sequences: S, sequences with at least one decision token in the whole batch, over all learners.
+        num_tokens: T, their decision tokens.
+        sequence_tokens: decision tokens of this sequence.
+    """
+    if aggregation == "seq_mean_token_mean":
+        return 1.0 / (num_sequences * sequence_tokens)
+    if aggregation == "token_mean":
+        return 1.0 / num_tokens
+    return 1.0 / num_sequences

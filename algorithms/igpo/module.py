@@ -1,0 +1,209 @@
+"""A Hugging Face causal language model as an RLlib module: token ids in, log-probs of the row's own decision tokens
+out.
+
+Weights are always float32 on the learner; `dtype: bfloat16` is the precision of the forward pass (autocast) and of the
+weights that are handed to the rollout engine. Steps as small as 1e-6 would vanish in bfloat16 weights.
+
+The vocabulary is the widest thing in the model: a [tokens, vocabulary] float32 array is made only for the positions
+that are asked for, a chunk at a time, and recomputed in the backward pass.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from torch.utils.checkpoint import checkpoint
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LOGITS_PER_CHUNK = 1 << 25
+"""Entries of one float32 chunk of logits (128 MiB)."""
+
+
+def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: bool = False):
+    """The model in `path` with every dropout set to 0: sampler and learner must compute the same probabilities.
+
+    Raises ValueError if the model's logits are not its output head applied to its backbone's last hidden state.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    model = AutoModelForCausalLM.from_pretrained(
+        path, config=config, dtype=weights_dtype, trust_remote_code=trust_remote_code
+    )
+    token_ids = torch.zeros((1, 2), dtype=torch.long)
+    with torch.no_grad():
+        expected = model(input_ids=token_ids, use_cache=False).logits
+        got = model.get_output_embeddings()(_backbone(model)(input_ids=token_ids, use_cache=False).last_hidden_state)
+    if not torch.equal(expected, got):
+        raise ValueError(
+            f"{type(model).__name__} in {path} changes its logits after the output head (soft-capping or scaling), which this "
+            " learner does not reproduce; use a model without it (Llama, Qwen2, Qwen3, Mistral, SmolLM2, ...)"
+        )
+    return model
+
+
+def _backbone(model):
+    return getattr(model, model.base_model_prefix)
+
+
+def _head_logp(head, hidden_PH, target_P, entropy_grad: bool):
+    """Log-prob of each target and the entropy at its position, both float32 [P]."""
+    logp_PV = torch.log_softmax(head(hidden_PH).float(), dim=-1)
+    logp_P = logp_PV.gather(-1, target_P[:, None]).squeeze(-1)
+    kept_PV = logp_PV if entropy_grad else logp_PV.detach()
+    return logp_P, -(kept_PV.exp() * kept_PV).sum(-1)
+
+
+def token_logp(
+    model,
+    token_ids: torch.Tensor,
+    target_mask: torch.Tensor,
+    compute_dtype: torch.dtype = torch.float32,
+    entropy_grad: bool = False,
+    logits_per_chunk: int = LOGITS_PER_CHUNK,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs of the rows' own next tokens, and the entropy of the distribution that each was drawn from.
+
+    Args:
+        model: a Hugging Face causal language model.
+        token_ids: [N, L] int64, padded on the right with any valid id. No attention mask is needed: under a causal
+            mask no real token sees the padding behind it.
+        target_mask: [N, L - 1] bool; entry j is about token j + 1. Only these positions pass the output head.
+        compute_dtype: bfloat16 runs the model under autocast; log-softmax is float32 always.
+        entropy_grad: whether the entropy carries a gradient.
+
+    Returns:
+        log-probs [N, L - 1] and entropies [N, L - 1], float32, 0 outside `target_mask`.
+    """
+    device_type = token_ids.device.type
+    with torch.autocast(device_type, dtype=torch.bfloat16, enabled=compute_dtype is torch.bfloat16):
+        # The last token predicts nothing that is asked for.
+        hidden_NLH = _backbone(model)(input_ids=token_ids[:, :-1], use_cache=False).last_hidden_state
+        hidden_PH = hidden_NLH[target_mask]
+        target_P = token_ids[:, 1:][target_mask]
+        head = model.get_output_embeddings()
+        chunk = max(1, logits_per_chunk // model.config.vocab_size)
+        if len(target_P) <= chunk:
+            logp_P, entropy_P = _head_logp(head, hidden_PH, target_P, entropy_grad)
+        else:
+            parts = [
+                checkpoint(_head_logp, head, hidden, target, entropy_grad, use_reentrant=False)
+                for hidden, target in zip(hidden_PH.split(chunk), target_P.split(chunk), strict=True)
+            ]
+            logp_P, entropy_P = (torch.cat(column) for column in zip(*parts, strict=True))
+    zeros_NL = torch.zeros(target_mask.shape, dtype=torch.float32, device=token_ids.device)
+    return zeros_NL.masked_scatter(target_mask, logp_P), zeros_NL.masked_scatter(target_mask, entropy_P)
+
+
+class HFCausalLM(TorchRLModule):
+    """A causal language model from a Hugging Face folder.
+
+    `model_config` keys: `path` (folder or hub name), `dtype` ("float32" default, or "bfloat16"), `trust_remote_code`
+    (default False), `gradient_checkpointing` (default False), `entropy_grad` (default False: entropies are only
+    measured).
+    """
+
+    def setup(self):
+        settings = dict(self.model_config or {})
+        self.path = settings.pop("path", None)
+        dtype = settings.pop("dtype", "float32")
+        self.trust_remote_code = bool(settings.pop("trust_remote_code", False))
+        gradient_checkpointing = settings.pop("gradient_checkpointing", False)
+        self.entropy_grad = bool(settings.pop("entropy_grad", False))
+        if settings:
+            raise ValueError(f"unknown keys in model_config of HFCausalLM: {', '.join(sorted(settings))}")
+        if not self.path:
+            raise ValueError(
+                "model_config of HFCausalLM needs `path`: the folder of a Hugging Face causal language model"
+            )
+        if dtype not in DTYPES:
+            raise ValueError(f"model_config `dtype` is {dtype!r}; use one of {', '.join(DTYPES)}")
+        self.compute_dtype = DTYPES[dtype]
+        try:
+            self.hf = load_causal_lm(self.path, torch.float32, self.trust_remote_code)
+        except AttributeError as error:  # RLlib takes an AttributeError here for an outdated signature and hides it
+            raise RuntimeError(f"could not load the model in {self.path}: {error}") from error
+        if gradient_checkpointing:
+            self.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
+        """`token_ids` [N, L] int64 and `decision_mask` [N, L] bool to `token_logp` and `entropy`, both [N, L - 1]
+        float32.
+
+        Column j of the output is about token j + 1; it is 0 where that token is not a decision token.
+        """
+        logp, entropy = token_logp(
+            self.hf, batch["token_ids"], batch["decision_mask"][:, 1:], self.compute_dtype, self.entropy_grad
+        )
+        return {"token_logp": logp, "entropy": entropy}
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Every weight once, by its Hugging Face name: a tied output head is its embedding, and left out."""
+        seen: set[int] = set()
+        tensors = {}
+        for name, tensor in self.hf.state_dict(keep_vars=True).items():
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                tensors[name] = tensor.detach()
+        return tensors
+
+    def get_state(
+        self, components=None, *, not_components=None, inference_only: bool = False, **kwargs
+    ) -> dict[str, np.ndarray]:
+        """Copies of the weights as NumPy arrays by Hugging Face name, tied copies left out.
+
+        With `inference_only` and dtype bfloat16 the arrays are int16 and hold the bits of bfloat16 numbers (NumPy has
+        no such type): what the rollout engine loads through `state_to_tensors`. Otherwise they are float32, exact for
+        checkpoints.
+        """
+        if inference_only and self.compute_dtype is torch.bfloat16:
+            return {
+                name: (
+                    t.to("cpu", torch.bfloat16).view(torch.int16) if t.is_floating_point() else t.cpu().clone()
+                ).numpy()
+                for name, t in self._tensors().items()
+            }
+        return {name: t.to("cpu", copy=True).numpy() for name, t in self._tensors().items()}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Loads what `get_state` gave (either form). Raises ValueError if names or shapes are not exactly this
+        model's.
+        """
+        own = self._tensors()
+        tensors = state_to_tensors(state)
+        missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+        shapes = [n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape]
+        if missing or unknown or shapes:
+            raise ValueError(
+                f"weights do not fit the model in {self.path}: missing {missing[:3]} ({len(missing)}), "
+                f"unknown {unknown[:3]} ({len(unknown)}), of another shape {shapes[:3]} ({len(shapes)})"
+            )
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+    def save_pretrained(self, folder: str) -> None:
+        """Writes a plain Hugging Face folder (weights in `dtype`, configuration; no tokenizer)."""
+        state = {name: tensor.to(self.compute_dtype) for name, tensor in self._tensors().items()}
+        float32 = self.hf.config.dtype
+        self.hf.config.dtype = self.compute_dtype
+        try:
+            self.hf.save_pretrained(folder, state_dict=state)
+        finally:
+            self.hf.config.dtype = float32
+
+
+def state_to_tensors(state: dict[str, np.ndarray | torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`HFCausalLM.get_state` as torch tensors by Hugging Face name; int16 arrays become bfloat16. Shares memory with
+    `state`.
+    """
+    with warnings.catch_warnings():  # arrays out of Ray's object store are read-only; they are only read here
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensors = {name: torch.as_tensor(value) for name, value in state.items()}
+    return {name: t.view(torch.bfloat16) if t.dtype is torch.int16 else t for name, t in tensors.items()}
