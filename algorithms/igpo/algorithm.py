@@ -1,0 +1,341 @@
+"""`IGPO`: RLlib's algorithm class. One training step: draw prompts, roll out whole groups, learn, push weights."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.utils.metrics import (
+    ALL_MODULES,
+    ENV_RUNNER_RESULTS,
+    LEARNER_RESULTS,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    WEIGHTS_SEQ_NO,
+)
+from ray.tune.registry import register_env
+
+from algorithms.igpo.config import IGPOConfig
+from algorithms.igpo.metrics import commonest_tool_error, evaluation_metrics, training_metrics
+from algorithms.igpo.record import GroupCredit, IterationRecord, TurnCredit
+from algorithms.igpo.sampling import GroupSampler
+from algorithms.igpo.shards import shard_groups
+from envs.data.cursor import PromptCursor
+from envs.data.questions import fingerprint
+from envs.runner.rollout_loop import RolloutJob
+from envs.search.environment import SearchEnv
+from envs.search.task import SearchTask
+from envs.search.trajectory import Question, Rollout
+
+HF_FOLDER = "hf"
+"""Folder of a checkpoint that holds a plain Hugging Face folder per module."""
+LEARNER_METRICS = (
+    "loss",
+    "kl",
+    "entropy",
+    "grad_norm",
+    "mismatch_weight_mean",
+    "clip_share",
+    "logp_gap_mean",
+    "logp_gap_p999",
+    "logp_gap_max",
+    "padding_share",
+)
+
+register_env("search", lambda config: SearchEnv(config))
+
+
+class IGPO(Algorithm):
+    """Information Gain-based Policy Optimization (arXiv 2510.14967) and its relatives: the estimator is `config.preset`.
+
+    Attributes:
+        records: what the last `train()` or `evaluate()` left for logs: rollouts, and the credit that training used.
+    """
+
+    @classmethod
+    def get_default_config(cls) -> IGPOConfig:
+        return IGPOConfig()
+
+    @classmethod
+    def _should_create_evaluation_env_runners(cls, eval_config) -> bool:
+        return False  # the training runners evaluate: one engine, not two
+
+    def setup(self, config) -> None:
+        self.records: list[IterationRecord] = []
+        super().setup(config)
+        self.task = SearchTask(self.config.env_settings())
+        questions = self.task.train_questions
+        self.cursor = PromptCursor(len(questions), self.config.seed, fingerprint(questions))
+        self.sampler = GroupSampler(self)
+        self.push_weights()
+
+    # -- one iteration ------------------------------------------------------------------------------------------------------
+
+    def step(self) -> dict[str, Any]:
+        self.records = []
+        result = super().step()
+        result["igpo"] = {name: float(value) for name, value in result["igpo"].items()}
+        return result
+
+    def training_step(self) -> None:
+        started = time.perf_counter()
+        iteration = self.iteration + 1
+        weights_version = self.weights_version
+        episodes, sampled_tokens, runner_metrics = self._sample_batch(iteration)
+        self.metrics.aggregate(runner_metrics, key=ENV_RUNNER_RESULTS)
+        seconds_sample = time.perf_counter() - started
+        rollouts: list[Rollout] = [episode.custom_data["rollout"] for episode in episodes]
+        self._check_tools(rollouts)
+
+        learn_started = time.perf_counter()
+        num_turns = sum(rollout.num_turns for rollout in rollouts)
+        credit, groups = self._learn(episodes, num_turns)
+        seconds_learn = time.perf_counter() - learn_started
+
+        metrics = training_metrics(rollouts, credit, groups)
+        metrics |= self._learner_metrics()
+        self._check_gap(metrics, weights_version)
+
+        push_started = time.perf_counter()
+        self.push_weights()
+        seconds = self._sampling_seconds(runner_metrics) | {
+            "sample": seconds_sample,
+            "credit": metrics.pop("seconds_credit"),
+            "learn": seconds_learn,
+            "push": time.perf_counter() - push_started,
+        }
+        seconds["total"] = time.perf_counter() - started
+        metrics |= {f"seconds_{name}": value for name, value in seconds.items()}
+        metrics |= {
+            "tokens_sampled": float(sampled_tokens),
+            "tokens_per_second": sampled_tokens / seconds_sample,
+            "groups_incomplete": float(sum(group.size < self.config.group_size for group in groups)),
+            "weights_version": float(weights_version),
+        }
+        for name, value in metrics.items():
+            self.metrics.log_value(("igpo", name), value, reduce="mean", window=1)
+        self.records.append(IterationRecord(iteration, "train", weights_version, rollouts, credit, groups, seconds))
+
+    def _sample_batch(self, iteration: int) -> tuple[list, int, list]:
+        """Whole groups for `prompts_per_iteration` prompts; under dynamic sampling, collapsed ones are replaced by new prompts.
+
+        Returns the episodes to train on, the number of all sampled tokens (replaced groups counted), and the runners' metrics.
+        """
+        kept: list = []
+        spare: list = []
+        metrics: list = []
+        tokens = 0
+        wanted = self.config.prompts_per_iteration
+        for resample in range(self.config.max_resample + 1 if self.config.dynamic_sampling else 1):
+            missing = wanted - len(kept)
+            groups, new_metrics = self.sampler.sample(self._training_jobs(iteration, missing))
+            metrics += new_metrics
+            tokens += sum(
+                turn.num_decision_tokens for group in groups for e in group for turn in e.custom_data["rollout"].turns
+            )
+            for group in groups:
+                outcomes = {episode.custom_data["rollout"].outcome for episode in group}
+                (kept if len(outcomes) > 1 or not self.config.dynamic_sampling else spare).append(group)
+            if len(kept) == wanted:
+                break
+        # When the rounds are spent, collapsed groups fill the batch: they carry no gradient, but keep its size.
+        chosen = kept + spare[: wanted - len(kept)]
+        return [episode for group in chosen for episode in group], tokens, metrics
+
+    def _training_jobs(self, iteration: int, num_prompts: int) -> list[list[RolloutJob]]:
+        seed = self.config.seed
+        jobs = []
+        for index in self.cursor.next(num_prompts):
+            question = self.task.train_questions[index]
+            group_id = f"{iteration:06d}/{question.id}"
+            jobs.append(
+                [
+                    RolloutJob(question, f"{group_id}/{g}", group_id, (seed, iteration, index, g))
+                    for g in range(self.config.group_size)
+                ]
+            )
+        return jobs
+
+    def _learn(self, episodes: list, num_turns: int) -> tuple[dict[tuple[str, int], TurnCredit], list[GroupCredit]]:
+        lifetime = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
+        shards = shard_groups(episodes, max(1, self.config.num_learners))
+        if self.config.num_learners <= 1:
+            data = TrainingData(episodes=shards[0])
+        else:
+            data = TrainingData(episodes_refs=[ray.put(shard) for shard in shards])
+        results = self.learner_group.update(
+            training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: lifetime + num_turns}, num_epochs=1
+        )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self._weights_version += 1
+        credit: dict[tuple[str, int], TurnCredit] = {}
+        groups: list[GroupCredit] = []
+        for result in self.learner_group.foreach_learner(lambda learner: learner.take_credit()):
+            learner_credit, learner_groups = result.get()
+            credit |= learner_credit
+            groups += learner_groups
+        return credit, groups
+
+    def _learner_metrics(self) -> dict[str, float]:
+        """The trained modules' metrics: gaps are the largest over modules, losses the sum, the rest the token-weighted mean."""
+        values: dict[str, list[float]] = defaultdict(list)
+        weights: list[float] = []
+        for module_id in self.config.policies:
+            peek = lambda name, mid=module_id: self.metrics.peek((LEARNER_RESULTS, mid, name), default=None)  # noqa: E731
+            if not peek("tokens"):
+                continue
+            weights.append(peek("tokens"))
+            for name in LEARNER_METRICS:
+                values[name].append(peek(name) or 0.0)
+        combined = {}
+        for name, parts in values.items():
+            if name.startswith("logp_gap"):
+                combined[name] = max(parts)
+            elif name == "loss":
+                combined[name] = sum(parts)
+            else:
+                combined[name] = sum(w * part for w, part in zip(weights, parts, strict=True)) / sum(weights)
+        combined["seconds_credit"] = self.metrics.peek((LEARNER_RESULTS, ALL_MODULES, "seconds_credit"), default=0.0)
+        return combined
+
+    @staticmethod
+    def _sampling_seconds(runner_metrics: list) -> dict[str, float]:
+        """Seconds of each sampling phase: of the slowest runner."""
+        seconds: dict[str, float] = defaultdict(float)
+        for metrics in runner_metrics:
+            for name in ("generate", "score", "tools", "host"):
+                seconds[name] = max(seconds[name], float(metrics[f"seconds_{name}"].peek()))
+        return dict(seconds)
+
+    # -- what stops a run ---------------------------------------------------------------------------------------------------
+
+    def _check_gap(self, metrics: dict[str, float], sampler_version: int) -> None:
+        bound = self.config.logp_gap_bound
+        if metrics["logp_gap_mean"] > bound:
+            raise RuntimeError(
+                f"sampler and learner disagree on the log-probs of sampled tokens: mean gap {metrics['logp_gap_mean']:.2g} is "
+                f"above max_logp_gap {bound:.2g} (sampler at weights version {sampler_version}, learner at "
+                f"{self.weights_version - 1} before its update). Stale or wrongly loaded weights, or another dtype in the engine"
+            )
+
+    def _check_tools(self, rollouts: list[Rollout]) -> None:
+        calls = [call for rollout in rollouts for turn in rollout.turns for call in turn.tool_calls]
+        failed = sum(call.error is not None for call in calls)
+        if calls and failed / len(calls) > self.config.max_tool_error_share:
+            raise RuntimeError(
+                f"{failed} of {len(calls)} tool calls failed in this iteration, more than max_tool_error_share "
+                f"{self.config.max_tool_error_share:g}; the commonest error: {commonest_tool_error(rollouts)}"
+            )
+
+    # -- weights --------------------------------------------------------------------------------------------------------------
+
+    _weights_version = 0
+
+    @property
+    def weights_version(self) -> int:
+        """Updates that the learner's weights have had; the engines hold this version before every sampling."""
+        return self._weights_version
+
+    def push_weights(self, runner_ids: list[int] | None = None) -> None:
+        """Loads the learner's weights into the engines (of `runner_ids`; None: of all), waits, and verifies the version.
+
+        Raises RuntimeError where an engine holds another version afterwards.
+        """
+        version = self._weights_version
+        state = self.learner_group.get_state(
+            components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
+        )[COMPONENT_LEARNER][COMPONENT_RL_MODULE]
+        if self.env_runner_group.local_env_runner is not None:
+            held = [self.env_runner_group.local_env_runner.load_weights(state, version)]
+        else:
+            reference = ray.put(state)
+            held = self.env_runner_group.foreach_env_runner(
+                lambda runner: runner.load_weights(ray.get(reference), version),
+                local_env_runner=False,
+                remote_worker_ids=runner_ids,
+            )
+        if any(other != version for other in held):
+            raise RuntimeError(f"pushed weights version {version}, but the env runners hold {held}")
+
+    def restore_env_runners(self, env_runner_group) -> list[int]:
+        """Brings restarted runners back with the learner's current weights."""
+        restored = env_runner_group.probe_unhealthy_env_runners()
+        if restored:
+            self.push_weights(restored)
+        return restored
+
+    # -- evaluation -------------------------------------------------------------------------------------------------------------
+
+    def evaluate(self, parallel_train_future=None) -> dict[str, float]:
+        """Greedy rollouts of the held-out questions (the first `evaluation_questions`) with the current weights."""
+        questions = self.task.heldout_questions[: self.config.evaluation_questions]
+        record = self.rollout_questions(questions)
+        self.records.append(record)
+        return evaluation_metrics(record.rollouts) | {"seconds_evaluate": record.seconds["evaluate"]}
+
+    def _run_one_evaluation(self, parallel_train_future=None) -> dict[str, Any]:
+        return {"evaluation": self.evaluate()}
+
+    def rollout_questions(self, questions: list[Question], *, samples: int = 1, temperature: float = 0.0) -> IterationRecord:
+        """`samples` rollouts of each question, not scored; the record's split is "heldout"."""
+        started = time.perf_counter()
+        jobs = [
+            [
+                RolloutJob(
+                    question,
+                    rollout_id=f"heldout/{question.id}/{k}",
+                    group_id=f"heldout/{question.id}",
+                    seed_parts=(self.config.seed, -1, index, k),
+                    split="heldout",
+                    temperature=temperature,
+                    score_beliefs=False,
+                )
+                for k in range(samples)
+            ]
+            for index, question in enumerate(questions)
+        ]
+        groups, _ = self.sampler.sample(jobs)
+        rollouts = [episode.custom_data["rollout"] for group in groups for episode in group]
+        seconds = {"evaluate": time.perf_counter() - started}
+        return IterationRecord(self.iteration, "heldout", self.weights_version, rollouts, seconds=seconds)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------------------
+
+    def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        return {**state, "igpo": {"cursor": self.cursor.state(), WEIGHTS_SEQ_NO: self._weights_version}}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        if "igpo" in state:
+            self.cursor.restore(state["igpo"]["cursor"])
+            self._weights_version = state["igpo"][WEIGHTS_SEQ_NO]
+
+    def save_to_path(self, path=None, **kwargs) -> str:
+        """As RLlib's, with a plain Hugging Face folder per module in `hf/`."""
+        path = super().save_to_path(path, **kwargs)
+        self.export_hf(Path(path) / HF_FOLDER)
+        return path
+
+    def restore_from_path(self, path, *args, **kwargs) -> None:
+        super().restore_from_path(path, *args, **kwargs)
+        self.push_weights()
+
+    def export_hf(self, folder: Path) -> None:
+        """Writes `folder/MODULE_ID/`: weights, configuration and tokenizer, loadable by transformers and vLLM."""
+        target = str(Path(folder).absolute())
+
+        def export(learner):
+            if learner._learner_index in (None, 0):
+                for module_id in learner.module.keys():  # noqa: SIM118 (not a dict)
+                    learner.module[module_id].unwrapped().save_pretrained(f"{target}/{module_id}")
+
+        for result in self.learner_group.foreach_learner(export):
+            result.get()
+        for module_id in self.config.policies:
+            self.task.protocol.tokenizer.save_pretrained(f"{target}/{module_id}")

@@ -1,0 +1,105 @@
+"""Whole groups over the env runners, and what happens when a runner dies in the middle.
+
+Only a lost process is retried: its groups go to the runners that are left, or to the restarted one, with the same seeds. An
+exception inside a runner is a bug or bad input, comes back with its traceback, and ends the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from envs.runner.rollout_loop import RolloutJob
+
+if TYPE_CHECKING:
+    from algorithms.igpo.algorithm import IGPO
+
+logger = logging.getLogger(__name__)
+
+MAX_FRUITLESS_ROUNDS = 3
+"""Rounds in a row that bring back nothing before the run gives up."""
+
+
+class RolloutError(RuntimeError):
+    """An exception inside an env runner, with the runner's traceback."""
+
+
+class GroupSampler:
+    """Spreads groups of jobs over the env runners of `algorithm`."""
+
+    def __init__(self, algorithm: IGPO):
+        self._algorithm = algorithm
+
+    @property
+    def _runners(self):
+        return self._algorithm.env_runner_group
+
+    def sample(self, groups: list[list[RolloutJob]]) -> tuple[list[list], list]:
+        """The episodes of every group, in the order of `groups`, and the metrics of the runners.
+
+        Raises:
+            RolloutError: an exception inside a runner.
+            RuntimeError: the runners kept dying.
+        """
+        local = self._runners.local_env_runner
+        if local is not None:
+            flat = local.sample(jobs=[job for group in groups for job in group])
+            return _regroup(groups, flat), [local.get_metrics()]
+        episodes: dict[str, list] = {}
+        metrics: list = []
+        missing = list(range(len(groups)))
+        fruitless = 0
+        while missing:
+            before = len(missing)
+            for index, group_episodes, runner_metrics in self._one_round(groups, missing):
+                metrics.append(runner_metrics)
+                episodes |= dict(zip(index, group_episodes, strict=True))
+            missing = [index for index in missing if index not in episodes]
+            if not missing:
+                break
+            logger.warning("an env runner died: %d of %d groups are sampled again", len(missing), len(groups))
+            fruitless = fruitless + 1 if len(missing) == before else 0
+            if fruitless == MAX_FRUITLESS_ROUNDS:
+                raise RuntimeError(f"env runners died in {fruitless} rounds of sampling in a row: see the logs of their processes")
+            self._revive()
+        return [episodes[index] for index in range(len(groups))], metrics
+
+    def _one_round(self, groups: list[list[RolloutJob]], missing: list[int]) -> list[tuple[list[int], list, object]]:
+        ids = self._runners.healthy_env_runner_ids()
+        shares = {runner: missing[k :: len(ids)] for k, runner in enumerate(ids)}
+        shares = {runner: share for runner, share in shares.items() if share}
+        calls = [_sample_call([groups[index] for index in share], share) for share in shares.values()]
+        results = self._runners.foreach_env_runner(calls, local_env_runner=False, remote_worker_ids=list(shares))
+        for result in results:
+            if isinstance(result, str):
+                raise RolloutError(f"an env runner failed:\n{result}")
+        return results
+
+    def _revive(self) -> None:
+        """Waits for a runner where none is left."""
+        deadline = time.monotonic() + self._algorithm.config.env_runner_restore_timeout_s
+        while True:
+            self._algorithm.restore_env_runners(self._runners)
+            if self._runners.num_healthy_remote_env_runners():
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError("no env runner came back in time (env_runner_restore_timeout_s)")
+            time.sleep(1.0)
+
+
+def _sample_call(groups: list[list[RolloutJob]], share: list[int]):
+    def call(runner):
+        try:
+            flat = runner.sample(jobs=[job for group in groups for job in group])
+            return share, _regroup(groups, flat), runner.get_metrics()
+        except Exception:  # crosses the process boundary as text and is raised by the driver
+            return traceback.format_exc()
+
+    return call
+
+
+def _regroup(groups: list[list[RolloutJob]], flat: list) -> list[list]:
+    episodes = iter(flat)
+    return [[next(episodes) for _ in group] for group in groups]
