@@ -34,16 +34,14 @@ def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: boo
     for name, value in config.to_dict().items():
         if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
             setattr(config, name, 0.0)
-    model = AutoModelForCausalLM.from_pretrained(
-        path, config=config, dtype=weights_dtype, trust_remote_code=trust_remote_code
-    )
+    model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=weights_dtype, trust_remote_code=trust_remote_code)
     token_ids = torch.zeros((1, 2), dtype=torch.long)
     with torch.no_grad():
         expected = model(input_ids=token_ids, use_cache=False).logits
         got = model.get_output_embeddings()(_backbone(model)(input_ids=token_ids, use_cache=False).last_hidden_state)
     if not torch.equal(expected, got):
         raise ValueError(
-            f"{type(model).__name__} in {path} changes its logits after the output head (soft-capping or scaling), which this "
+            f"{type(model).__name__} in {path} changes its logits after the output head (soft-capping or scaling), which "
             " learner does not reproduce; use a model without it (Llama, Qwen2, Qwen3, Mistral, SmolLM2, ...)"
         )
     return model
@@ -120,9 +118,7 @@ class HFCausalLM(TorchRLModule):
         if settings:
             raise ValueError(f"unknown keys in model_config of HFCausalLM: {', '.join(sorted(settings))}")
         if not self.path:
-            raise ValueError(
-                "model_config of HFCausalLM needs `path`: the folder of a Hugging Face causal language model"
-            )
+            raise ValueError("model_config of HFCausalLM needs `path`: the folder of a Hugging Face causal language model")
         if dtype not in DTYPES:
             raise ValueError(f"model_config `dtype` is {dtype!r}; use one of {', '.join(DTYPES)}")
         self.compute_dtype = DTYPES[dtype]
@@ -154,9 +150,7 @@ class HFCausalLM(TorchRLModule):
                 tensors[name] = tensor.detach()
         return tensors
 
-    def get_state(
-        self, components=None, *, not_components=None, inference_only: bool = False, **kwargs
-    ) -> dict[str, np.ndarray]:
+    def get_state(self, components=None, *, not_components=None, inference_only: bool = False, **kwargs) -> dict[str, np.ndarray]:
         """Copies of the weights as NumPy arrays by Hugging Face name, tied copies left out.
 
         With `inference_only` and dtype bfloat16 the arrays are int16 and hold the bits of bfloat16 numbers (NumPy has
@@ -165,9 +159,7 @@ class HFCausalLM(TorchRLModule):
         """
         if inference_only and self.compute_dtype is torch.bfloat16:
             return {
-                name: (
-                    t.to("cpu", torch.bfloat16).view(torch.int16) if t.is_floating_point() else t.cpu().clone()
-                ).numpy()
+                name: (t.to("cpu", torch.bfloat16).view(torch.int16) if t.is_floating_point() else t.cpu().clone()).numpy()
                 for name, t in self._tensors().items()
             }
         return {name: t.to("cpu", copy=True).numpy() for name, t in self._tensors().items()}
