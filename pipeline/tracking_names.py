@@ -1,0 +1,86 @@
+"""Readable names: training results as MLflow metrics, a nested configuration as flat, typed parameters."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+METRIC_NAMES = {
+    "em": "train/em",
+    "f1": "train/f1",
+    "outcome_mean": "train/outcome",
+    "turns_mean": "train/turns",
+    "answered_share": "train/answered",
+    "malformed_share": "train/malformed",
+    "truncated_share": "train/truncated",
+    "tool_error_share": "train/tool_errors",
+    "gain_mean": "gain/mean",
+    "gain_std": "gain/std",
+    "collapse_share_outcome": "collapse/outcome",
+    "collapse_share": "collapse/final",
+    "collapse_share_or_faint": "collapse/final_or_faint",
+    "loss": "learner/loss",
+    "kl": "learner/kl",
+    "entropy": "learner/entropy",
+    "grad_norm": "learner/grad_norm",
+    "mismatch_weight_mean": "learner/mismatch_weight",
+    "weights_version": "learner/weights_version",
+    "logp_gap_mean": "logp_gap/mean",
+    "logp_gap_p999": "logp_gap/p999",
+    "logp_gap_max": "logp_gap/max",
+    "tokens_sampled": "speed/tokens_sampled",
+    "tokens_per_second": "speed/tokens_per_second",
+    "rollouts": "batch/rollouts",
+    "groups": "batch/groups",
+    "groups_incomplete": "batch/groups_incomplete",
+}
+"""Keys of `result["igpo"]` to metric names. `seconds_X` becomes `seconds/X`; any other key `other/KEY`."""
+
+STEP_METRIC = "progress/iteration"
+"""Logged with every batch: its history tells which iterations have arrived."""
+
+PARAMETER_LENGTH = 500
+"""The shortest limit among MLflow servers still in use; the whole configuration is an artifact."""
+
+
+def metrics_of(result: Mapping[str, Any], iteration: int) -> dict[str, float]:
+    """Curated metrics of one `train()` result: `result["igpo"]`, and `result["evaluation"]` as `heldout/...` if it evaluated.
+
+    Values that are None or not finite are left out: a tracker can neither draw nor compare them.
+    """
+    named = {STEP_METRIC: iteration}
+    for key, value in result.get("igpo", {}).items():
+        default = f"seconds/{key.removeprefix('seconds_')}" if key.startswith("seconds_") else f"other/{key}"
+        named[METRIC_NAMES.get(key, default)] = value
+    for key, value in (result.get("evaluation") or {}).items():
+        named[f"heldout/{key}"] = value
+    numbers = {name: value for name, value in named.items() if isinstance(value, int | float) and math.isfinite(value)}
+    return {_allowed(name): float(value) for name, value in numbers.items()}
+
+
+def parameters_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """The configuration flattened with dots, values as JSON (text stays bare): a reader gets 1e-06, true and null back."""
+    return {_allowed(key): _cut(value) for key, value in _flatten(config, "")}
+
+
+def _flatten(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flatten(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, str):
+        yield path, value
+    else:
+        yield path, json.dumps(value, default=str)
+
+
+def _allowed(name: str) -> str:
+    """MLflow knows letters, digits and `_-.:/ ` in names."""
+    return re.sub(r"[^\w\-.:/ ]", "_", name)[:250]
+
+
+def _cut(text: str) -> str:
+    note = " ... (cut)"
+    return text if len(text) <= PARAMETER_LENGTH else text[: PARAMETER_LENGTH - len(note)] + note
