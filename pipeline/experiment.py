@@ -107,13 +107,9 @@ class Experiment:
             if config._translate_special_keys(key, warn_deprecated=False) not in known:
                 raise unknown_key("config", key, known, where)
         _check_types(self.config, vars(config), where)
-        config.update_from_dict(
-            {**self.config, "env": ENVIRONMENT, "env_config": self.env_settings.model_dump(mode="json")}
-        )
+        config.update_from_dict({**self.config, "env": ENVIRONMENT})
         if any(key.startswith("evaluation/") for key in self.stop) and not config.evaluation_interval:
-            raise InputError(
-                f"{where}: `stop` waits for a held-out score, so `config.evaluation_interval` must be set."
-            )
+            raise InputError(f"{where}: `stop` waits for a held-out score, so `config.evaluation_interval` must be set.")
         try:
             config.validate()
         except (ValueError, TypeError, KeyError) as error:
@@ -124,10 +120,12 @@ class Experiment:
         """This run as an experiment file that `rllib train file` takes, every setting of IGPO written out (imports Ray)."""
         from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-        values, inherited = _plain(self.algorithm_config()), _plain(AlgorithmConfig())
+        resolved = self.algorithm_config()
+        values, inherited = _plain(resolved), _plain(AlgorithmConfig())
         config = {key: value for key, value in values.items() if key not in inherited or inherited[key] != value}
         config.pop("env", None)
-        config["env_config"] = self.env_settings.model_dump(mode="json")
+        settings = SearchEnvSettings(**{**resolved.preset_settings.env, **resolved.env_config})
+        config["env_config"] = settings.model_dump(mode="json", exclude_none=True)
         keys = {"run": ALGORITHM, "env": ENVIRONMENT, "stop": dict(self.stop), "config": config}
         keys["checkpoint_config"] = self.checkpoint.model_dump()
         keys["storage_path"] = str(self.storage_path)
@@ -150,9 +148,7 @@ def known_config_keys(config: IGPOConfig) -> set[str]:
     return {key for key, value in vars(config).items() if not key.startswith("_") and not _is_abolished(value)}
 
 
-def load_experiments(
-    path: str | Path, overrides: list[str] | None = None, stop: dict | None = None
-) -> list[Experiment]:
+def load_experiments(path: str | Path, overrides: list[str] | None = None, stop: dict | None = None) -> list[Experiment]:
     """The runs that an experiment file asks for, in the order in which they are made. `stop` is merged over the file's own.
 
     Raises `InputError` for whatever the schema shows to be wrong; `Experiment.algorithm_config()` checks the rest.
@@ -212,16 +208,10 @@ def _experiments(name: str, keys: dict, source: Path, base: IGPOConfig | None) -
 
 def _stop_criteria(stop: Any, where: str) -> dict[str, float]:
     if not isinstance(stop, dict):
-        raise InputError(
-            f"{where}: `stop` must hold metric: value, for instance {{training_iteration: 60}}, found {stop!r}."
-        )
+        raise InputError(f"{where}: `stop` must hold metric: value, for instance {{training_iteration: 60}}, found {stop!r}.")
     flat = {}
     for key, value in stop.items():
-        pairs = (
-            [(f"{key}/{inner}", number) for inner, number in value.items()]
-            if isinstance(value, dict)
-            else [(key, value)]
-        )
+        pairs = [(f"{key}/{inner}", number) for inner, number in value.items()] if isinstance(value, dict) else [(key, value)]
         for name, number in pairs:
             if name not in STOP_METRICS and not _STOP_PER_HOP.fullmatch(name):
                 raise unknown_key("stop", name, STOP_METRICS, where)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.run_directory import RunDirectory
 
 BEST_METRIC = "em_squad"
+HELDOUT = "heldout"
 
 
 class Trainable(Protocol):
@@ -41,7 +42,7 @@ class RolloutLog(Protocol):
 
 
 class Tracker(Protocol):
-    def log(self, iteration: int, metrics: Mapping[str, Mapping[str, float]]) -> None: ...
+    def log_iteration(self, iteration: int, result: Mapping[str, Any]) -> None: ...
     def commit(self, iteration: int) -> None: ...
 
 
@@ -54,6 +55,8 @@ class Ending:
     iteration: int
     before: Scores | None = None
     after: Scores | None = None
+    question: str | None = None
+    """One of the questions, as an example of what may be asked."""
 
 
 @dataclass
@@ -81,93 +84,96 @@ class TrainingLoop:
         last = load_scores(self.run.path / "heldout_last.json")
         # Scores of an iteration that a dead attempt ran beyond its checkpoint are superseded like its log rows.
         self._after = last if last and last[0] <= self.algorithm.iteration else None
-        self._lost_runners = 0
 
     def run_to_end(self) -> Ending:
         """The whole run. A second Ctrl-C raises KeyboardInterrupt; the run can be resumed from its last checkpoint."""
+        started = time.monotonic()
         with Interrupts(self._on_interrupt) as interrupts:
             if self.evaluate and self._before is None:
                 self._evaluate_before()
-            reason = self._iterate(interrupts)
-            how = "interrupted" if interrupts.requested else "finished"
-            if how == "finished":
-                self._evaluate_after()
-            if self.algorithm.iteration > 0 and (how == "interrupted" or self.checkpoint.checkpoint_at_end):
+            self.progress.starting(self.algorithm.iteration)
+            reason = self._reason({"training_iteration": self.algorithm.iteration}, started)
+            while not (interrupts.requested or reason):
+                result = self.algorithm.train()
+                records = list(self.algorithm.records)
+                reason = self._reason(result, started)
+                if reason and self.evaluate and not result.get("evaluation") and not interrupts.requested:
+                    result["evaluation"] = self._heldout("after")
+                    records += self.algorithm.records[-1:]
+                self._finish_iteration(result, records, is_last=reason is not None)
+            if interrupts.requested and self.algorithm.iteration > 0:
                 self._save(best=False)
+                self.tracker.commit(self.algorithm.iteration)
+            elif reason:
+                self._evaluate_after()
+        how, reason = ("interrupted", "Ctrl-C") if interrupts.requested else ("finished", reason)
         before, after = (kept[1] if kept else None for kept in (self._before, self._after))
-        return Ending(how, reason, self.algorithm.iteration, before, after)
+        questions = (rollout.question.text for record in self.algorithm.records for rollout in record.rollouts)
+        return Ending(how, reason, self.algorithm.iteration, before, after, next(questions, None))
 
-    def _iterate(self, interrupts: Interrupts) -> str:
-        """Trains until there is a reason to stop, and returns it."""
-        started = time.monotonic()
-        self.progress.starting(self.algorithm.iteration)
-        result: dict[str, Any] = {"training_iteration": self.algorithm.iteration}
-        while True:
-            if interrupts.requested:
-                return "interrupted"
-            if reason := reached(self.stop, result):
-                return reason
-            if self.time_budget_s is not None and time.monotonic() - started >= self.time_budget_s:
-                return f"the time budget of {self.time_budget_s:g} s is spent"
-            result = self.algorithm.train()
-            self._after_iteration(result)
+    def _reason(self, result: Mapping[str, Any], started: float) -> str | None:
+        if reason := reached(self.stop, result):
+            return reason
+        if self.time_budget_s is not None and time.monotonic() - started >= self.time_budget_s:
+            return f"the time budget of {self.time_budget_s:g} s is spent"
+        return None
 
-    def _after_iteration(self, result: dict[str, Any]) -> None:
+    def _finish_iteration(self, result: dict[str, Any], records: list[IterationRecord], *, is_last: bool) -> None:
+        """Everything after `train()`, in the order that makes a crash at any point recoverable."""
         iteration = self.algorithm.iteration
-        self._write_log({"train": result["igpo"], "heldout": result.get("evaluation", {})})
-        is_best = self._note_evaluation(iteration, result.get("evaluation"))
-        frequency = self.checkpoint.checkpoint_frequency
-        if is_best or (frequency and iteration % frequency == 0):
-            self._save(best=is_best)
-        self.tracker.log(iteration, {name: result[name] for name in ("igpo", "evaluation") if result.get(name)})
-        self.tracker.commit(iteration)
-        self.run.note(iteration=iteration)
+        scores = result.get("evaluation")
+        for record in records:
+            self.log.write(record, scores if record.split == HELDOUT else result["igpo"])
         self.progress.iteration(iteration, result["igpo"])
-        self._report_faults(result)
+        is_best = self._note_evaluation(iteration, records, scores) if scores else False
+        self.tracker.log_iteration(iteration, result)
+        frequency = self.checkpoint.checkpoint_frequency
+        if is_best or (frequency and iteration % frequency == 0) or (is_last and self.checkpoint.checkpoint_at_end):
+            self._save(best=is_best)
+            self.tracker.commit(iteration)
+        elif is_last:
+            self.tracker.commit(iteration)
+        self.run.note(iteration=iteration)
+
+    def _heldout(self, when: str) -> dict[str, float]:
+        self.progress.busy(f"held-out evaluation {when} training ...")
+        return self.algorithm.evaluate()
 
     def _evaluate_before(self) -> None:
-        self.progress.busy("held-out evaluation before training ...")
-        iteration, scores = self.algorithm.iteration, self.algorithm.evaluate()
-        self._write_log({"heldout": scores})
-        self._before = self._keep("heldout_before.json", iteration)
-        self.tracker.log(iteration, {"evaluation": scores})
+        iteration, scores = self.algorithm.iteration, self._heldout("before")
+        records = self.algorithm.records[-1:]
+        self.log.write(records[0], scores)
+        self._before = self._keep("heldout_before.json", iteration, records)
+        self.tracker.log_iteration(iteration, {"evaluation": scores})
         self.tracker.commit(iteration)
         self.progress.evaluation(iteration, scores, "before training")
 
     def _evaluate_after(self) -> None:
+        """For a run that had nothing left to train, or was interrupted where it now ends."""
         iteration = self.algorithm.iteration
         if not self.evaluate or any(kept and kept[0] == iteration for kept in (self._before, self._after)):
             return
-        self.progress.busy("held-out evaluation after training ...")
-        scores = self.algorithm.evaluate()
-        self._write_log({"heldout": scores})
-        if self._note_evaluation(iteration, scores):
+        scores = self._heldout("after")
+        records = self.algorithm.records[-1:]
+        self.log.write(records[0], scores)
+        if self._note_evaluation(iteration, records, scores):
             self._save(best=True)
-        self.tracker.log(iteration, {"evaluation": scores})
-        self.tracker.commit(iteration)
 
-    def _note_evaluation(self, iteration: int, scores: dict[str, float] | None) -> bool:
+    def _note_evaluation(self, iteration: int, records: list[IterationRecord], scores: Mapping[str, float]) -> bool:
         """Keeps and shows held-out scores; True where they are the best so far."""
-        if not scores:
-            return False
-        self._after = self._keep("heldout_last.json", iteration)
+        self._after = self._keep("heldout_last.json", iteration, records)
         is_best = self._best_score is None or scores[BEST_METRIC] > self._best_score
         if is_best:
             self._best_score = scores[BEST_METRIC]
         self.progress.evaluation(iteration, scores, "best so far" if is_best else "")
         return is_best
 
-    def _keep(self, name: str, iteration: int) -> tuple[int, Scores]:
+    def _keep(self, name: str, iteration: int, records: list[IterationRecord]) -> tuple[int, Scores]:
         """The held-out scores of `records`, kept in a file so that a resumed run need not ask again."""
         self.log.flush()
-        rollouts = [r for record in self.algorithm.records if record.split == "heldout" for r in record.rollouts]
-        scores = scores_of(rollouts)
+        scores = scores_of([r for record in records if record.split == HELDOUT for r in record.rollouts])
         save_scores(self.run.path / name, iteration, scores)
         return iteration, scores
-
-    def _write_log(self, metrics: Mapping[str, Mapping[str, float]]) -> None:
-        for record in self.algorithm.records:
-            self.log.write(record, metrics.get(record.split, {}))
 
     def _save(self, *, best: bool) -> None:
         self.log.flush()
@@ -175,21 +181,8 @@ class TrainingLoop:
         note = {"run_id": diary["run_id"], "attempt": len(diary["attempts"]), "best_score": self._best_score}
         self._checkpoints.save(self.algorithm, self.algorithm.iteration, note, best=best)
 
-    def _report_faults(self, result: dict[str, Any]) -> None:
-        restarts = int(result.get("fault_tolerance", {}).get("num_remote_worker_restarts", 0))
-        if restarts > self._lost_runners:
-            self.progress.message(
-                f"[yellow]an env runner died and was started again ({restarts} so far); the run goes on[/]"
-            )
-        self._lost_runners = max(self._lost_runners, restarts)
-        missing = result["igpo"].get("groups_incomplete", 0)
-        if missing:
-            self.progress.message(f"[yellow]{missing:.0f} groups came back incomplete and were left out[/]")
-
     def _on_interrupt(self, name: str) -> None:
-        self.progress.message(
-            f"[yellow]{name}: finishing this iteration and saving a checkpoint; once more stops at once[/]"
-        )
+        self.progress.message(f"[yellow]{name}: finishing this iteration and saving a checkpoint; once more stops at once[/]")
 
 
 def reached(stop: Mapping[str, float], result: Mapping[str, Any]) -> str | None:

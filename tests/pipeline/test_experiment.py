@@ -95,7 +95,8 @@ def test_yaml_merge_keys_still_work(tmp_path):
 
 def test_overrides_reach_every_level(tmp_path):
     sets = ["seed=9", "env_config.world.seed=3", "stop.training_iteration=2", "lr=1e-6", "num_samples=2",
-            "checkpoint_config.num_to_keep=4", "env_config.roles=[{name: a}, {name: b}]", "env_config.roles.1.policy=p"]  # fmt: skip
+            "checkpoint_config.num_to_keep=4", "env_config.roles=[{name: a}, {name: b}]",
+            "env_config.roles.1.policy=p"]  # fmt: skip
     first, second = load(tmp_path, overrides=sets)
     assert first.config["lr"] == 1e-6 and first.env_settings.world.seed == 3 and first.stop == {"training_iteration": 2}
     assert [first.config["seed"], second.config["seed"]] == [9, 10]
@@ -145,13 +146,15 @@ def test_grid_search_and_samples(tmp_path):
         (lambda k: k.update(stop={"evaluation": {"em_squat": 1}}),
          "unknown key `stop.evaluation/em_squat`. Did you mean `evaluation/em_squad`?"),
         (lambda k: k.update(stop={"training_iteration": "ten"}), "`stop.training_iteration` must be a number"),
-        (lambda k: k["config"]["env_config"].update(max_turn=3), "unknown key `config.env_config.max_turn`. Did you mean `max_turns`?"),
+        (lambda k: k["config"]["env_config"].update(max_turn=3),
+         "unknown key `config.env_config.max_turn`. Did you mean `max_turns`?"),
         (lambda k: k["config"]["env_config"]["world"].update(sed=3),
          "unknown key `config.env_config.world.sed`. Did you mean `seed`?"),
         (lambda k: k["config"]["env_config"].update(roles=[{"name": "a", "polcy": "p"}]),
          "unknown key `config.env_config.roles.0.polcy`. Did you mean `policy`?"),
         (lambda k: k["config"]["env_config"].update(max_turns=0), "`config.env_config.max_turns`: Input should be greater"),
-        (lambda k: k["config"].update(engine={"kv_cache_gb": 1}), "unknown key `config.engine.kv_cache_gb`. Did you mean `kv_cache_gib`?"),
+        (lambda k: k["config"].update(engine={"kv_cache_gb": 1}),
+         "unknown key `config.engine.kv_cache_gb`. Did you mean `kv_cache_gib`?"),
         (lambda k: k["config"]["env_config"].update(corpus="a.jsonl"), "`questions` is needed when `corpus` is a file"),
         (lambda k: k["config"].update(lr={"grid_search": []}), "config.lr: write {grid_search:"),
         (lambda k: k.update(config=None, stop=[1]), "`stop` must hold metric: value"),
@@ -163,7 +166,8 @@ def test_slips_are_named_with_their_cure(tmp_path, change, expected):
 
 @pytest.mark.parametrize(
     "text, expected",
-    [("", "found nothing"), ("- 1", "found a list"), ("run: IGPO\n", "`run` must hold keys"), ("a: [", "line 1: this is not YAML"),
+    [("", "found nothing"), ("- 1", "found a list"), ("run: IGPO\n", "`run` must hold keys"),
+     ("a: [", "line 1: this is not YAML"),
      ("a b: {run: IGPO}", "becomes a folder")],
 )  # fmt: skip
 def test_files_that_are_no_experiment(tmp_path, text, expected):

@@ -1,21 +1,94 @@
 """The loop: order of writing, stopping, best and last, interrupts, and going on after a crash without a gap or a repeat."""
 
 import io
+import json
 import os
 import signal
 
 import numpy as np
 import pytest
-from fake_algorithm import FakeAlgorithm, FakeTracker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from algorithms.igpo.record import IterationRecord
+from envs.search.trajectory import Question, Rollout, Termination
 from pipeline.comparison import Score, load_scores, paired_difference
 from pipeline.experiment import CheckpointSettings
 from pipeline.progress import Progress, before_and_after, describe, duration
 from pipeline.run_directory import RunDirectory
 from pipeline.training import TrainingLoop, reached
+
+
+class FakeAlgorithm:
+    """Held-out EM is `em_of(iteration)` of the questions; `on_train(algorithm)` runs inside each train()."""
+
+    def __init__(self, em_of=lambda iteration: min(iteration, 10) / 10, interval=2, on_train=None, questions=10):
+        self.iteration = 0
+        self.records = []
+        self.em_of, self.interval, self.on_train, self.questions = em_of, interval, on_train, questions
+        self.calls = []
+
+    def train(self):
+        if self.on_train:
+            self.on_train(self)
+        self.iteration += 1
+        self.calls.append(f"train {self.iteration}")
+        self.records = [self._record("train")]
+        result = {"training_iteration": self.iteration, "igpo": {"em": 0.5, "f1": 0.6, "gain_mean": 0.01}}
+        if self.interval and self.iteration % self.interval == 0:
+            self.records.append(self._record("heldout"))
+            result["evaluation"] = self._scores()
+        return result
+
+    def evaluate(self):
+        self.calls.append(f"evaluate {self.iteration}")
+        self.records.append(self._record("heldout"))
+        return self._scores()
+
+    def save_to_path(self, path):
+        self.calls.append(f"save {self.iteration}")
+        os.makedirs(path)
+        with open(os.path.join(path, "state.json"), "w") as file:
+            json.dump({"iteration": self.iteration}, file)
+        return path
+
+    def restore_from_path(self, path):
+        with open(os.path.join(path, "state.json")) as file:
+            self.iteration = json.load(file)["iteration"]
+
+    def stop(self):
+        self.calls.append("stop")
+
+    def _scores(self):
+        em = self.em_of(self.iteration)
+        return {"em_squad": em, "f1_squad": em, "questions": float(self.questions), "em_squad_hops_1": em}
+
+    def _record(self, split):
+        right = round(self.em_of(self.iteration) * self.questions)
+        rollouts = [
+            Rollout(
+                id=f"{split}-{self.iteration}-{n}",
+                group_id=f"{split}-{self.iteration}-{n}",
+                question=Question(id=f"q{n}", text="?", golds=["a"], hops=1 + n % 2),
+                split=split,
+                termination=Termination.ANSWERED,
+                metrics={name: float(n < right) for name in ("f1_paper", "em_paper", "f1_squad", "em_squad")},
+            )
+            for n in range(self.questions)
+        ]
+        return IterationRecord(iteration=self.iteration, split=split, weights_version=self.iteration, rollouts=rollouts)
+
+
+class FakeTracker:
+    def __init__(self):
+        self.logged, self.committed = [], []
+
+    def log_iteration(self, iteration, result):
+        self.logged.append((iteration, sorted(result.keys() & {"igpo", "evaluation"})))
+
+    def commit(self, iteration):
+        self.committed.append(iteration)
 
 
 class Log:
@@ -81,12 +154,13 @@ def test_final_evaluation_where_the_interval_misses_the_end(setting):
     run, make, _ = setting
     algorithm = FakeAlgorithm(interval=4)
     ending = make(algorithm).run_to_end()
-    assert algorithm.calls[-1] == "evaluate 6" and ending.after["q5"].em == 1.0
+    assert algorithm.calls[-2:] == ["evaluate 6", "save 6"] and ending.after["q5"].em == 1.0
     assert (run.checkpoints / "best").resolve().name == "iteration_000006"
 
 
 @pytest.mark.parametrize(
-    "frequency, at_end, saved", [(0, True, [6]), (0, False, []), (4, True, [4, 6]), (4, False, [4]), (1, True, [1, 2, 3, 4, 5, 6])]
+    "frequency, at_end, saved",
+    [(0, True, [6]), (0, False, []), (4, True, [4, 6]), (4, False, [4]), (1, True, [1, 2, 3, 4, 5, 6])],
 )  # fmt: skip
 def test_checkpoint_frequency(setting, frequency, at_end, saved):
     _, make, _ = setting
@@ -167,6 +241,9 @@ def test_whatever_dies_when_the_visible_log_has_no_gap_and_no_repeat(data, tmp_p
                 rows.append((attempt, record.iteration, record.split))
 
         class Dying(FakeTracker):
+            def log_iteration(self, iteration, result, effect=effect):
+                effect()
+
             def commit(self, iteration, effect=effect):
                 effect()
 

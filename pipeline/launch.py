@@ -1,0 +1,243 @@
+"""From experiments to runs: one after another, each in its own run directory, each taking the whole machine.
+
+Ray Tune is not used here: two runs at once would share cores and memory, and a person who wants Tune's schedulers can give `IGPO`
+to `tune.Tuner` as any other trainable.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from envs.data.errors import InputError
+from pipeline import provenance
+from pipeline.attempt import open_attempt
+from pipeline.checkpoints import Checkpoints, read_note
+from pipeline.experiment import Experiment, config_hash
+from pipeline.progress import Progress, before_and_after
+from pipeline.quiet import log_to_file
+from pipeline.run_directory import FINISHED, RunDirectory
+from pipeline.training import Ending, TrainingLoop
+
+if TYPE_CHECKING:
+    from algorithms.igpo.config import IGPOConfig
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells know it."""
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """How runs are started. `command` is what the user typed, for the message that says how to go on."""
+
+    command: tuple[str, ...]
+    resume: bool = False
+    ray_address: str | None = None
+    ray_num_cpus: int | None = None
+    ray_num_gpus: int | None = None
+    verbosity: int = 0
+
+    @property
+    def resume_command(self) -> str:
+        return shlex.join(self.command if "--resume" in self.command else (*self.command, "--resume"))
+
+
+@dataclass
+class _Plan:
+    """One run, checked and ready to start."""
+
+    experiment: Experiment
+    config: IGPOConfig
+    resolved: dict
+    run: RunDirectory | None
+    """The run to resume; None makes a new one."""
+
+
+def launch(experiments: list[Experiment], options: LaunchOptions, console: Console) -> int:
+    """Makes every run and returns the exit code. All of them are checked before the first one starts."""
+    plans = [_plan(experiment, options, alone=len(experiments) == 1) for experiment in experiments]
+    for number, plan in enumerate(plans, start=1):
+        label = plan.experiment.label
+        if len(plans) > 1:
+            console.rule(f"run {number} of {len(plans)}: {plan.experiment.name} {label}".rstrip(), align="left")
+        if plan.run is not None and plan.run.diary["status"] == FINISHED:
+            console.print(f"already finished: {plan.run.path}", soft_wrap=True)
+            continue
+        code = _start(plan, options, console)
+        if code:
+            return code
+    return 0
+
+
+def _plan(experiment: Experiment, options: LaunchOptions, *, alone: bool) -> _Plan:
+    config, resolved = experiment.algorithm_config(), experiment.resolved()
+    if experiment.restore:
+        read_note(experiment.restore)
+    if not options.resume:
+        return _Plan(experiment, config, resolved, None)
+    if experiment.restore:
+        raise InputError("--resume continues a run in its own directory and --restore starts a new one: give one of them.")
+    found = RunDirectory.find(experiment.storage_path, experiment.name)
+    mine = [run for run in found if run.diary.get("label") == experiment.label]
+    unfinished = [run for run in mine if run.diary["status"] != FINISHED]
+    where = experiment.storage_path / experiment.name
+    if alone and not mine:
+        raise InputError(f"--resume: there is no run in {where}; start one without --resume.")
+    if alone and not unfinished:
+        raise InputError(
+            f"--resume: the newest run, {mine[-1].path}, is finished; start a new one without --resume, "
+            f"or from its weights with --restore {mine[-1].checkpoints / 'last'}."
+        )
+    run = unfinished[-1] if unfinished else mine[-1] if mine else None
+    if run is not None:
+        _check_unchanged(run, resolved, experiment)
+    return _Plan(experiment, config, resolved, run)
+
+
+def _check_unchanged(run: RunDirectory, resolved: dict, experiment: Experiment) -> None:
+    """A run goes on with the configuration that it began with; only when it stops may change."""
+    if run.diary.get("config_hash") == config_hash(resolved):
+        return
+    (old,), (new,) = run.resolved.values(), resolved.values()
+    before, now = _flat(old["config"]), _flat(new["config"])
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    listed = ", ".join(f"`{key}` ({before.get(key)!r} -> {now.get(key)!r})" for key in changed[:3])
+    raise InputError(
+        f"--resume: {experiment.source} is not what run {run.path} began with: {listed} changed. Put it back, "
+        f"or start a new run with --restore {run.checkpoints / 'last'}."
+    )
+
+
+def _start(plan: _Plan, options: LaunchOptions, console: Console) -> int:
+    """One run from opening its directory to the last word about it."""
+    experiment = plan.experiment
+    facts = {
+        "label": experiment.label, "source": str(experiment.source), "restored_from": _text(experiment.restore),
+        "config_hash": config_hash(plan.resolved), "versions": provenance.versions(), "hardware": provenance.hardware(),
+        "git_commit": provenance.git_commit(), "command": list(options.command),
+    }  # fmt: skip
+    run = plan.run or RunDirectory.create(experiment.storage_path, experiment.name, plan.resolved, facts)
+    with run.lock():
+        checkpoint = Checkpoints(run.checkpoints).last if plan.run else experiment.restore
+        console.print(f"run directory  {_short(run.path)}", soft_wrap=True, highlight=False)
+        handler = log_to_file(run.logs / "driver.log")
+        try:
+            ending = _train(plan, run, checkpoint, options, console)
+        except KeyboardInterrupt:
+            console.print(f"[yellow]stopped at once.[/] To go on from the last checkpoint: {options.resume_command}")
+            return INTERRUPTED
+        except Exception:
+            logging.getLogger(__name__).exception("the run failed")
+            console.print(f"[red]the run failed.[/] To go on from the last checkpoint: {options.resume_command}")
+            raise
+        finally:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+    _last_words(ending, run, options, console)
+    return INTERRUPTED if ending.how == "interrupted" else 0
+
+
+def _train(plan: _Plan, run: RunDirectory, checkpoint: Path | None, options: LaunchOptions, console: Console) -> Ending:
+    """Opens log, tracker, Ray and algorithm, trains, and closes them whatever happens."""
+    experiment = plan.experiment
+    resumed_from = _resumed_from(plan, run, checkpoint)
+    with open_attempt(run, plan.resolved, plan.config, resumed_from) as attempt:
+        console.print(f"MLflow store   {attempt.tracker.tracking_uri}", soft_wrap=True, highlight=False)
+        with Progress(console, experiment.stop.get("training_iteration")) as progress:
+            progress.busy("starting Ray, the policy and the rollout engine ...")
+            start_ray(options)
+            algorithm = build_algorithm(plan.config, run, checkpoint)
+            try:
+                loop = TrainingLoop(
+                    algorithm=algorithm,
+                    run=run,
+                    log=attempt.log,
+                    tracker=attempt.tracker,
+                    progress=progress,
+                    stop=experiment.stop,
+                    checkpoint=experiment.checkpoint,
+                    evaluate=bool(plan.config.evaluation_interval),
+                    time_budget_s=experiment.time_budget_s,
+                )
+                ending = loop.run_to_end()
+                attempt.how = ending.how
+                return ending
+            finally:
+                algorithm.stop()
+
+
+def _resumed_from(plan: _Plan, run: RunDirectory, checkpoint: Path | None) -> int | None:
+    """The iteration that this attempt continues after: None for a fresh run, -1 where a dead one left nothing to keep."""
+    if plan.run is None:
+        return None
+    if checkpoint is not None:
+        return int(read_note(checkpoint)["iteration"])
+    return 0 if (run.path / "heldout_before.json").is_file() else -1
+
+
+def start_ray(options: LaunchOptions) -> None:
+    """Starts Ray, or joins the cluster at `ray_address`."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    level = (logging.ERROR, logging.INFO, logging.DEBUG)[min(options.verbosity, 2)]
+    arguments: dict[str, Any] = {"logging_level": level, "log_to_driver": options.verbosity > 0}
+    if options.ray_address:
+        arguments["address"] = options.ray_address
+    else:
+        arguments |= {"include_dashboard": False, "num_cpus": options.ray_num_cpus, "num_gpus": options.ray_num_gpus}
+    ray.init(**arguments)
+
+
+def build_algorithm(config: IGPOConfig, run: RunDirectory, checkpoint: Path | None) -> Any:
+    """The algorithm, restored from `checkpoint` if there is one. Its own logger writes nothing (RLlib's would, to the home)."""
+    from ray.tune.logger import NoopLogger
+
+    algorithm = config.build_algo(logger_creator=lambda settings: NoopLogger(settings, str(run.logs)))
+    if checkpoint is not None:
+        algorithm.restore_from_path(str(Path(checkpoint).absolute().resolve()))
+    return algorithm
+
+
+def _last_words(ending: Ending, run: RunDirectory, options: LaunchOptions, console: Console) -> None:
+    """What came out of the run, and the exact commands that go on from here."""
+    console.print(f"{ending.how} after iteration {ending.iteration}: {ending.reason}", highlight=False)
+    if ending.before and ending.after:
+        console.print(before_and_after(ending.before, ending.after))
+    checkpoints = Checkpoints(run.checkpoints)
+    best = checkpoints.folder / ("best" if checkpoints.best else "last")
+    lines = [("run directory", _short(run.path)), ("rollouts", f'igpo sql {_short(run.path)} "SELECT * FROM turns LIMIT 5"')]
+    lines.append(("metrics", run.diary["mlflow_ui"]))
+    if checkpoints.last:
+        lines.append(("evaluate", f"rllib evaluate {_short(best)}"))
+        lines.append(("ask", f"igpo ask {_short(best)} {shlex.quote(ending.question or '...')}"))
+    if ending.how == "interrupted":
+        lines.append(("go on", options.resume_command))
+    for label, text in lines:
+        console.print(f"{label:14} {text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _short(path: Path) -> str:
+    """The path as a person in this directory would type it."""
+    cwd = Path.cwd()
+    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
+
+
+def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _text(value: object | None) -> str | None:
+    return None if value is None else str(value)
