@@ -67,9 +67,7 @@ def read_experiment_file(path: Path) -> dict[str, dict]:
         raise InputError(f"{path}: the experiment file cannot be read: {reason}.") from error
     content = parse_yaml(text, str(path))
     if not isinstance(content, dict) or not content:
-        raise InputError(
-            f"{path}: an experiment file holds `NAME: {{run: IGPO, config: ...}}`, found {_kind(content)}."
-        )
+        raise InputError(f"{path}: an experiment file holds `NAME: {{run: IGPO, config: ...}}`, found {_kind(content)}.")
     for name, keys in content.items():
         if not isinstance(keys, dict):
             raise InputError(

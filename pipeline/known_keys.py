@@ -59,9 +59,7 @@ def validated(model: type[BaseModel], data: Any, path: str, where: str) -> Any:
         location = [*filter(None, [path]), *(str(part) for part in first["loc"])]
         if first["type"] == "extra_forbidden":
             inner = _model_at(model, first["loc"][:-1])
-            raise unknown_key(
-                ".".join(location[:-1]), location[-1], inner.model_fields if inner else (), where
-            ) from error
+            raise unknown_key(".".join(location[:-1]), location[-1], inner.model_fields if inner else (), where) from error
         message = first["msg"].removeprefix("Value error, ")
         got = f" (got {first['input']!r})" if first["type"] not in ("missing", "value_error") else ""
         raise InputError(f"{where}: `{'.'.join(location)}`: {message}{got}.") from error

@@ -115,9 +115,7 @@ def before_and_after(before: Scores, after: Scores) -> Table:
         old = {q: s for q, s in before.items() if hops is None or s.hops == hops}
         new = {q: s for q, s in after.items() if hops is None or s.hops == hops}
         difference = paired_difference(old, new, metric=metric)
-        cells = [
-            f"{value:.3f}" if value is not None else "-" for value in (mean_score(old, metric), mean_score(new, metric))
-        ]
+        cells = [f"{value:.3f}" if value is not None else "-" for value in (mean_score(old, metric), mean_score(new, metric))]
         if difference is None:
             table.add_row(label, str(len(new)), *cells, "-", "-")
         else:

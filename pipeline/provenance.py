@@ -61,9 +61,7 @@ def git_commit() -> str | None:
     commit = _lines("git", "-C", folder, "rev-parse", "HEAD")
     if not commit:
         return None
-    return commit[0] + (
-        "+changes" if _lines("git", "-C", folder, "status", "--porcelain", "--untracked-files=no") else ""
-    )
+    return commit[0] + ("+changes" if _lines("git", "-C", folder, "status", "--porcelain", "--untracked-files=no") else "")
 
 
 def _processor() -> str:

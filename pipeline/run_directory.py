@@ -47,9 +47,7 @@ class RunDirectory:
                 (path / part).mkdir()
         except OSError as error:
             raise InputError(f"{path}: the run directory cannot be made: {error.strerror}.") from error
-        (path / "config.yaml").write_text(
-            yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
+        (path / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8")
         diary = {
             "schema_version": SCHEMA_VERSION, "name": name, "run_id": run_id, "created": _now(), "status": "new",
             "iteration": 0, "attempts": [], **(facts or {}),

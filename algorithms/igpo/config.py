@@ -14,20 +14,11 @@ from envs.data.errors import InputError
 from envs.runner.engine import EngineSettings
 from envs.search.config import SearchEnvSettings
 from envs.search.environment import TOKENS
+from envs.search.roles import RolePolicies
 
 CREDIT_KEYS = tuple(field.name for field in dataclasses.fields(CreditConfig))
 LOSS_KEYS = ("ratio_level", "clip_low", "clip_high", "dual_clip", "kl_coeff", "entropy_coeff", "loss_aggregation")
 MAX_LOGP_GAP = {"float32": 1e-4, "bfloat16": 0.05}
-
-
-class RolePolicies:
-    """RLlib's `policy_mapping_fn` from the roles of the environment: agent id to module id."""
-
-    def __init__(self, policy_of: dict[str, str]):
-        self.policy_of = policy_of
-
-    def __call__(self, agent_id: str, episode=None, **kwargs) -> str:
-        return self.policy_of[agent_id]
 
 
 class IGPOConfig(AlgorithmConfig):

@@ -42,7 +42,7 @@ def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: boo
     if not torch.equal(expected, got):
         raise ValueError(
             f"{type(model).__name__} in {path} changes its logits after the output head (soft-capping or scaling), which "
-            " learner does not reproduce; use a model without it (Llama, Qwen2, Qwen3, Mistral, SmolLM2, ...)"
+            "this learner does not reproduce; use one without it (Llama, Qwen2, Qwen3, Mistral, SmolLM2, ...)"
         )
     return model
 

@@ -18,6 +18,7 @@ from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 
 from envs.runner.engine import Generate, Generated, RolloutEngine, ScoreAnswer, Scored
 from envs.search.environment import SearchEnv
+from envs.search.roles import RolePolicies
 from envs.search.task import SearchTask
 from envs.search.trajectory import Question, Rollout
 
@@ -83,7 +84,7 @@ class RolloutLoop:
     def __init__(self, task: SearchTask, engines: dict[str, RolloutEngine]):
         self.task = task
         self.engines = engines
-        self.policy_of = {role.name: role.policy for role in task.settings.roles}
+        self.policy_of = RolePolicies({role.name: role.policy for role in task.settings.roles})
         self._pool = ThreadPoolExecutor(TOOL_THREADS, thread_name_prefix="tool")
 
     def close(self) -> None:
@@ -139,9 +140,7 @@ class _Run:
                 "split": job.split,
             }
         )
-        episode = MultiAgentEpisode(
-            id_=job.rollout_id, agent_to_module_mapping_fn=lambda agent, *_, **__: self.loop.policy_of[agent]
-        )
+        episode = MultiAgentEpisode(id_=job.rollout_id, agent_to_module_mapping_fn=self.loop.policy_of)
         episode.add_env_reset(observations=observations, infos=infos)
         contexts = defaultdict(list)
         for agent, ids in observations.items():
@@ -153,7 +152,7 @@ class _Run:
         request_id = f"turn/{live.job.rollout_id}/{state.rollout.num_turns}"
         live.turn_started = time.perf_counter()
         self.generating[request_id] = live
-        self.engines[self.loop.policy_of[state.agent]].submit(
+        self.engines[self.loop.policy_of(state.agent)].submit(
             Generate(
                 request_id,
                 context_ids=live.contexts[state.agent],

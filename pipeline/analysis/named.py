@@ -24,9 +24,7 @@ class NamedQuery:
 def named_queries() -> dict[str, NamedQuery]:
     """Name to query, in alphabetical order."""
     folder = files("pipeline.analysis") / "queries"
-    texts = {
-        entry.name.removesuffix(".sql"): entry.read_text() for entry in folder.iterdir() if entry.name.endswith(".sql")
-    }
+    texts = {entry.name.removesuffix(".sql"): entry.read_text() for entry in folder.iterdir() if entry.name.endswith(".sql")}
     return {name: _parse(name, texts[name]) for name in sorted(texts)}
 
 

@@ -118,9 +118,7 @@ class Run:
 
 
 def _database(logs: list[tuple[Path, Manifest]]) -> duckdb.DuckDBPyConnection:
-    files = {
-        name: [(log / file.path).resolve() for log, manifest in logs for file in manifest.of(name)] for name in TABLES
-    }
+    files = {name: [(log / file.path).resolve() for log, manifest in logs for file in manifest.of(name)] for name in TABLES}
     superseded = " OR ".join(_superseded(files["runs"]))
     connection = connect()
     for name, schema in TABLES.items():

@@ -53,9 +53,7 @@ def check_is_question(connection: duckdb.DuckDBPyConnection, query: str) -> None
     except duckdb.Error as error:
         raise AnalysisError(_first_lines(error)) from error
     if not statements:
-        raise AnalysisError(
-            "the query is empty; try: SELECT turn_index, avg(gain) FROM turns GROUP BY ALL ORDER BY ALL"
-        )
+        raise AnalysisError("the query is empty; try: SELECT turn_index, avg(gain) FROM turns GROUP BY ALL ORDER BY ALL")
     if len(statements) > 1:
         raise AnalysisError(f"one statement at a time, this is {len(statements)}")
     kind = statements[0].type
@@ -64,9 +62,7 @@ def check_is_question(connection: duckdb.DuckDBPyConnection, query: str) -> None
     if kind == duckdb.StatementType.EXPLAIN and (explained := _EXPLAIN.match(query)):
         return check_is_question(connection, query[explained.end() :])
     if kind == duckdb.StatementType.MULTI:
-        raise AnalysisError(
-            "PIVOT needs its values spelled out here: PIVOT turns ON action IN ('tool', 'answer') USING count(*)"
-        )
+        raise AnalysisError("PIVOT needs its values spelled out here: PIVOT turns ON action IN ('tool', 'answer') USING count(*)")
     raise AnalysisError(
         f"{kind.name} is refused: a run's log is read-only. Ask with SELECT (also FROM, WITH, DESCRIBE, SUMMARIZE, "
         "EXPLAIN); write results with --format and --out"

@@ -141,9 +141,7 @@ class WriterLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise RolloutLogError(
-                f"{directory} is being written by another process; wait until that run ends"
-            ) from None
+            raise RolloutLogError(f"{directory} is being written by another process; wait until that run ends") from None
 
     def release(self) -> None:
         self._file.close()

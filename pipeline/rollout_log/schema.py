@@ -33,9 +33,7 @@ class Column(NamedTuple):
 
 def _schema(description: str, columns: list[Column]) -> pa.Schema:
     fields = [pa.field(c.name, c.type, metadata={DESCRIPTION_KEY: c.description.encode()}) for c in columns]
-    return pa.schema(
-        fields, metadata={DESCRIPTION_KEY: description.encode(), VERSION_KEY: str(SCHEMA_VERSION).encode()}
-    )
+    return pa.schema(fields, metadata={DESCRIPTION_KEY: description.encode(), VERSION_KEY: str(SCHEMA_VERSION).encode()})
 
 
 _RUN = [
@@ -133,9 +131,7 @@ EPISODES = _schema(
             NUMBERS,
             "s_0 per scored alias: mean log-probability of the gold tokens after the prompt alone.",
         ),
-        Column(
-            "belief_initial", pa.float64(), "b_0, belief in the gold answer before the first turn; null without credit."
-        ),
+        Column("belief_initial", pa.float64(), "b_0, belief in the gold answer before the first turn; null without credit."),
         Column("belief_final", pa.float64(), "Belief after the last gain-bearing turn; null if there is none."),
         Column("gain_total", pa.float64(), "Sum of the gains; null if there is none."),
         Column("scorer", pa.string(), "Who scored belief: `current` policy or a `reference`."),
@@ -177,15 +173,11 @@ TURNS = _schema(
         ),
         Column("scores", NUMBERS, "s_t per scored alias after the observation, full precision; null without a gain."),
         Column("scorer", pa.string(), "Who scored belief: `current` policy or a `reference`."),
-        Column(
-            "weights_version", pa.int64(), "Version of the weights that sampled (and, for `current`, scored) the turn."
-        ),
+        Column("weights_version", pa.int64(), "Version of the weights that sampled (and, for `current`, scored) the turn."),
         Column("belief_before", pa.float64(), "b_{t-1} in (0, 1]; null where the turn bears no gain."),
         Column("belief_after", pa.float64(), "b_t in (0, 1]; null where the turn bears no gain."),
         Column("gain", pa.float64(), "Information gain g_t in the run's basis; null where the turn bears none."),
-        Column(
-            "normalised_gain", pa.float64(), "Gain after normalisation over the group; null where the turn bears none."
-        ),
+        Column("normalised_gain", pa.float64(), "Gain after normalisation over the group; null where the turn bears none."),
         Column("advantage", pa.float64(), "Advantage that training gave each decision token; null for evaluation."),
         Column(
             "logp_gap_mean",
@@ -217,9 +209,7 @@ GROUPS = _schema(
         Column("gain_std", pa.float64(), "Population standard deviation of the gains."),
         Column("collapsed_outcome", pa.bool_(), "Whether every advantage would be 0 under the outcome alone."),
         Column("collapsed", pa.bool_(), "Whether every advantage that training used is 0."),
-        Column(
-            "collapsed_or_faint", pa.bool_(), "`collapsed`, or collapsed under the outcome with a gain std below 1e-3."
-        ),
+        Column("collapsed_or_faint", pa.bool_(), "`collapsed`, or collapsed under the outcome with a gain std below 1e-3."),
     ],
 )
 

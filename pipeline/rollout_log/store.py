@@ -93,9 +93,7 @@ class RolloutLogStore:
         self._lock.release()
 
     def _write(self, name: str, label: str, table: pa.Table) -> LogFile:
-        return self._write_file(
-            name, label, lambda path: pq.write_table(table, path, compression="zstd"), table.num_rows
-        )
+        return self._write_file(name, label, lambda path: pq.write_table(table, path, compression="zstd"), table.num_rows)
 
     def _write_merged(self, name: str, files: list[LogFile]) -> LogFile:
         schema = TABLES[name]
@@ -152,10 +150,7 @@ def _row_groups(files: Iterator[Iterator[pa.Table]]) -> Iterator[pa.Table]:
     for file in files:
         for table in file:
             gathered.append(table)
-            if (
-                sum(t.num_rows for t in gathered) >= ROW_GROUP_ROWS
-                or sum(t.nbytes for t in gathered) >= ROW_GROUP_BYTES
-            ):
+            if sum(t.num_rows for t in gathered) >= ROW_GROUP_ROWS or sum(t.nbytes for t in gathered) >= ROW_GROUP_BYTES:
                 yield pa.concat_tables(gathered)
                 gathered = []
     if gathered:

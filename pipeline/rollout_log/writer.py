@@ -100,9 +100,7 @@ class RolloutLogWriter:
         self._thread.join()
         try:
             if self._failure is None:
-                self._store.end_attempt(
-                    self.attempt, table("runs", [self._row | {"ended_at": now(), "status": status}])
-                )
+                self._store.end_attempt(self.attempt, table("runs", [self._row | {"ended_at": now(), "status": status}]))
                 self._store.merge(everything=True)
         finally:
             self._store.close()
@@ -124,18 +122,14 @@ class RolloutLogWriter:
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
-            raise RolloutLogError(
-                f"the rollout log in {self.directory} could not be written: {self._failure}"
-            ) from self._failure
+            raise RolloutLogError(f"the rollout log in {self.directory} could not be written: {self._failure}") from self._failure
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not _END:
             try:
                 if self._failure is None:
                     self._write(*item)
-            except (
-                BaseException
-            ) as error:  # Raised by the trainer's next call; the thread stays to keep the queue moving.
+            except BaseException as error:  # Raised by the trainer's next call; the thread stays to keep the queue moving.
                 self._failure = error
             finally:
                 self._queue.task_done()

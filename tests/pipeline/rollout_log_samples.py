@@ -10,16 +10,12 @@ import numpy as np
 from algorithms.igpo.record import GroupCredit, IterationRecord, TurnCredit
 from envs.search.trajectory import ActionKind, Question, Rollout, Termination, ToolCall, Turn
 
-Q1 = Question(
-    "q1", "Where was the author of Foo born?", ["Rome", "Roma"], "toy", 2, ["foo", "author"], {"type": "bridge"}
-)
+Q1 = Question("q1", "Where was the author of Foo born?", ["Rome", "Roma"], "toy", 2, ["foo", "author"], {"type": "bridge"})
 Q2 = Question("q2", "Who is the mayor of Bar?", ["Ann Lee"], "toy", 1, ["bar"])
 
 
 def search(index, query, gold_hit, *, agent="searcher", error=None, seconds=0.1, scores=(-1.0,), gap_tokens=4):
-    call = ToolCall(
-        "search", {"query": query}, "" if error else "a document", [] if error else ["d"], [], error, seconds
-    )
+    call = ToolCall("search", {"query": query}, "" if error else "a document", [] if error else ["d"], [], error, seconds)
     call.document_scores = [2.5] * len(call.document_ids)
     return Turn(
         index,
@@ -40,9 +36,7 @@ def search(index, query, gold_hit, *, agent="searcher", error=None, seconds=0.1,
 
 
 def answer(index, text):
-    return Turn(
-        index, "searcher", "default_policy", text, ActionKind.ANSWER, answer=text, num_decision_tokens=6, gold_hit=None
-    )
+    return Turn(index, "searcher", "default_policy", text, ActionKind.ANSWER, answer=text, num_decision_tokens=6, gold_hit=None)
 
 
 def rollout(
@@ -139,9 +133,7 @@ def heldout(iteration, *, q1_right, q2_right):
         turns = [answer(0, text)]
         name = f"e{question.id}"
         em = float(right)
-        rollouts.append(
-            rollout(name, question.id, question, turns, text=text, em=em, f1=em, outcome=em, split="heldout")
-        )
+        rollouts.append(rollout(name, question.id, question, turns, text=text, em=em, f1=em, outcome=em, split="heldout"))
     return IterationRecord(iteration, "heldout", 7, rollouts, seconds={"evaluate": 2.0})
 
 
