@@ -10,6 +10,7 @@ import hashlib
 import queue
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 
 from envs.runner.engine import Generate, Generated, RolloutEngine, ScoreAnswer, Scored
 from envs.search.environment import SearchEnv
+from envs.search.protocol import ScoringSuffix
 from envs.search.roles import RolePolicies
 from envs.search.task import SearchTask
 from envs.search.trajectory import Question, Rollout
@@ -90,22 +92,37 @@ class RolloutLoop:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def run(self, jobs: list[RolloutJob]) -> tuple[list[MultiAgentEpisode], LoopSeconds]:
+    def run(
+        self, jobs: list[RolloutJob], on_turn: Callable[[Rollout], None] | None = None
+    ) -> tuple[list[MultiAgentEpisode], LoopSeconds]:
         """Makes every rollout of `jobs`; returns their episodes in the order of `jobs`.
+
+        `on_turn` is called with the rollout after each of its turns, its observation included.
 
         Each episode carries ids as observations and actions, `action_logp` and `weights_version` as extra model outputs, and
         its `Rollout` as `custom_data["rollout"]`.
         """
         if len({job.rollout_id for job in jobs}) != len(jobs):
             raise ValueError("rollout ids must be different")
-        return _Run(self, jobs).finish()
+        return _Run(self, jobs, on_turn).finish()
+
+    def score(self, policy: str, contexts: list[list[int]], suffixes: list[ScoringSuffix]) -> list[float]:
+        """s(a) of SPEC §2 after each context, outside of any rollout."""
+        engine = self.engines[policy]
+        for k, (context, suffix) in enumerate(zip(contexts, suffixes, strict=True)):
+            engine.submit(ScoreAnswer(str(k), context, suffix.ids, suffix.gold_mask_L))
+        scores: dict[str, float] = {}
+        while engine.is_busy:
+            scores |= {scored.request_id: scored.score for scored in engine.step()}
+        return [scores[str(k)] for k in range(len(contexts))]
 
 
 class _Run:
     """The state of one call of `RolloutLoop.run`."""
 
-    def __init__(self, loop: RolloutLoop, jobs: list[RolloutJob]):
+    def __init__(self, loop: RolloutLoop, jobs: list[RolloutJob], on_turn: Callable[[Rollout], None] | None):
         self.loop, self.task, self.engines = loop, loop.task, loop.engines
+        self.on_turn = on_turn
         self.seconds = LoopSeconds()
         self.tools_done: queue.SimpleQueue[tuple[_Live, Future]] = queue.SimpleQueue()
         self.open_tools: dict[_Live, int] = {}
@@ -260,6 +277,8 @@ class _Run:
                 speaker: {"action_logp": decision.logprobs_L, "weights_version": turn.weights_version}
             },
         )
+        if self.on_turn is not None:
+            self.on_turn(live.env.episode.rollout)
         if live.env.episode.done:
             live.ended = True
             self._close_if_complete(live)
