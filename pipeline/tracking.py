@@ -199,6 +199,8 @@ class MlflowTracker:
         run_id = run.info.run_id
         if found:
             client.update_run(run_id, status="RUNNING")
+            for key, value in self._tags.items():
+                client.set_tag(run_id, key, value)
             self._arrived_up_to = max((m.step for m in client.get_metric_history(run_id, STEP_METRIC)), default=-1)
             self._warn_of_overlap()
         self._send_parameters(client, run_id, run.data.params)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from envs.data.errors import InputError
 from pipeline.rollout_log.manifest import MANIFEST, RolloutLogError, load_manifest
 
 ROLLOUTS = "rollouts"
 
 
-class AnalysisError(ValueError):
+class AnalysisError(InputError):
     """A question that cannot be answered as asked; the message says what to change."""
 
 
@@ -74,7 +75,7 @@ def _not_found(text: str, home: Path) -> str:
         return f"no rollout log in {folder}: a run's folder holds {ROLLOUTS}/{MANIFEST}, written when the run starts"
     runs = _runs_below(home, depth=2)
     known = {path.name: path for path in runs} | {path.parent.name: path.parent for path in runs}
-    known |= {str(path): path for path in known.values()}
+    known |= {str(path): path for path in known.values()} | {"last": "last"}
     message = f"no run {text!r}"
     near = get_close_matches(text, known, n=1, cutoff=0.5)
     if near:

@@ -1,0 +1,113 @@
+"""Query results for people (a table) and for programs (CSV, JSON, Parquet)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from envs.data.errors import InputError
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+FORMATS = ("table", "csv", "json", "parquet")
+CELL_CHARACTERS = 200
+PIPED_WIDTH = 100_000
+
+
+def make_console() -> Console:
+    """A console on stdout. A pipe has no width to fit: programs and pagers get whole lines."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(width=PIPED_WIDTH, highlight=False)
+
+
+def write_result(relation: duckdb.DuckDBPyRelation, format: str, out: Path | None, rows: int, console: Console) -> None:
+    """Print a query's answer, or write it to `out`. `rows` bounds what a table shows (0: all).
+
+    Raises InputError if the answer cannot be written there.
+    """
+    if format not in FORMATS:
+        raise InputError(f"--format {format}: it must be one of {', '.join(FORMATS)}.")
+    if format == "table" and out is None:
+        print_table(relation, rows, console)
+        return
+    if format == "parquet" and out is None:
+        raise InputError("--format parquet needs --out FILE: Parquet is not text.")
+    answer = relation.to_arrow_table()
+    try:
+        if out is None:
+            console.out(_text(answer, format), end="", highlight=False)
+        else:
+            _write_file(answer, format, out)
+            console.print(f"{answer.num_rows} rows to {out}", soft_wrap=True, highlight=False)
+    except OSError as error:
+        raise InputError(f"{out}: the answer cannot be written: {error.strerror or error}.") from error
+
+
+def print_table(relation: duckdb.DuckDBPyRelation, rows: int, console: Console) -> None:
+    """The first `rows` rows (0: all) as a table; longer than that, a last line says so."""
+    shown = relation.limit(rows + 1) if rows else relation
+    answer = _rows(shown.to_arrow_table())
+    if relation.columns == ["explain_key", "explain_value"]:  # A drawing over many lines, not a table.
+        for row in answer:
+            console.out(row["explain_value"])
+        return
+    table = Table(header_style="bold")
+    for name, kind in zip(relation.columns, relation.types, strict=True):
+        table.add_column(Text(name), justify="right" if _is_number(str(kind)) else "left", overflow="fold")
+    for row in answer[: rows or None]:
+        table.add_row(*(Text(cell(value)) for value in row.values()))
+    console.print(table)
+    if rows and len(answer) > rows:
+        console.print(f"first {rows} rows; --rows 0 shows all", style="dim")
+
+
+def cell(value: Any) -> str:
+    """A value as one short line: four significant digits, no control characters (a model may write any)."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = value if isinstance(value, str) else _json(value) if isinstance(value, list | dict | tuple) else str(value)
+    text = "".join(c if c.isprintable() else "↵" if c == "\n" else "\t" if c == "\t" else f"\\x{ord(c):02x}" for c in text)
+    return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
+
+
+def _rows(answer: pa.Table) -> list[dict[str, Any]]:
+    return answer.to_pylist(maps_as_pydicts="strict")
+
+
+def _is_number(kind: str) -> bool:
+    return kind.endswith("INT") or kind.startswith(("INT", "DOUBLE", "FLOAT", "DECIMAL", "BIGINT", "UBIGINT"))
+
+
+def _text(answer: pa.Table, format: str) -> str:
+    if format == "json":
+        return json.dumps(_rows(answer), ensure_ascii=False, indent=1, default=str) + "\n"
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(answer.column_names)
+    for row in _rows(answer):
+        writer.writerow([_json(value) if isinstance(value, list | dict) else value for value in row.values()])
+    return text.getvalue()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _write_file(answer: pa.Table, format: str, out: Path) -> None:
+    if format == "parquet":
+        import pyarrow.parquet as pq
+
+        pq.write_table(answer, out, compression="zstd")
+    else:
+        out.write_text(_text(answer, "csv" if format == "table" else format), encoding="utf-8")

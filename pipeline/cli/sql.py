@@ -1,0 +1,189 @@
+"""`igpo sql`, `igpo schema`, `igpo compact`: the rollout log from the command line. `igpo` mounts these functions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from envs.data.errors import InputError
+from pipeline.cli.common import plain_errors
+
+if TYPE_CHECKING:
+    from pipeline.analysis import Run
+
+RunsDir = Annotated[Path, typer.Option(help="Folder of all runs, where names, ids and `last` are looked up.")]
+
+
+@plain_errors
+def sql_command(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar='RUN... "QUERY"', help="Runs (a folder, a name, a run id, `last`), then the question in SQL."),
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the query from a file.")] = None,
+    named: Annotated[str | None, typer.Option("--named", "-n", help="Ask a shipped question; --list shows them.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the shipped questions and end.")] = False,
+    format: Annotated[str, typer.Option(help="table, csv, json or parquet.")] = "table",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the answer to a file.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="Rows that a table shows; 0: all.")] = 50,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Ask the rollout log of one or several runs in SQL (DuckDB's): which turns earned reward, and was it deserved?
+
+    Tables: `runs`, `iterations`, `episodes`, `turns`, `groups`, `tool_calls`; `igpo schema` explains every column. The log is
+    read-only. Without a query, a prompt with history opens.
+
+    Examples:
+
+    - `igpo sql last "SELECT turn_index, avg(gain) FROM turns GROUP BY ALL ORDER BY ALL"`
+    - `igpo sql last --named advantage_collapse`
+    - `igpo sql igpo grpo --named learning_curve --format csv --out curves.csv`
+    - `igpo sql runs/igpo/RUN_ID --file question.sql`
+    - `igpo sql last` (a prompt)
+    """
+    from pipeline.cli.output import FORMATS, make_console, write_result
+
+    console = make_console()
+    if list_:
+        _list_questions(console)
+        return
+    runs, query = _runs_and_query(list(words or []), file, named)
+    from pipeline.analysis import open_run
+
+    if format not in FORMATS:
+        raise InputError(f"--format {format}: it must be one of {', '.join(FORMATS)}.")
+    with open_run(*runs, runs_dir=runs_dir) as run:
+        for location in run.locations:
+            if location.choice:
+                Console(stderr=True).print(location.choice, style="dim", soft_wrap=True, highlight=False)
+        if query is not None:
+            _answer(run, query, lambda relation: write_result(relation, format, out, rows, console))
+        elif sys.stdin.isatty():
+            from pipeline.cli.sql_prompt import SqlPrompt
+
+            SqlPrompt(run, rows, console).cmdloop()
+        else:
+            _answer(run, sys.stdin.read(), lambda relation: write_result(relation, format, out, rows, console))
+
+
+def _answer(run: Run, query: str, use) -> None:
+    """Ask and use the answer; once more if the log's files were merged in between."""
+    import duckdb
+
+    try:
+        try:
+            use(run.sql(query))
+        except duckdb.IOException:
+            use(run.sql(query))
+    except duckdb.Error as error:  # Found only while running: a cast that fails, a division, memory.
+        raise InputError(str(error).strip()) from error
+
+
+def _runs_and_query(words: list[str], file: Path | None, named: str | None) -> tuple[list[str], str | None]:
+    """Split the positional words: a last one that has white space and is not a folder is the query."""
+    inline = words.pop() if words and any(c.isspace() for c in words[-1]) and not Path(words[-1]).exists() else None
+    given = [name for name, value in (("a query", inline), ("--file", file), ("--named", named)) if value is not None]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} were given: ask one thing at a time.")
+    if named is not None:
+        from pipeline.analysis.named import named_query
+
+        return words, named_query(named).sql
+    if file is not None:
+        try:
+            return words, file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: the query cannot be read: {error}.") from error
+    return words, inline
+
+
+def _list_questions(console: Console) -> None:
+    from rich.table import Table
+
+    from pipeline.analysis.named import named_queries
+
+    table = Table("name", "question", header_style="bold")
+    for query in named_queries().values():
+        table.add_row(query.name, query.question)
+    console.print(table)
+
+
+@plain_errors
+def schema_command(
+    table: Annotated[str | None, typer.Argument(help="One table; without it, all.")] = None,
+    format: Annotated[str, typer.Option(help="table or markdown.")] = "table",
+) -> None:
+    """Explain every column of the rollout log.
+
+    Examples:
+
+    - `igpo schema turns`
+    - `igpo schema --format markdown` (what the documentation shows)
+    """
+    from difflib import get_close_matches
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    from pipeline.cli.output import make_console
+    from pipeline.rollout_log.schema import SCHEMA_VERSION, TABLES, describe
+
+    if format not in ("table", "markdown"):
+        raise InputError(f"--format {format}: it must be table or markdown.")
+    if table is not None and table not in TABLES:
+        near = get_close_matches(table, TABLES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TABLES)}."
+        raise InputError(f"there is no table {table}; {hint}")
+    console = make_console()
+    if format == "markdown":
+        console.out(schema_markdown([table] if table else list(TABLES)), end="", highlight=False)
+        return
+    for name in [table] if table else TABLES:
+        description, columns = describe(name)
+        shown = Table("column", "type", "meaning", title=f"{name}: {description}", title_justify="left", header_style="bold")
+        for column in columns:
+            shown.add_row(column.name, str(column.type), escape(column.description))
+        console.print(shown)
+    console.print(f"schema version {SCHEMA_VERSION}", style="dim")
+
+
+def schema_markdown(tables: list[str]) -> str:
+    """The tables' columns as Markdown, for the documentation."""
+    from pipeline.rollout_log.schema import describe
+
+    parts = []
+    for name in tables:
+        description, columns = describe(name)
+        lines = [f"## `{name}`", "", description, "", "| column | type | meaning |", "|---|---|---|"]
+        lines += [f"| `{c.name}` | {c.type} | {c.description.replace('|', chr(92) + '|')} |" for c in columns]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+@plain_errors
+def compact_command(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")],
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Merge the log of a run that died into one file per table; a run that ends does this itself.
+
+    Examples:
+
+    - `igpo compact last`
+    - `igpo compact runs/igpo/RUN_ID`
+    """
+    from pipeline.analysis.locate import locate_run
+    from pipeline.rollout_log.manifest import RolloutLogError
+    from pipeline.rollout_log.store import compact
+
+    location = locate_run(run, runs_dir)
+    try:
+        counts = compact(location.log)
+    except RolloutLogError as error:
+        raise InputError(str(error)) from error
+    before, after = (sum(pair[i] for pair in counts.values()) for i in (0, 1))
+    typer.echo(f"{location.log}: {before} files before, {after} after")
