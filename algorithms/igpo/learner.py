@@ -133,8 +133,7 @@ class IGPOTorchLearner(TorchLearner):
             seed=(self.config.seed or 0, self._weights_seq_no),
         )
         updates = [
-            split_micro_batches(rows, lengths_N, sequence_id_N, self.config.tokens_per_micro_batch)
-            for rows in minibatches
+            split_micro_batches(rows, lengths_N, sequence_id_N, self.config.tokens_per_micro_batch) for rows in minibatches
         ]
         tokens_N = columns["decision_mask"].sum(1).numpy()
         tokens_U = self._over_learners([float(tokens_N[rows].sum()) for rows in minibatches], "sum")
@@ -149,10 +148,7 @@ class IGPOTorchLearner(TorchLearner):
             updates=updates,
             num_micro_batches=[int(n) for n in self._over_learners([float(len(u)) for u in updates], "max")],
             weight_scale=[whole / share if share else 0.0 for share in share_U],
-            size={
-                name: sum(n_U) / self.config.num_epochs
-                for name, n_U in (("tokens", tokens_U), ("sequences", sequences_U))
-            },
+            size={name: sum(n_U) / self.config.num_epochs for name, n_U in (("tokens", tokens_U), ("sequences", sequences_U))},
         )
 
     def _measure_before_updates(self, work: _Work) -> None:
@@ -261,7 +257,7 @@ class IGPOTorchLearner(TorchLearner):
         self._turn_gaps |= work.measured.turn_gaps(work.layout.turn_keys)
         ((_, optimizer),) = self.get_optimizers_for_module(work.module_id)
         metrics = work.measured.metrics(num_updates, self._over_learners) | work.size
-        for name, value in {**metrics, "lr": self._get_optimizer_lr(optimizer)}.items():
+        for name, value in {**metrics, "lr": float(self._get_optimizer_lr(optimizer))}.items():
             self.metrics.log_value((work.module_id, name), value, reduce="mean", window=1)
         return torch.tensor(metrics["loss"])
 

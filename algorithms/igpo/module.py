@@ -10,6 +10,7 @@ that are asked for, a chunk at a time, and recomputed in the backward pass.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -183,12 +184,10 @@ class HFCausalLM(TorchRLModule):
     def save_pretrained(self, folder: str) -> None:
         """Writes a plain Hugging Face folder (weights in `dtype`, configuration; no tokenizer)."""
         state = {name: tensor.to(self.compute_dtype) for name, tensor in self._tensors().items()}
-        float32 = self.hf.config.dtype
-        self.hf.config.dtype = self.compute_dtype
-        try:
-            self.hf.save_pretrained(folder, state_dict=state)
-        finally:
-            self.hf.config.dtype = float32
+        self.hf.save_pretrained(folder, state_dict=state)  # states the precision of the parameters, not of `state`
+        config = copy.deepcopy(self.hf.config)
+        config.dtype = self.compute_dtype
+        config.save_pretrained(folder)
 
 
 def state_to_tensors(state: dict[str, np.ndarray | torch.Tensor]) -> dict[str, torch.Tensor]:
