@@ -131,7 +131,7 @@ class IGPO(Algorithm):
         metrics: list = []
         tokens = 0
         wanted = self.config.prompts_per_iteration
-        for resample in range(self.config.max_resample + 1 if self.config.dynamic_sampling else 1):
+        for _ in range(self.config.max_resample + 1 if self.config.dynamic_sampling else 1):
             missing = wanted - len(kept)
             groups, new_metrics = self.sampler.sample(self._training_jobs(iteration, missing))
             metrics += new_metrics
@@ -279,7 +279,10 @@ class IGPO(Algorithm):
         return evaluation_metrics(record.rollouts) | {"seconds_evaluate": record.seconds["evaluate"]}
 
     def _run_one_evaluation(self, parallel_train_future=None) -> dict[str, Any]:
-        return {"evaluation": self.evaluate()}
+        """The evaluation within `train()`: RLlib counts the iteration only afterwards."""
+        scores = self.evaluate()
+        self.records[-1].iteration = self.iteration + 1
+        return {"evaluation": scores}
 
     def rollout_questions(self, questions: list[Question], *, samples: int = 1, temperature: float = 0.0) -> IterationRecord:
         """`samples` rollouts of each question, not scored; the record's split is "heldout"."""
@@ -304,7 +307,7 @@ class IGPO(Algorithm):
         seconds = {"evaluate": time.perf_counter() - started}
         return IterationRecord(self.iteration, "heldout", self.weights_version, rollouts, seconds=seconds)
 
-    # -- checkpoints --------------------------------------------------------------------------------------------------------------
+    # -- checkpoints ----------------------------------------------------------------------------------------------------------
 
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)

@@ -61,7 +61,7 @@ class IGPOConfig(AlgorithmConfig):
         self.tokens_per_micro_batch = 8192
         # Bounds that stop a run.
         self.max_logp_gap: float | None = None
-        """Largest mean |log-prob gap| between sampler and learner at one weights version; None: 1e-4 (float32), 0.05 (bfloat16)."""
+        """Largest mean |log-prob gap| of sampler and learner at one weights version; None: 1e-4 (float32), 0.05 (bfloat16)."""
         self.max_tool_error_share = 0.2
         """Largest share of failed tool calls in an iteration."""
         # Rollouts and evaluation.
@@ -129,6 +129,13 @@ class IGPOConfig(AlgorithmConfig):
                 if name not in known:
                     raise InputError(f"training() got the unknown setting {name!r}; known: {', '.join(known)}")
                 setattr(self, name, value)
+        return self
+
+    def evaluation(self, *, evaluation_questions=NotProvided, **kwargs) -> IGPOConfig:
+        """As RLlib's, which also gets every key of an experiment file that begins with `evaluation_`."""
+        super().evaluation(**kwargs)
+        if evaluation_questions is not NotProvided:
+            self.evaluation_questions = evaluation_questions
         return self
 
     # -- what the settings mean -------------------------------------------------------------------------------------------
