@@ -6,8 +6,8 @@ to `tune.Tuner` as any other trainable.
 
 from __future__ import annotations
 
-import logging
 import shlex
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,14 @@ from pipeline.attempt import open_attempt
 from pipeline.checkpoints import Checkpoints, read_note
 from pipeline.experiment import Experiment, config_hash
 from pipeline.progress import Progress, before_and_after
-from pipeline.quiet import log_to_file
+from pipeline.quiet import level_of, log_to_file, native_stderr_to, quieten_ray
 from pipeline.run_directory import FINISHED, RunDirectory
 from pipeline.training import Ending, TrainingLoop
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
+FAILED = 1
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells know it."""
 
@@ -60,6 +61,7 @@ class _Plan:
 
 def launch(experiments: list[Experiment], options: LaunchOptions, console: Console) -> int:
     """Makes every run and returns the exit code. All of them are checked before the first one starts."""
+    quieten_ray(options.verbosity)
     plans = [_plan(experiment, options, alone=len(experiments) == 1) for experiment in experiments]
     for number, plan in enumerate(plans, start=1):
         label = plan.experiment.label
@@ -125,19 +127,22 @@ def _start(plan: _Plan, options: LaunchOptions, console: Console) -> int:
     with run.lock():
         checkpoint = Checkpoints(run.checkpoints).last if plan.run else experiment.restore
         console.print(f"run directory  {_short(run.path)}", soft_wrap=True, highlight=False)
-        handler = log_to_file(run.logs / "driver.log")
         try:
-            ending = _train(plan, run, checkpoint, options, console)
-        except KeyboardInterrupt:
-            console.print(f"[yellow]stopped at once.[/] To go on from the last checkpoint: {options.resume_command}")
-            return INTERRUPTED
-        except Exception:
-            logging.getLogger(__name__).exception("the run failed")
-            console.print(f"[red]the run failed.[/] To go on from the last checkpoint: {options.resume_command}")
+            with log_to_file(run.logs / "driver.log"):
+                native = run.logs / "native.log"
+                with nullcontext() if options.verbosity else native_stderr_to(native):
+                    ending = _train(plan, run, checkpoint, options, console)
+        except InputError:
             raise
-        finally:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+        except KeyboardInterrupt:
+            _say(console, ("stopped at once", ""), ("go on", options.resume_command))
+            return INTERRUPTED
+        except Exception as error:  # said in one line here; whole in the run's log, and on the terminal under -v
+            if options.verbosity:
+                console.print_exception()
+            console.print(f"the run failed: {type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True)
+            _say(console, ("traceback", _short(run.logs / "driver.log")), ("go on", options.resume_command))
+            return FAILED
     _last_words(ending, run, options, console)
     return INTERRUPTED if ending.how == "interrupted" else 0
 
@@ -186,8 +191,7 @@ def start_ray(options: LaunchOptions) -> None:
 
     if ray.is_initialized():
         return
-    level = (logging.ERROR, logging.INFO, logging.DEBUG)[min(options.verbosity, 2)]
-    arguments: dict[str, Any] = {"logging_level": level, "log_to_driver": options.verbosity > 0}
+    arguments: dict[str, Any] = {"logging_level": level_of(options.verbosity), "log_to_driver": options.verbosity > 0}
     if options.ray_address:
         arguments["address"] = options.ray_address
     else:
@@ -196,12 +200,13 @@ def start_ray(options: LaunchOptions) -> None:
 
 
 def build_algorithm(config: IGPOConfig, run: RunDirectory, checkpoint: Path | None) -> Any:
-    """The algorithm, restored from `checkpoint` if there is one. Its own logger writes nothing (RLlib's would, to the home)."""
-    from ray.tune.logger import NoopLogger
+    """The algorithm, restored from `checkpoint` if there is one. Raises `InputError` where that does not fit the experiment."""
+    from ray.tune.trainable import trainable
 
-    algorithm = config.build_algo(logger_creator=lambda settings: NoopLogger(settings, str(run.logs)))
+    trainable.DEFAULT_STORAGE_PATH = str(run.logs / "rllib")  # else RLlib makes folders in ~/ray_results, and has no setting
+    algorithm = config.build_algo()
     if checkpoint is not None:
-        algorithm.restore_from_path(str(Path(checkpoint).absolute().resolve()))
+        algorithm.restore_from_path(str(checkpoint.absolute().resolve()))
     return algorithm
 
 
@@ -219,6 +224,10 @@ def _last_words(ending: Ending, run: RunDirectory, options: LaunchOptions, conso
         lines.append(("ask", f"igpo ask {_short(best)} {shlex.quote(ending.question or '...')}"))
     if ending.how == "interrupted":
         lines.append(("go on", options.resume_command))
+    _say(console, *lines)
+
+
+def _say(console: Console, *lines: tuple[str, str]) -> None:
     for label, text in lines:
         console.print(f"{label:14} {text}", soft_wrap=True, highlight=False, markup=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Self
 
 from rich.console import Console
@@ -61,15 +62,13 @@ class Progress:
         else:
             self.message(line)
 
-    def evaluation(self, iteration: int, scores: dict[str, float], note: str = "") -> None:
-        """Held-out scores after `iteration`; `scores` is `result["evaluation"]`."""
+    def evaluation(self, when: str, scores: Mapping[str, float], *, best: bool = False) -> None:
+        """Held-out scores (`result["evaluation"]`); `when` says after how much training."""
         parts = [f"EM {scores['em_squad']:.3f}", f"F1 {scores['f1_squad']:.3f}"]
         hops = {int(name.rsplit("_", 1)[1]): value for name, value in scores.items() if "_hops_" in name}
         parts += [f"EM {hop}-hop {value:.2f}" for hop, value in sorted(hops.items())]
-        questions = f" on {scores['questions']:.0f} questions" if "questions" in scores else ""
-        self.message(
-            f"held-out after iteration {iteration}{questions}: {' · '.join(parts)}{f'  [green]{note}[/]' if note else ''}"
-        )
+        questions = f", {scores['questions']:.0f} questions" if "questions" in scores else ""
+        self.message(f"held-out {when}{questions}: {' · '.join(parts)}{'  [green]best so far[/]' if best else ''}")
 
     @property
     def _of_total(self) -> str:

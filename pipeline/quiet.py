@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 OWN = ("algorithms", "envs", "pipeline")
@@ -13,7 +15,6 @@ OWN = ("algorithms", "envs", "pipeline")
 
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -42,26 +43,67 @@ def quieten(verbosity: int) -> None:
         os.environ.setdefault(name, value)
     if verbosity > 1:
         os.environ["VLLM_LOGGING_LEVEL"] = "DEBUG"
-    level = (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
+    level = level_of(verbosity)
     handler = _Terminal()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s" if verbosity else "%(message)s"))
     handler.addFilter(lambda record: record.levelno >= (min(level, logging.WARNING) if _is_own(record.name) else level))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(min(level, logging.INFO))
-    logging.getLogger("ray").setLevel(level)
-    logging.getLogger("ray").propagate = True
     if not verbosity:
         warnings.filterwarnings("ignore")
 
 
-def log_to_file(path: Path) -> logging.Handler:
-    """Everything from INFO up that this process logs, into `path` as well. Remove the handler when the run ends."""
+def quieten_ray(verbosity: int) -> None:
+    """Ray sets up its own logger when it is imported; this imports it and sends what it says the way of all the others."""
+    import ray.rllib  # noqa: F401
+
+    for name in [name for name in logging.root.manager.loggerDict if name == "ray" or name.startswith("ray.")]:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
+    logging.getLogger("ray").setLevel(level_of(verbosity))
+
+
+def level_of(verbosity: int) -> int:
+    """The logging level of the libraries below."""
+    return (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
+
+
+@contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Everything from INFO up that this process logs goes into `path` as well, and so does an exception that ends the block."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setLevel(logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
-    return handler
+    try:
+        yield
+    except Exception:
+        record = logging.makeLogRecord({"name": "run", "levelno": logging.ERROR, "levelname": "ERROR", "msg": "the run failed"})
+        record.exc_info = sys.exc_info()
+        handler.handle(record)
+        raise
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def native_stderr_to(path: Path) -> Iterator[None]:
+    """What C++ code and child processes write to stderr goes to `path`; Python's own stderr still reaches the terminal."""
+    sys.stderr.flush()
+    terminal, old = os.dup(2), sys.stderr
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1)
+    try:
+        yield
+    finally:
+        sys.stderr.close()
+        sys.stderr = old
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 def _is_own(name: str) -> bool:

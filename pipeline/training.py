@@ -146,7 +146,7 @@ class TrainingLoop:
         self._before = self._keep("heldout_before.json", iteration, records)
         self.tracker.log_iteration(iteration, {"evaluation": scores})
         self.tracker.commit(iteration)
-        self.progress.evaluation(iteration, scores, "before training")
+        self.progress.evaluation("before training", scores)
 
     def _evaluate_after(self) -> None:
         """For a run that had nothing left to train, or was interrupted where it now ends."""
@@ -165,7 +165,7 @@ class TrainingLoop:
         is_best = self._best_score is None or scores[BEST_METRIC] > self._best_score
         if is_best:
             self._best_score = scores[BEST_METRIC]
-        self.progress.evaluation(iteration, scores, "best so far" if is_best else "")
+        self.progress.evaluation(f"after iteration {iteration}", scores, best=is_best)
         return is_best
 
     def _keep(self, name: str, iteration: int, records: list[IterationRecord]) -> tuple[int, Scores]:
