@@ -1,0 +1,30 @@
+# Each target does all of its own set-up. `make help` lists them.
+BIN := .venv/bin
+CONFIG ?= conf/igpo.yaml
+
+.PHONY: help setup train test test-all lint wheel clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup:  ## the environment in .venv, from the frozen list
+	@requirements/setup.sh
+
+train: setup  ## train the embedded default (CONFIG=... for another experiment)
+	$(BIN)/rllib train file $(CONFIG)
+
+test: setup lint  ## lint, types and the tests
+	$(BIN)/python -m pytest
+
+test-all: setup  ## the slow tests too: real engines, killed processes, the real command line
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check
+
+wheel: setup  ## dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:
+	rm -rf .venv dist .pytest_cache .ruff_cache .hypothesis
