@@ -22,7 +22,7 @@ from queue import Queue
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_when_event_set, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, stop_when_event_set, wait_exponential
 
 from pipeline.rollout_log.manifest import write_durably
 from pipeline.tracking_names import STEP_METRIC, metrics_of, parameters_of
@@ -160,10 +160,7 @@ class MlflowTracker:
             wait=wait_exponential(max=60),
             stop=stop_when_event_set(self._give_up),
             sleep=sleep_using_event(self._give_up),
-            before_sleep=lambda state: self._say_once(
-                f"MLflow at {self.tracking_uri} does not answer ({_brief(state.outcome.exception())}); training goes on, "
-                f"metrics are kept in {self._spool} and sent when it is back"
-            ),
+            before_sleep=self._say_unreachable,
             reraise=True,
         )
         while (job := self._queue.get()) is not None:
@@ -173,6 +170,13 @@ class MlflowTracker:
                 self._undelivered += 1
                 self._say_once(f"MLflow at {self.tracking_uri} did not take something: {_brief(error)}")
 
+    def _say_unreachable(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self._say_once(
+            f"MLflow at {self.tracking_uri} does not answer ({_brief(error)}); training goes on, metrics are kept in "
+            f"{self._spool} and sent when it is back"
+        )
+
     def _say_once(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
@@ -180,10 +184,10 @@ class MlflowTracker:
 
     def _deliver(self, job: Callable[[MlflowClient, str], None]) -> None:
         if self._client is None or self.mlflow_run_id is None:
-            self._connect()
+            self._client, self.mlflow_run_id = self._connect()
         job(self._client, self.mlflow_run_id)
 
-    def _connect(self) -> None:
+    def _connect(self) -> tuple[MlflowClient, str]:
         """Find this run's MLflow run or create it. Every step may be repeated after a failure."""
         # MLflow's own patience (minutes per request) would keep `close` waiting; ours is outside.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -204,7 +208,7 @@ class MlflowTracker:
             self._arrived_up_to = max((m.step for m in client.get_metric_history(run_id, STEP_METRIC)), default=-1)
             self._warn_of_overlap()
         self._send_parameters(client, run_id, run.data.params)
-        self._client, self.mlflow_run_id = client, run_id
+        return client, run_id
 
     def _experiment(self, client: MlflowClient) -> str:
         from mlflow.exceptions import MlflowException

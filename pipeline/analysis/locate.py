@@ -75,11 +75,12 @@ def _not_found(text: str, home: Path) -> str:
         return f"no rollout log in {folder}: a run's folder holds {ROLLOUTS}/{MANIFEST}, written when the run starts"
     runs = _runs_below(home, depth=2)
     known = {path.name: path for path in runs} | {path.parent.name: path.parent for path in runs}
-    known |= {str(path): path for path in known.values()} | {"last": "last"}
+    words = {name: str(path) for name, path in known.items()} | {str(path): str(path) for path in known.values()}
+    words["last"] = "last"
     message = f"no run {text!r}"
-    near = get_close_matches(text, known, n=1, cutoff=0.5)
+    near = get_close_matches(text, words, n=1, cutoff=0.5)
     if near:
-        return f"{message}; did you mean {known[near[0]]}?"
+        return f"{message}; did you mean {words[near[0]]}?"
     names = sorted({str(path.parent) for path in runs})
     if names:
         return f"{message}; there are runs of {', '.join(names)}, and `last` names the newest"

@@ -70,7 +70,8 @@ class SqlPrompt(cmd.Cmd):
     def completenames(self, text: str, *ignored) -> list[str]:
         return [name for name in self._names if name.startswith(text.lower())]
 
-    completedefault = completenames
+    def completedefault(self, *ignored) -> list[str]:
+        return self.completenames(str(ignored[0]))
 
     def _dot(self, text: str) -> None:
         command, _, argument = text.partition(" ")
