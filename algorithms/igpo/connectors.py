@@ -23,6 +23,7 @@ from algorithms.credit import (
     gains_from_scores,
     reduce_aliases,
 )
+from algorithms.credit.settings import AliasRule
 from algorithms.igpo.loss import Aggregation, LossSettings, aggregation_weight
 from algorithms.igpo.record import GroupCredit, TurnCredit
 from algorithms.igpo.rows import Row, TokenLayout, agent_steps, pad_rows
@@ -36,7 +37,7 @@ NUMBERS = "igpo_batch_wide"
 
 
 def build_learner_pipeline_pieces(
-    credit: CreditConfig, loss: LossSettings, *, alias_rule: str = "max", num_learners: int = 0
+    credit: CreditConfig, loss: LossSettings, *, alias_rule: AliasRule = "max", num_learners: int = 0
 ) -> list[ConnectorV2]:
     """The pieces to append to RLlib's learner connector pipeline (its default pieces must be off)."""
     return [
@@ -54,7 +55,7 @@ class _Gains:
     after_T: np.ndarray
 
 
-def rollout_gains(rollout: Rollout, config: CreditConfig, alias_rule: str) -> _Gains:
+def rollout_gains(rollout: Rollout, config: CreditConfig, alias_rule: AliasRule) -> _Gains:
     """Gains of a rollout's turns from its logged scores (SPEC §2).
 
     Raises ValueError where the estimator pays gains and a gain-bearing turn, or the prompt, was not scored.
@@ -62,7 +63,7 @@ def rollout_gains(rollout: Rollout, config: CreditConfig, alias_rule: str) -> _G
     num_turns = rollout.num_turns
     gains = _Gains(*(np.full(num_turns, np.nan) for _ in range(3)))
     bearing = rollout.gain_bearing_turns
-    scored = [turn for turn in bearing if turn.scores_K is not None]
+    scored = [(turn.index, turn.scores_K) for turn in bearing if turn.scores_K is not None]
     if rollout.initial_scores_K is None or len(scored) < len(bearing):
         if config.ig_weight != 0 and bearing:
             where = "the prompt" if rollout.initial_scores_K is None else "a completed turn"
@@ -72,11 +73,10 @@ def rollout_gains(rollout: Rollout, config: CreditConfig, alias_rule: str) -> _G
             )
         if rollout.initial_scores_K is None:
             return gains
-    scores_TK = np.stack([rollout.initial_scores_K, *(turn.scores_K for turn in scored)])
+    scores_TK = np.stack([rollout.initial_scores_K, *(scores_K for _, scores_K in scored)])
     scores_T1 = reduce_aliases(scores_TK, alias_rule, episode=rollout.id)
     beliefs_T1 = beliefs_from_scores(scores_T1)
-    index = {turn.index: k for k, turn in enumerate(rollout.turns)}
-    positions = np.array([index[turn.index] for turn in scored], dtype=np.int64)
+    positions = np.array([index for index, _ in scored], dtype=np.int64)
     gains.gain_T[positions] = gains_from_scores(scores_T1, config.gain_basis, config.gap_eps, episode=rollout.id)
     gains.after_T[positions] = beliefs_T1[1:]
     gains.before_T[:] = beliefs_T1[np.searchsorted(positions, np.arange(num_turns))]
@@ -90,7 +90,7 @@ class TurnLevelAdvantages(ConnectorV2):
     dropped because fewer than 2 rollouts were left.
     """
 
-    def __init__(self, credit: CreditConfig, *, alias_rule: str = "max", num_learners: int = 0):
+    def __init__(self, credit: CreditConfig, *, alias_rule: AliasRule = "max", num_learners: int = 0):
         super().__init__()
         self.credit = credit
         self.alias_rule = alias_rule
@@ -99,7 +99,7 @@ class TurnLevelAdvantages(ConnectorV2):
         self.last_groups: list[GroupCredit] = []
         self.last_dropped: list[str] = []
 
-    def __call__(self, *, rl_module, batch, episodes, explore=None, shared_data=None, metrics=None, **kwargs):
+    def __call__(self, *, rl_module, batch, episodes, explore=None, shared_data: Any = None, metrics=None, **kwargs):
         started = time.perf_counter()
         kept, dropped = split_groups(episodes)
         self.last_credit, self.last_groups, self.last_dropped = {}, [], sorted(dropped)
@@ -200,7 +200,7 @@ class BuildTokenBatch(ConnectorV2):
         self.aggregation = aggregation
         self.layouts: dict[str, TokenLayout] = {}
 
-    def __call__(self, *, rl_module, batch, episodes, explore=None, shared_data=None, metrics=None, **kwargs):
+    def __call__(self, *, rl_module, batch, episodes, explore=None, shared_data: Any = None, metrics=None, **kwargs):
         credit, numbers = shared_data[CREDIT], shared_data[NUMBERS]
         self.layouts = {module_id: TokenLayout() for module_id in rl_module.keys()}  # noqa: SIM118 (not a dict)
         rows: defaultdict[str, list[Row]] = defaultdict(list)

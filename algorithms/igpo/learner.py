@@ -15,7 +15,7 @@ import contextlib
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -26,9 +26,12 @@ from algorithms.igpo.batch import plan_minibatches, split_micro_batches, take_ro
 from algorithms.igpo.connectors import BuildTokenBatch, TurnLevelAdvantages
 from algorithms.igpo.loss import LossSettings, policy_loss
 from algorithms.igpo.measure import Measurements
-from algorithms.igpo.module import load_causal_lm, token_logp
+from algorithms.igpo.module import HFCausalLM, load_causal_lm, token_logp
 from algorithms.igpo.record import GroupCredit, TurnCredit
 from algorithms.igpo.rows import Columns, TokenLayout
+
+if TYPE_CHECKING:
+    from algorithms.igpo.config import IGPOConfig
 
 
 @dataclass(slots=True)
@@ -63,6 +66,9 @@ class IGPOTorchLearner(TorchLearner):
     Raises FloatingPointError where a loss or gradient is not finite, before any step is taken with it.
     """
 
+    config: IGPOConfig
+    _device: torch.device
+
     def build(self) -> None:
         super().build()
         self._turn_gaps: dict[tuple[str, int], float] = {}
@@ -72,7 +78,7 @@ class IGPOTorchLearner(TorchLearner):
         by_source: dict[tuple[str, torch.dtype], torch.nn.Module] = {}
         for module_id in self.module.keys():  # noqa: SIM118 (not a dict)
             if self._settings(module_id).kl_coeff > 0 and self.should_module_be_updated(module_id):
-                module = self.module[module_id].unwrapped()
+                module = self._hugging_face(module_id)
                 source = (module.path, module.compute_dtype)
                 if source not in by_source:
                     model = load_causal_lm(*source, trust_remote_code=module.trust_remote_code)
@@ -80,12 +86,12 @@ class IGPOTorchLearner(TorchLearner):
                 self._references[module_id] = by_source[source]
 
     def configure_optimizers_for_module(self, module_id, config=None) -> None:
-        params = [param for param in self.get_parameters(self._module[module_id]) if param.requires_grad]
+        params = [param for param in self.get_parameters(self.module[module_id]) if param.requires_grad]
         self.register_optimizer(
             module_id=module_id,
             optimizer=torch.optim.AdamW(params, fused=self._device.type in ("cpu", "cuda")),
             params=params,
-            lr_or_lr_schedule=config.lr,
+            lr_or_lr_schedule=(config or self.config).lr,
         )
 
     def take_credit(self) -> tuple[dict[tuple[str, int], TurnCredit], list[GroupCredit]]:
@@ -104,7 +110,7 @@ class IGPOTorchLearner(TorchLearner):
         self._turn_gaps = {}
         self._works = {module_id: self._plan(module_id, dict(batch[module_id])) for module_id in sorted(batch)}
         works = self._works.values()
-        num_updates = self.config.num_epochs * self.config.num_minibatches
+        num_updates = self._num_epochs * self.config.num_minibatches
         if num_updates > 1:
             for work in works:
                 self._measure_before_updates(work)
@@ -128,7 +134,7 @@ class IGPOTorchLearner(TorchLearner):
         minibatches = plan_minibatches(
             sequence_id_N,
             layout.num_sequences,
-            num_epochs=self.config.num_epochs,
+            num_epochs=self._num_epochs,
             num_minibatches=self.config.num_minibatches,
             seed=(self.config.seed or 0, self._weights_seq_no),
         )
@@ -140,7 +146,7 @@ class IGPOTorchLearner(TorchLearner):
         sequences_U = self._over_learners([float(np.unique(sequence_id_N[r]).size) for r in minibatches], "sum")
         by_token = self._settings(module_id).loss_aggregation == "token_mean"
         share_U = tokens_U if by_token else sequences_U
-        whole = sum(share_U) / self.config.num_epochs
+        whole = sum(share_U) / self._num_epochs
         return _Work(
             module_id=module_id,
             columns=columns,
@@ -148,7 +154,7 @@ class IGPOTorchLearner(TorchLearner):
             updates=updates,
             num_micro_batches=[int(n) for n in self._over_learners([float(len(u)) for u in updates], "max")],
             weight_scale=[whole / share if share else 0.0 for share in share_U],
-            size={name: sum(n_U) / self.config.num_epochs for name, n_U in (("tokens", tokens_U), ("sequences", sequences_U))},
+            size={name: sum(n_U) / self._num_epochs for name, n_U in (("tokens", tokens_U), ("sequences", sequences_U))},
         )
 
     def _measure_before_updates(self, work: _Work) -> None:
@@ -156,7 +162,7 @@ class IGPOTorchLearner(TorchLearner):
         referenced = work.module_id in self._references
         for name in ("old_logp", "reference_logp") if referenced else ("old_logp",):
             work.columns[name] = torch.zeros_like(work.columns["sampler_logp"])
-        module = self.module[work.module_id].unwrapped()
+        module = self._hugging_face(work.module_id)
         for rows in (rows for update in work.updates[: self.config.num_minibatches] for rows in update):
             micro = take_rows(work.columns, rows, self._device)
             mask = micro["decision_mask"][:, 1:]
@@ -183,12 +189,13 @@ class IGPOTorchLearner(TorchLearner):
             else:
                 micro = weightless_batch(work.columns, self._device)
             micro["loss_weight"] = micro["loss_weight"] * work.weight_scale[update]
-            with module.no_sync() if self._distributed and k < last else contextlib.nullcontext():
+            no_sync = getattr(module, "no_sync", contextlib.nullcontext)  # only a DDP wrapper has it
+            with no_sync() if k < last else contextlib.nullcontext():
                 loss = self.compute_loss_for_module(
                     module_id=work.module_id, config=config, batch=micro, fwd_out=module.forward_train(micro)
                 )
                 # DDP averages gradients over the learners, but each loss is already a share of one sum.
-                (loss * self.config.num_learners if self._distributed else loss).backward()
+                (loss * max(1, self._num_learners)).backward()
             losses.append(loss.detach())
         losses = torch.stack(losses).double().tolist()
         self._refuse_non_finite(work, own, losses)
@@ -198,17 +205,21 @@ class IGPOTorchLearner(TorchLearner):
         """RLlib's hook: the share of one micro-batch in the batch's loss."""
         mask = batch["decision_mask"][:, 1:]
 
-        def flat(name: str) -> torch.Tensor | None:
-            return batch[name][:, 1:][mask] if name in batch else None
+        def flat(name: str) -> torch.Tensor:
+            return batch[name][:, 1:][mask]
 
         settings = config.loss_settings()
         measured = self._works[module_id].measured
         logp_P, entropy_P = fwd_out["token_logp"][mask], fwd_out["entropy"][mask]
-        old_logp_P, reference_logp_P = flat("old_logp"), flat("reference_logp")
-        if old_logp_P is None:  # one update per batch
+        reference_logp_P = None
+        if "old_logp" in batch:
+            old_logp_P = flat("old_logp")
+        else:  # one update per batch
             old_logp_P = logp_P.detach()
             measured.add_gap(old_logp_P, flat("sampler_logp"), flat("turn_id"))
-        if reference_logp_P is None and module_id in self._references:
+        if "reference_logp" in batch:
+            reference_logp_P = flat("reference_logp")
+        elif module_id in self._references:
             reference_logp_P = self._reference_logp(module_id, batch)[mask]
         terms = policy_loss(
             settings,
@@ -264,14 +275,22 @@ class IGPOTorchLearner(TorchLearner):
     # Helpers --------------------------------------------------------------------------------------------
 
     @property
-    def _distributed(self) -> bool:
-        return self.config.num_learners > 1
+    def _num_learners(self) -> int:
+        return cast(int, self.config.num_learners)
+
+    @property
+    def _num_epochs(self) -> int:
+        return cast(int, self.config.num_epochs)
+
+    def _hugging_face(self, module_id: str) -> HFCausalLM:
+        """The module without its DDP wrapper."""
+        return cast(HFCausalLM, self.module[module_id].unwrapped())
 
     def _settings(self, module_id: str) -> LossSettings:
         return self.config.get_config_for_module(module_id).loss_settings()
 
     def _piece(self, piece_class: type):
-        for piece in self._learner_connector.connectors:
+        for piece in self._learner_connector.connectors if self._learner_connector else []:
             if isinstance(piece, piece_class):
                 return piece
         raise RuntimeError(
@@ -280,7 +299,7 @@ class IGPOTorchLearner(TorchLearner):
 
     def _over_learners(self, values: list[float], how: str) -> list[float]:
         """Sum or maximum of each value over all learners."""
-        if not self._distributed:
+        if self._num_learners <= 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=self._device)
         operation = torch.distributed.ReduceOp.SUM if how == "sum" else torch.distributed.ReduceOp.MAX
@@ -288,6 +307,7 @@ class IGPOTorchLearner(TorchLearner):
         return tensor.tolist()
 
     def _reference_logp(self, module_id: str, micro: Columns) -> torch.Tensor:
-        dtype = self.module[module_id].unwrapped().compute_dtype
+        dtype = self._hugging_face(module_id).compute_dtype
+        mask = micro["decision_mask"][:, 1:]
         with torch.no_grad():
-            return token_logp(self._references[module_id], micro["token_ids"], micro["decision_mask"][:, 1:], dtype)[0]
+            return token_logp(self._references[module_id], micro["token_ids"], mask, dtype, entropy="off")[0]

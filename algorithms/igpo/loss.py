@@ -99,8 +99,8 @@ def importance_ratio(
 def clipped_objective(
     ratio_P: torch.Tensor,
     advantage_P: torch.Tensor,
-    clip_low_P: torch.Tensor | float,
-    clip_high_P: torch.Tensor | float,
+    clip_low_P: torch.Tensor,
+    clip_high_P: torch.Tensor,
     dual_clip: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """PPO's pessimistic bound min(rho A, clip(rho) A), to be maximised, and where it is active.
@@ -112,7 +112,7 @@ def clipped_objective(
         objective [P] (differentiable) and active [P] (1.0 where the gradient is cut).
     """
     plain_P = ratio_P * advantage_P
-    bounded_P = torch.clamp(ratio_P, 1 - clip_low_P, 1 + clip_high_P) * advantage_P
+    bounded_P = ratio_P.clamp(1 - clip_low_P, 1 + clip_high_P) * advantage_P
     objective_P = torch.minimum(plain_P, bounded_P)
     active_P = bounded_P < plain_P
     if dual_clip is not None:
@@ -127,7 +127,7 @@ def mismatch_weight(old_logp_P: torch.Tensor, sampler_logp_P: torch.Tensor, cap:
     """w = stop_grad(min(pi_old / pi_sampler, cap)) per token: corrects for an engine that is not quite the learner
     (SPEC §5).
     """
-    return torch.exp(old_logp_P.detach() - sampler_logp_P.detach()).clamp(max=cap)
+    return torch.exp(old_logp_P.detach() - sampler_logp_P.detach()).clamp_max(cap)
 
 
 def k3_kl(logp_P: torch.Tensor, reference_logp_P: torch.Tensor) -> torch.Tensor:
@@ -158,10 +158,6 @@ def policy_loss(
     clip bounds (1 for a plain clip). `reference_logp_P` is needed when kl_coeff > 0, `entropy_P` when entropy_coeff >
     0.
     """
-    if settings.kl_coeff > 0 and reference_logp_P is None:
-        raise ValueError(f"kl_coeff is {settings.kl_coeff} but no reference log-probs were given")
-    if settings.entropy_coeff > 0 and entropy_P is None:
-        raise ValueError(f"entropy_coeff is {settings.entropy_coeff} but no entropies were given")
     ratio_P = importance_ratio(logp_P, old_logp_P, settings.ratio_level, turn_id_P, sequence_id_P)
     objective_P, clipped_P = clipped_objective(
         ratio_P,
@@ -175,8 +171,12 @@ def policy_loss(
     terms_P = policy_P
     kl_P = None if reference_logp_P is None else k3_kl(logp_P, reference_logp_P)
     if settings.kl_coeff > 0:
+        if kl_P is None:
+            raise ValueError(f"kl_coeff is {settings.kl_coeff} but no reference log-probs were given")
         terms_P = terms_P + settings.kl_coeff * kl_P
     if settings.entropy_coeff > 0:
+        if entropy_P is None:
+            raise ValueError(f"entropy_coeff is {settings.entropy_coeff} but no entropies were given")
         terms_P = terms_P - settings.entropy_coeff * entropy_P
     return TokenTerms(
         loss=(weight_P * terms_P).sum(),

@@ -33,9 +33,7 @@ class Measurements:
         self.gap_parts.append((logp_P - sampler_logp_P).abs()[real_P].double().cpu().numpy())
         self.turn_parts.append(turn_id_P[real_P].cpu().numpy())
 
-    def add_terms(
-        self, terms: TokenTerms, entropy_P: torch.Tensor, weight_P: torch.Tensor, turn_id_P: torch.Tensor
-    ) -> None:
+    def add_terms(self, terms: TokenTerms, entropy_P: torch.Tensor, weight_P: torch.Tensor, turn_id_P: torch.Tensor) -> None:
         real_P = turn_id_P >= 0
         columns = {
             "passed_tokens": torch.ones_like(terms.ratio),

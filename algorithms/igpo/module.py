@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch.utils.checkpoint import checkpoint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Entropy = Literal["off", "measured", "trained"]
 LOGITS_PER_CHUNK = 1 << 25
 """Entries of one float32 chunk of logits (128 MiB)."""
 
@@ -52,11 +54,13 @@ def _backbone(model):
     return getattr(model, model.base_model_prefix)
 
 
-def _head_logp(head, hidden_PH, target_P, entropy_grad: bool):
+def _head_logp(head, hidden_PH, target_P, entropy: Entropy):
     """Log-prob of each target and the entropy at its position, both float32 [P]."""
     logp_PV = torch.log_softmax(head(hidden_PH).float(), dim=-1)
     logp_P = logp_PV.gather(-1, target_P[:, None]).squeeze(-1)
-    kept_PV = logp_PV if entropy_grad else logp_PV.detach()
+    if entropy == "off":
+        return logp_P, torch.zeros_like(logp_P)
+    kept_PV = logp_PV if entropy == "trained" else logp_PV.detach()
     return logp_P, -(kept_PV.exp() * kept_PV).sum(-1)
 
 
@@ -65,7 +69,7 @@ def token_logp(
     token_ids: torch.Tensor,
     target_mask: torch.Tensor,
     compute_dtype: torch.dtype = torch.float32,
-    entropy_grad: bool = False,
+    entropy: Entropy = "measured",
     logits_per_chunk: int = LOGITS_PER_CHUNK,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs of the rows' own next tokens, and the entropy of the distribution that each was drawn from.
@@ -76,7 +80,7 @@ def token_logp(
             mask no real token sees the padding behind it.
         target_mask: [N, L - 1] bool; entry j is about token j + 1. Only these positions pass the output head.
         compute_dtype: bfloat16 runs the model under autocast; log-softmax is float32 always.
-        entropy_grad: whether the entropy carries a gradient.
+        entropy: `off` (zeros, and cheaper), `measured` (no gradient) or `trained`.
 
     Returns:
         log-probs [N, L - 1] and entropies [N, L - 1], float32, 0 outside `target_mask`.
@@ -90,10 +94,10 @@ def token_logp(
         head = model.get_output_embeddings()
         chunk = max(1, logits_per_chunk // model.config.vocab_size)
         if len(target_P) <= chunk:
-            logp_P, entropy_P = _head_logp(head, hidden_PH, target_P, entropy_grad)
+            logp_P, entropy_P = _head_logp(head, hidden_PH, target_P, entropy)
         else:
             parts = [
-                checkpoint(_head_logp, head, hidden, target, entropy_grad, use_reentrant=False)
+                checkpoint(_head_logp, head, hidden, target, entropy, use_reentrant=False)
                 for hidden, target in zip(hidden_PH.split(chunk), target_P.split(chunk), strict=True)
             ]
             logp_P, entropy_P = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -115,7 +119,7 @@ class HFCausalLM(TorchRLModule):
         dtype = settings.pop("dtype", "float32")
         self.trust_remote_code = bool(settings.pop("trust_remote_code", False))
         gradient_checkpointing = settings.pop("gradient_checkpointing", False)
-        self.entropy_grad = bool(settings.pop("entropy_grad", False))
+        self.entropy: Entropy = "trained" if settings.pop("entropy_grad", False) else "measured"
         if settings:
             raise ValueError(f"unknown keys in model_config of HFCausalLM: {', '.join(sorted(settings))}")
         if not self.path:
@@ -136,9 +140,7 @@ class HFCausalLM(TorchRLModule):
 
         Column j of the output is about token j + 1; it is 0 where that token is not a decision token.
         """
-        logp, entropy = token_logp(
-            self.hf, batch["token_ids"], batch["decision_mask"][:, 1:], self.compute_dtype, self.entropy_grad
-        )
+        logp, entropy = token_logp(self.hf, batch["token_ids"], batch["decision_mask"][:, 1:], self.compute_dtype, self.entropy)
         return {"token_logp": logp, "entropy": entropy}
 
     def _tensors(self) -> dict[str, torch.Tensor]:
@@ -190,7 +192,7 @@ class HFCausalLM(TorchRLModule):
         config.save_pretrained(folder)
 
 
-def state_to_tensors(state: dict[str, np.ndarray | torch.Tensor]) -> dict[str, torch.Tensor]:
+def state_to_tensors(state: Mapping[str, np.ndarray | torch.Tensor]) -> dict[str, torch.Tensor]:
     """`HFCausalLM.get_state` as torch tensors by Hugging Face name; int16 arrays become bfloat16. Shares memory with
     `state`.
     """

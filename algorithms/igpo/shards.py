@@ -72,9 +72,7 @@ def batch_wide_numbers(episodes: Sequence[Any]) -> dict[str, Any]:
     """
     kept = kept_episodes(episodes)
     if not kept:
-        raise ValueError(
-            f"none of the {len(episodes)} rollouts belongs to a group of at least {MIN_GROUP}: nothing to train on"
-        )
+        raise ValueError(f"none of the {len(episodes)} rollouts belongs to a group of at least {MIN_GROUP}: nothing to train on")
     sequence_index: defaultdict[str, dict[str, int]] = defaultdict(dict)
     num_tokens: defaultdict[str, int] = defaultdict(int)
     for episode in kept:

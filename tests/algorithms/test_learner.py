@@ -93,7 +93,7 @@ def test_chunks_of_positions_change_neither_value_nor_gradient(llama):
     results = []
     for chunk in (1 << 25, 61 * 4):
         model.zero_grad()
-        logp, entropy = token_logp(model, token_ids, mask[:, 1:], entropy_grad=True, logits_per_chunk=chunk)
+        logp, entropy = token_logp(model, token_ids, mask[:, 1:], entropy="trained", logits_per_chunk=chunk)
         (logp.sum() + 0.3 * entropy.sum()).backward()
         results.append((logp.detach(), entropy.detach(), [p.grad.clone() for p in model.parameters()]))
     for one, other in zip(*(r[:2] for r in results), strict=True):
@@ -106,7 +106,7 @@ def test_entropy_carries_a_gradient_only_on_request(llama):
     model = load_causal_lm(llama, torch.float32)
     token_ids, mask = random_rows()
     assert not token_logp(model, token_ids, mask[:, 1:])[1].requires_grad
-    assert token_logp(model, token_ids, mask[:, 1:], entropy_grad=True)[1].requires_grad
+    assert token_logp(model, token_ids, mask[:, 1:], entropy="trained")[1].requires_grad
 
 
 def test_dropout_is_off_in_training(llama):

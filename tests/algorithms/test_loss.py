@@ -17,6 +17,7 @@ from algorithms.igpo.loss import (
     policy_loss,
 )
 
+TENTHS = torch.arange(10) / 10
 PLAIN = LossSettings(kl_coeff=0.0, mismatch_cap=0.0)
 
 
@@ -77,7 +78,7 @@ def test_gradient_of_a_sequence_ratio_is_shared_by_its_tokens():
 )
 def test_clip(ratio, advantage, objective, active):
     ratio = torch.tensor([ratio], requires_grad=True)
-    got, clipped = clipped_objective(ratio, torch.tensor([advantage]), 0.2, 0.2)
+    got, clipped = clipped_objective(ratio, torch.tensor([advantage]), TENTHS[2], TENTHS[2])
     assert got.item() == pytest.approx(objective)
     assert bool(clipped) is active
     got.sum().backward()
@@ -86,7 +87,7 @@ def test_clip(ratio, advantage, objective, active):
 
 def test_dual_clip_bounds_bad_tokens_only():
     ratio = torch.tensor([5.0, 5.0, 2.0], requires_grad=True)
-    got, clipped = clipped_objective(ratio, torch.tensor([-1.0, 1.0, -1.0]), 0.2, 0.2, dual_clip=3.0)
+    got, clipped = clipped_objective(ratio, torch.tensor([-1.0, 1.0, -1.0]), TENTHS[2], TENTHS[2], dual_clip=3.0)
     assert got.tolist() == pytest.approx([-3.0, 1.2, -2.0])
     assert clipped.tolist() == [1, 1, 0]
     got.sum().backward()
