@@ -1,0 +1,160 @@
+import pickle
+import time
+
+import numpy as np
+import pytest
+from scripted_engine import ScriptedEngine, ids, tiny_task
+
+from envs.retrieval.base import Hit, RetrieverError
+from envs.retrieval.scripted import ScriptedRetriever
+from envs.runner.rollout_loop import RolloutJob, RolloutLoop, turn_seed
+from envs.search.tools import SearchTool
+from envs.search.trajectory import Termination
+
+
+@pytest.fixture
+def task(tmp_path):
+    return tiny_task(tmp_path, max_turns=4)
+
+
+def jobs_of(task, count, group=None, **changes):
+    questions = task.train_questions
+    return [RolloutJob(questions[0 if group else k], f"r{k}", group or f"g{k}", (0, 1, k, 0), **changes) for k in range(count)]
+
+
+def search_then_answer(context, turn):
+    return "<search> mother <end>" if turn < 2 else "<answer> red <end>"
+
+
+def run(task, script, jobs):
+    engine = ScriptedEngine(task, script)
+    loop = RolloutLoop(task, {"default_policy": engine})
+    try:
+        return engine, loop.run(jobs)
+    finally:
+        loop.close()
+
+
+def test_episodes_carry_the_sampled_ids_as_they_are(task):
+    _, (episodes, _) = run(task, search_then_answer, jobs_of(task, 3))
+    for k, episode in enumerate(episodes):
+        rollout = episode.custom_data["rollout"]
+        assert rollout.id == f"r{k}" and rollout.num_turns == 3
+        agent = episode.agent_episodes["searcher"]
+        assert [a.tolist() for a in agent.get_actions()] == [
+            ids(task, "<search> mother <end>"),
+            ids(task, "<search> mother <end>"),
+            ids(task, "<answer> red <end>"),
+        ]
+        assert [len(x) for x in agent.get_extra_model_outputs("action_logp")] == [3, 3, 3]
+        assert list(agent.get_extra_model_outputs("weights_version")) == [7, 7, 7]
+        assert agent.get_observations()[0].tolist() == task.protocol.prompt("", rollout.question.text, ["search", "answer"])
+        assert agent.module_id == "default_policy" and agent.is_terminated
+
+
+def test_every_gain_bearing_turn_is_scored_on_its_own_history(task):
+    _, (episodes, _) = run(task, search_then_answer, jobs_of(task, 1))
+    rollout = episodes[0].custom_data["rollout"]
+    agent = episodes[0].agent_episodes["searcher"]
+    length = len(agent.get_observations()[0])
+    expected = [-length / 100]
+    for k in range(2):
+        length += len(agent.get_actions()[k]) + len(agent.get_observations()[k + 1])
+        expected.append(-length / 100)
+    got = [rollout.initial_scores_K, *(turn.scores_K for turn in rollout.gain_bearing_turns)]
+    np.testing.assert_allclose(np.concatenate(got), expected)
+    assert rollout.turns[-1].scores_K is None
+
+
+def test_the_prompt_of_a_group_is_scored_once(task):
+    engine, (episodes, _) = run(task, search_then_answer, jobs_of(task, 5, group="g"))
+    assert sum(request.startswith("score/") and "/-1/" in request for request in engine.order) == 1
+    assert all(e.custom_data["rollout"].initial_scores_K is not None for e in episodes)
+
+
+def test_no_scores_where_none_are_asked_for(task):
+    engine, (episodes, _) = run(task, search_then_answer, jobs_of(task, 2, score_beliefs=False))
+    assert not any(request.startswith("score/") for request in engine.order)
+    assert episodes[0].custom_data["rollout"].initial_scores_K is None
+
+
+def test_a_failed_search_is_an_observation_and_a_row(task):
+    task.__dict__["tool"] = SearchTool(ScriptedRetriever({"mother": RetrieverError("the server is down")}), 1)
+    _, (episodes, _) = run(task, search_then_answer, jobs_of(task, 1))
+    turn = episodes[0].custom_data["rollout"].turns[0]
+    assert turn.tool_calls[0].error == "the search failed: the server is down"
+    assert turn.observation_text.startswith("the search failed") and turn.scores_K is not None
+
+
+def test_a_bug_in_a_tool_ends_the_run(task):
+    task.__dict__["tool"] = SearchTool(ScriptedRetriever({"mother": KeyError("a bug")}), 1)
+    with pytest.raises(KeyError, match="a bug"):
+        run(task, search_then_answer, jobs_of(task, 1))
+
+
+def test_slow_tools_of_many_rollouts_overlap(task):
+    class Slow:
+        identity = {}
+
+        def search(self, queries, top_k):
+            time.sleep(0.2)
+            return [[Hit("d", "t", "mother", 1.0)]]
+
+    task.__dict__["tool"] = SearchTool(Slow(), 1)
+    started = time.perf_counter()
+    _, (episodes, seconds) = run(task, search_then_answer, jobs_of(task, 16))
+    # One after another the 32 searches take 6.4 s.
+    assert time.perf_counter() - started < 3.2
+    assert seconds.tools > 0 and all(e.custom_data["rollout"].termination is Termination.ANSWERED for e in episodes)
+
+
+def test_a_cut_decision_ends_as_truncated(task):
+    _, (episodes, _) = run(task, lambda context, turn: "<search> " + "mother " * 60 + "<end>", jobs_of(task, 1))
+    rollout = episodes[0].custom_data["rollout"]
+    assert rollout.termination is Termination.TOKEN_LIMIT
+    assert episodes[0].agent_episodes["searcher"].is_truncated and len(episodes[0].agent_episodes["searcher"]) == 1
+
+
+def test_two_agents_that_never_finish_their_turn_are_whole_episodes(tmp_path):
+    roles = [{"name": "searcher", "actions": ["search", "answer"]}, {"name": "reader", "actions": ["message"]}]
+    task = tiny_task(tmp_path, roles=roles, max_turns=5)
+
+    def script(context, turn):
+        return "<message> mother <end>" if "<reader>" in context else "<search> mother <end>"
+
+    _, (episodes, _) = run(task, script, jobs_of(task, 2))
+    rollout, episode = episodes[0].custom_data["rollout"], episodes[0]
+    assert [turn.agent for turn in rollout.turns] == ["searcher", "reader", "searcher", "reader", "searcher"]
+    assert rollout.termination is Termination.TURN_LIMIT
+    assert {agent: len(e) for agent, e in episode.agent_episodes.items()} == {"searcher": 3, "reader": 2}
+    assert [turn.scores_K is not None for turn in rollout.turns] == [True] * 4 + [False]
+
+
+def test_on_turn_sees_each_turn_as_it_ends(task):
+    seen = []
+    engine = ScriptedEngine(task, search_then_answer)
+    loop = RolloutLoop(task, {"default_policy": engine})
+    loop.run(jobs_of(task, 1), on_turn=lambda rollout: seen.append(rollout.turns[-1].action))
+    loop.close()
+    assert seen == ["tool", "tool", "answer"]
+
+
+def test_episodes_travel_between_processes(task):
+    _, (episodes, _) = run(task, search_then_answer, jobs_of(task, 1))
+    copy = pickle.loads(pickle.dumps(episodes[0]))
+    assert copy.custom_data["rollout"].turns[0].query == "mother"
+    assert copy.agent_episodes["searcher"].module_id == "default_policy"
+
+
+def test_equal_rollout_ids_are_refused(task):
+    job = jobs_of(task, 1)[0]
+    with pytest.raises(ValueError, match="rollout ids must be different"):
+        run(task, search_then_answer, [job, job])
+
+
+def test_seeds_depend_on_every_part_and_on_nothing_else():
+    base = turn_seed((0, 1, 2, 3), 4)
+    assert base == turn_seed((0, 1, 2, 3), 4)
+    others = [turn_seed(p, t) for p, t in [((1, 1, 2, 3), 4), ((0, 2, 2, 3), 4), ((0, 1, 3, 3), 4), ((0, 1, 2, 4), 4)]]
+    assert len({base, *others, turn_seed((0, 1, 2, 3), 5)}) == 6
+    assert 0 <= base < 2**31
