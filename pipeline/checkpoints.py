@@ -15,14 +15,19 @@ from typing import Any
 from envs.data.errors import InputError
 
 NOTE = "igpo_checkpoint.json"
+EXPERIMENT = "experiment.yaml"
 SCHEMA_VERSION = 1
 
 
 class Checkpoints:
-    """The checkpoints of one run. `num_to_keep`: newest folders kept besides the best; None keeps all."""
+    """The checkpoints of one run. `num_to_keep`: newest folders kept besides the best; None keeps all.
 
-    def __init__(self, folder: Path, num_to_keep: int | None = 1):
+    `experiment` is copied into each as `experiment.yaml`, so that a checkpoint says by itself what it was trained on.
+    """
+
+    def __init__(self, folder: Path, num_to_keep: int | None = 1, experiment: Path | None = None):
         self.folder = folder
+        self.experiment = experiment
         self.num_to_keep = num_to_keep
 
     @property
@@ -48,6 +53,8 @@ class Checkpoints:
             algorithm.save_to_path(str(temporary))
             content = {"schema_version": SCHEMA_VERSION, "algorithm": "IGPO", "iteration": iteration, **note}
             (temporary / NOTE).write_text(json.dumps(content, indent=2), encoding="utf-8")
+            if self.experiment is not None:
+                shutil.copyfile(self.experiment, temporary / EXPERIMENT)
             _flush(temporary)
             if final.exists():  # complete, but of an attempt that died before `last` named it
                 shutil.rmtree(final)

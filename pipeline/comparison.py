@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,14 +63,21 @@ def paired_difference(before: Scores, after: Scores, *, metric: str = "em", seed
     common = sorted(before.keys() & after.keys())
     if not common:
         return None
-    differences_N = np.array([getattr(after[q], metric) - getattr(before[q], metric) for q in common])
+    values = [getattr(after[q], metric) - getattr(before[q], metric) for q in common]
+    low, high = bootstrap_interval(values, seed=seed)
+    return Difference(float(np.mean(values)), low, high, len(common))
+
+
+def bootstrap_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
+    """Bounds of the 95% percentile bootstrap interval of the mean. Deterministic in `seed`."""
+    values_N = np.asarray(values, dtype=np.float64)
     generator = np.random.default_rng(seed)
     means_B = np.empty(RESAMPLES)
-    for start in range(0, RESAMPLES, 1000):  # in blocks, so that 10,000 questions do not cost 800 MB
-        rows_BN = generator.integers(0, len(common), size=(1000, len(common)))
-        means_B[start : start + 1000] = differences_N[rows_BN].mean(axis=1)
+    for start in range(0, RESAMPLES, 1000):  # in blocks, so that 10,000 values do not cost 800 MB
+        rows_BN = generator.integers(0, len(values_N), size=(1000, len(values_N)))
+        means_B[start : start + 1000] = values_N[rows_BN].mean(axis=1)
     low, high = np.quantile(means_B, [0.025, 0.975])
-    return Difference(float(differences_N.mean()), float(low), float(high), len(common))
+    return float(low), float(high)
 
 
 def mean_score(scores: Scores, metric: str = "em", hops: int | None = None) -> float | None:

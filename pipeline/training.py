@@ -77,7 +77,7 @@ class TrainingLoop:
     time_budget_s: float | None = None
 
     def __post_init__(self):
-        self._checkpoints = Checkpoints(self.run.checkpoints, self.checkpoint.num_to_keep)
+        self._checkpoints = Checkpoints(self.run.checkpoints, self.checkpoint.num_to_keep, self.run.config_path)
         best = self._checkpoints.best
         self._best_score: float | None = read_note(best).get("best_score") if best else None
         self._before = load_scores(self.run.path / "heldout_before.json")

@@ -10,7 +10,9 @@ from typing import Any
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import (
     ALL_MODULES,
     ENV_RUNNER_RESULTS,
@@ -18,6 +20,7 @@ from ray.rllib.utils.metrics import (
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     WEIGHTS_SEQ_NO,
 )
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune.registry import register_env
 
 from algorithms.igpo.config import IGPOConfig
@@ -56,6 +59,11 @@ class IGPO(Algorithm):
     Attributes:
         records: what the last `train()` or `evaluate()` left for logs: rollouts, and the credit that training used.
     """
+
+    config: IGPOConfig
+    metrics: MetricsLogger
+    learner_group: LearnerGroup
+    env_runner_group: EnvRunnerGroup
 
     @classmethod
     def get_default_config(cls) -> IGPOConfig:

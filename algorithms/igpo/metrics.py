@@ -22,7 +22,7 @@ def ending_metrics(rollouts: list[Rollout]) -> dict[str, float]:
         "turns_mean": _mean(rollout.num_turns for rollout in rollouts),
         "answered_share": _mean(rollout.termination is Termination.ANSWERED for rollout in rollouts),
         "malformed_share": _mean(rollout.termination is Termination.MALFORMED for rollout in rollouts),
-        "truncated_share": _mean(rollout.termination.is_truncated for rollout in rollouts),
+        "truncated_share": _mean(rollout.is_truncated for rollout in rollouts),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from envs.runner.rollout_loop import RolloutJob
 
@@ -47,7 +47,7 @@ class GroupSampler:
         if local is not None:
             flat = local.sample(jobs=[job for group in groups for job in group])
             return _regroup(groups, flat), [local.get_metrics()]
-        episodes: dict[str, list] = {}
+        episodes: dict[int, list] = {}
         metrics: list = []
         missing = list(range(len(groups)))
         fruitless = 0
@@ -62,16 +62,16 @@ class GroupSampler:
             logger.warning("an env runner died: %d of %d groups are sampled again", len(missing), len(groups))
             fruitless = fruitless + 1 if len(missing) == before else 0
             if fruitless == MAX_FRUITLESS_ROUNDS:
-                raise RuntimeError(f"env runners died in {fruitless} rounds of sampling in a row: see the logs of their processes")
+                raise RuntimeError(f"env runners died in {fruitless} rounds of sampling in a row: see their logs")
             self._revive()
         return [episodes[index] for index in range(len(groups))], metrics
 
-    def _one_round(self, groups: list[list[RolloutJob]], missing: list[int]) -> list[tuple[list[int], list, object]]:
+    def _one_round(self, groups: list[list[RolloutJob]], missing: list[int]) -> list[tuple[list[int], list, Any]]:
         ids = self._runners.healthy_env_runner_ids()
         shares = {runner: missing[k :: len(ids)] for k, runner in enumerate(ids)}
         shares = {runner: share for runner, share in shares.items() if share}
         calls = [_sample_call([groups[index] for index in share], share) for share in shares.values()]
-        results = self._runners.foreach_env_runner(calls, local_env_runner=False, remote_worker_ids=list(shares))
+        results: list[Any] = self._runners.foreach_env_runner(calls, local_env_runner=False, remote_worker_ids=list(shares))
         for result in results:
             if isinstance(result, str):
                 raise RolloutError(f"an env runner failed:\n{result}")
@@ -79,7 +79,7 @@ class GroupSampler:
 
     def _revive(self) -> None:
         """Waits for a runner where none is left."""
-        deadline = time.monotonic() + self._algorithm.config.env_runner_restore_timeout_s
+        deadline = time.monotonic() + (self._algorithm.config.env_runner_restore_timeout_s or 0.0)
         while True:
             self._algorithm.restore_env_runners(self._runners)
             if self._runners.num_healthy_remote_env_runners():

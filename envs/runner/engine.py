@@ -7,7 +7,7 @@ overlaps with generation. The engine knows nothing of episodes, tools or protoco
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -86,6 +86,6 @@ class RolloutEngine(Protocol):
     @property
     def is_busy(self) -> bool: ...
 
-    def load_weights(self, tensors: dict[str, object], version: int) -> None:
+    def load_weights(self, tensors: dict[str, Any], version: int) -> None:
         """Replace the weights in place by `{hugging_face_name: tensor}` and drop every cached prefix."""
         ...

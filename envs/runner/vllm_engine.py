@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class VLLMEngine:
         InputError: less free memory than the KV cache asked for.
     """
 
-    def __init__(self, model_path: str, settings: EngineSettings, *, max_model_len: int, dtype: str, seed: int = 0):
+    def __init__(self, model_path: str, settings: EngineSettings, *, max_model_len: int, dtype: Literal["float32", "bfloat16"], seed: int = 0):
         check_memory(settings)
         # The engine must live in this process: plain calls, no pickling of weights. Read when vllm is imported.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -93,7 +94,7 @@ class VLLMEngine:
     def is_busy(self) -> bool:
         return self._engine.has_unfinished_requests()
 
-    def load_weights(self, tensors: dict[str, object], version: int) -> None:
+    def load_weights(self, tensors: dict[str, Any], version: int) -> None:
         if "model.embed_tokens.weight" in tensors and "lm_head.weight" not in tensors:
             tensors = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(tensors.items())})

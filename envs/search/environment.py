@@ -39,7 +39,14 @@ class SearchEnv(MultiAgentEnv):
         self.observation_spaces = dict.fromkeys(self.possible_agents, TOKENS)
         self.action_spaces = dict.fromkeys(self.possible_agents, TOKENS)
         self._rng = np.random.default_rng()
-        self.episode: SearchEpisode | None = None
+        self._episode: SearchEpisode | None = None
+
+    @property
+    def episode(self) -> SearchEpisode:
+        """The rollout under way. Raises RuntimeError before the first `reset`."""
+        if self._episode is None:
+            raise RuntimeError("call reset before step")
+        return self._episode
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:
@@ -49,13 +56,13 @@ class SearchEnv(MultiAgentEnv):
         if question is None:
             questions = self.task.train_questions
             question = questions[int(self._rng.integers(len(questions)))]
-        self.episode = self.begin(
+        self._episode = self.begin(
             question,
             rollout_id=options.get("rollout_id", question.id),
             group_id=options.get("group_id", question.id),
             split=options.get("split", "train"),
         )
-        seen = self.episode.start()
+        seen = self._episode.start()
         return {seen.agent: _array(seen.ids)}, {seen.agent: {}}
 
     def begin(self, question: Question, *, rollout_id: str, group_id: str, split: str) -> SearchEpisode:
@@ -93,7 +100,7 @@ class SearchEnv(MultiAgentEnv):
             return {seen.agent: _array(seen.ids)}, rewards, done, dict(done), {seen.agent: {}}
         rollout = self.episode.rollout
         spoke = {turn.agent for turn in rollout.turns}
-        truncated = rollout.termination.is_truncated
+        truncated = rollout.is_truncated
         rewards = {agent: rollout.outcome if agent == speaker else 0.0 for agent in spoke}
         observations = {agent: _array([]) for agent in spoke}
         return observations, rewards, {"__all__": not truncated}, {"__all__": truncated}, {agent: {} for agent in spoke}

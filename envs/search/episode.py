@@ -28,8 +28,8 @@ class Seen:
 class _Context:
     """One agent's context so far: its length and its last decision (empty before the first)."""
 
-    length: int = 0
-    last_decision: list[int] = None
+    length: int
+    last_decision: list[int]
 
 
 class SearchEpisode:
@@ -49,7 +49,7 @@ class SearchEpisode:
         self._roles = {role.name: role for role in task.settings.roles}
         self._contexts: dict[str, _Context] = {}
         self._found: set[str] = set()
-        self._action: Action | None = None
+        self._action = Action(ActionKind.CUT_OFF)
         self._cut_off = False
         self.templates = task.answer_templates(question)
         self.rollout = Rollout(rollout_id, group_id, question, split=split, scored_golds_K=self.templates.golds_K)
@@ -96,7 +96,7 @@ class SearchEpisode:
             action=action.kind,
             query=action.arguments.get("query") if action.kind is ActionKind.TOOL else None,
             answer=action.text if action.kind is ActionKind.ANSWER else None,
-            parse_error=action.error,
+            parse_error=action.error or None,
             num_decision_tokens=len(ids),
         )
         self.rollout.turns.append(turn)
@@ -105,7 +105,7 @@ class SearchEpisode:
         context.length += len(ids)
         context.last_decision = ids
         if action.kind is ActionKind.TOOL:
-            turn.tool_calls = [ToolCall(action.tool, action.arguments)]
+            turn.tool_calls = [ToolCall(action.tool or "", action.arguments)]
         return turn.tool_calls
 
     def observe(self) -> Seen | None:
@@ -191,9 +191,9 @@ class SearchEpisode:
         rollout.answer = turn.answer if termination is Termination.ANSWERED else None
         rollout.metrics = answer_metrics(rollout.answer, rollout.question.golds)
         if termination is Termination.ANSWERED:
-            rollout.outcome = float(self._task.outcome(rollout.answer, rollout.question.golds))
+            rollout.outcome = float(self._task.outcome(rollout.answer or "", rollout.question.golds))
         else:
-            rollout.outcome = settings.truncation_penalty if termination.is_truncated else settings.format_penalty
+            rollout.outcome = settings.truncation_penalty if rollout.is_truncated else settings.format_penalty
         self.done = True
 
     def _open_context(self, agent: str) -> list[int]:

@@ -7,6 +7,7 @@ Token-in, token-out: ids that the policy sampled are never decoded and tokenised
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 from typing import Protocol as TypingProtocol
 
 import numpy as np
@@ -21,16 +22,16 @@ class Action:
     kind: ActionKind
     tool: str | None = None
     arguments: dict = field(default_factory=dict)
-    text: str | None = None
+    text: str = ""
     """The answer's or the message's content."""
-    error: str | None = None
+    error: str = ""
     ends_rollout: bool = True
     """For MALFORMED: whether the rollout is over (no action at all, a broken or a second answer), or the policy may try again."""
 
 
 @dataclass(slots=True)
 class Observation:
-    """What is appended after a decision: `ids` close the decision if the engine did not, carry the text, and open the next turn."""
+    """What is appended after a decision: `ids` close it if the engine did not, carry the text, and open the next turn."""
 
     ids: list[int]
     text: str
@@ -54,6 +55,8 @@ class Protocol(TypingProtocol):
     """One way of talking to a policy."""
 
     name: str
+    tokenizer: Any
+    """The Hugging Face tokenizer; saved with checkpoints."""
     stop_token_ids: list[int]
     """A sampled token of this list ends the turn; it belongs to the decision."""
 
@@ -62,7 +65,7 @@ class Protocol(TypingProtocol):
         ...
 
     def parse(self, decision_ids: list[int]) -> Action:
-        """The action that a completed decision asks for. Never raises; linear time. Malformed text gives `ActionKind.MALFORMED`."""
+        """The action that a completed decision asks for. Never raises; linear time; bad text gives `ActionKind.MALFORMED`."""
         ...
 
     def text(self, decision_ids: list[int]) -> str:
@@ -74,7 +77,7 @@ class Protocol(TypingProtocol):
         ...
 
     def observation(self, text: str, *, decision_ids: list[int], sender: str, max_tokens: int) -> Observation:
-        """`text` from `sender` ("tool", "error" or a role's name) as plain text after `decision_ids`, cut to `max_tokens` of text.
+        """`text` from `sender` ("tool", "error" or a role's name) as plain text after `decision_ids`, cut to `max_tokens`.
 
         Special-token strings and the protocol's own tags inside `text` are made harmless and counted.
         """

@@ -93,7 +93,7 @@ def _load_data(settings: SearchEnvSettings) -> tuple[Corpus, list[Question], lis
         train, heldout = world.questions("train"), world.questions("heldout")
     else:
         corpus = load_corpus(settings.corpus)
-        train = load_questions(settings.questions)
+        train = load_questions(settings.questions or "")
         if settings.heldout_questions is None:
             train, heldout = split_by_hash(train, settings.heldout_share)
         else:

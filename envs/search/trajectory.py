@@ -138,6 +138,11 @@ class Rollout:
         return len(self.turns)
 
     @property
+    def is_truncated(self) -> bool:
+        """Whether turns or tokens ran out before an answer."""
+        return self.termination is not None and self.termination.is_truncated
+
+    @property
     def gain_bearing_turns(self) -> list[Turn]:
         """Every completed turn except the final one (SPEC §2)."""
         return [turn for turn in self.turns[:-1] if not turn.is_cut_off]

@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
+    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 train_app = typer.Typer(help="Train: `rllib train file conf/igpo.yaml`.", no_args_is_help=True)
@@ -140,14 +141,25 @@ def evaluate(
     quieten(verbose)
     from rich.console import Console
 
-    from pipeline.evaluation import evaluate_policy, report
+    from pipeline import evaluation
+    from pipeline.policy import open_policy
+    from pipeline.quiet import quieten_ray
 
-    evaluation = evaluate_policy(
-        policy, config=config, overrides=set_ or [], questions=questions, episodes=episodes, samples=samples, seed=seed
-    )
-    report(evaluation, Console())
+    quieten_ray(verbose)
+    console = Console()
+    with console.status("opening the policy ...") as status:
+        opened = open_policy(policy, config, set_)
+        chosen = evaluation.select_questions(opened, questions, episodes)
+        done = evaluation.evaluate(
+            opened,
+            chosen,
+            samples=samples,
+            seed=seed,
+            on_done=lambda count: status.update(f"{count} of {len(chosen)} questions"),
+        )
+    evaluation.report(done, console)
     if out:
-        evaluation.save(out)
+        done.save(out)
         typer.echo(f"written to {out}")
 
 

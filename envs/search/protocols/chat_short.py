@@ -95,7 +95,7 @@ class ChatShortProtocol:
 
     def _render(self, messages: list[tuple[str, str]]) -> str:
         chat = [{"role": role, "content": content} for role, content in messages]
-        return self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
     def _control(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -114,11 +114,11 @@ class ChatShortProtocol:
         return [*self._control(before), *self._plain(f"Question: {question}"), *self._control(after)]
 
     def text(self, decision_ids: list[int]) -> str:
-        return self.tokenizer.decode(decision_ids)
+        return str(self.tokenizer.decode(decision_ids))
 
     def parse(self, decision_ids: list[int]) -> Action:
         """`Search: q`, `Answer: a` or `Note: m` on the only line of the decision; anything else is MALFORMED."""
-        text = self.tokenizer.decode(decision_ids, skip_special_tokens=True).strip()
+        text = str(self.tokenizer.decode(decision_ids, skip_special_tokens=True)).strip()
         match = _LINE.fullmatch(text)
         if match is None:
             return Action(ActionKind.MALFORMED, error="write one line: 'Search: ' and a query, or 'Answer: ' and a short answer")

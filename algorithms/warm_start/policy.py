@@ -1,0 +1,60 @@
+"""The embedded policy: a small Llama over the world's words, and how its weights start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+HEAD_DIM = 32
+"""vLLM's CPU attention takes 32 or more."""
+ROPE_THETA = 100.0
+"""Contexts are a few hundred tokens: fast rotations tell neighbours apart, slow ones would be wasted."""
+POSITION_SHARPNESS = 7.0
+
+
+def build_policy(vocab_size: int, seed: int) -> LlamaForCausalLM:
+    """A Llama of 3 layers, width 128, 0.72M parameters, float32, with three previous-token heads (see `_look_back`)."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=HEAD_DIM,
+        attention_bias=True,
+        max_position_embeddings=1024,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    model = LlamaForCausalLM(config)
+    for head in range(3):
+        _look_back(model, head, distance=head + 1)
+    return model
+
+
+@torch.no_grad()
+def _look_back(model: LlamaForCausalLM, head: int, distance: int) -> None:
+    """Makes a head of the first layer attend to the token `distance` places back, whatever the tokens are.
+
+    To read `mira mother -> toma` out of a document, a model needs tokens that know their predecessors, then a head that matches
+    on them. Finding both at once by gradient descent is a plateau of unpredictable length; starting with the first leaves
+    only the second to learn. Through the biases alone, the attention score is sum_i c^2 cos(theta_i (offset - distance)),
+    largest at that distance. The weights stay free to learn.
+    """
+    attention = model.model.layers[0].self_attn
+    angles = distance * model.model.rotary_emb.inv_freq
+    rows = slice(head * HEAD_DIM, (head + 1) * HEAD_DIM)
+    attention.k_proj.bias[rows] = POSITION_SHARPNESS * torch.cat([torch.ones_like(angles), torch.zeros_like(angles)])
+    attention.q_proj.bias[rows] = POSITION_SHARPNESS * torch.cat([torch.cos(angles), -torch.sin(angles)])

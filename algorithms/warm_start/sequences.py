@@ -1,0 +1,156 @@
+"""Training sequences of the warm start: token ids with a mask of what is learned, from a fresh world each time.
+
+Because facts are drawn anew for every batch, none can be memorised: all the policy can learn is to look things up.
+Everything goes through the protocol's own methods, so the policy sees in training exactly what it will see in rollouts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.data.expert import Expert, Habits, Step
+from envs.data.world import Chain, World
+from envs.data.world_words import ATTRIBUTES, RELATIONS
+from envs.search.protocols.tiny import ANSWER, END, MESSAGE, SEARCH, TinyProtocol
+
+TITLE_SHARE = 0.25
+"""Share of documents shown with their title line, so that both ways of showing a document are known."""
+ERROR_SHARE = 0.02
+"""Share of decisions preceded by an error observation, after which the policy should simply go on."""
+
+
+@dataclass
+class Sequence:
+    """Token ids and, for each, whether its prediction is trained. Built left to right."""
+
+    ids: list[int]
+    learned: list[bool]
+
+    def add(self, ids: list[int], learned: bool | list[bool] = False) -> None:
+        self.ids += ids
+        self.learned += learned if isinstance(learned, list) else [learned] * len(ids)
+
+
+class SequenceMaker:
+    """Makes sequences in one world. `rng` decides everything that is random."""
+
+    def __init__(self, protocol: TinyProtocol, world: World, rng: np.random.Generator, habits: Habits):
+        self.protocol = protocol
+        self.world = world
+        self.rng = rng
+        self.habits = habits
+        self._token = {t: protocol.tokenizer.convert_tokens_to_ids(t) for t in (ANSWER, END, MESSAGE, SEARCH)}
+
+    def lookups(self, documents: int, lookups: int) -> Sequence:
+        """Some documents, then many facts read out of them; only the facts' values are learned.
+
+        Dense practice of the one skill that everything else needs. Without it a model of this size learns the format of
+        demonstrations, never to read.
+        """
+        sequence = self._start(Chain(0, (), 0), actions=["message"])
+        entities = self.rng.permutation(len(self.world.names))[:documents]
+        for entity in entities:
+            sequence.add(self._document(int(entity)))
+        facts = [(int(e), key) for e in entities for key in (*RELATIONS, *ATTRIBUTES)]
+        for k in self.rng.permutation(len(facts))[:lookups]:
+            name, key, value = self._words(
+                f"{self.world.names[facts[k][0]]} {facts[k][1]} {self.world.value(*facts[k])}"
+            )
+            sequence.add([self._token[MESSAGE], name, key, value, self._token[END]], [False, False, False, True, False])
+        return sequence
+
+    def searcher(self, chain: Chain) -> Sequence:
+        """One searcher's episode: every decision is learned."""
+        sequence = self._start(chain, actions=["search", "answer"])
+        for step in self._demonstrate(chain):
+            self._maybe_error(sequence)
+            sequence.add(self._decision(step), True)
+            if step.entity is not None:
+                sequence.add(self._document(step.entity))
+        return sequence
+
+    def searcher_with_notes(self, chain: Chain) -> Sequence:
+        """The searcher's side of an episode whose documents go through a reader."""
+        sequence = self._start(chain, actions=["search", "answer"])
+        for step in self._demonstrate(chain, through_reader=True):
+            sequence.add(self._decision(step), True)
+            if step.entity is not None:
+                sequence.add(self._note(step.note))
+        return sequence
+
+    def reader(self, chain: Chain) -> Sequence:
+        """The reader's side: every message is learned."""
+        sequence = self._start(chain, actions=["message"])
+        for step in self._demonstrate(chain, through_reader=True)[:-1]:
+            sequence.add(self._document(step.entity))
+            sequence.add(self._message(step.note), True)
+        return sequence
+
+    def belief(self, chain: Chain) -> Sequence:
+        """A searcher's episode stopped after a random number of turns and answered with gold: only the answer is learned.
+
+        What the policy would write if it had to answer now, is calibrated on what it has seen.
+        """
+        sequence = self._start(chain, actions=["search", "answer"])
+        for step in self._prefix(chain):
+            sequence.add(self._decision(step))
+            sequence.add(self._document(step.entity))
+        return self._gold(sequence, chain)
+
+    def belief_through_reader(self, chain: Chain) -> Sequence:
+        """The same on the merged history of searcher and reader, with and without the documents and the notes."""
+        sequence = self._start(chain, actions=["search", "answer"])
+        with_documents = self.rng.random() < 0.7
+        with_notes = not with_documents or self.rng.random() < 0.6
+        for step in self._prefix(chain, through_reader=True):
+            sequence.add(self._decision(step))
+            if with_documents:
+                sequence.add(self._document(step.entity))
+                if self.rng.random() < 0.8:
+                    sequence.add(self._message(step.note))
+            if with_notes:
+                sequence.add(self._note(step.note))
+        return self._gold(sequence, chain)
+
+    def _demonstrate(self, chain: Chain, through_reader: bool = False) -> list[Step]:
+        return Expert(self.world, self.rng, self.habits).demonstrate(chain, through_reader)
+
+    def _prefix(self, chain: Chain, through_reader: bool = False) -> list[Step]:
+        habits = Habits(give_up=0.0, repeat=0.1, stray=0.15, overshoot=0.2, misread=self.habits.misread)
+        searches = Expert(self.world, self.rng, habits).demonstrate(chain, through_reader)[:-1]
+        return searches[: int(self.rng.integers(0, len(searches) + 1))] if self.rng.random() < 0.5 else searches
+
+    def _start(self, chain: Chain, actions: list[str]) -> Sequence:
+        ids = self.protocol.prompt("", self.world.question(chain, id="").text, actions)
+        return Sequence(ids, [False] * len(ids))
+
+    def _gold(self, sequence: Sequence, chain: Chain) -> Sequence:
+        suffix = self.protocol.scoring_suffix(self.world.question(chain, id="").golds[0])
+        sequence.add(suffix.ids, [bool(gold) for gold in suffix.gold_mask_L])
+        return sequence
+
+    def _maybe_error(self, sequence: Sequence) -> None:
+        if self.rng.random() < ERROR_SHARE:
+            message = "not understood " * int(self.rng.integers(1, 8))
+            sequence.add(self._observation(message, "error"))
+
+    def _decision(self, step: Step) -> list[int]:
+        return [self._token[SEARCH if step.kind == "search" else ANSWER], *self._words(step.text), self._token[END]]
+
+    def _message(self, text: str) -> list[int]:
+        return [self._token[MESSAGE], *self._words(text), self._token[END]]
+
+    def _document(self, entity: int) -> list[int]:
+        document = self.world.documents[entity]
+        return self._observation(document.contents if self.rng.random() < TITLE_SHARE else document.text, "tool")
+
+    def _note(self, text: str) -> list[int]:
+        return self._observation(text, "reader")
+
+    def _observation(self, text: str, sender: str) -> list[int]:
+        return self.protocol.observation(text, decision_ids=[], sender=sender, max_tokens=1000).ids
+
+    def _words(self, text: str) -> list[int]:
+        return self.protocol.tokenizer.convert_tokens_to_ids(text.split())

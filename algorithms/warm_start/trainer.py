@@ -1,0 +1,145 @@
+"""The warm start's two phases: look-up practice until the skill is there, then demonstrations and calibrated answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from algorithms.warm_start.sequences import Sequence, SequenceMaker
+from envs.data.expert import Habits
+from envs.data.world import World, build_world
+from envs.search.config import WorldSettings
+from envs.search.protocols.tiny import TinyProtocol
+
+
+class LookupFailed(RuntimeError):
+    """The policy did not learn to read facts out of documents: training on demonstrations would be of no use."""
+
+
+@dataclass(frozen=True)
+class WarmStartSettings:
+    """Defaults are the shipped policy's.
+
+    `habits` are the expert's in demonstrations: how much is left for reinforcement learning to mend. `hops` are the shares of
+    questions by hops in training.
+    """
+
+    seed: int = 0
+    max_lookup_steps: int = 1200
+    lookup_documents: int = 3
+    demonstration_steps: int = 500
+    batch_size: int = 32
+    entities: int = 60
+    hops: dict[int, float] = field(default_factory=lambda: {1: 0.25, 2: 0.4, 3: 0.25, 4: 0.1})
+    habits: Habits = Habits(give_up=0.5, repeat=0.08, stray=0.12, overshoot=0.1, misread=0.2)
+    matrix_learning_rate: float = 0.02
+    other_learning_rate: float = 3e-3
+
+
+DEMONSTRATIONS = {"searcher": 0.6, "searcher_with_notes": 0.2, "reader": 0.2}
+BELIEFS = {"belief": 0.75, "belief_through_reader": 0.25}
+"""Shares of the kinds of sequences (methods of `SequenceMaker`) within each half of a second-phase batch."""
+
+Progress = Callable[[str, int, int, dict[str, float]], None]
+"""Called after each step with phase, step, number of steps, and measures."""
+
+
+class Trainer:
+    """Trains `model` in place. Deterministic for given settings, machine type and number of threads.
+
+    Matrices are trained with Muon, which shortens the look-up plateau several times; embeddings, norms and biases with AdamW.
+    """
+
+    def __init__(self, model: torch.nn.Module, protocol: TinyProtocol, settings: WarmStartSettings, progress: Progress):
+        self.model = model
+        self.protocol = protocol
+        self.settings = settings
+        self.progress = progress
+        self.rng = np.random.Generator(np.random.PCG64(settings.seed))
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
+        others = [p for name, p in named if p.ndim != 2 or "embed" in name]
+        self._optimizers = {
+            torch.optim.Muon(matrices, weight_decay=0.01): settings.matrix_learning_rate,
+            torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.01): settings.other_learning_rate,
+        }
+
+    def run(self) -> None:
+        """Both phases.
+
+        Raises:
+            LookupFailed: the look-up accuracy stayed below 95% for `max_lookup_steps`.
+        """
+        self.model.train()
+        self.learn_lookup()
+        self.learn_demonstrations()
+        self.model.eval()
+
+    def learn_lookup(self) -> None:
+        """From one document to `lookup_documents` at once, one more whenever 9 of 10 facts are read right."""
+        total, documents, recent = self.settings.max_lookup_steps, 1, 0.0
+        for step in range(total):
+            maker = SequenceMaker(self.protocol, self._world(), self.rng, self.settings.habits)
+            batch = [maker.lookups(documents, 8 * documents) for _ in range(self.settings.batch_size)]
+            loss, accuracy = self._step([batch], rate=min(1.0, (step + 1) / 50))
+            recent = 0.8 * recent + 0.2 * accuracy
+            self.progress("look-up", step + 1, total, {"loss": loss, "accuracy": recent, "documents": documents})
+            if documents < self.settings.lookup_documents and recent > 0.9:
+                documents, recent = documents + 1, 0.0
+            elif recent > 0.97:
+                return
+        raise LookupFailed(
+            f"after {total} steps only {recent:.0%} of facts are read right from {documents} document(s): "
+            "train longer (--lookup-steps) or try another --seed"
+        )
+
+    def learn_demonstrations(self) -> None:
+        """Half of each batch demonstrations, half gold answers after random prefixes of searches; the rate falls to 0."""
+        total, half = self.settings.demonstration_steps, self.settings.batch_size // 2
+        for step in range(total):
+            world = self._world()
+            maker = SequenceMaker(self.protocol, world, self.rng, self.settings.habits)
+            halves = [self._draw(maker, world, kinds, half) for kinds in (DEMONSTRATIONS, BELIEFS)]
+            loss, accuracy = self._step(halves, rate=1.0 - step / total)
+            self.progress("demonstrations", step + 1, total, {"loss": loss, "accuracy": accuracy})
+
+    def _draw(self, maker: SequenceMaker, world: World, kinds: dict[str, float], count: int) -> list[Sequence]:
+        hops = self.rng.choice(list(self.settings.hops), p=list(self.settings.hops.values()), size=count)
+        chosen = self.rng.choice(list(kinds), p=list(kinds.values()), size=count)
+        return [
+            getattr(maker, kind)(world.draw_chain(int(hop), self.rng)) for kind, hop in zip(chosen, hops, strict=True)
+        ]
+
+    def _world(self) -> World:
+        return build_world(WorldSettings(seed=int(self.rng.integers(2**31)), entities=self.settings.entities))
+
+    def _step(self, parts: list[list[Sequence]], rate: float) -> tuple[float, float]:
+        """One update on the sum over `parts` of the mean loss of learned tokens; returns loss and accuracy."""
+        sequences = [sequence for part in parts for sequence in part]
+        length = max(len(sequence.ids) for sequence in sequences)
+        ids_BL = torch.zeros(len(sequences), length, dtype=torch.long)
+        weight_BL = torch.zeros(len(sequences), length)
+        row = 0
+        for part in parts:
+            weight = 1.0 / sum(sum(sequence.learned) for sequence in part)
+            for sequence in part:
+                ids_BL[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
+                weight_BL[row, : len(sequence.ids)] = torch.tensor(sequence.learned, dtype=torch.float32) * weight
+                row += 1
+        learned = weight_BL[:, 1:] > 0
+        # Padding stands on the right, so the causal mask alone keeps it out of every learned position.
+        hidden = self.model.model(input_ids=ids_BL).last_hidden_state[:, :-1][learned]
+        logits, targets = self.model.lm_head(hidden), ids_BL[:, 1:][learned]
+        loss = (cross_entropy(logits, targets, reduction="none") * weight_BL[:, 1:][learned]).sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, error_if_nonfinite=True)
+        for optimizer, full_rate in self._optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = full_rate * rate
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item(), (logits.argmax(-1) == targets).float().mean().item()

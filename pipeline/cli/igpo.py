@@ -1,0 +1,112 @@
+"""`igpo`: look before a run (`doctor`), at its rollouts (`sql`, `schema`, `compact`), and at a policy answering (`ask`)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.common import BAD_INPUT, plain_errors, version_callback
+from pipeline.cli.sql import compact_command, schema_command, sql_command
+
+app = typer.Typer(
+    help="Look into IGPO runs and policies.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("sql")(plain_errors(sql_command))
+app.command("schema")(plain_errors(schema_command))
+app.command("compact")(plain_errors(compact_command))
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the experiment.")]
+Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")]
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version_callback, is_eager=True, help="Show versions and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@plain_errors
+def doctor(
+    config: Annotated[str, typer.Argument(help="Experiment file.")],
+    set_: Set = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Only the checks that need no rollout engine.")] = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Check whether an experiment is worth starting.
+
+    Environment, model, questions and corpus, memory; then retrieval of the gold documents, belief with and without the gold
+    evidence, and how much of what the policy writes parses. Exit code 2 if something must be mended first.
+
+    Example: `igpo doctor conf/igpo.yaml`
+    """
+    from pipeline.quiet import quieten
+
+    quieten(verbose)
+    from rich.console import Console
+
+    from pipeline.experiment import load_experiments
+    from pipeline.quiet import quieten_ray
+
+    experiment = load_experiments(config, set_)[0]
+    quieten_ray(verbose)
+    from pipeline.doctor import Subject, cheap_checks
+    from pipeline.doctor_report import expensive_checks, show
+
+    subject = Subject(experiment, experiment.algorithm_config())
+    console = Console()
+    failed = show(cheap_checks(subject), console)
+    if not failed and not quick:
+        failed = show(expensive_checks(subject), console)
+    if failed:
+        raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
+@plain_errors
+def ask(
+    policy: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a run, or a Hugging Face folder.")],
+    question: Annotated[str, typer.Argument(help="The question.")],
+    gold: Annotated[
+        list[str] | None, typer.Option(metavar="ANSWER", help="A right answer: shows belief in it after each turn.")
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="FILE", help="Experiment file; a checkpoint brings its own, else conf/igpo.yaml."),
+    ] = None,
+    set_: Set = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    verbose: Verbose = 0,
+) -> None:
+    """Answer one question, showing each turn as it is written.
+
+    Example: `igpo ask runs/igpo/RUN_ID/checkpoints/best "food of friend of duto ?"`
+    """
+    from pipeline.quiet import quieten
+
+    quieten(verbose)
+    from rich.console import Console
+
+    from pipeline.ask import ask as answer
+    from pipeline.policy import open_policy
+    from pipeline.quiet import quieten_ray
+
+    quieten_ray(verbose)
+    console = Console()
+    with console.status("opening the policy ..."):
+        opened = open_policy(policy, config, set_)
+    answer(opened, question, console, golds=gold, temperature=temperature, seed=seed)
+
+
+if __name__ == "__main__":
+    app()
