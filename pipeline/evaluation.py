@@ -125,7 +125,7 @@ def report(evaluation: Evaluation, console: Console) -> None:
     for label, values in evaluation.rows():
         score = summary["scores"][label]
         interval = f"[{score['low']:.3f}, {score['high']:.3f}]"
-        table.add_row(label, f"{score['mean']:.3f}", interval, str(len(values)), style="bold" if "em_squad" == label else None)
+        table.add_row(label, f"{score['mean']:.3f}", interval, str(len(values)), style="bold" if label == "em_squad" else None)
     console.print(table)
     endings = ", ".join(f"{name} {summary[f'{name}_share']:.1%}" for name in ("answered", "truncated", "malformed"))
     console.print(f"rollouts: {endings}; {summary['turns_mean']:.2f} turns on average", highlight=False)

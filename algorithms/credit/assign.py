@@ -100,9 +100,7 @@ def _outcome_advantage(
     return (batch.outcome_N - mean) / (std + EPS)
 
 
-def _joint(
-    batch: TurnBatch, counted_M: np.ndarray, group_N: np.ndarray, num_groups: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _joint(batch: TurnBatch, counted_M: np.ndarray, group_N: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
     """Gains and outcomes of a group in one z-score (paper v1)."""
     counted = np.flatnonzero(counted_M)
     values = np.concatenate([batch.gains_M[counted], batch.outcome_N])

@@ -71,9 +71,7 @@ class TurnBatch:
             raise ValueError(f"rollout_ids_N has {len(self.rollout_ids_N)} entries for {num_rollouts} rollouts")
         self.rollout_M = np.repeat(np.arange(num_rollouts), self.turns_N)
         self.last_N = np.cumsum(self.turns_N) - 1
-        self._refuse(
-            self.gain_bearing_M[self.last_N], "has a gain on its final turn, which is paid the outcome instead"
-        )
+        self._refuse(self.gain_bearing_M[self.last_N], "has a gain on its final turn, which is paid the outcome instead")
         bad_M = self.gain_bearing_M & ~np.isfinite(gains_M)
         if bad_M.any():
             flat = int(np.argmax(bad_M))
@@ -172,7 +170,5 @@ def _optional(name: str, values, dtype, size: int) -> np.ndarray:
 def _sized(name: str, values, dtype, size: int) -> np.ndarray:
     array = np.asarray(values, dtype=dtype)
     if array.shape != (size,):
-        raise ValueError(
-            f"{name} has shape {array.shape}, expected ({size},): rewards and turns must have the same length"
-        )
+        raise ValueError(f"{name} has shape {array.shape}, expected ({size},): rewards and turns must have the same length")
     return array

@@ -32,9 +32,7 @@ def eligible_aliases(token_counts_K: Sequence[int], rule: AliasRule = "max", max
     require_known("alias_rule", rule, AliasRule)
     counts_K = np.asarray(token_counts_K)
     if counts_K.ndim != 1 or counts_K.size == 0:
-        raise ValueError(
-            f"a question needs at least one gold answer to score, got token counts of shape {counts_K.shape}"
-        )
+        raise ValueError(f"a question needs at least one gold answer to score, got token counts of shape {counts_K.shape}")
     if rule == "first":
         return np.array([0])
     kept = np.flatnonzero(counts_K <= max_answer_tokens)
@@ -69,9 +67,7 @@ def beliefs_from_scores(scores_T1) -> np.ndarray:
     return np.exp(np.asarray(scores_T1, dtype=np.float64))
 
 
-def gains_from_scores(
-    scores_T1, basis: GainBasis = "log_prob", gap_eps: float = 0.1, *, episode: object = None
-) -> np.ndarray:
+def gains_from_scores(scores_T1, basis: GainBasis = "log_prob", gap_eps: float = 0.1, *, episode: object = None) -> np.ndarray:
     """Information gain of each gain-bearing turn of one rollout: shape (n + 1,) to (n,), float64.
 
     Parameters
@@ -95,9 +91,7 @@ def gains_from_scores(
     require_known("gain_basis", basis, GainBasis)
     scores_T1 = np.asarray(scores_T1, dtype=np.float64)
     if scores_T1.ndim != 1 or scores_T1.size == 0:
-        raise ValueError(
-            f"{_episode(episode)}: scores must be s_0, ..., s_n in one dimension, got shape {scores_T1.shape}"
-        )
+        raise ValueError(f"{_episode(episode)}: scores must be s_0, ..., s_n in one dimension, got shape {scores_T1.shape}")
     bad_T1 = ~np.isfinite(scores_T1) | (scores_T1 > LOG_PROB_SLACK)
     if bad_T1.any():
         turn = int(np.argmax(bad_T1))

@@ -90,9 +90,7 @@ class CreditConfig:
         if not (math.isfinite(self.gap_eps) and self.gap_eps > 0):
             raise ValueError(f"gap_eps={self.gap_eps!r} must be finite and above 0")
         if not 0.0 <= self.turn_clip_scale < 1.0:
-            raise ValueError(
-                f"turn_clip_scale={self.turn_clip_scale!r} must lie in [0, 1), or a clip bound could reach 0"
-            )
+            raise ValueError(f"turn_clip_scale={self.turn_clip_scale!r} must lie in [0, 1), or a clip bound could reach 0")
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window!r} must be at least 1 turn, or None for the sum of all later gains")
         if self.window is not None and self.depth_rescale != "none":

@@ -143,9 +143,7 @@ class IGPO(Algorithm):
             missing = wanted - len(kept)
             groups, new_metrics = self.sampler.sample(self._training_jobs(iteration, missing))
             metrics += new_metrics
-            tokens += sum(
-                turn.num_decision_tokens for group in groups for e in group for turn in e.custom_data["rollout"].turns
-            )
+            tokens += sum(turn.num_decision_tokens for group in groups for e in group for turn in e.custom_data["rollout"].turns)
             for group in groups:
                 outcomes = {episode.custom_data["rollout"].outcome for episode in group}
                 (kept if len(outcomes) > 1 or not self.config.dynamic_sampling else spare).append(group)
@@ -255,9 +253,9 @@ class IGPO(Algorithm):
         Raises RuntimeError where an engine holds another version afterwards.
         """
         version = self._weights_version
-        state = self.learner_group.get_state(
-            components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
-        )[COMPONENT_LEARNER][COMPONENT_RL_MODULE]
+        state = self.learner_group.get_state(components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True)[
+            COMPONENT_LEARNER
+        ][COMPONENT_RL_MODULE]
         if self.env_runner_group.local_env_runner is not None:
             held = [self.env_runner_group.local_env_runner.load_weights(state, version)]
         else:

@@ -118,11 +118,7 @@ class IGPOConfig(AlgorithmConfig):
             loss: dict of `LossSettings` fields that differ from the preset's, such as `{"clip_high": 0.28}`.
             kwargs: RLlib's own (lr, grad_clip, num_epochs, ...).
         """
-        own = {
-            name: value
-            for name, value in locals().items()
-            if name not in ("self", "kwargs", "credit", "loss", "__class__")
-        }
+        own = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "credit", "loss", "__class__")}
         super().training(**kwargs)
         for name, value in own.items():
             if value is not NotProvided:
@@ -228,9 +224,7 @@ class IGPOConfig(AlgorithmConfig):
             self.env_config["roles"] = [{**role.model_dump(), "policy": policy_of[role.name]} for role in roles]
         unknown = sorted(set(policy_of.values()) - set(self.policies))
         if unknown:
-            raise InputError(
-                f"roles speak through the policies {unknown}, but `policies` has only {sorted(self.policies)}"
-            )
+            raise InputError(f"roles speak through the policies {unknown}, but `policies` has only {sorted(self.policies)}")
 
     def get_default_learner_class(self):
         from algorithms.igpo.learner import IGPOTorchLearner

@@ -50,9 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     tokenizer = build_tokenizer(vocabulary())
     protocol = TinyProtocol(tokenizer)
     policy = build_policy(len(tokenizer), options.seed)
-    settings = WarmStartSettings(
-        seed=options.seed, max_lookup_steps=options.lookup_steps, demonstration_steps=options.steps
-    )
+    settings = WarmStartSettings(seed=options.seed, max_lookup_steps=options.lookup_steps, demonstration_steps=options.steps)
     try:
         with _progress(console) as progress:
             Trainer(policy, protocol, settings, _show_steps(progress)).run()

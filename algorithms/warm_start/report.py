@@ -37,13 +37,11 @@ def measure(policy: PreTrainedModel, folder: Path, questions: int = 500, groups:
         by_hops[rollout.episode.rollout.question.hops].append(rollout.episode.rollout.metrics["em_squad"])
     measures["greedy_em"] = float(np.mean([em for ems in by_hops.values() for em in ems]))
     measures |= {f"greedy_em_{hops}_hops": float(np.mean(by_hops[hops])) for hops in sorted(by_hops)}
-    sampled = [
-        p.episode.rollout for p in play(policy, task, [q for q in heldout[:groups] for _ in range(8)], temperature=1.0)
-    ]
+    sampled = [p.episode.rollout for p in play(policy, task, [q for q in heldout[:groups] for _ in range(8)], temperature=1.0)]
     em_G8 = np.array([rollout.metrics["em_squad"] for rollout in sampled]).reshape(-1, 8)
     turns = [turn for rollout in sampled for turn in rollout.turns]
     measures["sampled_em"] = float(em_G8.mean())
-    measures["mixed_groups"] = float(((em_G8.max(1) > em_G8.min(1)).mean()))
+    measures["mixed_groups"] = float((em_G8.max(1) > em_G8.min(1)).mean())
     measures["format_validity"] = float(
         np.mean([turn.action not in (ActionKind.MALFORMED, ActionKind.CUT_OFF) for turn in turns])
     )

@@ -55,9 +55,7 @@ class SequenceMaker:
             sequence.add(self._document(int(entity)))
         facts = [(int(e), key) for e in entities for key in (*RELATIONS, *ATTRIBUTES)]
         for k in self.rng.permutation(len(facts))[:lookups]:
-            name, key, value = self._words(
-                f"{self.world.names[facts[k][0]]} {facts[k][1]} {self.world.value(*facts[k])}"
-            )
+            name, key, value = self._words(f"{self.world.names[facts[k][0]]} {facts[k][1]} {self.world.value(*facts[k])}")
             sequence.add([self._token[MESSAGE], name, key, value, self._token[END]], [False, False, False, True, False])
         return sequence
 

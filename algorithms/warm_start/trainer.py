@@ -110,9 +110,7 @@ class Trainer:
     def _draw(self, maker: SequenceMaker, world: World, kinds: dict[str, float], count: int) -> list[Sequence]:
         hops = self.rng.choice(list(self.settings.hops), p=list(self.settings.hops.values()), size=count)
         chosen = self.rng.choice(list(kinds), p=list(kinds.values()), size=count)
-        return [
-            getattr(maker, kind)(world.draw_chain(int(hop), self.rng)) for kind, hop in zip(chosen, hops, strict=True)
-        ]
+        return [getattr(maker, kind)(world.draw_chain(int(hop), self.rng)) for kind, hop in zip(chosen, hops, strict=True)]
 
     def _world(self) -> World:
         return build_world(WorldSettings(seed=int(self.rng.integers(2**31)), entities=self.settings.entities))

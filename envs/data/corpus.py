@@ -43,9 +43,7 @@ class Corpus(Sequence[Document]):
         self.source = source
         """Where the documents came from, for messages and logs."""
         if not self._documents:
-            raise InputError(
-                f"{source} holds no documents: a corpus needs one JSON line of `id`, `contents` per passage"
-            )
+            raise InputError(f"{source} holds no documents: a corpus needs one JSON line of `id`, `contents` per passage")
         self._index_of_id: dict[str, int] = {}
         for index, document in enumerate(self._documents):
             first = self._index_of_id.setdefault(document.id, index)

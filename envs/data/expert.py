@@ -77,11 +77,7 @@ class Expert:
                 key = str(self.rng.choice([*RELATIONS, *ATTRIBUTES]))
             note = self._note(entity, path, keys)
             steps.append(Step("search", f"{world.names[entity]} {key}", entity, note))
-            if (
-                found < len(path)
-                and entity == path[found]
-                and (not through_reader or note == self.fact(entity, keys[found]))
-            ):
+            if found < len(path) and entity == path[found] and (not through_reader or note == self.fact(entity, keys[found])):
                 found += 1
         answer = world.value(path[-1], keys[-1]) if found == len(path) else UNKNOWN
         return [*steps, Step("answer", answer)]

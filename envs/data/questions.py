@@ -46,9 +46,7 @@ def iter_questions(path: str | Path) -> Iterator[Question]:
         located = _read_parquet(path)
     else:
         require_file(path, "question file")
-        raise InputError(
-            f"question file {path} is neither .jsonl (FlashRAG) nor .parquet (IGPO/verl): rename or convert it"
-        )
+        raise InputError(f"question file {path} is neither .jsonl (FlashRAG) nor .parquet (IGPO/verl): rename or convert it")
     seen: dict[str, str] = {}
     for where, question in located:
         if question.id in seen:
@@ -149,9 +147,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Question]]:
         columns = set(file.schema_arrow.names)
         lacking = {"prompt", "reward_model"} - columns
         if lacking:
-            raise InputError(
-                f"{path} lacks the column(s) {', '.join(sorted(lacking))}; found {', '.join(sorted(columns))}"
-            )
+            raise InputError(f"{path} lacks the column(s) {', '.join(sorted(lacking))}; found {', '.join(sorted(columns))}")
         wanted = sorted(columns & {"data_source", "prompt", "reward_model", "extra_info"})
         row = 0
         for batch in file.iter_batches(columns=wanted):
@@ -207,8 +203,7 @@ def _golds(value: object, question_id: str, where: str, key: str) -> list[str]:
     golds = list(dict.fromkeys(gold.strip() for gold in candidates if gold.strip()))
     if not golds:
         raise InputError(
-            f"{where}: question {question_id!r} has no golden answers: "
-            f"put at least one non-empty text into `{key}` or remove it"
+            f"{where}: question {question_id!r} has no golden answers: put at least one non-empty text into `{key}` or remove it"
         )
     return golds
 

@@ -101,9 +101,7 @@ def _build(corpus: Corpus) -> BM25:
         texts, token_pattern=_TOKENISER["pattern"], stopwords=_TOKENISER["stopwords"], show_progress=show_progress
     )
     if not cast("Tokenized", tokenised).vocab:
-        raise InputError(
-            f"{corpus.source}: no document holds a word of two or more letters, so BM25 has nothing to index"
-        )
+        raise InputError(f"{corpus.source}: no document holds a word of two or more letters, so BM25 has nothing to index")
     index = bm25s.BM25(**_SCORING)
     index.index(tokenised, show_progress=show_progress)
     return index

@@ -31,9 +31,7 @@ def write_directory(target: Path, write: Callable[[Path], None]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise InputError(
-            f"can't write the cache {target.parent} ({error}): set IGPO_CACHE to a writable folder"
-        ) from error
+        raise InputError(f"can't write the cache {target.parent} ({error}): set IGPO_CACHE to a writable folder") from error
     try:
         write(temporary)
         try:

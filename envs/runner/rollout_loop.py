@@ -273,9 +273,7 @@ class _Run:
             infos,
             terminateds=terminateds,
             truncateds=truncateds,
-            extra_model_outputs={
-                speaker: {"action_logp": decision.logprobs_L, "weights_version": turn.weights_version}
-            },
+            extra_model_outputs={speaker: {"action_logp": decision.logprobs_L, "weights_version": turn.weights_version}},
         )
         if self.on_turn is not None:
             self.on_turn(live.env.episode.rollout)

@@ -28,7 +28,15 @@ class VLLMEngine:
         InputError: less free memory than the KV cache asked for.
     """
 
-    def __init__(self, model_path: str, settings: EngineSettings, *, max_model_len: int, dtype: Literal["float32", "bfloat16"], seed: int = 0):
+    def __init__(
+        self,
+        model_path: str,
+        settings: EngineSettings,
+        *,
+        max_model_len: int,
+        dtype: Literal["float32", "bfloat16"],
+        seed: int = 0,
+    ):
         check_memory(settings)
         # The engine must live in this process: plain calls, no pickling of weights. Read when vllm is imported.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"

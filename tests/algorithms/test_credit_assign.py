@@ -50,9 +50,7 @@ def test_zero_gain_is_still_a_turn():
 
 
 def test_scale_only_subtracts_no_mean():
-    credit = assign_credit(
-        TurnBatch.from_lists([0, 0], [0, 0], [[1.0], [3.0]]), CreditConfig(normalisation="scale_only")
-    )
+    credit = assign_credit(TurnBatch.from_lists([0, 0], [0, 0], [[1.0], [3.0]]), CreditConfig(normalisation="scale_only"))
     np.testing.assert_allclose(credit.normalised_gains_M[[0, 2]], [1 / (1 + EPS), 3 / (1 + EPS)], rtol=1e-15)
 
 
@@ -202,9 +200,7 @@ def test_lengths_are_checked():
     with pytest.raises(ValueError, match="got 1 groups, 1 outcomes and 2 lists of gains"):
         advantages([1.0], [[1.0], [2.0]])
     with pytest.raises(ValueError, match=r"gains_M has shape \(4,\), expected \(5,\)"):
-        TurnBatch(
-            group_N=[0, 0], turns_N=[2, 3], outcome_N=[0, 1], gains_M=[1.0, 0, 2.0, 6.0], gain_bearing_M=[1, 0, 1, 1, 0]
-        )
+        TurnBatch(group_N=[0, 0], turns_N=[2, 3], outcome_N=[0, 1], gains_M=[1.0, 0, 2.0, 6.0], gain_bearing_M=[1, 0, 1, 1, 0])
     with pytest.raises(ValueError, match="turns_N has shape"):
         TurnBatch(group_N=[0, 0], turns_N=[2], outcome_N=[0, 1], gains_M=[1.0, 0], gain_bearing_M=[1, 0])
     with pytest.raises(ValueError, match="rollout b has no turns"):

@@ -58,9 +58,7 @@ def reference(groups, outcomes, gains, config):
         for t in range(turns):
             terms = [config.gamma ** (k - t) * g[k] for k in range(t, turns - 1) if g[k] is not None]
             d = sum(terms) / (len(terms) ** 0.5 if config.depth_rescale == "sqrt" and terms else 1.0)
-            row.append(
-                config.ig_weight * d + config.outcome_weight * config.resolved_outcome_gamma ** (turns - 1 - t) * o
-            )
+            row.append(config.ig_weight * d + config.outcome_weight * config.resolved_outcome_gamma ** (turns - 1 - t) * o)
         result.append(row)
     return result
 
@@ -69,9 +67,7 @@ def reference(groups, outcomes, gains, config):
 @given(rollouts, normalisation, discount, discount, st.sampled_from(["none", "sqrt"]))
 def test_equals_the_definition_in_plain_loops(batch, norm, gamma, outcome_gamma, depth):
     groups, outcomes, gains = unzip(batch)
-    config = CreditConfig(
-        normalisation=norm, gamma=gamma, outcome_gamma=outcome_gamma, depth_rescale=depth, ig_weight=0.7
-    )
+    config = CreditConfig(normalisation=norm, gamma=gamma, outcome_gamma=outcome_gamma, depth_rescale=depth, ig_weight=0.7)
     turns = TurnBatch.from_lists(groups, outcomes, gains)
     result = turns.split(assign_credit(turns, config).advantages_M)
     for row, wanted in zip(result, reference(groups, outcomes, gains, config), strict=True):
@@ -85,9 +81,7 @@ def test_permuting_rollouts_permutes_advantages(batch, preset, random):
     order = list(range(len(batch)))
     random.shuffle(order)
     result = advantages(outcomes, gains, preset, groups=groups)
-    shuffled = advantages(
-        [outcomes[i] for i in order], [gains[i] for i in order], preset, groups=[groups[i] for i in order]
-    )
+    shuffled = advantages([outcomes[i] for i in order], [gains[i] for i in order], preset, groups=[groups[i] for i in order])
     for place, i in enumerate(order):
         np.testing.assert_allclose(shuffled[place], result[i], rtol=1e-9, atol=1e-9)
 
@@ -133,9 +127,7 @@ def test_float32_and_float64_agree(batch, preset):
         gain_bearing_M=turns64.gain_bearing_M,
     )
     config = get_preset(preset).credit
-    np.testing.assert_array_equal(
-        assign_credit(turns32, config).advantages_M, assign_credit(turns64, config).advantages_M
-    )
+    np.testing.assert_array_equal(assign_credit(turns32, config).advantages_M, assign_credit(turns64, config).advantages_M)
 
 
 @quick

@@ -40,9 +40,7 @@ def test_reads_titles_and_texts_and_skips_blank_lines(write):
 
 
 def test_titles_are_looked_up_exactly_then_folded():
-    corpus = Corpus(
-        [Document("a", "Café", "1"), Document("b", "CAFÉ", "2"), Document("c", "Café", "3"), Document("d", "", "4")]
-    )
+    corpus = Corpus([Document("a", "Café", "1"), Document("b", "CAFÉ", "2"), Document("c", "Café", "3"), Document("d", "", "4")])
     assert corpus.ids_with_title("Café") == ["a", "c"]
     assert corpus.ids_with_title("cafe\u0301") == ["a", "b", "c"]
     assert corpus.ids_with_title("Tea") == corpus.ids_with_title("") == []

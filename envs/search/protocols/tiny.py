@@ -93,9 +93,7 @@ class TinyProtocol:
         }
         self.stop_token_ids = [self._end_id]
         if self._plain("<end> <answer>") != [self._unk_id] * len(self._plain("<end> <answer>")):
-            raise ValueError(
-                "protocol `tiny`: the tokenizer reads control tokens out of the plain text '<end> <answer>'"
-            )
+            raise ValueError("protocol `tiny`: the tokenizer reads control tokens out of the plain text '<end> <answer>'")
 
     def _plain(self, text: str) -> list[int]:
         """Ids of `text` as plain text: a control token's string never becomes that token."""
