@@ -38,7 +38,7 @@ def ask(
         for agent, ids in observations.items():
             contexts.setdefault(agent, []).extend(ids.tolist())
         speaker = episode.agent
-        engine = policy.loop.engines[policy.loop.policy_of[speaker]]
+        engine = policy.loop.engines[policy.loop.policy_of(speaker)]
         engine.submit(
             Generate(
                 f"ask/{episode.rollout.num_turns}",
@@ -55,7 +55,7 @@ def ask(
         observations, *_ = env.step({speaker: np.asarray(decision.ids, dtype=np.int32)})
         turn = episode.rollout.turns[-1]
         _show(turn, console)
-        if golds and not episode.done:
+        if belief is not None and not episode.done:
             after = _belief(policy, episode)
             gain = math.log(after) - math.log(belief)
             console.print(Text(f"          belief {belief:.3f} → {after:.3f}, gain {gain:+.3f}", style="dim"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ class Attempt:
 
 
 @contextmanager
-def open_attempt(run: RunDirectory, resolved: dict, config: IGPOConfig, resumed_from_iteration: int | None) -> Iterator[Attempt]:
+def open_attempt(run: RunDirectory, resolved: dict, config: IGPOConfig, resumed_from_iteration: int | None) -> Generator[Attempt]:
     """Opens the next attempt of `run`. Whatever happens inside, everything is closed and says how it ended."""
     number = run.begin_attempt(resumed_from_iteration)
     diary = run.diary

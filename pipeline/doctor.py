@@ -1,7 +1,7 @@
 """What makes a run worth starting, checked before it starts: `igpo doctor CONFIG`; `rllib train` runs the cheap part.
 
-Each check is a small function that yields findings. What is broken fails; what is merely unpromising (belief that evidence does not
-move, a retriever that does not find the gold documents, a policy that cannot yet write the format) warns.
+Each check is a small function that yields a finding. What is broken fails; what is merely unpromising (belief that evidence does
+not move, a retriever that does not find the gold documents, a policy that cannot yet write the format) warns.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def memory(subject: Subject) -> Finding:
     config = subject.config
     if subject.parameters is None:
         return Finding("memory", "ok", "not estimated: the model is not on this machine yet")
-    policies, runners = len(config.policies), max(1, config.num_env_runners)
+    policies, runners = len(config.policies), max(1, config.num_env_runners or 0)
     copies = 4 + (1 if config.loss_settings().kl_coeff else 0)
     learner = subject.parameters * 4 * copies * policies * max(1, config.num_learners)
     width = 2 if config.model_dtype == "bfloat16" else 4
@@ -148,7 +148,8 @@ def memory(subject: Subject) -> Finding:
     else:
         engines += runners * policies * int(config.engine.get("kv_cache_gib", 1.0) * GIB)
         total, needed, what = psutil.virtual_memory().available, learner + engines, "free memory"
-    text = f"at least {needed / GIB:.1f} GiB (learner {learner / GIB:.1f}, engines {engines / GIB:.1f}) of {total / GIB:.1f} GiB {what}"
+    parts = f"learner {learner / GIB:.1f}, engines {engines / GIB:.1f}"
+    text = f"at least {needed / GIB:.1f} GiB ({parts}) of {total / GIB:.1f} GiB {what}"
     if needed > total:
         return Finding("memory", "fail", f"{text}: lower engine.kv_cache_gib or num_env_runners, or take a smaller model")
     return Finding("memory", "warn" if needed > 0.8 * total else "ok", text)
@@ -259,7 +260,7 @@ def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
     try:
         return check(subject)
     except InputError as error:
-        return Finding(check.__name__, "fail", str(error))
+        return Finding(getattr(check, "__name__", "check"), "fail", str(error))
 
 
 def _parameters(folder: str, config, trust_remote_code: bool) -> int:

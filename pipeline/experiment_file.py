@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+import yaml.constructor
 
 from envs.data.errors import InputError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 
 class Interrupts:
@@ -18,7 +18,7 @@ class Interrupts:
 
     def __init__(self, on_first: Callable[[str], None]):
         self._on_first = on_first
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
         self.requested = False
 
     def __enter__(self) -> Self:

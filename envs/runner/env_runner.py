@@ -24,7 +24,7 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from envs.runner.engine import EngineSettings
+from envs.runner.engine import EngineSettings, RolloutEngine
 from envs.runner.models import resolve_model
 from envs.runner.rollout_loop import LoopSeconds, RolloutJob, RolloutLoop
 from envs.runner.vllm_engine import NO_WEIGHTS, VLLMEngine
@@ -34,6 +34,9 @@ from envs.search.task import SearchTask
 
 class IGPOEnvRunner(EnvRunner, Checkpointable):
     """Makes rollouts. `config` is an `IGPOConfig`; engines are built only where rollouts are made."""
+
+    config: Any
+    """An `IGPOConfig`, which this package may not import."""
 
     def __init__(self, *, config, **kwargs):
         super().__init__(config=config, **kwargs)
@@ -48,7 +51,7 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         settings = self.config.env_settings()
         task = SearchTask(settings)
         engine_settings = EngineSettings(**self.config.engine)
-        engines = {
+        engines: dict[str, RolloutEngine] = {
             policy: VLLMEngine(
                 resolve_model(self.config.model_path),
                 engine_settings,

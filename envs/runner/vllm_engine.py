@@ -111,7 +111,7 @@ class VLLMEngine:
         self.weights_version = version
 
     def _submit_generate(self, request: Generate) -> None:
-        from vllm import SamplingParams
+        from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
@@ -126,10 +126,10 @@ class VLLMEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
         )
-        self._engine.add_request(request.request_id, {"prompt_token_ids": request.context_ids}, params)
+        self._engine.add_request(request.request_id, TokensPrompt(prompt_token_ids=request.context_ids), params)
 
     def _submit_score(self, request: ScoreAnswer, *, read_cache: bool) -> None:
-        from vllm import SamplingParams
+        from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
@@ -143,7 +143,7 @@ class VLLMEngine:
             skip_clone=True,
         )
         self._scores[request.request_id] = request
-        prompt = {"prompt_token_ids": request.context_ids + request.suffix_ids}
+        prompt = TokensPrompt(prompt_token_ids=request.context_ids + request.suffix_ids)
         self._engine.add_request(request.request_id, prompt, params)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.utils.typing import MultiAgentDict
 
 from envs.search.config import SearchEnvSettings
 from envs.search.episode import SearchEpisode, Seen
@@ -69,7 +70,7 @@ class SearchEnv(MultiAgentEnv):
         """The state machine of one rollout of `question`, not yet started."""
         return SearchEpisode(self.task, question, rollout_id=rollout_id, group_id=group_id, split=split)
 
-    def step(self, action_dict: dict[str, np.ndarray], *, call_tool: Callable[[ToolCall], ToolCall] | None = None):
+    def step(self, action_dict: MultiAgentDict, *, call_tool: Callable[[ToolCall], ToolCall] | None = None):
         """Takes the speaker's decision, carries out its tool calls and says what the next speaker sees.
 
         A decision that does not end with one of the protocol's stop tokens counts as cut off by the token budget.
@@ -79,10 +80,10 @@ class SearchEnv(MultiAgentEnv):
             (call_tool or self.task.tool)(call)
         return self.observe()
 
-    def decide(self, action_dict: dict[str, np.ndarray]) -> list[ToolCall]:
+    def decide(self, action_dict: MultiAgentDict) -> list[ToolCall]:
         """First half of `step`: the tool calls to carry out (anywhere, in any thread) before `observe`."""
         if set(action_dict) != {self.episode.agent}:
-            raise ValueError(f"it is {self.episode.agent}'s turn, got actions of {sorted(action_dict)}")
+            raise ValueError(f"it is {self.episode.agent}'s turn, got actions of {list(action_dict)}")
         ids = [int(token) for token in action_dict[self.episode.agent]]
         completed = bool(ids) and ids[-1] in self.task.protocol.stop_token_ids
         return self.episode.decide(ids, completed=completed)
