@@ -55,7 +55,7 @@ def _names(count: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-NAMES = _names(400)
+NAMES = _names(100)
 """Entities of a world are drawn from these."""
 
 

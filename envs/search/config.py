@@ -17,9 +17,9 @@ class WorldSettings(Settings):
     """The generated multi-hop world (`corpus: world`): same settings, same bytes on every machine."""
 
     seed: int = 0
-    entities: int = Field(300, ge=10, description="number of entities, one document each")
-    hops: dict[int, float] = Field(default_factory=lambda: {1: 0.25, 2: 0.5, 3: 0.25}, description="share of questions by hops")
-    train_questions: int = Field(4000, ge=1)
+    entities: int = Field(100, ge=10, description="number of entities, one document each")
+    hops: dict[int, float] = Field(default_factory=lambda: {1: 0.15, 2: 0.45, 3: 0.4}, description="share of questions by hops")
+    train_questions: int = Field(1500, ge=1)
     heldout_questions: int = Field(500, ge=1)
 
 
