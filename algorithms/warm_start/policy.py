@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 HEAD_DIM = 32
 """vLLM's CPU attention takes 32 or more."""
-ROPE_THETA = 100.0
-"""Contexts are a few hundred tokens: fast rotations tell neighbours apart, slow ones would be wasted."""
+ROPE_THETA = 10_000.0
+"""Slow rotations are needed too: content must match over a few hundred tokens (at 100 it did not, across two documents)."""
 POSITION_SHARPNESS = 7.0
 
 

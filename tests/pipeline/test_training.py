@@ -322,3 +322,15 @@ def test_the_live_line_on_a_terminal():
         progress.iteration(1, {"em": 0.5})
         progress.message("a line that stays")
     assert "a line that stays" in console.file.getvalue()
+
+
+def test_an_evaluation_after_the_end_is_tracked(setting):
+    """Interrupted at 2 and resumed where 2 is the end: the held-out scores of 2 are all that is left to make."""
+    _, make, _ = setting
+    algorithm = FakeAlgorithm(interval=100)
+    algorithm.iteration = 2
+    loop = make(algorithm, stop={"training_iteration": 2})
+    loop._before = (0, {})
+    ending = loop.run_to_end()
+    assert algorithm.calls[0] == "evaluate 2" and ending.how == "finished"
+    assert loop.tracker.logged == [(2, ["evaluation"])] and loop.tracker.committed == [2]
