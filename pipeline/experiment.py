@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
 ALGORITHM = "IGPO"
+_MISSING = object()
 ENVIRONMENT = "search"
 EXPERIMENT_KEYS = {
     "run",
@@ -120,9 +121,12 @@ class Experiment:
         """This run as an experiment file that `rllib train file` takes, every setting of IGPO written out (imports Ray)."""
         from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
+        from algorithms.igpo.config import IGPOConfig
+
         resolved = self.algorithm_config()
         values, inherited = _plain(resolved), _plain(AlgorithmConfig())
-        config = {key: value for key, value in values.items() if key not in inherited or inherited[key] != value}
+        known = known_config_keys(IGPOConfig())  # what `validate` derives is not a setting
+        config = {key: value for key, value in values.items() if key in known and inherited.get(key, _MISSING) != value}
         config.pop("env", None)
         settings = SearchEnvSettings(**{**resolved.preset_settings.env, **resolved.env_config})
         config["env_config"] = settings.model_dump(mode="json", exclude_none=True)

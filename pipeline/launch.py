@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from envs.data.errors import InputError
 from pipeline import provenance
 from pipeline.attempt import open_attempt
 from pipeline.checkpoints import Checkpoints, read_note
+from pipeline.doctor import Subject, cheap_checks
 from pipeline.experiment import Experiment, config_hash
 from pipeline.progress import Progress, before_and_after
 from pipeline.quiet import level_of, log_to_file, native_stderr_to, quieten_ray
@@ -63,6 +65,9 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
     """Makes every run and returns the exit code. All of them are checked before the first one starts."""
     quieten_ray(options.verbosity)
     plans = [_plan(experiment, options, alone=len(experiments) == 1) for experiment in experiments]
+    for plan in plans:
+        if plan.run is None or plan.run.diary["status"] != FINISHED:
+            _check(plan, console)
     for number, plan in enumerate(plans, start=1):
         label = plan.experiment.label
         if len(plans) > 1:
@@ -99,6 +104,15 @@ def _plan(experiment: Experiment, options: LaunchOptions, *, alone: bool) -> _Pl
     if run is not None:
         _check_unchanged(run, resolved, experiment)
     return _Plan(experiment, config, resolved, run)
+
+
+def _check(plan: _Plan, console: Console) -> None:
+    """The doctor's cheap checks: what is broken refuses the run, what is unpromising is said."""
+    for finding in cheap_checks(Subject(plan.experiment, plan.config)):
+        if finding.status == "fail":
+            raise InputError(f"{plan.experiment.source}: {finding.message}")
+        if finding.status == "warn":
+            console.print(Text.assemble(("warning: ", "yellow"), f"{finding.name}: {finding.message}"), soft_wrap=True)
 
 
 def _check_unchanged(run: RunDirectory, resolved: dict, experiment: Experiment) -> None:

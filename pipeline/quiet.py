@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+
+from envs.data.errors import InputError
 
 OWN = ("algorithms", "envs", "pipeline")
 """Our own packages: their warnings are for the person who runs the experiment."""
@@ -104,6 +107,24 @@ def native_stderr_to(path: Path) -> Generator[None]:
         sys.stderr = old
         os.dup2(terminal, 2)
         os.close(terminal)
+
+
+@contextmanager
+def native_stderr_aside(verbosity: int) -> Generator[None]:
+    """As `native_stderr_to`, for a command without a run directory: what was said is shown only where the command fails."""
+    if verbosity:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "native.log"
+        try:
+            with native_stderr_to(file):
+                yield
+        except (InputError, KeyboardInterrupt):
+            raise
+        except Exception:
+            sys.stderr.write(file.read_text(encoding="utf-8", errors="replace"))
+            raise
 
 
 def _is_own(name: str) -> bool:

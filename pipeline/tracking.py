@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, stop_when_event_set, wait_exponential
 
 from pipeline.rollout_log.manifest import write_durably
-from pipeline.tracking_names import STEP_METRIC, metrics_of, parameters_of
+from pipeline.tracking_names import HELDOUT_METRIC, HELDOUT_PREFIX, STEP_METRIC, metrics_of, parameters_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -71,7 +71,7 @@ class MlflowTracker:
             "igpo.checkpoints": str(self.run_dir / "checkpoints"),
         } | {key: str(value) for key, value in (tags or {}).items()}
         self._client: MlflowClient | None = None
-        self._arrived_up_to = -1
+        self._arrived_up_to = self._heldout_up_to = -1
         self._said: set[str] = set()
         self._undelivered = 0
         self._give_up = Event()
@@ -206,6 +206,7 @@ class MlflowTracker:
             for key, value in self._tags.items():
                 client.set_tag(run_id, key, value)
             self._arrived_up_to = max((m.step for m in client.get_metric_history(run_id, STEP_METRIC)), default=-1)
+            self._heldout_up_to = max((m.step for m in client.get_metric_history(run_id, HELDOUT_METRIC)), default=-1)
             self._warn_of_overlap()
         self._send_parameters(client, run_id, run.data.params)
         return client, run_id
@@ -240,10 +241,18 @@ class MlflowTracker:
         from mlflow.entities import Metric
 
         step = point["iteration"]
-        if step <= self._arrived_up_to:
+        # The evaluation at the end of a run may follow, under the same step, a point that has long arrived.
+        metrics = {
+            name: value
+            for name, value in point["metrics"].items()
+            if step > (self._heldout_up_to if name.startswith(HELDOUT_PREFIX) else self._arrived_up_to)
+        }
+        if not metrics:
             return
-        client.log_batch(run, metrics=[Metric(k, v, point["timestamp"], step) for k, v in point["metrics"].items()])
-        self._arrived_up_to = step
+        client.log_batch(run, metrics=[Metric(k, v, point["timestamp"], step) for k, v in metrics.items()])
+        self._arrived_up_to = max(self._arrived_up_to, step)
+        if any(name.startswith(HELDOUT_PREFIX) for name in metrics):
+            self._heldout_up_to = step
 
     def _warn_of_overlap(self) -> None:
         if self._resumed_from is not None and self._arrived_up_to > self._resumed_from:

@@ -41,6 +41,9 @@ METRIC_NAMES = {
 
 STEP_METRIC = "progress/iteration"
 """Logged with every batch: its history tells which iterations have arrived."""
+HELDOUT_PREFIX = "heldout/"
+HELDOUT_METRIC = f"{HELDOUT_PREFIX}em_squad"
+"""Its history tells which held-out evaluations have arrived."""
 
 PARAMETER_LENGTH = 500
 """The shortest limit among MLflow servers still in use; the whole configuration is an artifact."""
@@ -56,7 +59,7 @@ def metrics_of(result: Mapping[str, Any], iteration: int) -> dict[str, float]:
         default = f"seconds/{key.removeprefix('seconds_')}" if key.startswith("seconds_") else f"other/{key}"
         named[METRIC_NAMES.get(key, default)] = value
     for key, value in (result.get("evaluation") or {}).items():
-        named[f"heldout/{key}"] = value
+        named[f"{HELDOUT_PREFIX}{key}"] = value
     numbers = {name: value for name, value in named.items() if isinstance(value, int | float) and math.isfinite(value)}
     return {_allowed(name): float(value) for name, value in numbers.items()}
 

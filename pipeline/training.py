@@ -156,8 +156,10 @@ class TrainingLoop:
         scores = self._heldout("after")
         records = self.algorithm.records[-1:]
         self.log.write(records[0], scores)
+        self.tracker.log_iteration(iteration, {"evaluation": scores})
         if self._note_evaluation(iteration, records, scores):
             self._save(best=True)
+        self.tracker.commit(iteration)
 
     def _note_evaluation(self, iteration: int, records: list[IterationRecord], scores: Mapping[str, float]) -> bool:
         """Keeps and shows held-out scores; True where they are the best so far."""

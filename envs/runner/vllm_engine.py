@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any, Literal
 
 import numpy as np
@@ -42,6 +43,7 @@ class VLLMEngine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        _mend_llvmlite()
         import torch
         from vllm import LLM
 
@@ -145,6 +147,25 @@ class VLLMEngine:
         self._scores[request.request_id] = request
         prompt = TokensPrompt(prompt_token_ids=request.context_ids + request.suffix_ids)
         self._engine.add_request(request.request_id, prompt, params)
+
+
+def _mend_llvmlite() -> None:
+    """Lets vLLM start where numba is loaded already (bm25s loads it).
+
+    While it replaces Triton kernels (vllm/triton_utils/dispatcher.py, 0.32 on CPU) vLLM reads `vars` of everything in every
+    module; llvmlite's library handle has no `__dict__`, but makes up a C function for every name it is asked for.
+    """
+    ffi: Any = sys.modules.get("llvmlite.binding.ffi")
+    if ffi is None or not hasattr(ffi.lib, "__dict__"):
+        return
+    make_up = type(ffi.lib).__getattr__
+
+    def getattr_but_dict(self, name: str):
+        if name == "__dict__":
+            raise AttributeError(name)
+        return make_up(self, name)
+
+    type(ffi.lib).__getattr__ = getattr_but_dict
 
 
 def _generated(output) -> Generated:

@@ -55,7 +55,7 @@ def doctor(
     from rich.console import Console
 
     from pipeline.experiment import load_experiments
-    from pipeline.quiet import quieten_ray
+    from pipeline.quiet import native_stderr_aside, quieten_ray
 
     experiment = load_experiments(config, set_)[0]
     quieten_ray(verbose)
@@ -66,7 +66,8 @@ def doctor(
     console = Console()
     failed = show(cheap_checks(subject), console)
     if not failed and not quick:
-        failed = show(expensive_checks(subject), console)
+        with native_stderr_aside(verbose):
+            failed = show(expensive_checks(subject), console)
     if failed:
         raise typer.Exit(BAD_INPUT)
 
@@ -99,13 +100,14 @@ def ask(
 
     from pipeline.ask import ask as answer
     from pipeline.policy import open_policy
-    from pipeline.quiet import quieten_ray
+    from pipeline.quiet import native_stderr_aside, quieten_ray
 
     quieten_ray(verbose)
     console = Console()
-    with console.status("opening the policy ..."):
-        opened = open_policy(policy, config, set_)
-    answer(opened, question, console, golds=gold, temperature=temperature, seed=seed)
+    with native_stderr_aside(verbose):
+        with console.status("opening the policy ..."):
+            opened = open_policy(policy, config, set_)
+        answer(opened, question, console, golds=gold, temperature=temperature, seed=seed)
 
 
 if __name__ == "__main__":

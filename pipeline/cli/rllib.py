@@ -143,11 +143,11 @@ def evaluate(
 
     from pipeline import evaluation
     from pipeline.policy import open_policy
-    from pipeline.quiet import quieten_ray
+    from pipeline.quiet import native_stderr_aside, quieten_ray
 
     quieten_ray(verbose)
     console = Console()
-    with console.status("opening the policy ...") as status:
+    with native_stderr_aside(verbose), console.status("opening the policy ...") as status:
         opened = open_policy(policy, config, set_)
         chosen = evaluation.select_questions(opened, questions, episodes)
         done = evaluation.evaluate(

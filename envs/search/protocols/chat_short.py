@@ -27,16 +27,19 @@ INSTRUCTION = (
     "You answer questions with the help of a search engine. Write one line only: 'Search: ' and a query, or 'Answer: ' and a "
     "short answer. Search until the results contain the answer."
 )
+HINT = " Reply with one line that starts with 'Search:' or 'Answer:'."
+"""Stands behind every question: a 135M model forgets the instruction by then (first turns that parse at temperature 1: 90% with
+it, against 52% without, 40 HotpotQA questions)."""
 READER_INSTRUCTION = "You read search results for a colleague. Write one line only: 'Note: ' and the fact that matters."
 EXAMPLES = {
     "searcher": [
-        ("user", "Question: In which country was the author of The Silent Orchard born?"),
+        ("user", "Question: In which country was the author of The Silent Orchard born?" + HINT),
         ("assistant", "Search: The Silent Orchard author"),
         ("user", "The Silent Orchard: The Silent Orchard is a 1921 novel by Marta Lindqvist, set on an island farm."),
         ("assistant", "Search: Marta Lindqvist born"),
         ("user", "Marta Lindqvist: Marta Lindqvist (1884-1950) was a novelist. She was born in Uppsala, Sweden."),
         ("assistant", "Answer: Sweden"),
-        ("user", "Question: Are the Harrow Bridge and the Tolden Bridge in the same city?"),
+        ("user", "Question: Are the Harrow Bridge and the Tolden Bridge in the same city?" + HINT),
         ("assistant", "Search: Harrow Bridge city"),
         ("user", "Harrow Bridge: The Harrow Bridge is a stone bridge in Ellmouth, opened in 1822."),
         ("assistant", "Search: Tolden Bridge city"),
@@ -111,7 +114,8 @@ class ChatShortProtocol:
         sentinel = _SENTINEL.format("question")
         rendered = self._render([("system", instruction), *EXAMPLES[role], ("user", sentinel)])
         before, after = rendered.split(sentinel)
-        return [*self._control(before), *self._plain(f"Question: {question}"), *self._control(after)]
+        asked = f"Question: {question}" + (HINT if role == "searcher" else "")
+        return [*self._control(before), *self._plain(asked), *self._control(after)]
 
     def text(self, decision_ids: list[int]) -> str:
         return str(self.tokenizer.decode(decision_ids))
