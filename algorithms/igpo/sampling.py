@@ -68,6 +68,8 @@ class GroupSampler:
 
     def _one_round(self, groups: list[list[RolloutJob]], missing: list[int]) -> list[tuple[list[int], list, Any]]:
         ids = self._runners.healthy_env_runner_ids()
+        if not ids:  # all of them died since the last sampling
+            return []
         shares = {runner: missing[k :: len(ids)] for k, runner in enumerate(ids)}
         shares = {runner: share for runner, share in shares.items() if share}
         calls = [_sample_call([groups[index] for index in share], share) for share in shares.values()]
