@@ -141,15 +141,16 @@ def test_a_store_that_comes_back_gets_everything_and_the_failure_is_said_once(ru
     monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)
     store = run_dir.parent.parent / "mlflow.db"
     away = store.rename(store.with_suffix(".away"))
-    store.mkdir()  # SQLite cannot open a folder.
+    store.symlink_to(away.parent)  # SQLite cannot open a folder.
+    back = store.with_suffix(".back")
+    back.symlink_to(away)
     with caplog.at_level(logging.WARNING):
         tracker = track(run_dir)
         for iteration in (1, 2):
             tracker.log_iteration(iteration, result(0.1))
             tracker.commit(iteration)
         assert not tracker.flush(timeout=0.3)
-        store.rmdir()
-        away.rename(store)
+        back.replace(store)  # At one stroke: SQLite would make an empty file where there is none.
         assert tracker.flush()
         tracker.close()
     assert history(tracker, "train/em") == [(1, 0.1), (2, 0.1)]
@@ -239,3 +240,18 @@ def test_mlflow_is_imported_late():
 
     code = "import sys, pipeline.tracking; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_evaluation_at_the_end_may_follow_its_iteration(run_dir):
+    """Interrupted after iteration 1 had arrived, resumed only to evaluate; a third attempt does not send it again."""
+    tracker = track(run_dir)
+    tracker.log_iteration(1, result(0.25))
+    tracker.commit(1)
+    tracker.close("interrupted")
+    for em in (0.5, 0.75):
+        tracker = track(run_dir, resumed_from_iteration=1)
+        tracker.log_iteration(1, {"evaluation": {"em_squad": em}})
+        tracker.commit(1)
+        tracker.close()
+    assert history(tracker, "heldout/em_squad") == [(1, 0.5)]
+    assert history(tracker, "train/em") == [(1, 0.25)] and history(tracker, "progress/iteration") == [(1, 1.0)]

@@ -1,0 +1,179 @@
+"""The command line: help at once, and one clear sentence with exit code 2 for whatever the user can mend, before Ray starts."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_policy import write_experiment, write_policy
+from typer.testing import CliRunner
+
+import pipeline.cli.igpo
+import pipeline.cli.rllib
+
+QUESTION = {"id": "q1", "question": "Who?", "golden_answers": ["me"]}
+PASSAGE = {"id": "d1", "contents": "I am me"}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return write_policy(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Calls a command in this process, its logging untouched, and returns (exit code, what it said)."""
+    monkeypatch.setattr("pipeline.quiet.quieten", lambda verbosity: None)
+    monkeypatch.setattr("pipeline.quiet.quieten_ray", lambda verbosity: None)
+    monkeypatch.setattr("pipeline.launch.start_ray", lambda options: pytest.fail("Ray was started"))
+
+    def call(*arguments, app=pipeline.cli.rllib.app):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, " ".join(result.output.split())
+
+    return call
+
+
+@pytest.fixture
+def refused(run):
+    """What a command says that must end with one sentence and exit code 2."""
+
+    def call(*arguments, **options):
+        code, said = run(*arguments, **options)
+        assert code == 2, said
+        assert said.count("error:") == 1
+        return said.partition("error: ")[2]
+
+    return call
+
+
+def write_lines(path: Path, *records) -> Path:
+    path.write_text("".join((record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records))
+    return path
+
+
+@pytest.mark.parametrize("module", ["pipeline.cli.rllib", "pipeline.cli.igpo"])
+def test_help_costs_less_than_a_second(module):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+    assert "Usage:" in done.stdout
+
+
+@pytest.mark.parametrize("command", [["train", "file"], ["evaluate"]])
+def test_help_has_examples(run, command):
+    code, said = run(*command, "--help")
+    assert code == 0 and "Examples" in said and f"rllib {' '.join(command)}" in said
+
+
+def test_version(run):
+    for app in (pipeline.cli.rllib.app, pipeline.cli.igpo.app):
+        code, said = run("--version", app=app)
+        assert code == 0 and said.startswith("igpo-rllib ") and "ray 2." in said
+
+
+def test_config_that_is_missing_or_unreadable(refused, tmp_path):
+    assert "there is no such experiment file" in refused("train", "file", tmp_path / "nowhere.yaml")
+    assert "is a folder" in refused("train", "file", tmp_path)
+    broken = write_lines(tmp_path / "broken.yaml", "demo: [")
+    assert "broken.yaml, line" in refused("train", "file", broken)
+
+
+def test_flags_that_say_nothing(refused, tmp_path, policy):
+    file = write_experiment(tmp_path / "demo.yaml", policy)
+    assert "this is not JSON" in refused("train", "file", file, "--stop", "{")
+    assert "Did you mean `lr`" in refused("train", "file", file, "--set", "lrr=1")
+    assert "there is no run in" in refused("train", "file", file, "--resume")
+
+
+@pytest.mark.parametrize(
+    "model, expected",
+    [
+        ("nowhere/at/all", "model_path nowhere/at/all does not exist"),
+        ("{tmp}", "has no config.json"),
+        (None, "`model_path` is missing"),
+    ],
+)
+def test_model_that_is_missing(refused, tmp_path, model, expected):
+    file = write_experiment(tmp_path / "demo.yaml", "", model_path=model and model.format(tmp=tmp_path))
+    assert expected in refused("train", "file", file)
+    assert not (tmp_path / "runs").exists(), "a refused run leaves nothing behind"
+
+
+def test_model_without_weights(refused, tmp_path, policy):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    for file in policy.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    assert "no weights" in refused("train", "file", write_experiment(tmp_path / "demo.yaml", folder))
+
+
+@pytest.mark.parametrize(
+    "corpus, questions, expected",
+    [
+        (None, [QUESTION], "corpus.jsonl does not exist"),
+        ([PASSAGE], None, "questions.jsonl does not exist"),
+        ([PASSAGE, "{not json"], [QUESTION], "corpus.jsonl:2: not valid JSON"),
+        ([PASSAGE, {"id": "d2"}], [QUESTION], "corpus.jsonl:2: no `contents`"),
+        ([PASSAGE], [QUESTION, "[1]"], "questions.jsonl:2: expected a JSON object"),
+        ([PASSAGE], [QUESTION, {**QUESTION, "id": "q2", "golden_answers": []}], "questions.jsonl:2"),
+        ([PASSAGE], [], "holds no questions"),
+    ],
+)
+def test_corpus_and_questions(refused, tmp_path, policy, corpus, questions, expected):
+    paths = {"corpus": tmp_path / "corpus.jsonl", "questions": tmp_path / "questions.jsonl"}
+    for records, path in zip((corpus, questions), paths.values(), strict=True):
+        if records is not None:
+            write_lines(path, *records)
+    env = {name: str(path) for name, path in paths.items()}
+    assert expected in refused("train", "file", write_experiment(tmp_path / "demo.yaml", policy, env=env))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_tokenizer_without_a_chat_template(refused, tmp_path, policy):
+    file = write_experiment(tmp_path / "demo.yaml", policy, env={"protocol": "chat_short"})
+    assert "chat template" in refused("train", "file", file)
+
+
+def test_memory_that_is_not_there(refused, tmp_path, policy):
+    file = write_experiment(tmp_path / "demo.yaml", policy, engine={"kv_cache_gib": 1e5})
+    assert "lower engine.kv_cache_gib" in refused("train", "file", file)
+
+
+@pytest.mark.parametrize(
+    "note, expected",
+    [
+        (None, "not an IGPO checkpoint"),
+        ({"algorithm": "PPO", "schema_version": 1}, "a checkpoint of PPO, not of IGPO"),
+        ({"algorithm": "IGPO", "schema_version": 99}, "checkpoint schema version 99, this program reads 1"),
+    ],
+)
+def test_checkpoints_of_others(refused, tmp_path, policy, note, expected):
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    file = write_experiment(tmp_path / "demo.yaml", policy)
+    if note is not None:
+        (checkpoint / "igpo_checkpoint.json").write_text(json.dumps(note))
+        assert expected in refused("evaluate", checkpoint)
+        assert expected in refused("ask", checkpoint, "Who?", app=pipeline.cli.igpo.app)
+    assert expected in refused("train", "file", file, "--restore", checkpoint)
+    assert "there is no such checkpoint folder" in refused("train", "file", file, "--restore", tmp_path / "nowhere")
+
+
+def test_evaluate_without_a_policy(refused, tmp_path, policy):
+    file = write_experiment(tmp_path / "demo.yaml", policy)
+    assert "does not exist" in refused("evaluate", "./nowhere", "--config", file)
+
+
+def test_doctor_names_what_is_broken_and_ends_with_2(run, tmp_path, policy):
+    good = write_experiment(tmp_path / "demo.yaml", policy)
+    code, said = run("doctor", good, "--quick", app=pipeline.cli.igpo.app)
+    assert code == 0 and said.count("ok ") == 5
+    bad = write_experiment(tmp_path / "bad.yaml", policy, engine={"kv_cache_gib": 1e5})
+    code, said = run("doctor", bad, "--quick", app=pipeline.cli.igpo.app)
+    assert code == 2 and "fail memory" in said
