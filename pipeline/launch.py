@@ -47,7 +47,14 @@ class LaunchOptions:
 
     @property
     def resume_command(self) -> str:
-        return shlex.join(self.command if "--resume" in self.command else (*self.command, "--resume"))
+        """What was typed, with `--resume` in the place of a `--restore PATH`: the run has checkpoints of its own now."""
+        words, kept = iter(self.command), []
+        for word in words:
+            if word == "--restore":
+                next(words, None)
+            elif word != "--resume" and not word.startswith("--restore="):
+                kept.append(word)
+        return shlex.join([*kept, "--resume"])
 
 
 @dataclass

@@ -177,3 +177,11 @@ def test_doctor_names_what_is_broken_and_ends_with_2(run, tmp_path, policy):
     bad = write_experiment(tmp_path / "bad.yaml", policy, engine={"kv_cache_gib": 1e5})
     code, said = run("doctor", bad, "--quick", app=pipeline.cli.igpo.app)
     assert code == 2 and "fail memory" in said
+
+
+@pytest.mark.parametrize("typed", ["", "--resume", "--restore old/best", "--restore=old/best"])
+def test_the_command_that_goes_on_can_be_typed(typed):
+    from pipeline.launch import LaunchOptions
+
+    command = ("rllib", "train", "file", "demo.yaml", *typed.split(), "--set", "seed=4")
+    assert LaunchOptions(command).resume_command == "rllib train file demo.yaml --set seed=4 --resume"
