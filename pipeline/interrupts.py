@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
@@ -19,6 +20,7 @@ class Interrupts:
     def __init__(self, on_first: Callable[[str], None]):
         self._on_first = on_first
         self._previous: dict[int, Any] = {}
+        self._telling: threading.Thread | None = None
         self.requested = False
 
     def __enter__(self) -> Self:
@@ -29,9 +31,13 @@ class Interrupts:
     def __exit__(self, *_) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._telling is not None:
+            self._telling.join(timeout=1.0)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self._on_first(signal.Signals(number).name)
+        # In a thread of its own: the signal may have come in the middle of a write to the very same stream.
+        self._telling = threading.Thread(target=self._on_first, args=(signal.Signals(number).name,), daemon=True)
+        self._telling.start()
