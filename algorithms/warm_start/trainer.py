@@ -30,16 +30,16 @@ class WarmStartSettings:
 
     seed: int = 0
     max_lookup_steps: int = 600
-    demonstration_steps: int = 700
+    demonstration_steps: int = 420
     batch_size: int = 32
     entities: int = 60
-    hops: dict[int, float] = field(default_factory=lambda: {1: 0.25, 2: 0.4, 3: 0.25, 4: 0.1})
+    hops: dict[int, float] = field(default_factory=lambda: {1: 0.25, 2: 0.45, 3: 0.3})
     habits: Habits = Habits(give_up=0.35, repeat=0.08, stray=0.12, overshoot=0.1, misread=0.2)
     matrix_learning_rate: float = 0.02
     other_learning_rate: float = 3e-3
 
 
-PART_SIZES = {"demonstrations": 12, "beliefs": 12, "lookups": 8}
+PART_SIZES = {"demonstrations": 12, "beliefs": 10, "lookups": 4}
 """Sequences of each kind in a second-phase batch; the losses of the three parts count the same."""
 DEMONSTRATIONS = {"searcher": 0.6, "searcher_with_notes": 0.2, "reader": 0.2}
 BELIEFS = {"belief": 0.75, "belief_through_reader": 0.25}
@@ -105,7 +105,7 @@ class Trainer:
             parts = [
                 self._draw(maker, world, DEMONSTRATIONS, PART_SIZES["demonstrations"]),
                 self._draw(maker, world, BELIEFS, PART_SIZES["beliefs"]),
-                [maker.lookups(documents=2, lookups=16) for _ in range(PART_SIZES["lookups"])],
+                [maker.lookups(documents=2, lookups=12) for _ in range(PART_SIZES["lookups"])],
             ]
             loss, accuracy = self._step(parts, rate=min(1.0, 2 * (1 - step / total)))
             self.progress("demonstrations", step + 1, total, {"loss": loss, "accuracy": accuracy})
