@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from algorithms.warm_start.policy import build_policy
 from algorithms.warm_start.report import measure, report_table
@@ -83,7 +83,7 @@ def _progress(console: Console) -> Progress:
 
 
 def _show_steps(progress: Progress):
-    tasks: dict[str, int] = {}
+    tasks: dict[str, TaskID] = {}
 
     def show(phase: str, step: int, total: int, measures: dict[str, float]) -> None:
         text = "  ".join(f"{name} {value:.3g}" for name, value in measures.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -53,7 +53,7 @@ def _look_back(model: LlamaForCausalLM, head: int, distance: int) -> None:
     only the second to learn. Through the biases alone, the attention score is sum_i c^2 cos(theta_i (offset - distance)),
     largest at that distance. The weights stay free to learn.
     """
-    attention = model.model.layers[0].self_attn
+    attention: Any = model.model.layers[0].self_attn
     angles = distance * model.model.rotary_emb.inv_freq
     rows = slice(head * HEAD_DIM, (head + 1) * HEAD_DIM)
     attention.k_proj.bias[rows] = POSITION_SHARPNESS * torch.cat([torch.ones_like(angles), torch.zeros_like(angles)])

@@ -41,7 +41,8 @@ class SequenceMaker:
         self.world = world
         self.rng = rng
         self.habits = habits
-        self._token = {t: protocol.tokenizer.convert_tokens_to_ids(t) for t in (ANSWER, END, MESSAGE, SEARCH)}
+        vocabulary = protocol.tokenizer.get_vocab()
+        self._token: dict[str, int] = {token: vocabulary[token] for token in (ANSWER, END, MESSAGE, SEARCH)}
 
     def lookups(self, documents: int, lookups: int) -> Sequence:
         """Some documents, then many facts read out of them; only the facts' values are learned.
@@ -140,7 +141,8 @@ class SequenceMaker:
     def _message(self, text: str) -> list[int]:
         return [self._token[MESSAGE], *self._words(text), self._token[END]]
 
-    def _document(self, entity: int) -> list[int]:
+    def _document(self, entity: int | None) -> list[int]:
+        assert entity is not None, "an answer shows no document"
         document = self.world.documents[entity]
         return self._observation(document.contents if self.rng.random() < TITLE_SHARE else document.text, "tool")
 
@@ -151,4 +153,4 @@ class SequenceMaker:
         return self.protocol.observation(text, decision_ids=[], sender=sender, max_tokens=1000).ids
 
     def _words(self, text: str) -> list[int]:
-        return self.protocol.tokenizer.convert_tokens_to_ids(text.split())
+        return list(self.protocol.tokenizer.convert_tokens_to_ids(text.split()))  # ty: ignore[invalid-argument-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ class Trainer:
     Matrices are trained with Muon, which shortens the look-up plateau several times; embeddings, norms and biases with AdamW.
     """
 
-    def __init__(self, model: torch.nn.Module, protocol: TinyProtocol, settings: WarmStartSettings, progress: Progress):
+    def __init__(self, model: Any, protocol: TinyProtocol, settings: WarmStartSettings, progress: Progress):
         self.model = model
         self.protocol = protocol
         self.settings = settings
