@@ -59,7 +59,8 @@ class RunDirectory:
     def find(cls, root: str | Path, name: str) -> list[RunDirectory]:
         """The runs of `name`, oldest first."""
         folder = Path(root).expanduser() / name
-        return [cls(item.parent) for item in sorted(folder.glob("*/run.json"))]
+        # The configuration is written once, when the run is made: run ids of one second would be in random order.
+        return [cls(item.parent) for item in sorted(folder.glob("*/config.yaml"), key=lambda item: item.stat().st_mtime_ns)]
 
     @classmethod
     def find_unfinished(cls, root: str | Path, name: str, **facts: Any) -> RunDirectory | None:
