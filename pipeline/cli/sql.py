@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,7 +86,7 @@ def _answer(run: Run, query: str, use) -> None:
 
 def _runs_and_query(words: list[str], file: Path | None, named: str | None) -> tuple[list[str], str | None]:
     """Split the positional words: a last one that has white space and is not a folder is the query."""
-    inline = words.pop() if words and any(c.isspace() for c in words[-1]) and not Path(words[-1]).exists() else None
+    inline = words.pop() if words and any(c.isspace() for c in words[-1]) and not os.path.exists(words[-1]) else None
     given = [name for name, value in (("a query", inline), ("--file", file), ("--named", named)) if value is not None]
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} were given: ask one thing at a time.")

@@ -492,3 +492,10 @@ def test_analysis_needs_neither_torch_nor_ray():
     imports = "import sys, pipeline.analysis, pipeline.rollout_log.writer"
     code = f"{imports}; sys.exit(bool({{'torch', 'ray', 'mlflow'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_query_longer_than_a_file_name_may_be_is_a_query():
+    from pipeline.cli.sql import _runs_and_query
+
+    query = "SELECT " + ", ".join(f"{k} AS column_{k}" for k in range(500))
+    assert _runs_and_query(["last", query], None, None) == (["last"], query)
