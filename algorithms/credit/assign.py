@@ -41,7 +41,7 @@ def assign_credit(
     Raises
     ------
     ValueError
-        Only one of the two batch statistics is given.
+        Only one of the two batch statistics is given, or `outcome_baseline: belief` finds no belief in the batch.
     """
     if (batch_outcome_mean is None) != (batch_outcome_std is None):
         raise ValueError("batch_outcome_mean and batch_outcome_std belong together: give both or neither")
@@ -50,13 +50,16 @@ def assign_credit(
 
     outcome_N = _outcome_advantage(batch, config, group_N, group_P.size, batch_outcome_mean, batch_outcome_std)
     outcome_alone_N = outcome_N
+    if config.outcome_baseline == "belief":
+        outcome_alone_N = zscores(batch.outcome_N, group_N, group_P.size)
     if config.normalisation == "joint":
         gains_M, outcome_N = _joint(batch, counted_M, group_N, group_P.size)
     else:
         gains_M = _normalise_gains(batch, config, counted_M, group_N)
+    paid_M = _paid_back(batch, gains_M) if config.truncated_pays_back else gains_M
 
     if config.window is None:
-        later_M, terms_M = discounted_gains(batch, gains_M, config.gamma)
+        later_M, terms_M = discounted_gains(batch, paid_M, config.gamma)
         if config.depth_rescale == "sqrt":
             later_M = later_M / np.sqrt(np.maximum(terms_M, 1))
     else:
@@ -93,11 +96,28 @@ def _outcome_advantage(
         return leave_one_out(batch.outcome_N, group_N, num_groups)
     if config.outcome_baseline == "group_zscore":
         return zscores(batch.outcome_N, group_N, num_groups)
+    if config.outcome_baseline == "belief":
+        return batch.outcome_N - _last_belief(batch)
     if mean is None and batch.num_rollouts:
         mean, std = batch_outcome_statistics(batch.outcome_N)
     if not std:
         return np.zeros(batch.num_rollouts)
     return (batch.outcome_N - mean) / (std + EPS)
+
+
+def _last_belief(batch: TurnBatch) -> np.ndarray:
+    if batch.last_belief_N.size != batch.num_rollouts:
+        raise ValueError("outcome_baseline='belief' needs last_belief_N, the belief after the last scored turn of each rollout")
+    batch._refuse(~np.isfinite(batch.last_belief_N), "has no belief score, which outcome_baseline='belief' needs")
+    return batch.last_belief_N
+
+
+def _paid_back(batch: TurnBatch, gains_M: np.ndarray) -> np.ndarray:
+    """`gains_M` with minus their sum on the last turn of every rollout that ended without an answer."""
+    earned_N = np.bincount(batch.rollout_M, weights=gains_M, minlength=batch.num_rollouts)
+    paid_M = gains_M.copy()
+    paid_M[batch.last_N] -= np.where(batch.truncated_N, earned_N, 0.0)
+    return paid_M
 
 
 def _joint(batch: TurnBatch, counted_M: np.ndarray, group_N: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:

@@ -44,6 +44,10 @@ class TurnBatch:
     """Whether the rollout ended malformed (read by `ig_gate: valid_format`); empty: none did."""
     turn_limit_N: np.ndarray = field(default_factory=_unset)
     """Whether the rollout spent its turns without an answer (read by `drop_gains_at_turn_limit`); empty: none did."""
+    truncated_N: np.ndarray = field(default_factory=_unset)
+    """Whether the rollout ended without an answer, by turns or by tokens (read by `truncated_pays_back`); empty: none did."""
+    last_belief_N: np.ndarray = field(default_factory=_unset)
+    """Belief after the rollout's last scored turn, in (0, 1] (read by `outcome_baseline: belief`); empty: unknown."""
     role_M: np.ndarray = field(default_factory=_unset)
     """Integer label of the turn's author (read by `turn_index`); empty: one role."""
     rollout_ids_N: Sequence[str] | None = None
@@ -66,6 +70,9 @@ class TurnBatch:
         gains_M = _sized("gains_M", self.gains_M, np.float64, num_turns)
         self.malformed_N = _optional("malformed_N", self.malformed_N, np.bool_, num_rollouts)
         self.turn_limit_N = _optional("turn_limit_N", self.turn_limit_N, np.bool_, num_rollouts)
+        self.truncated_N = _optional("truncated_N", self.truncated_N, np.bool_, num_rollouts)
+        if np.size(self.last_belief_N):
+            self.last_belief_N = _sized("last_belief_N", self.last_belief_N, np.float64, num_rollouts)
         self.role_M = _optional("role_M", self.role_M, np.int64, num_turns)
         if self.rollout_ids_N is not None and len(self.rollout_ids_N) != num_rollouts:
             raise ValueError(f"rollout_ids_N has {len(self.rollout_ids_N)} entries for {num_rollouts} rollouts")
@@ -90,7 +97,8 @@ class TurnBatch:
         """A batch from one list of gains per rollout.
 
         `gains[i]` has one entry for every turn but the last, so T_i = len(gains[i]) + 1; None marks a turn that bears
-        none. `more` are further fields (`malformed_N`, `turn_limit_N`, `role_M`, `rollout_ids_N`).
+        none. `more` are further fields (`malformed_N`, `turn_limit_N`, `truncated_N`, `last_belief_N`, `role_M`,
+        `rollout_ids_N`).
 
         Raises ValueError where the three lists differ in length.
         """

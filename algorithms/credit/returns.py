@@ -15,7 +15,7 @@ from algorithms.credit.batch import TurnBatch
 def discounted_gains(batch: TurnBatch, gains_M: np.ndarray, gamma: float) -> tuple[np.ndarray, np.ndarray]:
     """Sum over gain-bearing k >= t of gamma^(k-t) g_k, and the number of its terms; both 0 where no gain follows.
 
-    `gains_M` is 0 on turns that bear no gain. Exponents count turns.
+    `gains_M` is 0 on turns that bear no gain, but for what a last turn pays back. Exponents count turns.
     """
     terms_M = batch.gain_bearing_M.astype(np.int64)
     total_M = gains_M.copy()

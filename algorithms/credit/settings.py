@@ -13,7 +13,7 @@ from typing import Literal, get_args
 GainBasis = Literal["log_prob", "prob", "log_ratio"]
 AliasRule = Literal["first", "max", "mean"]
 Normalisation = Literal["separate", "joint", "turn_index", "scale_only", "none"]
-OutcomeBaseline = Literal["group_zscore", "rloo", "batch_zscore"]
+OutcomeBaseline = Literal["group_zscore", "rloo", "batch_zscore", "belief"]
 DepthRescale = Literal["none", "sqrt"]
 IGGate = Literal["off", "valid_format"]
 
@@ -64,7 +64,12 @@ class CreditConfig:
     """The same for the gains of a rollout that spent all its turns without an answer (the official code does so)."""
     outcome_baseline: OutcomeBaseline = "group_zscore"
     """`group_zscore`: (o - group mean) / (group std + eps). `rloo`: o minus the mean of the group's other outcomes.
-    `batch_zscore`: (o - batch mean) / (batch std + eps), each rollout once."""
+    `batch_zscore`: (o - batch mean) / (batch std + eps), each rollout once. `belief`: o minus the belief b after the
+    rollout's last scored turn; with the gains of basis `prob`, not normalised, the rewards of a rollout then add up to
+    o - b_0."""
+    truncated_pays_back: bool = False
+    """A rollout that ends without an answer pays at its last turn what its normalised gains add up to, so that belief
+    which was built up and never used earns nothing."""
     window: int | None = None
     """K: D becomes the gamma-weighted mean of the next K gains, fewer at the end of the rollout (TRACE); None: the
     sum of all."""
@@ -97,6 +102,8 @@ class CreditConfig:
             raise ValueError("window already averages over its turns: use it with depth_rescale='none'")
         if self.window is None and self.window_outcome_scale != 0.0:
             raise ValueError("window_outcome_scale needs a window; set window, or leave the scale at 0")
+        if self.window is not None and self.truncated_pays_back:
+            raise ValueError("truncated_pays_back counts all later turns, a window only the next: leave one of them out")
         if self.normalisation == "joint" and self.outcome_baseline != "group_zscore":
             raise ValueError(
                 f"normalisation='joint' z-scores outcomes together with gains, so outcome_baseline="

@@ -20,6 +20,8 @@ def advantages(
     preset: str = "igpo",
     *,
     groups: Sequence[int] | None = None,
+    last_beliefs: Sequence[float] = (),
+    truncated: Sequence[bool] = (),
     **changes: Any,
 ) -> list[np.ndarray]:
     """Advantages of every turn of every rollout.
@@ -38,6 +40,10 @@ def advantages(
         A name of `PRESETS`.
     groups
         Label of each rollout's prompt; None: all rollouts answer the same one.
+    last_beliefs
+        Belief after the last gain of each rollout; needed by `outcome_baseline="belief"` only.
+    truncated
+        Whether each rollout ended without an answer; read by `truncated_pays_back` only. Empty: none did.
     changes
         Settings of `CreditConfig` that replace the preset's, such as `gamma=0.95`.
 
@@ -55,5 +61,8 @@ def advantages(
     if unknown:
         raise ValueError(f"unknown credit settings {unknown}; known: {', '.join(CREDIT_FIELDS)}")
     config = replace(get_preset(preset).credit, **changes)
-    batch = TurnBatch.from_lists([0] * len(outcomes) if groups is None else groups, outcomes, gains)
+    groups = [0] * len(outcomes) if groups is None else groups
+    batch = TurnBatch.from_lists(
+        groups, outcomes, gains, last_belief_N=np.asarray(last_beliefs), truncated_N=np.asarray(truncated)
+    )
     return batch.split(assign_credit(batch, config).advantages_M)

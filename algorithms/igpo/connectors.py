@@ -140,6 +140,8 @@ class TurnLevelAdvantages(ConnectorV2):
             gain_bearing_M=~np.isnan(gains_M),
             malformed_N=np.array([rollout.termination is Termination.MALFORMED for rollout in rollouts]),
             turn_limit_N=np.array([rollout.termination is Termination.TURN_LIMIT for rollout in rollouts]),
+            truncated_N=np.array([rollout.termination.is_truncated for rollout in rollouts]),
+            last_belief_N=np.array([g.before_T[-1] for g in gains]),
             role_M=np.array([agents[turn.agent] for rollout in rollouts for turn in rollout.turns]),
             rollout_ids_N=[rollout.id for rollout in rollouts],
         )

@@ -189,7 +189,8 @@ def turn_batch(rollouts: list[dict[str, Any]], estimator: Estimator) -> TurnBatc
     """The logged rollouts of one iteration as the input of `assign_credit`."""
     group_of = {group: k for k, group in enumerate(sorted({rollout["group_id"] for rollout in rollouts}))}
     role_of = {agent: k for k, agent in enumerate(sorted({turn["agent"] for r in rollouts for turn in r["turns"]}))}
-    gains_M = np.concatenate([_gains(rollout, estimator) for rollout in rollouts])
+    scores = [_scores(rollout, estimator) for rollout in rollouts]
+    gains_M = np.concatenate([_gains(rollout, s, estimator) for rollout, s in zip(rollouts, scores, strict=True)])
     return TurnBatch(
         group_N=np.array([group_of[rollout["group_id"]] for rollout in rollouts]),
         turns_N=np.array([len(rollout["turns"]) for rollout in rollouts]),
@@ -198,19 +199,32 @@ def turn_batch(rollouts: list[dict[str, Any]], estimator: Estimator) -> TurnBatc
         gain_bearing_M=~np.isnan(gains_M),
         malformed_N=np.array([rollout["termination"] == "malformed" for rollout in rollouts]),
         turn_limit_N=np.array([rollout["termination"] == "turn_limit" for rollout in rollouts]),
+        truncated_N=np.array([rollout["termination"] in ("turn_limit", "token_limit") for rollout in rollouts]),
+        last_belief_N=np.array([np.exp(s[-1]) if s.size else np.nan for s in scores]),
         role_M=np.array([role_of[turn["agent"]] for rollout in rollouts for turn in rollout["turns"]]),
         rollout_ids_N=[rollout["episode_id"] for rollout in rollouts],
     )
 
 
-def _gains(rollout: dict[str, Any], estimator: Estimator) -> np.ndarray:
+def _bearing(rollout: dict[str, Any]) -> np.ndarray:
+    """Which turns bear a gain and were scored."""
+    scored = rollout["initial_scores"] is not None
+    return np.array([scored and turn["bears_gain"] and turn["scores"] is not None for turn in rollout["turns"]])
+
+
+def _scores(rollout: dict[str, Any], estimator: Estimator) -> np.ndarray:
+    """s_0, then the score after each turn of `_bearing`; empty where nothing was scored."""
+    if rollout["initial_scores"] is None:
+        return np.zeros(0)
+    scored = [turn["scores"] for turn, bears in zip(rollout["turns"], _bearing(rollout), strict=True) if bears]
+    return reduce_aliases([rollout["initial_scores"], *scored], estimator.alias_rule, episode=rollout["episode_id"])
+
+
+def _gains(rollout: dict[str, Any], scores_T1: np.ndarray, estimator: Estimator) -> np.ndarray:
     """Gain of each turn; NaN where it bears none or was not scored."""
-    bearing_T = np.array([turn["bears_gain"] and turn["scores"] is not None for turn in rollout["turns"]])
+    bearing_T = _bearing(rollout)
     gains_T = np.full(bearing_T.size, np.nan)
-    if rollout["initial_scores"] is not None:
-        scored = [turn["scores"] for turn, bears in zip(rollout["turns"], bearing_T, strict=True) if bears]
-        scores_TK = [rollout["initial_scores"], *scored]
-        scores_T1 = reduce_aliases(scores_TK, estimator.alias_rule, episode=rollout["episode_id"])
+    if scores_T1.size:
         basis, gap_eps = estimator.credit.gain_basis, estimator.credit.gap_eps
         gains_T[bearing_T] = gains_from_scores(scores_T1, basis, gap_eps, episode=rollout["episode_id"])
     return gains_T

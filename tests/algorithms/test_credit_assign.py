@@ -227,7 +227,7 @@ def test_lengths_are_checked():
         ({"normalisation": "seperate"}, "known values: separate, joint, turn_index, scale_only, none"),
         ({"depth_rescale": "log"}, "known values: none, sqrt"),
         ({"ig_gate": "on"}, "known values: off, valid_format"),
-        ({"outcome_baseline": "critic"}, "known values: group_zscore, rloo, batch_zscore"),
+        ({"outcome_baseline": "critic"}, "known values: group_zscore, rloo, batch_zscore, belief"),
         ({"gamma": 1.5}, r"gamma=1.5 must lie in \[0, 1\]"),
         ({"outcome_gamma": -0.1}, r"outcome_gamma=-0.1 must lie in \[0, 1\]"),
         ({"gamma": math.nan}, "gamma=nan"),
