@@ -6,6 +6,8 @@ Each table carries in its metadata what it was made from and by: the cell's fing
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from pipeline import provenance
 from pipeline.study.measures import SCHEMA
@@ -65,6 +68,26 @@ class Store:
         temporary = path.with_name(f".{path.name}.tmp")
         pq.write_table(table, temporary, compression="zstd")
         temporary.replace(path)
+
+    @contextmanager
+    def claim(self, cell: Cell) -> Iterator[bool]:
+        """True for the one process that gets the cell; other processes that work on this folder get False until it is done.
+
+        The claim ends with the process, however that ends.
+        """
+        path = self._path(cell).with_suffix(".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
+            lock.release()
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / f"{cell.name}.parquet"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from envs.data.errors import InputError
 from pipeline.doctor import Subject, cheap_checks
@@ -17,11 +18,14 @@ from pipeline.study.runner import CellRunner
 from pipeline.study.store import FinishedCell, Store
 from pipeline.study.tables import heldout
 
+SECONDS_BETWEEN_LOOKS = 5.0
+
 
 def run_study(plan: Plan, folder: Path, options: LaunchOptions, console: Console) -> list[FinishedCell]:
     """Runs whatever is missing and returns every finished cell, tuning cells first.
 
-    A finished cell is kept at once: a study that was stopped goes on where it was.
+    A finished cell is kept at once: a study that was stopped goes on where it was. Several processes may run the same study on
+    the same folder: each cell is run by one of them.
 
     Raises:
         InputError: a method's file or settings are wrong; before anything is run.
@@ -82,18 +86,30 @@ def _run_missing(
             console.print(f"[yellow]{cell.name} was made with another configuration: it is run again[/]")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
-        whole = bars.add_task(what, total=len(cells), completed=len(cells) - len(missing))
-        for cell in missing:
-            current = bars.add_task(f"  {cell.name}", total=cell.budget_tokens)
-
-            def show(tokens: int, row: dict, cell: Cell = cell, current: TaskID = current) -> None:
-                text = f"  {cell.name}  {row['split']} EM {row['em']:.3f}"
-                bars.update(current, completed=tokens, description=text)
-
-            rows, rate = runner.run(cell, show)
-            store.save(cell, fingerprints[cell], rate, rows)
-            bars.remove_task(current)
-            bars.advance(whole)
-            last = next(row for row in reversed(rows) if row["split"] == "heldout")
-            console.print(f"{cell.name}  lr {rate:g}  held-out EM {rows[0]['em']:.3f} -> {last['em']:.3f}", highlight=False)
+        whole = bars.add_task(what, total=len(cells))
+        while missing := [cell for cell in missing if store.load(cell, fingerprints[cell]) is None]:
+            bars.update(whole, completed=len(cells) - len(missing))
+            if not any([_run_if_free(plan, cell, fingerprints[cell], store, runner, bars) for cell in missing]):
+                time.sleep(SECONDS_BETWEEN_LOOKS)  # other processes are at work on what is left
+        bars.update(whole, completed=len(cells))
     return [found for cell in cells if (found := store.load(cell, fingerprints[cell]))]
+
+
+def _run_if_free(plan: Plan, cell: Cell, fingerprint: str, store: Store, runner: CellRunner, bars: Progress) -> bool:
+    """Runs and keeps the cell, unless another process is at it or has finished it; returns whether this one did."""
+    with store.claim(cell) as claimed:
+        if not claimed or store.load(cell, fingerprint):
+            return False
+        current = bars.add_task(f"  {cell.name}", total=cell.budget_tokens)
+
+        def show(tokens: int, row: dict) -> None:
+            bars.update(current, completed=tokens, description=f"  {cell.name}  {row['split']} EM {row['em']:.3f}")
+
+        rows, rate = runner.run(cell, show)
+        store.save(cell, fingerprint, rate, rows)
+        bars.remove_task(current)
+        bars.advance(bars.task_ids[0])
+        last = next(row for row in reversed(rows) if row["split"] == "heldout")
+        line = f"{cell.name}  lr {rate:g}  held-out EM {rows[0]['em']:.3f} -> {last['em']:.3f}"
+        bars.console.print(line, highlight=False)
+    return True
