@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.analysis.results import write_results
 from pipeline.checkpoints import Checkpoints
-from pipeline.rollout_log.rows import RunInfo
+from pipeline.rollout_log.rows import RunInfo, to_json
 from pipeline.rollout_log.writer import RolloutLogWriter
 from pipeline.run_directory import RunDirectory
 from pipeline.tracking import MlflowTracker, TrackingSettings
@@ -37,16 +37,17 @@ def open_attempt(
     resolved: dict,
     config: IGPOConfig,
     resumed_from_iteration: int | None,
+    identity: Mapping[str, Any],
     tracking: TrackingSettings | None = None,
 ) -> Generator[Attempt]:
     """Opens the next attempt of `run`. Whatever happens inside, everything is closed and says how it ended.
 
+    `identity` is the task's (`SearchTask.identity`): which documents were searched, and how.
     At the end of an attempt that did not fail, MLflow gets the answers of the named queries and the report.
     """
     number = run.begin_attempt(resumed_from_iteration)
     diary = run.diary
     (keys,) = resolved.values()
-    settings = config.env_settings()
     with ExitStack() as stack:
         attempt: Attempt | None = None
 
@@ -78,8 +79,8 @@ def open_attempt(
             resumed_from_iteration=resumed_from_iteration,
             seed=config.seed,
             model=config.model_path,
-            retriever=settings.retriever.model_dump_json(exclude_none=True),
-            corpus=settings.corpus,
+            retriever=to_json(identity["retriever"]),
+            corpus=to_json(identity["corpus"]),
             versions=diary.get("versions", {}),
             hardware={name: str(value) for name, value in diary.get("hardware", {}).items()},
             mlflow_run_id=diary.get("mlflow_run_id"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,8 @@ class _Plan:
     resolved: dict
     run: RunDirectory | None
     """The run to resume; None makes a new one."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    """`SearchTask.identity`, once the plan is checked."""
 
 
 def launch(experiments: list[Experiment], options: LaunchOptions, console: Console) -> int:
@@ -121,11 +123,14 @@ def _plan(experiment: Experiment, options: LaunchOptions, *, alone: bool) -> _Pl
 
 def _check(plan: _Plan, console: Console) -> None:
     """The doctor's cheap checks: what is broken refuses the run, what is unpromising is said."""
-    for finding in cheap_checks(Subject(plan.experiment, plan.config)):
+    subject = Subject(plan.experiment, plan.config)
+    for finding in cheap_checks(subject):
         if finding.status == "fail":
             raise InputError(f"{plan.experiment.source}: {finding.message}")
         if finding.status == "warn":
             console.print(Text.assemble(("warning: ", "yellow"), f"{finding.name}: {finding.message}"), soft_wrap=True)
+    assert subject.task is not None
+    plan.identity = subject.task.identity
 
 
 def _check_unchanged(run: RunDirectory, resolved: dict, experiment: Experiment) -> None:
@@ -191,7 +196,7 @@ def _train(
 ) -> Ending:
     """Opens log, tracker, Ray and algorithm, trains, and closes them whatever happens."""
     experiment = plan.experiment
-    with open_attempt(run, plan.resolved, plan.config, resumed_from, experiment.mlflow) as attempt:
+    with open_attempt(run, plan.resolved, plan.config, resumed_from, plan.identity, experiment.mlflow) as attempt:
         console.print(f"MLflow store   {attempt.tracker.tracking_uri}", soft_wrap=True, highlight=False)
         with Progress(console, experiment.stop.get("training_iteration")) as progress:
             progress.busy("starting Ray, the policy and the rollout engine ...")

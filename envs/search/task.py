@@ -87,16 +87,11 @@ class SearchTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What results depend on besides the policy: logged with every run."""
-        return {
-            "corpus": self.settings.corpus,
-            "corpus_hash": self.corpus.content_hash if self.corpus else None,
-            "documents": len(self.corpus) if self.corpus else None,
-            "retriever": self.retriever.identity,
-            "protocol": self.protocol.name,
-            "train_questions": len(self.train_questions),
-            "heldout_questions": len(self.heldout_questions),
-        }
+        """Which documents are searched, and how: results depend on them more than on the algorithm, so every run logs them."""
+        corpus: dict[str, Any] = {"source": self.settings.corpus}
+        if self.corpus is not None:
+            corpus |= {"content_hash": self.corpus.content_hash, "documents": len(self.corpus)}
+        return {"corpus": corpus, "retriever": {**self.retriever.identity, "top_k": self.settings.retriever.top_k}}
 
     def _check_words(self) -> None:
         """The embedded policy reads whole words: one that it lacks would be a hole in documents and answers."""

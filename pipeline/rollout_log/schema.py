@@ -75,8 +75,16 @@ RUNS = _schema(
         ),
         Column("seed", pa.int64(), "Seed of the run; null if none was set."),
         Column("model", pa.string(), "The policy's model as configured."),
-        Column("retriever", pa.string(), "Identity of the retriever, its settings included."),
-        Column("corpus", pa.string(), "Identity of the corpus, a content hash included where known."),
+        Column(
+            "retriever",
+            pa.string(),
+            "Identity of the retriever as JSON: `kind`, parameters, `top_k`; of a server what it says of itself.",
+        ),
+        Column(
+            "corpus",
+            pa.string(),
+            "Identity of the corpus as JSON: `source`, and `content_hash` and `documents` where they are here.",
+        ),
         Column("config_hash", pa.string(), "Short hash of `config`; equal hashes mean equal settings."),
         Column("config", pa.string(), "The resolved configuration as JSON: `config->>'$.lr'`."),
         Column("versions", NAMED_STRINGS, "Package name to version."),

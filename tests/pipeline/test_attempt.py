@@ -1,12 +1,12 @@
 """An attempt from opening to the last artifact: log, MLflow run and diary agree, and results never undo a training."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from rollout_log_samples import records
 
-from envs.search.config import SearchEnvSettings
 from pipeline import attempt as attempt_module
 from pipeline.analysis import named_queries, open_run
 from pipeline.attempt import open_attempt
@@ -14,10 +14,8 @@ from pipeline.launch import _grid_ids
 from pipeline.run_directory import RunDirectory
 from pipeline.tracking import TrackingSettings
 
-
-def config():
-    settings = SearchEnvSettings(corpus="world")
-    return SimpleNamespace(seed=0, model_path="tiny", env_settings=lambda: settings)
+CONFIG: Any = SimpleNamespace(seed=0, model_path="tiny")
+IDENTITY = {"corpus": {"source": "world", "content_hash": "ab12"}, "retriever": {"kind": "bm25", "top_k": 2}}
 
 
 @pytest.fixture
@@ -29,7 +27,7 @@ def run(tmp_path, empty_store, monkeypatch):
 
 
 def attempt_of(run, *, resumed_from=None, how="finished", written=None, **settings):
-    with open_attempt(run, run.resolved, config(), resumed_from, TrackingSettings(**settings)) as attempt:
+    with open_attempt(run, run.resolved, CONFIG, resumed_from, IDENTITY, TrackingSettings(**settings)) as attempt:
         for record in records() if written is None else written:
             attempt.log.write(record, {"kl": 0.5})
             attempt.tracker.log_rollouts(record)
@@ -58,6 +56,9 @@ def test_a_finished_attempt_leaves_results_report_model_and_traces(run):
     assert [version.run_id for version in client.search_model_versions("name = 'searcher'")] == [run_id]
     with open_run(run.path) as log:
         assert log.sql("SELECT status, mlflow_run_id FROM runs").fetchall() == [("finished", run_id)]
+        searched = log.sql("SELECT corpus->>'$.content_hash', retriever->>'$.kind', retriever->>'$.top_k' FROM runs").fetchall()
+        assert searched == [("ab12", "bm25", "2")]
+        assert log.sql("SELECT DISTINCT retriever->>'$.kind' FROM episodes").fetchall() == [("bm25",)]
     assert run.diary["mlflow_run_id"] == run_id and run.diary["status"] == "finished"
 
 
@@ -71,7 +72,7 @@ def test_a_resumed_attempt_knows_its_mlflow_run_from_the_start(run):
 
 
 def test_a_failed_attempt_writes_no_results(run):
-    with pytest.raises(ZeroDivisionError), open_attempt(run, run.resolved, config(), None) as attempt:
+    with pytest.raises(ZeroDivisionError), open_attempt(run, run.resolved, CONFIG, None, IDENTITY) as attempt:
         attempt.log.write(records()[0], {})
         1 / 0  # noqa: B018
     assert not (run.path / "results").exists() and run.diary["status"] == "failed"
