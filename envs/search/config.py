@@ -55,6 +55,7 @@ class SearchEnvSettings(Settings):
     world: WorldSettings = WorldSettings()
     retriever: RetrieverSettings = RetrieverSettings()
     protocol: Literal["tiny", "chat_short", "igpo", "search_r1", "chat"] = "tiny"
+    worked_examples: bool = Field(True, description="`chat_short` shows some in its prompt; after a warm start none are needed")
     tokenizer: str | None = Field(None, description="folder of the tokenizer; None: the policy's (`model_path`)")
     roles: list[RoleSettings] = Field(default_factory=lambda: [RoleSettings(name="searcher")], min_length=1)
     tools: list[str] = Field(["search"], min_length=1, description="`search`, `open`, `calculator`, or `module:function`")

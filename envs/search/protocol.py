@@ -77,6 +77,10 @@ class Protocol(TypingProtocol):
         """Whether the decision ends as its policy wanted, and not where its tokens ran out."""
         ...
 
+    def decision(self, action: Action) -> list[int]:
+        """What a policy writes to ask for `action` (TOOL or ANSWER), its end included: `parse` gives `action` back."""
+        ...
+
     def text(self, decision_ids: list[int]) -> str:
         """The decision as text, for people and logs."""
         ...

@@ -25,7 +25,7 @@ def build_protocol(settings: SearchEnvSettings, tools: list[dict]) -> Protocol:
             case "chat_short":
                 from envs.search.protocols.chat_short import ChatShortProtocol
 
-                return ChatShortProtocol(tokenizer)
+                return ChatShortProtocol(tokenizer, settings.worked_examples)
             case "igpo":
                 from envs.search.protocols.igpo import IGPOProtocol
 

@@ -10,6 +10,7 @@ The template shows the tools' schemas and frames their results (role `tool`); th
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from envs.search.protocol import Action
@@ -45,6 +46,8 @@ class ChatProtocol(TaggedProtocol):
         super().__init__(tokenizer)
         self._tools = tools
         self.calls_in_tags = self._calls_in_tags()
+        if not self.calls_in_tags:
+            self.call_frame = ("", "")
         self.result = self.error = self.frame.glue("tool")
         self.message = self.frame.glue("user", "<message>\n{}\n</message>")
         self._python_tag_id = next((i for i, string in self.frame.plain.control.items() if string == PYTHON_TAG), None)
@@ -64,6 +67,11 @@ class ChatProtocol(TaggedProtocol):
 
     def action(self, block: Block) -> Action:
         return read_tool_call(block.text)
+
+    def call(self, action: Action) -> str:
+        if self.calls_in_tags:
+            return super().call(action)
+        return json.dumps({"name": action.tool, "parameters": action.arguments}, ensure_ascii=False)
 
     def _calls_in_tags(self) -> bool:
         call = {"type": "function", "id": "call00000", "function": {"name": "qzcall", "arguments": {}}}

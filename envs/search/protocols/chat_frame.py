@@ -111,6 +111,10 @@ class ChatFrame:
         before, after = self.render(chat, tools).split(sentinel)
         return [*self.control_ids(before), *self.plain.ids(question), *self.control_ids(after)]
 
+    def decision(self, prefix: str, words: str, suffix: str) -> list[int]:
+        """A whole turn of the policy's: tokenised once, as in `scoring_suffix`, with the token that ends it."""
+        return self.scoring_suffix(prefix, words, suffix).ids
+
     def text(self, decision_ids: list[int]) -> str:
         return str(self.tokenizer.decode(decision_ids, clean_up_tokenization_spaces=False))
 

@@ -58,25 +58,33 @@ _KINDS = {"search": ActionKind.TOOL, "answer": ActionKind.ANSWER, "note": Action
 class ChatShortProtocol:
     """`envs.search.protocol.Protocol` over a chat model's tokenizer.
 
+    `worked_examples` stand in the prompt of an untrained model; a policy that has seen demonstrations is spared their length.
+
     Raises ValueError for a tokenizer without a chat template, or one that can't be appended to.
     """
 
     name = "chat_short"
     stop_strings: list[str] = []
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, worked_examples: bool = True):
         self.tokenizer = tokenizer
+        self._worked_examples = worked_examples
         self._frame = ChatFrame(tokenizer, self.name)
         end = self._frame.end_id
         newlines = {i for token, i in tokenizer.get_vocab().items() if token and set(token) <= {"\n", "Ċ"} and i != end}
         self.stop_token_ids = [end, *sorted(newlines)]
 
     def prompt(self, system: str, question: str, actions: list[str]) -> list[int]:
-        """Instruction (`system`, or this protocol's own), worked examples, the question, and an open assistant turn."""
+        """Instruction (`system`, or this protocol's own), worked examples if any, the question, and an open assistant turn."""
         reads = actions == ["message"]
         instruction = system or (READER_INSTRUCTION if reads else INSTRUCTION)
         asked = ("user", "Question: {question}" + ("" if reads else HINT))
-        return self._frame.prompt([("system", instruction), *EXAMPLES["reader" if reads else "searcher"], asked], question)
+        examples = EXAMPLES["reader" if reads else "searcher"] if self._worked_examples else []
+        return self._frame.prompt([("system", instruction), *examples, asked], question)
+
+    def decision(self, action: Action) -> list[int]:
+        kind, words = ("Search: ", action.arguments["query"]) if action.kind is ActionKind.TOOL else ("Answer: ", action.text)
+        return self._frame.decision(kind, words, "")
 
     def text(self, decision_ids: list[int]) -> str:
         return self._frame.text(decision_ids)

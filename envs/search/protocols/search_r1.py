@@ -44,6 +44,7 @@ class SearchR1Protocol(TaggedProtocol):
     tags = Tags(actions=("search", "answer", "message"), observations=("information",))
     answer_prefix = "<think> Now there's enough information to answer </think> <answer> "
     answer_suffix = " </answer>"
+    call_frame = ("<search> ", " </search>")
     stop_strings = ["</search>", "</answer>", "</message>"]
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
@@ -67,6 +68,13 @@ class SearchR1Protocol(TaggedProtocol):
 
     def action(self, block: Block) -> Action:
         return Action(ActionKind.TOOL, tool="search", arguments={"query": block.text})
+
+    def decision(self, action: Action) -> list[int]:
+        """Without the end-of-turn token: the closing tag ends a turn."""
+        return super().decision(action)[:-1]
+
+    def call(self, action: Action) -> str:
+        return action.arguments["query"]
 
     def reopen(self, decision_ids: list[int]) -> list[int]:
         """A blank line: the turn goes on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ class TaggedProtocol(ABC):
     """Base of `envs.search.protocol.Protocol` implementations over a chat model's tokenizer.
 
     A subclass sets the class attributes, and `result`, `error` and `message`: the glue around what each sender says.
+    `call_frame` stands around the words of a search.
 
     Raises ValueError for a tokenizer that can't be used.
     """
@@ -27,6 +29,7 @@ class TaggedProtocol(ABC):
     answer_prefix = "<think>\nNow there's enough information to answer\n</think>\n<answer>\n"
     answer_suffix = "\n</answer>"
     stop_strings: list[str] = []
+    call_frame = ("<tool_call>\n", "\n</tool_call>")
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
@@ -73,6 +76,17 @@ class TaggedProtocol(ABC):
         if found.tag == "message":
             return Action(ActionKind.MESSAGE, text=found.text)
         return self.action(found)
+
+    def decision(self, action: Action) -> list[int]:
+        """The answer as belief is scored on it, or the tool call without a thought."""
+        if action.kind is ActionKind.ANSWER:
+            return self.frame.decision(self.answer_prefix, action.text, self.answer_suffix)
+        before, after = self.call_frame
+        return self.frame.decision(before, self.call(action), after)
+
+    def call(self, action: Action) -> str:
+        """A tool call's words."""
+        return json.dumps({"name": action.tool, "arguments": action.arguments}, ensure_ascii=False)
 
     def reopen(self, decision_ids: list[int]) -> list[int]:
         """Closes the decision, with an empty message's frame, and opens the next turn."""

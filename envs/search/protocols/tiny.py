@@ -131,6 +131,10 @@ class TinyProtocol:
             return Action(kind, tool="search", arguments={"query": text})
         return Action(kind, text=text)
 
+    def decision(self, action: Action) -> list[int]:
+        kind, text = (SEARCH, action.arguments["query"]) if action.kind is ActionKind.TOOL else (ANSWER, action.text)
+        return [self._control[kind], *self._plain(text), self._end_id]
+
     def is_complete(self, decision_ids: list[int]) -> bool:
         return len(decision_ids) > 0 and decision_ids[-1] == self._end_id
 
