@@ -47,7 +47,7 @@ class Run:
         try:
             return connection.sql(query)
         except duckdb.Error as error:
-            raise AnalysisError(explain_error(error, COLUMNS)) from error
+            raise AnalysisError(explain_error(error, query, COLUMNS)) from error
 
     def named(self, name: str) -> duckdb.DuckDBPyRelation:
         """The answer of a shipped query (`named_queries()` lists them)."""

@@ -6,6 +6,7 @@ stay readable when external access is off); statements that are not a question a
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from difflib import get_close_matches
@@ -15,7 +16,12 @@ import duckdb
 
 from pipeline.analysis.locate import AnalysisError
 
-_EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)
+_EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
+"""Without options in brackets: a comment among them could hide from us where the explained statement begins."""
+
+_NO_COLUMN = re.compile(
+    r'column "([^"]+)" not found|does not have a column named "([^"]+)"|Column "([^"]+)" (?:does not exist|in \w+ list not found)'
+)
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -26,7 +32,7 @@ def connect() -> duckdb.DuckDBPyConnection:
             "autoload_known_extensions": "false",
             "allow_persistent_secrets": "false",
             "python_enable_replacements": "false",
-            "temp_directory": str(Path(tempfile.gettempdir()) / "igpo-sql"),
+            "temp_directory": str(Path(tempfile.gettempdir()) / f"igpo-sql-{os.getuid()}"),
         }
     )
     connection.execute("SET enable_progress_bar = false")  # It would go to standard output, into the answer.
@@ -62,6 +68,8 @@ def check_is_question(connection: duckdb.DuckDBPyConnection, query: str) -> None
     if kind == duckdb.StatementType.SELECT:
         return
     if kind == duckdb.StatementType.EXPLAIN and (explained := _EXPLAIN.match(query)):
+        if query.startswith("(", explained.end()):
+            raise AnalysisError("EXPLAIN takes no options here: EXPLAIN SELECT ..., or EXPLAIN ANALYZE SELECT ...")
         return check_is_question(connection, query[explained.end() :])
     if kind == duckdb.StatementType.MULTI:
         raise AnalysisError("PIVOT needs its values spelled out here: PIVOT turns ON action IN ('tool', 'answer') USING count(*)")
@@ -71,17 +79,16 @@ def check_is_question(connection: duckdb.DuckDBPyConnection, query: str) -> None
     )
 
 
-def explain_error(error: duckdb.Error, tables: dict[str, list[str]]) -> str:
-    """DuckDB's message, with the nearest of the log's own tables or columns (`tables` maps names to columns)."""
+def explain_error(error: duckdb.Error, query: str, tables: dict[str, list[str]]) -> str:
+    """DuckDB's message on `query`, with the nearest of the log's own tables or columns (`tables` maps names to columns)."""
     message = _first_lines(error)
     if found := re.search(r"Table with name (\w+) does not exist", message):
         name = found.group(1)
         near = get_close_matches(name.lower(), tables, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"there is no table {name}; {hint}The log has {', '.join(tables)}"
-    column = re.search(r'column "([^"]+)" not found|does not have a column named "([^"]+)"', message)
-    if column:
-        name = column.group(1) or column.group(2)
+    if column := _NO_COLUMN.search(message):
+        name = next(group for group in column.groups() if group)
         owners: dict[str, list[str]] = {}
         for table, columns in tables.items():
             for known in columns:
@@ -89,9 +96,9 @@ def explain_error(error: duckdb.Error, tables: dict[str, list[str]]) -> str:
         if name in owners:
             return f"there is no column {name} here; {' and '.join(owners[name])} have it"
         near = get_close_matches(name.lower(), owners, n=1, cutoff=0.5)
-        if near:
-            return f"there is no column {name}; did you mean {near[0]} (in {', '.join(owners[near[0]])})?"
-        return f"there is no column {name} (`igpo schema TABLE` lists them); if it is text, use single quotes: '{name}'"
+        hint = f"; did you mean {near[0]} (in {', '.join(owners[near[0]])})?" if near else " (`igpo schema TABLE` lists them)"
+        text = f" If it is text, use single quotes: '{name}'" if f'"{name}"' in query else ""
+        return f"there is no column {name}{hint}{text}"
     return message
 
 

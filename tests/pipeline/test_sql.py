@@ -259,6 +259,22 @@ def test_statements_that_are_not_questions_are_refused(run, query, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_comment_cannot_hide_a_write_from_the_check(tmp_path):
+    folder = write_run(tmp_path, written=[one_turn(1)])
+    path = folder / "rollouts" / load_manifest(folder / "rollouts").of("turns")[0].path
+    before, run = path.read_bytes(), open_run(folder)
+    write = f"COPY (SELECT 1) TO '{path}' (FORMAT parquet, USE_TMP_FILE false)"
+    for hidden in (
+        f"EXPLAIN (ANALYZE /* ) SELECT 1 -- */) {write}",
+        f"EXPLAIN /* */ ANALYZE {write}",
+        f"/* EXPLAIN SELECT 1 */ EXPLAIN ANALYZE {write}",
+        f"EXPLAIN -- SELECT 1\nANALYZE {write}",
+    ):
+        with pytest.raises(AnalysisError):
+            run.sql(hidden)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "source", ["read_csv('/etc/passwd')", "read_text('{here}')", "'https://example.com/a.parquet'", "glob('/*')"]
 )
@@ -279,7 +295,10 @@ def test_python_variables_are_not_tables(run):
         ("SELECT gian FROM turns", r"there is no column gian; did you mean gain \(in turns\)\?"),
         ("SELECT t.gian FROM turns t", "did you mean gain"),
         ("SELECT hops FROM turns", "there is no column hops here; episodes have it"),
-        ('SELECT * FROM turns WHERE split = "qwxyz"', "if it is text, use single quotes: 'qwxyz'"),
+        ("SELECT * FROM turns JOIN episodes USING (episod)", "there is no column episod; did you mean episode_id"),
+        ("SELECT * EXCLUDE (gian) FROM turns", "did you mean gain"),
+        ('SELECT * FROM turns WHERE split = "qwxyz"', "If it is text, use single quotes: 'qwxyz'"),
+        ('SELECT * FROM turns WHERE agent = "searcher"', "did you mean .* If it is text, use single quotes: 'searcher'"),
         ("SELECT * FROM turn", "there is no table turn; did you mean turns"),
         ("SELEC 1", 'syntax error at or near "SELEC"'),
         ("SELECT 1; SELECT 2", "one statement at a time, this is 2"),
