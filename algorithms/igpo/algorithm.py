@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -161,10 +162,11 @@ class IGPO(Algorithm):
         spare: list = []
         metrics: list = []
         tokens = rollouts = 0
+        drawn: Counter[int] = Counter()
         wanted = self.config.prompts_per_iteration
         for _ in range(self.config.max_resample + 1 if self.config.dynamic_sampling else 1):
             missing = wanted - len(kept)
-            groups, new_metrics = self.sampler.sample(self._training_jobs(iteration, missing))
+            groups, new_metrics = self.sampler.sample(self._training_jobs(iteration, missing, drawn))
             metrics += new_metrics
             tokens += sum(turn.num_decision_tokens for group in groups for e in group for turn in e.custom_data["rollout"].turns)
             rollouts += sum(len(group) for group in groups)
@@ -178,16 +180,20 @@ class IGPO(Algorithm):
         episodes = [episode for group in chosen for episode in group]
         return SampledBatch(episodes, tokens, rollouts, metrics, weights_version, time.perf_counter() - started)
 
-    def _training_jobs(self, iteration: int, num_prompts: int) -> list[list[RolloutJob]]:
-        seed = self.config.seed
+    def _training_jobs(self, iteration: int, num_prompts: int, drawn: Counter[int]) -> list[list[RolloutJob]]:
+        """The next prompts' groups. `drawn` counts the iteration's draws of each question: one that comes again, across the
+        border of an epoch, is a group of its own with other seeds."""
+        seed, size = self.config.seed, self.config.group_size
         jobs = []
         for index in self.cursor.next(num_prompts):
             question = self.task.train_questions[index]
-            group_id = f"{iteration:06d}/{question.id}"
+            before = drawn[index]
+            drawn[index] += 1
+            group_id = f"{iteration:06d}/{question.id}" + (f"/again{before}" if before else "")
             jobs.append(
                 [
-                    RolloutJob(question, f"{group_id}/{g}", group_id, (seed, iteration, index, g))
-                    for g in range(self.config.group_size)
+                    RolloutJob(question, f"{group_id}/{g}", group_id, (seed, iteration, index, before * size + g))
+                    for g in range(size)
                 ]
             )
         return jobs

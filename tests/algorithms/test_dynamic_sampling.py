@@ -29,7 +29,7 @@ def sample(rounds, *, dynamic=True, max_resample=3):
         config=SimpleNamespace(prompts_per_iteration=WANTED, dynamic_sampling=dynamic, max_resample=max_resample),
         sampler=SimpleNamespace(sample=one_round),
         weights_version=0,
-        _training_jobs=lambda iteration, num_prompts: num_prompts,
+        _training_jobs=lambda iteration, num_prompts, drawn: num_prompts,
     )
     batch = IGPO._sample_batch(algorithm, 1)
     return [episode.custom_data["rollout"].id for episode in batch.episodes], batch.num_tokens, asked
