@@ -58,6 +58,7 @@ def training_metrics(
         "tool_error_share": _mean(call.error is not None for call in calls),
         "rollouts": float(len(rollouts)),
         "groups": float(len(groups)),
+        "groups_dropped": float(len({rollout.group_id for rollout in rollouts}) - len(groups)),
     }
 
 
