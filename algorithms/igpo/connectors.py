@@ -86,8 +86,8 @@ def rollout_gains(rollout: Rollout, config: CreditConfig, alias_rule: AliasRule)
 class TurnLevelAdvantages(ConnectorV2):
     """Episodes in, one advantage per turn out (through `shared_data`); the batch itself passes unchanged.
 
-    After a call, `last_credit` and `last_groups` hold what training used, and `last_dropped` names groups that were
-    dropped because fewer than 2 rollouts were left.
+    Groups of which fewer than 2 rollouts are left are dropped. After a call, `last_credit` and `last_groups` hold what
+    training used.
     """
 
     def __init__(self, credit: CreditConfig, *, alias_rule: AliasRule = "max", num_learners: int = 0):
@@ -97,12 +97,11 @@ class TurnLevelAdvantages(ConnectorV2):
         self.num_learners = num_learners
         self.last_credit: dict[tuple[str, int], TurnCredit] = {}
         self.last_groups: list[GroupCredit] = []
-        self.last_dropped: list[str] = []
 
     def __call__(self, *, rl_module, batch, episodes, explore=None, shared_data: Any = None, metrics=None, **kwargs):
         started = time.perf_counter()
-        kept, dropped = split_groups(episodes)
-        self.last_credit, self.last_groups, self.last_dropped = {}, [], sorted(dropped)
+        kept, _ = split_groups(episodes)
+        self.last_credit, self.last_groups = {}, []
         shared_data[CREDIT] = {}
         shared_data[NUMBERS] = self._batch_wide(episodes)
         if kept:
@@ -110,7 +109,6 @@ class TurnLevelAdvantages(ConnectorV2):
                 [[rollout_of(episode) for episode in members] for members in kept.values()], shared_data[NUMBERS]
             )
         if metrics is not None:
-            metrics.log_value((ALL_MODULES, "groups_dropped"), len(dropped), reduce="sum")
             metrics.log_value((ALL_MODULES, "seconds_credit"), time.perf_counter() - started, reduce="mean", window=1)
         return batch
 

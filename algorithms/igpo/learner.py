@@ -74,7 +74,7 @@ class IGPOTorchLearner(TorchLearner):
     ratio_mean, ratio_max, clip_share, mismatch_weight_mean, logp_gap_mean / _p999 / _max (|learner - sampler| before
     the first step; p999 and max are the largest over the learners), lr, tokens, sequences, padding_share,
     micro_batches. Over all modules: seconds_learn, peak_gib_learn (memory, `envs.runner.peak_memory`); from the connector
-    seconds_credit, groups_dropped.
+    seconds_credit.
 
     Raises FloatingPointError where a loss or gradient is not finite, before any step is taken with it.
     """

@@ -36,6 +36,7 @@ METRIC_NAMES = {
     "rollouts": "batch/rollouts",
     "groups": "batch/groups",
     "groups_incomplete": "batch/groups_incomplete",
+    "groups_dropped": "batch/groups_dropped",
 }
 """Keys of `result["igpo"]` to metric names. `seconds_X` becomes `seconds/X`; any other key `other/KEY`."""
 

@@ -7,6 +7,7 @@ from igpo_learner_setup import make_batch, make_episode
 
 from algorithms.credit import CreditConfig, advantages, get_preset
 from algorithms.igpo.connectors import BuildTokenBatch, TurnLevelAdvantages
+from algorithms.igpo.metrics import training_metrics
 from algorithms.igpo.rows import turn_tokens
 from algorithms.igpo.shards import batch_wide_numbers, shard_groups
 from envs.search.trajectory import ActionKind, Termination
@@ -185,11 +186,14 @@ def test_incomplete_groups():
     episodes = make_batch(groups=3, size=3)
     left = [episodes[0], *episodes[3:5], *episodes[6:]]  # 1, 2 and 3 rollouts are left
     turns, tokens, batch = run(left)
-    assert turns.last_dropped == ["g0"]
     assert [(group.group_id, group.size) for group in turns.last_groups] == [("g1", 2), ("g2", 3)]
     assert not any(rollout_id.startswith("0-") for rollout_id, _ in turns.last_credit)
     assert batch["default_policy"]["loss_weight"].sum().item() == pytest.approx(1.0), "S counts what is trained on"
     assert tokens.layouts["default_policy"].num_sequences == 5
+    rollouts = [episode.custom_data["rollout"] for episode in left]
+    for rollout in rollouts:
+        rollout.metrics = {"em_squad": 0.0, "f1_paper": 0.0}
+    assert training_metrics(rollouts, turns.last_credit, turns.last_groups)["groups_dropped"] == 1
 
 
 def test_a_rollout_without_turns_counts_as_missing():
