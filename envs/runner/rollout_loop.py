@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import time
+from array import array
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -190,8 +191,10 @@ class _Run:
             live.unscored_contexts.append(np.asarray(context, dtype=np.int32))
             return
         engine = self.engines[self.task.answering_role.policy]
+        # A digest, since the scores of all rollouts' turns are kept: contexts of 30k tokens would fill gigabytes.
+        digest = hashlib.blake2b(array("i", context).tobytes(), digest_size=16).digest()
         for k, suffix in enumerate(live.env.episode.templates.suffixes_K):
-            key = (tuple(context), tuple(suffix.ids))
+            key = (digest, *suffix.ids)
             if key in self.known_scores:
                 live.scores[turn, k] = self.known_scores[key]
                 continue
