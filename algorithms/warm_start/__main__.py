@@ -26,7 +26,7 @@ policy: that is what reinforcement learning has to mend.
 
 Made by `python -m algorithms.warm_start --out {folder} --seed {seed} --threads {threads}` with torch {torch}.
 
-Measured on the default world's held-out questions:
+Measured on held-out questions of the default world, as many of 1, 2, 3 and 4 hops:
 
 ```json
 {measures}

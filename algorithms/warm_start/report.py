@@ -12,7 +12,7 @@ from algorithms.warm_start.play import beliefs, play
 from envs.data.expert import Expert, Habits
 from envs.data.world import Chain, World, build_world
 from envs.data.world_words import ATTRIBUTES, RELATIONS
-from envs.search.config import SearchEnvSettings
+from envs.search.config import SearchEnvSettings, WorldSettings
 from envs.search.episode import SearchEpisode
 from envs.search.task import SearchTask
 from envs.search.trajectory import ActionKind, Question
@@ -21,15 +21,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+EVEN_HOPS = {1: 0.25, 2: 0.25, 3: 0.25, 4: 0.25}
+
+
 def measure(policy: PreTrainedModel, folder: Path, questions: int = 500, groups: int = 32) -> dict[str, float]:
-    """Measures on the default world's held-out questions; `folder` holds the tokenizer.
+    """Measures on held-out questions of 1 to 4 hops, as many of each, of the default world; `folder` holds the tokenizer.
 
     `greedy_em*` greedy exact match, by hops; `sampled_em`, `format_validity` (share of well-formed turns) and `mixed_groups`
     (share of prompts whose 8 sampled rollouts differ in outcome) at temperature 1; `belief_*hops_k` the mean belief in the gold
     answer after k of its evidence documents, in the expert's order.
     """
     policy.eval()
-    task = SearchTask(SearchEnvSettings(tokenizer=str(folder)))
+    task = SearchTask(SearchEnvSettings(tokenizer=str(folder), world=WorldSettings(hops=EVEN_HOPS, train_questions=1000), max_turns=7))
     heldout = task.heldout_questions[:questions]
     measures: dict[str, float] = {}
     by_hops = defaultdict(list)

@@ -6,6 +6,7 @@ Everything goes through the protocol's own methods, so the policy sees in traini
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,12 +94,11 @@ class SequenceMaker:
         In whole demonstrations these few words drown among tokens that are easy to predict, and a policy of this size
         learns to ask about anyone in the document.
         """
-        sequence = self._start(chain, actions=["search", "answer"])
-        for number, step in enumerate(Expert(self.world, self.rng, Habits()).demonstrate(chain)[:-1]):
-            decision = self._decision(step)
-            sequence.add(decision, [number > 0 and 0 < k < len(decision) - 1 for k in range(len(decision))])
-            sequence.add(self._document(step.entity))
-        return sequence
+        return self._straight(chain, lambda step: self._document(step.entity))
+
+    def lead_through_notes(self, chain: Chain) -> Sequence:
+        """The same where a reader's notes take the place of documents."""
+        return self._straight(chain, lambda step: self._note(step.note))
 
     def belief(self, chain: Chain) -> Sequence:
         """A searcher's episode stopped after a random number of turns and answered with gold: only the answer is learned.
@@ -125,6 +125,14 @@ class SequenceMaker:
             if with_notes:
                 sequence.add(self._note(step.note))
         return self._gold(sequence, chain)
+
+    def _straight(self, chain: Chain, observe: Callable[[Step], list[int]]) -> Sequence:
+        sequence = self._start(chain, actions=["search", "answer"])
+        for number, step in enumerate(Expert(self.world, self.rng, Habits()).demonstrate(chain)[:-1]):
+            decision = self._decision(step)
+            sequence.add(decision, [number > 0 and 0 < k < len(decision) - 1 for k in range(len(decision))])
+            sequence.add(observe(step))
+        return sequence
 
     def _demonstrate(self, chain: Chain, through_reader: bool = False) -> list[Step]:
         return Expert(self.world, self.rng, self.habits).demonstrate(chain, through_reader)

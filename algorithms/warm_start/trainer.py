@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from algorithms.warm_start.sequences import Sequence, SequenceMaker
 from envs.data.expert import Habits
-from envs.data.world import World, build_world
+from envs.data.world import Chain, World, build_world
 from envs.search.config import WorldSettings
 from envs.search.protocols.tiny import TinyProtocol
 
@@ -25,8 +25,9 @@ class LookupFailed(RuntimeError):
 class WarmStartSettings:
     """Defaults are the shipped policy's.
 
-    `habits` are the expert's in demonstrations: how much is left for reinforcement learning to mend. `hops` are the shares of
-    questions by hops in training.
+    `graded_evidence` is that of every other world, so that belief learns to move with what a document says of the answer's kind;
+    the rest have none. `habits` are the expert's in demonstrations: how much is left for reinforcement learning to mend. `hops`
+    are the shares of questions by hops in training.
     """
 
     seed: int = 0
@@ -34,13 +35,14 @@ class WarmStartSettings:
     demonstration_steps: int = 1500
     batch_size: int = 32
     entities: int = 60
-    hops: dict[int, float] = field(default_factory=lambda: {1: 0.25, 2: 0.45, 3: 0.3})
+    graded_evidence: float = 0.8
+    hops: dict[int, float] = field(default_factory=lambda: {1: 0.2, 2: 0.35, 3: 0.25, 4: 0.2})
     habits: Habits = Habits(give_up=0.1, give_up_bored=0.65, repeat=0.05, stray=0.08, overshoot=0.05, misread=0.1)
     matrix_learning_rate: float = 0.02
     other_learning_rate: float = 3e-3
 
 
-PART_SIZES = {"demonstrations": 10, "leads": 6, "beliefs": 8, "lookups": 4}
+PART_SIZES = {"demonstrations": 10, "leads": 6, "leads_through_notes": 3, "beliefs": 8, "lookups": 4}
 """Sequences of each kind in a second-phase batch; the losses of the parts count the same."""
 DEMONSTRATIONS = {"searcher": 0.6, "searcher_with_notes": 0.2, "reader": 0.2}
 BELIEFS = {"belief": 0.75, "belief_through_reader": 0.25}
@@ -105,7 +107,8 @@ class Trainer:
             maker = SequenceMaker(self.protocol, world, self.rng, self.settings.habits)
             parts = {
                 "demonstrations": self._draw(maker, world, DEMONSTRATIONS, PART_SIZES["demonstrations"]),
-                "leads": [maker.lead(world.draw_chain(2 + k % 2, self.rng)) for k in range(PART_SIZES["leads"])],
+                "leads": self._leads(maker.lead, world, PART_SIZES["leads"]),
+                "leads_through_notes": self._leads(maker.lead_through_notes, world, PART_SIZES["leads_through_notes"]),
                 "beliefs": self._draw(maker, world, BELIEFS, PART_SIZES["beliefs"]),
                 "lookups": [maker.lookups(documents=2, lookups=12) for _ in range(PART_SIZES["lookups"])],
             }
@@ -117,8 +120,14 @@ class Trainer:
         chosen = self.rng.choice(list(kinds), p=list(kinds.values()), size=count)
         return [getattr(maker, kind)(world.draw_chain(int(hop), self.rng)) for kind, hop in zip(chosen, hops, strict=True)]
 
+    def _leads(self, make: Callable[[Chain], Sequence], world: World, count: int) -> list[Sequence]:
+        """Chains of 2, 3, 4, 2, ... hops."""
+        return [make(world.draw_chain(2 + k % 3, self.rng)) for k in range(count)]
+
     def _world(self) -> World:
-        return build_world(WorldSettings(seed=int(self.rng.integers(2**31)), entities=self.settings.entities))
+        grade = self.settings.graded_evidence * int(self.rng.integers(2))
+        seed = int(self.rng.integers(2**31))
+        return build_world(WorldSettings(seed=seed, entities=self.settings.entities, graded_evidence=grade))
 
     def _step(self, parts: dict[str, list[Sequence]], rate: float) -> dict[str, float]:
         """One update on the sum over `parts` of the mean loss of learned tokens; returns it and each part's accuracy."""

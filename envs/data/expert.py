@@ -52,7 +52,7 @@ class Step:
 class Expert:
     """Demonstrates searches in one world."""
 
-    def __init__(self, world: World, rng: np.random.Generator, habits: Habits, max_searches: int = 5):
+    def __init__(self, world: World, rng: np.random.Generator, habits: Habits, max_searches: int = 6):
         self.world = world
         self.rng = rng
         self.habits = habits
