@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from envs.data.errors import InputError
 from envs.search.trajectory import Question, Rollout
 from pipeline.benchmark_table import benchmark_row, benchmark_table
 from pipeline.comparison import bootstrap_interval
@@ -101,7 +102,11 @@ def evaluate(
     seed: int = 0,
     on_done: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """Greedy rollouts of `questions`, or `samples` > 1 sampled ones each at temperature 1. `on_done` gets the questions done."""
+    """Greedy rollouts of `questions`, or `samples` > 1 sampled ones each at temperature 1. `on_done` gets the questions done.
+
+    Raises InputError where more tool calls of a batch failed than `max_tool_error_share` allows: scores would say nothing.
+    """
+    from algorithms.igpo.limits import check_tools
     from envs.runner.rollout_loop import RolloutJob
 
     per_batch = max(1, 512 // samples)
@@ -122,6 +127,10 @@ def evaluate(
         ]
         episodes, _ = policy.loop.run(jobs)
         rollouts = [episode.custom_data["rollout"] for episode in episodes]
+        try:
+            check_tools(rollouts, policy.config.max_tool_error_share, "while answering")
+        except RuntimeError as error:
+            raise InputError(str(error)) from error
         groups += [rollouts[at : at + samples] for at in range(0, len(rollouts), samples)]
         on_done(len(groups))
     return Evaluation(policy.source, samples, groups)
@@ -152,7 +161,8 @@ def report(evaluation: Evaluation, console: Console) -> None:
     if len(evaluation.data_sources) > 1:
         console.print(benchmark_table(evaluation.by_data_source(), f"{evaluation.policy}: % by data set, 95% interval below"))
     endings = ", ".join(f"{name} {summary[f'{name}_share']:.1%}" for name in ("answered", "truncated", "malformed"))
-    console.print(f"rollouts: {endings}; {summary['turns_mean']:.2f} turns on average", highlight=False)
+    turns, errors = f"{summary['turns_mean']:.2f} turns on average", f"{summary['tool_error_share']:.1%}"
+    console.print(f"rollouts: {endings}; {turns}; errors in {errors} of tool calls", highlight=False)
 
 
 def _episode(rollout: Rollout) -> dict[str, Any]:

@@ -22,13 +22,13 @@ def check_gap(gap_mean: float, bound: float, weights_version: int) -> None:
         )
 
 
-def check_tools(rollouts: list[Rollout], max_share: float) -> None:
+def check_tools(rollouts: list[Rollout], max_share: float, when: str = "in this iteration") -> None:
     """Raises RuntimeError where more than `max_share` of the tool calls failed (the policy's own errors are not counted)."""
     calls = [call for rollout in rollouts for turn in rollout.turns for call in turn.tool_calls]
     failures = Counter(call.error for call in calls if call.failed)
     if calls and failures.total() / len(calls) > max_share:
         (error, _), *_ = failures.most_common(1)
         raise RuntimeError(
-            f"{failures.total()} of {len(calls)} tool calls failed in this iteration, more than max_tool_error_share "
-            f"{max_share:g}; the commonest error: {error}"
+            f"{failures.total()} of {len(calls)} tool calls failed {when}, more than max_tool_error_share {max_share:g}; the "
+            f"commonest error: {error}"
         )

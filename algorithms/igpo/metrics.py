@@ -32,12 +32,14 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def ending_metrics(rollouts: list[Rollout]) -> dict[str, float]:
-    """How rollouts ended, as shares of them, and their mean number of turns."""
+    """How rollouts ended, as shares of them, their mean number of turns, and the share of tool calls with an error."""
+    calls = [call for rollout in rollouts for turn in rollout.turns for call in turn.tool_calls]
     return {
         "turns_mean": _mean(rollout.num_turns for rollout in rollouts),
         "answered_share": _mean(rollout.termination is Termination.ANSWERED for rollout in rollouts),
         "malformed_share": _mean(rollout.termination is Termination.MALFORMED for rollout in rollouts),
         "truncated_share": _mean(rollout.is_truncated for rollout in rollouts),
+        "tool_error_share": _mean(call.error is not None for call in calls),
     }
 
 
@@ -45,7 +47,6 @@ def training_metrics(
     rollouts: list[Rollout], credit: dict[tuple[str, int], TurnCredit], groups: list[GroupCredit]
 ) -> dict[str, float]:
     """The metrics of one training batch. `em` is SQuAD's, `f1` the paper's; gains are the raw ones."""
-    calls = [call for rollout in rollouts for turn in rollout.turns for call in turn.tool_calls]
     return {
         "em": _mean(rollout.metrics["em_squad"] for rollout in rollouts),
         "f1": _mean(rollout.metrics["f1_paper"] for rollout in rollouts),
@@ -55,7 +56,6 @@ def training_metrics(
         "collapse_share_outcome": _mean(group.collapsed_outcome for group in groups),
         "collapse_share": _mean(group.collapsed for group in groups),
         "collapse_share_or_faint": _mean(group.collapsed_or_faint for group in groups),
-        "tool_error_share": _mean(call.error is not None for call in calls),
         "rollouts": float(len(rollouts)),
         "groups": float(len(groups)),
         "groups_dropped": float(len({rollout.group_id for rollout in rollouts}) - len(groups)),
