@@ -290,6 +290,7 @@ class IGPO(Algorithm):
         questions = self.task.heldout_questions[: self.config.evaluation_questions]
         record = self.rollout_questions(questions)
         self.records.append(record)
+        check_tools(record.rollouts, self.config.max_tool_error_share, "in the held-out evaluation")
         return evaluation_metrics(record.rollouts) | {"seconds_evaluate": record.seconds["evaluate"]}
 
     def _run_one_evaluation(self, parallel_train_future=None) -> dict[str, Any]:
