@@ -115,6 +115,13 @@ class CreditConfig:
         """`outcome_gamma`, or `gamma` where it is None."""
         return self.gamma if self.outcome_gamma is None else self.outcome_gamma
 
+    @property
+    def reads_belief(self) -> bool:
+        """Whether advantages or clip scales depend on belief; if not, rollouts need no scores."""
+        return (
+            self.ig_weight != 0 or self.normalisation == "joint" or self.outcome_baseline == "belief" or self.turn_clip_scale != 0
+        )
+
 
 CREDIT_FIELDS = tuple(field.name for field in fields(CreditConfig))
 """Names of the settings of `CreditConfig`."""

@@ -58,18 +58,18 @@ class _Gains:
 def rollout_gains(rollout: Rollout, config: CreditConfig, alias_rule: AliasRule) -> _Gains:
     """Gains of a rollout's turns from its logged scores (SPEC §2).
 
-    Raises ValueError where the estimator pays gains and a gain-bearing turn, or the prompt, was not scored.
+    Raises ValueError where the estimator reads belief and a gain-bearing turn, or the prompt, was not scored.
     """
     num_turns = rollout.num_turns
     gains = _Gains(*(np.full(num_turns, np.nan) for _ in range(3)))
     bearing = rollout.gain_bearing_turns
     scored = [(turn.index, turn.scores_K) for turn in bearing if turn.scores_K is not None]
     if rollout.initial_scores_K is None or len(scored) < len(bearing):
-        if config.ig_weight != 0 and bearing:
+        if config.reads_belief:
             where = "the prompt" if rollout.initial_scores_K is None else "a completed turn"
             raise ValueError(
-                f"rollout {rollout.id}: {where} has no belief score, but ig_weight is {config.ig_weight}; "
-                "turn belief scoring on in the env runner, or set ig_weight to 0"
+                f"rollout {rollout.id}: {where} has no belief score, which this estimator reads; turn belief scoring on in "
+                "the env runner, or take one of the outcome alone, such as grpo"
             )
         if rollout.initial_scores_K is None:
             return gains

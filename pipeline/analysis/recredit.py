@@ -105,7 +105,7 @@ def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any
         credit=credit,
         alias_rule=env.get("alias_rule", settings["env_config"]["alias_rule"]),
         penalties={termination: env[name] for termination, name in penalties.items() if name in env},
-        scorer=base.scorer if preset and credit.ig_weight != 0 else None,
+        scorer=base.scorer if preset and credit.reads_belief else None,
         not_replayed={**base.loss_changes, **updates} if preset else {},
     )
 
@@ -158,7 +158,7 @@ def recredit(run: Run, estimator: Estimator, out: Path, on_done: Callable[[int],
 
 def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration: int) -> None:
     """Raises AnalysisError naming the column that the log lacks and the setting that logs it."""
-    if estimator.credit.ig_weight == 0:
+    if not estimator.credit.reads_belief:
         return
     for rollout in rollouts:
         where = f"for episode {rollout['episode_id']} of iteration {iteration}"

@@ -1,5 +1,7 @@
 """Episodes to credit to token columns, and the sharding of both over learners."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -234,7 +236,7 @@ def test_several_learners_without_the_numbers_of_the_batch_are_refused():
         run(make_batch(), num_learners=2)
 
 
-def test_missing_scores_are_refused_only_where_gains_are_paid():
+def test_missing_scores_are_refused_where_the_estimator_reads_belief():
     episodes = two_rollouts()
     episodes[0].custom_data["rollout"].turns[0].scores_K = None
     with pytest.raises(ValueError, match=r"rollout a: a completed turn has no belief score"):
@@ -243,6 +245,9 @@ def test_missing_scores_are_refused_only_where_gains_are_paid():
     with pytest.raises(ValueError, match=r"rollout a: the prompt has no belief score"):
         run(episodes)
     assert run(episodes, credit=get_preset("grpo").credit)[0].last_credit["a", 0].gain is None
+    for change in ({"outcome_baseline": "belief"}, {"normalisation": "joint"}, {"turn_clip_scale": 0.3}):
+        with pytest.raises(ValueError, match=r"rollout a: the prompt has no belief score"):
+            run(episodes, credit=replace(get_preset("grpo").credit, **change))
 
 
 def test_a_score_that_is_not_finite_names_rollout_and_turn():

@@ -149,6 +149,7 @@ def test_preset_table():
     assert {name for name in bases if bases[name] == "log_ratio"} == {"trace"}
     assert {name for name in PRESETS if PRESETS[name].scorer == "reference"} == {"trace"}
     assert {name for name in PRESETS if PRESETS[name].needs_several_updates} == {"gspo"}
+    assert {name for name in PRESETS if not PRESETS[name].credit.reads_belief} == {"grpo", "rloo", "reinforce_pp", "gspo", "dapo"}
     assert PRESETS["igpo"].loss == LOSS_DEFAULTS
     assert PRESETS["dapo"].loss["clip_high"] == 0.28
     assert PRESETS["igpo_official"].env["alias_rule"] == "first"

@@ -169,6 +169,17 @@ def test_what_the_log_lacks_is_named_with_the_setting_that_logs_it(tmp_path, lac
     recredited(folder, "rloo")  # the outcome alone needs no belief
 
 
+def test_an_outcome_against_the_belief_needs_scores_without_any_weight_on_gains(tmp_path):
+    changes = {"ig_weight": 0.0, "outcome_baseline": "belief"}
+    folder = write_log(tmp_path / "run", [two_rollouts()], **changes)
+    _, table = recredited(folder)
+    assert by_rollout(table)["x"] == pytest.approx([1.0 - np.exp(-1.5)] * 3)
+    assert table["advantage"].to_pylist() == pytest.approx(table["advantage_logged"].to_pylist(), abs=1e-6)
+    folder = write_log(tmp_path / "lacking", [two_rollouts()], damage=unscored_prompt)
+    with pytest.raises(AnalysisError, match="needs `episodes.initial_scores`, which is null for episode x"):
+        recredited(folder, "grpo", **changes)
+
+
 def test_an_impossible_score_names_episode_and_turn(tmp_path):
     def damage(rollouts):
         rollouts[1].turns[0].scores_K[0] = np.nan
