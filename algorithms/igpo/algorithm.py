@@ -104,6 +104,10 @@ class IGPO(Algorithm):
         episodes, weights_version = batch.episodes, batch.weights_version
         rollouts: list[Rollout] = [episode.custom_data["rollout"] for episode in episodes]
         check_tools(rollouts, self.config.max_tool_error_share)
+        swap_started = time.perf_counter()
+        if self.config.is_colocated:
+            self._give_device_to_learner()
+        seconds_swap = time.perf_counter() - swap_started
         seconds_score = 0.0 if self.config.belief_scoring.on_engine else self._score_beliefs(episodes)
 
         learn_started = time.perf_counter()
@@ -127,6 +131,7 @@ class IGPO(Algorithm):
             "credit": seconds_credit,
             "learn": seconds_learn - seconds_credit,
             "push": time.perf_counter() - push_started,
+            "swap": seconds_swap,
         }
         if following is not None:
             seconds["wait"] = push_started - wait_started
@@ -253,8 +258,11 @@ class IGPO(Algorithm):
         Returns their bytes. Raises RuntimeError where an engine holds another version afterwards.
         """
         version = self._weights_version
+        leaves_device = self.config.is_colocated
 
         def share(learner):
+            if leaves_device:
+                learner.leave_device()
             state = learner.get_state(components=COMPONENT_RL_MODULE, inference_only=True, gather=True)[COMPONENT_RL_MODULE]
             if learner._learner_index:
                 return None
@@ -275,6 +283,18 @@ class IGPO(Algorithm):
         if any(other != version for other in held):
             raise RuntimeError(f"pushed weights version {version}, but the env runners hold {held}")
         return num_bytes
+
+    def _give_device_to_learner(self) -> None:
+        """`engine.placement: colocated`: until the next push the engines sleep."""
+        if self.env_runner_group.local_env_runner is not None:
+            runner: Any = self.env_runner_group.local_env_runner
+            runner.sleep()
+        else:
+            sleep: Any = lambda runner: runner.sleep()  # noqa: E731
+            self.env_runner_group.foreach_env_runner(sleep, local_env_runner=False)
+        enter: Any = lambda learner: learner.enter_device()  # noqa: E731
+        for result in self.learner_group.foreach_learner(enter):
+            result.get()
 
     def restore_env_runners(self, env_runner_group) -> list[int]:
         """Brings restarted runners back with the learner's current weights."""

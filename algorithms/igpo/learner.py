@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +31,7 @@ from algorithms.igpo.loss import LossSettings, policy_loss
 from algorithms.igpo.measure import Measurements
 from algorithms.igpo.module import HFCausalLM, token_logp
 from algorithms.igpo.naive_scorer import NaiveScorer
+from algorithms.igpo.offload import HOST, move_moments
 from algorithms.igpo.record import GroupCredit, TurnCredit
 from algorithms.igpo.reference import References
 from algorithms.igpo.rows import Columns, TokenLayout
@@ -93,6 +94,7 @@ class IGPOTorchLearner(TorchLearner):
             {module_id: self._hugging_face(module_id) for module_id in referenced},
             self._device,
             refreshed=self.config.reference_refresh_interval > 0,
+            sharded=self.config.shard_learner,
         )
         if self.config.shard_learner:
             self.stage_state()  # RLlib asks for it while it sets the algorithm up
@@ -187,7 +189,8 @@ class IGPOTorchLearner(TorchLearner):
                 if work.weight_scale[update] > 0:
                     self._accumulate_gradient(work, update)
             gradients = {ref: param.grad for ref, param in self._params.items() if param.grad is not None}
-            self.apply_gradients(self.postprocess_gradients(gradients))
+            with self._moments_on_device():
+                self.apply_gradients(self.postprocess_gradients(gradients))
         losses = {work.module_id: self._report(work, num_updates) for work in works}
         self._works = {}
         interval = self.config.reference_refresh_interval
@@ -233,8 +236,8 @@ class IGPOTorchLearner(TorchLearner):
         for name in ("old_logp", "reference_logp") if referenced else ("old_logp",):
             work.columns[name] = torch.zeros_like(work.columns["sampler_logp"])
         module = self._hugging_face(work.module_id)
-        updates = work.updates[: self.config.num_minibatches]
-        for rows in (rows for update in updates for rows in update):
+        own = [rows for update in work.updates[: self.config.num_minibatches] for rows in update]
+        for rows in own:
             micro = take_rows(work.columns, rows, self._device)
             mask = micro["decision_mask"][:, 1:]
             with torch.no_grad():
@@ -245,10 +248,12 @@ class IGPOTorchLearner(TorchLearner):
             if referenced:
                 work.columns["reference_logp"][rows, 1:width] = self._reference_logp(work.module_id, micro).cpu()
         if self.config.shard_learner:  # a forward needs every learner
-            forwards = sum(work.num_micro_batches[: self.config.num_minibatches])
-            for _ in range(forwards - sum(len(update) for update in updates)):
+            micro = weightless_batch(work.columns, self._device)
+            for _ in range(sum(work.num_micro_batches[: self.config.num_minibatches]) - len(own)):
                 with torch.no_grad():
-                    module.forward_train(weightless_batch(work.columns, self._device))
+                    module.forward_train(micro)
+                if referenced:
+                    self._reference_logp(work.module_id, micro)
 
     def _accumulate_gradient(self, work: _Work, update: int) -> None:
         """Forward and backward over all micro-batches of one update; then every learner holds the whole gradient."""
@@ -371,6 +376,38 @@ class IGPOTorchLearner(TorchLearner):
         for name, value in {**metrics, "lr": float(self._get_optimizer_lr(optimizer))}.items():
             self.metrics.log_value((work.module_id, name), value, reduce="mean", window=1)
         return torch.tensor(metrics["loss"])
+
+    # Room on the device ---------------------------------------------------------------------------------
+
+    def enter_device(self) -> None:
+        """Everything comes back from host memory: an update begins (`engine.placement: colocated`)."""
+        self._move(self._device)
+
+    def leave_device(self) -> None:
+        """Weights, moments and references wait in host memory while the engine has the device; gradients are dropped."""
+        for param in self._params.values():
+            param.grad = None
+        self._move(HOST)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _move(self, device: torch.device) -> None:
+        for module_id in self.module.keys():  # noqa: SIM118 (not a dict)
+            self._hugging_face(module_id).to(device)
+        self._references.to(device)
+        if not self.config.offload_optimizer:
+            move_moments(self._named_optimizers.values(), device)
+
+    @contextlib.contextmanager
+    def _moments_on_device(self) -> Generator[None]:
+        """With `offload_optimizer` the optimizer's moments are on the device only while it steps."""
+        if not self.config.offload_optimizer:
+            yield
+            return
+        optimizers = self._named_optimizers.values()
+        move_moments(optimizers, self._device)
+        yield
+        move_moments(optimizers, HOST)
 
     # Helpers --------------------------------------------------------------------------------------------
 

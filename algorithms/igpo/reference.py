@@ -9,6 +9,7 @@ import torch
 
 from algorithms.igpo.lora import without_adapters
 from algorithms.igpo.module import HFCausalLM, load_causal_lm
+from algorithms.igpo.sharding import shard_layers
 
 
 class References:
@@ -19,10 +20,13 @@ class References:
     Args:
         modules: {module id: module}.
         device: where the references live.
+        sharded: whether the learners share each reference, layer by layer; all of them must then ask for every forward.
         refreshed: whether `refresh` will be called, so that each module needs a copy of its own.
     """
 
-    def __init__(self, modules: Mapping[str, HFCausalLM], device: torch.device, *, refreshed: bool = False):
+    def __init__(
+        self, modules: Mapping[str, HFCausalLM], device: torch.device, *, refreshed: bool = False, sharded: bool = False
+    ):
         self._models: dict[str, torch.nn.Module] = {}
         by_source: dict[tuple, torch.nn.Module] = {}
         for module_id, module in modules.items():
@@ -32,8 +36,12 @@ class References:
                 continue
             if source not in by_source:
                 model = load_causal_lm(module.path, module.compute_dtype, trust_remote_code=module.trust_remote_code)
-                by_source[source] = model.requires_grad_(False).to(device)
+                model.requires_grad_(False)
+                if sharded:
+                    shard_layers(model, device)
+                by_source[source] = model.to(device)
             self._models[module_id] = by_source[source]
+        self._own = list(by_source.values())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._models)
@@ -46,6 +54,11 @@ class References:
         """The reference of `module_id`, for as long as the context lasts."""
         with without_adapters(self._models[module_id]):
             yield self._models[module_id]
+
+    def to(self, device: torch.device) -> None:
+        """Moves the references, those that are a module's own base excepted."""
+        for model in self._own:
+            model.to(device)
 
     @torch.no_grad()
     def refresh(self, modules: Mapping[str, HFCausalLM]) -> None:

@@ -13,16 +13,24 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 def shard(module, device: torch.device) -> None:
     """Shards `HFCausalLM` in place, layer by layer: a layer's weights are whole only while it computes."""
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    mesh = shard_layers(module.hf, device)
+    fully_shard(module, mesh=mesh)
+    register_fsdp_forward_method(module, "forward_train")
+
+
+def shard_layers(model, device: torch.device):
+    """Shards the layers of `load_causal_lm`'s model in place; embedding and output head stay whole. Returns the mesh."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
 
     from algorithms.igpo.module import backbone
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for layer in backbone(module.hf).layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(module, mesh=mesh)
-    register_fsdp_forward_method(module, "forward_train")
+    for layer in backbone(model).layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    return mesh
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,9 @@ class EngineSettings(BaseModel):
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs one engine spreads over")
     block_size: int = Field(32, ge=1, description="tokens per KV block; a multiple of 32 on a CPU")
     enforce_eager: bool = Field(True, description="False lets a GPU engine compile and capture graphs")
+    placement: Literal["separate", "colocated"] = Field(
+        "separate", description="colocated: engine and learner take turns on one GPU; the engine sleeps during the update"
+    )
 
 
 @dataclass(slots=True)
@@ -92,5 +95,9 @@ class RolloutEngine(Protocol):
     def is_busy(self) -> bool: ...
 
     def load_weights(self, tensors: dict[str, Any], version: int) -> None:
-        """Replace the weights in place by `{hugging_face_name: tensor}` and drop every cached prefix."""
+        """Replace the weights in place by `{hugging_face_name: tensor}` and drop every cached prefix. Wakes a sleeping engine."""
+        ...
+
+    def sleep(self) -> None:
+        """Free the device: weights and cached prefixes are thrown away, so only `load_weights` wakes the engine."""
         ...

@@ -142,6 +142,13 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
             self._weights_seq_no = version
         return self._weights_seq_no
 
+    def sleep(self) -> None:
+        """The engines leave the device to the learner, until `load_weights`."""
+        if self.loop is not None:
+            for engine in self.loop.engines.values():
+                engine.sleep()
+            self._weights_seq_no = NO_WEIGHTS
+
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
         return {NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps_lifetime, WEIGHTS_SEQ_NO: self._weights_seq_no}
 

@@ -38,7 +38,7 @@ class TransformersEngine:
 
     Args:
         model_path: Hugging Face folder.
-        settings: `max_num_seqs` is the only one that this engine reads.
+        settings: `max_num_seqs` and `placement` are those that this engine reads.
         max_model_len: longest context plus decision, in tokens.
         dtype: "float32" or "bfloat16".
         reads_text: load the tokenizer, which requests with stop strings need.
@@ -61,7 +61,9 @@ class TransformersEngine:
         self._device = torch.device("cpu") if accelerator is None else accelerator
         self._max_num_seqs, self._max_model_len = settings.max_num_seqs, max_model_len
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path), dtype=getattr(torch, dtype))
-        self._model = model.eval().requires_grad_(False).to(self._device)
+        self._model = model.eval().requires_grad_(False)
+        if settings.placement == "separate":
+            self._model.to(self._device)
         self._tokenizer = AutoTokenizer.from_pretrained(model_path) if reads_text else None
         self._waiting: deque[Generate] = deque()
         self._scores: list[ScoreAnswer] = []
@@ -104,6 +106,7 @@ class TransformersEngine:
     def load_weights(self, tensors: dict[str, Any], version: int) -> None:
         if self.is_busy:
             raise RuntimeError("weights were pushed while requests were running")
+        self._model.to(self._device)
         missing, unknown = self._model.load_state_dict(tensors, strict=False)
         self._model.tie_weights()
         tied = set(getattr(self._model, "_tied_weights_keys", None) or ())
@@ -111,6 +114,12 @@ class TransformersEngine:
         if missing or unknown:
             raise ValueError(f"weights do not fit the engine's model: missing {missing[:3]}, unknown {unknown[:3]}")
         self.weights_version = version
+
+    def sleep(self) -> None:
+        if self.is_busy:
+            raise RuntimeError("the engine was put to sleep while requests were running")
+        self._model.to("cpu")
+        self.weights_version = NO_WEIGHTS
 
     def _score(self) -> list[Scored]:
         """The waiting scores that fit into one forward."""

@@ -49,6 +49,7 @@ class VLLMEngine:
         on_cpu = not torch.cuda.is_available()
         self.weights_version = NO_WEIGHTS
         self._scores: dict[str, ScoreAnswer] = {}
+        shares_gpu = settings.placement == "colocated"
         self._llm = LLM(
             model=model_path,
             # The weights come from the learner, before the first request: nothing is read from disk twice.
@@ -63,6 +64,7 @@ class VLLMEngine:
             gpu_memory_utilization=settings.gpu_memory_utilization,
             tensor_parallel_size=settings.tensor_parallel_size,
             enforce_eager=settings.enforce_eager,
+            enable_sleep_mode=shares_gpu and not on_cpu,
             enable_prefix_caching=True,
             skip_tokenizer_init=not reads_text,
             disable_log_stats=True,
@@ -74,6 +76,8 @@ class VLLMEngine:
             max_num_batched_tokens=max(8192, max_model_len) if on_cpu else None,
         )
         self._engine = self._llm.llm_engine
+        if shares_gpu:
+            self.sleep()  # the learner is built next
 
     def submit(self, request: Generate | ScoreAnswer) -> None:
         if self.weights_version == NO_WEIGHTS:
@@ -106,10 +110,21 @@ class VLLMEngine:
     def load_weights(self, tensors: dict[str, Any], version: int) -> None:
         if "model.embed_tokens.weight" in tensors and "lm_head.weight" not in tensors:
             tensors = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
+        is_asleep = self._engine.is_sleeping()
+        if is_asleep:
+            self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(tensors.items())})
+        if is_asleep:  # only now: the weights on their way took room, too
+            self._llm.wake_up(tags=["kv_cache"])
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache after a weight load: requests were still running")
         self.weights_version = version
+
+    def sleep(self) -> None:
+        if self.is_busy:
+            raise RuntimeError("the engine was put to sleep while requests were running")
+        self._llm.sleep(level=2)  # a CPU worker ignores it
+        self.weights_version = NO_WEIGHTS
 
     def _submit_generate(self, request: Generate) -> None:
         from vllm import SamplingParams, TokensPrompt

@@ -52,6 +52,7 @@ class LearnerConfig(AlgorithmConfig):
         self.num_minibatches = 1
         self.tokens_per_micro_batch = 4096
         self.shard_learner = False
+        self.offload_optimizer = False
         self.torch_skip_nan_gradients = True
         self.belief_scoring = BeliefScoring("current", "vllm_prefix")
         self.reference_scored_policy = None

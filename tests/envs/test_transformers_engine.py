@@ -138,6 +138,20 @@ def test_pushed_weights_are_used_and_must_fit(model):
         engine.load_weights(moved, version=5)
 
 
+def test_a_sleeping_engine_wakes_with_the_next_weights(model):
+    engine = make_engine(model, placement="colocated")
+    request = generates(1)[0]
+    before = run(engine, [request])["g0"]
+    engine.sleep()
+    with pytest.raises(RuntimeError, match="no weights yet"):
+        engine.submit(request)
+    engine.load_weights(weights(model[0]), version=4)
+    assert run(engine, [request])["g0"].ids == before.ids and engine.weights_version == 4
+    engine.submit(request)
+    with pytest.raises(RuntimeError, match="while requests were running"):
+        engine.sleep()
+
+
 def test_a_request_that_is_too_long_is_refused(model):
     with pytest.raises(ValueError, match="request long is 250 \\+ 10 tokens long; the engine takes 256"):
         make_engine(model).submit(Generate("long", [7] * 250, 10, [], 1.0, 0))

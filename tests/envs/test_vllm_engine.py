@@ -84,6 +84,24 @@ def test_sampled_log_probs_before_and_after_a_weight_push(model, engine):
     assert engine.weights_version == 2
 
 
+def test_a_sleeping_engine_wakes_with_the_next_weights(model, engine):
+    """The calls of `placement: colocated`; a CPU worker frees nothing, but vLLM's own state goes to sleep and wakes."""
+    request = Generate("late", contexts(1)[0], 8, [], 1.0, 0)
+    engine.submit(request)
+    with pytest.raises(RuntimeError, match="while requests were running"):
+        engine.sleep()
+    while engine.is_busy:
+        engine.step()
+    engine.sleep()
+    assert engine._engine.is_sleeping()
+    with pytest.raises(RuntimeError, match="no weights yet"):
+        engine.submit(request)
+    engine.load_weights(weights(model[0]), version=9)
+    assert engine.weights_version == 9 and not engine._engine.is_sleeping()
+    result = run(engine, [request])["late"]
+    np.testing.assert_allclose(result.logprobs_L, reference(model[0], request.context_ids, result.ids), atol=1e-4)
+
+
 def test_the_same_seed_gives_the_same_turn_whatever_is_beside_it(engine):
     context = contexts(1)[0]
     alone = run(engine, [Generate("a", context, 16, [], 1.0, 11)])["a"].ids
