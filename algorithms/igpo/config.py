@@ -33,6 +33,9 @@ class IGPOConfig(AlgorithmConfig):
     num_epochs: int
     num_learners: int
 
+    num_env_runners: int
+    num_gpus_per_env_runner: float
+    num_gpus_per_learner: float
     def __init__(self, algo_class=None):
         from algorithms.igpo.algorithm import IGPO
         from envs.runner.env_runner import IGPOEnvRunner
@@ -82,6 +85,8 @@ class IGPOConfig(AlgorithmConfig):
         self.shard_learner = False
         """Spread the model over the learners (FSDP2), for one that does not fit on one of them; else each has a copy."""
         self.torch_skip_nan_gradients = True  # the learner has refused them already; RLlib would look at each gradient again
+        self.offload_optimizer = False
+        """AdamW's moments wait in host memory and are on the device only while it steps."""
         self.max_weight_lag = 0
         """1: the next batch is sampled while the learner updates, so its sampler is one update behind; 0: it waits."""
         # Bounds that stop a run.
@@ -135,6 +140,7 @@ class IGPOConfig(AlgorithmConfig):
         tokens_per_micro_batch=NotProvided,
         shard_learner=NotProvided,
         max_weight_lag=NotProvided,
+        offload_optimizer=NotProvided,
         max_logp_gap=NotProvided,
         max_tool_error_share=NotProvided,
         engine=NotProvided,
@@ -216,6 +222,11 @@ class IGPOConfig(AlgorithmConfig):
         return next(role.policy for role in roles if "answer" in role.actions)
 
     @property
+    @property
+    def is_colocated(self) -> bool:
+        """Whether engine and learner take turns on one device."""
+        return EngineSettings(**self.engine).placement == "colocated"
+
     def dynamic_sampling(self) -> bool:
         """Whether collapsed groups are replaced by groups of new prompts (`dapo`)."""
         return self.preset_settings.loss["dynamic_sampling"]
@@ -252,6 +263,8 @@ class IGPOConfig(AlgorithmConfig):
             raise InputError(f"group_size is {self.group_size}; a group needs at least 2 rollouts to have a baseline")
         for name in ("prompts_per_iteration", "num_epochs", "num_minibatches", "tokens_per_micro_batch"):
             if getattr(self, name) < 1:
+        if self.is_colocated:
+            self._validate_colocation()
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.max_weight_lag:
             self._validate_weight_lag()
@@ -277,6 +290,18 @@ class IGPOConfig(AlgorithmConfig):
             )
         if self.num_env_runners == 0 and not self.in_evaluation:  # RLlib validates a copy for evaluation, without runners
             raise InputError("max_weight_lag 1 needs an env runner of its own: set num_env_runners to 1 or more")
+    def _validate_colocation(self) -> None:
+        if self.max_weight_lag:
+            raise InputError("engine.placement colocated takes turns, max_weight_lag 1 overlaps: leave one of them out")
+        if self.num_env_runners > 1 or self.num_learners > 1:
+            raise InputError("engine.placement colocated is for one GPU: set num_env_runners to 1 and num_learners to 0 or 1")
+        if max(self.num_gpus_per_env_runner, self.num_gpus_per_learner) > 0 and not (
+            self.num_gpus_per_env_runner > 0 and 0 < self.num_gpus_per_learner <= 1 - self.num_gpus_per_env_runner
+        ):
+            raise InputError(
+                "engine.placement colocated: num_gpus_per_env_runner and num_gpus_per_learner share one GPU: set both to 0.5"
+            )
+
         if self.mismatch_cap == 0:
             raise InputError("max_weight_lag 1 needs its importance correction: set mismatch_cap above 0")
         if self.belief_scoring.policy == "current" and not self.belief_scoring.on_engine:
