@@ -91,6 +91,15 @@ def test_the_index_is_built_once_and_mended(encoder_folder, tmp_path, caplog):
 
 
 @needs_encoder
+def test_a_plain_hugging_face_encoder_is_mean_pooled(encoder_folder, cache, tmp_path):
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).symlink_to(f"{encoder_folder}/{name}")
+    [[plain, *_]] = dense(str(tmp_path), cache).search(["sleeping cats"], 1)
+    [[pooled, *_]] = dense(encoder_folder, cache).search(["sleeping cats"], 1)  # which says itself that it pools by the mean
+    assert (plain.document_id, plain.score) == ("cat", pytest.approx(pooled.score, abs=1e-5))
+
+
+@needs_encoder
 def test_text_that_is_not_unicode_is_searched_all_the_same(encoder_folder, cache):
     assert len(dense(encoder_folder, cache).search(["\ud800 cats", ""], 1)) == 2
 
