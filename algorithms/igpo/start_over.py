@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+from envs.runner.models import resolve_model
 
 if TYPE_CHECKING:
     from algorithms.igpo.algorithm import IGPO
@@ -40,11 +43,18 @@ def start_over(algorithm: IGPO, config: IGPOConfig) -> None:
     algorithm.records = []
 
 
+def _architecture(config: IGPOConfig) -> Any:
+    """What an engine is built from. It starts without weights and gets the learner's: another start of the same model will do."""
+    folder = Path(resolve_model(config.model_path))
+    files = [folder / name for name in ("config.json", "tokenizer.json")]
+    return [file.read_bytes() for file in files] if all(file.is_file() for file in files) else config.model_path
+
+
 def _engine_keys(config: IGPOConfig) -> tuple[Any, ...]:
     settings = config.env_settings()
     policies = sorted({role.policy for role in settings.roles})
     return (
-        config.model_path,
+        _architecture(config),
         config.model_dtype,
         config.engine,
         config.num_env_runners,

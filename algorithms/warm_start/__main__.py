@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from algorithms.warm_start.policy import build_policy
+from algorithms.warm_start.policy import build_policy, load_policy
 from algorithms.warm_start.report import measure, report_table
 from algorithms.warm_start.trainer import LookupFailed, Trainer, WarmStartSettings
 from envs.data.world_words import vocabulary
@@ -21,10 +23,10 @@ CARD = """# The embedded policy
 
 A 0.68M-parameter Llama with a word-level tokenizer for the generated multi-hop world (`envs/data/world.py`). It has had a
 supervised start on demonstrations of a noisy expert, each in a fresh random world, so it knows how to read and search but no
-fact. The expert soon gives up on questions about three of the four attributes (`Habits.give_up_bored`), and so does the
-policy: that is what reinforcement learning has to mend.
+fact. The expert's bad habits, with their chances per search, are the policy's too, and what reinforcement learning has to mend:
+{habits}.
 
-Made by `python -m algorithms.warm_start --out {folder} --seed {seed} --threads {threads}` with torch {torch}.
+Made{start} by `{command}` with torch {torch}.
 
 Measured on held-out questions of the default world, as many of 1, 2, 3 and 4 hops:
 
@@ -41,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; results depend on it in the last digits")
     parser.add_argument("--lookup-steps", type=int, default=WarmStartSettings.max_lookup_steps, help="at most")
     parser.add_argument("--steps", type=int, default=WarmStartSettings.demonstration_steps, help="on demonstrations")
+    parser.add_argument("--start", type=Path, help="go on from this policy's folder, on demonstrations only")
+    parser.add_argument("--give-up", type=float, help="chance that the expert gives up after a search, whatever is asked for")
     options = parser.parse_args(arguments)
     console = Console()
     if options.out.exists():
@@ -50,8 +54,15 @@ def main(arguments: list[str] | None = None) -> int:
     torch.use_deterministic_algorithms(True)
     tokenizer = build_tokenizer(vocabulary())
     protocol = TinyProtocol(tokenizer)
-    policy = build_policy(len(tokenizer), options.seed)
-    settings = WarmStartSettings(seed=options.seed, max_lookup_steps=options.lookup_steps, demonstration_steps=options.steps)
+    policy = load_policy(options.start) if options.start else build_policy(len(tokenizer), options.seed)
+    settings = WarmStartSettings(
+        seed=options.seed,
+        max_lookup_steps=0 if options.start else options.lookup_steps,
+        demonstration_steps=options.steps,
+    )
+    if options.give_up is not None:
+        habits = replace(settings.habits, give_up=options.give_up, give_up_bored=options.give_up)
+        settings = replace(settings, habits=habits)
     try:
         with _progress(console) as progress:
             Trainer(policy, protocol, settings, _show_steps(progress)).run()
@@ -62,9 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
     tokenizer.save_pretrained(options.out)
     measures = measure(policy, options.out)
     card = CARD.format(
-        folder=options.out.name,
-        seed=options.seed,
-        threads=options.threads,
+        command=shlex.join(["python", "-m", "algorithms.warm_start", *(sys.argv[1:] if arguments is None else arguments)]),
+        start=f" from `{options.start.name}`" if options.start else "",
+        habits=", ".join(f"{name} {chance:g}" for name, chance in asdict(settings.habits).items()),
         torch=torch.__version__,
         measures=json.dumps(measures, indent=1),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +43,13 @@ def build_policy(vocab_size: int, seed: int) -> LlamaForCausalLM:
     for head in range(3):
         _look_back(model, head, distance=head + 1)
     return model
+
+
+def load_policy(folder: Path) -> LlamaForCausalLM:
+    """A policy that was made before, float32."""
+    from transformers import LlamaForCausalLM
+
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 @torch.no_grad()

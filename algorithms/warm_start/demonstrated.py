@@ -1,0 +1,90 @@
+"""Demonstrations played through the real environment, as rows to learn from.
+
+Whoever is trained on them sees, token for token, what reinforcement learning will show: the protocol's prompt, what the tools
+really returned, cut where it will be cut. Only decisions are learned.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from algorithms.igpo.rows import Row
+from envs.data.demonstrations import Demonstration
+from envs.data.errors import InputError
+from envs.data.questions import resolve_gold_documents
+from envs.search.episode import SearchEpisode
+from envs.search.metrics import normalise_paper
+from envs.search.protocol import Action
+from envs.search.task import SearchTask
+from envs.search.trajectory import ActionKind
+
+
+def play_all(task: SearchTask, demonstrations: Sequence[Demonstration]) -> tuple[list[Row], Counter[str]]:
+    """The row of each demonstration that can be played, and how many can't be, for which reason.
+
+    Raises:
+        InputError: several roles, no `search` among the tools, a search that failed, or no demonstration can be played.
+    """
+    if len(task.settings.roles) > 1:
+        raise InputError("demonstrations are played by one role: give an experiment with a single one in env_config.roles")
+    if "search" not in task.settings.tools:
+        raise InputError("demonstrations call the tool `search`: add it to env_config.tools")
+    questions = resolve_gold_documents([demonstration.question for demonstration in demonstrations], task.corpus)
+    rows: list[Row] = []
+    dropped: Counter[str] = Counter()
+    for demonstration, question in zip(demonstrations, questions, strict=True):
+        played = _play(task, replace(demonstration, question=question))
+        if isinstance(played, str):
+            dropped[played] += 1
+        else:
+            played.sequence_id = len(rows)
+            played.weight = 1.0
+            rows.append(played)
+    if not rows:
+        reasons = ", ".join(f"{count}: {reason}" for reason, count in dropped.most_common())
+        raise InputError(f"none of the {len(demonstrations)} demonstrations can be played ({reasons})")
+    return rows, dropped
+
+
+def _play(task: SearchTask, demonstration: Demonstration) -> Row | str:
+    """The row, or why there is none."""
+    question, protocol = demonstration.question, task.protocol
+    answer = question.golds[0]
+    episode = SearchEpisode(task, question, rollout_id=question.id, group_id=question.id)
+    try:
+        seen = episode.start()
+    except InputError:
+        return "the question leaves no room in max_context_tokens"
+    row = Row()
+    row.append(np.asarray(seen.ids), decision=False)
+    found, shown = "", ""
+    searches = [Action(ActionKind.TOOL, tool="search", arguments={"query": query}) for query in demonstration.searches]
+    for action in (*searches, Action(ActionKind.ANSWER, text=answer)):
+        if seen is None:
+            return "it takes more than max_turns or max_context_tokens"
+        ids = protocol.decision(action)
+        if len(ids) > episode.max_decision_tokens:
+            return "a decision is longer than max_turn_tokens"
+        if action.kind is ActionKind.ANSWER and _has(found, answer) and not _has(shown, answer):
+            return "the answer is cut off by max_observation_tokens"
+        row.append(np.asarray(ids), decision=True)
+        for call in episode.decide(ids, completed=True):
+            if task.tools(call).failed:
+                raise InputError(f"the demonstration of {question.id} could not be played: {call.error}")
+            found += f" {call.result_text}"
+        turn = episode.rollout.turns[-1]
+        if turn.action is not action.kind:
+            return f"the protocol does not read its decision as {action.kind}"
+        seen = episode.observe()
+        if seen is not None:
+            row.append(np.asarray(seen.ids), decision=False)
+            shown += f" {protocol.text(seen.ids)}"
+    return row
+
+
+def _has(text: str, answer: str) -> bool:
+    return f" {normalise_paper(answer)} " in f" {normalise_paper(text)} "
