@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from envs.data.errors import InputError
 from envs.search.trajectory import ActionKind, Question, Rollout, Turn
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def ask(
     from envs.runner.rollout_loop import turn_seed
     from envs.search.environment import SearchEnv
 
+    if not text.strip():
+        raise InputError("the question is empty.")
     env = SearchEnv(policy.task)
     # Without a gold answer a placeholder reserves the room that the scoring suffix would take.
     question = Question(id="ask", text=text, golds=golds or ["unknown"])

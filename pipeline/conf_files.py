@@ -32,6 +32,6 @@ def resolve_config_path(path: str | Path) -> tuple[Path, bool]:
         candidate = (conf / inside).resolve()
         if candidate.is_file() and candidate.is_relative_to(conf):
             return candidate, True
-    shipped = sorted(f"conf/{item.relative_to(conf)}" for item in conf.rglob("*.yaml")) if conf else []
+    shipped = [f"conf/{item.name}" for item in sorted(conf.glob("*.yaml"))] + ["conf/presets/*.yaml"] if conf else []
     hint = f" Shipped with the package: {', '.join(shipped)}." if shipped else ""
     raise InputError(f"{path}: there is no such experiment file.{hint}")

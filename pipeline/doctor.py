@@ -6,6 +6,7 @@ not move, a retriever that does not find the gold documents, a policy that canno
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import time
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from envs.search.task import SearchTask
     from pipeline.experiment import Experiment
     from pipeline.policy import Policy
+
+logger = logging.getLogger(__name__)
 
 Status = Literal["ok", "warn", "fail"]
 SAMPLE = 64
@@ -83,6 +86,8 @@ def model(subject: Subject) -> Finding:
     from envs.runner.models import resolve_model
 
     folder = resolve_model(subject.config.model_path)
+    if not Path(folder).is_dir():
+        logger.warning("model_path %s is no folder here: asking the Hugging Face hub", folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=subject.config.trust_remote_code)
     except (OSError, ValueError) as error:

@@ -8,6 +8,7 @@ even imported.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from algorithms.credit import PRESETS
 from envs.data.errors import InputError
 from envs.runner.engine import EngineSettings
 from envs.search.config import SearchEnvSettings, Settings
@@ -48,6 +50,19 @@ EXPERIMENT_KEYS = {
 }
 TUNE_ONLY_KEYS = {"resources_per_trial", "sync_config", "trial_name_creator", "trial_dirname_creator", "log_to_file",
                   "export_formats", "max_failures", "upload_dir", "local_dir"}  # fmt: skip
+
+WITHOUT_EFFECT = {
+    "train_batch_size": "set `prompts_per_iteration` and `group_size`",
+    "train_batch_size_per_learner": "set `prompts_per_iteration` and `group_size`",
+    "minibatch_size": "set `num_minibatches` (updates per batch) or `tokens_per_micro_batch` (memory)",
+    "num_envs_per_env_runner": "set `engine.max_num_seqs`",
+    "rollout_fragment_length": "rollouts are whole episodes",
+    "batch_mode": "rollouts are whole episodes",
+    "evaluation_duration": "set `evaluation_questions`",
+    "evaluation_num_env_runners": "the runners of `num_env_runners` evaluate too",
+    "framework": "it is torch",
+}
+"""Settings of other RLlib algorithms that would be taken in silence, and what does what they do."""
 
 STOP_METRICS = {
     "training_iteration", "time_total_s", "num_env_steps_sampled_lifetime",
@@ -110,18 +125,26 @@ class Experiment:
     def algorithm_config(self) -> IGPOConfig:
         """A fresh, validated `IGPOConfig` (imports Ray). Unknown keys and values it refuses are `InputError`s."""
         from algorithms.igpo.config import IGPOConfig
+        from algorithms.igpo.lora import LoraSettings
 
         config = self.base.copy(copy_frozen=False) if self.base is not None else IGPOConfig()
         where, known = str(self.source), known_config_keys(config)
         for key in self.config:
+            if key in WITHOUT_EFFECT:
+                raise InputError(f"{where}: `config.{key}` has no effect here: {WITHOUT_EFFECT[key]}.")
             if config._translate_special_keys(key, warn_deprecated=False) not in known:
                 raise unknown_key("config", key, known, where)
-        _check_types(self.config, vars(config), where)
+        preset = PRESETS.get(str(self.config.get("preset", config.preset)), PRESETS["igpo"])
+        _check_types(self.config, {**vars(config), **dataclasses.asdict(preset.credit), **preset.loss}, where)
+        if self.config.get("lora") is not None:
+            validated(LoraSettings, self.config["lora"], "config.lora", where)
         config.update_from_dict({**self.config, "env": ENVIRONMENT})
         if any(key.startswith("evaluation/") for key in self.stop) and not config.evaluation_interval:
             raise InputError(f"{where}: `stop` waits for a held-out score, so `config.evaluation_interval` must be set.")
         try:
             config.validate()
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{where}: `config` is not usable: {' '.join(str(error).split())}") from error
         return config
@@ -199,7 +222,10 @@ def _experiments(name: str, keys: dict, source: Path, base: IGPOConfig | None) -
     check_keys(keys, EXPERIMENT_KEYS, "", where)
     if keys.get("run") != ALGORITHM:
         raise InputError(f"{where}: `run` must be `{ALGORITHM}`, found {keys.get('run')!r}.")
-    config = dict(keys.get("config") or {})
+    config = keys.get("config") or {}
+    if not isinstance(config, dict):
+        raise InputError(f"{where}: `config` must hold keys, found {config!r}.")
+    config = dict(config)
     for env in (keys.get("env"), config.pop("env", None)):
         if env not in (None, ENVIRONMENT):
             raise InputError(f"{where}: `env` must be `{ENVIRONMENT}`, found {env!r}.")
@@ -263,6 +289,8 @@ def _check_types(given: dict, defaults: dict, where: str) -> None:
             raise InputError(f"{where}: `config.{key}` must be true or false, found {value!r}.")
         if number and (isinstance(value, bool) or (isinstance(value, str) and value != "auto")):
             raise InputError(f"{where}: `config.{key}` must be a number, found {value!r}.")
+        if callable(default):
+            raise InputError(f"{where}: `config.{key}` is code: set it in a Python experiment file.")
         if isinstance(default, dict) and key != "policies" and not isinstance(value, dict):
             raise InputError(f"{where}: `config.{key}` must hold keys, found {value!r}.")
 

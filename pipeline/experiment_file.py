@@ -1,7 +1,7 @@
 """Reading an experiment file: YAML as people write it, `extends`, `--set` overrides, `grid_search` and `num_samples`.
 
-Two traps of plain PyYAML are closed here, because both make a run that is not the one that was asked for: `1e-6` (YAML 1.2's
-float) would arrive as a string, and of a key given twice the first would be dropped in silence.
+Traps of plain PyYAML are closed here, because they make a run that is not the one that was asked for: `1e-6` (YAML 1.2's float)
+would arrive as a string, `1:30` as 90 and `010` as 8, and of a key given twice the first would be dropped in silence.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EXTENDS = "extends"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 floats that refuses duplicate keys."""
+    """SafeLoader with YAML 1.2 numbers that refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -39,15 +39,16 @@ class _Loader(yaml.SafeLoader):
 
 
 _MERGE = "tag:yaml.org,2002:merge"
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
-    list("-+0123456789."),
-)
-# The resolver above also matches plain integers: PyYAML takes the first that matches, so integers are looked for before it.
-for _first in "-+0123456789":
-    _resolvers = _Loader.yaml_implicit_resolvers[_first]
-    _resolvers.sort(key=lambda item: item[0] == "tag:yaml.org,2002:float" and item[1].match("1") is not None)
+_NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+",
+    "tag:yaml.org,2002:float": r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [resolver for resolver in resolvers if resolver[0] not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), list("-+0123456789."))
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -10,9 +10,9 @@ from typing import Any, Self
 
 
 class Interrupts:
-    """A context in which SIGINT and SIGTERM ask for a clean end. `requested` says whether one came.
+    """A context in which SIGINT and SIGTERM ask for a clean end. `requested` names the one that came (`Ctrl-C` for SIGINT).
 
-    The second signal raises KeyboardInterrupt where the program stands. `on_first` is called with the signal's name.
+    The second signal raises KeyboardInterrupt where the program stands. `on_first` is called with that name.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -21,7 +21,7 @@ class Interrupts:
         self._on_first = on_first
         self._previous: dict[int, Any] = {}
         self._telling: threading.Thread | None = None
-        self.requested = False
+        self.requested: str | None = None
 
     def __enter__(self) -> Self:
         for number in self.SIGNALS:
@@ -37,7 +37,7 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         # In a thread of its own: the signal may have come in the middle of a write to the very same stream.
-        self._telling = threading.Thread(target=self._on_first, args=(signal.Signals(number).name,), daemon=True)
+        self._telling = threading.Thread(target=self._on_first, args=(self.requested,), daemon=True)
         self._telling.start()

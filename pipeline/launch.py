@@ -27,7 +27,7 @@ from pipeline.progress import Progress, before_and_after
 from pipeline.quiet import level_of, log_to_file, native_stderr_to, quieten_ray
 from pipeline.rollout_log.folder import open_folder
 from pipeline.run_directory import FINISHED, RunDirectory, new_run_id
-from pipeline.training import Ending, TrainingLoop
+from pipeline.training import HELDOUT_BEFORE, Ending, TrainingLoop
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -96,14 +96,12 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
 
 def _plan(experiment: Experiment, options: LaunchOptions, *, alone: bool) -> _Plan:
     config, resolved = experiment.algorithm_config(), experiment.resolved()
-    if experiment.restore:
-        read_note(experiment.restore)
     if experiment.rollout_log:
         open_folder(experiment.rollout_log)
     if not options.resume:
+        if experiment.restore:
+            read_note(experiment.restore)
         return _Plan(experiment, config, resolved, None)
-    if experiment.restore:
-        raise InputError("--resume continues a run in its own directory and --restore starts a new one: give one of them.")
     found = RunDirectory.find(experiment.storage_path, experiment.name)
     mine = [run for run in found if run.diary.get("label") == experiment.label]
     unfinished = [run for run in mine if run.diary["status"] != FINISHED]
@@ -118,6 +116,7 @@ def _plan(experiment: Experiment, options: LaunchOptions, *, alone: bool) -> _Pl
     run = unfinished[-1] if unfinished else mine[-1] if mine else None
     if run is not None:
         _check_unchanged(run, resolved, experiment)
+        _first_weights(run)
     return _Plan(experiment, config, resolved, run)
 
 
@@ -159,7 +158,7 @@ def _start(plan: _Plan, grid_id: str | None, options: LaunchOptions, console: Co
     experiment = plan.experiment
     facts = {
         "label": experiment.label, "source": str(experiment.source),
-        "restored_from": str(experiment.restore.absolute()) if experiment.restore else None,
+        "restored_from": str(experiment.restore.resolve()) if experiment.restore else None,
         "config_hash": config_hash(plan.resolved), "versions": provenance.versions(), "hardware": provenance.hardware(),
         "git_commit": provenance.git_commit(), "command": list(options.command), "grid_id": grid_id,
     }  # fmt: skip
@@ -167,15 +166,13 @@ def _start(plan: _Plan, grid_id: str | None, options: LaunchOptions, console: Co
         experiment.storage_path, experiment.name, plan.resolved, facts, rollout_log=experiment.rollout_log
     )
     with run.lock():
-        own = Checkpoints(run.checkpoints).last
-        restored_from = run.diary.get("restored_from")
-        checkpoint = own or (Path(restored_from) if restored_from else None)
+        checkpoint = _first_weights(run)
         console.print(f"run directory  {_short(run.path)}", soft_wrap=True, highlight=False)
         try:
             with log_to_file(run.logs / "driver.log"):
                 native = run.logs / "native.log"
                 with nullcontext() if options.verbosity else native_stderr_to(native):
-                    ending = _train(plan, run, checkpoint, _resumed_from(plan, run, own), options, console)
+                    ending = _train(plan, run, checkpoint, _resumed_from(plan, run, checkpoint), options, console)
         except InputError:
             raise
         except KeyboardInterrupt:
@@ -221,16 +218,22 @@ def _train(
                 algorithm.stop()
 
 
-def _resumed_from(plan: _Plan, run: RunDirectory, own: Path | None) -> int | None:
-    """The iteration that this attempt continues after: None for a fresh run, -1 where a dead one left nothing to keep.
+def _first_weights(run: RunDirectory) -> Path | None:
+    """The checkpoint that an attempt at `run` starts from: its own last one, else the one it was restored from, if any."""
+    restored_from = run.diary.get("restored_from")
+    checkpoint = Checkpoints(run.checkpoints).last or (Path(restored_from) if restored_from else None)
+    if checkpoint is not None:
+        read_note(checkpoint)
+    return checkpoint
 
-    `own` is the run's last checkpoint; what it was restored from says nothing about what it has done itself.
-    """
+
+def _resumed_from(plan: _Plan, run: RunDirectory, checkpoint: Path | None) -> int | None:
+    """The iteration that this attempt continues after: None for a fresh run, -1 where a dead one left nothing to keep."""
     if plan.run is None:
         return None
-    if own is not None:
-        return int(read_note(own)["iteration"])
-    return 0 if (run.path / "heldout_before.json").is_file() else -1
+    if Checkpoints(run.checkpoints).last is None and not (run.path / HELDOUT_BEFORE).is_file():
+        return -1
+    return int(read_note(checkpoint)["iteration"]) if checkpoint else 0
 
 
 def start_ray(options: LaunchOptions) -> None:

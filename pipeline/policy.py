@@ -82,6 +82,8 @@ def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None
 def _as_checkpoint(source: str) -> Path | None:
     """The folder, if `source` is a checkpoint of IGPO; None if it is a model. Raises `InputError` for another algorithm's."""
     folder = Path(source).expanduser()
+    if folder.is_file():
+        raise InputError(f"{source} is a file; give the folder of a checkpoint or of a Hugging Face model.")
     if not folder.is_dir():
         return None
     folder = folder.resolve()

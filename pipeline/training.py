@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 BEST_METRIC = "em_squad"
 HELDOUT = "heldout"
+HELDOUT_BEFORE = "heldout_before.json"
+HELDOUT_LAST = "heldout_last.json"
+"""Files of a run's directory with its held-out scores question by question, so that a resumed run need not ask again."""
 
 
 class Trainable(Protocol):
@@ -83,8 +86,8 @@ class TrainingLoop:
         """What keeping the iteration before took; logged with the next, as its own rows are on disk before it ends."""
         best = self._checkpoints.best
         self._best_score: float | None = read_note(best).get("best_score") if best else None
-        self._before = load_scores(self.run.path / "heldout_before.json")
-        last = load_scores(self.run.path / "heldout_last.json")
+        self._before = load_scores(self.run.path / HELDOUT_BEFORE)
+        last = load_scores(self.run.path / HELDOUT_LAST)
         # Scores of an iteration that a dead attempt ran beyond its checkpoint are superseded like its log rows.
         self._after = last if last and last[0] <= self.algorithm.iteration else None
 
@@ -109,7 +112,7 @@ class TrainingLoop:
                 self.tracker.commit(self.algorithm.iteration)
             elif reason:
                 self._evaluate_after()
-        how, why = ("finished", reason) if reason and not interrupts.requested else ("interrupted", "Ctrl-C")
+        how, why = ("interrupted", interrupts.requested) if interrupts.requested else ("finished", reason or "")
         before, after = (kept[1] if kept else None for kept in (self._before, self._after))
         questions = (rollout.question.text for record in self.algorithm.records for rollout in record.rollouts)
         return Ending(how, why, self.algorithm.iteration, before, after, next(questions, None))
@@ -152,7 +155,7 @@ class TrainingLoop:
         iteration, scores = self.algorithm.iteration, self._heldout("before")
         records = self.algorithm.records[-1:]
         self._log_rollouts(records[0], scores)
-        self._before = self._keep("heldout_before.json", iteration, records)
+        self._before = self._keep(HELDOUT_BEFORE, iteration, records)
         self.tracker.log_iteration(iteration, {"evaluation": scores})
         self.tracker.commit(iteration)
         self.progress.evaluation("before training", scores)
@@ -172,7 +175,7 @@ class TrainingLoop:
 
     def _note_evaluation(self, iteration: int, records: list[IterationRecord], scores: Mapping[str, float]) -> bool:
         """Keeps and shows held-out scores; True where they are the best so far."""
-        self._after = self._keep("heldout_last.json", iteration, records)
+        self._after = self._keep(HELDOUT_LAST, iteration, records)
         is_best = self._best_score is None or scores[BEST_METRIC] > self._best_score
         if is_best:
             self._best_score = scores[BEST_METRIC]
@@ -180,7 +183,7 @@ class TrainingLoop:
         return is_best
 
     def _keep(self, name: str, iteration: int, records: list[IterationRecord]) -> tuple[int, Scores]:
-        """The held-out scores of `records`, kept in a file so that a resumed run need not ask again."""
+        """The held-out scores of `records`, kept in the run's file `name`."""
         self.log.flush()
         scores = scores_of([r for record in records if record.split == HELDOUT for r in record.rollouts])
         save_scores(self.run.path / name, iteration, scores)

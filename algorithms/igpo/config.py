@@ -10,6 +10,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.policy.policy import PolicySpec
 
 from algorithms.credit import CreditConfig, Preset, get_preset
+from algorithms.igpo.bounds import check_numbers
 from algorithms.igpo.lora import LoraSettings
 from envs.data.errors import InputError
 from envs.runner.belief import BeliefScoring, ScoringMethod, ScoringPolicy
@@ -32,10 +33,10 @@ class IGPOConfig(AlgorithmConfig):
 
     num_epochs: int
     num_learners: int
-
     num_env_runners: int
     num_gpus_per_env_runner: float
     num_gpus_per_learner: float
+
     def __init__(self, algo_class=None):
         from algorithms.igpo.algorithm import IGPO
         from envs.runner.env_runner import IGPOEnvRunner
@@ -84,9 +85,9 @@ class IGPOConfig(AlgorithmConfig):
         self.tokens_per_micro_batch = 8192
         self.shard_learner = False
         """Spread the model over the learners (FSDP2), for one that does not fit on one of them; else each has a copy."""
-        self.torch_skip_nan_gradients = True  # the learner has refused them already; RLlib would look at each gradient again
         self.offload_optimizer = False
         """AdamW's moments wait in host memory and are on the device only while it steps."""
+        self.torch_skip_nan_gradients = True  # the learner has refused them already; RLlib would look at each gradient again
         self.max_weight_lag = 0
         """1: the next batch is sampled while the learner updates, so its sampler is one update behind; 0: it waits."""
         # Bounds that stop a run.
@@ -139,8 +140,8 @@ class IGPOConfig(AlgorithmConfig):
         num_minibatches=NotProvided,
         tokens_per_micro_batch=NotProvided,
         shard_learner=NotProvided,
-        max_weight_lag=NotProvided,
         offload_optimizer=NotProvided,
+        max_weight_lag=NotProvided,
         max_logp_gap=NotProvided,
         max_tool_error_share=NotProvided,
         engine=NotProvided,
@@ -222,11 +223,11 @@ class IGPOConfig(AlgorithmConfig):
         return next(role.policy for role in roles if "answer" in role.actions)
 
     @property
-    @property
     def is_colocated(self) -> bool:
         """Whether engine and learner take turns on one device."""
         return EngineSettings(**self.engine).placement == "colocated"
 
+    @property
     def dynamic_sampling(self) -> bool:
         """Whether collapsed groups are replaced by groups of new prompts (`dapo`)."""
         return self.preset_settings.loss["dynamic_sampling"]
@@ -251,6 +252,7 @@ class IGPOConfig(AlgorithmConfig):
 
     def validate(self) -> None:
         self._map_roles_to_policies()
+        check_numbers(self)
         super().validate()
         self.credit_config()
         self.loss_settings()
@@ -259,15 +261,10 @@ class IGPOConfig(AlgorithmConfig):
             LoraSettings(**self.lora)
         if self.model_dtype not in MAX_LOGP_GAP:
             raise InputError(f"model_dtype is {self.model_dtype!r}; use one of {', '.join(MAX_LOGP_GAP)}")
-        if self.group_size < 2:
-            raise InputError(f"group_size is {self.group_size}; a group needs at least 2 rollouts to have a baseline")
-        for name in ("prompts_per_iteration", "num_epochs", "num_minibatches", "tokens_per_micro_batch"):
-            if getattr(self, name) < 1:
-        if self.is_colocated:
-            self._validate_colocation()
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.max_weight_lag:
             self._validate_weight_lag()
+        if self.is_colocated:
+            self._validate_colocation()
         if self.shard_learner:
             self._validate_sharding()
         preset = self.preset_settings
@@ -275,8 +272,6 @@ class IGPOConfig(AlgorithmConfig):
             raise InputError(
                 f"preset {self.preset} with one update per batch would be grpo: set num_epochs or num_minibatches above 1"
             )
-        if self.reference_refresh_interval < 0:
-            raise InputError(f"reference_refresh_interval is {self.reference_refresh_interval}; it must be 0 (frozen) or more")
         keeps_reference = self.reference_scored_policy is not None or self.loss_settings().kl_coeff > 0
         if self.reference_refresh_interval and not keeps_reference:
             raise InputError("reference_refresh_interval needs a reference: set scorer: reference, or kl_coeff above 0")
@@ -290,6 +285,11 @@ class IGPOConfig(AlgorithmConfig):
             )
         if self.num_env_runners == 0 and not self.in_evaluation:  # RLlib validates a copy for evaluation, without runners
             raise InputError("max_weight_lag 1 needs an env runner of its own: set num_env_runners to 1 or more")
+        if self.mismatch_cap == 0:
+            raise InputError("max_weight_lag 1 needs its importance correction: set mismatch_cap above 0")
+        if self.belief_scoring.policy == "current" and not self.belief_scoring.on_engine:
+            raise InputError("max_weight_lag 1: the learner is ahead of the policy that sampled; set scoring to vllm_prefix")
+
     def _validate_colocation(self) -> None:
         if self.max_weight_lag:
             raise InputError("engine.placement colocated takes turns, max_weight_lag 1 overlaps: leave one of them out")
@@ -301,11 +301,6 @@ class IGPOConfig(AlgorithmConfig):
             raise InputError(
                 "engine.placement colocated: num_gpus_per_env_runner and num_gpus_per_learner share one GPU: set both to 0.5"
             )
-
-        if self.mismatch_cap == 0:
-            raise InputError("max_weight_lag 1 needs its importance correction: set mismatch_cap above 0")
-        if self.belief_scoring.policy == "current" and not self.belief_scoring.on_engine:
-            raise InputError("max_weight_lag 1: the learner is ahead of the policy that sampled; set scoring to vllm_prefix")
 
     def _validate_sharding(self) -> None:
         if self.num_learners < 2:
@@ -334,6 +329,9 @@ class IGPOConfig(AlgorithmConfig):
         unknown = sorted(set(policy_of.values()) - set(self.policies))
         if unknown:
             raise InputError(f"roles speak through the policies {unknown}, but `policies` has only {sorted(self.policies)}")
+        trained = self.policies_to_train
+        if isinstance(trained, list | tuple | set) and (not trained or not set(trained) <= set(self.policies)):
+            raise InputError(f"policies_to_train is {list(trained)}; name one or more of {', '.join(sorted(self.policies))}")
 
     def get_default_learner_class(self):
         from algorithms.igpo.learner import IGPOTorchLearner

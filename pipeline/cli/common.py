@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -43,3 +44,15 @@ def plain_errors(command: Callable) -> Callable:
             raise typer.Exit(BAD_INPUT) from error
 
     return wrapped
+
+
+def make_room_for(out: Path) -> None:
+    """Makes the folder of `out`. `InputError` where no file can be written there: said before the work, not after it."""
+    from envs.data.errors import InputError
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a"):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {out}: no file can be written there: {error.strerror}.") from error

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
-from pipeline.cli.common import plain_errors, version_callback
+from pipeline.cli.common import make_room_for, plain_errors, version_callback
 
 app = typer.Typer(
     help="Train and evaluate search agents with IGPO on RLlib.",
@@ -19,7 +21,18 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-train_app = typer.Typer(help="Train: `rllib train file conf/igpo.yaml`.", no_args_is_help=True)
+
+
+class _TrainGroup(TyperGroup):
+    """`rllib train`, which says what to write where someone forgot the word `file`."""
+
+    def resolve_command(self, ctx, args: list[str]):
+        if args and Path(args[0]).suffix in (".yaml", ".yml", ".py"):
+            ctx.fail(f"Write: rllib train file {shlex.join(args)}")
+        return super().resolve_command(ctx, args)
+
+
+train_app = typer.Typer(help="Train: `rllib train file conf/igpo.yaml`.", no_args_is_help=True, cls=_TrainGroup)
 app.add_typer(train_app, name="train")
 
 
@@ -47,21 +60,23 @@ def train_file(
     ] = None,
     stop: Annotated[str, typer.Option("--stop", "-s", metavar="JSON", help="Stop criteria, merged over the file's.")] = "{}",
     checkpoint_freq: Annotated[
-        int | None, typer.Option(min=0, help="Iterations between checkpoints; 0: only at the end.  [default: 1]")
+        int | None, typer.Option(metavar="N", min=0, help="Iterations between checkpoints; 0: only at the end.  [default: 1]")
     ] = None,
     checkpoint_at_end: Annotated[
         bool | None, typer.Option("--checkpoint-at-end/--no-checkpoint-at-end", help="Save after the last iteration.")
     ] = None,
     keep_checkpoints_num: Annotated[
-        int | None, typer.Option(min=1, help="Newest checkpoints to keep besides the best.  [default: 1]")
+        int | None, typer.Option(metavar="N", min=1, help="Newest checkpoints to keep besides the best.  [default: 1]")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on with the newest unfinished run of this experiment.")
     ] = False,
     restore: Annotated[str | None, typer.Option(metavar="PATH", help="Start a new run from this checkpoint.")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="Join this Ray cluster instead of starting one.")] = None,
-    ray_num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that Ray may use.")] = None,
-    ray_num_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs that Ray may use.")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="Join this Ray cluster instead of starting one.")
+    ] = None,
+    ray_num_cpus: Annotated[int | None, typer.Option(metavar="N", min=1, help="CPUs that Ray may use.")] = None,
+    ray_num_gpus: Annotated[int | None, typer.Option(metavar="N", min=0, help="GPUs that Ray may use.")] = None,
     verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")] = 0,
 ) -> None:
     """Train the experiments of a file, one after another, each in `runs/NAME/RUN_ID/`.
@@ -76,10 +91,13 @@ def train_file(
     from pipeline.quiet import quieten
 
     quieten(verbose)
+    from envs.data.errors import InputError
     from pipeline.conf_files import resolve_config_path
     from pipeline.experiment import load_experiments
 
     path, packaged = resolve_config_path(config)
+    if resume and restore is not None:
+        raise InputError("--resume continues a run in its own directory and --restore starts a new one: give one of them.")
     if packaged:
         typer.echo(f"{config} is not here; using the copy that ships with the package: {path}")
     overrides = list(set_ or [])
@@ -122,9 +140,11 @@ def evaluate(
             metavar="PATH", help="Questions to ask instead of the experiment's held-out ones; may be given several times."
         ),
     ] = None,
-    episodes: Annotated[int | None, typer.Option(min=1, help="Number of questions, of each source.  [default: all]")] = None,
+    episodes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Number of questions, of each source.  [default: all]")
+    ] = None,
     samples: Annotated[
-        int, typer.Option(min=1, help="Answers per question; above 1 sampled at temperature 1: avg@k and pass@k.")
+        int, typer.Option(metavar="K", min=1, help="Answers per question; above 1 sampled at temperature 1: avg@k and pass@k.")
     ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="PATH", help="Write summary and every episode as JSON.")] = None,
@@ -143,6 +163,8 @@ def evaluate(
     from pipeline.quiet import quieten
 
     quieten(verbose)
+    if out:
+        make_room_for(out)
     from rich.console import Console
 
     from pipeline import evaluation

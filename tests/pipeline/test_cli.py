@@ -54,11 +54,14 @@ def test_config_that_is_missing_or_unreadable(refused, tmp_path):
     assert "broken.yaml, line" in refused("train", "file", broken)
 
 
-def test_flags_that_say_nothing(refused, tmp_path, policy):
+def test_flags_that_say_nothing(run, refused, tmp_path, policy):
     file = write_experiment(tmp_path / "demo.yaml", policy)
     assert "this is not JSON" in refused("train", "file", file, "--stop", "{")
     assert "Did you mean `lr`" in refused("train", "file", file, "--set", "lrr=1")
     assert "there is no run in" in refused("train", "file", file, "--resume")
+    assert "give one of them" in refused("train", "file", file, "--resume", "--restore", tmp_path)
+    code, said = run("train", file)
+    assert code == 2 and "Write: rllib train file" in said
 
 
 @pytest.mark.parametrize(
@@ -139,6 +142,8 @@ def test_checkpoints_of_others(refused, tmp_path, policy, note, expected):
 def test_evaluate_without_a_policy(refused, tmp_path, policy):
     file = write_experiment(tmp_path / "demo.yaml", policy)
     assert "does not exist" in refused("evaluate", "./nowhere", "--config", file)
+    assert "demo.yaml is a file" in refused("evaluate", file, "--config", file)
+    assert "no file can be written there" in refused("evaluate", policy, "--config", file, "--out", tmp_path)
 
 
 def test_doctor_names_what_is_broken_and_ends_with_2(run, tmp_path, policy):

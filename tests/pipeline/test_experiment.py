@@ -63,6 +63,11 @@ def test_a_plain_experiment(tmp_path):
         ("1.2.3", "1.2.3"),
         ("true", True),
         ("0x10", 16),
+        ("1_000", 1000),
+        ("010", "010"),
+        ("1:30", "1:30"),
+        ("1.", 1.0),
+        (".inf", float("inf")),
     ],
 )
 def test_numbers_are_numbers(text, value):
@@ -157,11 +162,49 @@ def test_grid_search_and_samples(tmp_path):
          "unknown key `config.engine.kv_cache_gb`. Did you mean `kv_cache_gib`?"),
         (lambda k: k["config"]["env_config"].update(corpus="a.jsonl"), "`questions` is needed when `corpus` is a file"),
         (lambda k: k["config"].update(lr={"grid_search": []}), "config.lr: write {grid_search:"),
+        (lambda k: k.update(config=3), "`config` must hold keys, found 3"),
         (lambda k: k.update(config=None, stop=[1]), "`stop` must hold metric: value"),
     ],
 )  # fmt: skip
 def test_slips_are_named_with_their_cure(tmp_path, change, expected):
     assert expected in message(tmp_path, change)
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("lrr=1", "unknown key `config.lrr`. Did you mean `lr`?"),
+        ("lr=-1", "lr is -1; it must be above 0"),
+        ("lr=fast", "`config.lr` must be a number, found 'fast'"),
+        ("ig_weight=much", "`config.ig_weight` must be a number, found 'much'"),
+        ("group_size=1", "group_size is 1; it must be a whole number, 2 or more"),
+        ("group_size=2.5", "group_size is 2.5; it must be a whole number"),
+        ("num_env_runners=-1", "num_env_runners is -1; it must be a whole number, 0 or more"),
+        ("num_env_runners=true", "`config.num_env_runners` must be a number, found True"),
+        ("seed=null", "seed is None; it must be a whole number"),
+        ("evaluation_questions=0", "evaluation_questions is 0; it must be a whole number, 1 or more (or null)"),
+        ("max_tool_error_share=20", "max_tool_error_share is 20; it must be from 0 to 1"),
+        ("num_gpus_per_env_runner=-0.5", "num_gpus_per_env_runner is -0.5; it must be 0 or more"),
+        ("preset=igop", "preset 'igop' is unknown"),
+        ("lora.rank=0", "`config.lora.rank`: Input should be greater than or equal to 1"),
+        ("train_batch_size=512", "`config.train_batch_size` has no effect here: set `prompts_per_iteration`"),
+        ("framework=tf2", "`config.framework` has no effect here: it is torch"),
+        ("env_runner_cls=a.b", "`config.env_runner_cls` is code"),
+        ("policies_to_train=[]", "policies_to_train is []; name one or more of default_policy"),
+        ("policies_to_train=[reader]", "policies_to_train is ['reader']"),
+    ],
+)
+def test_settings_that_rllib_would_take_in_silence(tmp_path, override, expected):
+    (experiment,) = load(tmp_path, overrides=[override])
+    with pytest.raises(InputError) as caught:
+        experiment.algorithm_config()
+    assert expected in str(caught.value) and "demo.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["grad_clip=null", "lr=[[0, 1e-3], [9, 1e-4]]", "num_env_runners=0", "max_logp_gap=null"])
+def test_settings_at_their_bounds(tmp_path, override):
+    (experiment,) = load(tmp_path, overrides=[override])
+    assert experiment.algorithm_config()
 
 
 @pytest.mark.parametrize(

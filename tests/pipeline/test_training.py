@@ -195,9 +195,9 @@ def test_ctrl_c_once_finishes_the_iteration_and_saves(setting):
 
     handler = signal.getsignal(signal.SIGINT)
     ending = make(FakeAlgorithm(on_train=interrupt), checkpoint=CheckpointSettings(checkpoint_frequency=0)).run_to_end()
-    assert (ending.how, ending.iteration) == ("interrupted", 3)
+    assert (ending.how, ending.reason, ending.iteration) == ("interrupted", "Ctrl-C", 3)
     assert (run.checkpoints / "last").resolve().name == "iteration_000003"
-    assert "SIGINT: finishing this iteration" in output.getvalue()
+    assert "Ctrl-C: finishing this iteration" in output.getvalue()
     assert signal.getsignal(signal.SIGINT) is handler
 
 
