@@ -38,8 +38,8 @@ _GROUPS = """
 """
 _TURNS = "SELECT count(*), avg((logged * new < 0)::DOUBLE), max(abs(advantage - advantage_logged)) FROM credit"
 _MOST_CHANGED = f"""
-    SELECT iteration, episode_id, turn_index, agent, gain, advantage_logged, advantage FROM credit
-    WHERE logged <> new ORDER BY abs(advantage - advantage_logged) DESC, iteration, episode_id, turn_index LIMIT {MOST_CHANGED}
+    SELECT iteration, episode_id, turn_index, agent, gain, logged, new FROM credit
+    WHERE logged <> new ORDER BY abs(new - logged) DESC, iteration, episode_id, turn_index LIMIT {MOST_CHANGED}
 """
 
 
@@ -64,7 +64,7 @@ class CreditChanges:
     collapsed: float
     """Share of groups whose new advantages are all 0."""
     most_changed: list[dict[str, Any]]
-    """The turns whose advantage differs most, most first: rows of the table; fewer than ten where fewer differ."""
+    """The turns whose advantage differs most, most first, as `logged` and `new`; fewer than ten where fewer differ."""
 
 
 def credit_changes(table: Path) -> CreditChanges:
