@@ -96,12 +96,12 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
         if expected.observation_tokens is None
         else expected.observation_tokens,
         prompt_tokens=expected.prompt_tokens,
-        scoring_tokens=expected.answer_tokens + engine.block_size / 2 if config.credit_config().ig_weight else 0.0,
+        scoring_tokens=expected.answer_tokens + engine.block_size / 2,  # belief is scored whatever the estimator
         max_context=settings.max_context_tokens,
         dtype_bytes=DTYPE_BYTES[config.model_dtype],
         updates=config.num_epochs * config.num_minibatches,
         epochs=config.num_epochs,
-        has_reference=config.loss_settings().kl_coeff > 0,
+        has_reference=config.loss_settings().kl_coeff > 0 or config.reference_scored_policy is not None,
         gradient_checkpointing=config.gradient_checkpointing,
         micro_batch_tokens=config.tokens_per_micro_batch,
         num_runners=max(1, config.num_env_runners or 0),

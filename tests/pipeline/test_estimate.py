@@ -98,6 +98,14 @@ def test_the_workload_is_the_experiments():
     assert work.turn_tokens == config.env_config["max_turn_tokens"] and work.has_reference
 
 
+def test_belief_is_scored_whatever_the_estimator_and_trace_keeps_a_reference_for_it():
+    grpo, trace = (
+        workload_of(load_experiments("conf/igpo.yaml", changes)[0].algorithm_config(), Expected(), on_cpu=True)
+        for changes in (["preset=grpo"], ["preset=trace", "kl_coeff=0"])
+    )
+    assert grpo.scoring_tokens == trace.scoring_tokens > 0 and trace.has_reference
+
+
 def test_the_command_says_that_no_gpu_was_tried():
     result = CliRunner().invoke(app, ["estimate", "conf/qwen2.5_7b.yaml"])
     assert result.exit_code == 0
