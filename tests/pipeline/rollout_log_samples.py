@@ -16,9 +16,9 @@ Q1 = Question("q1", "Where was the author of Foo born?", ["Rome", "Roma"], "toy"
 Q2 = Question("q2", "Who is the mayor of Bar?", ["Ann Lee"], "toy", 1, ["bar"])
 
 
-def search(index, query, gold_hit, *, agent="searcher", error=None, seconds=0.1, scores=(-1.0,), gap_tokens=4):
-    text, documents = ("", []) if error else ("a document", ["d"])
-    call = ToolCall("search", {"query": query}, text, documents, error=error, seconds=seconds)
+def search(index, query, gold_hit, *, documents=("d",), agent="searcher", error=None, seconds=0.1, scores=(-1.0,), gap_tokens=4):
+    text, found = ("", []) if error else ("a document", list(documents))
+    call = ToolCall("search", {"query": query}, text, found, error=error, seconds=seconds)
     call.document_scores = [2.5] * len(call.document_ids)
     return Turn(
         index,
@@ -80,9 +80,11 @@ def paid(advantage, gap=1e-6):
 
 
 def train_1():
-    r1 = [search(0, "author of foo", True), search(1, "Jane birthplace", True, scores=(-0.125,)), answer(2, "Rome")]
+    bridge, last = search(0, "author of foo", True, documents=["foo"]), search(1, "Jane birthplace", True, documents=["author"])
+    last.scores_K = np.array([-0.125])
+    r1 = [bridge, last, answer(2, "Rome")]
     r2 = [search(0, "foo", False), search(1, "FOO ", False), answer(2, "Paris")]
-    r3 = [search(0, "mayor of bar", True, seconds=0.3), answer(1, "Bob")]
+    r3 = [search(0, "mayor of bar", True, documents=["x", "bar"], seconds=0.3), answer(1, "Bob")]
     r4 = [search(0, "bar mayr", False, error="timeout", seconds=2.0), answer(1, "Bob")]
     credit = {
         ("r1", 0): gain(0.1, 0.05, -0.5, 0.5),

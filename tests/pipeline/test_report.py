@@ -67,17 +67,22 @@ def page(run_folder, tmp_path_factory):
 
 def test_glance_has_the_numbers_computed_by_hand(run_folder):
     with open_run(run_folder) as run:
-        lines = {line.name: line.values for line in glance(run, reported_runs(run))}
+        lines = {line.name: line.values for part in glance(run, reported_runs(run)) for line in part.measures}
     assert lines == {
         "Held-out exact match": ["0.500 ± 0.980 → 0.500 ± 0.980"],
         "Training exact match": ["0.250 ± 0.490 → 0.000"],
+        "Gain of turn 1, 2, 3 ...": ["-0.10, +1.50"],
+        "Advantage of these turns": ["-0.20, +0.50"],
         "Groups without signal under the outcome alone": ["66.7%"],  # g2 and g3 of three
         "Groups rescued by information gain": ["33.3%"],  # g2
         "Does gain find the evidence? (AUROC)": ["0.750"],
-        "Gain with minus without evidence": ["+1.125"],
+        "Gain with, without evidence": ["+1.00, -0.12"],
         "Advantage agrees with evidence": ["100.0% (85.7%)"],  # 7 turns of 7; the outcome alone is wrong about r3's
-        "Right turns whose belief fell": ["33.3% of 3"],
+        "Right turns punished": ["33.3% by gain, 0.0% by advantage"],  # r1's first search
         "Gain taken without evidence": ["12.5%"],  # 0.5 of 4
+        "Training rollouts that fail, and how": [
+            "83.3% of 6: 40% wrong, evidence missing; 20% wrong, all evidence found; 20% malformed"
+        ],
         "Turns with a broken format": ["15.4% of 13"],
         "Tool calls that failed": ["14.3% of 7"],
         "Seconds per iteration": ["3.5"],
@@ -86,9 +91,9 @@ def test_glance_has_the_numbers_computed_by_hand(run_folder):
 
 def test_plots_draw_the_numbers_computed_by_hand(page):
     def points(title, *columns):
-        return [tuple(row[column] for column in columns) for row in page.rows(title)]
+        return [tuple(row[column] for column in columns) for row in page.rows(title) if row != {"zero": 0}]
 
-    outcome, faint, trained = "under the outcome alone", "as trained, noise not counted", "as trained"
+    outcome, faint, trained = "under the outcome alone", "as trained, noise counted as none", "as trained"
     assert points("Groups without any signal", "iteration", "series", "value") == [
         *((1, outcome, 0.5), (1, faint, 0.0), (1, trained, 0.0)),
         *((2, outcome, 1.0), (2, faint, 1.0), (2, trained, 1.0)),
@@ -103,22 +108,30 @@ def test_plots_draw_the_numbers_computed_by_hand(page):
         ("nothing new", 4, -0.125),
     ]
     assert points("How rollouts end", "iteration", "ending", "rollouts", "share") == [
-        *((1, "right", 1, 0.25), (1, "wrong answer", 3, 0.75)),
-        *((2, "malformed", 1, 0.5), (2, "token_limit", 1, 0.5)),
+        *((1, "wrong, evidence missing", 2, 0.5), (1, "right", 1, 0.25), (1, "wrong, all evidence found", 1, 0.25)),
+        *((2, "malformed", 1, 0.5), (2, "token limit", 1, 0.5)),
     ]
     assert points("Training exact match", "iteration", "em_squad", "low", "high") == [
         (1, 0.25, 0.0, pytest.approx(0.74)),
         (2, 0.0, 0.0, 0.0),
     ]
     assert points("Over- and under-searching", "iteration", "series", "value") == [
-        *((1, "more searches than hops", 0.0), (1, "answered without all evidence", 0.5)),
-        *((2, "more searches than hops", 0.0), (2, "answered without all evidence", 0.0)),
+        *((1, "more searches than hops", 0.0), (1, "answered after fewer", 0.0)),
+        *((2, "more searches than hops", 0.0), (2, "answered after fewer", 0.0)),
     ]
     assert points("Seconds by phase", "phase", "mean_seconds") == [("generate", 2.0), ("learn", 1.0)]
     # r1, the only success: 0.1, then 0.05 and 0.9 after its two searches; r2 is the other rollout of the group.
     chosen = [(row["step"], row["belief"], row["retrieved"]) for row in page.rows("Belief over the turns") if row["is_chosen"]]
     assert chosen == [(0, 0.1, "nothing new"), (1, 0.05, "gold evidence"), (2, 0.9, "gold evidence")]
     assert {row["rollout"] for row in page.rows("Belief over the turns")} == {"r1", "r2"}
+
+
+def test_phases_beyond_the_palette_share_its_last_colour(tmp_path):
+    seconds = {f"phase {k}": 10.0 - k for k in range(9)}
+    record = replace(train_1(), seconds=seconds | {"total": 60.0})
+    page = Page(write_report([write_run(tmp_path, written=[record])], tmp_path / "report.html").read_text())
+    colours = [row["colour"] for row in page.rows("Seconds by phase")]
+    assert colours == [*(f"phase {k}" for k in range(6)), *["phase 6, phase 7, phase 8"] * 3]
 
 
 def test_rollouts_to_read_are_the_extremes_each_once(run_folder):

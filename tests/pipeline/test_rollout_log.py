@@ -80,7 +80,7 @@ def test_a_turn_row_holds_the_decision_the_evidence_and_the_credit(tmp_path):
         "observation_text": "a document",
         "observation_cut": False,
         "neutralised_tags": 0,
-        "document_ids": ["d"],
+        "document_ids": ["author"],
         "document_scores": [2.5],
         "gold_hit": True,
         "scores": [-0.125],

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 from rich.console import Console
-from rollout_log_samples import Q1, rollout, search, write_run
+from rollout_log_samples import Q1, answer, rollout, search, write_run
 from typer.testing import CliRunner
 
 from algorithms.igpo.record import IterationRecord
@@ -92,11 +92,18 @@ NAMED = {
     ],
     # r2 asks "foo", then "FOO ".
     "repeated_queries": [(1, 6, 1 / 6, 0.0, 0.5, None, 0.4), (2, 1, 0.0, 0.0, None, None, 0.0)],
-    # Train 1: 3, 3, 2, 2 turns and 14, 14, 10, 10 tokens; r2 and r4 answer with less evidence than hops.
+    # r3 has its only gold document, r2 and r4 have none; the evaluations answer without searching.
+    "endings": [
+        *(("heldout", i, ending, 1, 0.5) for i in (1, 2) for ending in ("right", "wrong, evidence missing")),
+        *(("train", 1, "wrong, evidence missing", 2, 0.5), ("train", 1, "right", 1, 0.25)),
+        ("train", 1, "wrong, all evidence found", 1, 0.25),
+        *(("train", 2, ending, 1, 0.5) for ending in ("malformed", "token limit")),
+    ],
+    # Train 1: 3, 3, 2, 2 turns and 14, 14, 10, 10 tokens; everyone searches as often as the question has hops.
     "search_length": [
         ("heldout", 1, 2, 1.0, 1.0, 1.0, 6.0, 0.0, 1.0),
         ("heldout", 2, 2, 1.0, 1.0, 1.0, 6.0, 0.0, 1.0),
-        ("train", 1, 4, 2.5, 3.0, 7 / 3, 4.8, 0.0, 0.5),
+        ("train", 1, 4, 2.5, 3.0, 7 / 3, 4.8, 0.0, 0.0),
         ("train", 2, 2, 1.5, None, 1.5, 5.0, 0.0, 0.0),
     ],
     "answer_flips": [(2, 2, 2, 1, 1)],
@@ -149,6 +156,14 @@ def test_reformulated_queries_are_close_but_not_the_same(tmp_path):
     write_run(tmp_path, written=[IterationRecord(1, "train", 0, [rollout("r", "g", Q1, turns)])])
     ((_, _, queries, repeated, reformulated, *_),) = open_run(tmp_path / "run-1").named("repeated_queries").fetchall()
     assert (queries, repeated, reformulated) == (3, 0.0, pytest.approx(1 / 3))
+
+
+def test_one_search_may_find_all_the_evidence(tmp_path):
+    found = [search(0, "both", True, documents=["author", "foo"]), answer(1, "Paris")]
+    half = [search(0, "one", True, documents=["foo", "x"]), answer(1, "Paris")]
+    write_run(tmp_path, written=[IterationRecord(1, "train", 0, [rollout("a", "g", Q1, found), rollout("b", "g", Q1, half)])])
+    answers = open_run(tmp_path / "run-1").named("endings").project("ending").fetchall()
+    assert answers == [("wrong, all evidence found",), ("wrong, evidence missing",)]
 
 
 # Views.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,10 @@ from pipeline.analysis.report.reported_runs import ReportedRun
 from pipeline.analysis.rows import rows_of
 from pipeline.analysis.run import Run
 
+COLOURS = 7
+"""Colours in the page's palette (`--series` in style.css)."""
+ENDINGS = ("right", "wrong", "wrong, evidence missing", "wrong, all evidence found", "turn limit", "token limit", "malformed")
+"""Endings of the query `endings` in the order in which they are stacked."""
 BOX = "Box: middle half, with the median; line: 5% to 95%; dot: mean."
 
 
@@ -70,7 +75,7 @@ class _Plots:
             self._named("advantage_collapse"),
             {
                 "collapsed_outcome": "under the outcome alone",
-                "collapsed_or_faint": "as trained, noise not counted",
+                "collapsed_or_faint": "as trained, noise counted as none",
                 "collapsed": "as trained",
             },
             "share of groups",
@@ -120,20 +125,10 @@ class _Plots:
         )
 
     def endings(self) -> list[Figure]:
-        endings = ["right", "wrong answer", "turn_limit", "token_limit", "malformed"]
-        rows = self._rows(
-            """
-            SELECT
-                run_id, iteration,
-                CASE
-                    WHEN em_squad = 1 THEN 'right' WHEN termination = 'answered' THEN 'wrong answer' ELSE termination
-                END AS ending,
-                count(*) AS rollouts,
-                count(*) / sum(count(*)) OVER (PARTITION BY run_id, iteration) AS share
-            FROM episodes WHERE split = 'train' GROUP BY run_id, iteration, ending ORDER BY ALL
-            """
-        )
-        rows = [row | {"rank": endings.index(row["ending"])} for row in rows]
+        rows = [row for row in self._named("endings") if row["split"] == "train"]
+        found = {row["ending"] for row in rows}
+        order = [ending for ending in ENDINGS if ending in found] + sorted(found - set(ENDINGS))
+        rows = [row | {"rank": order.index(row["ending"])} for row in rows]
         figures = []
         for label, own in self._per_run(rows):
             bars = (
@@ -142,20 +137,21 @@ class _Plots:
                 .encode(
                     x=alt.X("iteration:O", axis=alt.Axis(labelOverlap=True, labelAngle=0)),
                     y=alt.Y("share:Q", title="share of rollouts", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
-                    color=alt.Color("ending:N", title=None, scale=alt.Scale(domain=endings)),
+                    color=alt.Color("ending:N", title=None, scale=alt.Scale(domain=order)),
                     order="rank:Q",
                     tooltip=["ending:N", "iteration:O", alt.Tooltip("share:Q", format=".1%"), "rollouts:Q"],
                 )
             )
-            figures.append(Figure(self._titled("How rollouts end", label), "Training rollouts.", spec(bars)))
+            reading = "Training rollouts. Evidence: whether every gold document had been retrieved."
+            figures.append(Figure(self._titled("How rollouts end", label), reading, spec(bars)))
         return figures
 
     def searching(self) -> list[Figure]:
         return self._lines(
             "Over- and under-searching",
-            "Training rollouts of questions whose hops are known.",
+            "Searches against the hops of the question, over training rollouts of questions whose hops are known.",
             [row for row in self._named("search_length") if row["split"] == "train"],
-            {"over_searching": "more searches than hops", "under_searching": "answered without all evidence"},
+            {"over_searching": "more searches than hops", "under_searching": "answered after fewer"},
             "share of rollouts",
         )
 
@@ -173,15 +169,21 @@ class _Plots:
         rows = [row for row in self._named("phase_seconds") if row["split"] == "train" and row["share"] is not None]
         if not rows:
             return []
-        order = list(dict.fromkeys(row["phase"] for row in sorted(rows, key=lambda row: -row["mean_seconds"])))
-        rows = [row | {"rank": order.index(row["phase"])} for row in rows]
+        seconds = Counter[str]()
+        for row in rows:
+            seconds[row["phase"]] += row["mean_seconds"]
+        ranked = [phase for phase, _ in seconds.most_common()]
+        # As many colours as can be told apart; what is too short for one of its own shares the last.
+        order = ranked if len(ranked) <= COLOURS else [*ranked[: COLOURS - 1], ", ".join(ranked[COLOURS - 1 :])]
+        rank = {phase: place for place, phase in enumerate(ranked)}
+        rows = [row | {"rank": rank[row["phase"]], "colour": order[min(rank[row["phase"]], len(order) - 1)]} for row in rows]
         bars = (
             chart(rows, height=60 + 50 * len({row["run"] for row in rows}))
             .mark_bar()
             .encode(
                 y=alt.Y("run:N", title=None, sort=self._labels, axis=alt.Axis(labelLimit=140)),
                 x=alt.X("mean_seconds:Q", title="seconds per iteration", axis=alt.Axis(tickCount=6)),
-                color=alt.Color("phase:N", title=None, scale=alt.Scale(domain=order)),
+                color=alt.Color("colour:N", title=None, scale=alt.Scale(domain=order)),
                 order="rank:Q",
                 tooltip=["run:N", "phase:N"]
                 + [alt.Tooltip(f"{name}:Q", format=".2f") for name in ("mean_seconds", "max_seconds")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -22,63 +23,111 @@ class Measure:
     values: list[str]
 
 
-def glance(run: Run, runs: list[ReportedRun]) -> list[Measure]:
-    """The overview's lines, a value per run in the order of `runs`."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The lines that answer one question."""
+
+    question: str
+    measures: list[Measure]
+
+
+def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
+    """The overview, a value per run in the order of `runs`."""
     named = {name: _by_run(run.named(name)) for name in _QUERIES} | {"unearned": _by_run(run.sql(_UNEARNED))}
 
     def line(name: str, reading: str, text) -> Measure:
         return Measure(name, reading, [text({key: rows.get(one.run_id, []) for key, rows in named.items()}) for one in runs])
 
     return [
-        line(
-            "Held-out exact match", "first → last evaluation, ± 95% interval over questions", lambda q: _first_last(q, "heldout")
+        Part(
+            "Does it learn?",
+            [
+                line(
+                    "Held-out exact match",
+                    "first → last evaluation, ± 95% interval over questions",
+                    lambda q: _first_last(q, "heldout"),
+                ),
+                line("Training exact match", "first → last iteration", lambda q: _first_last(q, "train")),
+            ],
         ),
-        line("Training exact match", "first → last iteration", lambda q: _first_last(q, "train")),
-        line(
-            "Groups without signal under the outcome alone",
-            "all rollouts of the prompt were worth the same, so GRPO would learn nothing from them",
-            lambda q: _share(_mean(q["advantage_collapse"], "collapsed_outcome", "groups")),
+        Part(
+            "Which turns earn reward?",
+            [
+                line(
+                    "Gain of turn 1, 2, 3 ...",
+                    "mean rise of belief in the gold answer, on the run's scale; the final turn has none",
+                    lambda q: _by_turn(q["gain_by_turn"], "mean_gain"),
+                ),
+                line(
+                    "Advantage of these turns",
+                    "mean of what training gave each of their tokens",
+                    lambda q: _by_turn(q["gain_by_turn"], "mean_advantage"),
+                ),
+                line(
+                    "Groups without signal under the outcome alone",
+                    "all rollouts of the prompt were worth the same, so GRPO would learn nothing from them",
+                    lambda q: _share(_mean(q["advantage_collapse"], "collapsed_outcome", "groups")),
+                ),
+                line(
+                    "Groups rescued by information gain",
+                    "no signal under the outcome, a spread of gains above noise",
+                    lambda q: _share(_mean(q["advantage_collapse"], "rescued", "groups")),
+                ),
+            ],
         ),
-        line(
-            "Groups rescued by information gain",
-            "no signal under the outcome, a spread of gains above noise",
-            lambda q: _share(_mean(q["advantage_collapse"], "rescued", "groups")),
+        Part(
+            "Is the credit deserved?",
+            [
+                line(
+                    "Does gain find the evidence? (AUROC)",
+                    "chance that a turn with new gold evidence gains more than one without; 0.5 is a coin",
+                    lambda q: _number(_only(q["credit_auroc"], "auroc"), ".3f"),
+                ),
+                line(
+                    "Gain with, without evidence",
+                    "mean gain of turns that retrieved new gold evidence, and of the others",
+                    lambda q: _pair(q["credit_auroc"], "mean_gain_hit", "mean_gain_other"),
+                ),
+                line(
+                    "Advantage agrees with evidence",
+                    "sign of a turn's advantage against its retrieval; in brackets what the outcome alone would have paid",
+                    lambda q: _agreement(q["advantage_agreement"]),
+                ),
+                line(
+                    "Right turns punished",
+                    "new gold evidence, and yet a negative gain; and yet a negative advantage",
+                    lambda q: _punished(q["bridge_turns_punished"]),
+                ),
+                line(
+                    "Gain taken without evidence",
+                    "share of all positive gain that went to turns without new gold evidence",
+                    lambda q: _share(_only(q["unearned"], "share")),
+                ),
+            ],
         ),
-        line(
-            "Does gain find the evidence? (AUROC)",
-            "chance that a turn with new gold evidence gains more than one without; 0.5 is a coin",
-            lambda q: _number(_only(q["credit_auroc"], "auroc"), ".3f"),
+        Part(
+            "What goes wrong?",
+            [
+                line(
+                    "Training rollouts that fail, and how",
+                    "commonest first; evidence: the question's gold documents",
+                    lambda q: _failures([row for row in q["endings"] if row["split"] == "train"]),
+                ),
+                line("Turns with a broken format", "training turns that were malformed or cut off", _format_failures),
+                line("Tool calls that failed", "all tools", lambda q: _ratio(q["tool_errors"], "errors", "calls")),
+                line("Seconds per iteration", "training, mean", lambda q: _seconds(q["phase_seconds"])),
+            ],
         ),
-        line(
-            "Gain with minus without evidence",
-            "mean gain of turns that retrieved new gold evidence, minus the others'",
-            lambda q: _number(_only(q["credit_auroc"], "gain_gap"), "+.3f"),
-        ),
-        line(
-            "Advantage agrees with evidence",
-            "sign of a turn's advantage against its retrieval; in brackets what the outcome alone would have paid",
-            lambda q: _agreement(q["advantage_agreement"]),
-        ),
-        line(
-            "Right turns whose belief fell",
-            "new gold evidence and a negative gain",
-            lambda q: _ratio(q["bridge_turns_punished"], "punished", "hit_turns"),
-        ),
-        line(
-            "Gain taken without evidence",
-            "share of all positive gain that went to turns without new gold evidence",
-            lambda q: _share(_only(q["unearned"], "share")),
-        ),
-        line("Turns with a broken format", "training turns that were malformed or cut off", lambda q: _format_failures(q)),
-        line("Tool calls that failed", "all tools", lambda q: _ratio(q["tool_errors"], "errors", "calls")),
-        line("Seconds per iteration", "training, mean", lambda q: _seconds(q["phase_seconds"])),
     ]
 
 
 _QUERIES = (
-    "learning_curve", "advantage_collapse", "credit_auroc", "advantage_agreement", "bridge_turns_punished",
-    "format_failures", "search_length", "tool_errors", "phase_seconds",
+    "learning_curve", "gain_by_turn", "advantage_collapse", "credit_auroc", "advantage_agreement", "bridge_turns_punished",
+    "endings", "format_failures", "search_length", "tool_errors", "phase_seconds",
 )  # fmt: skip
+_TURNS = 6
+_FAILURES = 3
+"""How many turns, and how many kinds of failure, a line names."""
 
 # `gain_without_evidence` over all iterations: shares of iterations cannot be averaged, their denominators differ.
 _UNEARNED = """
@@ -126,6 +175,33 @@ def _first_last(queries: dict[str, list[Row]], split: str) -> str:
         return "–"
     shown = [rows[0]] if len(rows) == 1 else [rows[0], rows[-1]]
     return " → ".join(f"{row['em_squad']:.3f}" + ("" if row["em_ci95"] is None else f" ± {row['em_ci95']:.3f}") for row in shown)
+
+
+def _by_turn(rows: list[Row], column: str) -> str:
+    """The column of the first turns, in order; `…` where there are more."""
+    values = [_number(row[column], "+.2f") for row in rows[:_TURNS]]
+    return ", ".join(values + ["…"] * (len(rows) > _TURNS)) or "–"
+
+
+def _pair(rows: list[Row], *columns: str) -> str:
+    return ", ".join(_number(_only(rows, column), "+.2f") for column in columns) if rows else "–"
+
+
+def _punished(rows: list[Row]) -> str:
+    by_gain, by_advantage = (_mean(rows, column, "hit_turns") for column in ("punished_share", "negative_advantage_share"))
+    return f"{by_gain:.1%} by gain, {_share(by_advantage)} by advantage" if by_gain is not None else "–"
+
+
+def _failures(rows: list[Row]) -> str:
+    total, kinds = sum(row["rollouts"] for row in rows), Counter[str]()
+    for row in rows:
+        kinds[row["ending"]] += row["rollouts"]
+    del kinds["right"]
+    failed = sum(kinds.values())
+    if not failed:
+        return f"none of {total:,}" if total else "–"
+    named = "; ".join(f"{count / failed:.0%} {kind}" for kind, count in kinds.most_common(_FAILURES))
+    return f"{failed / total:.1%} of {total:,}: {named}"
 
 
 def _agreement(rows: list[Row]) -> str:

@@ -14,7 +14,7 @@ Chart = alt.Chart | alt.LayerChart
 
 HEIGHT = 240
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
-ITERATION = alt.X("iteration:Q", title="iteration", axis=alt.Axis(tickMinStep=1, format="d"))
+ITERATION = alt.X("iteration:Q", title="iteration", axis=alt.Axis(tickMinStep=1, tickCount=8, format="d"))
 
 
 def chart(rows: list[Row], height: int = HEIGHT) -> alt.Chart:
@@ -93,8 +93,10 @@ def boxes(rows: list[Row], labels: list[str], category: str, value: str) -> dict
         + [alt.Tooltip(f"{name}:Q", format="+.3f") for name in ("mean", *QUANTILES)],
     )
     width = min(40, max(5, 140 // len(rows)))
+    zero = chart([{"zero": 0}]).mark_rule().encode(y="zero:Q")
     return spec(
-        base.mark_rule().encode(y=alt.Y("q05:Q", title=value), y2="q95:Q")
+        zero
+        + base.mark_rule().encode(y=alt.Y("q05:Q", title=value), y2="q95:Q")
         + base.mark_bar(size=width, fillOpacity=0.35).encode(y="q25:Q", y2="q75:Q")
         + base.mark_tick(size=width, thickness=2).encode(y="q50:Q")
         + base.mark_point(filled=True, size=50, opacity=1).encode(y="mean:Q")
