@@ -1,5 +1,5 @@
 """`igpo`: look before a run (`doctor`), at its rollouts (`sql`, `schema`, `compact`, `recredit`, `profile`, `report`,
-`show`, `browse`), at an answer (`ask`)."""
+`show`, `browse`), at an answer (`ask`); make demonstrations (`data`) and learn from them (`warm-start`)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from pipeline.cli.common import BAD_INPUT, plain_errors, version_callback
 from pipeline.cli.data import app as data_app
+from pipeline.cli.demonstrations import demonstrations_command
 from pipeline.cli.estimate import estimate_command
 from pipeline.cli.profile import profile_command
 from pipeline.cli.recredit import recredit_command
@@ -17,6 +18,7 @@ from pipeline.cli.serve import serve_retriever_command
 from pipeline.cli.show import browse_command, show_command
 from pipeline.cli.sql import compact_command, schema_command, sql_command
 from pipeline.cli.study import study_command
+from pipeline.cli.warm_start import warm_start_command
 
 app = typer.Typer(
     help="Look into IGPO runs and policies.",
@@ -26,6 +28,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+data_app.command("demonstrations")(plain_errors(demonstrations_command))
 app.add_typer(data_app, name="data")
 app.command("serve-retriever")(plain_errors(serve_retriever_command))
 app.command("sql")(plain_errors(sql_command))
@@ -38,6 +41,7 @@ app.command("report")(plain_errors(report_command))
 app.command("show")(plain_errors(show_command))
 app.command("browse")(plain_errors(browse_command))
 app.command("study")(plain_errors(study_command))
+app.command("warm-start")(plain_errors(warm_start_command))
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the experiment.")]
 Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")]

@@ -1,6 +1,7 @@
-"""Lets the tests of this folder import their shared helpers (pytest's importlib mode leaves the folder off the path)."""
+"""Lets the tests of this folder import their shared helpers and those of tests/envs (pytest's importlib mode leaves the folders
+off the path)."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "envs")]

@@ -1,0 +1,77 @@
+"""`igpo data demonstrations`: questions with searches and answers, invented over a corpus. `igpo` mounts this function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demonstrations_command(
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="JSONL of id, contents: English encyclopedic passages.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write (JSONL); must not exist.")],
+    number: Annotated[int, typer.Option(min=1, help="How many, at most.")] = 300,
+    two_hop_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share that needs two searches.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Questions whose supporting passages are left alone; may be given several times."),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="FILE", help="Experiment whose retriever must find them.  [default: BM25, top 1]"),
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of it.")] = None,
+) -> None:
+    """Invent questions over a corpus, with the searches that find the answer: for `igpo warm-start`, or to train and test on.
+
+    They ask for facts that stand in a passage in so many words (who directed a film, when someone was born), or for a fact of
+    a passage that another one names. Only those are kept whose searches bring the passages through the real retriever.
+
+    Examples:
+
+    - `igpo data demonstrations passages.jsonl --out demos.jsonl --number 300 --exclude test.jsonl`
+    - `igpo data demonstrations passages.jsonl --out train.jsonl --number 600 --seed 1 --exclude test.jsonl --exclude demos.jsonl`
+    """
+    from rich.console import Console
+
+    from envs.data.corpus import load_corpus
+    from envs.data.demonstrations import make_demonstrations, save_demonstrations
+    from envs.data.errors import InputError
+    from envs.data.questions import load_questions
+    from envs.retrieval.build import build_retriever
+    from envs.retrieval.settings import RetrieverSettings
+    from pipeline.experiment import load_experiments
+
+    if out.exists():
+        raise InputError(f"{out} exists: give a file that does not")
+    if set_ and not config:
+        raise InputError("--set changes a setting of an experiment: name one with --config")
+    retriever = load_experiments(config, set_)[0].env_settings.retriever if config else RetrieverSettings()
+    console = Console()
+    with console.status(f"reading {corpus} ..."):
+        excluded = [question for source in exclude or [] for question in load_questions(source)]
+        passages = load_corpus(corpus)
+        made, dropped = make_demonstrations(
+            passages,
+            build_retriever(retriever, passages),
+            number=number,
+            seed=seed,
+            top_k=retriever.top_k,
+            two_hop_share=two_hop_share,
+            excluded=excluded,
+        )
+        save_demonstrations(made, out)
+    one_hop = sum(demonstration.question.hops == 1 for demonstration in made)
+    console.print(
+        f"{len(made)} demonstrations ({one_hop} of one hop, {len(made) - one_hop} of two) written to {out}"
+        + (f"; {number} were wanted: the corpus has no more" if len(made) < number else ""),
+        highlight=False,
+        soft_wrap=True,
+    )
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+    console.print(f"dropped: {reasons or 'none'}", highlight=False, soft_wrap=True)
+    for demonstration in made[:3]:
+        words = [demonstration.question.text, *demonstration.searches, demonstration.question.golds[0]]
+        console.print("  " + "  ->  ".join(words), highlight=False, markup=False, soft_wrap=True)
