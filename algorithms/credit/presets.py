@@ -169,6 +169,17 @@ DAPO = Preset(
 """grpo's advantages, clip 0.2 / 0.28, mean over all tokens of the batch, no KL, collapsed groups sampled again. Its
 overlong penalty is left out: this project's truncation penalty takes its place."""
 
+BELIEF_CRITIC = Preset(
+    name="belief_critic",
+    source="this project (docs/study.md)",
+    credit=CreditConfig(gain_basis="prob", normalisation="none", outcome_baseline="belief"),
+)
+"""A_t = sum_{k>=t} gamma^(k-t) d_k with d_t = b_t - b_{t-1} on gain-bearing turns and d_T = o - b_{T-1} on the last one,
+answered or cut off: belief as a critic that costs nothing, TD errors of the potential b with 0 at the end, gamma as lambda.
+At gamma 1, A_t = o - b_{t-1}: the outcome with a baseline that knows the history, unbiased because b_{t-1} does not depend
+on what turn t does; below 1, biased by as much as belief differs from the expected outcome. No z-scores: where every
+rollout fails and belief stays low nothing is blown up, and whoever ends without an answer pays the belief it built up."""
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
@@ -184,6 +195,7 @@ PRESETS: dict[str, Preset] = {
         REINFORCE_PP,
         GSPO,
         DAPO,
+        BELIEF_CRITIC,
     )
 }
 

@@ -99,19 +99,19 @@ def test_weights_act_after_normalisation():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_degenerate_groups_give_exactly_zero(preset):
     third = 1 / 3  # a value whose mean of three rounds
-    outcome_only = advantages([0.1] * 3, [[], [], []], preset)
+    outcome_only = advantages([0.1] * 3, [[], [], []], preset, last_beliefs=[0.1] * 3)
     assert [row.tolist() for row in outcome_only] == [[0.0]] * 3
-    if preset not in ("trace",):  # raw gains are not normalised there
+    if preset not in ("trace", "belief_critic"):  # raw gains are not normalised there
         rows = advantages([0.1] * 3, [[0.7], [0.7], [0.7]], preset)
         if preset != "igpo_v1":  # 0.1 and 0.7 differ within one population
             assert all((row == 0.0).all() for row in rows)
-    single = advantages([third], [[]], preset)
+    single = advantages([third], [[]], preset, last_beliefs=[third])
     assert single[0].tolist() == [0.0]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_one_rollout_alone(preset):
-    (row,) = advantages([1.0], [[0.3, -0.2]], preset)
+    (row,) = advantages([1.0], [[0.3, -0.2]], preset, last_beliefs=[0.6])
     assert row.shape == (3,)
     assert np.isfinite(row).all()
     if PRESETS[preset].credit.ig_weight == 0.0:

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.credit import CreditConfig, TurnBatch, advantages, assign_credit
+from algorithms.credit import CreditConfig, TurnBatch, advantages, assign_credit, get_preset
 
-CRITIC = {"gain_basis": "prob", "normalisation": "none", "outcome_baseline": "belief"}
 # b_0 = 0.1; then belief 0.3, and 0.2, 0.7
 OUTCOMES, GAINS, LAST = [0.0, 1.0], [[0.2], [0.1, 0.5]], [0.3, 0.7]
 
@@ -18,27 +17,27 @@ def check(result, expected):
 
 
 def test_at_lambda_1_each_turn_gets_the_outcome_minus_the_belief_before_it():
-    check(advantages(OUTCOMES, GAINS, **CRITIC, last_beliefs=LAST), [[-0.1, -0.3], [0.9, 0.8, 0.3]])
+    check(advantages(OUTCOMES, GAINS, "belief_critic", last_beliefs=LAST), [[-0.1, -0.3], [0.9, 0.8, 0.3]])
 
 
 def test_at_lambda_0_each_turn_gets_what_it_changed():
-    check(advantages(OUTCOMES, GAINS, **CRITIC, gamma=0.0, last_beliefs=LAST), [[0.2, -0.3], [0.1, 0.5, 0.3]])
+    check(advantages(OUTCOMES, GAINS, "belief_critic", gamma=0.0, last_beliefs=LAST), [[0.2, -0.3], [0.1, 0.5, 0.3]])
 
 
 def test_in_between_later_changes_count_less():
     expected = [[0.2 - 0.5 * 0.3, -0.3], [0.1 + 0.5 * (0.5 + 0.5 * 0.3), 0.5 + 0.5 * 0.3, 0.3]]
-    check(advantages(OUTCOMES, GAINS, **CRITIC, gamma=0.5, last_beliefs=LAST), expected)
+    check(advantages(OUTCOMES, GAINS, "belief_critic", gamma=0.5, last_beliefs=LAST), expected)
 
 
 @given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=8), st.floats(-1.0, 1.0))
 def test_rewards_of_a_rollout_add_up_to_the_outcome_minus_the_first_belief(beliefs, outcome):
-    (advantages_T,) = advantages([outcome], [np.diff(beliefs)], **CRITIC, last_beliefs=[beliefs[-1]])
+    (advantages_T,) = advantages([outcome], [np.diff(beliefs)], "belief_critic", last_beliefs=[beliefs[-1]])
     np.testing.assert_allclose(advantages_T, outcome - np.array(beliefs), atol=1e-12)
 
 
 def test_unequal_outcomes_decide_what_collapses_under_the_outcome_alone():
     batch = TurnBatch.from_lists([0, 0, 1, 1], [1, 1, 0, 1], [[0.5], [], [], []], last_belief_N=[0.7, 0.2, 0.2, 0.2])
-    groups = assign_credit(batch, CreditConfig(**CRITIC)).groups
+    groups = assign_credit(batch, get_preset("belief_critic").credit).groups
     assert groups.collapsed_outcome_P.tolist() == [True, False]
     assert groups.collapsed_P.tolist() == [False, False]
 
@@ -62,10 +61,10 @@ def test_what_is_paid_back_is_normalised():
 
 def test_a_belief_that_is_needed_and_missing_is_named():
     with pytest.raises(ValueError, match="outcome_baseline='belief' needs last_belief_N"):
-        advantages(OUTCOMES, GAINS, **CRITIC)
+        advantages(OUTCOMES, GAINS, "belief_critic")
     with pytest.raises(ValueError, match="rollout 1 has no belief score"):
-        advantages(OUTCOMES, GAINS, **CRITIC, last_beliefs=[0.3, np.nan])
+        advantages(OUTCOMES, GAINS, "belief_critic", last_beliefs=[0.3, np.nan])
     with pytest.raises(ValueError, match="last_belief_N has shape"):
-        advantages(OUTCOMES, GAINS, **CRITIC, last_beliefs=[0.3])
+        advantages(OUTCOMES, GAINS, "belief_critic", last_beliefs=[0.3])
     with pytest.raises(ValueError, match="a window only the next"):
         CreditConfig(window=2, truncated_pays_back=True)

@@ -80,8 +80,9 @@ def test_permuting_rollouts_permutes_advantages(batch, preset, random):
     groups, outcomes, gains = unzip(batch)
     order = list(range(len(batch)))
     random.shuffle(order)
-    result = advantages(outcomes, gains, preset, groups=groups)
-    shuffled = advantages([outcomes[i] for i in order], [gains[i] for i in order], preset, groups=[groups[i] for i in order])
+    rows = {"outcomes": outcomes, "gains": gains, "groups": groups, "last_beliefs": [abs(outcome) / 4 for outcome in outcomes]}
+    result = advantages(preset=preset, **rows)
+    shuffled = advantages(preset=preset, **{name: [column[i] for i in order] for name, column in rows.items()})
     for place, i in enumerate(order):
         np.testing.assert_allclose(shuffled[place], result[i], rtol=1e-9, atol=1e-9)
 
@@ -99,7 +100,7 @@ def test_ig_weight_zero_is_bitwise_grpo(batch, norm, outcome_gamma):
 @quick
 @given(rollouts, preset_name)
 def test_everything_is_finite(batch, preset):
-    turns = TurnBatch.from_lists(*unzip(batch))
+    turns = TurnBatch.from_lists(*unzip(batch), last_belief_N=np.full(len(batch), 0.5))
     credit = assign_credit(turns, get_preset(preset).credit)
     assert np.isfinite(credit.advantages_M).all()
     assert np.isfinite(credit.normalised_gains_M[turns.gain_bearing_M]).all()
@@ -110,7 +111,7 @@ def test_everything_is_finite(batch, preset):
 @quick
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8), preset_name)
 def test_finite_for_wild_rewards(values, preset):
-    rows = advantages(values, [values] * len(values), preset)
+    rows = advantages(values, [values] * len(values), preset, last_beliefs=[1e-9] * len(values))
     assert all(np.isfinite(row).all() for row in rows)
 
 
@@ -118,13 +119,14 @@ def test_finite_for_wild_rewards(values, preset):
 @given(rollouts, preset_name)
 def test_float32_and_float64_agree(batch, preset):
     groups, outcomes, gains = unzip(batch)
-    turns64 = TurnBatch.from_lists(groups, outcomes, gains)
+    turns64 = TurnBatch.from_lists(groups, outcomes, gains, last_belief_N=np.full(len(batch), 0.5))
     turns32 = TurnBatch(
         group_N=turns64.group_N.astype(np.int32),
         turns_N=turns64.turns_N.astype(np.int32),
         outcome_N=turns64.outcome_N.astype(np.float32),
         gains_M=turns64.gains_M.astype(np.float32),
         gain_bearing_M=turns64.gain_bearing_M,
+        last_belief_N=turns64.last_belief_N.astype(np.float32),
     )
     config = get_preset(preset).credit
     np.testing.assert_array_equal(assign_credit(turns32, config).advantages_M, assign_credit(turns64, config).advantages_M)
