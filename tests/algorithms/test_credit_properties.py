@@ -162,10 +162,11 @@ def test_other_groups_do_not_matter(batch, preset):
     groups, outcomes, gains = unzip(batch)
     if get_preset(preset).credit.outcome_baseline == "batch_zscore":
         return
-    together = advantages(outcomes, gains, preset, groups=groups)
+    rows = {"outcomes": outcomes, "gains": gains, "last_beliefs": [abs(outcome) / 4 for outcome in outcomes]}
+    together = advantages(preset=preset, groups=groups, **rows)
     for group in set(groups):
         members = [i for i, other in enumerate(groups) if other == group]
-        alone = advantages([outcomes[i] for i in members], [gains[i] for i in members], preset)
+        alone = advantages(preset=preset, **{name: [column[i] for i in members] for name, column in rows.items()})
         for i, row in zip(members, alone, strict=True):
             np.testing.assert_allclose(row, together[i], rtol=1e-9, atol=1e-12)
 
