@@ -29,6 +29,8 @@ class _Tree:
     answer_G: np.ndarray
     """Index of the token's answer: moment * K + alias."""
     shape: tuple[int, int]
+    longest: int
+    """Tokens of the longest context with the answer behind it."""
 
     @property
     def trunk_size(self) -> int:
@@ -50,7 +52,7 @@ class TreeScorer:
         self._tokens_per_batch = tokens_per_batch
 
     def score(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
-        """Raises ValueError where a trunk is longer than the model's sliding window, which the mask does not know."""
+        """Raises ValueError where a sequence is longer than the model's sliding window, which the mask does not know."""
         trees = [_grow(query) for query in queries]
         self._refuse_sliding_window(trees)
         scores: list[np.ndarray] = [np.empty(0)] * len(trees)
@@ -97,20 +99,23 @@ class TreeScorer:
 
     def _refuse_sliding_window(self, trees: list[_Tree]) -> None:
         window = getattr(self._model.config, "sliding_window", None)
-        longest = max((tree.trunk_size for tree in trees), default=0)
+        longest = max((tree.longest for tree in trees), default=0)
         if window is not None and window < longest:
-            raise ValueError(f"a context of {longest} tokens is longer than the model's sliding window of {window}: use `naive`")
+            raise ValueError(
+                f"a context with its answer has {longest} tokens, longer than the model's sliding window of {window}: use `naive`"
+            )
 
 
 def _grow(query: BeliefQuery) -> _Tree:
     """The tree of a query. An answer's tokens up to its last gold one are enough, and that one is only predicted."""
     tree = TokenTree(max(query.contexts_T1, key=len))
-    nodes, targets = [], []
+    nodes, targets, longest = [], [], 0
     for context_L in query.contexts_T1:
         for suffix in query.suffixes_K:
             gold = np.flatnonzero(suffix.gold_mask_L)
             ids = np.asarray(suffix.ids, dtype=np.int64)
             node_L = tree.add(np.concatenate([context_L, ids[: gold[-1]]]))
+            longest = max(longest, len(node_L))
             nodes.append(node_L[len(context_L) + gold - 1])
             targets.append(ids[gold])
     return _Tree(
@@ -119,6 +124,7 @@ def _grow(query: BeliefQuery) -> _Tree:
         target_G=np.concatenate(targets),
         answer_G=np.repeat(np.arange(len(nodes)), [len(part) for part in nodes]),
         shape=(len(query.contexts_T1), len(query.suffixes_K)),
+        longest=longest,
     )
 
 

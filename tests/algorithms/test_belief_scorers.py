@@ -136,10 +136,13 @@ def test_a_tree_by_hand():
 
 
 def test_a_sliding_window_that_the_mask_does_not_know_is_refused(model):
-    query = make_query(np.random.default_rng(6))
-    model.config.sliding_window = 3
+    query = make_query(np.random.default_rng(6), answers=(1,), prefix=(7,))
+    longest = max(map(len, query.contexts_T1)) + 1  # the template's first token; the gold one is only predicted
     try:
-        with pytest.raises(ValueError, match="longer than the model's sliding window of 3: use `naive`"):
+        model.config.sliding_window = longest
+        TreeScorer(model).score([query])
+        model.config.sliding_window = longest - 1
+        with pytest.raises(ValueError, match=f"longer than the model's sliding window of {longest - 1}: use `naive`"):
             TreeScorer(model).score([query])
     finally:
         del model.config.sliding_window
