@@ -71,7 +71,10 @@ def warm_start_command(
         def show(update: int, loss: float) -> None:
             nonlocal done
             done = update
-            progress.update(bar, completed=update, description=f"update {update}/{start.num_updates}, loss {loss:.3f}")
+            said = f"update {update}/{start.num_updates}, loss {loss:.3f}"
+            progress.update(bar, completed=update, description=said)
+            if not console.is_terminal and update % 10 == 0:
+                console.print(said, highlight=False)
 
         progress.console.print(f"before: held-out loss {start.measure():.3f} nats per token", highlight=False)
         for epoch in range(1, epochs + 1):
