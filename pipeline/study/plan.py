@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from envs.data.errors import InputError
 from envs.settings import Settings
@@ -54,7 +54,8 @@ class Plan(Settings):
     """A study. `budget_tokens` counts every sampled token, those of replaced groups too."""
 
     budget_tokens: int = Field(gt=0)
-    evaluate_every_tokens: int = Field(gt=0)
+    evaluate_at_tokens: list[int] = Field(min_length=1)
+    """Sampled tokens at which held-out questions are answered, before the budget is spent; the start and the end always are."""
     baseline: str
     """The method that the others are tested against."""
     candidate: str
@@ -65,6 +66,13 @@ class Plan(Settings):
     difficulties: dict[str, dict[str, Any]]
     grids: list[Grid]
     tuning: Tuning | None = None
+
+    @field_validator("evaluate_at_tokens")
+    @classmethod
+    def _ascend(cls, tokens: list[int]) -> list[int]:
+        if tokens != sorted(set(tokens)) or tokens[0] < 1:
+            raise ValueError(f"evaluate_at_tokens must ascend from 1 or more, got {tokens}")
+        return tokens
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Plan:
@@ -142,7 +150,7 @@ class Cell:
 
         Defaults are not in it: a new setting of a later version does not make a finished cell stale.
         """
-        asked = (self.experiment(plan).config, self.budget_tokens, plan.evaluate_every_tokens)
+        asked = (self.experiment(plan).config, self.budget_tokens, plan.evaluate_at_tokens)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -38,7 +38,7 @@ class CellRunner:
         algorithm = self._start_over(config)
         so_far = {"tokens": 0, "rollouts": 0, "seconds": 0.0}
         rows = [heldout_row(0, algorithm.evaluate(), so_far)]
-        next_evaluation = self._plan.evaluate_every_tokens
+        evaluations = [*(tokens for tokens in self._plan.evaluate_at_tokens if tokens < cell.budget_tokens), cell.budget_tokens]
         while so_far["tokens"] < cell.budget_tokens:
             started = time.perf_counter()
             metrics = algorithm.train()["igpo"]
@@ -48,9 +48,9 @@ class CellRunner:
                 "seconds": so_far["seconds"] + time.perf_counter() - started,
             }
             rows.append(training_row(algorithm.records[0], metrics, so_far))
-            if so_far["tokens"] >= min(next_evaluation, cell.budget_tokens):
+            if so_far["tokens"] >= evaluations[0]:
                 rows.append(heldout_row(algorithm.iteration, algorithm.evaluate(), so_far))
-                next_evaluation += self._plan.evaluate_every_tokens
+                evaluations = [tokens for tokens in evaluations if tokens > so_far["tokens"]]
             progress(so_far["tokens"], rows[-1])
         return rows, config.lr
 

@@ -22,7 +22,7 @@ from pipeline.study.tables import compare, final, holm, rollouts_to_reach, sign_
 
 PLAN = {
     "budget_tokens": 3000,
-    "evaluate_every_tokens": 1500,
+    "evaluate_at_tokens": [1500],
     "baseline": "grpo",
     "candidate": "igpo",
     "settings": {"evaluation_questions": 8, "prompts_per_iteration": 4, "group_size": 4},
@@ -69,6 +69,7 @@ def test_methods_of_a_seed_see_the_same_prompts_and_tuning_another_world():
         ({"tuning": PLAN["tuning"] | {"seed": 1}}, "tuning.seed 1 is also a reported seed"),
         ({"tuning": PLAN["tuning"] | {"difficulty": "hrad"}}, "no 'hrad' among its difficulties: easy"),
         ({"metods": {}}, "metods"),
+        ({"evaluate_at_tokens": [2, 1]}, r"must ascend from 1 or more, got \[2, 1\]"),
     ],
 )
 def test_a_wrong_plan_is_one_sentence(tmp_path: Path, change: dict, message: str):
