@@ -135,7 +135,8 @@ class Experiment:
             if config._translate_special_keys(key, warn_deprecated=False) not in known:
                 raise unknown_key("config", key, known, where)
         preset = PRESETS.get(str(self.config.get("preset", config.preset)), PRESETS["igpo"])
-        _check_types(self.config, {**vars(config), **dataclasses.asdict(preset.credit), **preset.loss}, where)
+        given = {key: value for key, value in self.config.items() if value is not None or getattr(config, key, None) is not None}
+        _check_types(given, {**vars(config), **dataclasses.asdict(preset.credit), **preset.loss}, where)
         if self.config.get("lora") is not None:
             validated(LoraSettings, self.config["lora"], "config.lora", where)
         config.update_from_dict({**self.config, "env": ENVIRONMENT})

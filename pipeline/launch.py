@@ -21,10 +21,11 @@ from pipeline import provenance
 from pipeline.analysis.results import REPORT, RESULTS
 from pipeline.attempt import open_attempt
 from pipeline.checkpoints import Checkpoints, read_note
+from pipeline.cluster import lacking, start_ray
 from pipeline.doctor import Subject, cheap_checks
 from pipeline.experiment import Experiment, config_hash
 from pipeline.progress import Progress, before_and_after
-from pipeline.quiet import level_of, log_to_file, native_stderr_to, quieten_ray
+from pipeline.quiet import log_to_file, native_stderr_to, quieten_ray
 from pipeline.rollout_log.folder import open_folder
 from pipeline.run_directory import FINISHED, RunDirectory, new_run_id
 from pipeline.training import HELDOUT_BEFORE, Ending, TrainingLoop
@@ -77,9 +78,14 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
     """Makes every run and returns the exit code. All of them are checked before the first one starts."""
     quieten_ray(options.verbosity)
     plans = [_plan(experiment, options, alone=len(experiments) == 1) for experiment in experiments]
-    for plan in plans:
-        if plan.run is None or plan.run.diary["status"] != FINISHED:
-            _check(plan, console)
+    unfinished = [plan for plan in plans if plan.run is None or plan.run.diary["status"] != FINISHED]
+    for plan in unfinished:
+        _check(plan, console)
+    if unfinished:
+        with console.status("starting Ray ..."):
+            start_ray(options)
+    for plan in unfinished:
+        _check_resources(plan, options, console)
     grids = _grid_ids(plans)
     for number, plan in enumerate(plans, start=1):
         label = plan.experiment.label
@@ -130,6 +136,15 @@ def _check(plan: _Plan, console: Console) -> None:
             console.print(Text.assemble(("warning: ", "yellow"), f"{finding.name}: {finding.message}"), soft_wrap=True)
     assert subject.task is not None
     plan.identity = subject.task.identity
+
+
+def _check_resources(plan: _Plan, options: LaunchOptions, console: Console) -> None:
+    """A cluster that was joined may grow; this machine will not."""
+    lack = lacking(plan.config)
+    if lack and options.ray_address is None:
+        raise InputError(f"{plan.experiment.source}: {lack}: lower num_env_runners, num_learners or what each of them asks for.")
+    if lack:
+        console.print(Text.assemble(("warning: ", "yellow"), f"{lack}: waiting for the cluster to grow"), soft_wrap=True)
 
 
 def _check_unchanged(run: RunDirectory, resolved: dict, experiment: Experiment) -> None:
@@ -191,13 +206,12 @@ def _start(plan: _Plan, grid_id: str | None, options: LaunchOptions, console: Co
 def _train(
     plan: _Plan, run: RunDirectory, checkpoint: Path | None, resumed_from: int | None, options: LaunchOptions, console: Console
 ) -> Ending:
-    """Opens log, tracker, Ray and algorithm, trains, and closes them whatever happens."""
+    """Opens log, tracker and algorithm, trains, and closes them whatever happens."""
     experiment = plan.experiment
     with open_attempt(run, plan.resolved, plan.config, resumed_from, plan.identity, experiment.mlflow) as attempt:
         console.print(f"MLflow store   {attempt.tracker.tracking_uri}", soft_wrap=True, highlight=False)
         with Progress(console, experiment.stop.get("training_iteration")) as progress:
-            progress.busy("starting Ray, the policy and the rollout engine ...")
-            start_ray(options)
+            progress.busy("starting the policy and the rollout engine ...")
             algorithm = build_algorithm(plan.config, run, checkpoint)
             try:
                 loop = TrainingLoop(
@@ -234,20 +248,6 @@ def _resumed_from(plan: _Plan, run: RunDirectory, checkpoint: Path | None) -> in
     if Checkpoints(run.checkpoints).last is None and not (run.path / HELDOUT_BEFORE).is_file():
         return -1
     return int(read_note(checkpoint)["iteration"]) if checkpoint else 0
-
-
-def start_ray(options: LaunchOptions) -> None:
-    """Starts Ray, or joins the cluster at `ray_address`."""
-    import ray
-
-    if ray.is_initialized():
-        return
-    arguments: dict[str, Any] = {"logging_level": level_of(options.verbosity), "log_to_driver": options.verbosity > 0}
-    if options.ray_address:
-        arguments["address"] = options.ray_address
-    else:
-        arguments |= {"include_dashboard": False, "num_cpus": options.ray_num_cpus, "num_gpus": options.ray_num_gpus}
-    ray.init(**arguments)
 
 
 def build_algorithm(config: IGPOConfig, run: RunDirectory, checkpoint: Path | None) -> Any:

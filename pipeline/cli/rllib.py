@@ -98,6 +98,8 @@ def train_file(
     path, packaged = resolve_config_path(config)
     if resume and restore is not None:
         raise InputError("--resume continues a run in its own directory and --restore starts a new one: give one of them.")
+    if ray_address is not None and (ray_num_cpus is not None or ray_num_gpus is not None):
+        raise InputError("--ray-num-cpus and --ray-num-gpus are for a Ray that is started here, not for one at --ray-address.")
     if packaged:
         typer.echo(f"{config} is not here; using the copy that ships with the package: {path}")
     overrides = list(set_ or [])

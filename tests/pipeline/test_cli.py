@@ -60,6 +60,7 @@ def test_flags_that_say_nothing(run, refused, tmp_path, policy):
     assert "Did you mean `lr`" in refused("train", "file", file, "--set", "lrr=1")
     assert "there is no run in" in refused("train", "file", file, "--resume")
     assert "give one of them" in refused("train", "file", file, "--resume", "--restore", tmp_path)
+    assert "are for a Ray that is started here" in refused("train", "file", file, "--ray-address", "a:1", "--ray-num-cpus", 2)
     code, said = run("train", file)
     assert code == 2 and "Write: rllib train file" in said
 

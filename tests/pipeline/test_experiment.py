@@ -229,6 +229,43 @@ def test_missing_file_and_wrong_suffix(tmp_path):
         resolve_config_path(tmp_path)
 
 
+PYTHON = """
+from algorithms.igpo.config import IGPOConfig
+
+config = IGPOConfig().environment("search", env_config={"max_turns": 4}).training(model_path="tiny", lr=1e-3, group_size=4)
+stop = {"training_iteration": 7}
+"""
+
+
+def test_a_python_file_with_a_config(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(PYTHON)
+    (experiment,) = load_experiments(path, ["lr=1e-2", "env_config.max_turns=5"], {"igpo/em": 0.9})
+    assert experiment.name == "mine" and experiment.stop == {"training_iteration": 7, "igpo/em": 0.9}
+    config = experiment.algorithm_config()
+    assert (config.lr, config.group_size, config.env_settings().max_turns) == (1e-2, 4, 5)
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(experiment.resolved()))
+    (again,) = load_experiments(tmp_path / "again.yaml")
+    assert again.resolved() == experiment.resolved(), "what a run keeps of it is a YAML file that makes the same run"
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("x = 1", "must set a variable `config` to an IGPOConfig, found NoneType"),
+        ("config = {'lr': 1}", "found dict"),
+        ("import nowhere_at_all", "running this file failed: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("config = (", "running this file failed: SyntaxError"),
+    ],
+)
+def test_python_files_that_are_no_experiment(tmp_path, text, expected):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_experiments(path)
+    assert expected in str(caught.value)
+
+
 def test_packaged_copy_is_used_outside_the_clone(tmp_path, monkeypatch):
     conf = tmp_path / "package" / "conf"
     conf.mkdir(parents=True)

@@ -25,6 +25,8 @@ def policy(tmp_path_factory):
 def attempt(tmp_path, policy, monkeypatch):
     """Makes an attempt at the experiment that dies at once; returns (checkpoint, iteration resumed from) and its run."""
     monkeypatch.setattr("pipeline.launch.quieten_ray", lambda verbosity: None)
+    monkeypatch.setattr("pipeline.launch.start_ray", lambda options: None)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
     file = write_experiment(tmp_path / "demo.yaml", policy)
 
     def make(*overrides, resume=False):
@@ -88,3 +90,17 @@ def test_a_changed_experiment_is_not_resumed(attempt):
         attempt("lr=0.1", resume=True)
     attempt("stop.training_iteration=9", resume=True)
     assert len(RunDirectory.find(run.path.parents[1], "demo")) == 1
+
+
+@pytest.mark.parametrize(
+    "override, lack",
+    [
+        ("num_env_runners=3", "3 env runners and 0 learners ask for 3 CPUs, and Ray has 2"),
+        ("num_learners=2", "1 env runners and 2 learners ask for 3 CPUs, and Ray has 2"),
+        ("num_gpus_per_env_runner=0.5", "ask for 0.5 GPUs, and Ray has 0"),
+    ],
+)
+def test_what_ray_would_wait_for_without_end(attempt, tmp_path, override, lack):
+    with pytest.raises(InputError, match=lack):
+        attempt(override)
+    assert not (tmp_path / "runs").exists(), "a refused run leaves nothing behind"

@@ -1,0 +1,52 @@
+"""Ray for a run: started here or joined, and whether it has what the run asks for (Ray itself would wait for ever)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from envs.data.errors import InputError
+from pipeline.quiet import level_of, native_stderr_aside
+
+if TYPE_CHECKING:
+    from algorithms.igpo.config import IGPOConfig
+    from pipeline.launch import LaunchOptions
+
+
+def start_ray(options: LaunchOptions) -> None:
+    """Starts Ray, or joins the cluster at `ray_address`; InputError where none answers there."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    arguments: dict[str, Any] = {"logging_level": level_of(options.verbosity), "log_to_driver": options.verbosity > 0}
+    if options.ray_address:
+        arguments["address"] = options.ray_address
+    else:
+        arguments |= {"include_dashboard": False, "num_cpus": options.ray_num_cpus, "num_gpus": options.ray_num_gpus}
+    try:
+        with native_stderr_aside(options.verbosity):
+            ray.init(**arguments)
+    except (ConnectionError, ValueError) as error:
+        if options.ray_address is None:
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--ray-address {options.ray_address}: no Ray cluster can be joined there: {reason}") from error
+
+
+def lacking(config: IGPOConfig) -> str | None:
+    """What env runners and learners ask for and the cluster does not have, in words; None where it has all."""
+    import ray
+
+    settings: Any = config  # RLlib types its numbers as `int | None`
+    runners, learners, per_learner = settings.num_env_runners, settings.num_learners, settings.num_cpus_per_learner
+    if per_learner == "auto":  # RLlib's rule
+        per_learner = 0 if settings.num_gpus_per_learner else 1
+    asked = {
+        "CPU": runners * settings.num_cpus_per_env_runner + learners * per_learner,
+        "GPU": runners * settings.num_gpus_per_env_runner + learners * settings.num_gpus_per_learner,
+    }
+    for kind, number in asked.items():
+        present = ray.cluster_resources().get(kind, 0)
+        if number > present:
+            return f"{runners} env runners and {learners} learners ask for {number:g} {kind}s, and Ray has {present:g}"
+    return None
