@@ -22,7 +22,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch.utils.checkpoint import checkpoint
 
 from algorithms.igpo.lora import LoraSettings, add_lora, merged_weights
-from algorithms.igpo.packing import PACKED, PackedRows
+from algorithms.igpo.packing import PACKED, PackedRows, distinct_rows
 from algorithms.igpo.sharding import slice_of, whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -106,6 +106,8 @@ def token_logp(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs of the rows' own next tokens, and the entropy of the distribution that each was drawn from.
 
+    Rows that are equal, as rollouts of one prompt often are where turns are short, are computed once.
+
     Args:
         model: what `load_causal_lm` returned.
         token_ids: [N, L] int64, padded on the right with any valid id.
@@ -120,6 +122,20 @@ def token_logp(
     """
     device = token_ids.device
     lengths_N = np.full(len(token_ids), token_ids.shape[1]) if lengths is None else lengths.cpu().numpy()
+    first_U, copy_of_N = distinct_rows(token_ids, target_mask, lengths_N)
+    if len(first_U) < len(lengths_N):
+        index_U = torch.from_numpy(first_U).to(device)
+        logp_UL, entropy_UL = token_logp(
+            model,
+            token_ids[index_U],
+            target_mask[index_U],
+            compute_dtype,
+            entropy,
+            logits_per_chunk,
+            torch.from_numpy(lengths_N[first_U]),
+        )
+        index_N = torch.from_numpy(copy_of_N).to(device)
+        return logp_UL.index_select(0, index_N), entropy_UL.index_select(0, index_N)
     rows = PackedRows(lengths_N - 1, device)  # the last token predicts nothing that is asked for
     is_input_NL = torch.arange(token_ids.shape[1] - 1) < torch.from_numpy(lengths_N - 1)[:, None]
     is_input_NL = is_input_NL.to(device, non_blocking=True)

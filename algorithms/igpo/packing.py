@@ -47,6 +47,26 @@ def padded_size(lengths_N: np.ndarray) -> int:
     return int(sum(len(group) * lengths_N[group].max() for group in group_by_length(lengths_N)))
 
 
+def distinct_rows(
+    token_ids_NL: torch.Tensor, target_mask_NL: torch.Tensor, lengths_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first of each set of equal rows, [U] indices, and which of them each row equals, [N].
+
+    Rows are equal in length, tokens and targets; what stands behind their length is not looked at.
+    """
+    ids, masks = token_ids_NL.cpu().numpy(), target_mask_NL.cpu().numpy()
+    place_of: dict[tuple[bytes, bytes], int] = {}
+    first_U: list[int] = []
+    copy_of_N = np.empty(len(lengths_N), dtype=np.int64)
+    for n, length in enumerate(lengths_N):
+        key = ids[n, :length].tobytes(), masks[n, : length - 1].tobytes()
+        if key not in place_of:
+            place_of[key] = len(first_U)
+            first_U.append(n)
+        copy_of_N[n] = place_of[key]
+    return np.array(first_U), copy_of_N
+
+
 class PackedRows:
     """Where the tokens of N rows lie when they are laid end to end (T tokens) and side by side (P, padded).
 

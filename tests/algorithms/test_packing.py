@@ -79,6 +79,31 @@ def test_packed_rows_equal_rows_alone(llama, checkpointing):
         torch.testing.assert_close(other[name].grad, parameter.grad, atol=1e-6, rtol=1e-6)
 
 
+def test_equal_rows_are_computed_once(llama):
+    """Values and gradients are those of every row by itself; a row with other targets is another row."""
+    token_ids, mask = rows_of((9, 9, 7, 9, 9))
+    token_ids[[1, 4]], mask[[1, 4]] = token_ids[0].clone(), mask[0].clone()
+    mask[4, 2] = ~mask[4, 2]
+    token_ids[2, 7:] = token_ids[0, 7:]  # behind its end
+    lengths = torch.tensor([9, 9, 7, 9, 9])
+    weight = torch.rand(5, 8, generator=torch.Generator().manual_seed(1))
+    seen = []
+
+    def run(rows):
+        model = load_causal_lm(llama, torch.float32)
+        handle = model.model.embed_tokens.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].numel()))
+        outputs = [token_logp(model, token_ids[k], mask[k, 1:], entropy="trained", lengths=lengths[k]) for k in rows]
+        logp, entropy = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+        (weight * (logp + 0.1 * entropy)).sum().backward()
+        handle.remove()
+        return logp, entropy, [p.grad for p in model.parameters()]
+
+    together, alone = run([torch.arange(5)]), run([torch.tensor([k]) for k in range(5)])
+    assert seen[0] == 8 + 6 + 8 + 8, "four distinct rows without their last token"
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
 def test_padding_is_not_computed(llama):
     model = load_causal_lm(llama, torch.float32)
     seen = []
