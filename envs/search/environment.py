@@ -39,7 +39,7 @@ class SearchEnv(MultiAgentEnv):
         self.agents = list(self.possible_agents)
         self.observation_spaces = dict.fromkeys(self.possible_agents, TOKENS)
         self.action_spaces = dict.fromkeys(self.possible_agents, TOKENS)
-        self._rng = np.random.default_rng()
+        self._rng: np.random.Generator | None = None
         self._episode: SearchEpisode | None = None
 
     @property
@@ -55,6 +55,8 @@ class SearchEnv(MultiAgentEnv):
         options = options or {}
         question = options.get("question")
         if question is None:
+            if self._rng is None:  # gathering entropy takes longer than the rest of an instance, and rollouts need none
+                self._rng = np.random.default_rng()
             questions = self.task.train_questions
             question = questions[int(self._rng.integers(len(questions)))]
         self._episode = self.begin(

@@ -55,7 +55,7 @@ class SearchEpisode:
         self._cut_off = False
         self.templates = task.answer_templates(question)
         self.rollout = Rollout(rollout_id, group_id, question, split=split, scored_golds_K=self.templates.golds_K)
-        self.history: list[int] = self._prompt(task.answering_role)
+        self.history: list[int] = task.prompt(task.answering_role, question)
         self.agent = task.settings.roles[0].name
         self.done = False
         # Room for the longest scoring suffix and the glue of one observation is reserved, so every completed turn is scored.
@@ -191,12 +191,9 @@ class SearchEpisode:
         self.done = True
 
     def _open_context(self, agent: str) -> list[int]:
-        ids = self._prompt(self._roles[agent])
+        ids = self._task.prompt(self._roles[agent], self.rollout.question)
         self._contexts[agent] = _Context(length=len(ids), last_decision=[])
         return ids
-
-    def _prompt(self, role: RoleSettings) -> list[int]:
-        return self._protocol.prompt(role.instruction, self.rollout.question.text, list(role.actions))
 
     def _room(self, agent: str) -> int:
         return self._limit - max(len(self.history), self._contexts[agent].length)

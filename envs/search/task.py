@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from algorithms.credit.belief import eligible_aliases
@@ -54,6 +54,9 @@ class SearchTask:
         self.corpus, self._questions = _load_data(settings)
         self._toolbox = build_toolbox(settings, lambda: self.retriever, self.corpus)
         self.protocol: Protocol = build_protocol(settings, self.tool_schemas)
+        # The rollouts of a group start together and alike.
+        self._templates_of = lru_cache(maxsize=1024)(self._make_templates)
+        self._prompt_of = lru_cache(maxsize=1024)(self._make_prompt)
         if settings.corpus == "world" and settings.protocol == "tiny":
             self._check_words()
 
@@ -111,12 +114,22 @@ class SearchTask:
     def answering_role(self) -> RoleSettings:
         return answering_role(self.settings.roles)
 
+    def prompt(self, role: RoleSettings, question: Question) -> list[int]:
+        """Ids of the role's first context."""
+        return list(self._prompt_of(role.instruction, question.text, tuple(role.actions)))
+
+    def _make_prompt(self, instruction: str, question: str, actions: tuple[str, ...]) -> list[int]:
+        return self.protocol.prompt(instruction, question, list(actions))
+
     def answer_templates(self, question: Question) -> AnswerTemplates:
         """Which aliases are scored (SPEC §2: `alias_rule`, `max_answer_tokens`) and by which suffixes."""
-        suffixes = [self.protocol.scoring_suffix(gold) for gold in question.golds]
+        return self._templates_of(tuple(question.golds))
+
+    def _make_templates(self, golds: tuple[str, ...]) -> AnswerTemplates:
+        suffixes = [self.protocol.scoring_suffix(gold) for gold in golds]
         counts = [int(suffix.gold_mask_L.sum()) for suffix in suffixes]
         kept = eligible_aliases(counts, self.settings.alias_rule, self.settings.max_answer_tokens)
-        return AnswerTemplates([question.golds[k] for k in kept], [suffixes[k] for k in kept])
+        return AnswerTemplates([golds[k] for k in kept], [suffixes[k] for k in kept])
 
 
 def _load_data(settings: SearchEnvSettings) -> tuple[Corpus | None, QuestionSet]:
