@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=32, help="longest completion")
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--trl-vllm", action="store_true", help="TRL generates with vLLM in its own process (colocate)")
     parser.add_argument("--side", choices=["ours", "trl"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side is not None:
@@ -49,6 +50,7 @@ def compare(args: argparse.Namespace) -> None:
     prompts = [task.protocol.prompt("", question.text, ["answer"]) for question in questions]
     facts = json.dumps({"folder": folder, "prompts": prompts, "stop": task.protocol.stop_token_ids})
     options = ["--model", args.model, *(f"--{name}={getattr(args, name.replace('-', '_'))}" for name in NUMBERS)]
+    options += ["--trl-vllm"] if args.trl_vllm else []
     sides = {side: Side(side, python, options, facts) for side, python in (("ours", sys.executable), ("trl", args.trl_python))}
     ratios, speeds = [], []
     for step in range(args.steps + 1):
@@ -167,6 +169,7 @@ def serve_ours(args: argparse.Namespace) -> None:
 def serve_trl(args: argparse.Namespace) -> None:
     import tempfile
 
+    import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer  # ty: ignore[import-not-found]
@@ -205,7 +208,9 @@ def serve_trl(args: argparse.Namespace) -> None:
         beta=BETA,
         loss_type="grpo",
         temperature=1.0,
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
+        use_vllm=args.trl_vllm,
+        vllm_mode="colocate",
         bf16=False,
         gradient_checkpointing=False,
         report_to="none",

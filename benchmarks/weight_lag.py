@@ -58,13 +58,13 @@ def far_away_retriever(latency: float) -> Generator[str]:
         thread.join()
 
 
-def build(lag: int, url: str | None, prompts: int):
+def build(lag: int, url: str | None, prompts: int, *, runners: int = 1):
     retriever = {"kind": "bm25"} if url is None else {"kind": "http", "http": {"url": url, "max_concurrency": 256}}
     config = (
         IGPOConfig()
         .environment("search", env_config={"corpus": "world", "world": WORLD, "max_turn_tokens": 16, "retriever": retriever})
         .training(model_path="tiny", lr=5e-5, prompts_per_iteration=prompts, max_weight_lag=lag, engine={"kv_cache_gib": 0.5})
-        .env_runners(num_env_runners=1)
+        .env_runners(num_env_runners=runners)
     )
     return config.build_algo()
 
