@@ -1,7 +1,7 @@
 """A capacity model: what an iteration costs in memory and seconds on a kind of machine.
 
 Arithmetic and memory traffic at fixed shares of what the hardware can do (`Assumptions`): an estimate to choose hardware by, not
-a measurement. Sizes are in bytes, speeds per second. Sampling and learning are taken to follow each other, on one learner.
+a measurement. Sizes are in bytes, speeds per second. Sampling and learning are taken to follow each other.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Assumptions:
     learn_flops: float = 0.35
     push_bandwidth: float = 4e9
     """Bytes per second from learner to engine through shared memory."""
+    host_bandwidth: float = 2e10
+    """Bytes per second between a GPU and host memory."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,12 @@ class Workload:
     kv_cache: float
     """Bytes of KV cache on a CPU."""
     shares_device: bool
-    """Learner and engine use the same memory."""
+    """Learner and engine use the same memory at the same time."""
+    takes_turns: bool = False
+    """Learner and engine use one GPU by turns (`colocated`)."""
+    num_learners: int = 1
+    sharded: bool = False
+    """The learners share one model, instead of a copy each."""
 
     @property
     def written_tokens(self) -> float:
@@ -131,6 +138,7 @@ def estimate(model: Model, work: Workload, device: Device, assumed: Assumptions 
         "score": _score(model, work, device, assumed),
         "learn": _learn(model, work, device, assumed),
         "push": model.parameters * work.dtype_bytes / assumed.push_bandwidth,
+        "swap": _swap(memory, assumed) if work.takes_turns else 0.0,
     }
     return Estimate(memory, seconds, capacity, fits)
 
@@ -169,7 +177,14 @@ def _learn(model: Model, work: Workload, device: Device, assumed: Assumptions) -
     backward = forward + 2 * model.trained + attention
     recomputed = forward if work.gradient_checkpointing else 0.0
     before = (forward if work.updates > 1 else 0.0) + (forward if work.has_reference else 0.0)
-    return tokens * (work.epochs * (forward + backward + recomputed) + before) / (device.flops * assumed.learn_flops)
+    operations = tokens * (work.epochs * (forward + backward + recomputed) + before)
+    return operations / (work.num_learners * device.flops * assumed.learn_flops)
+
+
+def _swap(memory: dict[str, float], assumed: Assumptions) -> float:
+    """The learner's state goes to host memory and comes back, gradients (a third of what AdamW needs) excepted."""
+    moved = memory["learner: weights"] + memory["learner: reference"] + memory["learner: gradients and AdamW"] * 2 / 3
+    return 2 * moved / assumed.host_bandwidth
 
 
 def _memory(model: Model, work: Workload, device: Device) -> tuple[dict[str, float], float, bool]:
@@ -179,10 +194,11 @@ def _memory(model: Model, work: Workload, device: Device) -> tuple[dict[str, flo
     cache = work.kv_cache if share is None else max(0.0, share * device.memory - weights)
     per_layer = 8 * model.hidden + 2 * model.kv_width + 4 * model.intermediate
     layers = model.layers * model.hidden + per_layer if work.gradient_checkpointing else model.layers * per_layer
+    sharers = work.num_learners if work.sharded else 1
     learner = {
-        "learner: weights": 4.0 * model.trained + frozen * (work.dtype_bytes if model.trained < model.parameters else 4),
-        "learner: gradients and AdamW": 12.0 * model.trained,
-        "learner: reference": float(model.parameters * work.dtype_bytes)
+        "learner: weights": (4.0 * model.trained + frozen * work.dtype_bytes) / sharers,
+        "learner: gradients and AdamW": 12.0 * model.trained / sharers,
+        "learner: reference": model.parameters * work.dtype_bytes / sharers
         if work.has_reference and model.trained == model.parameters
         else 0.0,
         "learner: activations": float(work.micro_batch_tokens * layers * work.dtype_bytes),

@@ -110,6 +110,9 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
         engine_memory_share=None if on_cpu else engine.gpu_memory_utilization,
         kv_cache=engine.kv_cache_gib * GIB,
         shares_device=on_cpu,
+        takes_turns=config.is_colocated and not on_cpu,
+        num_learners=max(1, config.num_learners),
+        sharded=config.shard_learner,
     )
 
 
@@ -151,7 +154,7 @@ def _overview(found: dict[str, tuple[Device, Estimate]], work: Workload, iterati
     for name, (device, answer) in found.items():
         engine, learner = (sum(v for k, v in answer.memory.items() if k.startswith(side)) for side in ("engine", "learner"))
         seconds = answer.seconds_per_iteration
-        rollout_seconds = seconds - answer.seconds["learn"] - answer.seconds["push"]
+        rollout_seconds = seconds - answer.seconds["learn"] - answer.seconds["push"] - answer.seconds["swap"]
         table.add_row(
             f"{name}: {device.name}",
             f"{engine / GIB:.1f} GiB",

@@ -139,6 +139,8 @@ def _table(found: Profile) -> Table:
     for name in ("phase", "s / iteration", "share", "what it is"):
         table.add_column(name, justify="right" if name in ("s / iteration", "share") else "left")
     for phase, colour in sorted(PHASES.items(), key=lambda item: -means[item[0]]):
+        if not means[phase]:
+            continue
         label = Text.assemble(("█ ", colour), phase)
         table.add_row(label, f"{means[phase]:.3f}", f"{means[phase] / means['total']:.1%}", MEANING[phase])
     return table

@@ -131,7 +131,7 @@ def test_the_engine_sleeps_while_the_learner_updates():
             note(engine, "load_weights", "wake")
             note(learner, "enter_device", "enter")
             note(learner, "leave_device", "leave")
-            note(learner, "_uncompiled_update", "update")
+            note(learner, "_possibly_compiled_update", "update")
             algorithm.train()
             turns = {"separate": ["update", "wake"], "colocated": ["sleep", "enter", "update", "leave", "wake"]}
             assert order == turns[placement]

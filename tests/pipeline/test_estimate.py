@@ -64,6 +64,26 @@ def test_extra_forwards_cost_what_they_compute():
         assert more - plain == pytest.approx(640 * (2 * 1000 + 3200) / 1e6), change
 
 
+def test_learners_that_share_the_model_share_memory_and_work():
+    work = dataclasses.replace(WORK, has_reference=True)
+    one, two = (estimate(MODEL, w, DEVICE, FULL) for w in (work, dataclasses.replace(work, num_learners=2, sharded=True)))
+    for part in ("weights", "gradients and AdamW", "reference"):
+        assert two.memory[f"learner: {part}"] == one.memory[f"learner: {part}"] / 2 > 0
+    assert two.seconds["learn"] == one.seconds["learn"] / 2
+    copies = estimate(MODEL, dataclasses.replace(work, num_learners=2), DEVICE, FULL)
+    assert copies.memory == one.memory and copies.seconds == two.seconds
+
+
+def test_taking_turns_costs_the_way_to_host_memory_and_back():
+    turns = dataclasses.replace(WORK, has_reference=True, takes_turns=True)
+    found = estimate(MODEL, turns, DEVICE, dataclasses.replace(FULL, host_bandwidth=1000))
+    # 4,000 bytes of weights, 8,000 of moments, 2,000 of the reference.
+    assert found.seconds["swap"] == 2 * 14_000 / 1000 and estimate(MODEL, WORK, DEVICE, FULL).seconds["swap"] == 0
+    config = load_experiments("conf/igpo.yaml")[0].algorithm_config()
+    config.engine = {**config.engine, "placement": "colocated"}
+    assert workload_of(config, Expected(), on_cpu=False).takes_turns
+
+
 def test_what_does_not_fit_is_said():
     small = dataclasses.replace(DEVICE, memory=20_000)
     assert not estimate(MODEL, WORK, small, FULL).fits
