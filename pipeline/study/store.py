@@ -6,7 +6,7 @@ Each table carries in its metadata what it was made from and by: the cell's fing
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -70,7 +70,7 @@ class Store:
         temporary.replace(path)
 
     @contextmanager
-    def claim(self, cell: Cell) -> Iterator[bool]:
+    def claim(self, cell: Cell) -> Generator[bool]:
         """True for the one process that gets the cell; other processes that work on this folder get False until it is done.
 
         The claim ends with the process, however that ends.

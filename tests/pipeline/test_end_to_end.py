@@ -1,15 +1,13 @@
 """The real command line on a tiny random policy: train, lose the env runner, lose the driver, resume, evaluate."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from command import Command
 from tiny_policy import write_experiment, write_policy
 
 from pipeline.analysis import open_run
@@ -24,36 +22,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("end_to_end")
     write_experiment(folder / "demo.yaml", write_policy(folder / "policy"), evaluation_interval=100, evaluation_questions=10)
     return folder
-
-
-class Command:
-    """A command line in a process of its own, which says what it has printed so far."""
-
-    def __init__(self, folder: Path, *arguments: str, module: str = "pipeline.cli.rllib"):
-        self.output = folder / f"output_{time.monotonic_ns()}.txt"
-        environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-        with self.output.open("w") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                cwd=folder, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-                env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
-            )  # fmt: skip
-
-    @property
-    def said(self) -> str:
-        return " ".join(self.output.read_text().split())
-
-    def wait_for(self, text: str, timeout: float = 240.0) -> None:
-        deadline = time.monotonic() + timeout
-        while text not in self.said:
-            assert self.process.poll() is None and time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.05)
-
-    def end(self, timeout: float = 240.0) -> int:
-        return self.process.wait(timeout)
-
-    def descendants(self, name: str) -> list[psutil.Process]:
-        return [child for child in psutil.Process(self.process.pid).children(recursive=True) if name in " ".join(child.cmdline())]
 
 
 def the_run(folder: Path) -> Path:
@@ -144,6 +112,5 @@ def test_a_finished_run_can_be_restored_evaluated_and_asked(folder):
     stop = json.dumps({"training_iteration": at + 50})
     restored = Command(folder, "train", "file", "demo.yaml", "--restore", str(best), "--stop", stop)
     restored.wait_for(f"iteration {at + 1}/")
-    os.killpg(restored.process.pid, signal.SIGINT)  # as a terminal does on Ctrl-C: to every process of the group
-    assert restored.end() == 130, restored.said
+    assert restored.interrupt() == 130, restored.said
     assert "saving a checkpoint" in restored.said and "go on" in restored.said and "--resume" in restored.said

@@ -79,13 +79,13 @@ def test_a_wrong_plan_is_one_sentence(tmp_path: Path, change: dict, message: str
         load_plan(path)
 
 
-def test_the_shipped_plan_is_valid_and_so_is_every_cell_of_it():
-    for quick in (False, True):
-        shipped = load_plan("conf/study.yaml", quick=quick)
-        cells = [*shipped.tuning_cells(), *shipped.cells()]
-        assert len({cell.name for cell in cells}) == len(cells)
-        for method in shipped.methods:
-            next(cell for cell in cells if cell.method == method or quick).experiment(shipped).algorithm_config()
+@pytest.mark.parametrize(("file", "quick"), [("study.yaml", False), ("study.yaml", True), ("study_hard.yaml", False)])
+def test_a_shipped_plan_is_valid_and_so_is_every_cell_of_it(file: str, quick: bool):
+    shipped = load_plan(f"conf/{file}", quick=quick)
+    cells = [*shipped.tuning_cells(), *shipped.cells()]
+    assert len({cell.name for cell in cells}) == len(cells)
+    for method in shipped.methods:
+        next(cell for cell in cells if cell.method == method or quick).experiment(shipped).algorithm_config()
 
 
 def test_final_score_and_rollouts_needed_by_hand():

@@ -85,7 +85,8 @@ def lines(rows: list[Row], order: list[str], title: str, is_share: bool) -> dict
 
 def boxes(rows: list[Row], labels: list[str], category: str, value: str) -> dict[str, Any]:
     """`category`, `mean`, `QUANTILES` per run: box from q25 to q75 with the median, line from q05 to q95, dot at the mean."""
-    base = chart(rows).encode(
+    data = chart(rows)
+    base = data.encode(
         x=alt.X("category:O", title=category, axis=alt.Axis(labelAngle=0)),
         xOffset=alt.XOffset("run:N", scale=alt.Scale(domain=labels)),
         color=run_colour(labels),
@@ -93,7 +94,7 @@ def boxes(rows: list[Row], labels: list[str], category: str, value: str) -> dict
         + [alt.Tooltip(f"{name}:Q", format="+.3f") for name in ("mean", *QUANTILES)],
     )
     width = min(40, max(5, 140 // len(rows)))
-    zero = chart([{"zero": 0}]).mark_rule().encode(y="zero:Q")
+    zero = data.mark_rule().encode(y=alt.datum(0))
     return spec(
         zero
         + base.mark_rule().encode(y=alt.Y("q05:Q", title=value), y2="q95:Q")

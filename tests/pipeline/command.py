@@ -1,0 +1,60 @@
+"""The console scripts in processes of their own, as a person starts them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+
+class Command:
+    """A command line in a process of its own, which says what it has printed so far."""
+
+    def __init__(self, folder: Path, *arguments: str, module: str = "pipeline.cli.rllib"):
+        self.output = folder / f"output_{time.monotonic_ns()}.txt"
+        environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+        with self.output.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                cwd=folder, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+                env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            )  # fmt: skip
+
+    @property
+    def said(self) -> str:
+        return " ".join(self.output.read_text().split())
+
+    def wait_for(self, text: str, timeout: float = 240.0) -> None:
+        deadline = time.monotonic() + timeout
+        while text not in self.said:
+            assert self.process.poll() is None and time.monotonic() < deadline, self.output.read_text()
+            time.sleep(0.05)
+
+    @property
+    def iterations(self) -> list[int]:
+        """The training iterations whose line was printed."""
+        return [int(number) for number in re.findall(r"iteration (\d+)/", self.said)]
+
+    def wait_for_iteration(self, after: int = 0) -> None:
+        """Until an iteration later than `after` was printed."""
+        deadline = time.monotonic() + 240
+        while max(self.iterations, default=0) <= after:
+            assert self.process.poll() is None and time.monotonic() < deadline, self.output.read_text()
+            time.sleep(0.05)
+
+    def interrupt(self) -> int:
+        """Ctrl-C as a terminal sends it, to every process of the group; returns the exit code."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.end()
+
+    def end(self, timeout: float = 240.0) -> int:
+        return self.process.wait(timeout)
+
+    def descendants(self, name: str) -> list[psutil.Process]:
+        return [child for child in psutil.Process(self.process.pid).children(recursive=True) if name in " ".join(child.cmdline())]

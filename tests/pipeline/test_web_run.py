@@ -1,0 +1,49 @@
+"""A run that searches the web (a server on this machine that answers as serper.dev documents), with every log switched on."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import Command
+from loopback import answering
+from tiny_policy import write_experiment
+
+from envs.data.corpus import Corpus
+from envs.data.world import build_world
+from envs.retrieval.bm25 import BM25Retriever
+from envs.search.config import WorldSettings
+from pipeline.analysis import open_run
+
+pytestmark = pytest.mark.slow
+
+KEY = "secret-key-1234"
+WORLD: dict[str, Any] = {"train_questions": 100, "heldout_questions": 20}
+
+
+def files_with(text: str, folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+def test_the_key_is_in_no_file_of_a_run_and_the_cost_is_in_its_log(tmp_path, monkeypatch):
+    retriever, asked = BM25Retriever(Corpus(build_world(WorldSettings(**WORLD)).documents)), []
+
+    def answer(body, headers):
+        asked.append(headers["X-API-KEY"])
+        [hits] = retriever.search([body["q"]], body["num"])
+        pages = [{"title": hit.title, "link": f"https://{hit.document_id}", "snippet": hit.text} for hit in hits]
+        return 200, {"organic": pages, "credits": 1}
+
+    monkeypatch.setenv("SERPER_API_KEY", KEY)
+    monkeypatch.setenv("IGPO_CACHE", str(tmp_path / "cache"))
+    with answering(answer) as address:
+        web = {"kind": "web", "top_k": 1, "web": {"url": f"{address}/search"}}
+        write_experiment(tmp_path / "demo.yaml", "tiny", env={"world": WORLD, "retriever": web}, iterations=1)
+        run = Command(tmp_path, "train", "file", "demo.yaml", "-vv")
+        assert run.end() == 0, run.said
+    assert asked and set(asked) == {KEY}
+    assert files_with("https://world-0", tmp_path), "the files are readable, and hold what was found"
+    assert files_with(KEY, tmp_path) == []
+    with open_run(next((tmp_path / "runs/demo").glob("*/run.json")).parent) as log:
+        # The doctor's own question before the run was paid for too, but is no tool call of a rollout.
+        [(credits, failed)] = log.sql("SELECT sum(credits), count(*) FILTER (failed) FROM tool_calls").fetchall()
+    assert failed == 0 and credits == len(asked) - 1
