@@ -13,7 +13,7 @@ def cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value + 0.0:.4g}"  # A zero without sign.
     text = value if isinstance(value, str) else as_json(value) if isinstance(value, list | dict | tuple) else str(value)
     text = "".join(c if c.isprintable() else "↵" if c == "\n" else "\t" if c == "\t" else f"\\x{ord(c):02x}" for c in text)
     return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
