@@ -111,7 +111,7 @@ def test_the_engine_sleeps_while_the_learner_updates():
 
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        weights = {}
+        moments, decisions = {}, {}
         for placement in ("separate", "colocated"):
             algorithm = make_config(placement).build_algo()
             (engine,) = algorithm.env_runner.loop.engines.values()
@@ -143,9 +143,12 @@ def test_the_engine_sleeps_while_the_learner_updates():
                     engine.submit(Generate("early", [1], 1, [], 0.0, 0))
                 algorithm.push_weights()
             algorithm.train()
-            weights[placement] = algorithm.learner_group.get_state()["learner"]["rl_module"]["default_policy"]
+            (optimizer,) = learner._named_optimizers.values()
+            moments[placement] = np.concatenate([slots["exp_avg"].flatten().numpy() for slots in optimizer.state.values()])
+            decisions[placement] = [turn.decision_text for rollout in algorithm.records[0].rollouts for turn in rollout.turns]
             algorithm.stop()
-        for name, array in weights["separate"].items():
-            np.testing.assert_allclose(weights["colocated"][name], array, atol=1e-6)
+        # Mean gradients, not weights: AdamW makes whole steps of the rounding in gradients near 0, which no two runs share.
+        np.testing.assert_allclose(moments["colocated"], moments["separate"], atol=1e-3 * np.abs(moments["separate"]).max())
+        assert decisions["colocated"] == decisions["separate"]
     finally:
         ray.shutdown()
