@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from envs.data.corpus import Document
 
-_WORD = r"(?:[A-ZÀ-ÖØ-Þ][\w’'-]*\w|[A-Z]\.)"
+_WORD = r"(?:(?:[A-Z]|St|Dr|Mt)\.|[A-ZÀ-ÖØ-Þ][\w’'-]*\w(?<!\bSt)(?<!\bDr)(?<!\bMt))"
 _NAME = rf"{_WORD}(?: (?:{_WORD}|de|del|di|van|von|bin|al)){{0,4}}(?<!\.)(?<! (?:de|di|al))(?<! (?:del|van|von|bin))"
 _PERSON = rf"(?P<value>{_WORD} (?:(?:{_WORD}|de|del|di|van|von|bin|al) ){{0,3}}{_WORD}(?<!\.))"
 _DATE = r"\d{1,2} [A-Z][a-z]+ \d{4}|[A-Z][a-z]+ \d{1,2}, \d{4}"

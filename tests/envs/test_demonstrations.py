@@ -47,6 +47,8 @@ def test_facts_stand_in_the_passage():
         ("A. Bo was born in New York and lives there.", {}),
         ("A. Bo (born 3 May 1950) was born in New York and", {"birth date": "3 May 1950", "birthplace": "New York"}),
         ("It was directed by Bo. The Office followed.", {}),
+        ("It is a film directed by Malcolm St. Clair, and", {"director": "Malcolm St. Clair"}),
+        ("A. Bo (born 3 May 1950) was born in St. John's, Canada.", {"birth date": "3 May 1950", "birthplace": "St. John's"}),
     ],
 )
 def test_what_is_not_certain_is_left(text, facts):
