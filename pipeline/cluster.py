@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from typing import TYPE_CHECKING, Any
 
 from envs.data.errors import InputError
@@ -20,6 +22,7 @@ def start_ray(options: LaunchOptions) -> None:
         return
     arguments: dict[str, Any] = {"logging_level": level_of(options.verbosity), "log_to_driver": options.verbosity > 0}
     if options.ray_address:
+        _knock(options.ray_address)
         arguments["address"] = options.ray_address
     else:
         arguments |= {"include_dashboard": False, "num_cpus": options.ray_num_cpus, "num_gpus": options.ray_num_gpus}
@@ -29,8 +32,22 @@ def start_ray(options: LaunchOptions) -> None:
     except (ConnectionError, ValueError) as error:
         if options.ray_address is None:
             raise
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--ray-address {options.ray_address}: no Ray cluster can be joined there: {reason}") from error
+        raise _nobody_there(options.ray_address, str(error).splitlines()[0]) from error
+
+
+def _knock(address: str) -> None:
+    """Whether anyone listens at HOST:PORT. Ray itself would try for minutes and then end the process."""
+    found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
+    if found is None:  # `auto`, `local`
+        return
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=10).close()
+    except OSError as error:
+        raise _nobody_there(address, error.strerror or str(error)) from error
+
+
+def _nobody_there(address: str, reason: str) -> InputError:
+    return InputError(f"--ray-address {address}: no Ray cluster can be joined there: {reason}")
 
 
 def lacking(config: IGPOConfig) -> str | None:

@@ -3,12 +3,14 @@
 import io
 import json
 import shutil
+import socket
 
 import pytest
 from rich.console import Console
 from tiny_policy import write_experiment, write_policy
 
 from envs.data.errors import InputError
+from pipeline.cluster import start_ray
 from pipeline.comparison import Score, save_scores
 from pipeline.experiment import load_experiments
 from pipeline.launch import FAILED, LaunchOptions, launch
@@ -104,3 +106,12 @@ def test_what_ray_would_wait_for_without_end(attempt, tmp_path, override, lack):
     with pytest.raises(InputError, match=lack):
         attempt(override)
     assert not (tmp_path / "runs").exists(), "a refused run leaves nothing behind"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
+def test_an_address_where_no_ray_is(address):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else answers there either
+        options = LaunchOptions(("rllib",), ray_address=address.format(port=taken.getsockname()[1]))
+        with pytest.raises(InputError, match="no Ray cluster can be joined there: Connection refused"):
+            start_ray(options)
