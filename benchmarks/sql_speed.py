@@ -32,6 +32,7 @@ KINDS = {
     "credit_auroc": "ranking",
     "credit_auroc_by_hop": "ranking",
     "answer_flips": "text",
+    "endings": "text",
     "format_failures": "text",
     "gain_breakdown": "text",
     "queries_by_gain": "text",

@@ -20,7 +20,7 @@ from pipeline.viewer.episode_pages import COLUMNS, PAGE, EpisodeFilter, count_ep
 from pipeline.viewer.group_screen import GroupScreen
 from pipeline.viewer.render import number, render_trajectory, verdict, visible
 
-ANSWER_CELLS = 32
+ANSWER_CELLS = 24
 
 
 class Browser(App):
@@ -32,8 +32,8 @@ class Browser(App):
     CSS = """
     #filter { border: none; height: 1; padding: 0 1; background: $boost; }
     #status { height: auto; padding: 0 1; }
-    #list { width: 1fr; }
-    #reading { width: 1fr; border-left: solid $primary-muted; padding: 0 1; }
+    #list { width: 4fr; }
+    #reading { width: 3fr; border-left: solid $primary-muted; padding: 0 1; }
     .-narrow #panes { layout: vertical; }
     .-narrow #list, .-narrow #reading { width: 100%; height: 1fr; border: none; }
     """

@@ -1,5 +1,6 @@
 -- Which turn of a rollout moves belief, and what advantage did training give it?
--- se: standard error of mean_gain. The final turn bears no gain and is left out.
+-- se: standard error of mean_gain. The final turn bears no gain and is left out. Advantages of a group's first turns cancel where
+-- gamma is 1 and gains are z-scored, so that their mean is about 0.
 SELECT
     run_id,
     turn_index,
