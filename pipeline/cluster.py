@@ -32,7 +32,7 @@ def start_ray(options: LaunchOptions) -> None:
     except (ConnectionError, ValueError) as error:
         if options.ray_address is None:
             raise
-        raise _nobody_there(options.ray_address, str(error).splitlines()[0]) from error
+        raise _nobody_there(options.ray_address, f"{str(error).splitlines()[0]} (-v shows why)") from error
 
 
 def _knock(address: str) -> None:
