@@ -48,7 +48,8 @@ class VLLMEngine:
 
         on_cpu = not torch.cuda.is_available()
         self.weights_version = NO_WEIGHTS
-        self._scores: dict[str, ScoreAnswer] = {}
+        self._scores: dict[str, tuple[ScoreAnswer, bool]] = {}
+        """Scores under way, and whether each may read the prefix cache."""
         shares_gpu = settings.placement == "colocated"
         self._llm = LLM(
             model=model_path,
@@ -92,15 +93,19 @@ class VLLMEngine:
         for output in self._engine.step():
             if not output.finished:
                 continue
-            request = self._scores.pop(output.request_id, None)
-            if request is None:
+            if output.request_id not in self._scores:
                 finished.append(_generated(output))
                 continue
+            request, read_cache = self._scores.pop(output.request_id)
             score = read_score(request, output.prompt_logprobs, output.num_cached_tokens or 0)
-            if score is None:
+            if score is not None:
+                finished.append(Scored(request.request_id, score))
+            elif read_cache:
                 self._submit_score(request, read_cache=False)
             else:
-                finished.append(Scored(request.request_id, score))
+                raise RuntimeError(
+                    f"vLLM returned log-probs of other tokens than it was asked to score: request {request.request_id}"
+                )
         return finished
 
     @property
@@ -160,7 +165,7 @@ class VLLMEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
         )
-        self._scores[request.request_id] = request
+        self._scores[request.request_id] = request, read_cache
         prompt = TokensPrompt(prompt_token_ids=request.context_ids + request.suffix_ids)
         self._engine.add_request(request.request_id, prompt, params)
 
