@@ -39,7 +39,7 @@ class Preset:
     scorer: Literal["current", "reference"] = "current"
     """Whose belief is scored: the policy's own, or a frozen copy's."""
     needs_several_updates: bool = False
-    """The method equals another one at one update per batch without lag, so such a run is refused."""
+    """The method equals another one at one update per batch, so such a run is refused."""
 
     def __post_init__(self):
         unknown = sorted(set(self.loss_changes) - set(LOSS_DEFAULTS))
