@@ -7,9 +7,12 @@ counts as saved, and the tracker commits last. What a dead attempt did beyond it
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.markup import escape
 
 from algorithms.igpo.record import IterationRecord
 from pipeline.checkpoints import Checkpoints, read_note
@@ -81,6 +84,8 @@ class TrainingLoop:
     time_budget_s: float | None = None
 
     def __post_init__(self):
+        self._logged: set[tuple[int, str]] = set()
+        """Iteration and split of the records that this attempt's log has."""
         self._checkpoints = Checkpoints(self.run.checkpoints, self.checkpoint.num_to_keep, self.run.config_path)
         self._seconds_log = 0.0
         """What keeping the iteration before took; logged with the next, as its own rows are on disk before it ends."""
@@ -100,7 +105,8 @@ class TrainingLoop:
             self.progress.starting(self.algorithm.iteration)
             reason = self._reason({"training_iteration": self.algorithm.iteration}, started)
             while not (interrupts.requested or reason):
-                result = self.algorithm.train()
+                with self._rollouts_kept():
+                    result = self.algorithm.train()
                 records = list(self.algorithm.records)
                 reason = self._reason(result, started)
                 if reason and self.evaluate and not result.get("evaluation") and not interrupts.requested:
@@ -145,11 +151,29 @@ class TrainingLoop:
 
     def _log_rollouts(self, record: IterationRecord, metrics: Mapping[str, float] | None) -> None:
         self.log.write(record, metrics)
+        self._logged.add((record.iteration, record.split))
         self.tracker.log_rollouts(record)
+
+    @contextmanager
+    def _rollouts_kept(self) -> Generator[None]:
+        """Where the algorithm stops the run (tools that fail, a loss that is not finite), the rollouts that it stopped over are
+        what one wants to look at: they are on disk before the run ends. A resumed run does that iteration again."""
+        try:
+            yield
+        except Exception:
+            stopped_over = [r for r in self.algorithm.records if (r.iteration, r.split) not in self._logged]
+            for record in stopped_over:
+                self.log.write(record)
+            self.log.flush()
+            for record in stopped_over:
+                query = f'igpo sql {self.run.path} "SELECT * FROM turns WHERE iteration = {record.iteration}"'
+                self.progress.message(f"rollouts of iteration {record.iteration} ({record.split}): {escape(query)}")
+            raise
 
     def _heldout(self, when: str) -> dict[str, float]:
         self.progress.busy(f"held-out evaluation {when} training ...")
-        return self.algorithm.evaluate()
+        with self._rollouts_kept():
+            return self.algorithm.evaluate()
 
     def _evaluate_before(self) -> None:
         iteration, scores = self.algorithm.iteration, self._heldout("before")

@@ -47,7 +47,8 @@ class IGPO(Algorithm):
     """Information Gain-based Policy Optimization (arXiv 2510.14967) and its relatives: the estimator is `config.preset`.
 
     Attributes:
-        records: what the last `train()` or `evaluate()` left for logs: rollouts, and the credit that training used.
+        records: what the last `train()` or `evaluate()` left for logs: rollouts, and the credit that training used. One that
+            raised leaves what it had.
     """
 
     config: IGPOConfig
@@ -103,6 +104,8 @@ class IGPO(Algorithm):
         self.metrics.aggregate(batch.runner_metrics, key=ENV_RUNNER_RESULTS)
         episodes, weights_version = batch.episodes, batch.weights_version
         rollouts: list[Rollout] = [episode.custom_data["rollout"] for episode in episodes]
+        record = IterationRecord(iteration, "train", weights_version, rollouts)
+        self.records.append(record)
         check_tools(rollouts, self.config.max_tool_error_share)
         swap_started = time.perf_counter()
         if self.config.is_colocated:
@@ -112,7 +115,7 @@ class IGPO(Algorithm):
 
         learn_started = time.perf_counter()
         num_turns = sum(rollout.num_turns for rollout in rollouts)
-        credit, groups = self._learn(episodes, num_turns)
+        credit, groups = record.credit, record.groups = self._learn(episodes, num_turns)
         seconds_learn = time.perf_counter() - learn_started
 
         metrics = training_metrics(rollouts, credit, groups)
@@ -150,11 +153,10 @@ class IGPO(Algorithm):
         }
         for name, value in metrics.items():
             self.metrics.log_value(("igpo", name), value, reduce="mean", window=1)
-        record = IterationRecord(iteration, "train", weights_version, rollouts, credit, groups, seconds)
+        record.seconds = seconds
         if self.config.log_tokens:
             record.tokens = turn_tokens(episodes)
             record.token_texts = self._token_texts(record.tokens.values())
-        self.records.append(record)
 
     def _token_texts(self, turns: Iterable[TurnTokens]) -> dict[int, str]:
         ids = np.concatenate([part for turn in turns for part in (turn.context_ids_C, turn.decision_ids_L)])
@@ -307,17 +309,19 @@ class IGPO(Algorithm):
 
     def evaluate(self, parallel_train_future=None) -> dict[str, float]:
         """Greedy rollouts of the held-out questions (the first `evaluation_questions`) with the current weights."""
-        questions = self.task.heldout_questions[: self.config.evaluation_questions]
-        record = self.rollout_questions(questions)
-        self.records.append(record)
-        check_tools(record.rollouts, self.config.max_tool_error_share, "in the held-out evaluation")
-        return evaluation_metrics(record.rollouts) | {"seconds_evaluate": record.seconds["evaluate"]}
+        return self._evaluate(self.iteration)
 
     def _run_one_evaluation(self, parallel_train_future=None) -> dict[str, Any]:
         """The evaluation within `train()`: RLlib counts the iteration only afterwards."""
-        scores = self.evaluate()
-        self.records[-1].iteration = self.iteration + 1
-        return {"evaluation": scores}
+        return {"evaluation": self._evaluate(self.iteration + 1)}
+
+    def _evaluate(self, iteration: int) -> dict[str, float]:
+        questions = self.task.heldout_questions[: self.config.evaluation_questions]
+        record = self.rollout_questions(questions)
+        record.iteration = iteration
+        self.records.append(record)
+        check_tools(record.rollouts, self.config.max_tool_error_share, "in the held-out evaluation")
+        return evaluation_metrics(record.rollouts) | {"seconds_evaluate": record.seconds["evaluate"]}
 
     def rollout_questions(self, questions: list[Question], *, samples: int = 1, temperature: float = 0.0) -> IterationRecord:
         """`samples` rollouts of each question, not scored; the record's split is "heldout"."""

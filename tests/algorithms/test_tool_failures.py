@@ -1,8 +1,12 @@
 """A run stops where too many tool calls fail, and says why; what the policy got wrong does not stop it."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from algorithms.igpo.algorithm import IGPO
 from algorithms.igpo.limits import check_tools
+from algorithms.igpo.sampling import SampledBatch
 from envs.search.trajectory import ActionKind, Question, Rollout, ToolCall, Turn
 
 DOWN = "the search failed: the server 127.0.0.1:8000 can't be reached (Connection refused)"
@@ -43,3 +47,17 @@ def test_the_bound_itself_is_allowed():
 
 def test_what_the_policy_got_wrong_does_not_stop_the_run():
     check(*(ToolCall("serch", {}, error="unknown tool 'serch', known: search") for _ in range(9)))
+
+
+def test_a_training_step_that_stops_leaves_the_rollouts_that_it_stopped_over():
+    sampled = rollouts(failed(DOWN), worked())
+    episodes = [SimpleNamespace(custom_data={"rollout": rollout}) for rollout in sampled]
+    algorithm = SimpleNamespace(
+        config=SimpleNamespace(max_tool_error_share=0.2, max_weight_lag=0),
+        iteration=6, weights_version=6, records=[], metrics=SimpleNamespace(aggregate=lambda values, key: None),
+        _ahead=SampledBatch(episodes, 10, 1, [], 6, 1.0),
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="1 of 2 tool calls failed in this iteration"):
+        IGPO.training_step(algorithm)
+    (record,) = algorithm.records
+    assert (record.iteration, record.split, record.rollouts) == (7, "train", sampled) and not record.credit

@@ -282,6 +282,46 @@ def test_whatever_dies_when_the_visible_log_has_no_gap_and_no_repeat(data, tmp_p
     assert sorted(visible) == sorted(wanted)
 
 
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_the_rollouts_that_stopped_a_run_are_on_disk_before_it_ends(setting, split):
+    """Once each, whether training or an evaluation raised, and an iteration that was logged before is not logged again."""
+    _, make, output = setting
+    algorithm = FakeAlgorithm(interval=3)
+
+    def train(train=algorithm.train):
+        result = train()
+        if algorithm.iteration == 3:
+            algorithm.records = [r for r in algorithm.records if split == "heldout" or r.split == "train"]
+            raise RuntimeError("7 of 10 tool calls failed")
+        return result
+
+    algorithm.train = train
+    loop = make(algorithm)
+    with pytest.raises(RuntimeError, match="tool calls failed"):
+        loop.run_to_end()
+    done = [(0, "heldout"), (1, "train"), (2, "train"), (3, "train")]
+    assert loop.log.rows == (done if split == "train" else [*done, (3, "heldout")])
+    assert loop.log.flushed == len(loop.log.rows) and loop.tracker.committed == [0, 1, 2]
+    assert "rollouts of iteration 3 (train): igpo sql " in output.getvalue()
+
+
+def test_the_rollouts_of_a_last_evaluation_that_stopped_the_run_are_on_disk(setting):
+    _, make, _ = setting
+    algorithm = FakeAlgorithm(interval=None)
+
+    def evaluate(evaluate=algorithm.evaluate):
+        scores = evaluate()
+        if algorithm.iteration:
+            raise RuntimeError("7 of 10 tool calls failed")
+        return scores
+
+    algorithm.evaluate = evaluate
+    loop = make(algorithm, stop={"training_iteration": 1})
+    with pytest.raises(RuntimeError, match="tool calls failed"):
+        loop.run_to_end()
+    assert loop.log.rows == [(0, "heldout"), (1, "train"), (1, "heldout")] and loop.log.flushed == 3
+
+
 def test_criteria():
     result = {"training_iteration": 3, "igpo": {"em": 0.5}}
     assert reached({"igpo/em": 0.5}, result) == "igpo/em reached 0.5 (stop at 0.5)"
