@@ -18,12 +18,12 @@ MAX_EXAMPLES = 5
 
 @dataclass
 class Description:
-    """Facts about one source. A refused record stops a run until it is mended; a dropped one is left out of training."""
+    """Facts about one source. A run refuses a source with a refused record; a dropped one is left out of training."""
 
     source: str
     questions: list[Question] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    """One sentence per record that can't be used."""
+    """One sentence per line or record that can't be used, with its place."""
     repeated: int = 0
     """Questions whose text stood there before under another id."""
     dropped: Counter[str] = field(default_factory=Counter)
@@ -73,25 +73,24 @@ def describe(source: str | Path, wanted: QuestionFilter | None = None) -> Descri
         InputError: the source itself can't be read, or it holds no records.
     """
     found = Description(str(source))
+    refuse = lambda error: found.refused.append(str(error))  # noqa: E731
     where_of_id: dict[str, str] = {}
     texts: set[str] = set()
-    empty = True
-    for record in iter_records(source):
-        empty = False
+    for record in iter_records(source, on_bad=refuse):
         try:
             question = record.question()
         except InputError as error:
-            found.refused.append(str(error))
+            refuse(error)
             continue
         if question.id in where_of_id:
-            found.refused.append(f"{record.where}: id {question.id!r} was already used at {where_of_id[question.id]}")
+            refuse(f"{record.where}: id {question.id!r} was already used at {where_of_id[question.id]}")
             continue
         where_of_id[question.id] = record.where
         text = " ".join(question.text.casefold().split())
         found.repeated += text in texts
         texts.add(text)
         found.questions.append(question)
-    if empty:
+    if not (found.questions or found.refused):
         raise InputError(f"{source} holds no questions")
     _, found.dropped = filter_questions(found.questions, wanted or QuestionFilter())
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from envs.data.errors import InputError
@@ -17,11 +18,13 @@ def require_file(path: Path, what: str) -> None:
         raise InputError(f"{what} {path} does not exist: check the path (it is taken from {Path.cwd()})")
 
 
-def read_jsonl(path: Path, what: str) -> Iterator[tuple[int, dict]]:
+def read_jsonl(path: Path, what: str, on_bad: Callable[[InputError], object] | None = None) -> Iterator[tuple[int, dict]]:
     """Yield (line number from 1, object) of each non-blank line of a UTF-8 JSONL file, one line in memory at a time.
 
+    `on_bad` takes the complaint about a bad line, and reading goes on.
+
     Raises:
-        InputError: the file is missing or unreadable, or a line is not UTF-8, not JSON or not an object.
+        InputError: the file is missing or unreadable, or, without `on_bad`, a line is not UTF-8, not JSON or not an object.
     """
     require_file(path, what)
     try:
@@ -30,19 +33,28 @@ def read_jsonl(path: Path, what: str) -> Iterator[tuple[int, dict]]:
         raise InputError(f"{what} {path} can't be read: {error.strerror}") from error
     with file:
         for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode("utf-8-sig").strip()
-            except UnicodeDecodeError as error:
-                raise InputError(f"{path}:{number}: not UTF-8 ({error.reason}): save the file as UTF-8") from error
-            if not line:
+            if not raw.removeprefix(BOM_UTF8).strip():
                 continue
             try:
-                record = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise InputError(f"{path}:{number}: not valid JSON ({error}): mend or remove the line") from error
-            if not isinstance(record, dict):
-                raise InputError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}")
+                record = _object(raw, f"{path}:{number}")
+            except InputError as error:
+                if on_bad is None:
+                    raise
+                on_bad(error)
+                continue
             yield number, record
+
+
+def _object(raw: bytes, where: str) -> dict:
+    try:
+        record = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 ({error.reason}): save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not valid JSON ({error}): mend or remove the line") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: expected a JSON object, found {type(record).__name__}")
+    return record
 
 
 def text_field(record: dict, key: str, where: str) -> str:

@@ -1,14 +1,15 @@
 """Question records in the forms that search-agent work shares, and where they come from.
 
 FlashRAG: `id`, `question`, `golden_answers` (or `answers`, `answer`), `metadata`. IGPO/verl: `prompt` (chat messages),
-`reward_model.ground_truth` (aliases joined by `<|answer_split|>`), `data_source`, `extra_info.index`. Sources: a `.jsonl` file
-(FlashRAG), a `.parquet` file (IGPO/verl), or a Hugging Face data set (either form), `hf:NAME[:CONFIG][@SPLIT]`.
+`reward_model.ground_truth` (aliases joined by `<|answer_split|>`, or Search-R1's `{"target": [...]}`), `data_source`,
+`extra_info.index`. Sources: a `.jsonl` file, a `.parquet` file (IGPO/verl), or a Hugging Face data set,
+`hf:NAME[:CONFIG][@SPLIT]`; a record with `reward_model` is IGPO/verl's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,17 +37,17 @@ class Record:
         return _question_of_igpo(self) if "reward_model" in self.fields else _question_of_flashrag(self)
 
 
-def iter_records(source: str | Path) -> Iterator[Record]:
-    """Stream the records of a source, one in memory at a time.
+def iter_records(source: str | Path, on_bad: Callable[[InputError], object] | None = None) -> Iterator[Record]:
+    """Stream the records of a source, one in memory at a time. `on_bad` takes the complaint about a line that holds none.
 
     Raises:
-        InputError: missing or unreadable file or data set, unknown suffix, a line that is no JSON object.
+        InputError: missing or unreadable file or data set, unknown suffix, or, without `on_bad`, a line that is no JSON object.
     """
     if str(source).startswith("hf:"):
         return _read_hugging_face(str(source))
     path = Path(source)
     if path.suffix == ".jsonl":
-        return _read_jsonl(path)
+        return _read_jsonl(path, on_bad)
     if path.suffix == ".parquet":
         return _read_parquet(path)
     require_file(path, "question file")
@@ -58,8 +59,8 @@ def _data_source(path: Path) -> str:
     return path.absolute().parent.name if path.stem in _SPLIT_NAMES else path.stem
 
 
-def _read_jsonl(path: Path) -> Iterator[Record]:
-    for row, (number, fields) in enumerate(read_jsonl(path, "question file")):
+def _read_jsonl(path: Path, on_bad: Callable[[InputError], object] | None) -> Iterator[Record]:
+    for row, (number, fields) in enumerate(read_jsonl(path, "question file", on_bad)):
         yield Record(f"{path}:{number}", row, fields, _data_source(path))
 
 
@@ -77,7 +78,7 @@ def _read_parquet(path: Path) -> Iterator[Record]:
         lacking = {"prompt", "reward_model"} - columns
         if lacking:
             raise InputError(f"{path} lacks the column(s) {', '.join(sorted(lacking))}; found {', '.join(sorted(columns))}")
-        wanted = sorted(columns & {"data_source", "prompt", "reward_model", "extra_info"})
+        wanted = sorted(columns & {"data_source", "prompt", "question", "reward_model", "extra_info"})
         row = 0
         for batch in file.iter_batches(columns=wanted):
             for fields in batch.to_pylist():
@@ -125,18 +126,22 @@ def _question_of_flashrag(record: Record) -> Question:
 
 def _question_of_igpo(record: Record) -> Question:
     fields, where = record.fields, record.where
-    data_source = fields.get("data_source") or record.data_source
+    data_source = text_field(fields, "data_source", where) if fields.get("data_source") else record.data_source
     extra_info = fields.get("extra_info")
-    index = extra_info.get("index") if isinstance(extra_info, dict) else None
+    extra_info = extra_info if isinstance(extra_info, dict) else {}
+    index = extra_info.get("index")
     # An integer index counts within its data source only (verl's preprocessing), a text index is an identifier.
     if not (isinstance(index, str) and index):
         index = f"{data_source or 'row'}-{record.row if index in (None, '') else index}"
     reward_model = fields["reward_model"]
     truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
+    truth = truth.get("target") if isinstance(truth, dict) else truth
     aliases = truth.split(ANSWER_SPLIT) if isinstance(truth, str) else truth
+    # Search-R1's `prompt` tells how to answer as well; the question alone stands beside it.
+    text = fields.get("question") or extra_info.get("question") or _last_user_message(fields.get("prompt"), where)
     return Question(
         id=index,
-        text=_question_text(_last_user_message(fields.get("prompt"), where), where),
+        text=_question_text(text, where),
         golds=_golds(aliases, index, where, "reward_model.ground_truth"),
         data_source=data_source,
     )
@@ -151,7 +156,9 @@ def _last_user_message(prompt: object, where: str) -> str:
     raise InputError(f"{where}: `prompt` must be a list of chat messages with a `user` message that holds the question")
 
 
-def _question_text(text: str, where: str) -> str:
+def _question_text(text: object, where: str) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"{where}: the question must be text, found {type(text).__name__}")
     if not text.strip():
         raise InputError(f"{where}: the question is empty: give it text or remove it")
     require_unicode(text, "the question", where)

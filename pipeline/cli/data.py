@@ -31,7 +31,7 @@ def describe_command(
 ) -> None:
     """Count questions, answers, aliases and hops, and say what a run would refuse or drop, and why.
 
-    Exit code 2 where a record can't be used.
+    A run refuses a file with a bad line or record: the first few are shown, and the exit code is 2.
 
     Examples:
 
@@ -139,7 +139,8 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
     from envs.data.describe import MAX_EXAMPLES
 
     total = len(found.questions)
-    table = Table(title=f"{found.source}: {total:,} questions", title_justify="left", show_header=False)
+    console.print(f"{found.source}: {total:,} questions", highlight=False, markup=False, soft_wrap=True)
+    table = Table(show_header=False)
     if total:
         words, aliases = found.answer_words, found.aliases
         quantiles = np.quantile(words, [0.5, 0.9], method="inverted_cdf")
@@ -158,9 +159,11 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
         table.add_row("repeated texts", f"{found.repeated:,}")
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.most_common())
         table.add_row("dropped by the filter", dropped or "none")
-    table.add_row("refused", f"{len(found.refused):,}" + (": a run stops at the first" if found.refused else ""))
+    table.add_row(
+        "refused", f"{len(found.refused):,}" + (": a run refuses the file until they are mended" if found.refused else "")
+    )
     console.print(table)
     for reason in found.refused[:MAX_EXAMPLES]:
-        console.print(f"  {reason}", highlight=False, markup=False)
+        console.print(f"  {reason}", highlight=False, markup=False, soft_wrap=True)
     if len(found.refused) > MAX_EXAMPLES:
         console.print(f"  and {len(found.refused) - MAX_EXAMPLES:,} more")

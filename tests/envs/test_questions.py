@@ -80,6 +80,19 @@ def test_igpo_parquet(write_parquet):
     assert second.id == "popqa-1"
 
 
+@pytest.mark.parametrize("place", ["column", "extra_info", "prompt"])
+def test_search_r1_parquet(write_parquet, place):
+    """verl's search recipe: answers under `target`; where the question stands beside it, the prompt's instructions are left out."""
+    index = {"index": 3, "split": "train"}
+    changes = {"extra_info": index | {"question": "Who?"} if place == "extra_info" else index}
+    changes |= {"question": "Who?"} if place == "column" else {}
+    said = "Who?" if place == "prompt" else "Answer the given question. Question: Who?"
+    truth = {"target": ["Ada", "Ada Lovelace"]}
+    row = igpo(prompt=[{"role": "user", "content": said}], reward_model={"ground_truth": truth, "style": "rule"}, **changes)
+    (question,) = load_questions(write_parquet(row))
+    assert question == Question(id="popqa-3", text="Who?", golds=["Ada", "Ada Lovelace"], data_source="popqa")
+
+
 def test_integer_indices_count_within_their_source(write_parquet):
     rows = [igpo(data_source=source, extra_info={"index": 0}) for source in ("nq", "tq")]
     assert [question.id for question in load_questions(write_parquet(*rows))] == ["nq-0", "tq-0"]
@@ -89,6 +102,8 @@ def test_integer_indices_count_within_their_source(write_parquet):
     ("record", "message"),
     [
         ("{", r"hotpot\.jsonl:2: not valid JSON"),
+        ('{"id": ' + "1" * 5000 + "}", r"hotpot\.jsonl:2: not valid JSON"),
+        ("[1]", r"hotpot\.jsonl:2: expected a JSON object, found list"),
         (flashrag(golden_answers=...), r"hotpot\.jsonl:2: question 'q1' has no golden answers: put at least one"),
         (flashrag(golden_answers=[" "]), r"hotpot\.jsonl:2: question 'q1' has no golden answers"),
         (flashrag(golden_answers=[3]), r"hotpot\.jsonl:2: `golden_answers` of question 'q1' must be a list of texts"),
@@ -114,6 +129,12 @@ def test_bad_lines_are_refused_with_file_and_line(write_jsonl, record, message):
         ({"reward_model": {"style": "rule"}}, "row 0: question 'popqa_7' has no golden answers"),
         ({"prompt": [{"role": "system", "content": "x"}]}, "row 0: `prompt` must be a list of chat messages"),
         ({"prompt": "Who?"}, "row 0: `prompt` must be a list of chat messages"),
+        (
+            {"reward_model": {"ground_truth": {"target": [1]}}},
+            "row 0: `reward_model.ground_truth` of question 'popqa_7' must be a list",
+        ),
+        ({"question": 7}, "row 0: the question must be text, found int"),
+        ({"data_source": 1.5}, "row 0: `data_source` must be text, found float"),
     ],
 )
 def test_bad_rows_are_refused_with_file_and_row(write_parquet, changes, message):

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
 from typer.testing import CliRunner
 
 import pipeline.cli.igpo
+from envs.data.errors import InputError
+from envs.data.questions import load_questions
 
 
 def run(*arguments):
@@ -50,11 +53,32 @@ def test_describe_goes_on_after_bad_records_and_applies_an_experiment_s_filter(t
     code, said = run("describe", path, "--config", experiment)
     assert code == 2
     assert (
-        "2 questions" in said and "dropped by the filter 1 hops unknown" in said and "refused 2: a run stops at the first" in said
+        "2 questions" in said and "dropped by the filter 1 hops unknown" in said and "refused 2: a run refuses the file" in said
     )
     assert "id 'q1' was already used at" in said and "question 'q2' has no golden answers" in said
     code, said = run("describe", tmp_path / "nowhere.jsonl")
     assert code == 2 and "does not exist" in said
+
+
+def test_describe_goes_on_after_lines_that_are_no_records(tmp_path):
+    """What it counts as refused is what a run refuses: training stops at the first of them."""
+    path = tmp_path / "mine.jsonl"
+    lines = [json.dumps(record(1)), "{broken", "[1]", "", json.dumps(record(2)), '{"id": "q3"}', *['"text"'] * 4]
+    path.write_text("\n".join(lines) + "\n")
+    with path.open("ab") as file:
+        file.write(b"\xff\n")
+    code, said = run("describe", path)
+    assert code == 2 and "2 questions" in said and "refused 8: a run refuses the file" in said and "and 3 more" in said
+    for place, reason in ((2, "not valid JSON"), (3, "expected a JSON object, found list"), (6, "no `question`")):
+        assert f"{path}:{place}: {reason}" in said
+    with pytest.raises(InputError, match=r"mine\.jsonl:2: not valid JSON"):
+        load_questions(path)
+    path.write_text("no\njson\n")
+    code, said = run("describe", path)
+    assert code == 2 and "0 questions" in said and f"{path}:2: not valid JSON" in said
+    path.write_text("\n")
+    code, said = run("describe", path)
+    assert code == 2 and "holds no questions" in said
 
 
 def test_world_reports_its_difficulty():
