@@ -82,7 +82,7 @@ def test_igpo_parquet(write_parquet):
 
 @pytest.mark.parametrize("place", ["column", "extra_info", "prompt"])
 def test_search_r1_parquet(write_parquet, place):
-    """verl's search recipe: answers under `target`; where the question stands beside it, the prompt's instructions are left out."""
+    """verl's search recipe: answers under `target`; the prompt's instructions are left out where the question stands alone."""
     index = {"index": 3, "split": "train"}
     changes = {"extra_info": index | {"question": "Who?"} if place == "extra_info" else index}
     changes |= {"question": "Who?"} if place == "column" else {}
