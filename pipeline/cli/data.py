@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from envs.data.world_report import Difficulty
     from envs.search.config import SearchEnvSettings
 
-app = typer.Typer(help="Look at questions, or at the generated world.", no_args_is_help=True, rich_markup_mode="markdown")
+app = typer.Typer(
+    help="Look at questions or the generated world; make demonstrations.", no_args_is_help=True, rich_markup_mode="markdown"
+)
 Config = Annotated[
     str | None, typer.Option("--config", metavar="FILE", help="Experiment file whose filter and limits are applied.")
 ]

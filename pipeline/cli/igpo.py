@@ -21,28 +21,13 @@ from pipeline.cli.study import study_command
 from pipeline.cli.warm_start import warm_start_command
 
 app = typer.Typer(
-    help="Look into IGPO runs and policies.",
+    help="Look before a run, at its rollouts, and at what a policy answers. Training itself: `rllib train file`.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app.command("demonstrations")(plain_errors(demonstrations_command))
-app.add_typer(data_app, name="data")
-app.command("serve-retriever")(plain_errors(serve_retriever_command))
-app.command("sql")(plain_errors(sql_command))
-app.command("schema")(plain_errors(schema_command))
-app.command("compact")(plain_errors(compact_command))
-app.command("recredit")(plain_errors(recredit_command))
-app.command("estimate")(estimate_command)
-app.command("profile")(profile_command)
-app.command("report")(plain_errors(report_command))
-app.command("show")(plain_errors(show_command))
-app.command("browse")(plain_errors(browse_command))
-app.command("study")(plain_errors(study_command))
-app.command("warm-start")(plain_errors(warm_start_command))
-
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the experiment.")]
 Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")]
 
@@ -131,6 +116,21 @@ def ask(
             opened = open_policy(policy, config, set_)
         answer(opened, question, console, golds=gold, temperature=temperature, seed=seed)
 
+
+app.command("estimate")(estimate_command)
+app.command("serve-retriever")(plain_errors(serve_retriever_command))
+data_app.command("demonstrations")(plain_errors(demonstrations_command))
+app.add_typer(data_app, name="data")
+app.command("warm-start")(plain_errors(warm_start_command))
+app.command("sql")(plain_errors(sql_command))
+app.command("schema")(plain_errors(schema_command))
+app.command("compact")(plain_errors(compact_command))
+app.command("report")(plain_errors(report_command))
+app.command("profile")(profile_command)
+app.command("show")(plain_errors(show_command))
+app.command("browse")(plain_errors(browse_command))
+app.command("recredit")(plain_errors(recredit_command))
+app.command("study")(plain_errors(study_command))
 
 if __name__ == "__main__":
     app()

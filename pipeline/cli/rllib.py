@@ -63,14 +63,12 @@ def train_file(
         int | None, typer.Option(metavar="N", min=0, help="Iterations between checkpoints; 0: only at the end.  [default: 1]")
     ] = None,
     checkpoint_at_end: Annotated[
-        bool | None, typer.Option("--checkpoint-at-end/--no-checkpoint-at-end", help="Save after the last iteration.")
-    ] = None,
+        bool, typer.Option("--checkpoint-at-end", help="Save after the last iteration, even where the file says not to.")
+    ] = False,
     keep_checkpoints_num: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Newest checkpoints to keep besides the best.  [default: 1]")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on with the newest unfinished run of this experiment.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished run of this experiment.")] = False,
     restore: Annotated[str | None, typer.Option(metavar="PATH", help="Start a new run from this checkpoint.")] = None,
     ray_address: Annotated[
         str | None, typer.Option(metavar="ADDR", help="Join this Ray cluster instead of starting one.")
@@ -105,7 +103,7 @@ def train_file(
     overrides = list(set_ or [])
     flags = {
         "checkpoint_config.checkpoint_frequency": checkpoint_freq,
-        "checkpoint_config.checkpoint_at_end": checkpoint_at_end,
+        "checkpoint_config.checkpoint_at_end": checkpoint_at_end or None,
         "checkpoint_config.num_to_keep": keep_checkpoints_num,
         "restore": restore,
     }

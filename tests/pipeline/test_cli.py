@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from tiny_policy import write_experiment, write_policy
 
 import pipeline.cli.igpo
@@ -35,10 +36,22 @@ def test_help_costs_less_than_a_second(module):
     assert "Usage:" in done.stdout
 
 
-@pytest.mark.parametrize("command", [["train", "file"], ["evaluate"]])
-def test_help_has_examples(run, command):
-    code, said = run(*command, "--help")
-    assert code == 0 and "Examples" in said and f"rllib {' '.join(command)}" in said
+def commands(app, *path):
+    """Every command below `app`, as the words that call it."""
+    for word, command in getattr(app, "commands", {}).items():
+        yield from commands(command, *path, word) if hasattr(command, "commands") else [[*path, word]]
+
+
+@pytest.mark.parametrize("console_script", [pipeline.cli.rllib, pipeline.cli.igpo])
+def test_every_help_has_examples_and_fits_into_80_columns(run, console_script, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    name = console_script.__name__.rpartition(".")[2]
+    found = list(commands(typer.main.get_command(console_script.app)))
+    assert ["train", "file"] in found or ["data", "world"] in found
+    for command in found:
+        code, said = run(*command, "--help", app=console_script.app)
+        assert code == 0 and f"{name} {' '.join(command)}" in said.partition("Example")[2], command
+        assert "…" not in said, f"{command}: a name is cut off"
 
 
 def test_version(run):
