@@ -57,9 +57,9 @@ def bare_update(model, optimizer, columns: Columns, micro_batches: list[np.ndarr
         micro = take_rows(columns, rows)
         ids, target_mask, lengths = micro["token_ids"], micro["decision_mask"][:, 1:], micro["lengths"] - 1
         if packed:
-            is_input = torch.arange(ids.shape[1] - 1) < lengths[:, None]
-            hidden = model.model(**PackedRows(lengths.numpy()).inputs(ids[:, :-1][is_input])).last_hidden_state[0]
-            hidden = hidden[target_mask[is_input]]
+            rows = PackedRows(ids[:, :-1], lengths.numpy())  # random rows: they share no beginning
+            hidden = model.model(**rows.inputs()).last_hidden_state[0]
+            hidden = hidden[torch.from_numpy(rows.token_of_NL)[target_mask]]
         else:
             hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[target_mask]
         target = ids[:, 1:][target_mask]

@@ -22,7 +22,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch.utils.checkpoint import checkpoint
 
 from algorithms.igpo.lora import LoraSettings, add_lora, merged_weights
-from algorithms.igpo.packing import PACKED, PackedRows, distinct_rows
+from algorithms.igpo.packing import PACKED, PackedRows, distinct_targets
 from algorithms.igpo.sharding import slice_of, whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -59,15 +59,14 @@ def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: boo
 
 def _refuse_leaks_between_rows(model, path: str) -> None:
     """A layer that mixes tokens by other means than attention (a state space, a convolution) would see the row before."""
-    token_ids = torch.tensor([0, 1, 1, 0])
 
     @torch.no_grad()
-    def last_row(lengths: list[int]) -> torch.Tensor:
-        inputs = PackedRows(lengths).inputs(token_ids[-sum(lengths) :])
+    def last_row(rows: list[list[int]]) -> torch.Tensor:
+        inputs = PackedRows(torch.tensor(rows), [len(row) for row in rows]).inputs()
         return backbone(model)(**inputs).last_hidden_state[0, -2:].float()
 
     try:
-        alone, packed = last_row([2]), last_row([2, 2])
+        alone, packed = last_row([[1, 0]]), last_row([[0, 1], [1, 0]])
         # Kernels round differently for other shapes, by a share of the largest values.
         tolerance = 0.05 if model.dtype is torch.bfloat16 else 1e-4
         is_alone = bool((packed - alone).abs().max() <= tolerance * alone.abs().max())
@@ -106,7 +105,7 @@ def token_logp(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs of the rows' own next tokens, and the entropy of the distribution that each was drawn from.
 
-    Rows that are equal, as rollouts of one prompt often are where turns are short, are computed once.
+    What rows have in common at their beginning, as the prompt of a group, is computed once (`algorithms.igpo.packing`).
 
     Args:
         model: what `load_causal_lm` returned.
@@ -122,39 +121,27 @@ def token_logp(
     """
     device = token_ids.device
     lengths_N = np.full(len(token_ids), token_ids.shape[1]) if lengths is None else lengths.cpu().numpy()
-    first_U, copy_of_N = distinct_rows(token_ids, target_mask, lengths_N)
-    if len(first_U) < len(lengths_N):
-        index_U = torch.from_numpy(first_U).to(device)
-        logp_UL, entropy_UL = token_logp(
-            model,
-            token_ids[index_U],
-            target_mask[index_U],
-            compute_dtype,
-            entropy,
-            logits_per_chunk,
-            torch.from_numpy(lengths_N[first_U]),
-        )
-        index_N = torch.from_numpy(copy_of_N).to(device)
-        return logp_UL.index_select(0, index_N), entropy_UL.index_select(0, index_N)
-    rows = PackedRows(lengths_N - 1, device)  # the last token predicts nothing that is asked for
-    is_input_NL = torch.arange(token_ids.shape[1] - 1) < torch.from_numpy(lengths_N - 1)[:, None]
-    is_input_NL = is_input_NL.to(device, non_blocking=True)
+    rows = PackedRows(token_ids[:, :-1], lengths_N - 1)  # the last token predicts nothing that is asked for
+    target_P = token_ids[:, 1:][target_mask]
+    token_of_P = rows.token_of_NL[target_mask.cpu().numpy()]
+    first_U, copy_of_P = distinct_targets(token_of_P, target_P.cpu().numpy())
+    before_U, first_U, copy_of_P = (torch.from_numpy(x).to(device) for x in (token_of_P[first_U], first_U, copy_of_P))
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute_dtype is torch.bfloat16):
-        hidden_TH = backbone(model)(**rows.inputs(token_ids[:, :-1][is_input_NL])).last_hidden_state[0]
-        hidden_PH = hidden_TH[target_mask[is_input_NL]]
-        target_P = token_ids[:, 1:][target_mask]
+        hidden_TH = backbone(model)(**rows.inputs()).last_hidden_state[0]
+        hidden_UH, target_U = hidden_TH.index_select(0, before_U), target_P[first_U]
         head = model.get_output_embeddings()
         chunk = max(1, logits_per_chunk // model.config.vocab_size)
-        if len(target_P) <= chunk:
-            logp_P, entropy_P = head_logp(head, hidden_PH, target_P, entropy)
+        if len(target_U) <= chunk:
+            logp_U, entropy_U = head_logp(head, hidden_UH, target_U, entropy)
         else:
             parts = [
                 checkpoint(head_logp, head, hidden, target, entropy, use_reentrant=False)
-                for hidden, target in zip(hidden_PH.split(chunk), target_P.split(chunk), strict=True)
+                for hidden, target in zip(hidden_UH.split(chunk), target_U.split(chunk), strict=True)
             ]
-            logp_P, entropy_P = (torch.cat(column) for column in zip(*parts, strict=True))
+            logp_U, entropy_U = (torch.cat(column) for column in zip(*parts, strict=True))
     zeros_NL = torch.zeros(target_mask.shape, dtype=torch.float32, device=device)
-    return zeros_NL.masked_scatter(target_mask, logp_P), zeros_NL.masked_scatter(target_mask, entropy_P)
+    logp_NL, entropy_NL = (zeros_NL.masked_scatter(target_mask, x_U.index_select(0, copy_of_P)) for x_U in (logp_U, entropy_U))
+    return logp_NL, entropy_NL
 
 
 class HFCausalLM(TorchRLModule):
