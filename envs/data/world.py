@@ -19,7 +19,7 @@ import numpy as np
 
 from envs.data.corpus import Document
 from envs.data.errors import InputError
-from envs.data.world_evidence import draw_families, relate_within_families, resemble_family
+from envs.data.world_evidence import draw_places, relate_by_place, resemble_place
 from envs.data.world_questions import vary
 from envs.data.world_text import ALIAS_NAMES, add_noise, distractors, share_names, value_names
 from envs.data.world_words import ALL_RELATIONS, ATTRIBUTES, NAMES, VALUES, names
@@ -71,9 +71,9 @@ class World:
         self._question_seed = int(rng.integers(0, 2**31))
         if settings.graded_evidence:
             evidence = self._stream(1)
-            families_N = draw_families(count, evidence)
-            self.relations_NR = relate_within_families(self.relations_NR, families_N, settings.graded_evidence, evidence)
-            self.values_NA = resemble_family(self.values_NA, families_N, settings.graded_evidence, evidence)
+            places_N = draw_places(count, evidence)
+            self.relations_NR = relate_by_place(self.relations_NR, places_N, settings.graded_evidence, evidence)
+            self.values_NA = resemble_place(self.values_NA, places_N, settings.graded_evidence, evidence)
         self._alias_NA = self._stream(2).integers(0, settings.aliases + 1, size=self.values_NA.shape)
 
     def _stream(self, number: int) -> np.random.Generator:

@@ -71,7 +71,7 @@ def test_bm25_finds_a_document_by_its_title():
         ({"entities": 4800, "aliases": 1}, "lower one of them"),
         ({"hops": {6: 1.0}}, "hops between 1 and 5"),
         ({"hops": {3: 1.0}, "relations": 1}, "hops between 1 and 2"),
-        ({"graded_evidence": 0.5, "entities": 10}, "at least 16 entities"),
+        ({"graded_evidence": 0.5, "entities": 10}, "at least 48 entities"),
         ({"collisions": 20, "entities": 30}, "make 15 pairs"),
         ({"yes_no": 0.6, "comparison": 0.6}, "add up to more than 1"),
         ({"hops": {1: 1.0}, "entities": 10, "train_questions": 100}, "too few questions of 1 hops"),

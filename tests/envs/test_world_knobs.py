@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from envs.data.world import WorldSettings, build_world
-from envs.data.world_evidence import FAMILIES, belief_path
+from envs.data.world_evidence import BRANCHES, PLACES, belief_path
 from envs.data.world_report import difficulty
 from envs.search.config import SearchEnvSettings
 
@@ -37,7 +37,7 @@ def texts(world):
 @pytest.mark.parametrize(
     ("knobs", "digest"),
     [
-        ({"graded_evidence": 0.7}, "0f2d7ee7fa47290c"),
+        ({"graded_evidence": 0.7}, "0c96f5c2582667f6"),
         ({"yes_no": 0.3, "comparison": 0.3, "aliases": 2}, "580dd5090ad083dd"),
         ({"noise": 3, "distractors": 40, "collisions": 20, "relations": 6}, "b0af16ff9bd1c3dd"),
     ],
@@ -105,12 +105,21 @@ def test_graded_evidence_narrows_the_answer_on_the_way():
         return np.mean([belief_path(world, chain) for chain in world.chains("heldout")], axis=0)
 
     np.testing.assert_allclose(mean_path(0.0, 3), [1 / 48, 1 / 48, 1 / 48, 1.0])
-    for hops in (2, 3):
+    for hops in (2, 3, 4):
         path = mean_path(0.9, hops)
         assert path[0] == pytest.approx(1 / 48) and path[-1] == 1.0
-        assert np.all(np.diff(path) > 0.01), path
-    # With certainty everybody related is of one family: the first document leaves its 6 values.
-    np.testing.assert_allclose(mean_path(1.0, 3), [1 / 48, FAMILIES / 48, FAMILIES / 48, 1.0], atol=1e-9)
+        assert np.all(np.diff(path) > 0.004), path
+    # With certainty a relation leaves three places of each, so the documents of four hops leave 27 values, 9, 3 and 1.
+    np.testing.assert_allclose(mean_path(1.0, 4), [1 / 48, 1 / 27, 1 / 9, 1 / 3, 1.0], atol=1e-9)
+    np.testing.assert_allclose(mean_path(1.0, 2), [1 / 48, 1 / 3, 1.0], atol=1e-9)
+
+
+def test_with_certain_evidence_every_attribute_tells_the_place_and_relations_lead_to_its_branches():
+    world = world_of(graded_evidence=1.0)
+    places_N = world.values_NA[:, 0]
+    assert np.all(world.values_NA == places_N[:, None])
+    steps_NR = (places_N[world.relations_NR] - BRANCHES * places_N[:, None]) % PLACES
+    assert set(steps_NR.ravel().tolist()) == set(range(BRANCHES))
 
 
 def test_words_that_the_embedded_policy_lacks_are_refused():

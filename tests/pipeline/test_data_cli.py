@@ -85,7 +85,7 @@ def test_world_reports_its_difficulty():
     small = ["--set", "heldout_questions=60", "--set", "train_questions=100"]
     code, said = run("world", *small, "--set", "graded_evidence=1.0", "--set", "hops={2: 1.0}")
     assert code == 0 and "world of 100 documents; held out: 60 chain" in said
-    assert "expert (a search per hop) 1.000" in said and "an ideal reader, 2 hops: 0.021 -> 0.167 -> 1.000" in said
+    assert "expert (a search per hop) 1.000" in said and "an ideal reader, 2 hops: 0.021 -> 0.333 -> 1.000" in said
     code, said = run("world", "--set", "nois=3")
     assert code == 2 and "Did you mean `world.noise`" in said or "Did you mean `noise`" in said
     code, said = run("world", "--set", "collisions=80")
