@@ -104,6 +104,7 @@ def model(subject: Subject) -> Finding:
 
 
 def task(subject: Subject) -> Finding:
+    from envs.search.protocols.build import SHOWS_TOOLS
     from envs.search.task import SearchTask
 
     loaded = subject.task = SearchTask(subject.config.env_settings())
@@ -115,8 +116,13 @@ def task(subject: Subject) -> Finding:
     for question in questions:
         loaded.answer_templates(question)
     documents = f"{len(loaded.corpus):,} documents" if loaded.corpus else "documents at the retriever's server"
-    counts = f"{documents}, {len(loaded.train_questions):,} training and "
-    return Finding("task", "ok", f"{counts}{len(loaded.heldout_questions):,} held-out questions, protocol {loaded.protocol.name}")
+    counts = f"{documents}, {len(loaded.train_questions):,} training and {len(loaded.heldout_questions):,} held-out questions"
+    text = f"{counts}, protocol {loaded.protocol.name}"
+    out_of_reach = [] if loaded.protocol.name in SHOWS_TOOLS else [name for name in loaded.settings.tools if name != "search"]
+    if out_of_reach:
+        use = " or ".join(f"`{name}`" for name in SHOWS_TOOLS)
+        return Finding("task", "warn", f"{text}, which knows only `search`: {', '.join(out_of_reach)} can't be called; use {use}")
+    return Finding("task", "ok", text)
 
 
 def retriever(subject: Subject) -> Finding:

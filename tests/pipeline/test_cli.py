@@ -167,6 +167,9 @@ def test_doctor_names_what_is_broken_and_ends_with_2(run, tmp_path, policy):
     bad = write_experiment(tmp_path / "bad.yaml", policy, engine={"kv_cache_gib": 1e5})
     code, said = run("doctor", bad, "--quick", app=pipeline.cli.igpo.app)
     assert code == 2 and "fail memory" in said
+    useless = write_experiment(tmp_path / "useless.yaml", policy, env={"tools": ["search", "calculator"]})
+    code, said = run("doctor", useless, "--quick", app=pipeline.cli.igpo.app)
+    assert code == 0 and "warn task" in said and "knows only `search`: calculator can't be called" in said
 
 
 @pytest.mark.parametrize("typed", ["", "--resume", "--restore old/best", "--restore=old/best"])

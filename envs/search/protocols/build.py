@@ -6,11 +6,14 @@ from envs.data.errors import InputError
 from envs.search.config import SearchEnvSettings
 from envs.search.protocol import Protocol
 
+SHOWS_TOOLS = ("igpo", "chat")
+"""Protocols whose policy can call every tool; the others know `search` alone."""
+
 
 def build_protocol(settings: SearchEnvSettings, tools: list[dict]) -> Protocol:
     """The protocol that `settings.protocol` names, over the tokenizer in the folder `settings.tokenizer`.
 
-    `tools` are the JSON schemas (`name`, `description`, `parameters`) that `igpo` and `chat` show to the policy.
+    `tools` are the JSON schemas (`name`, `description`, `parameters`) that those of `SHOWS_TOOLS` show to the policy.
 
     Raises:
         InputError: no tokenizer there, or one that lacks what the protocol needs (control tokens, a chat template).
