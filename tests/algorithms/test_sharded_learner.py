@@ -28,11 +28,11 @@ def ray_of_two_cpus():
     ray.shutdown()
 
 
-def sharded_group(paths):
+def learner_group(paths, num_learners=2, *, sharded=True):
     from algorithms.igpo.learner import IGPOTorchLearner
 
-    config = LearnerConfig().learners(num_learners=2, learner_class=IGPOTorchLearner)
-    for name, value in {**SETTINGS, "shard_learner": True}.items():
+    config = LearnerConfig().learners(num_learners=num_learners, learner_class=IGPOTorchLearner)
+    for name, value in {**SETTINGS, "shard_learner": sharded}.items():
         setattr(config, name, value)
     return config.build_learner_group(rl_module_spec=module_spec(paths))
 
@@ -55,7 +55,7 @@ def test_three_steps_equal_those_of_one_learner(ray_of_two_cpus, tmp_path):
 
     ray = ray_of_two_cpus
     paths = {"default_policy": save_tiny_llama(tmp_path / "llama")}
-    one, group = make_learner(paths, **SETTINGS), sharded_group(paths)
+    one, group = make_learner(paths, **SETTINGS), learner_group(paths)
     restored = make_learner(paths, **SETTINGS)
 
     def step(seed, groups):
@@ -110,6 +110,60 @@ def test_three_steps_equal_those_of_one_learner(ray_of_two_cpus, tmp_path):
             torch.testing.assert_close(exported[name].detach(), tensor, atol=1e-5, rtol=0)
     finally:
         group.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_checkpoint_goes_on_with_another_number_of_learners(ray_of_two_cpus, tmp_path, sharded):
+    """Weights and AdamW's moments of two learners are restored into one, and those of one into two."""
+    from ray.rllib.core.learner.training_data import TrainingData
+
+    paths = {"default_policy": save_tiny_llama(tmp_path / "llama")}
+    never_saved = make_learner(paths, **SETTINGS)
+    one, two = learner_group(paths, 0, sharded=False), learner_group(paths, sharded=sharded)
+    batches = [make_batch(groups=4, seed=seed) for seed in range(4)]
+
+    def step_two(episodes):
+        shards = [ray_of_two_cpus.put(shard) for shard in shard_groups(episodes, 2)]
+        two.update(
+            training_data=TrainingData(episodes_refs=shards), timesteps={"num_env_steps_sampled_lifetime": 100}, num_epochs=1
+        )
+
+    def save(group, name):
+        if group is two and sharded:
+            of_each(group, lambda learner: learner.stage_state())
+        group.save_to_path(str(tmp_path / name))
+
+    def check(state):
+        """Both moments and the weights are those of the learner that was never saved."""
+        expected = never_saved.get_state()
+        for name, array in expected["rl_module"]["default_policy"].items():
+            np.testing.assert_allclose(state["rl_module"]["default_policy"][name], array, atol=1e-5)
+        ((_, optimizer),) = expected["optimizer"].items()
+        ((_, other),) = state["optimizer"].items()
+        for index, moments in optimizer["state"]["state"].items():
+            for name, moment in moments.items():
+                np.testing.assert_allclose(other["state"]["state"][index][name], moment, atol=1e-5)
+
+    try:
+        for episodes in batches[:2]:
+            update(never_saved, episodes)
+            step_two(episodes)
+        save(two, "of_two")
+        one.restore_from_path(str(tmp_path / "of_two"))
+        check(one._learner.get_state())
+        update(never_saved, batches[2])
+        update(one._learner, batches[2])
+        check(one._learner.get_state())
+        save(one, "of_one")
+        two.restore_from_path(str(tmp_path / "of_one"))
+        update(never_saved, batches[3])
+        step_two(batches[3])
+        for state in of_each(two, gathered):
+            check(state)
+    finally:
+        one.shutdown()
+        two.shutdown()
 
 
 @pytest.mark.parametrize(
