@@ -2,12 +2,12 @@
 
     python -m venv /path/to/trl && /path/to/trl/bin/pip install "trl==1.16.0" torch transformers
     python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python
-    python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python --model smollm2 --prompts 2 --tokens 48
+    python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python --model smollm2 --prompts 2 --tokens 48 --steps 4
 
-Both train the same model by GRPO on the same prompts of one turn, with the same group size, longest completion, KL
-coefficient and one update per step, on all threads of the machine. They live in processes of their own and take their
-steps in turn. TRL generates with transformers (its vLLM mode needs CUDA). The ratio is the median over pairs of steps;
-the first step is left out.
+Both train the same model by GRPO on the same prompts of one turn (the same token ids), with the same group size, longest
+completion, tokens that end one, KL coefficient and one update per step, with the same number of threads. They live in processes
+of their own and take their steps in turn. TRL generates with transformers, or with vLLM in its own process (`--trl-vllm`,
+for which its environment needs vLLM). The ratio is the median over pairs of steps; the first step is left out.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=32, help="longest completion")
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each side; default: all cores")
+    parser.add_argument("--env-runners", type=int, default=1, help="0: this project samples in the learner's process, as TRL")
     parser.add_argument("--trl-vllm", action="store_true", help="TRL generates with vLLM in its own process (colocate)")
     parser.add_argument("--side", choices=["ours", "trl"], help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -45,13 +47,16 @@ def main() -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
+    from algorithms.igpo.config import IGPOConfig
+
     task, folder = open_task(args)
-    questions = task.train_questions[: args.prompts]
-    prompts = [task.protocol.prompt("", question.text, ["answer"]) for question in questions]
+    drawn = task.prompt_cursor(IGPOConfig().seed).next(args.prompts * (args.steps + 2))
+    prompts = [task.protocol.prompt("", task.train_questions[index].text, ["answer"]) for index in drawn]
     facts = json.dumps({"folder": folder, "prompts": prompts, "stop": task.protocol.stop_token_ids})
     options = ["--model", args.model, *(f"--{name}={getattr(args, name.replace('-', '_'))}" for name in NUMBERS)]
     options += ["--trl-vllm"] if args.trl_vllm else []
-    sides = {side: Side(side, python, options, facts) for side, python in (("ours", sys.executable), ("trl", args.trl_python))}
+    pythons = {"ours": sys.executable, "trl": args.trl_python}
+    sides = {side: Side(side, python, options, facts, args.threads) for side, python in pythons.items()}
     ratios, speeds = [], []
     for step in range(args.steps + 1):
         answers = {name: side.step() for name, side in sides.items()}
@@ -72,7 +77,7 @@ def compare(args: argparse.Namespace) -> None:
     )
 
 
-NUMBERS = ("prompts", "group-size", "tokens", "steps")
+NUMBERS = ("prompts", "group-size", "tokens", "steps", "threads", "env-runners")
 
 
 def open_task(args: argparse.Namespace):
@@ -100,8 +105,8 @@ def env_config(args: argparse.Namespace) -> dict[str, Any]:
 class Side:
     """A process that takes a step when it is told to."""
 
-    def __init__(self, side: str, python: str, options: list[str], facts: str):
-        environment = os.environ | {"OMP_NUM_THREADS": str(os.cpu_count()), "TOKENIZERS_PARALLELISM": "false"}
+    def __init__(self, side: str, python: str, options: list[str], facts: str, threads: int):
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         command = [python, "-m", "benchmarks.trl_grpo", "--side", side, *options]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, env=environment
@@ -140,8 +145,7 @@ def serve_ours(args: argparse.Namespace) -> None:
     from algorithms.igpo.config import IGPOConfig
 
     json.loads(sys.stdin.readline())
-    cores = os.cpu_count() or 1
-    ray.init(num_cpus=2 * cores, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=2 * args.threads, include_dashboard=False, log_to_driver=False)
     config = (
         IGPOConfig()
         .environment("search", env_config=env_config(args))
@@ -155,7 +159,7 @@ def serve_ours(args: argparse.Namespace) -> None:
             group_size=args.group_size,
             engine={"kv_cache_gib": 1.0},
         )
-        .env_runners(num_env_runners=1, num_cpus_per_env_runner=cores)
+        .env_runners(num_env_runners=args.env_runners, num_cpus_per_env_runner=args.threads)
     )
     algorithm = config.build_algo()
     while told_to_step():
@@ -178,10 +182,16 @@ def serve_trl(args: argparse.Namespace) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(facts["folder"])
     (tokenizer.eos_token_id,) = facts["stop"][:1]
     texts = [tokenizer.decode(ids) for ids in facts["prompts"]]
-    for text, ids in zip(texts, facts["prompts"], strict=True):
-        if tokenizer(text)["input_ids"] != ids:
-            raise SystemExit("the two sides would not read the same prompts")
+    ids_of = dict(zip(texts, facts["prompts"], strict=True))
+    if [ids_of[text] for text in texts] != facts["prompts"]:
+        raise SystemExit("two prompts of different ids are the same text")
     written = [0]
+
+    class SamePrompts(GRPOTrainer):
+        """Text tokenised anew may become other ids than those that the other side's protocol put together from parts."""
+
+        def _tokenize_prompts(self, prompts):
+            return [ids_of[prompt] for prompt in prompts], None, {}
 
     def reward(completions, completion_ids, **_):
         written[0] = sum(len(ids) for ids in completion_ids)
@@ -211,6 +221,8 @@ def serve_trl(args: argparse.Namespace) -> None:
         use_cpu=not torch.cuda.is_available(),
         use_vllm=args.trl_vllm,
         vllm_mode="colocate",
+        generation_kwargs={"stop_token_ids": facts["stop"]} if args.trl_vllm else None,
+        shuffle_dataset=False,
         bf16=False,
         gradient_checkpointing=False,
         report_to="none",
@@ -218,11 +230,13 @@ def serve_trl(args: argparse.Namespace) -> None:
         logging_strategy="no",
         disable_tqdm=True,
     )
-    trainer = GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(facts["folder"], dtype="float32"),
+    model = AutoModelForCausalLM.from_pretrained(facts["folder"], dtype="float32")
+    model.generation_config.eos_token_id = facts["stop"]
+    trainer = SamePrompts(
+        model=model,
         reward_funcs=reward,
         args=config,
-        train_dataset=Dataset.from_dict({"prompt": texts * (args.steps + 2)}),
+        train_dataset=Dataset.from_dict({"prompt": texts}),
         processing_class=tokenizer,
         callbacks=[Alternate()],
     )
