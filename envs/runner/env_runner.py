@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import ray
@@ -118,9 +119,9 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_turns, reduce="sum")
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, num_turns, reduce="lifetime_sum")
         self.metrics.log_value(NUM_EPISODES, len(rollouts), reduce="sum")
-        for rollout in rollouts:
-            self.metrics.log_value(EPISODE_RETURN_MEAN, rollout.outcome, reduce="mean", window=1000)
-            self.metrics.log_value(EPISODE_LEN_MEAN, rollout.num_turns, reduce="mean", window=1000)
+        if rollouts:  # the batch's mean: RLlib takes milliseconds to merge a window of single episodes
+            self.metrics.log_value(EPISODE_RETURN_MEAN, fmean(rollout.outcome for rollout in rollouts), reduce="mean", window=1)
+            self.metrics.log_value(EPISODE_LEN_MEAN, num_turns / len(rollouts), reduce="mean", window=1)
         phases = {"generate": seconds.generate, "score": seconds.score, "tools": seconds.tools, "host": seconds.host}
         for name, value in {**phases, "sample": total}.items():
             self.metrics.log_value(f"seconds_{name}", value, reduce="max")
