@@ -98,7 +98,7 @@ def ask(
 ) -> None:
     """Answer one question, showing each turn as it is written.
 
-    Example: `igpo ask runs/igpo/RUN_ID/checkpoints/best "food of friend of duto ?"`
+    Example: `igpo ask runs/igpo/RUN_ID/checkpoints/best "trade of mother of fata ?" --gold coach`
     """
     from pipeline.quiet import quieten
 

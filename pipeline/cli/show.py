@@ -32,7 +32,7 @@ def show_command(
 
     - `igpo show last`
     - `igpo show last --worst`
-    - `igpo show runs/igpo --question "mother of mira" --best`
+    - `igpo show runs/igpo --question "mother of fata" --best`
     - `igpo show last 000008/train-000933/7`
     """
     from rich.console import Console
