@@ -1,7 +1,7 @@
 """Advances many rollouts at once: no rollout waits for another one's turn, tool or score.
 
-One loop steps the engine. A rollout whose turn ended goes to its tools in a thread pool and comes back while others decode;
-belief scoring is a request like any other, so it overlaps with both.
+One loop steps the engine. A rollout whose turn ended goes to its tools in a thread pool and comes back while others decode (tools
+that answer at once are called on the spot); belief scoring is a request like any other, so it overlaps with both.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 
 from envs.runner.belief import QUERY, BeliefQuery, PrefixScorer
 from envs.runner.engine import Generate, Generated, RolloutEngine, ScoreAnswer, Scored
-from envs.search.environment import SearchEnv
+from envs.runner.episode_record import EpisodeRecord
+from envs.search.episode import SearchEpisode, Seen
 from envs.search.protocol import ScoringSuffix
 from envs.search.roles import RolePolicies
 from envs.search.task import SearchTask
 from envs.search.trajectory import Question, Rollout
 
-TOOL_THREADS = 256
+TOOL_THREADS = 1024
 """Most tool calls under way at once: they wait for a server more than they compute, and every rollout may have one."""
 
 
@@ -66,18 +67,23 @@ class _Live:
     """A rollout under way."""
 
     job: RolloutJob
-    env: SearchEnv
-    episode: MultiAgentEpisode
-    contexts: dict[str, list[int]]
+    state: SearchEpisode
     started: float
+    contexts: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    record: EpisodeRecord = field(default_factory=EpisodeRecord)
+    episode: MultiAgentEpisode | None = None
+    """Once the rollout has ended and is scored."""
     turn_started: float = 0.0
-    decision: Generated = field(init=False)
     open_scores: int = 0
     ended: bool = False
     scores: dict[tuple[int, int], float] = field(default_factory=dict)
     """s_t(a^k) by (turn, alias); turn -1 is the prompt alone."""
     unscored_contexts: list[np.ndarray] = field(default_factory=list)
     """What would have been scored, where the learner's side does it."""
+
+    def see(self, seen: Seen) -> None:
+        self.contexts[seen.agent] += seen.ids
+        self.record.see(seen.agent, seen.ids)
 
 
 class RolloutLoop:
@@ -148,34 +154,23 @@ class _Run:
             self._collect_tools(block=not any(engine.is_busy for engine in self.engines.values()))
         seconds = self.seconds
         seconds.host = time.perf_counter() - started - seconds.generate - seconds.score - seconds.tools
-        return [live.episode for live in self.live], seconds
+        return [live.episode for live in self.live if live.episode is not None], seconds
 
     def _start(self, job: RolloutJob) -> _Live:
-        env = SearchEnv(self.task)
-        observations, infos = env.reset(
-            options={
-                "question": job.question,
-                "rollout_id": job.rollout_id,
-                "group_id": job.group_id,
-                "split": job.split,
-            }
-        )
-        episode = MultiAgentEpisode(id_=job.rollout_id, agent_to_module_mapping_fn=self.loop.policy_of)
-        episode.add_env_reset(observations=observations, infos=infos)
-        contexts = defaultdict(list)
-        for agent, ids in observations.items():
-            contexts[agent] += ids.tolist()
-        return _Live(job, env, episode, contexts, started=time.perf_counter())
+        state = SearchEpisode(self.task, job.question, rollout_id=job.rollout_id, group_id=job.group_id, split=job.split)
+        live = _Live(job, state, started=time.perf_counter())
+        live.see(state.start())
+        return live
 
     def _request_turn(self, live: _Live) -> None:
-        state = live.env.episode
+        state = live.state
         request_id = f"turn/{live.job.rollout_id}/{state.rollout.num_turns}"
         live.turn_started = time.perf_counter()
         self.generating[request_id] = live
         self.engines[self.loop.policy_of(state.agent)].submit(
             Generate(
                 request_id,
-                context_ids=live.contexts[state.agent],
+                context_ids=list(live.contexts[state.agent]),
                 max_tokens=state.max_decision_tokens,
                 stop_token_ids=self.task.protocol.stop_token_ids,
                 temperature=live.job.temperature,
@@ -186,14 +181,14 @@ class _Run:
 
     def _request_scores(self, live: _Live, turn: int) -> None:
         """Scores every alias after `turn`. Identical (context, answer) pairs, as at the start of a group, are scored once."""
-        context = live.env.episode.history
+        context = live.state.history
         if not self.loop.scores_on_engine:
             live.unscored_contexts.append(np.asarray(context, dtype=np.int32))
             return
         engine = self.engines[self.task.answering_role.policy]
         # A digest, since the scores of all rollouts' turns are kept: contexts of 30k tokens would fill gigabytes.
         digest = hashlib.blake2b(array("i", context).tobytes(), digest_size=16).digest()
-        for k, suffix in enumerate(live.env.episode.templates.suffixes_K):
+        for k, suffix in enumerate(live.state.templates.suffixes_K):
             key = (digest, *suffix.ids)
             if key in self.known_scores:
                 live.scores[turn, k] = self.known_scores[key]
@@ -234,18 +229,20 @@ class _Run:
             live.scores[turn, k] = scored.score
             live.open_scores -= 1
             if turn >= 0:
-                live.env.episode.rollout.turns[turn].seconds_score += time.perf_counter() - submitted
+                live.state.rollout.turns[turn].seconds_score += time.perf_counter() - submitted
             self._close_if_complete(live)
 
     def _take_decision(self, live: _Live, decision: Generated) -> None:
-        state = live.env.episode
-        live.decision = decision
-        live.contexts[state.agent] += decision.ids
-        calls = live.env.decide({state.agent: np.asarray(decision.ids, dtype=np.int32)})
+        state, ids = live.state, decision.ids
+        live.contexts[state.agent] += ids
+        calls = state.decide(ids, completed=self.task.protocol.is_complete(ids))
         turn = state.rollout.turns[-1]
         turn.seconds_generate = time.perf_counter() - live.turn_started
         turn.weights_version = self.engines[turn.policy].weights_version
-        if not calls:
+        live.record.write(turn.agent, decision, turn.weights_version)
+        if all(self.task.tools.answers_at_once(call) for call in calls):
+            for call in calls:
+                self.task.tools(call)
             self._observe(live)
             return
         self.open_tools[live] = len(calls)
@@ -267,31 +264,20 @@ class _Run:
             self.open_tools[live] -= 1
             if not self.open_tools[live]:
                 del self.open_tools[live]
-                turn = live.env.episode.rollout.turns[-1]
-                turn.seconds_tool = max(call.seconds for call in turn.tool_calls)
                 self._observe(live)
 
     def _observe(self, live: _Live) -> None:
-        speaker, decision = live.env.episode.agent, live.decision
-        turn = live.env.episode.rollout.turns[-1]
-        observations, rewards, terminateds, truncateds, infos = live.env.observe()
-        live.episode.add_env_step(
-            observations,
-            {speaker: np.asarray(decision.ids, dtype=np.int32)},
-            rewards,
-            infos,
-            terminateds=terminateds,
-            truncateds=truncateds,
-            extra_model_outputs={speaker: {"action_logp": decision.logprobs_L, "weights_version": turn.weights_version}},
-        )
+        state = live.state
+        turn = state.rollout.turns[-1]
+        turn.seconds_tool = max((call.seconds for call in turn.tool_calls), default=0.0)
+        seen = state.observe()
         if self.on_turn is not None:
-            self.on_turn(live.env.episode.rollout)
-        if live.env.episode.done:
+            self.on_turn(state.rollout)
+        if seen is None:
             live.ended = True
             self._close_if_complete(live)
             return
-        for agent, ids in observations.items():
-            live.contexts[agent] += ids.tolist()
+        live.see(seen)
         if live.job.score_beliefs:
             self._request_scores(live, turn.index)
         self._request_turn(live)
@@ -299,14 +285,14 @@ class _Run:
     def _close_if_complete(self, live: _Live) -> None:
         if not live.ended or live.open_scores:
             return
-        rollout: Rollout = live.env.episode.rollout
+        rollout = live.state.rollout
         rollout.seconds = time.perf_counter() - live.started
+        live.episode = live.record.episode(rollout, self.loop.policy_of)
         if live.job.score_beliefs and not self.loop.scores_on_engine:
-            live.episode.custom_data[QUERY] = BeliefQuery(live.unscored_contexts, live.env.episode.templates.suffixes_K)
+            live.episode.custom_data[QUERY] = BeliefQuery(live.unscored_contexts, live.state.templates.suffixes_K)
         elif live.job.score_beliefs:
             aliases = range(len(rollout.scored_golds_K))
             rollout.initial_scores_K = np.array([live.scores[-1, k] for k in aliases])
             for turn in rollout.gain_bearing_turns:
                 turn.scores_K = np.array([live.scores[turn.index, k] for k in aliases])
-        live.episode.custom_data["rollout"] = rollout
         self.num_open -= 1

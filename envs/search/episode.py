@@ -48,7 +48,7 @@ class SearchEpisode:
         self._task = task
         self._settings = task.settings
         self._protocol = task.protocol
-        self._roles = {role.name: role for role in task.settings.roles}
+        self._roles = task.roles
         self._contexts: dict[str, _Context] = {}
         self._found: set[str] = set()
         self._action = Action(ActionKind.CUT_OFF)
@@ -59,7 +59,7 @@ class SearchEpisode:
         self.agent = task.settings.roles[0].name
         self.done = False
         # Room for the longest scoring suffix and the glue of one observation is reserved, so every completed turn is scored.
-        self._limit = self._settings.max_context_tokens - self.templates.longest - self._glue()
+        self._limit = self._settings.max_context_tokens - self.templates.longest - task.glue
 
     def start(self) -> Seen:
         """The first speaker's prompt.
@@ -197,7 +197,3 @@ class SearchEpisode:
 
     def _room(self, agent: str) -> int:
         return self._limit - max(len(self.history), self._contexts[agent].length)
-
-    def _glue(self) -> int:
-        senders = ("tool", "error", *self._roles)
-        return max(len(self._protocol.observation("", decision_ids=[], sender=s, max_tokens=0).ids) for s in senders)

@@ -15,6 +15,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from envs.data.errors import InputError
 from envs.user_code import import_function
@@ -28,11 +29,13 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _CLOSED_ANSWERS = ("yes", "no", "noanswer")
 
 
+@lru_cache(4096)  # four metrics normalise the same answers, and so do the rollouts of a group
 def normalise_paper(text: str) -> str:
     """Lower-case, ASCII punctuation to spaces, white space collapsed; articles stay (official IGPO code)."""
     return " ".join(text.lower().translate(_PUNCTUATION_TO_SPACE).split())
 
 
+@lru_cache(4096)
 def normalise_squad(text: str) -> str:
     """Lower-case, ASCII punctuation deleted, then `a`, `an`, `the` removed, white space collapsed (SQuAD v1.1)."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_DELETE_PUNCTUATION)).split())

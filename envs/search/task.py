@@ -33,7 +33,7 @@ class AnswerTemplates:
     golds_K: list[str]
     suffixes_K: list[ScoringSuffix]
 
-    @property
+    @cached_property
     def longest(self) -> int:
         return max(len(suffix.ids) for suffix in self.suffixes_K)
 
@@ -110,9 +110,20 @@ class SearchTask:
                 "of the default world only, so leave that setting of `world` as it is, or use a chat model and protocol `igpo`"
             )
 
-    @property
+    @cached_property
+    def roles(self) -> dict[str, RoleSettings]:
+        """By name."""
+        return {role.name: role for role in self.settings.roles}
+
+    @cached_property
     def answering_role(self) -> RoleSettings:
         return answering_role(self.settings.roles)
+
+    @cached_property
+    def glue(self) -> int:
+        """Tokens around the text of an observation, at most."""
+        senders = ("tool", "error", *self.roles)
+        return max(len(self.protocol.observation("", decision_ids=[], sender=s, max_tokens=0).ids) for s in senders)
 
     def prompt(self, role: RoleSettings, question: Question) -> list[int]:
         """Ids of the role's first context."""

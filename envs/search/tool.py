@@ -49,13 +49,16 @@ class Tool:
         function: takes typed parameters, `Annotated[str, Field(description=...)]` where a word of explanation helps; returns a
             `ToolResult`, or anything that is shown as text (JSON where it is no string).
         name: what the policy calls it.
+        at_once: whether a call takes less time than handing it to a thread would. Asked before each call, since a retriever opens
+            late.
 
     Raises:
         InputError: a parameter without a type, or `*args` or `**kwargs`.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str):
+    def __init__(self, function: Callable[..., Any], name: str, at_once: Callable[[], bool] = lambda: False):
         self.name = name
+        self.at_once = at_once
         self.function = function
         fields: dict[str, Any] = {}
         for parameter in inspect.signature(function, eval_str=True).parameters.values():
@@ -97,6 +100,7 @@ class Toolbox:
     Args:
         tools: with different names.
         timeout: seconds after which a call counts as failed. What it was doing is abandoned, not stopped: Python cannot.
+            Tools that answer at once have no limit.
     """
 
     def __init__(self, tools: Sequence[Tool], timeout: float = 60.0):
@@ -110,6 +114,11 @@ class Toolbox:
         """What a protocol shows to the policy, in the order of the settings."""
         return [tool.schema for tool in self._tools.values()]
 
+    def answers_at_once(self, call: ToolCall) -> bool:
+        """Whether `call` is over sooner than another thread could begin with it: nothing is won by waiting elsewhere."""
+        tool = self._tools.get(call.tool)
+        return tool is None or tool.at_once()
+
     def __call__(self, call: ToolCall) -> ToolCall:
         """Carries out `call` and fills in its result or its error. A bug in a tool of this package is raised."""
         started = time.perf_counter()
@@ -121,7 +130,7 @@ class Toolbox:
             call.error, call.failed = str(error), True
         else:
             call.result_text, call.credits = result.text, result.credits
-            call.document_ids, call.document_scores = result.document_ids, result.document_scores
+            call.document_ids, call.document_scores = list(result.document_ids), list(result.document_scores)
         call.seconds = time.perf_counter() - started
         return call
 
@@ -129,6 +138,8 @@ class Toolbox:
         tool = self._tools.get(call.tool)
         if tool is None:
             raise ToolError(f"unknown tool {call.tool!r}, known: {', '.join(self._tools)}")
+        if tool.at_once():
+            return tool(call.arguments)
         future: Future[ToolResult] = Future()
         threading.Thread(target=_carry_out, args=(tool, call.arguments, future), name=f"tool-{tool.name}", daemon=True).start()
         try:

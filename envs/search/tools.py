@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 MAX_QUERIES = 16
 """Queries of one `search` call."""
+AT_ONCE_DOCUMENTS = 100_000
+"""BM25 searches this many in 0.2 ms (benchmarks/README.md), which is what handing the search to a thread costs."""
+REMEMBERED_SEARCHES = 16384
+"""The rollouts of a group search alike, and so do those of the next iterations."""
 PAGE_CHARACTERS_PER_TOKEN = 3
 """A page of `open` fits into an observation: English has about four characters a token."""
 
@@ -59,16 +63,13 @@ def search_tool(retriever: Callable[[], Retriever], top_k: int, *, show_ids: boo
     `show_ids` puts each document's id in front of it, for `open`.
     """
 
-    def search(
-        query: Annotated[str, Field(description="what to look for")] = "",
-        queries: Annotated[tuple[str, ...], Field(description="several things to look for at once", max_length=MAX_QUERIES)] = (),
-    ) -> ToolResult:
-        """Search the documents. Give `query`, or `queries`."""
-        wanted = [text.strip() for text in (query, *queries) if text.strip()]
-        if not wanted:
-            raise ToolError("search needs a query: a text that is not empty")
+    def is_quick() -> bool:
+        identity = retriever().identity
+        return identity.get("kind") == "bm25" and identity["documents"] <= AT_ONCE_DOCUMENTS
+
+    def answer(wanted: tuple[str, ...]) -> ToolResult:
         try:
-            found = retriever().search(wanted, top_k)
+            found = retriever().search(list(wanted), top_k)
         except RetrieverError as error:
             raise ToolFailure(f"the search failed: {error}") from error
         shown = ["\n".join(_shown(hit, show_ids) for hit in hits) or "nothing found" for hits in found]
@@ -81,7 +82,19 @@ def search_tool(retriever: Callable[[], Retriever], top_k: int, *, show_ids: boo
             credits=found.credits if isinstance(found, Found) else 0.0,
         )
 
-    return Tool(search, "search")
+    remembered = functools.lru_cache(REMEMBERED_SEARCHES)(answer)
+
+    def search(
+        query: Annotated[str, Field(description="what to look for")] = "",
+        queries: Annotated[tuple[str, ...], Field(description="several things to look for at once", max_length=MAX_QUERIES)] = (),
+    ) -> ToolResult:
+        """Search the documents. Give `query`, or `queries`."""
+        wanted = tuple(text.strip() for text in (query, *queries) if text.strip())
+        if not wanted:
+            raise ToolError("search needs a query: a text that is not empty")
+        return remembered(wanted) if is_quick() else answer(wanted)
+
+    return Tool(search, "search", at_once=is_quick)
 
 
 def searched_text(arguments: dict[str, Any]) -> str | None:
