@@ -1,11 +1,11 @@
 """What does sampling cost as groups, turns and tokens grow, and what does a second env runner bring?
 
     OMP_NUM_THREADS=1 python -m benchmarks.scaling
-    OMP_NUM_THREADS=1 python -m benchmarks.scaling --model smollm2 --prompts 2 --group-size 4
+    OMP_NUM_THREADS=1 python -m benchmarks.scaling --model smollm2 --prompts 2 --group-size 4 --repeats 1 --svg scaling.svg
     OMP_NUM_THREADS=1 python -m benchmarks.scaling --runners
 
 Without `--runners`: one engine in this process, scores taken, one knob changed at a time, processor seconds; beside them what
-`igpo estimate --device cpu` would say of the rollouts that came out. The shortest of the repeats counts.
+`igpo estimate --device cpu` would say of the rollouts that came out. The shortest of the repeats counts. `--svg` draws both.
 
 With `--runners`: whole algorithms of the embedded policy with 1 and 2 env runners sample the same prompts in turn, with a
 retriever that answers at once and with one that takes 0.5 s a call; wall-clock, as runners are processes of their own.
@@ -79,24 +79,49 @@ def grow(args: argparse.Namespace) -> None:
     device = this_cpu(torch.get_num_threads())
     print("| what grows | rollouts | turns | written tokens | processor s | ms a turn | estimate s |", "|---" * 7 + "|", sep="\n")
 
-    def row(label: str, task: SearchTask, **changes: int) -> None:
+    points: list[dict[str, Any]] = []
+
+    def row(knob: str, value: int, task: SearchTask, **changes: int) -> None:
         changed = argparse.Namespace(**{**vars(args), **changes})
         seconds, rollouts = measure(engine, task, changed)
         turns = [turn for rollout in rollouts for turn in rollout.turns]
         written = sum(turn.num_decision_tokens for turn in turns)
         guess = expected_seconds(device, changed, task, rollouts)
         print(
-            f"| {label} | {len(rollouts)} | {len(turns)} | {written:,} | {seconds:.2f} | {1000 * seconds / len(turns):.1f} | "
-            f"{guess:.2f} |",
+            f"| {knob} {value} | {len(rollouts)} | {len(turns)} | {written:,} | {seconds:.2f} | "
+            f"{1000 * seconds / len(turns):.1f} | {guess:.2f} |",
             flush=True,
         )
+        for kind, amount in (("measured", seconds), ("estimated", guess)):
+            points.append({"knob": knob, "value": value, "seconds": amount, "kind": kind})
 
     for size in GROUP_SIZES:
-        row(f"group size {size}", task, group_size=size)
+        row("group size", size, task, group_size=size)
     for turns in range(1, task.settings.max_turns + 1):
-        row(f"at most {turns} turns", SearchTask(task.settings.model_copy(update={"max_turns": turns})))
+        row("turns, at most", turns, SearchTask(task.settings.model_copy(update={"max_turns": turns})))
     for tokens in TURN_TOKENS[args.model]:
-        row(f"at most {tokens} tokens a turn", SearchTask(task.settings.model_copy(update={"max_turn_tokens": tokens})))
+        row("tokens a turn, at most", tokens, SearchTask(task.settings.model_copy(update={"max_turn_tokens": tokens})))
+    if args.svg is not None:
+        draw(points, args.svg)
+
+
+def draw(points: list[dict[str, Any]], path: str) -> None:
+    """A panel for each knob: processor seconds, measured and estimated."""
+    import altair as alt
+
+    panels = []
+    for knob in dict.fromkeys(point["knob"] for point in points):
+        own = alt.Data(values=[point for point in points if point["knob"] == knob])
+        lines: Any = alt.Chart(own, width=220, height=200).mark_line(point=True)
+        panels.append(
+            lines.encode(
+                x=alt.X("value:Q", title=knob, axis=alt.Axis(tickMinStep=1)),
+                y=alt.Y("seconds:Q", title="processor seconds"),
+                color=alt.Color("kind:N", title=None, sort=["measured", "estimated"], legend=alt.Legend(orient="top")),
+                strokeDash=alt.StrokeDash("kind:N", sort=["measured", "estimated"], legend=None),
+            )
+        )
+    alt.hconcat(*panels, background="white").save(path)
 
 
 def compare_runners(args: argparse.Namespace) -> None:
@@ -136,6 +161,7 @@ def compare_runners(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = arguments(__doc__)
+    parser.add_argument("--svg", help="file to draw the curves to")
     parser.add_argument("--runners", action="store_true", help="compare 1 and 2 env runners instead")
     args = parser.parse_args()
     (compare_runners if args.runners else grow)(args)
