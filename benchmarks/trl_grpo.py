@@ -7,7 +7,8 @@
 Both train the same model by GRPO on the same prompts of one turn (the same token ids), with the same group size, longest
 completion, tokens that end one, KL coefficient and one update per step, with the same number of threads. They live in processes
 of their own and take their steps in turn. TRL generates with transformers, or with vLLM in its own process (`--trl-vllm`,
-for which its environment needs vLLM). The ratio is the median over pairs of steps; the first step is left out.
+for which its environment needs vLLM). The ratios are medians over pairs of steps; the first step is left out. Processor
+seconds, of a side's processes together, are what to compare where other work shares the machine.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import subprocess
 import sys
 import time
 from typing import Any
+
+import psutil
 
 LEARNING_RATE = 1e-6
 BETA = 0.001
@@ -57,24 +60,26 @@ def compare(args: argparse.Namespace) -> None:
     options += ["--trl-vllm"] if args.trl_vllm else []
     pythons = {"ours": sys.executable, "trl": args.trl_python}
     sides = {side: Side(side, python, options, facts, args.threads) for side, python in pythons.items()}
-    ratios, speeds = [], []
+    ratios, processor_ratios, speeds = [], [], []
     for step in range(args.steps + 1):
         answers = {name: side.step() for name, side in sides.items()}
         ours, trl = answers["ours"], answers["trl"]
-        speed = ours["tokens"] / ours["seconds"], trl["tokens"] / trl["seconds"]
-        print(
-            f"ours {ours['seconds']:6.2f} s, {speed[0]:6,.0f} tokens/s   TRL {trl['seconds']:6.2f} s, {speed[1]:6,.0f} tokens/s",
-            flush=True,
-        )
+        print("   ".join(f"{name} {shown(answer)}" for name, answer in answers.items()), flush=True)
         if step:
             ratios.append(trl["seconds"] / ours["seconds"])
-            speeds.append(speed[0] / speed[1])
+            processor_ratios.append(trl["processor"] / ours["processor"])
+            speeds.append(ratios[-1] * ours["tokens"] / trl["tokens"])
     for side in sides.values():
         side.stop()
     print(
         f"{args.model}, {args.prompts} x {args.group_size} completions of at most {args.tokens} tokens: a step in "
-        f"1/{statistics.median(ratios):.2f} of TRL's seconds, {statistics.median(speeds):.2f} times its tokens/s"
+        f"1/{statistics.median(ratios):.2f} of TRL's seconds and 1/{statistics.median(processor_ratios):.2f} of its processor "
+        f"seconds, {statistics.median(speeds):.2f} times its tokens/s"
     )
+
+
+def shown(answer: dict[str, float]) -> str:
+    return f"{answer['seconds']:6.2f} s ({answer['processor']:.2f}), {answer['tokens'] / answer['seconds']:6,.0f} tokens/s"
 
 
 NUMBERS = ("prompts", "group-size", "tokens", "steps", "threads", "env-runners")
@@ -119,14 +124,23 @@ class Side:
         self._process.stdin.flush()
 
     def step(self) -> dict[str, float]:
+        """Seconds, processor seconds and written tokens of one step."""
+        before = self._processor_seconds()
         self._say("step")
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith('{"seconds"'):
-                return json.loads(line)
+                return {**json.loads(line), "processor": self._processor_seconds() - before}
         raise SystemExit(f"a side ended: {self._process.args}")
 
+    def _processor_seconds(self) -> float:
+        """Of the process and all that it started."""
+        top = psutil.Process(self._process.pid)
+        times = [process.cpu_times() for process in (top, *top.children(recursive=True))]
+        return sum(time.user + time.system for time in times)
+
     def stop(self) -> None:
+        assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(timeout=120)
 
