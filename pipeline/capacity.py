@@ -221,18 +221,19 @@ def this_cpu(threads: int) -> Device:
     try:
         one, other = torch.randn(1024, 1024), torch.randn(1024, 1024)
         block = torch.zeros(2**24)
-        flops = 2 * 1024**3 / _best(lambda: one @ other)
-        bandwidth = 2 * block.nbytes / _best(block.clone)
+        flops = 2 * 1024**3 / _best(lambda: one @ other, threads)
+        bandwidth = 2 * block.nbytes / _best(block.clone, threads)
     finally:
         torch.set_num_threads(before)
     memory = float(psutil.virtual_memory().total)
     return Device(f"this CPU, {threads} threads", memory, flops, bandwidth, 0.01, "a moment's measurement")
 
 
-def _best(function, repeats: int = 5) -> float:
+def _best(function, threads: int, repeats: int = 5) -> float:
+    """Seconds of processor time for each thread: what other work takes from the machine at this moment is not its speed."""
     times = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = time.process_time()
         function()
-        times.append(time.perf_counter() - started)
+        times.append((time.process_time() - started) / threads)
     return min(times)
