@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from algorithms.warm_start.policy import build_policy, load_policy
 from algorithms.warm_start.report import measure, report_table
-from algorithms.warm_start.trainer import LookupFailed, Trainer, WarmStartSettings
+from algorithms.warm_start.trainer import GRADED, LookupFailed, Trainer, WarmStartSettings
 from envs.data.world_words import vocabulary
 from envs.search.protocols.tiny import TinyProtocol, build_tokenizer
 
@@ -28,7 +28,7 @@ fact. The expert's bad habits, with their chances per search, are the policy's t
 
 Made{start} by `{command}` with torch {torch}.
 
-Measured on held-out questions of the default world, as many of 1, 2, 3 and 4 hops:
+Measured on held-out questions of the default world{graded}, as many of 1, 2, 3 and 4 hops:
 
 ```json
 {measures}
@@ -42,11 +42,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; results depend on it in the last digits")
     parser.add_argument("--lookup-steps", type=int, default=WarmStartSettings.max_lookup_steps, help="at most")
-    parser.add_argument("--steps", type=int, default=WarmStartSettings.demonstration_steps, help="on demonstrations")
-    parser.add_argument("--start", type=Path, help="go on from this policy's folder, on demonstrations only")
+    parser.add_argument("--steps", type=int, help="after look-ups, in place of the recipe's")
+    parser.add_argument("--start", type=Path, help="go on from this policy's folder, which can look facts up")
+    parser.add_argument("--graded", action="store_true", help="the recipe for worlds of graded evidence; needs --start")
     parser.add_argument("--give-up", type=float, help="chance that the expert gives up after a search, whatever is asked for")
     options = parser.parse_args(arguments)
     console = Console()
+    if options.graded and not options.start:
+        console.print("[red]--graded teaches a policy that reads and searches already: name one with --start[/red]")
+        return 2
     if options.out.exists():
         console.print(f"[red]{options.out} exists: give a folder that does not[/red]")
         return 2
@@ -55,11 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
     tokenizer = build_tokenizer(vocabulary())
     protocol = TinyProtocol(tokenizer)
     policy = load_policy(options.start) if options.start else build_policy(len(tokenizer), options.seed)
-    settings = WarmStartSettings(
-        seed=options.seed,
-        max_lookup_steps=0 if options.start else options.lookup_steps,
-        demonstration_steps=options.steps,
-    )
+    settings = replace(GRADED if options.graded else WarmStartSettings(), seed=options.seed)
+    settings = replace(settings, max_lookup_steps=0 if options.start else options.lookup_steps)
+    if options.steps is not None:
+        share = options.steps / sum(phase.steps for phase in settings.phases)
+        phases = tuple(replace(phase, steps=max(round(phase.steps * share), 1)) for phase in settings.phases)
+        settings = replace(settings, phases=phases)
     if options.give_up is not None:
         habits = replace(settings.habits, give_up=options.give_up, give_up_bored=options.give_up)
         settings = replace(settings, habits=habits)
@@ -71,10 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     policy.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
-    measures = measure(policy, options.out)
+    measures = measure(policy, options.out, graded_evidence=settings.graded_evidence if options.graded else 0.0)
     card = CARD.format(
         command=shlex.join(["python", "-m", "algorithms.warm_start", *(sys.argv[1:] if arguments is None else arguments)]),
         start=f" from `{options.start.name}`" if options.start else "",
+        graded=f" at `graded_evidence` {settings.graded_evidence:g}" if options.graded else "",
         habits=", ".join(f"{name} {chance:g}" for name, chance in asdict(settings.habits).items()),
         torch=torch.__version__,
         measures=json.dumps(measures, indent=1),

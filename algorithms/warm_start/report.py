@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 EVEN_HOPS = {1: 0.25, 2: 0.25, 3: 0.25, 4: 0.25}
 
 
-def measure(policy: PreTrainedModel, folder: Path, questions: int = 500, groups: int = 32) -> dict[str, float]:
+def measure(
+    policy: PreTrainedModel, folder: Path, questions: int = 500, groups: int = 32, graded_evidence: float = 0.0
+) -> dict[str, float]:
     """Measures on held-out questions of 1 to 4 hops, as many of each, of the default world; `folder` holds the tokenizer.
 
     `greedy_em*` greedy exact match, by hops; `sampled_em`, `format_validity` (share of well-formed turns) and `mixed_groups`
@@ -33,7 +35,11 @@ def measure(policy: PreTrainedModel, folder: Path, questions: int = 500, groups:
     """
     policy.eval()
     task = SearchTask(
-        SearchEnvSettings(tokenizer=str(folder), world=WorldSettings(hops=EVEN_HOPS, train_questions=1000), max_turns=7)
+        SearchEnvSettings(
+            tokenizer=str(folder),
+            world=WorldSettings(hops=EVEN_HOPS, train_questions=1000, graded_evidence=graded_evidence),
+            max_turns=7,
+        )
     )
     heldout = task.heldout_questions[:questions]
     measures: dict[str, float] = {}

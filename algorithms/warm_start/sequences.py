@@ -61,6 +61,21 @@ class SequenceMaker:
             sequence.add([self._token[MESSAGE], name, key, value, self._token[END]], [False, False, False, True, False])
         return sequence
 
+    def forecasts(self, forecasts: int) -> Sequence:
+        """One document, then questions about people whom it leads to but nobody has read of; only their answers are learned.
+
+        Dense practice of what graded evidence says (`envs.data.world_evidence`): in whole episodes there is one such answer, and
+        hundreds of batches teach nothing.
+        """
+        sequence = self._start(Chain(0, (), 0), actions=["message"])
+        entity = int(self.rng.integers(len(self.world.names)))
+        sequence.add(self._document(entity))
+        for hops in self.rng.choice([2, 3, 4], p=[0.5, 0.3, 0.2], size=forecasts):
+            question = self.world.question(self.world.draw_chain(int(hops), self.rng, entity), id="")
+            words = self._words(f"{question.text} {question.golds[0]}")
+            sequence.add([self._token[MESSAGE], *words, self._token[END]], [False] * len(words) + [True, False])
+        return sequence
+
     def searcher(self, chain: Chain) -> Sequence:
         """One searcher's episode: every decision is learned."""
         sequence = self._start(chain, actions=["search", "answer"])
@@ -107,6 +122,14 @@ class SequenceMaker:
         """
         sequence = self._start(chain, actions=["search", "answer"])
         for step in self._prefix(chain):
+            sequence.add(self._decision(step))
+            sequence.add(self._document(step.entity))
+        return self._gold(sequence, chain)
+
+    def early_belief(self, chain: Chain, searches: int) -> Sequence:
+        """The same after the first `searches` of an expert who rarely strays."""
+        sequence = self._start(chain, actions=["search", "answer"])
+        for step in Expert(self.world, self.rng, Habits(stray=0.1)).demonstrate(chain)[:searches]:
             sequence.add(self._decision(step))
             sequence.add(self._document(step.entity))
         return self._gold(sequence, chain)

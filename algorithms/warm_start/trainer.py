@@ -1,18 +1,19 @@
-"""The warm start's two phases: look-up practice until the skill is there, then demonstrations, answers and harder look-ups."""
+"""The warm start: look-up practice until the skill is there, then batches of several kinds of sequences, phase by phase."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from algorithms.warm_start.parts import Parts
 from algorithms.warm_start.sequences import Sequence, SequenceMaker
 from envs.data.expert import Habits
-from envs.data.world import Chain, World, build_world
+from envs.data.world import World, build_world
 from envs.search.config import WorldSettings
 from envs.search.protocols.tiny import TinyProtocol
 
@@ -22,31 +23,77 @@ class LookupFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class WarmStartSettings:
-    """Defaults are the shipped policy's.
+class Part:
+    """How many sequences of a kind a batch holds, and what their mean loss weighs in the batch's."""
 
-    `graded_evidence` is that of every other world, so that belief learns to move with what a document says of the answer's kind;
-    the rest have none. `habits` are the expert's in demonstrations: how much is left for reinforcement learning to mend. `hops`
-    are the shares of questions by hops in training.
+    sequences: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`parts` by kind: the methods of `algorithms.warm_start.parts.Parts`."""
+
+    name: str
+    steps: int
+    parts: dict[str, Part]
+
+
+@dataclass(frozen=True)
+class WarmStartSettings:
+    """Defaults are the `tiny` policy's.
+
+    `graded_evidence` is that of a share `graded_worlds` of the worlds; the rest have none. `habits` are the expert's in
+    demonstrations: how much is left for reinforcement learning to mend. `hops` are the shares of questions by hops in training.
+    Learning rates rise over `warm_up_steps` and fall to 0 over the last 1 / `decay` of the phases.
     """
 
     seed: int = 0
     max_lookup_steps: int = 600
-    demonstration_steps: int = 1500
+    phases: tuple[Phase, ...] = (
+        Phase(
+            "demonstrations",
+            steps=1500,
+            parts={
+                "demonstrations": Part(10),
+                "leads": Part(6),
+                "leads_through_notes": Part(3),
+                "beliefs": Part(8),
+                "lookups": Part(4),
+            },
+        ),
+    )
     batch_size: int = 32
     entities: int = 60
     graded_evidence: float = 0.8
+    graded_worlds: float = 0.5
     hops: dict[int, float] = field(default_factory=lambda: {1: 0.2, 2: 0.35, 3: 0.25, 4: 0.2})
     habits: Habits = Habits(give_up=0.1, give_up_bored=0.65, repeat=0.05, stray=0.08, overshoot=0.05, misread=0.1)
     matrix_learning_rate: float = 0.02
     other_learning_rate: float = 3e-3
+    warm_up_steps: int = 0
+    decay: float = 1.5
 
 
-PART_SIZES = {"demonstrations": 10, "leads": 6, "leads_through_notes": 3, "beliefs": 8, "lookups": 4}
-"""Sequences of each kind in a second-phase batch; the losses of the parts count the same."""
-DEMONSTRATIONS = {"searcher": 0.6, "searcher_with_notes": 0.2, "reader": 0.2}
-BELIEFS = {"belief": 0.75, "belief_through_reader": 0.25}
-"""Shares of the kinds of sequences (methods of `SequenceMaker`) within a part."""
+_KEPT = {"searches": Part(6), "leads": Part(6), "short_lookups": Part(3)}
+GRADED = WarmStartSettings(
+    max_lookup_steps=0,
+    phases=(
+        Phase("forecasts", steps=350, parts={"forecasts": Part(24, weight=3.0), **_KEPT}),
+        Phase(
+            "early beliefs",
+            steps=450,
+            parts={"early_beliefs": Part(48, weight=3.0), "own_beliefs": Part(8), "forecasts": Part(3), **_KEPT},
+        ),
+    ),
+    graded_evidence=1.0,
+    graded_worlds=1.0,
+    habits=replace(WarmStartSettings().habits, give_up=0.8, give_up_bored=0.8),
+    warm_up_steps=20,
+    decay=2.0,
+)
+"""The `tiny_graded` policy's, from `tiny`. It learns what a document says of those it leads to, where evidence is graded, and
+gives up four times in five."""
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called after each step with phase, step, number of steps, and measures."""
@@ -73,14 +120,14 @@ class Trainer:
         }
 
     def run(self) -> None:
-        """Both phases.
+        """All phases.
 
         Raises:
             LookupFailed: the look-up accuracy stayed below 97% for `max_lookup_steps`.
         """
         self.model.train()
         self.learn_lookup()
-        self.learn_demonstrations()
+        self.learn_phases()
         self.model.eval()
 
     def learn_lookup(self) -> None:
@@ -100,63 +147,47 @@ class Trainer:
             f"after {total} steps only {recent:.0%} of facts are read right: train longer (--lookup-steps) or try another --seed"
         )
 
-    def learn_demonstrations(self) -> None:
-        """Demonstrations, leads, gold answers after random prefixes of searches, and facts of two documents; the rate
-        falls to 0 over the last two thirds."""
-        total = self.settings.demonstration_steps
-        for step in range(total):
-            world = self._world()
-            maker = SequenceMaker(self.protocol, world, self.rng, self.settings.habits)
-            parts = {
-                "demonstrations": self._draw(maker, world, DEMONSTRATIONS, PART_SIZES["demonstrations"]),
-                "leads": self._leads(maker.lead, world, PART_SIZES["leads"]),
-                "leads_through_notes": self._leads(maker.lead_through_notes, world, PART_SIZES["leads_through_notes"]),
-                "beliefs": self._draw(maker, world, BELIEFS, PART_SIZES["beliefs"]),
-                "lookups": [maker.lookups(documents=2, lookups=12) for _ in range(PART_SIZES["lookups"])],
-            }
-            measures = self._step(parts, rate=min(1.0, 1.5 * (1 - step / total)))
-            self.progress("demonstrations", step + 1, total, measures)
-
-    def _draw(self, maker: SequenceMaker, world: World, kinds: dict[str, float], count: int) -> list[Sequence]:
-        hops = self.rng.choice(list(self.settings.hops), p=list(self.settings.hops.values()), size=count)
-        chosen = self.rng.choice(list(kinds), p=list(kinds.values()), size=count)
-        return [getattr(maker, kind)(world.draw_chain(int(hop), self.rng)) for kind, hop in zip(chosen, hops, strict=True)]
-
-    def _leads(self, make: Callable[[Chain], Sequence], world: World, count: int) -> list[Sequence]:
-        """Chains of 2, 3, 4, 2, ... hops."""
-        return [make(world.draw_chain(2 + k % 3, self.rng)) for k in range(count)]
+    def learn_phases(self) -> None:
+        """Batches of each phase's parts, every batch in a world of its own."""
+        total, step = sum(phase.steps for phase in self.settings.phases), 0
+        warm_up = max(self.settings.warm_up_steps, 1)
+        for phase in self.settings.phases:
+            for number in range(phase.steps):
+                world = self._world()
+                maker = SequenceMaker(self.protocol, world, self.rng, self.settings.habits)
+                make = Parts(maker, world, self.rng, self.settings.hops)
+                parts = {name: getattr(make, name)(part.sequences) for name, part in phase.parts.items()}
+                weights = {name: part.weight for name, part in phase.parts.items()}
+                rate = min(1.0, (step + 1) / warm_up, self.settings.decay * (1 - step / total))
+                self.progress(phase.name, number + 1, phase.steps, self._step(parts, rate, weights))
+                step += 1
 
     def _world(self) -> World:
-        grade = self.settings.graded_evidence * int(self.rng.integers(2))
+        grade = self.settings.graded_evidence * int(self.rng.random() < self.settings.graded_worlds)
         seed = int(self.rng.integers(2**31))
         return build_world(WorldSettings(seed=seed, entities=self.settings.entities, graded_evidence=grade))
 
-    def _step(self, parts: dict[str, list[Sequence]], rate: float) -> dict[str, float]:
-        """One update on the sum over `parts` of the mean loss of learned tokens; returns it and each part's accuracy."""
-        sequences = [sequence for part in parts.values() for sequence in part]
-        length = max(len(sequence.ids) for sequence in sequences)
-        ids_BL = torch.zeros(len(sequences), length, dtype=torch.long)
-        weight_BL = torch.zeros(len(sequences), length)
-        part_BL = torch.zeros(len(sequences), length, dtype=torch.long)
-        row = 0
-        for number, part in enumerate(parts.values()):
-            weight = 1.0 / sum(sum(sequence.learned) for sequence in part)
-            for sequence in part:
+    def _step(self, parts: dict[str, list[Sequence]], rate: float, weights: dict[str, float] | None = None) -> dict[str, float]:
+        """One update on the weighted sum over `parts` of the mean loss of learned tokens; returns it and each part's accuracy."""
+        measures, total = {}, 0.0
+        for name, part in parts.items():
+            length = max(len(sequence.ids) for sequence in part)
+            ids_BL = torch.zeros(len(part), length, dtype=torch.long)
+            learned_BL = torch.zeros(len(part), length, dtype=torch.bool)
+            for row, sequence in enumerate(part):
                 ids_BL[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
-                weight_BL[row, : len(sequence.ids)] = torch.tensor(sequence.learned, dtype=torch.float32) * weight
-                part_BL[row] = number
-                row += 1
-        learned = weight_BL[:, 1:] > 0
-        # Padding stands on the right, so the causal mask alone keeps it out of every learned position.
-        hidden = self.model.model(input_ids=ids_BL).last_hidden_state[:, :-1][learned]
-        logits, targets = self.model.lm_head(hidden), ids_BL[:, 1:][learned]
-        loss = (cross_entropy(logits, targets, reduction="none") * weight_BL[:, 1:][learned]).sum()
-        loss.backward()
+                learned_BL[row, : len(sequence.ids)] = torch.tensor(sequence.learned)
+            # Padding stands on the right, so the causal mask alone keeps it out of every learned position.
+            hidden = self.model.model(input_ids=ids_BL).last_hidden_state[:, :-1][learned_BL[:, 1:]]
+            logits, targets = self.model.lm_head(hidden), ids_BL[:, 1:][learned_BL[:, 1:]]
+            loss = cross_entropy(logits, targets) * (weights or {}).get(name, 1.0)
+            loss.backward()
+            total += loss.item()
+            measures[name] = (logits.argmax(-1) == targets).float().mean().item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, error_if_nonfinite=True)
         for optimizer, full_rate in self._optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = full_rate * rate
             optimizer.step()
             optimizer.zero_grad()
-        right, part_of = (logits.argmax(-1) == targets).float(), part_BL[:, 1:][learned]
-        return {"loss": loss.item()} | {name: right[part_of == k].mean().item() for k, name in enumerate(parts)}
+        return {"loss": total} | measures

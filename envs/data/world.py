@@ -118,11 +118,12 @@ class World:
             path.append(int(self.relations_NR[path[-1], relation]))
         return path
 
-    def draw_chain(self, hops: int, rng: np.random.Generator) -> Chain:
-        """A random chain whose entities are all different."""
+    def draw_chain(self, hops: int, rng: np.random.Generator, entity: int | None = None) -> Chain:
+        """A random chain whose entities are all different, from `entity` where it is given."""
         while True:
             relations = tuple(int(r) for r in rng.permutation(len(self.relations))[: hops - 1])
-            chain = Chain(int(rng.integers(len(self.names))), relations, int(rng.integers(len(ATTRIBUTES))))
+            start = int(rng.integers(len(self.names))) if entity is None else entity
+            chain = Chain(start, relations, int(rng.integers(len(ATTRIBUTES))))
             if len(set(self.path(chain))) == hops:
                 return chain
 

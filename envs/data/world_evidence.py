@@ -32,7 +32,7 @@ def draw_places(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def relate_by_place(others_NR: np.ndarray, places_N: np.ndarray, grade: float, rng: np.random.Generator) -> np.ndarray:
-    """`others_NR` with a share `grade` of its entries redrawn from the places that the entity's leads to, never the entity itself."""
+    """`others_NR` with a share `grade` of its entries redrawn from where the entity's place leads, never the entity itself."""
     related_NR = others_NR.copy()
     for entity, relation in np.argwhere(_chosen(others_NR.shape, grade, rng)):
         branch = np.flatnonzero(places_N == (BRANCHES * places_N[entity] + rng.integers(BRANCHES)) % PLACES)
@@ -50,7 +50,7 @@ def resemble_place(values_NA: np.ndarray, places_N: np.ndarray, grade: float, rn
 def belief_path(world: World, chain: Chain) -> list[float]:
     """Belief in the gold answer after 0, 1, ... gold documents, of a reader who knows how the world is made but no fact of it.
 
-    Bayes' rule over the places along the chain: the attributes of a document tell its entity's place, a relation leads to a place's
+    Bayes' rule over the places along the chain: the attributes of a document tell its entity's place, a relation leads to its
     branches with the chance of `graded_evidence`, and a place tells its people's values. The last document states the answer: 1.
     """
     grade, path = world.settings.graded_evidence, world.path(chain)
