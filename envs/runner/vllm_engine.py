@@ -132,7 +132,8 @@ class VLLMEngine:
         self.weights_version = NO_WEIGHTS
 
     def _submit_generate(self, request: Generate) -> None:
-        from vllm import SamplingParams, TokensPrompt
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
@@ -149,10 +150,11 @@ class VLLMEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
         )
-        self._engine.add_request(request.request_id, TokensPrompt(prompt_token_ids=request.context_ids), params)
+        self._engine.add_request(request.request_id, tokens_input(request.context_ids), params)
 
     def _submit_score(self, request: ScoreAnswer, *, read_cache: bool) -> None:
-        from vllm import SamplingParams, TokensPrompt
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
@@ -166,8 +168,7 @@ class VLLMEngine:
             skip_clone=True,
         )
         self._scores[request.request_id] = request, read_cache
-        prompt = TokensPrompt(prompt_token_ids=request.context_ids + request.suffix_ids)
-        self._engine.add_request(request.request_id, prompt, params)
+        self._engine.add_request(request.request_id, tokens_input(request.context_ids + request.suffix_ids), params)
 
 
 def _mend_llvmlite() -> None:
