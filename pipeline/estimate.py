@@ -138,8 +138,8 @@ def show(experiment: Experiment, device_name: str | None, expected: Expected, co
     if device_name is not None:
         console.print(_details(*found[device_name]))
     console.print(
-        "An estimate by arithmetic and memory traffic, every turn as long as it may be (--turns, --turn-tokens and "
-        "--observation-tokens say otherwise). Not yet run on a GPU: no GPU's numbers have been checked against a run.",
+        "An estimate by arithmetic and memory traffic, every turn as long as it may be (--turns, --turn-tokens, "
+        "--observation-tokens and others say otherwise). Not yet run on a GPU: no GPU's numbers have been checked against a run.",
         style="dim",
         highlight=False,
     )

@@ -18,6 +18,7 @@ def estimate_command(
     turn_tokens: Annotated[float | None, typer.Option(min=1, help="Tokens written in an average turn.")] = None,
     observation_tokens: Annotated[float | None, typer.Option(min=0, help="Tokens of an average observation.")] = None,
     prompt_tokens: Annotated[float, typer.Option(min=1, help="Tokens of an average prompt.")] = 200,
+    answer_tokens: Annotated[float, typer.Option(min=1, help="Tokens of a gold answer in its template, all aliases.")] = 24,
 ) -> None:
     """Estimate memory, tokens per second and hours of an experiment on kinds of GPUs and on this CPU, before it starts.
 
@@ -36,5 +37,5 @@ def estimate_command(
     quieten(0)
     experiment = load_experiments(config, set_)[0]
     quieten_ray(0)
-    expected = Expected(turns, turn_tokens, observation_tokens, prompt_tokens)
+    expected = Expected(turns, turn_tokens, observation_tokens, prompt_tokens, answer_tokens)
     show(experiment, device, expected, make_console())
