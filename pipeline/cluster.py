@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from envs.data.errors import InputError
@@ -27,12 +30,26 @@ def start_ray(options: LaunchOptions) -> None:
     else:
         arguments |= {"include_dashboard": False, "num_cpus": options.ray_num_cpus, "num_gpus": options.ray_num_gpus}
     try:
-        with native_stderr_aside(options.verbosity):
+        with native_stderr_aside(options.verbosity), _deaf_to_sigterm():
             ray.init(**arguments)
     except (ConnectionError, ValueError) as error:
         if options.ray_address is None:
             raise
         raise _nobody_there(options.ray_address, f"{str(error).splitlines()[0]} (-v shows why)") from error
+
+
+@contextmanager
+def _deaf_to_sigterm() -> Generator[None]:
+    """Processes that start in this context keep SIGTERM blocked, as Ray itself blocks Ctrl-C for its own.
+
+    What ends a job (Slurm, systemd) signals all of its processes at once, and the run needs Ray to finish what is under way: it
+    would wait a minute for a Ray that is gone.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _knock(address: str) -> None:

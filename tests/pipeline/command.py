@@ -48,9 +48,9 @@ class Command:
             assert self.process.poll() is None and time.monotonic() < deadline, self.output.read_text()
             time.sleep(0.05)
 
-    def interrupt(self) -> int:
-        """Ctrl-C as a terminal sends it, to every process of the group; returns the exit code."""
-        os.killpg(self.process.pid, signal.SIGINT)
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> int:
+        """A signal to every process of the group (Ctrl-C as a terminal sends it); returns the exit code."""
+        os.killpg(self.process.pid, number)
         return self.end()
 
     def end(self, timeout: float = 240.0) -> int:

@@ -114,3 +114,17 @@ def test_a_finished_run_can_be_restored_evaluated_and_asked(folder):
     restored.wait_for(f"iteration {at + 1}/")
     assert restored.interrupt() == 130, restored.said
     assert "saving a checkpoint" in restored.said and "go on" in restored.said and "--resume" in restored.said
+
+
+def test_sigterm_to_every_process_of_a_run_ends_it_as_ctrl_c_does(folder):
+    """As Slurm and systemd send it: Ray and the env runner hear it too."""
+    run = Command(folder, "train", "file", "demo.yaml", "--stop", '{"training_iteration": 1000}')
+    run.wait_for_iteration()
+    assert run.descendants("IGPOEnvRunner")
+    started = time.monotonic()
+    assert run.interrupt(signal.SIGTERM) == 130, run.said
+    assert time.monotonic() - started < 50, "Ray waits 60 seconds for a Ray that is gone"
+    newest = max((folder / "runs/demo").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+    diary, last = json.loads(newest.read_text()), newest.parent / "checkpoints/last/igpo_checkpoint.json"
+    assert diary["status"] == "interrupted" and diary["iteration"] == json.loads(last.read_text())["iteration"] > 0
+    assert "an env runner died" not in run.said and "saving a checkpoint" in run.said

@@ -3,7 +3,9 @@
 import io
 import json
 import shutil
+import signal
 import socket
+import subprocess
 
 import pytest
 from rich.console import Console
@@ -115,3 +117,17 @@ def test_an_address_where_no_ray_is(address):
         options = LaunchOptions(("rllib",), ray_address=address.format(port=taken.getsockname()[1]))
         with pytest.raises(InputError, match="no Ray cluster can be joined there: Connection refused"):
             start_ray(options)
+
+
+def test_what_ray_starts_does_not_hear_a_sigterm(monkeypatch):
+    started = []
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **arguments: started.append(subprocess.Popen(["sleep", "60"])))
+    start_ray(LaunchOptions(("rllib",)))
+    (process,) = started
+    process.terminate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, []), "the run itself hears it"
