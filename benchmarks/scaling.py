@@ -63,6 +63,7 @@ def expected_seconds(device, args: argparse.Namespace, task: SearchTask, rollout
         turn_tokens=float(np.mean([turn.num_decision_tokens for turn in turns])),
         observation_tokens=float(np.mean([turn.num_observation_tokens for turn in turns])),
         prompt_tokens=float(np.mean([len(task.protocol.prompt("", r.question.text, ["search", "answer"])) for r in rollouts])),
+        answer_tokens=float(np.mean([len(task.protocol.scoring_suffix(r.question.golds[0]).ids) for r in rollouts])),
     )
     found = estimate(model_of(config), workload_of(config, expected, on_cpu=True), device)
     return sum(found.seconds[phase] for phase in ("generate", "prefill", "score"))

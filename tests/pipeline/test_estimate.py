@@ -35,12 +35,12 @@ WORK = Workload(
     kv_cache=0,
     shares_device=False,
 )
-DEVICE = Device("a toy", memory=100_000, flops=1e6, bandwidth=1e5, step_overhead=0.5)
 FULL = Assumptions(decode_bandwidth=1.0, prefill_flops=1.0, learn_flops=1.0, push_bandwidth=1000)
+DEVICE = Device("a toy", memory=100_000, flops=1e6, bandwidth=1e5, step_overhead=0.5, assumed=FULL)
 
 
 def test_an_iteration_by_hand():
-    found = estimate(MODEL, WORK, DEVICE, FULL)
+    found = estimate(MODEL, WORK, DEVICE)
     # 80 tokens per rollout. 160 are written, 4 at a time: 40 steps that read 2,000 bytes of weights, 4 x 40 tokens of 40 bytes.
     assert found.seconds["generate"] == pytest.approx(40 * ((2000 + 4 * 40 * 40) / 1e5 + 0.5))
     # Prefilled: 30 of each rollout's observations, and 2 prompts of 30.
@@ -58,27 +58,27 @@ def test_an_iteration_by_hand():
 
 
 def test_extra_forwards_cost_what_they_compute():
-    plain = estimate(MODEL, WORK, DEVICE, FULL).seconds["learn"]
+    plain = estimate(MODEL, WORK, DEVICE).seconds["learn"]
     for change in ({"has_reference": True}, {"updates": 2}, {"gradient_checkpointing": True}):
-        more = estimate(MODEL, dataclasses.replace(WORK, **change), DEVICE, FULL).seconds["learn"]
+        more = estimate(MODEL, dataclasses.replace(WORK, **change), DEVICE).seconds["learn"]
         assert more - plain == pytest.approx(640 * (2 * 1000 + 3200) / 1e6), change
 
 
 def test_learners_that_share_the_model_share_memory_and_work():
     work = dataclasses.replace(WORK, has_reference=True)
-    one, two = (estimate(MODEL, w, DEVICE, FULL) for w in (work, dataclasses.replace(work, num_learners=2, sharded=True)))
+    one, two = (estimate(MODEL, w, DEVICE) for w in (work, dataclasses.replace(work, num_learners=2, sharded=True)))
     for part in ("weights", "gradients and AdamW", "reference"):
         assert two.memory[f"learner: {part}"] == one.memory[f"learner: {part}"] / 2 > 0
     assert two.seconds["learn"] == one.seconds["learn"] / 2
-    copies = estimate(MODEL, dataclasses.replace(work, num_learners=2), DEVICE, FULL)
+    copies = estimate(MODEL, dataclasses.replace(work, num_learners=2), DEVICE)
     assert copies.memory == one.memory and copies.seconds == two.seconds
 
 
 def test_taking_turns_costs_the_way_to_host_memory_and_back():
     turns = dataclasses.replace(WORK, has_reference=True, takes_turns=True)
-    found = estimate(MODEL, turns, DEVICE, dataclasses.replace(FULL, host_bandwidth=1000))
+    found = estimate(MODEL, turns, dataclasses.replace(DEVICE, assumed=dataclasses.replace(FULL, host_bandwidth=1000)))
     # 4,000 bytes of weights, 8,000 of moments, 2,000 of the reference.
-    assert found.seconds["swap"] == 2 * 14_000 / 1000 and estimate(MODEL, WORK, DEVICE, FULL).seconds["swap"] == 0
+    assert found.seconds["swap"] == 2 * 14_000 / 1000 and estimate(MODEL, WORK, DEVICE).seconds["swap"] == 0
     config = load_experiments("conf/igpo.yaml")[0].algorithm_config()
     config.engine = {**config.engine, "placement": "colocated"}
     assert workload_of(config, Expected(), on_cpu=False).takes_turns
@@ -86,12 +86,12 @@ def test_taking_turns_costs_the_way_to_host_memory_and_back():
 
 def test_what_does_not_fit_is_said():
     small = dataclasses.replace(DEVICE, memory=20_000)
-    assert not estimate(MODEL, WORK, small, FULL).fits
+    assert not estimate(MODEL, WORK, small).fits
     adapters = dataclasses.replace(MODEL, trained=100)
     lighter = dataclasses.replace(WORK, gradient_checkpointing=True, micro_batch_tokens=10)
-    assert estimate(adapters, lighter, small, FULL).fits
+    assert estimate(adapters, lighter, small).fits
     no_cache = dataclasses.replace(WORK, engine_memory_share=0.02)
-    assert estimate(MODEL, no_cache, DEVICE, FULL).engine_capacity == 0 and not estimate(MODEL, no_cache, DEVICE, FULL).fits
+    assert estimate(MODEL, no_cache, DEVICE).engine_capacity == 0 and not estimate(MODEL, no_cache, DEVICE).fits
 
 
 def test_parameters_are_the_models_own():
