@@ -12,7 +12,7 @@ from algorithms.igpo.record import IterationRecord
 from envs.search.trajectory import ActionKind
 
 COLUMNS = {
-    "split": (pa.string(), "train: one iteration; heldout: greedy answers of held-out questions"),
+    "split": (pa.string(), "train: one iteration; heldout: held-out questions answered at temperature 1; greedy: the same, greedily"),
     "iteration": (pa.int32(), "iterations done"),
     "tokens": (pa.int64(), "sampled so far, those of replaced groups too"),
     "rollouts": (pa.int64(), "made so far, those of replaced groups too"),
@@ -54,10 +54,10 @@ def training_row(record: IterationRecord, metrics: Mapping[str, float], so_far: 
     }
 
 
-def heldout_row(iteration: int, metrics: Mapping[str, float], so_far: Mapping[str, float]) -> dict[str, Any]:
+def heldout_row(split: str, iteration: int, metrics: Mapping[str, float], so_far: Mapping[str, float]) -> dict[str, Any]:
     """The row of one evaluation."""
     return {
-        "split": "heldout",
+        "split": split,
         "iteration": iteration,
         **so_far,
         "em": metrics["em_squad"],

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from algorithms.igpo.limits import check_tools
+from algorithms.igpo.metrics import evaluation_metrics
 from pipeline.study.measures import heldout_row, training_row
 from pipeline.study.plan import Cell, Plan
 
@@ -37,7 +39,7 @@ class CellRunner:
         config = cell.experiment(self._plan).algorithm_config()
         algorithm = self._start_over(config)
         so_far = {"tokens": 0, "rollouts": 0, "seconds": 0.0}
-        rows = [heldout_row(0, algorithm.evaluate(), so_far)]
+        rows = self._evaluations(algorithm, so_far)
         evaluations = [*(tokens for tokens in self._plan.evaluate_at_tokens if tokens < cell.budget_tokens), cell.budget_tokens]
         while so_far["tokens"] < cell.budget_tokens:
             started = time.perf_counter()
@@ -49,10 +51,25 @@ class CellRunner:
             }
             rows.append(training_row(algorithm.records[0], metrics, so_far))
             if so_far["tokens"] >= evaluations[0]:
-                rows.append(heldout_row(algorithm.iteration, algorithm.evaluate(), so_far))
+                rows += self._evaluations(algorithm, so_far, last=so_far["tokens"] >= cell.budget_tokens)
                 evaluations = [tokens for tokens in evaluations if tokens > so_far["tokens"]]
             progress(so_far["tokens"], rows[-1])
         return rows, config.lr
+
+    def _evaluations(self, algorithm: IGPO, so_far: dict[str, Any], last: bool = False) -> list[dict[str, Any]]:
+        """Held-out rows of the policy as it is trained, at temperature 1; at the start and the end greedy too.
+
+        Greedy decoding of a policy that is still unsure flips from one habit to the other as a whole, where the policy itself
+        changes little: it is a measure of the end, not of progress.
+        """
+        questions = algorithm.task.heldout_questions[: algorithm.config.evaluation_questions]
+        temperatures = {"heldout": 1.0} | ({"greedy": 0.0} if last or algorithm.iteration == 0 else {})
+        rows = []
+        for split, temperature in temperatures.items():
+            record = algorithm.rollout_questions(questions, temperature=temperature)
+            check_tools(record.rollouts, algorithm.config.max_tool_error_share, "in the held-out evaluation")
+            rows.append(heldout_row(split, algorithm.iteration, evaluation_metrics(record.rollouts), so_far))
+        return rows
 
     def _start_over(self, config: IGPOConfig) -> IGPO:
         algorithm = self._algorithm
