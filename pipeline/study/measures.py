@@ -12,7 +12,7 @@ from algorithms.igpo.record import IterationRecord
 from envs.search.trajectory import ActionKind
 
 COLUMNS = {
-    "split": (pa.string(), "train: one iteration; heldout: held-out questions answered at temperature 1; greedy: the same, greedily"),
+    "split": (pa.string(), "train: an iteration; heldout: held-out questions at temperature 1; greedy: the same, greedily"),
     "iteration": (pa.int32(), "iterations done"),
     "tokens": (pa.int64(), "sampled so far, those of replaced groups too"),
     "rollouts": (pa.int64(), "made so far, those of replaced groups too"),
