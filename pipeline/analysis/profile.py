@@ -68,8 +68,9 @@ class Profile:
 
 
 def profile(run: Run) -> Profile:
-    """The profile of the training iterations in `run` (of one run). Raises AnalysisError if there are none."""
-    rows = rows_of(run.sql("SELECT iteration, seconds, metrics FROM iterations WHERE split = 'train' ORDER BY iteration"))
+    """The profile of the finished training iterations in `run` (of one run). Raises AnalysisError if there are none."""
+    finished = "split = 'train' AND seconds['total'] IS NOT NULL"  # one that stopped the run left its rollouts alone
+    rows = rows_of(run.sql(f"SELECT iteration, seconds, metrics FROM iterations WHERE {finished} ORDER BY iteration"))
     if not rows:
         raise AnalysisError("this run has no training iteration yet")
     seconds = [_by_phase(row["seconds"]) for row in rows]

@@ -26,6 +26,13 @@ def test_seconds_by_hand(tmp_path):
     assert not found.overlapped and found.peak_gib == {}
 
 
+def test_an_iteration_that_stopped_the_run_has_no_seconds(tmp_path):
+    stopped = train_2()
+    stopped.iteration, stopped.seconds = 3, {}
+    with open_run(write_run(tmp_path, written=[*logged_twice(), stopped])) as run:
+        assert profile(run).iterations == [1, 2]
+
+
 def test_the_chart_names_the_largest_phase(tmp_path):
     folder = write_run(tmp_path, written=logged_twice())
     result = CliRunner().invoke(app, ["profile", str(folder)])
