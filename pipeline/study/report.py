@@ -11,7 +11,7 @@ from pipeline.study.figures import overview, sections
 from pipeline.study.plan import Plan
 from pipeline.study.store import FinishedCell
 from pipeline.study.study import best_rates
-from pipeline.study.tables import Estimate, compare, estimate, final, heldout, training
+from pipeline.study.tables import Estimate, compare, estimate, final, greedy_final, heldout, training
 
 
 def write_study_report(plan: Plan, cells: list[FinishedCell], missing: int, path: Path) -> Path:
@@ -70,6 +70,7 @@ def _final_row(seeds: list[FinishedCell]) -> dict:
         "start": estimate([float(heldout(found)["em"][0]) for found in seeds]),
         "em": estimate([final(found) for found in seeds]),
         "f1": estimate([final(found, "f1") for found in seeds]),
+        "greedy": estimate([greedy_final(found) for found in seeds]),
         "collapsed": _mean_of(seeds, "collapsed"),
         "turns": _mean_of(seeds, "turns"),
         "gain_auroc": _mean_of(seeds, "gain_auroc"),

@@ -44,8 +44,13 @@ class Comparison:
 
 
 def heldout(found: FinishedCell) -> dict[str, np.ndarray]:
-    """Columns of the cell's held-out rows, in order."""
+    """Columns of the cell's held-out rows at temperature 1, in order."""
     return _columns(found, "heldout")
+
+
+def greedy_final(found: FinishedCell) -> float:
+    """Greedy held-out exact match at the end."""
+    return float(_columns(found, "greedy")["em"][-1])
 
 
 def training(found: FinishedCell) -> dict[str, np.ndarray]:

@@ -40,7 +40,8 @@ def finished(method: str, seed: int, em: list[float], *, rate: float | None = No
     """A cell whose held-out EM at 0, 100, 200, ... rollouts was `em`, with one training row."""
     row = dict.fromkeys(SCHEMA.names, 0.5) | {"iteration": 1, "tokens": 10, "rollouts": 10}
     rows = [row | {"split": "heldout", "em": score, "rollouts": 100 * k, "tokens": 1000 * k} for k, score in enumerate(em)]
-    table = pa.Table.from_pylist([*rows, row | {"split": "train"}], schema=SCHEMA)
+    rows += [row | {"split": "greedy", "em": em[-1] / 2}, row | {"split": "train"}]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
     facts = {"learning_rate": rate or 1e-4, "git_commit": "abc", "versions": {"ray": "2"}, "hardware": {"cpus": 2}}
     return FinishedCell(Cell(method, "easy", seed, 3000, rate, is_tuning), table, facts)
 
