@@ -1,4 +1,5 @@
 import pickle
+import threading
 import time
 
 import numpy as np
@@ -123,6 +124,13 @@ def test_slow_tools_of_many_rollouts_overlap(task):
     # One after another the 32 searches take 6.4 s.
     assert time.perf_counter() - started < 3.2
     assert seconds.tools > 0 and all(e.custom_data["rollout"].termination is Termination.ANSWERED for e in episodes)
+
+
+def test_tools_that_answer_at_once_need_no_threads(task):
+    before = set(threading.enumerate())
+    _, (episodes, seconds) = run(task, search_then_answer, jobs_of(task, 3))
+    assert set(threading.enumerate()) <= before and seconds.tools == 0
+    assert all(turn.seconds_tool > 0 for e in episodes for turn in e.custom_data["rollout"].turns[:2])
 
 
 def test_a_cut_decision_ends_as_truncated(task):

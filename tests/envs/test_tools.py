@@ -14,11 +14,12 @@ from pydantic import Field
 from envs.data.corpus import Corpus, Document
 from envs.data.errors import InputError
 from envs.retrieval.base import Found, Hit, RetrieverError
+from envs.retrieval.bm25 import BM25Retriever
 from envs.retrieval.scripted import ScriptedRetriever
 from envs.search.calculator import evaluate
 from envs.search.config import SearchEnvSettings
 from envs.search.tool import Tool, Toolbox, ToolError
-from envs.search.tools import build_toolbox, open_tool, search_tool, searched_text, user_tool
+from envs.search.tools import AT_ONCE_DOCUMENTS, build_toolbox, open_tool, search_tool, searched_text, user_tool
 from envs.search.trajectory import ToolCall
 
 MIRA = Hit("d0", "mira", "mother toma", 2.0)
@@ -87,6 +88,44 @@ def test_what_a_search_cost_is_kept():
 
     assert call(search_tool(Paid, 1), query="mira").credits == 2
     assert search(query="mira").credits == 0
+
+
+class Counting(BM25Retriever):
+    """BM25 that notes who asks."""
+
+    def __init__(self, corpus, documents=None):
+        super().__init__(corpus)
+        if documents is not None:
+            self.identity["documents"] = documents
+        self.threads = []
+
+    def search(self, queries, top_k):
+        self.threads.append(threading.current_thread())
+        return super().search(queries, top_k)
+
+
+def test_a_small_index_is_searched_on_the_spot_and_once_for_equal_queries():
+    retriever = Counting(CORPUS)
+    box = Toolbox([search_tool(lambda: retriever, 1)])
+    calls = [ToolCall("search", {"query": query}) for query in ("three", " three ", "alone", "three")]
+    assert all(box.answers_at_once(each) for each in calls)
+    for each in calls:
+        box(each).document_ids.append("mine")  # no call sees what was done to another's result
+    assert [each.document_ids for each in calls] == [["d0", "mine"], ["d0", "mine"], ["d1", "mine"], ["d0", "mine"]]
+    assert [each.result_text for each in calls] == ["mira: one two three four"] * 2 + ["alone", "mira: one two three four"]
+    assert retriever.threads == [threading.current_thread()] * 2
+
+
+def test_a_large_index_or_another_retriever_is_searched_in_a_thread_each_time():
+    retriever = Counting(CORPUS, documents=AT_ONCE_DOCUMENTS + 1)
+    box = Toolbox([search_tool(lambda: retriever, 1)])
+    calls = [ToolCall("search", {"query": "three"}) for _ in range(2)]
+    assert not any(box.answers_at_once(each) for each in calls)
+    assert [box(each).document_ids for each in calls] == [["d0"], ["d0"]]
+    assert len(retriever.threads) == 2 and threading.current_thread() not in retriever.threads
+    other = Toolbox([search_tool(lambda: RETRIEVER, 1), Tool(evaluate, "evaluate")])
+    assert not other.answers_at_once(calls[0]) and not other.answers_at_once(ToolCall("evaluate", {}))
+    assert other.answers_at_once(ToolCall("unknown", {}))
 
 
 def test_what_was_searched_for():
