@@ -8,6 +8,8 @@ Three ways over the same rollouts (same prompts and seeds), in turn, the prefix 
 - `loop`: the rollout loop, local tools;
 - `replay`: its very requests, the same ids and as many tokens, all handed to `LLM.generate` at once, which never waits;
 - `loop` against `barrier` with tools that take 0.5 s a call: the barrier writes all turns, then calls all tools at once.
+  No loop is faster than the calls of the rollout that makes most of them, nor than the replay: a loop as fast as the slower of
+  these two would reach the ratio called `limit`.
 
 Ratios are medians of pairs that ran one after the other.
 """
@@ -30,17 +32,19 @@ from benchmarks.rollouts import (
     written_tokens,
 )
 from envs.runner.rollout_loop import RolloutLoop
+from envs.search.trajectory import Rollout
 
 LATENCY = 0.5
 
 
-def run_loop(loop: RolloutLoop, engine, jobs) -> tuple[float, int]:
-    """Written tokens per second, and their number."""
+def run_loop(loop: RolloutLoop, engine, jobs) -> tuple[float, int, list[Rollout]]:
+    """Written tokens per second, their number, and the rollouts."""
     forget(engine)
     started = time.perf_counter()
     episodes, _ = loop.run(jobs)
+    seconds = time.perf_counter() - started
     tokens = written_tokens(episodes)
-    return tokens / (time.perf_counter() - started), tokens
+    return tokens / seconds, tokens, [episode.custom_data["rollout"] for episode in episodes]
 
 
 def replay(engine, recorder: Recorder) -> float:
@@ -78,11 +82,12 @@ def main() -> None:
     run_loop(loop, engine, jobs)  # the first batch after a start is slower than the rest
     replay(engine, recorder)
 
-    against_replay = []
+    against_replay, replays = [], []
     for _ in range(args.repeats):
         recorder.requests, recorder.results = {}, {}
-        speed, tokens = run_loop(loop, engine, jobs)
+        speed, tokens, rollouts = run_loop(loop, engine, jobs)
         replayed = replay(engine, recorder)
+        replays.append(replayed)
         against_replay.append(speed / replayed)
         print(
             f"loop {speed:8,.0f} tokens/s   replay {replayed:8,.0f}   ratio {speed / replayed:.2f}   ({tokens} tokens)",
@@ -91,20 +96,25 @@ def main() -> None:
 
     slow_tools(task, LATENCY)
     barrier = BarrierLoop(task, {"default_policy": engine})
-    against_barrier = []
+    most_calls = max(sum(len(turn.tool_calls) for turn in rollout.turns) for rollout in rollouts)
+    floor = max(most_calls * LATENCY, tokens / statistics.median(replays))
+    against_barrier, limits = [], []
     for _ in range(args.repeats):
-        speed, _ = run_loop(loop, engine, jobs)
-        waiting, _ = run_loop(barrier, engine, jobs)
+        speed, *_ = run_loop(loop, engine, jobs)
+        waiting, *_ = run_loop(barrier, engine, jobs)
         against_barrier.append(speed / waiting)
+        limits.append(tokens / waiting / floor)
         print(
-            f"tools of {LATENCY} s: loop {speed:8,.0f} tokens/s   barrier {waiting:8,.0f}   ratio {speed / waiting:.2f}",
+            f"tools of {LATENCY} s: loop {speed:8,.0f} tokens/s   barrier {waiting:8,.0f}   ratio {speed / waiting:.2f} "
+            f"(limit {limits[-1]:.2f})",
             flush=True,
         )
 
     turns = len(recorder.requests)
     print(
         f"{args.model}, {len(jobs)} rollouts, {turns} turns of {tokens / turns:.1f} tokens, max_num_seqs {args.max_num_seqs}: "
-        f"{statistics.median(against_replay):.2f} of the replay, {statistics.median(against_barrier):.2f} times the barrier"
+        f"{statistics.median(against_replay):.2f} of the replay, {statistics.median(against_barrier):.2f} times the barrier "
+        f"(limit {statistics.median(limits):.2f}, up to {most_calls} calls a rollout)"
     )
 
 

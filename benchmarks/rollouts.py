@@ -11,7 +11,10 @@ from envs.runner.models import resolve_model
 from envs.runner.rollout_loop import RolloutJob, RolloutLoop, _Run
 from envs.runner.vllm_engine import VLLMEngine
 from envs.search.config import SearchEnvSettings
+from envs.search.protocol import Action
 from envs.search.task import SearchTask
+from envs.search.tool import Toolbox
+from envs.search.trajectory import ActionKind, ToolCall
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"protocol": "tiny", "max_turns": 6, "max_turn_tokens": 16, "max_observation_tokens": 64, "max_context_tokens": 512},
@@ -34,6 +37,7 @@ def arguments(description: str | None, **defaults: int) -> argparse.ArgumentPars
     parser.add_argument("--max-num-seqs", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=defaults.get("repeats", 3))
     parser.add_argument("--turn-tokens", type=int, help="most tokens of a turn")
+    parser.add_argument("--turns", type=int, help="most turns of a rollout")
     return parser
 
 
@@ -43,6 +47,8 @@ def open_task(args: argparse.Namespace) -> SearchTask:
     if args.turn_tokens is not None:
         more = args.turn_tokens - sizes["max_turn_tokens"]
         sizes |= {"max_turn_tokens": args.turn_tokens, "max_context_tokens": sizes["max_context_tokens"] + 4 * max(0, more)}
+    if args.turns is not None:
+        sizes["max_turns"] = args.turns
     world = {"hops": {2: 0.6, 3: 0.4}}
     return SearchTask(SearchEnvSettings(tokenizer=resolve_model(args.model), world=world, **sizes))
 
@@ -76,15 +82,35 @@ def make_jobs(args: argparse.Namespace, task: SearchTask, *, score_beliefs: bool
     ]
 
 
+class SlowTools:
+    """Every call takes `seconds` longer, as if the tools' server were far away."""
+
+    def __init__(self, tools: Toolbox, seconds: float):
+        self._tools = tools
+        self._seconds = seconds
+
+    def answers_at_once(self, call: ToolCall) -> bool:
+        return False
+
+    def __call__(self, call: ToolCall) -> ToolCall:
+        time.sleep(self._seconds)
+        return self._tools(call)
+
+
 def slow_tools(task: SearchTask, seconds: float) -> None:
-    """Every call of a tool takes `seconds` longer, as if its server were far away."""
-    tools = task.tools
+    task.__dict__["tools"] = SlowTools(task.tools, seconds)
 
-    def call_slowly(call: Any) -> Any:
-        time.sleep(seconds)
-        return tools(call)
 
-    task.__dict__["tools"] = call_slowly
+def full_turns(task: SearchTask) -> None:
+    """Every turn takes all its tokens, whatever they are, and then searches, until the turns run out.
+
+    An untrained model stops after a few dozen tokens; what a turn of hundreds costs is to be measured, not what it says.
+    """
+    protocol: Any = task.protocol
+    query = task.train_questions[0].text
+    protocol.stop_token_ids, protocol.stop_strings = [], []
+    protocol.is_complete = lambda ids: True
+    protocol.parse = lambda ids: Action(ActionKind.TOOL, tool="search", arguments={"query": query})
 
 
 def written_tokens(episodes: list) -> int:
@@ -104,15 +130,7 @@ class Recorder:
 
     def submit(self, request) -> None:
         if isinstance(request, Generate):
-            # The loop goes on with the context that it gave.
-            self.requests[request.request_id] = Generate(
-                request.request_id,
-                list(request.context_ids),
-                request.max_tokens,
-                request.stop_token_ids,
-                request.temperature,
-                request.seed,
-            )
+            self.requests[request.request_id] = request
         self._engine.submit(request)
 
     def step(self) -> list:
