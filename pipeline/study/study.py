@@ -52,22 +52,22 @@ def finished_cells(plan: Plan, folder: Path) -> tuple[list[FinishedCell], int]:
     return found, len(tuning) + len(cells) - len(found)
 
 
-def best_rates(tuned: Iterable[FinishedCell]) -> dict[str, float]:
-    """Method -> the learning rate whose tuning run had the highest held-out EM, averaged over its evaluations after the start.
+def best_rates(tuned: Iterable[FinishedCell]) -> dict[tuple[str, str], float]:
+    """(Method, difficulty) -> the learning rate whose tuning run had the highest held-out EM, averaged over its evaluations after the start.
 
     The average prefers a rate that learns soon and holds what it learned. Of equals the smallest rate is taken.
     """
-    scores: dict[str, list[tuple[float, float]]] = {}
+    scores: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for found in tuned:
         assert found.cell.learning_rate is not None, "a tuning cell has a learning rate"
         em_E = heldout(found)["em"][1:]
-        scores.setdefault(found.cell.method, []).append((float(em_E.mean()), -found.cell.learning_rate))
-    return {method: -max(pairs)[1] for method, pairs in scores.items()}
+        scores.setdefault((found.cell.method, found.cell.difficulty), []).append((float(em_E.mean()), -found.cell.learning_rate))
+    return {key: -max(pairs)[1] for key, pairs in scores.items()}
 
 
-def with_rate(cell: Cell, rates: dict[str, float]) -> Cell:
-    """The cell with its method's tuned learning rate, where there is one."""
-    return Cell(cell.method, cell.difficulty, cell.seed, cell.budget_tokens, rates.get(cell.method))
+def with_rate(cell: Cell, rates: dict[tuple[str, str], float]) -> Cell:
+    """The cell with its method's tuned learning rate on its difficulty, where there is one."""
+    return Cell(cell.method, cell.difficulty, cell.seed, cell.budget_tokens, rates.get((cell.method, cell.difficulty)))
 
 
 def _check(experiment: Experiment, name: str) -> None:

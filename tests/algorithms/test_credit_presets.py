@@ -59,6 +59,12 @@ def test_ig_only():
     check(advantages(OUTCOMES, GAINS, "ig_only"), [[A, 0.0], [B + C, C, 0.0]])
 
 
+def test_igpo_discounted():
+    # gains 1 | 2, 6: mean 3; the gain of 6 reaches the turn before by half, the outcome every turn whole
+    expected = [[-2 / S - OUT, -OUT], [(-1 + 0.5 * 3) / S + OUT, 3 / S + OUT, OUT]]
+    check(advantages(OUTCOMES, GAINS, "igpo_discounted"), expected)
+
+
 def test_a2tgpo():
     z = 0.5 / (0.5 + EPS)  # turn 1: gains 1 and 2; turn 2: one member, so 0
     check(advantages(OUTCOMES, GAINS, "a2tgpo"), [[-0.3 * z - OUT, -OUT], [0.3 * z / math.sqrt(2) + OUT, OUT, OUT]])
@@ -137,7 +143,7 @@ def test_official_drops_gains_at_the_turn_limit():
 
 def test_preset_table():
     assert set(PRESETS) == {
-        *("igpo", "igpo_v1", "igpo_official", "ig_only", "a2tgpo", "dr_venus", "trace"),
+        *("igpo", "igpo_v1", "igpo_official", "ig_only", "igpo_discounted", "a2tgpo", "dr_venus", "trace"),
         *("grpo", "rloo", "reinforce_pp", "gspo", "dapo", "belief_critic"),
     }
     for name, preset in PRESETS.items():

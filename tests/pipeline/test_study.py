@@ -32,7 +32,7 @@ PLAN = {
     },
     "difficulties": {"easy": {"env_config.world.hops": {1: 1.0}}},
     "grids": [{"methods": ["igpo", "grpo"], "difficulties": ["easy"], "seeds": [1, 0]}],
-    "tuning": {"difficulty": "easy", "seed": 9, "budget_tokens": 1000, "learning_rates": [1e-4, 2e-4]},
+    "tuning": {"seed": 9, "budget_tokens": 1000, "learning_rates": [1e-4, 2e-4]},
 }
 
 
@@ -52,7 +52,7 @@ def plan(**changes) -> Plan:
 
 def test_cells_go_by_seed_and_tuning_leaves_out_fixed_rates():
     assert [(cell.seed, cell.method) for cell in plan().cells()] == [(0, "grpo"), (0, "igpo"), (1, "grpo"), (1, "igpo")]
-    assert [cell.name for cell in plan().tuning_cells()] == ["tuning/igpo/lr-0.0001", "tuning/igpo/lr-0.0002"]
+    assert [cell.name for cell in plan().tuning_cells()] == ["tuning/easy/igpo/lr-0.0001", "tuning/easy/igpo/lr-0.0002"]
 
 
 def test_methods_of_a_seed_see_the_same_prompts_and_tuning_another_world():
@@ -68,7 +68,6 @@ def test_methods_of_a_seed_see_the_same_prompts_and_tuning_another_world():
     [
         ({"baseline": "ppo"}, "study.yaml: there is no 'ppo' among its methods: grpo, igpo"),
         ({"tuning": PLAN["tuning"] | {"seed": 1}}, "tuning.seed 1 is also a reported seed"),
-        ({"tuning": PLAN["tuning"] | {"difficulty": "hrad"}}, "no 'hrad' among its difficulties: easy"),
         ({"metods": {}}, "metods"),
         ({"evaluate_at_tokens": [2, 1]}, r"must ascend from 1 or more, got \[2, 1\]"),
     ],
@@ -136,7 +135,7 @@ def test_the_rate_with_the_best_average_is_taken_and_the_smaller_of_equals():
         finished("igpo", 9, [0.0, 0.8, 0.8], rate=2e-4, is_tuning=True),
         finished("igpo", 9, [0.0, 0.8, 0.8], rate=1e-4, is_tuning=True),
     ]
-    assert best_rates(tuned) == {"igpo": 1e-4}
+    assert best_rates(tuned) == {("igpo", "easy"): 1e-4}
 
 
 def test_a_cell_of_another_configuration_does_not_count(tmp_path: Path):
