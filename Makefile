@@ -2,7 +2,7 @@
 BIN := .venv/bin
 CONFIG ?= conf/igpo.yaml
 
-.PHONY: help setup train test test-all lint wheel clean
+.PHONY: help setup train study test test-all lint wheel clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -11,6 +11,9 @@ setup:  ## the environment in .venv, from the frozen list
 
 train: setup  ## train the embedded default (CONFIG=... for another experiment)
 	$(BIN)/rllib train file $(CONFIG)
+
+study: setup  ## compare the methods over seeds and difficulties (hours; what is finished is kept)
+	$(BIN)/igpo study
 
 test: setup lint  ## lint, types and the tests
 	$(BIN)/python -m pytest
