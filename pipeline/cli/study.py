@@ -35,6 +35,7 @@ def study_command(
     from pipeline.study.plan import load_plan
     from pipeline.study.report import write_study_report
     from pipeline.study.study import finished_cells, run_study
+    from pipeline.study.summary import summary_table
 
     console = Console()
     quieten_ray(0)
@@ -51,4 +52,5 @@ def study_command(
             console.print(f"stopped; finished cells are kept in {out}: the same command goes on", highlight=False)
             raise typer.Exit(130) from None
     path = write_study_report(loaded, cells, missing, out / "report.html")
+    console.print(summary_table(loaded, cells), soft_wrap=True)
     typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")

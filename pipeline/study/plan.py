@@ -82,9 +82,8 @@ class Plan(Settings):
                     _check_known(kind, name, known)
         for name in (self.baseline, self.candidate):
             _check_known("methods", name, self.methods)
-        if self.tuning:
-            if any(self.tuning.seed in grid.seeds for grid in self.grids):
-                raise ValueError(f"tuning.seed {self.tuning.seed} is also a reported seed: tune on another one")
+        if self.tuning and any(self.tuning.seed in grid.seeds for grid in self.grids):
+            raise ValueError(f"tuning.seed {self.tuning.seed} is also a reported seed: tune on another one")
         return self
 
     def cells(self) -> list[Cell]:

@@ -34,7 +34,7 @@ def write_study_report(plan: Plan, cells: list[FinishedCell], missing: int, path
             **assets(),
             plan=plan,
             sections=sections(reported, order, list(plan.difficulties)),
-            finals=[_final_row(found) for found in _by_method(reported, order, list(plan.difficulties))],
+            finals=final_rows(plan, cells),
             comparisons=compare(reported, plan.baseline),
             tuning=[_tuning_row(found) for found in tuned],
             rates=best_rates(tuned),
@@ -48,6 +48,12 @@ def write_study_report(plan: Plan, cells: list[FinishedCell], missing: int, path
     path.write_text(html, encoding="utf-8")
     overview(reported, order, list(plan.difficulties)).save(str(path.with_suffix(".svg")))
     return path
+
+
+def final_rows(plan: Plan, cells: list[FinishedCell]) -> list[dict]:
+    """The table of final scores: a row per difficulty and method, in the plan's order."""
+    reported = [found for found in cells if not found.cell.is_tuning]
+    return [_final_row(seeds) for seeds in _by_method(reported, list(plan.methods), list(plan.difficulties))]
 
 
 def _by_method(cells: list[FinishedCell], order: list[str], difficulties: list[str]) -> list[list[FinishedCell]]:

@@ -53,7 +53,8 @@ def finished_cells(plan: Plan, folder: Path) -> tuple[list[FinishedCell], int]:
 
 
 def best_rates(tuned: Iterable[FinishedCell]) -> dict[tuple[str, str], float]:
-    """(Method, difficulty) -> the learning rate whose tuning run had the highest held-out EM, averaged over its evaluations after the start.
+    """(Method, difficulty) -> the learning rate whose tuning run had the highest held-out EM, averaged over its evaluations after
+    the start.
 
     The average prefers a rate that learns soon and holds what it learned. Of equals the smallest rate is taken.
     """
