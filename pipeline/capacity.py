@@ -26,8 +26,8 @@ class Assumptions:
 
 
 CPU_ASSUMPTIONS = Assumptions(prefill_flops=0.9, learn_flops=0.9)
-"""A CPU's matrix products are measured, and nearly reached: the learner of SmolLM2 comes to 0.98 of them here. The engine's prefill
-is taken to do as well."""
+"""A CPU's matrix products are measured, and nearly reached: the learner of SmolLM2 comes to 0.98 of them here. The engine's
+prefill is taken to do as well."""
 
 
 @dataclass(frozen=True)
