@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def start_ray(options: LaunchOptions) -> None:
-    """Starts Ray, or joins the cluster at `ray_address`; InputError where none answers there."""
+    """Starts Ray, or joins the cluster at `ray_address`; InputError where it does not start or none answers there."""
     import ray
 
     if ray.is_initialized():
@@ -32,10 +32,11 @@ def start_ray(options: LaunchOptions) -> None:
     try:
         with native_stderr_aside(options.verbosity), _deaf_to_sigterm():
             ray.init(**arguments)
-    except (ConnectionError, ValueError) as error:
-        if options.ray_address is None:
-            raise
-        raise _nobody_there(options.ray_address, f"{str(error).splitlines()[0]} (-v shows why)") from error
+    except Exception as error:  # Ray raises all kinds, plain ones too
+        reason = f"{(str(error) or repr(error)).splitlines()[0]} (-v shows why)"
+        if options.ray_address:
+            raise _nobody_there(options.ray_address, reason) from error
+        raise InputError(f"Ray can't be started on this machine, which may be short of CPU or memory: {reason}") from error
 
 
 @contextmanager

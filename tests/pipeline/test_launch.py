@@ -131,3 +131,13 @@ def test_what_ray_starts_does_not_hear_a_sigterm(monkeypatch):
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, []), "the run itself hears it"
+
+
+def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch):
+    def init(**arguments):
+        raise Exception("The current node timed out during startup.\nSee its logs.")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(InputError, match=r"can't be started on this machine.*timed out during startup\. \(-v shows why\)$"):
+        start_ray(LaunchOptions(("rllib",)))
