@@ -1,7 +1,7 @@
 """`IGPOEnvRunner`: RLlib's env runner around a rollout engine per policy and the rollout loop.
 
-One runner is one process with its own engines. It drives instances of `SearchEnv` and returns RLlib `MultiAgentEpisode`s, one
-timestep per turn.
+One runner is one process with its own engines. It advances the state machines inside `SearchEnv` and returns RLlib
+`MultiAgentEpisode`s, one timestep per turn.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class LoopSeconds:
     tools: float = 0.0
     """The engine was idle because every running rollout waited for its tools."""
     host: float = 0.0
-    """Parsing, tokenising, bookkeeping."""
+    """Parsing, tokenising, tools that answer at once, bookkeeping."""
 
 
 @dataclass(eq=False)
@@ -71,8 +71,6 @@ class _Live:
     started: float
     contexts: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     record: EpisodeRecord = field(default_factory=EpisodeRecord)
-    episode: MultiAgentEpisode | None = None
-    """Once the rollout has ended and is scored."""
     turn_started: float = 0.0
     open_scores: int = 0
     ended: bool = False
@@ -140,6 +138,8 @@ class _Run:
         self.score_ids: dict[tuple, str] = {}
         self.key_of_score: dict[str, tuple] = {}
         self.known_scores: dict[tuple, float] = {}
+        self.episodes: dict[_Live, MultiAgentEpisode] = {}
+        """Of the rollouts that have ended and are scored."""
         self.live = [self._start(job) for job in jobs]
         self.num_open = len(self.live)
 
@@ -154,7 +154,7 @@ class _Run:
             self._collect_tools(block=not any(engine.is_busy for engine in self.engines.values()))
         seconds = self.seconds
         seconds.host = time.perf_counter() - started - seconds.generate - seconds.score - seconds.tools
-        return [live.episode for live in self.live if live.episode is not None], seconds
+        return [self.episodes[live] for live in self.live], seconds
 
     def _start(self, job: RolloutJob) -> _Live:
         state = SearchEpisode(self.task, job.question, rollout_id=job.rollout_id, group_id=job.group_id, split=job.split)
@@ -287,9 +287,9 @@ class _Run:
             return
         rollout = live.state.rollout
         rollout.seconds = time.perf_counter() - live.started
-        live.episode = live.record.episode(rollout, self.loop.policy_of)
+        episode = self.episodes[live] = live.record.episode(rollout, self.loop.policy_of)
         if live.job.score_beliefs and not self.loop.scores_on_engine:
-            live.episode.custom_data[QUERY] = BeliefQuery(live.unscored_contexts, live.state.templates.suffixes_K)
+            episode.custom_data[QUERY] = BeliefQuery(live.unscored_contexts, live.state.templates.suffixes_K)
         elif live.job.score_beliefs:
             aliases = range(len(rollout.scored_golds_K))
             rollout.initial_scores_K = np.array([live.scores[-1, k] for k in aliases])
