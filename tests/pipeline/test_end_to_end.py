@@ -121,9 +121,7 @@ def test_sigterm_to_every_process_of_a_run_ends_it_as_ctrl_c_does(folder):
     run = Command(folder, "train", "file", "demo.yaml", "--stop", '{"training_iteration": 1000}')
     run.wait_for_iteration()
     assert run.descendants("IGPOEnvRunner")
-    started = time.monotonic()
-    assert run.interrupt(signal.SIGTERM) == 130, run.said
-    assert time.monotonic() - started < 50, "Ray waits 60 seconds for a Ray that is gone"
+    assert run.interrupt(signal.SIGTERM) == 130, run.said  # waiting for a Ray that is gone ends in 1, a minute later
     newest = max((folder / "runs/demo").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
     diary, last = json.loads(newest.read_text()), newest.parent / "checkpoints/last/igpo_checkpoint.json"
     assert diary["status"] == "interrupted" and diary["iteration"] == json.loads(last.read_text())["iteration"] > 0
