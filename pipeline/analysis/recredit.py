@@ -31,25 +31,10 @@ from algorithms.credit import (
 )
 from algorithms.credit.settings import AliasRule
 from pipeline.analysis.locate import AnalysisError
+from pipeline.analysis.recredits import SCHEMA
 from pipeline.analysis.run import Run
 from pipeline.rollout_log.folder import write_durably
 
-SCHEMA = pa.schema(
-    {
-        "run_id": pa.string(),
-        "iteration": pa.int32(),
-        "group_id": pa.string(),
-        "episode_id": pa.string(),
-        "turn_index": pa.int32(),
-        "agent": pa.string(),
-        "gain": pa.float64(),
-        "normalised_gain": pa.float64(),
-        "clip_scale": pa.float64(),
-        "advantage_logged": pa.float64(),
-        "advantage": pa.float64(),
-    }
-)
-"""One row per turn that training used; the names are those of the log's table `turns`."""
 _ROLLOUTS = """
     SELECT run_id, group_id, episode_id, outcome, termination, initial_scores, scorer,
         list_contains(scored_golds[1:1], golds[1]) AS first_gold_is_scored, trained.turns

@@ -7,6 +7,7 @@ import os
 import duckdb
 import pyarrow.parquet as pq
 
+from pipeline.analysis import recredits
 from pipeline.analysis.locate import AnalysisError, RunLocation, locate_run
 from pipeline.analysis.named import named_query
 from pipeline.analysis.sandbox import check_is_question, connect, explain_error, lock, sql_list, sql_text
@@ -14,7 +15,7 @@ from pipeline.rollout_log.folder import LogFolder, RemoteFolder, RolloutLogError
 from pipeline.rollout_log.manifest import Manifest, check_files, load_manifest
 from pipeline.rollout_log.schema import TABLES
 
-COLUMNS = {name: schema.names for name, schema in TABLES.items()}
+COLUMNS = {name: schema.names for name, schema in TABLES.items()} | {"recredits": recredits.COLUMNS}
 
 
 def open_run(*runs: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "runs") -> Run:
@@ -26,7 +27,8 @@ def open_run(*runs: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "
 
 
 class Run:
-    """Views `runs`, `iterations`, `episodes`, `turns`, `groups`, `tool_calls` and `tokens` over the logs of one or several runs.
+    """Views `runs`, `iterations`, `episodes`, `turns`, `groups`, `tool_calls` and `tokens` over the logs of one or several runs,
+    and `recredits` over what `igpo recredit` wrote beside them before they were opened.
 
     Rows of iterations that a resumed attempt ran again are hidden. Every call sees the log as it then is; a relation
     that is older than a merge of the log has to be asked for again.
@@ -35,7 +37,7 @@ class Run:
     def __init__(self, locations: list[RunLocation]):
         self.locations = locations
         self._manifests = self._load()
-        self._connection = _database(self._logs(self._manifests))
+        self._connection = self._database(self._manifests)
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
         """The answer as a DuckDB relation: `.show()`, `.fetchall()`, `.df()`, `.pl()`, `.to_arrow_table()`.
@@ -98,9 +100,13 @@ class Run:
     def _current(self) -> duckdb.DuckDBPyConnection:
         manifests = self._load()
         if [m.generation for m in manifests] != [m.generation for m in self._manifests]:
-            self._connection = _database(self._logs(manifests))  # Relations of the old connection keep it alive.
+            self._connection = self._database(manifests)  # Relations of the old connection keep it alive.
             self._manifests = manifests
         return self._connection
+
+    def _database(self, manifests: list[Manifest]) -> duckdb.DuckDBPyConnection:
+        beside = [file for location in self.locations for file in recredits.recredit_files(location.folder)]
+        return _database(self._logs(manifests), beside)
 
     def _load(self) -> list[Manifest]:
         try:
@@ -125,7 +131,7 @@ class Run:
         return logs
 
 
-def _database(logs: list[tuple[LogFolder, Manifest]]) -> duckdb.DuckDBPyConnection:
+def _database(logs: list[tuple[LogFolder, Manifest]], recredit_files: list[str]) -> duckdb.DuckDBPyConnection:
     files = {name: [folder.path(file.path) for folder, manifest in logs for file in manifest.of(name)] for name in TABLES}
     superseded = " OR ".join(_superseded(logs))
     connection = connect()
@@ -144,7 +150,8 @@ def _database(logs: list[tuple[LogFolder, Manifest]]) -> duckdb.DuckDBPyConnecti
             source += f" UNION ALL BY NAME SELECT * FROM read_parquet({paths}, union_by_name = true)"
         hide = f" WHERE NOT ({superseded})" if superseded and name != "runs" else ""
         connection.execute(f"CREATE VIEW {name} AS SELECT * FROM ({source}){hide}")
-    lock(connection, [path for paths in files.values() for path in paths])
+    recredits.create_view(connection, recredit_files)
+    lock(connection, [*(path for paths in files.values() for path in paths), *recredit_files])
     return connection
 
 

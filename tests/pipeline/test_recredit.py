@@ -17,7 +17,8 @@ from algorithms.igpo.record import IterationRecord
 from envs.search.trajectory import ActionKind, Question, Rollout, Termination, Turn
 from pipeline.analysis import AnalysisError, open_run
 from pipeline.analysis.credit_changes import credit_changes
-from pipeline.analysis.recredit import SCHEMA, choose_estimator, recredit
+from pipeline.analysis.recredit import choose_estimator, recredit
+from pipeline.analysis.recredits import SCHEMA
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
 
@@ -266,4 +267,9 @@ def test_the_command(tmp_path, monkeypatch):
     assert json.loads(metadata[b"credit"])["gamma"] == 0.9 and metadata[b"estimator"] == b"a2tgpo,gamma=0.9,ig_weight=0.5"
     code, said = call()
     assert code == 0 and "turns that differ most" not in said and (folder / "recredit" / "own.parquet").exists()
+    with open_run(folder) as run:
+        rows = run.sql("SELECT estimator, count(*), count(turns.advantage) FROM recredits JOIN turns"
+                       " USING (run_id, iteration, episode_id, turn_index) GROUP BY 1 ORDER BY 1").fetchall()  # fmt: skip
+        turns = run.sql("SELECT count(advantage) FROM turns").fetchone()[0]
+    assert rows == [("a2tgpo,gamma=0.9,ig_weight=0.5", turns, turns), ("own", turns, turns)]
     assert call("--preset", "trace")[0] == call("--set", "gamma")[0] == call("--preset", "x")[0] == 2

@@ -81,6 +81,16 @@ NAMED = {
         (2, 0, 1, 1, 1.0, 0.0, -0.5, "r1"),
         (2, 1, 1, 0, 0.0, 0.0, 2.5, "r1"),
     ],
+    # r1 and r2 differ in outcome; r3 and r4 do not, nor do r5 and r6.
+    "credit_by_turn_kind": [
+        ("as trained", "answer with some of the gold", 1, 1.0, None, 0.0),
+        ("as trained", "bridge: a gold document before it", 1, 0.5, None, 0.0),
+        ("as trained", "cut_off", 1, None, 0.0, 0.0),
+        ("as trained", "evidence: the last gold document", 2, 2.0, 1.0, 0.0),
+        ("as trained", "malformed", 1, None, 0.0, 0.0),
+        ("as trained", "search that found nothing new", 4, -1.25, -0.5, 0.75),
+        ("as trained", "wrong answer", 3, -1.0, 0.0, 1 / 3),
+    ],
     # Of the positive gain 2.5 + 0.5 + 1, r2's second turn took 0.5 without evidence.
     "gain_without_evidence": [(1, 3, 1 / 3, -1 / 6, 0.125), (2, 1, 0.0, 0.0, None)],
     "queries_by_gain": [
@@ -307,7 +317,7 @@ def test_python_variables_are_not_tables(run):
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("SELECT gian FROM turns", r"there is no column gian; did you mean gain \(in turns\)\?"),
+        ("SELECT gian FROM turns", r"there is no column gian; did you mean gain \(in turns, recredits\)\?"),
         ("SELECT t.gian FROM turns t", "did you mean gain"),
         ("SELECT hops FROM turns", "there is no column hops here; episodes have it"),
         ("SELECT * FROM turns JOIN episodes USING (episod)", "there is no column episod; did you mean episode_id"),

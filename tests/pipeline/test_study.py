@@ -79,7 +79,7 @@ def test_a_wrong_plan_is_one_sentence(tmp_path: Path, change: dict, message: str
         load_plan(path)
 
 
-@pytest.mark.parametrize(("file", "quick"), [("study.yaml", False), ("study.yaml", True), ("study_hard.yaml", False)])
+@pytest.mark.parametrize(("file", "quick"), [("study.yaml", False), ("study.yaml", True), ("study_presets.yaml", False)])
 def test_a_shipped_plan_is_valid_and_so_is_every_cell_of_it(file: str, quick: bool):
     shipped = load_plan(f"conf/{file}", quick=quick)
     cells = [*shipped.tuning_cells(), *shipped.cells()]

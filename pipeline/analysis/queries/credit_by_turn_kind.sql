@@ -1,0 +1,47 @@
+-- What credit do bridge, evidence and answer turns get, and in groups whose rollouts all scored the same?
+-- First `igpo recredit RUN --preset NAME` for each estimator to compare; `as trained` is always there.
+WITH hits AS (
+    SELECT
+        turns.*,
+        episodes.hops,
+        episodes.outcome,
+        sum(coalesce(turns.gold_hit, false)::INT) OVER rollout AS found,
+        max(episodes.outcome) OVER prompt > min(episodes.outcome) OVER prompt AS mixed
+    FROM turns
+    JOIN episodes USING (run_id, iteration, split, episode_id)
+    WHERE turns.split = 'train' AND turns.advantage IS NOT NULL
+    WINDOW
+        rollout AS (PARTITION BY turns.run_id, turns.iteration, turns.episode_id ORDER BY turns.turn_index),
+        prompt AS (PARTITION BY turns.run_id, turns.iteration, turns.group_id)
+),
+kinds AS (
+    SELECT
+        *,
+        CASE
+            WHEN action = 'tool' AND gold_hit AND found = hops THEN 'evidence: the last gold document'
+            WHEN action = 'tool' AND gold_hit THEN 'bridge: a gold document before it'
+            WHEN action = 'tool' AND found = hops THEN 'search after the evidence'
+            WHEN action = 'tool' THEN 'search that found nothing new'
+            WHEN action = 'answer' AND outcome > 0 THEN 'answer with some of the gold'
+            WHEN action = 'answer' THEN 'wrong answer'
+            ELSE action
+        END AS kind
+    FROM hits
+),
+credit AS (
+    SELECT 'as trained' AS estimator, run_id, iteration, episode_id, turn_index, advantage FROM kinds
+    UNION ALL
+    SELECT estimator, run_id, iteration, episode_id, turn_index, advantage FROM recredits
+)
+SELECT
+    kinds.run_id,
+    credit.estimator,
+    kinds.kind,
+    count(*) AS turns,
+    avg(credit.advantage) FILTER (WHERE mixed) AS advantage_where_outcomes_differ,
+    avg(credit.advantage) FILTER (WHERE NOT mixed) AS advantage_where_all_are_equal,
+    avg((credit.advantage < 0)::INT) AS negative_share
+FROM kinds
+JOIN credit USING (run_id, iteration, episode_id, turn_index)
+GROUP BY ALL
+ORDER BY ALL;
