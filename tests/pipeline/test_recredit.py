@@ -270,6 +270,6 @@ def test_the_command(tmp_path, monkeypatch):
     with open_run(folder) as run:
         rows = run.sql("SELECT estimator, count(*), count(turns.advantage) FROM recredits JOIN turns"
                        " USING (run_id, iteration, episode_id, turn_index) GROUP BY 1 ORDER BY 1").fetchall()  # fmt: skip
-        turns = run.sql("SELECT count(advantage) FROM turns").fetchone()[0]
+        ((turns,),) = run.sql("SELECT count(advantage) FROM turns").fetchall()
     assert rows == [("a2tgpo,gamma=0.9,ig_weight=0.5", turns, turns), ("own", turns, turns)]
     assert call("--preset", "trace")[0] == call("--set", "gamma")[0] == call("--preset", "x")[0] == 2
