@@ -84,11 +84,11 @@ NAMED = {
     # r1 and r2 differ in outcome; r3 and r4 do not, nor do r5 and r6.
     "credit_by_turn_kind": [
         ("as trained", "answer with some of the gold", 1, 1.0, None, 0.0),
-        ("as trained", "bridge: a gold document before it", 1, 0.5, None, 0.0),
         ("as trained", "cut_off", 1, None, 0.0, 0.0),
         ("as trained", "evidence: the last gold document", 2, 2.0, 1.0, 0.0),
+        ("as trained", "first search", 4, -0.5, -0.5, 0.5),
         ("as trained", "malformed", 1, None, 0.0, 0.0),
-        ("as trained", "search that found nothing new", 4, -1.25, -0.5, 0.75),
+        ("as trained", "search that found nothing new", 1, -1.0, None, 1.0),
         ("as trained", "wrong answer", 3, -1.0, 0.0, 1 / 3),
     ],
     # Of the positive gain 2.5 + 0.5 + 1, r2's second turn took 0.5 without evidence.

@@ -19,6 +19,7 @@ kinds AS (
         *,
         CASE
             WHEN action = 'tool' AND gold_hit AND found = hops THEN 'evidence: the last gold document'
+            WHEN action = 'tool' AND turn_index = 0 THEN 'first search'
             WHEN action = 'tool' AND gold_hit THEN 'bridge: a gold document before it'
             WHEN action = 'tool' AND found = hops THEN 'search after the evidence'
             WHEN action = 'tool' THEN 'search that found nothing new'
