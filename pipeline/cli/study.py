@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+SUMMARY_WIDTH = 180
+
 
 def study_command(
     plan: Annotated[str, typer.Argument(metavar="[PLAN]", help="The study's file.")] = "conf/study.yaml",
@@ -52,5 +54,5 @@ def study_command(
             console.print(f"stopped; finished cells are kept in {out}: the same command goes on", highlight=False)
             raise typer.Exit(130) from None
     path = write_study_report(loaded, cells, missing, out / "report.html")
-    console.print(summary_table(loaded, cells), soft_wrap=True)
+    Console(width=SUMMARY_WIDTH).print(summary_table(loaded, cells))  # a narrow terminal wraps its lines, not its cells
     typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")

@@ -61,7 +61,7 @@ def write_log(folder, rollouts_of, *, preset="igpo", env=ENV, damage=lambda roll
     keys = {"preset": preset, "env_config": env, **settings}
     with RolloutLogWriter(folder / "rollouts", folder.name, 1, info=RunInfo(config={"config": keys})) as log:
         for iteration, rollouts in enumerate(rollouts_of, 1):
-            connector = TurnLevelAdvantages(credit, alias_rule=env["alias_rule"])
+            connector = TurnLevelAdvantages(credit, alias_rule=env["alias_rule"])  # ty: ignore[invalid-argument-type]
             episodes = [SimpleNamespace(custom_data={"rollout": rollout}, agent_episodes={}) for rollout in rollouts]
             connector(rl_module=None, batch={}, episodes=episodes, shared_data={})
             damage(rollouts)
