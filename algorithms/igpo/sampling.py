@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from envs.runner.engine import NO_WEIGHTS
 from envs.runner.rollout_loop import RolloutJob
 
 if TYPE_CHECKING:
@@ -110,7 +111,10 @@ class GroupSampler:
         for result in results:
             if isinstance(result, str):
                 raise RolloutError(f"an env runner failed:\n{result}")
-        return results
+        restarted = [result.worker_index for result in results if isinstance(result, _Restarted)]
+        if restarted:
+            self._algorithm.push_weights(restarted)
+        return [result for result in results if not isinstance(result, _Restarted)]
 
     def _revive(self) -> None:
         """Waits for a runner where none is left."""
@@ -124,8 +128,17 @@ class GroupSampler:
             time.sleep(1.0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Restarted:
+    """A runner that died after its last call: Ray has started it anew, and it waits for weights."""
+
+    worker_index: int
+
+
 def _sample_call(groups: list[list[RolloutJob]], share: list[int]):
     def call(runner):
+        if runner.weights_version == NO_WEIGHTS:
+            return _Restarted(runner.worker_index)
         try:
             flat = runner.sample(jobs=[job for group in groups for job in group])
             return share, _regroup(groups, flat), runner.get_metrics()
