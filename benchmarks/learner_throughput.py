@@ -22,7 +22,7 @@ import torch
 
 from algorithms.igpo.batch import split_micro_batches, take_rows
 from algorithms.igpo.config import IGPOConfig
-from algorithms.igpo.connectors import BuildTokenBatch
+from algorithms.igpo.connectors import BuildTokenBatch, find_piece
 from algorithms.igpo.learner import IGPOTorchLearner
 from algorithms.igpo.packing import PackedRows, padded_size
 from algorithms.igpo.rows import Columns, Row, TokenLayout, pad_rows
@@ -94,7 +94,7 @@ def main() -> None:
     learner.build()
     model = learner._hugging_face("default_policy").hf
     columns, layout = make_columns(args.rows, args.longest, model.config.vocab_size)
-    learner._piece(BuildTokenBatch).layouts = {"default_policy": layout}
+    find_piece(learner._learner_connector, BuildTokenBatch).layouts = {"default_policy": layout}
     lengths_N = columns["lengths"].numpy()
     micro_batches = split_micro_batches(
         np.arange(args.rows), lengths_N, columns["sequence_id"].numpy(), config.tokens_per_micro_batch

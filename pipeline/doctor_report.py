@@ -1,4 +1,4 @@
-"""How `igpo doctor` runs its checks and shows them: each finding as soon as it is there."""
+"""How `igpo doctor` shows its findings: each as soon as it is there."""
 
 from __future__ import annotations
 
@@ -7,24 +7,9 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
-from envs.data.errors import InputError
-from pipeline.doctor import Finding, Subject, belief, format_validity, recall
-from pipeline.policy import start_policy
+from pipeline.doctor import Finding
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
-
-
-def expensive_checks(subject: Subject) -> Iterator[Finding]:
-    """Retrieval, then what needs the rollout engine with the policy's weights: belief and format."""
-    assert subject.task is not None, "the cheap checks come first"
-    yield recall(subject.task)
-    try:
-        policy = start_policy(subject.config, str(subject.config.model_path))
-    except InputError as error:
-        yield Finding("engine", "fail", str(error))
-        return
-    yield belief(policy)
-    yield format_validity(policy)
 
 
 def show(findings: Iterator[Finding], console: Console) -> bool:

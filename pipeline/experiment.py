@@ -27,6 +27,7 @@ from pipeline import experiment_file
 from pipeline.conf_files import resolve_config_path
 from pipeline.known_keys import check_keys, unknown_key, validated
 from pipeline.rollout_log.folder import absolute
+from pipeline.stop import stop_criteria
 from pipeline.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
@@ -63,17 +64,6 @@ WITHOUT_EFFECT = {
     "framework": "it is torch",
 }
 """Settings of other RLlib algorithms that would be taken in silence, and what does what they do."""
-
-STOP_METRICS = {
-    "training_iteration", "time_total_s", "num_env_steps_sampled_lifetime",
-    *(f"igpo/{name}" for name in (
-        "em", "f1", "outcome_mean", "gain_mean", "collapse_share_outcome", "collapse_share", "turns_mean", "answered_share",
-        "malformed_share", "truncated_share", "tool_error_share", "logp_gap_mean", "logp_gap_max", "loss", "kl", "entropy",
-        "grad_norm", "rollouts", "groups")),
-    *(f"evaluation/{name}" for name in ("em_squad", "f1_squad", "em_paper", "f1_paper", "turns_mean", "answered_share")),
-}  # fmt: skip
-"""What `stop` may name: keys of `Algorithm.train()`'s result, nested ones with a slash. A run stops when one is >= its value."""
-_STOP_PER_HOP = re.compile(r"evaluation/em_squad_hops_\d+")
 
 
 class CheckpointSettings(Settings):
@@ -234,7 +224,7 @@ def _experiments(name: str, keys: dict, source: Path, base: IGPOConfig | None) -
     shared: dict[str, Any] = {
         "name": name,
         "source": source,
-        "stop": _stop_criteria(keys.get("stop") or {}, where),
+        "stop": stop_criteria(keys.get("stop") or {}, where),
         "mlflow": validated(TrackingSettings, keys.get("mlflow") or {}, "mlflow", where),
         "checkpoint": validated(CheckpointSettings, keys.get("checkpoint_config") or {}, "checkpoint_config", where),
         "storage_path": Path(run.storage_path).expanduser(),
@@ -249,21 +239,6 @@ def _experiments(name: str, keys: dict, source: Path, base: IGPOConfig | None) -
         validated(EngineSettings, variant.get("engine") or {}, "config.engine", where)
         experiments.append(Experiment(config=variant, env_settings=settings, choices=choices, sample=sample, **shared))
     return experiments
-
-
-def _stop_criteria(stop: Any, where: str) -> dict[str, float]:
-    if not isinstance(stop, dict):
-        raise InputError(f"{where}: `stop` must hold metric: value, for instance {{training_iteration: 60}}, found {stop!r}.")
-    flat = {}
-    for key, value in stop.items():
-        pairs = [(f"{key}/{inner}", number) for inner, number in value.items()] if isinstance(value, dict) else [(key, value)]
-        for name, number in pairs:
-            if name not in STOP_METRICS and not _STOP_PER_HOP.fullmatch(name):
-                raise unknown_key("stop", name, STOP_METRICS, where)
-            if isinstance(number, bool) or not isinstance(number, int | float):
-                raise InputError(f"{where}: `stop.{name}` must be a number, found {number!r}.")
-            flat[name] = number
-    return flat
 
 
 def _read_python(source: Path) -> tuple[IGPOConfig, dict]:

@@ -7,21 +7,22 @@ from typing import Any, Literal, get_args
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.policy.policy import PolicySpec
 
-from algorithms.credit import CreditConfig, Preset, get_preset
+from algorithms.credit import CREDIT_FIELDS, CreditConfig, Preset, get_preset
 from algorithms.igpo.bounds import check_numbers
+from algorithms.igpo.combinations import check_combinations
+from algorithms.igpo.limits import MAX_LOGP_GAP
 from algorithms.igpo.lora import LoraSettings
+from algorithms.igpo.policies import map_roles_to_policies
+from algorithms.igpo.rllib_settings import RLLIB_SETTINGS
 from envs.data.errors import InputError
 from envs.runner.belief import BeliefScoring, ScoringMethod, ScoringPolicy
 from envs.runner.engine import EngineSettings
-from envs.search.config import SearchEnvSettings
+from envs.search.config import RoleSettings, SearchEnvSettings
 from envs.search.environment import TOKENS
-from envs.search.roles import RolePolicies
+from envs.search.roles import answering_role
 
-CREDIT_KEYS = tuple(field.name for field in dataclasses.fields(CreditConfig))
 LOSS_KEYS = ("ratio_level", "clip_low", "clip_high", "dual_clip", "kl_coeff", "entropy_coeff", "loss_aggregation")
-MAX_LOGP_GAP = {"float32": 1e-4, "bfloat16": 0.05}
 
 
 class IGPOConfig(AlgorithmConfig):
@@ -63,7 +64,7 @@ class IGPOConfig(AlgorithmConfig):
         """Rounds in which `dapo` draws new prompts for groups that collapsed."""
         # Credit (SPEC 2 and 4) and loss (SPEC 5); None: as `preset` says.
         self.preset = "igpo"
-        for name in (*CREDIT_KEYS, *LOSS_KEYS):
+        for name in (*CREDIT_FIELDS, *LOSS_KEYS):
             setattr(self, name, None)
         # Belief (SPEC 2): whose, and how it is scored.
         self.scorer: ScoringPolicy | None = None
@@ -87,7 +88,6 @@ class IGPOConfig(AlgorithmConfig):
         """Spread the model over the learners (FSDP2), for one that does not fit on one of them; else each has a copy."""
         self.offload_optimizer = False
         """AdamW's moments wait in host memory and are on the device only while it steps."""
-        self.torch_skip_nan_gradients = True  # the learner has refused them already; RLlib would look at each gradient again
         self.max_weight_lag = 0
         """1: the next batch is sampled while the learner updates, so its sampler is one update behind; 0: it waits."""
         # Bounds that stop a run.
@@ -107,16 +107,8 @@ class IGPOConfig(AlgorithmConfig):
         self.env_runner_cls = IGPOEnvRunner
         self.num_env_runners = 1
         self.observation_space = self.action_space = TOKENS
-        self.episodes_to_numpy = False
-        self.add_default_connectors_to_learner_pipeline = False
-        self.add_default_connectors_to_env_to_module_pipeline = False
-        self.add_default_connectors_to_module_to_env_pipeline = False
-        self.create_local_env_runner = False
-        self.merge_env_runner_states = False
-        self._dont_auto_sync_env_runner_states = True
-        self.max_requests_in_flight_per_env_runner = 8
-        self.sample_timeout_s = None
-        self.delay_between_env_runner_restarts_s = 0.0
+        for name, value in RLLIB_SETTINGS.items():
+            setattr(self, name, value)
 
     def training(
         self,
@@ -161,7 +153,7 @@ class IGPOConfig(AlgorithmConfig):
         for name, value in own.items():
             if value is not NotProvided:
                 setattr(self, name, value)
-        for known, changes in ((CREDIT_KEYS, credit), (LOSS_KEYS, loss)):
+        for known, changes in ((CREDIT_FIELDS, credit), (LOSS_KEYS, loss)):
             for name, value in (changes if changes is not NotProvided else {}).items():
                 if name not in known:
                     raise InputError(f"training() got the unknown setting {name!r}; known: {', '.join(known)}")
@@ -187,7 +179,7 @@ class IGPOConfig(AlgorithmConfig):
     def credit_config(self) -> CreditConfig:
         """The preset's credit settings with this config's changes."""
         try:
-            return dataclasses.replace(self.preset_settings.credit, **self._changes(CREDIT_KEYS))
+            return dataclasses.replace(self.preset_settings.credit, **self._changes(CREDIT_FIELDS))
         except ValueError as error:
             raise InputError(str(error)) from error
 
@@ -216,11 +208,12 @@ class IGPOConfig(AlgorithmConfig):
     @property
     def reference_scored_policy(self) -> str | None:
         """The policy whose reference scores belief; None where the current one does."""
-        return self._answering_policy() if self.belief_scoring.policy == "reference" else None
+        return answering_role(self.roles).policy if self.belief_scoring.policy == "reference" else None
 
-    def _answering_policy(self) -> str:
-        roles = SearchEnvSettings(**{**self.preset_settings.env, **self.env_config}).roles
-        return next(role.policy for role in roles if "answer" in role.actions)
+    @property
+    def roles(self) -> list[RoleSettings]:
+        """Who takes turns: the preset's, unless `env_config` names others."""
+        return SearchEnvSettings(**{**self.preset_settings.env, **self.env_config}).roles
 
     @property
     def is_colocated(self) -> bool:
@@ -251,87 +244,18 @@ class IGPOConfig(AlgorithmConfig):
     # -- RLlib's hooks ------------------------------------------------------------------------------------------------------
 
     def validate(self) -> None:
-        self._map_roles_to_policies()
+        map_roles_to_policies(self)
         check_numbers(self)
         super().validate()
         self.credit_config()
         self.loss_settings()
+        self.belief_scoring  # noqa: B018 (raises where it cannot be)
         EngineSettings(**self.engine)
         if self.lora is not None:
             LoraSettings(**self.lora)
         if self.model_dtype not in MAX_LOGP_GAP:
             raise InputError(f"model_dtype is {self.model_dtype!r}; use one of {', '.join(MAX_LOGP_GAP)}")
-        if self.max_weight_lag:
-            self._validate_weight_lag()
-        if self.is_colocated:
-            self._validate_colocation()
-        if self.shard_learner:
-            self._validate_sharding()
-        preset = self.preset_settings
-        if preset.needs_several_updates and self.num_epochs * self.num_minibatches == 1:
-            raise InputError(
-                f"preset {self.preset} with one update per batch would be grpo: set num_epochs or num_minibatches above 1"
-            )
-        keeps_reference = self.reference_scored_policy is not None or self.loss_settings().kl_coeff > 0
-        if self.reference_refresh_interval and not keeps_reference:
-            raise InputError("reference_refresh_interval needs a reference: set scorer: reference, or kl_coeff above 0")
-        if self.reference_refresh_interval and self.lora is not None:
-            raise InputError("reference_refresh_interval cannot refresh the base of `lora` adapters: leave one of them out")
-
-    def _validate_weight_lag(self) -> None:
-        if self.max_weight_lag != 1:
-            raise InputError(
-                f"max_weight_lag is {self.max_weight_lag}; use 0, or 1 to sample during the update: more would only be staler"
-            )
-        if self.num_env_runners == 0 and not self.in_evaluation:  # RLlib validates a copy for evaluation, without runners
-            raise InputError("max_weight_lag 1 needs an env runner of its own: set num_env_runners to 1 or more")
-        if self.mismatch_cap == 0:
-            raise InputError("max_weight_lag 1 needs its importance correction: set mismatch_cap above 0")
-        if self.belief_scoring.policy == "current" and not self.belief_scoring.on_engine:
-            raise InputError("max_weight_lag 1: the learner is ahead of the policy that sampled; set scoring to vllm_prefix")
-
-    def _validate_colocation(self) -> None:
-        if self.max_weight_lag:
-            raise InputError("engine.placement colocated takes turns, max_weight_lag 1 overlaps: leave one of them out")
-        if self.num_env_runners > 1 or self.num_learners > 1:
-            raise InputError("engine.placement colocated is for one GPU: set num_env_runners to 1 and num_learners to 0 or 1")
-        if max(self.num_gpus_per_env_runner, self.num_gpus_per_learner) > 0 and not (
-            self.num_gpus_per_env_runner > 0 and 0 < self.num_gpus_per_learner <= 1 - self.num_gpus_per_env_runner
-        ):
-            raise InputError(
-                "engine.placement colocated: num_gpus_per_env_runner and num_gpus_per_learner share one GPU: set both to 0.5"
-            )
-
-    def _validate_sharding(self) -> None:
-        if self.num_learners < 2:
-            raise InputError(
-                f"shard_learner spreads the model over learners: set num_learners to 2 or more, not {self.num_learners}"
-            )
-        for name in ("lora", "compile_learner", "reference_refresh_interval"):
-            if getattr(self, name) not in (None, False, 0):
-                raise InputError(f"shard_learner cannot be combined with {name}: leave one of them out")
-        if not self.belief_scoring.on_engine:
-            raise InputError("shard_learner cannot score belief on the learner's side: set scoring to vllm_prefix")
-
-    def _map_roles_to_policies(self) -> None:
-        """Without an own `policy_mapping_fn`, each role speaks through the policy that its settings name; with one, the roles'
-        settings are brought into line with it."""
-        roles = SearchEnvSettings(**{**self.preset_settings.env, **self.env_config}).roles
-        is_default = self.policy_mapping_fn is AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN
-        if is_default or isinstance(self.policy_mapping_fn, RolePolicies):
-            policy_of = {role.name: role.policy for role in roles}
-            policies = {policy: PolicySpec() for policy in sorted(set(policy_of.values()))}
-            self.multi_agent(policies=policies, policy_mapping_fn=RolePolicies(policy_of))
-        else:
-            mapping: Any = self.policy_mapping_fn
-            policy_of = {role.name: mapping(role.name, None) for role in roles}
-            self.env_config["roles"] = [{**role.model_dump(), "policy": policy_of[role.name]} for role in roles]
-        unknown = sorted(set(policy_of.values()) - set(self.policies))
-        if unknown:
-            raise InputError(f"roles speak through the policies {unknown}, but `policies` has only {sorted(self.policies)}")
-        trained = self.policies_to_train
-        if isinstance(trained, list | tuple | set) and (not trained or not set(trained) <= set(self.policies)):
-            raise InputError(f"policies_to_train is {list(trained)}; name one or more of {', '.join(sorted(self.policies))}")
+        check_combinations(self)
 
     def get_default_learner_class(self):
         from algorithms.igpo.learner import IGPOTorchLearner

@@ -46,6 +46,14 @@ def build_learner_pipeline_pieces(
     ]
 
 
+def find_piece(pipeline, piece_class: type):
+    """The piece of that class in a learner's connector pipeline. Raises RuntimeError where there is none."""
+    for piece in pipeline.connectors if pipeline else []:
+        if isinstance(piece, piece_class):
+            return piece
+    raise RuntimeError(f"the learner connector pipeline has no {piece_class.__name__}: append build_learner_pipeline_pieces(...)")
+
+
 @dataclass(slots=True)
 class _Gains:
     """Belief and gains of one rollout, one entry per turn; NaN where there is none."""

@@ -1,12 +1,8 @@
 """The learner: SPEC §5 over micro-batches, with gradient accumulation, several updates per batch, several learners.
 
 RLlib hands the whole batch to `_uncompiled_update` once (`LearnerGroup.update` without num_epochs and minibatch_size);
-epochs, minibatches and micro-batches are made here, because RLlib's own iterators count turns for rows and train some
-rows twice.
-
-With several learners each holds whole groups (`algorithms.igpo.shards.shard_groups`). What concerns the whole batch is
-agreed on before the first forward: learners run the same number of micro-batches, and those with less work add rows of
-no weight.
+epochs, minibatches and micro-batches are made here (`algorithms.igpo.work`), because RLlib's own iterators count turns for rows
+and train some rows twice. With several learners each holds whole groups (`algorithms.igpo.shards.shard_groups`).
 """
 
 from __future__ import annotations
@@ -14,58 +10,33 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
-from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.metrics import ALL_MODULES
-from ray.rllib.utils.numpy import convert_to_numpy
-from torch.utils._pytree import tree_map_only
 
-from algorithms.igpo.batch import plan_minibatches, split_micro_batches, take_rows, weightless_batch
-from algorithms.igpo.connectors import BuildTokenBatch, TurnLevelAdvantages
+from algorithms.igpo.connectors import BuildTokenBatch, TurnLevelAdvantages, find_piece
+from algorithms.igpo.distributed_learner import DistributedLearner
 from algorithms.igpo.loss import LossSettings, policy_loss
-from algorithms.igpo.measure import Measurements
-from algorithms.igpo.module import HFCausalLM, token_logp
+from algorithms.igpo.module import HFCausalLM
 from algorithms.igpo.naive_scorer import NaiveScorer
-from algorithms.igpo.offload import HOST, move_moments
+from algorithms.igpo.offload import HOST, moments_on, move_moments
 from algorithms.igpo.record import GroupCredit, TurnCredit
 from algorithms.igpo.reference import References
-from algorithms.igpo.rows import Columns, TokenLayout
-from algorithms.igpo.sharding import shard, slice_of, whole
+from algorithms.igpo.rows import Columns
+from algorithms.igpo.sharding import whole
 from algorithms.igpo.tree_scorer import TreeScorer
+from algorithms.igpo.work import Work, plan_work
 from envs.runner.belief import BeliefQuery
 from envs.runner.peak_memory import peak_memory_gib, reset_peak_memory
-
-if TYPE_CHECKING:
-    from algorithms.igpo.config import IGPOConfig
 
 REFERENCES = "references"
 """Key of the learner's state."""
 
 
-@dataclass(slots=True)
-class _Work:
-    """One module's share of a batch."""
-
-    module_id: str
-    columns: Columns
-    layout: TokenLayout
-    updates: list[list[np.ndarray]]
-    """Rows of each micro-batch of each update."""
-    num_micro_batches: list[int]
-    """Per update: the most that any learner has."""
-    weight_scale: list[float]
-    """Per update: the batch over the minibatch, in sequences or tokens; 0 if no learner has tokens in it."""
-    size: dict[str, float]
-    """Decision tokens and sequences of the whole batch."""
-    measured: Measurements = field(default_factory=Measurements)
-
-
-class IGPOTorchLearner(TorchLearner):
+class IGPOTorchLearner(DistributedLearner):
     """AdamW (weight decay 0.01: PyTorch's default and verl's) over the policy loss of `algorithms.igpo.loss`.
 
     Reads from the config: `loss_settings()`, `num_epochs`, `num_minibatches`, `tokens_per_micro_batch`, `lr` (a number
@@ -80,14 +51,10 @@ class IGPOTorchLearner(TorchLearner):
     Raises FloatingPointError where a loss or gradient is not finite, before any step is taken with it.
     """
 
-    config: IGPOConfig
-    _device: torch.device
-
     def build(self) -> None:
-        self._staged: dict[str, Any] | None = None
         super().build()
         self._turn_gaps: dict[tuple[str, int], np.ndarray] = {}
-        self._works: dict[str, _Work] = {}
+        self._works: dict[str, Work] = {}
         self._where = ""
         referenced = [module_id for module_id in self.module.keys() if self._needs_reference(module_id)]  # noqa: SIM118
         self._references = References(
@@ -98,18 +65,6 @@ class IGPOTorchLearner(TorchLearner):
         )
         if self.config.shard_learner:
             self.stage_state()  # RLlib asks for it while it sets the algorithm up
-
-    def _make_module(self):
-        if not self.config.shard_learner:
-            return super()._make_module()
-        module = super(TorchLearner, self)._make_module()  # not yet on the device: it may not fit there whole
-        for module_id in module.keys():  # noqa: SIM118 (not a dict)
-            shard(module[module_id], self._device)
-        return module
-
-    def _make_modules_ddp_if_necessary(self) -> None:
-        if not self.config.shard_learner:
-            super()._make_modules_ddp_if_necessary()
 
     def _needs_reference(self, module_id: str) -> bool:
         scored = module_id == self.config.reference_scored_policy
@@ -126,7 +81,7 @@ class IGPOTorchLearner(TorchLearner):
 
     def take_credit(self) -> tuple[dict[tuple[str, int], TurnCredit], list[GroupCredit]]:
         """Credit of the last batch's turns (with the log-prob gap of those trained on) and groups; clears both."""
-        piece = self._piece(TurnLevelAdvantages)
+        piece = find_piece(self._learner_connector, TurnLevelAdvantages)
         credit, groups = piece.last_credit, piece.last_groups
         for key, gap_L in self._turn_gaps.items():
             credit[key].logp_gap_mean = float(np.abs(gap_L).mean())
@@ -144,23 +99,9 @@ class IGPOTorchLearner(TorchLearner):
                 return NaiveScorer(model, module.compute_dtype).score(queries)
             return TreeScorer(model, module.compute_dtype, self.config.tokens_per_micro_batch).score(queries)
 
-    def stage_state(self) -> None:
-        """Sharded learners put their whole state together: every learner must call it before RLlib asks one of them."""
-        state = self.get_state(gather=True)
-        self._staged = state if self._learner_index == 0 else None
-
     def get_state(self, components=None, *, not_components=None, gather: bool = False, **kwargs) -> dict[str, Any]:
-        """RLlib's, and the references where they are refreshed: else they are loaded again.
-
-        Sharded learners put it together with `gather`, which all of them must ask for; without it, the first one gives what
-        `stage_state` left, once.
-        """
-        if self.config.shard_learner and not gather:
-            if self._staged is None:
-                raise RuntimeError("the learners are sharded: call stage_state on every one before asking for the state")
-            staged, self._staged = self._staged, None
-            return staged
-        state = super().get_state(components, not_components=not_components, **kwargs)
+        """And the references where they are refreshed: else they are loaded again."""
+        state = super().get_state(components, not_components=not_components, gather=gather, **kwargs)
         if self.config.reference_refresh_interval and self._check_component(REFERENCES, components, not_components):
             state[REFERENCES] = self._references.get_state()
         return state
@@ -178,10 +119,10 @@ class IGPOTorchLearner(TorchLearner):
         self._turn_gaps = {}
         self._works = {module_id: self._plan(module_id, dict(batch[module_id])) for module_id in sorted(batch)}
         works = self._works.values()
-        num_updates = self._num_epochs * self.config.num_minibatches
+        num_updates = self.config.num_epochs * self.config.num_minibatches
         if num_updates > 1:
             for work in works:
-                self._measure_before_updates(work)
+                self._measure_before(work)
         for update in range(num_updates):
             for optimizer in self._optimizer_parameters:
                 optimizer.zero_grad(set_to_none=True)
@@ -189,7 +130,8 @@ class IGPOTorchLearner(TorchLearner):
                 if work.weight_scale[update] > 0:
                     self._accumulate_gradient(work, update)
             gradients = {ref: param.grad for ref, param in self._params.items() if param.grad is not None}
-            with self._moments_on_device():
+            optimizers = self._named_optimizers.values()
+            with moments_on(self._device, optimizers) if self.config.offload_optimizer else contextlib.nullcontext():
                 self.apply_gradients(self.postprocess_gradients(gradients))
         losses = {work.module_id: self._report(work, num_updates) for work in works}
         self._works = {}
@@ -200,86 +142,49 @@ class IGPOTorchLearner(TorchLearner):
         self.metrics.log_value((ALL_MODULES, "peak_gib_learn"), peak_memory_gib(), reduce="max", window=1)
         return {}, losses, {}
 
-    def _plan(self, module_id: str, columns: Columns) -> _Work:
-        """Cut the batch into updates and micro-batches, and settle with the other learners on what concerns all."""
-        layout = self._piece(BuildTokenBatch).layouts[module_id]
-        sequence_id_N, lengths_N = columns["sequence_id"].numpy(), columns["lengths"].numpy()
-        minibatches = plan_minibatches(
-            sequence_id_N,
-            layout.num_sequences,
-            num_epochs=self._num_epochs,
+    def _plan(self, module_id: str, columns: Columns) -> Work:
+        return plan_work(
+            module_id,
+            columns,
+            find_piece(self._learner_connector, BuildTokenBatch).layouts[module_id],
+            self.over_learners,
+            num_epochs=self.config.num_epochs,
             num_minibatches=self.config.num_minibatches,
+            tokens_per_micro_batch=self.config.tokens_per_micro_batch,
+            aggregation=self._settings(module_id).loss_aggregation,
             seed=(self.config.seed or 0, self._weights_seq_no),
         )
-        updates = [
-            split_micro_batches(rows, lengths_N, sequence_id_N, self.config.tokens_per_micro_batch) for rows in minibatches
-        ]
-        tokens_N = columns["decision_mask"].sum(1).numpy()
-        tokens_U = self._over_learners([float(tokens_N[rows].sum()) for rows in minibatches], "sum")
-        sequences_U = self._over_learners([float(np.unique(sequence_id_N[r]).size) for r in minibatches], "sum")
-        by_token = self._settings(module_id).loss_aggregation == "token_mean"
-        share_U = tokens_U if by_token else sequences_U
-        whole = sum(share_U) / self._num_epochs
-        return _Work(
-            module_id=module_id,
-            columns=columns,
-            layout=layout,
-            updates=updates,
-            num_micro_batches=[int(n) for n in self._over_learners([float(len(u)) for u in updates], "max")],
-            weight_scale=[whole / share if share else 0.0 for share in share_U],
-            size={name: sum(n_U) / self._num_epochs for name, n_U in (("tokens", tokens_U), ("sequences", sequences_U))},
+
+    def _measure_before(self, work: Work) -> None:
+        module = self._hugging_face(work.module_id)
+        work.measure_before_updates(
+            lambda micro: module.forward_train(micro)["token_logp"],
+            (lambda micro: self._references.token_logp(work.module_id, micro)) if self._pays_kl(work.module_id) else None,
+            self._device,
+            num_minibatches=self.config.num_minibatches,
+            together=self.config.shard_learner,
         )
 
-    def _measure_before_updates(self, work: _Work) -> None:
-        """With several updates per batch: pi_old, reference log-probs and the gap to the sampler, before any step."""
-        referenced = self._pays_kl(work.module_id)
-        for name in ("old_logp", "reference_logp") if referenced else ("old_logp",):
-            work.columns[name] = torch.zeros_like(work.columns["sampler_logp"])
-        module = self._hugging_face(work.module_id)
-        own = [rows for update in work.updates[: self.config.num_minibatches] for rows in update]
-        for rows in own:
-            micro = take_rows(work.columns, rows, self._device)
-            mask = micro["decision_mask"][:, 1:]
-            with torch.no_grad():
-                logp = module.forward_train(micro)["token_logp"]
-            width = logp.shape[1] + 1
-            work.columns["old_logp"][rows, 1:width] = logp.cpu()
-            work.measured.add_gap(logp[mask], micro["sampler_logp"][:, 1:][mask], micro["turn_id"][:, 1:][mask])
-            if referenced:
-                work.columns["reference_logp"][rows, 1:width] = self._reference_logp(work.module_id, micro).cpu()
-        if self.config.shard_learner:  # a forward needs every learner
-            micro = weightless_batch(work.columns, self._device)
-            for _ in range(sum(work.num_micro_batches[: self.config.num_minibatches]) - len(own)):
-                with torch.no_grad():
-                    module.forward_train(micro)
-                if referenced:
-                    self._reference_logp(work.module_id, micro)
-
-    def _accumulate_gradient(self, work: _Work, update: int) -> None:
+    def _accumulate_gradient(self, work: Work, update: int) -> None:
         """Forward and backward over all micro-batches of one update; then every learner holds the whole gradient."""
         epoch, minibatch = divmod(update, self.config.num_minibatches)
         self._where = f"module {work.module_id}, batch {self._weights_seq_no}, epoch {epoch}, minibatch {minibatch}"
         config = self.config.get_config_for_module(work.module_id)
         module = self.module[work.module_id]
-        own, last = work.updates[update], work.num_micro_batches[update] - 1
+        last = work.num_micro_batches[update] - 1
         losses = []
         for k in range(last + 1):
-            if k < len(own):
-                micro = take_rows(work.columns, own[k], self._device)
-                work.measured.add_micro_batch(work.columns["lengths"].numpy()[own[k]])
-            else:
-                micro = weightless_batch(work.columns, self._device)
-            micro["loss_weight"] = micro["loss_weight"] * work.weight_scale[update]
+            micro = work.micro_batch(update, k, self._device)
             no_sync = getattr(module, "no_sync", contextlib.nullcontext)  # only a DDP wrapper has it
             with no_sync() if k < last else contextlib.nullcontext():
                 loss = self.compute_loss_for_module(
                     module_id=work.module_id, config=config, batch=micro, fwd_out=module.forward_train(micro)
                 )
                 # DDP averages gradients over the learners, but each loss is already a share of one sum.
-                (loss * max(1, self._num_learners)).backward()
+                (loss * max(1, self.config.num_learners)).backward()
             losses.append(loss.detach())
         losses = torch.stack(losses).double().tolist()
-        self._refuse_non_finite(work, own, losses)
+        self._refuse_non_finite(work, update, losses)
         work.measured.total["loss"] += sum(losses)
 
     def compute_loss_for_module(self, *, module_id, config, batch, fwd_out) -> torch.Tensor:
@@ -301,7 +206,7 @@ class IGPOTorchLearner(TorchLearner):
         if "reference_logp" in batch:
             reference_logp_P = flat("reference_logp")
         elif self._pays_kl(module_id):
-            reference_logp_P = self._reference_logp(module_id, batch)[mask]
+            reference_logp_P = self._references.token_logp(module_id, batch)[mask]
         terms = policy_loss(
             settings,
             logp_P=logp_P,
@@ -338,41 +243,22 @@ class IGPOTorchLearner(TorchLearner):
             module_id=module_id, config=config, module_gradients_dict=module_gradients_dict
         )
 
-    def _get_optimizer_state(self) -> dict[str, Any]:
-        if not self.config.shard_learner:
-            return super()._get_optimizer_state()
-        return {
-            name: {
-                "module_id": self._optimizer_name_to_module[name],
-                "state": convert_to_numpy(tree_map_only(torch.Tensor, whole, optimizer.state_dict())),
-            }
-            for name, optimizer in self._named_optimizers.items()
-        }
-
-    def _set_optimizer_state(self, state: dict[str, Any]) -> None:
-        super()._set_optimizer_state(state)
-        for optimizer in self._named_optimizers.values():
-            for param, moments in optimizer.state.items():
-                for name, moment in moments.items():
-                    if moment.shape == param.shape:
-                        moments[name] = slice_of(moment, param)
-
-    def _refuse_non_finite(self, work: _Work, micro_batches: list[np.ndarray], losses: list[float]) -> None:
+    def _refuse_non_finite(self, work: Work, update: int, losses: list[float]) -> None:
         bad = [k for k, loss in enumerate(losses) if not math.isfinite(loss)]
-        if not self._over_learners([float(len(bad))], "sum")[0]:
+        if not self.over_learners([float(len(bad))], "sum")[0]:
             return
-        rollouts = sorted({work.layout.rollout_ids_N[row] for k in bad for row in micro_batches[k]})
+        rollouts = work.rollouts(update, bad)
         names = ", ".join(rollouts[:8]) + (" ..." if len(rollouts) > 8 else "")
         raise FloatingPointError(
             f"the loss is not finite in {self._where}, among the rollouts {names or 'of another learner'}; no step was "
             "taken. Lower lr, or look at them in the rollout log"
         )
 
-    def _report(self, work: _Work, num_updates: int) -> torch.Tensor:
+    def _report(self, work: Work, num_updates: int) -> torch.Tensor:
         """Log the module's metrics; returns the mean loss over the updates."""
         self._turn_gaps |= work.measured.turn_gaps(work.layout.turn_keys)
         ((_, optimizer),) = self.get_optimizers_for_module(work.module_id)
-        metrics = work.measured.metrics(num_updates, self._over_learners) | work.size
+        metrics = work.measured.metrics(num_updates, self.over_learners) | work.size
         for name, value in {**metrics, "lr": float(self._get_optimizer_lr(optimizer))}.items():
             self.metrics.log_value((work.module_id, name), value, reduce="mean", window=1)
         return torch.tensor(metrics["loss"])
@@ -398,26 +284,7 @@ class IGPOTorchLearner(TorchLearner):
         if not self.config.offload_optimizer:
             move_moments(self._named_optimizers.values(), device)
 
-    @contextlib.contextmanager
-    def _moments_on_device(self) -> Generator[None]:
-        """With `offload_optimizer` the optimizer's moments are on the device only while it steps."""
-        if not self.config.offload_optimizer:
-            yield
-            return
-        optimizers = self._named_optimizers.values()
-        move_moments(optimizers, self._device)
-        yield
-        move_moments(optimizers, HOST)
-
     # Helpers --------------------------------------------------------------------------------------------
-
-    @property
-    def _num_learners(self) -> int:
-        return self.config.num_learners
-
-    @property
-    def _num_epochs(self) -> int:
-        return self.config.num_epochs
 
     def _hugging_face(self, module_id: str) -> HFCausalLM:
         """The module without its DDP wrapper."""
@@ -428,26 +295,3 @@ class IGPOTorchLearner(TorchLearner):
 
     def _pays_kl(self, module_id: str) -> bool:
         return module_id in self._references and self._settings(module_id).kl_coeff > 0
-
-    def _piece(self, piece_class: type):
-        for piece in self._learner_connector.connectors if self._learner_connector else []:
-            if isinstance(piece, piece_class):
-                return piece
-        raise RuntimeError(
-            f"the learner connector pipeline has no {piece_class.__name__}: append build_learner_pipeline_pieces(...)"
-        )
-
-    def _over_learners(self, values: list[float], how: str) -> list[float]:
-        """Sum or maximum of each value over all learners."""
-        if self._num_learners <= 1:
-            return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self._device)
-        operation = torch.distributed.ReduceOp.SUM if how == "sum" else torch.distributed.ReduceOp.MAX
-        torch.distributed.all_reduce(tensor, op=operation)
-        return tensor.tolist()
-
-    def _reference_logp(self, module_id: str, micro: Columns) -> torch.Tensor:
-        dtype = self._hugging_face(module_id).compute_dtype
-        mask = micro["decision_mask"][:, 1:]
-        with torch.no_grad(), self._references.model(module_id) as model:
-            return token_logp(model, micro["token_ids"], mask, dtype, entropy="off", lengths=micro["lengths"])[0]

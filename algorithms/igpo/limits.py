@@ -6,6 +6,9 @@ from collections import Counter
 
 from envs.search.trajectory import Rollout
 
+MAX_LOGP_GAP = {"float32": 1e-4, "bfloat16": 0.05}
+"""The default of `max_logp_gap` by `model_dtype`, nats."""
+
 
 def check_gap(gap_mean: float, bound: float, weights_version: int) -> None:
     """Raises RuntimeError where sampler and learner, at the same weights, disagree on the sampled tokens' log-probs.

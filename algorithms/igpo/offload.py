@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 
 import torch
 
@@ -16,3 +17,11 @@ def move_moments(optimizers: Iterable[torch.optim.Optimizer], device: torch.devi
             for name, value in state.items():
                 if isinstance(value, torch.Tensor):
                     state[name] = value.to(device)
+
+
+@contextmanager
+def moments_on(device: torch.device, optimizers: Iterable[torch.optim.Optimizer]) -> Generator[None]:
+    """What `optimizers` remember is on `device` for as long as the context lasts, else in host memory."""
+    move_moments(optimizers, device)
+    yield
+    move_moments(optimizers, HOST)

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 
 from algorithms.igpo.lora import without_adapters
-from algorithms.igpo.module import HFCausalLM, load_causal_lm
+from algorithms.igpo.module import HFCausalLM, load_causal_lm, token_logp
+from algorithms.igpo.rows import Columns
 from algorithms.igpo.sharding import shard_layers
 
 
@@ -28,6 +29,7 @@ class References:
         self, modules: Mapping[str, HFCausalLM], device: torch.device, *, refreshed: bool = False, sharded: bool = False
     ):
         self._models: dict[str, torch.nn.Module] = {}
+        self._compute_dtypes = {module_id: module.compute_dtype for module_id, module in modules.items()}
         by_source: dict[tuple, torch.nn.Module] = {}
         for module_id, module in modules.items():
             source = (module.path, module.compute_dtype, module_id if refreshed else None)
@@ -54,6 +56,13 @@ class References:
         """The reference of `module_id`, for as long as the context lasts."""
         with without_adapters(self._models[module_id]):
             yield self._models[module_id]
+
+    @torch.no_grad()
+    def token_logp(self, module_id: str, micro: Columns) -> torch.Tensor:
+        """Log-probs of the decision tokens of a micro-batch, [N, L - 1]; column j is about token j + 1."""
+        mask, dtype = micro["decision_mask"][:, 1:], self._compute_dtypes[module_id]
+        with self.model(module_id) as model:
+            return token_logp(model, micro["token_ids"], mask, dtype, entropy="off", lengths=micro["lengths"])[0]
 
     def to(self, device: torch.device) -> None:
         """Moves the references, those that are a module's own base excepted."""

@@ -67,7 +67,8 @@ def doctor(
     experiment = load_experiments(config, set_)[0]
     quieten_ray(verbose)
     from pipeline.doctor import Subject, cheap_checks
-    from pipeline.doctor_report import expensive_checks, show
+    from pipeline.doctor_measures import expensive_checks
+    from pipeline.doctor_report import show
 
     subject = Subject(experiment, experiment.algorithm_config())
     console = Console()

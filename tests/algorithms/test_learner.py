@@ -78,7 +78,7 @@ def test_token_logp_is_the_log_softmax_of_each_row_alone(llama):
         torch.testing.assert_close(
             logp[n, : length - 1][kept].double(),
             expected.gather(-1, token_ids[n, 1:length, None])[kept, 0],
-            atol=1e-6,
+            atol=5e-6,  # float32 logits of other shapes: kernels round differently from CPU to CPU
             rtol=0,
         )
         torch.testing.assert_close(

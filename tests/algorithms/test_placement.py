@@ -6,6 +6,7 @@ import torch
 from igpo_learner_setup import make_batch, make_learner, save_tiny_llama, update
 
 from algorithms.igpo import learner as learner_module
+from algorithms.igpo import offload
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.loss import LossSettings
 from algorithms.igpo.offload import move_moments
@@ -40,10 +41,10 @@ def test_nothing_of_the_learner_stays_on_the_device(llama, monkeypatch):
 
 def test_moments_are_on_the_device_only_while_it_steps(llama, monkeypatch):
     calls = []
-    monkeypatch.setattr(learner_module, "move_moments", lambda optimizers, device: calls.append(device.type))
+    monkeypatch.setattr(offload, "move_moments", lambda optimizers, device: calls.append(device.type))
     learner = make_learner(llama, offload_optimizer=True)
     monkeypatch.setattr(learner, "apply_gradients", lambda gradients: calls.append("step"))
-    monkeypatch.setattr(learner_module, "HOST", META)
+    monkeypatch.setattr(offload, "HOST", META)
     update(learner, make_batch())
     assert calls == ["cpu", "step", "meta"]
 

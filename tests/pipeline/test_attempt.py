@@ -10,7 +10,7 @@ from rollout_log_samples import records
 from pipeline import attempt as attempt_module
 from pipeline.analysis import named_queries, open_run
 from pipeline.attempt import open_attempt
-from pipeline.launch import _grid_ids
+from pipeline.launch_plan import grid_ids
 from pipeline.run_directory import RunDirectory
 from pipeline.tracking import TrackingSettings
 
@@ -95,7 +95,7 @@ def test_trials_of_one_name_share_a_grid_and_keep_it_on_resume(run):
         return SimpleNamespace(experiment=SimpleNamespace(name=name), run=resumed)
 
     run.note(grid_id="20260101-ab")
-    assert _grid_ids([plan("alone")]) == {}
-    fresh = _grid_ids([plan("a"), plan("a"), plan("b")])
+    assert grid_ids([plan("alone")]) == {}
+    fresh = grid_ids([plan("a"), plan("a"), plan("b")])
     assert list(fresh) == ["a"] and fresh["a"]
-    assert _grid_ids([plan("a", run), plan("a")]) == {"a": "20260101-ab"}
+    assert grid_ids([plan("a", run), plan("a")]) == {"a": "20260101-ab"}
