@@ -107,7 +107,8 @@ class IGPOTorchLearner(DistributedLearner):
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        super().set_state(state)
+        """RLlib's, but which policies are trained is said by the configuration, not by the checkpoint."""
+        super().set_state({name: value for name, value in state.items() if name != "should_module_be_updated"})
         if REFERENCES in state:
             self._references.set_state(state[REFERENCES])
 
@@ -124,6 +125,8 @@ class IGPOTorchLearner(DistributedLearner):
             for work in works:
                 self._measure_before(work)
         for update in range(num_updates):
+            epoch, minibatch = divmod(update, self.config.num_minibatches)
+            self._where = f"batch {self._weights_seq_no}, epoch {epoch}, minibatch {minibatch}"
             for optimizer in self._optimizer_parameters:
                 optimizer.zero_grad(set_to_none=True)
             for work in works:
@@ -167,8 +170,6 @@ class IGPOTorchLearner(DistributedLearner):
 
     def _accumulate_gradient(self, work: Work, update: int) -> None:
         """Forward and backward over all micro-batches of one update; then every learner holds the whole gradient."""
-        epoch, minibatch = divmod(update, self.config.num_minibatches)
-        self._where = f"module {work.module_id}, batch {self._weights_seq_no}, epoch {epoch}, minibatch {minibatch}"
         config = self.config.get_config_for_module(work.module_id)
         module = self.module[work.module_id]
         last = work.num_micro_batches[update] - 1
@@ -231,13 +232,13 @@ class IGPOTorchLearner(DistributedLearner):
         norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
         if not math.isfinite(norm):
             raise FloatingPointError(
-                f"the norm of the gradient is {norm} in {self._where}; no step was taken. Lower lr, or look at the "
-                "rollouts of this batch in the rollout log"
+                f"the norm of the gradient is {norm} in module {module_id}, {self._where}; no step was taken. Lower lr, or "
+                "look at the rollouts of this batch in the rollout log"
             )
         self._works[module_id].measured.grad_norms.append(norm)
         if self.config.shard_learner:  # RLlib's clipping does not know sharded gradients
-            if self.config.grad_clip is not None:
-                torch._foreach_mul_(gradients, min(1.0, self.config.grad_clip / (norm + 1e-6)))
+            if config.grad_clip is not None:
+                torch._foreach_mul_(gradients, min(1.0, config.grad_clip / (norm + 1e-6)))
             return module_gradients_dict
         return super().postprocess_gradients_for_module(
             module_id=module_id, config=config, module_gradients_dict=module_gradients_dict
@@ -250,8 +251,8 @@ class IGPOTorchLearner(DistributedLearner):
         rollouts = work.rollouts(update, bad)
         names = ", ".join(rollouts[:8]) + (" ..." if len(rollouts) > 8 else "")
         raise FloatingPointError(
-            f"the loss is not finite in {self._where}, among the rollouts {names or 'of another learner'}; no step was "
-            "taken. Lower lr, or look at them in the rollout log"
+            f"the loss is not finite in module {work.module_id}, {self._where}, among the rollouts "
+            f"{names or 'of another learner'}; no step was taken. Lower lr, or look at them in the rollout log"
         )
 
     def _report(self, work: Work, num_updates: int) -> torch.Tensor:
@@ -264,6 +265,11 @@ class IGPOTorchLearner(DistributedLearner):
         return torch.tensor(metrics["loss"])
 
     # Room on the device ---------------------------------------------------------------------------------
+
+    def _set_optimizer_state(self, state: dict[str, Any]) -> None:
+        super()._set_optimizer_state(state)
+        if self.config.offload_optimizer:
+            move_moments(self._named_optimizers.values(), HOST)
 
     def enter_device(self) -> None:
         """Everything comes back from host memory: an update begins (`engine.placement: colocated`)."""

@@ -66,7 +66,8 @@ class Measurements:
         return {key: part for key, part in zip(turn_keys, parts, strict=True) if len(part)}
 
     def metrics(self, num_updates: int, over_learners: OverLearners) -> dict[str, float]:
-        """Metrics of the batch, the same on every learner (two collective calls)."""
+        """Metrics of the batch, the same on every learner (two collective calls); `kl` only where it was measured."""
+        measured_kl = "kl" in self.total
         gaps = np.abs(self._gaps()[0])
         self.total["gap"], self.total["gap_tokens"] = float(gaps.sum()), float(len(gaps))
         names = ["loss", "policy_loss", "passed_tokens", "entropy", "ratio", "clipped", "mismatch_weight", "kl"]
@@ -90,7 +91,7 @@ class Measurements:
             "padding_share": 1 - total["row_tokens"] / max(total["padded_tokens"], 1.0),
             "micro_batches": self.total["micro_batches"],
         }
-        if "kl" in self.total:
+        if measured_kl:
             metrics["kl"] = total["kl"] / passed
         return metrics
 

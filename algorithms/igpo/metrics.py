@@ -78,26 +78,27 @@ def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
 
 
 def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, float]:
-    """The trained modules' metrics: gaps are the largest over modules, losses the sum, the rest the token-weighted mean."""
-    values: dict[str, list[float]] = defaultdict(list)
-    weights: list[float] = []
-    for module_id in policies:
-        tokens = logger.peek((LEARNER_RESULTS, module_id, "tokens"), default=None)
-        if not tokens:
-            continue
-        weights.append(tokens)
-        for name in LEARNER_METRICS:
-            values[name].append(logger.peek((LEARNER_RESULTS, module_id, name), default=None) or 0.0)
+    """The trained modules' metrics: gaps are the largest over modules, losses the sum, the rest the token-weighted mean.
+
+    A frozen policy has none of them, and `kl` is left out where nobody measured it.
+    """
+    results = logger.peek(LEARNER_RESULTS)
+    trained = [results[module_id] for module_id in policies if "tokens" in results.get(module_id, {})]
     combined = {}
-    for name, parts in values.items():
+    for name in LEARNER_METRICS:
+        having = [metrics for metrics in trained if name in metrics]
+        if not having:
+            continue
+        parts, weights = [metrics[name] for metrics in having], [metrics["tokens"] for metrics in having]
         if name.startswith("logp_gap"):
             combined[name] = max(parts)
         elif name == "loss":
             combined[name] = sum(parts)
         else:
-            combined[name] = sum(w * part for w, part in zip(weights, parts, strict=True)) / sum(weights)
+            tokens = sum(weights) or 1.0  # none where no trained policy spoke in the whole batch: all of them are 0 then
+            combined[name] = sum(w * part for w, part in zip(weights, parts, strict=True)) / tokens
     for name in ("seconds_credit", "peak_gib_learn"):
-        combined[name] = logger.peek((LEARNER_RESULTS, ALL_MODULES, name), default=0.0)
+        combined[name] = results[ALL_MODULES][name]
     return combined
 
 

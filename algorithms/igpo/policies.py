@@ -14,11 +14,16 @@ if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
 
+OVERRIDABLE = ("lr", "grad_clip", "clip_low", "clip_high", "dual_clip", "ratio_level", "kl_coeff", "mismatch_cap")
+"""What may differ between policies (RLlib's `algorithm_config_overrides_per_module`); all else is the batch's or the model's."""
+
+
 def map_roles_to_policies(config: IGPOConfig) -> None:
     """Without an own `policy_mapping_fn`, each role speaks through the policy that its settings name; with one, the roles'
     settings are brought into line with it.
 
-    Raises InputError for a policy that `policies` has not, and for `policies_to_train` that names none or an unknown one.
+    Raises InputError for a policy that `policies` has not, for `policies_to_train` that names none or an unknown one, and for
+    settings of one policy that only all can have.
     """
     roles = config.roles
     is_default = config.policy_mapping_fn is AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN
@@ -36,3 +41,10 @@ def map_roles_to_policies(config: IGPOConfig) -> None:
     trained = config.policies_to_train
     if isinstance(trained, list | tuple | set) and (not trained or not set(trained) <= set(config.policies)):
         raise InputError(f"policies_to_train is {list(trained)}; name one or more of {', '.join(sorted(config.policies))}")
+    for policy, overrides in config.algorithm_config_overrides_per_module.items():
+        for name in overrides:
+            if name not in OVERRIDABLE:
+                raise InputError(
+                    f"algorithm_config_overrides_per_module sets {name} for {policy} alone; policies may differ in "
+                    f"{', '.join(OVERRIDABLE)} only"
+                )

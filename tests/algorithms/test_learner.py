@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from igpo_learner_setup import gradients, make_batch, make_learner, module_spec, save_tiny_llama, update
+from ray.rllib.utils.metrics import LEARNER_RESULTS
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from algorithms.credit import get_preset
 from algorithms.igpo.batch import plan_minibatches, split_micro_batches
 from algorithms.igpo.loss import LossSettings
+from algorithms.igpo.metrics import learner_metrics
 from algorithms.igpo.module import HFCausalLM, load_causal_lm, state_to_tensors, token_logp
 from algorithms.igpo.rows import Row, pad_rows
 
@@ -423,6 +426,53 @@ def test_a_gradient_that_is_not_finite_takes_no_step(llama):
 
 def policy(agent):
     return f"{agent}_policy"
+
+
+def test_a_gradient_that_is_not_finite_is_that_of_its_module(llama, untied_llama):
+    learner = make_learner({"a_policy": llama, "z_policy": untied_llama})
+    next(learner.module["a_policy"].hf.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(FloatingPointError, match=r"norm of the gradient is (inf|nan) in module a_policy, batch 1"):
+        update(learner, make_batch(agents=("a", "z"), policy=policy))
+
+
+def test_a_checkpoint_does_not_say_which_policies_are_trained(llama, untied_llama, tmp_path):
+    paths = {"searcher_policy": llama, "reader_policy": untied_llama}
+    saved, restored = make_learner(paths), make_learner(paths)
+    saved.config.multi_agent(policies_to_train=["searcher_policy"])
+    saved.save_to_path(str(tmp_path))
+    restored.config.multi_agent(policies_to_train=["reader_policy"])
+    restored.restore_from_path(str(tmp_path))
+    assert [name for name in paths if restored.should_module_be_updated(name)] == ["reader_policy"]
+
+
+def driver_metrics(result, policies):
+    logger = MetricsLogger(root=True)
+    logger.aggregate([result], key=LEARNER_RESULTS)
+    return learner_metrics(logger, policies)
+
+
+def test_a_frozen_policy_has_no_part_in_the_metrics(llama, untied_llama):
+    learner = make_learner({"searcher_policy": llama, "reader_policy": untied_llama}, loss=LossSettings(kl_coeff=0.01))
+    learner.config.multi_agent(policies_to_train=["searcher_policy"])
+    result = update(learner, make_batch(agents=("searcher", "reader"), policy=policy))
+    metrics = driver_metrics(result, ["reader_policy", "searcher_policy"])
+    for name in ("loss", "kl", "entropy", "grad_norm", "logp_gap_mean"):
+        assert metrics[name] == pytest.approx(result["searcher_policy"][name].peek()), name
+
+
+def test_where_no_trained_policy_spoke_nothing_was_learnt(llama, untied_llama):
+    learner = make_learner({"searcher_policy": llama, "reader_policy": untied_llama})
+    learner.config.multi_agent(policies_to_train=["reader_policy"])
+    metrics = driver_metrics(
+        update(learner, make_batch(agents=("searcher",), policy=policy)), ["reader_policy", "searcher_policy"]
+    )
+    assert metrics["loss"] == metrics["grad_norm"] == metrics["logp_gap_mean"] == 0
+
+
+def test_a_kl_that_was_not_measured_is_not_reported(llama):
+    for coefficient in (0.0, 0.01):
+        result = update(make_learner(llama, loss=LossSettings(kl_coeff=coefficient)), make_batch())
+        assert ("kl" in metrics_of(result)) is ("kl" in driver_metrics(result, ["default_policy"])) is (coefficient > 0)
 
 
 def test_two_modules_of_which_one_is_frozen(llama, untied_llama):

@@ -49,6 +49,16 @@ def test_moments_are_on_the_device_only_while_it_steps(llama, monkeypatch):
     assert calls == ["cpu", "step", "meta"]
 
 
+def test_restored_moments_wait_in_host_memory(llama, monkeypatch, tmp_path):
+    saved, restored = (make_learner(llama, offload_optimizer=True) for _ in range(2))
+    update(saved, make_batch())
+    saved.save_to_path(str(tmp_path))
+    monkeypatch.setattr(learner_module, "HOST", META)
+    restored.restore_from_path(str(tmp_path))
+    moments = [t for o in restored._named_optimizers.values() for state in o.state.values() for t in state.values()]
+    assert {t.device.type for t in moments} == {"meta"}
+
+
 def test_moving_moments_moves_all_of_them():
     parameter = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.AdamW([parameter])
