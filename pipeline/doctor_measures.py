@@ -45,7 +45,7 @@ def recall(task: SearchTask) -> Finding:
     """How much of the gold evidence the question itself finds as a query."""
     questions = [question for question in task.heldout_questions if question.gold_document_ids][:SAMPLE]
     if not questions:
-        return Finding("retrieval", "ok", f"{task.retriever.identity['kind']}; gold documents are not known for these questions")
+        return Finding("retrieval", "ok", f"{task.settings.retriever.kind}; gold documents are not known for these questions")
     top_k = task.settings.retriever.top_k
     hits = task.retriever.search([question.text for question in questions], top_k)
     shares, any_hit = [], 0

@@ -37,7 +37,11 @@ class Retriever(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the results: `kind`, corpus hash, parameters. Plain JSON values."""
+        """What decides the results: `kind`, corpus hash, parameters. Plain JSON values.
+
+        Raises:
+            RetrieverError: a server must be asked, and does not answer.
+        """
         ...
 
     def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:

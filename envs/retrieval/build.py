@@ -14,21 +14,23 @@ from envs.retrieval.settings import DenseSettings, HTTPSettings, RetrieverSettin
 def build_retriever(settings: RetrieverSettings, documents: Corpus | Iterable[Document] | None) -> Retriever:
     """The retriever that `settings.kind` names, over `documents` (None: only a server has them).
 
+    Of `http`, `documents` are a copy of what the server searches.
+
     Raises:
         InputError: what it needs is missing: documents, an encoder, the extra `dense`, a key.
     """
+    corpus = documents if documents is None or isinstance(documents, Corpus) else Corpus(documents)
     match settings.kind:
         case "http":
             from envs.retrieval.http import HTTPRetriever
 
-            return HTTPRetriever(settings.http or HTTPSettings())
+            return HTTPRetriever(settings.http or HTTPSettings(), corpus)
         case "web":
             from envs.retrieval.web import WebRetriever
 
             return WebRetriever(settings.web or WebSettings())
-    if documents is None:
+    if corpus is None:
         raise InputError(f"retriever `{settings.kind}` needs a corpus to search: a JSONL file of id, contents")
-    corpus = documents if isinstance(documents, Corpus) else Corpus(documents)
     match settings.kind:
         case "bm25":
             return BM25Retriever(corpus)

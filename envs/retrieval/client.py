@@ -1,15 +1,18 @@
-"""POSTs JSON to a retrieval server: one connection pool, bounded concurrency, a time limit per attempt, retries with backoff."""
+"""JSON to and from a retrieval server: one connection pool, bounded concurrency, a time limit, retries with backoff."""
 
 from __future__ import annotations
 
 import json
 import logging
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from envs.retrieval.base import RetrieverError
 from envs.retrieval.settings import RemoteSettings
+
+if TYPE_CHECKING:
+    import httpx
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +23,7 @@ LONGEST_WAIT = 5.0
 
 
 class JSONClient:
-    """POSTs to `settings.url`. Thread-safe.
+    """Asks the server at `settings.url`. Thread-safe.
 
     A refused connection, a time-out or a busy server is tried again for `settings.retry_for` seconds, with exponential backoff
     and jitter; then it is a `RetrieverError`. Messages name the host and never a header: `headers` may hold a key.
@@ -43,6 +46,31 @@ class JSONClient:
         Raises:
             RetrieverError: no answer in time, a status other than 200, or an answer that is no JSON.
         """
+        content = json.dumps(body).encode()  # httpx would fail on half a surrogate pair, which a policy may write
+        response = self._patiently("POST", self._url, content)
+        if response.status_code != 200:
+            raise RetrieverError(self._status(response))
+        try:
+            return response.json()
+        except ValueError as error:
+            raise RetrieverError(f"the server {self.server} answered with something else than JSON") from error
+
+    def get(self, path: str) -> Any:
+        """The JSON at `path` of the same server; None where it has none there.
+
+        Raises:
+            RetrieverError: no answer in time.
+        """
+        import httpx
+
+        response = self._patiently("GET", str(httpx.URL(self._url).join(path)), None)
+        try:
+            return response.json() if response.status_code == 200 else None
+        except ValueError:
+            return None
+
+    def _patiently(self, method: str, url: str, content: bytes | None) -> httpx.Response:
+        """The server's response, of any status but those of `RETRIED_STATUS`."""
         import tenacity
 
         attempts = tenacity.Retrying(
@@ -52,38 +80,28 @@ class JSONClient:
             before_sleep=self._note_first,
         )
         try:
-            return attempts(self._post_once, body)
+            return attempts(self._once, method, url, content)
         except tenacity.RetryError as error:
             raise RetrieverError(str(error.last_attempt.exception())) from error
 
-    def get(self, path: str) -> Any:
-        """The JSON at `path` of the same server, asked for once; None where it has none."""
+    def _once(self, method: str, url: str, content: bytes | None) -> httpx.Response:
         import httpx
 
-        try:
-            response = self._client.get(httpx.URL(self._url).join(path))
-            return response.json() if response.status_code == 200 else None
-        except (httpx.TransportError, ValueError):
-            return None
-
-    def _post_once(self, body: dict[str, Any]) -> Any:
-        import httpx
-
-        content = json.dumps(body).encode()  # httpx would fail on half a surrogate pair, which a policy may write
         try:
             with self._free:
-                response = self._client.post(self._url, content=content)
+                response = self._client.request(method, url, content=content)
         except httpx.TimeoutException as error:
             raise _TryAgain(f"the server {self.server} took longer than {self._client.timeout.read:g} s") from error
         except httpx.TransportError as error:
             raise _TryAgain(f"the server {self.server} can't be reached ({str(error) or type(error).__name__})") from error
-        if response.status_code != 200:
-            kind = _TryAgain if response.status_code in RETRIED_STATUS else RetrieverError
-            raise kind(f"the server {self.server} answered {response.status_code} {response.reason_phrase}")
-        try:
-            return response.json()
-        except ValueError as error:
-            raise RetrieverError(f"the server {self.server} answered with something else than JSON") from error
+        except httpx.DecodingError as error:
+            raise RetrieverError(f"the server {self.server} sent an answer that can't be unpacked ({error})") from error
+        if response.status_code in RETRIED_STATUS:
+            raise _TryAgain(self._status(response))
+        return response
+
+    def _status(self, response: httpx.Response) -> str:
+        return f"the server {self.server} answered {response.status_code} {response.reason_phrase}"
 
     def _note_first(self, state) -> None:
         if state.attempt_number == 1:

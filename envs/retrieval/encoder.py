@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +13,14 @@ import numpy as np
 from envs.data.errors import InputError
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from envs.retrieval.settings import DenseSettings
+
+logger = logging.getLogger(__name__)
+
+HUB_SECONDS = 10.0
+"""How long the hub may take to say whether it has an encoder. Its client's own retries would take minutes."""
 
 
 class Encoder:
@@ -24,14 +33,10 @@ class Encoder:
 
     def __init__(self, settings: DenseSettings):
         try:
-            from sentence_transformers import SentenceTransformer
+            import sentence_transformers  # noqa: F401
         except ImportError as error:
             raise InputError('retrievers `dense` and `hybrid` need the extra `dense`: pip install "igpo-rllib[dense]"') from error
-        try:
-            self._model = SentenceTransformer(settings.encoder, device=settings.device, trust_remote_code=False)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"retriever.dense.encoder: nothing to encode with at {settings.encoder} ({reason})") from error
+        self._model = _load(settings.encoder, settings.device)
         self._settings = settings
         self.dimensions: int = self._model.get_embedding_dimension() or 0
         self._lock = threading.Lock()
@@ -68,3 +73,48 @@ class Encoder:
                 valid, batch_size=self._settings.batch_size, normalize_embeddings=True, show_progress_bar=False
             )
         return np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.dimensions)
+
+
+def _load(encoder: str, device: str) -> SentenceTransformer:
+    """The encoder of a folder, or of the hub: what was downloaded before is taken as it is, without a question to the hub."""
+    from sentence_transformers import SentenceTransformer
+
+    folder = Path(encoder).expanduser()
+    is_folder = folder.is_dir()
+    if not is_folder and (encoder.startswith((".", "/", "~")) or encoder.count("/") != 1):
+        raise InputError(
+            f"retriever.dense.encoder: {encoder} does not exist: give a sentence-transformers folder or a hub name (OWNER/NAME)"
+        )
+    name = str(folder) if is_folder else encoder
+    try:
+        return SentenceTransformer(name, device=device, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        if is_folder or not isinstance(error, OSError):
+            raise _unusable(encoder, error) from error
+    logger.warning("retriever.dense.encoder %s is no folder here: asking the Hugging Face hub", encoder)
+    _ask_hub(encoder)
+    try:
+        return SentenceTransformer(name, device=device, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unusable(encoder, error) from error
+
+
+def _ask_hub(name: str) -> None:
+    """Raises InputError where the hub can't be reached or has no such model."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except Exception as error:  # its kinds change with the HTTP library that it happens to use
+        raise InputError(
+            f"retriever.dense.encoder: {name} is no folder here, and the Hugging Face hub does not give it "
+            f"({_first_line(error)}): give a folder"
+        ) from error
+
+
+def _unusable(encoder: str, error: Exception) -> InputError:
+    return InputError(f"retriever.dense.encoder: nothing to encode with at {encoder} ({_first_line(error)})")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

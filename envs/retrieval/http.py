@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from envs.data.corpus import Corpus
+from envs.data.errors import InputError
 from envs.retrieval.base import Hit, RetrieverError
 from envs.retrieval.client import JSONClient
 from envs.retrieval.settings import HTTPSettings
@@ -14,15 +16,25 @@ from envs.retrieval.wire import RetrieveAnswer
 
 
 class HTTPRetriever:
-    """Asks the server at `settings.url`. Thread-safe."""
+    """Asks the server at `settings.url`. Thread-safe.
 
-    def __init__(self, settings: HTTPSettings):
+    Args:
+        settings: address and limits.
+        corpus: a copy of what the server searches, which knows the gold documents; None where only the server has it.
+    """
+
+    def __init__(self, settings: HTTPSettings, corpus: Corpus | None = None):
         self._settings = settings
+        self._corpus = corpus
         self._client = JSONClient(settings)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The address, and under `server` what the server says of itself at `/health`; None where it says nothing."""
+        """The address, and under `server` what the server says of itself at `/health`; None where it says nothing.
+
+        Raises:
+            RetrieverError: the server can't be reached.
+        """
         health = self._client.get("/health")
         return {
             "kind": "http",
@@ -31,7 +43,11 @@ class HTTPRetriever:
         }
 
     def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:
-        """The server's documents per query, in its order. Where it gives no scores, the k-th document's is 1/k."""
+        """The server's documents per query, in its order. Where it gives no scores, the k-th document's is 1/k.
+
+        Raises:
+            InputError: it searches another corpus.
+        """
         if not queries:
             return []
         answer = self._client.post({"queries": queries, "topk": top_k, "return_scores": True})
@@ -45,7 +61,25 @@ class HTTPRetriever:
             ) from error
         if len(result) != len(queries):
             raise RetrieverError(f"the server {self._client.server} answered {len(result)} results for {len(queries)} queries")
-        return [
+        found = [
             [hit.document.hit(1 / rank if hit.score is None else hit.score) for rank, hit in enumerate(hits[:top_k], start=1)]
             for hits in result
         ]
+        for hits in found:
+            for hit in hits:
+                self._require_known(hit)
+        return found
+
+    def _require_known(self, hit: Hit) -> None:
+        """Refuse a document that the copy does not hold: whether a search found gold evidence is told by ids."""
+        if self._corpus is None:
+            return
+        try:
+            same = self._corpus.by_id(hit.document_id).title == hit.title
+        except KeyError:
+            same = False
+        if not same:
+            raise InputError(
+                f"the server {self._client.server} searches other documents than env_config.corpus {self._corpus.source}, which "
+                f"has no {hit.title!r} of id {hit.document_id!r}: give the file that it serves, or `corpus: remote`"
+            )

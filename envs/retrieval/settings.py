@@ -25,8 +25,8 @@ class RemoteSettings(Settings):
     """How a server is talked to."""
 
     url: str
-    timeout: float = Field(20.0, gt=0, description="seconds that one attempt may take")
-    retry_for: float = Field(30.0, ge=0, description="seconds in which a failed attempt is tried again, with backoff")
+    timeout: float = Field(20.0, gt=0, description="seconds without a sign of the server after which an attempt has failed")
+    retry_for: float = Field(30.0, ge=0, description="seconds in which a failed attempt is tried again; at most tool_timeout")
     max_concurrency: int = Field(16, ge=1, description="requests under way at once, per process")
 
     @field_validator("url")
@@ -61,6 +61,12 @@ class RetrieverSettings(Settings):
     dense: DenseSettings | None = Field(None, description="needed by `dense` and `hybrid`")
     http: HTTPSettings | None = Field(None, description="None: the defaults")
     web: WebSettings | None = Field(None, description="None: the defaults")
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which a failed search is tried again."""
+        remote = {"http": self.http or HTTPSettings(), "web": self.web or WebSettings()}.get(self.kind)
+        return remote.retry_for if remote else 0.0
 
     @model_validator(mode="after")
     def _check(self):

@@ -80,6 +80,13 @@ class SearchEnvSettings(Settings):
         check_roles(self.roles)
         if self.corpus == "remote" and self.retriever.kind not in ("http", "web"):
             raise ValueError(f"retriever `{self.retriever.kind}` searches `corpus`, so that can't be `remote`: give a JSONL file")
+        if self.corpus != "remote" and self.retriever.kind == "web":
+            raise ValueError("retriever `web` finds pages of the web, not documents of `corpus`: set that to `remote`")
+        if self.retriever.patience > self.tool_timeout:
+            raise ValueError(
+                f"retriever.{self.retriever.kind}.retry_for ({self.retriever.patience:g} s) is longer than tool_timeout "
+                f"({self.tool_timeout:g} s), which would end a search before: raise tool_timeout"
+            )
         if self.corpus == "remote" and "open" in self.tools:
             raise ValueError("the tool `open` reads documents of `corpus`, so that can't be `remote`: give a JSONL file")
         if self.corpus != "world" and not self.questions:

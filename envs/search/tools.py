@@ -15,6 +15,7 @@ from pydantic import Field
 from envs.data.corpus import Corpus
 from envs.data.errors import InputError
 from envs.retrieval.base import Found, Hit, Retriever, RetrieverError
+from envs.retrieval.bm25 import BM25Retriever
 from envs.search.calculator import evaluate
 from envs.search.config import SearchEnvSettings
 from envs.search.tool import Tool, Toolbox, ToolError, ToolFailure, ToolResult
@@ -64,8 +65,8 @@ def search_tool(retriever: Callable[[], Retriever], top_k: int, *, show_ids: boo
     """
 
     def is_quick() -> bool:
-        identity = retriever().identity
-        return identity.get("kind") == "bm25" and identity["documents"] <= AT_ONCE_DOCUMENTS
+        opened = retriever()
+        return isinstance(opened, BM25Retriever) and opened.identity["documents"] <= AT_ONCE_DOCUMENTS
 
     def answer(wanted: tuple[str, ...]) -> ToolResult:
         try:

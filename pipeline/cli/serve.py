@@ -66,6 +66,7 @@ def serve_retriever_command(
             encoder=encoder, index=index.value, query_prefix=query_prefix, passage_prefix=passage_prefix, device=device
         )
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger().handlers[0].setLevel(logging.INFO)  # bm25s sets its own logger to debug
     logging.getLogger("envs").setLevel(logging.INFO)
     console = Console(stderr=True)
     with console.status(f"reading {corpus} ..."):

@@ -104,10 +104,40 @@ def test_text_that_is_not_unicode_is_searched_all_the_same(encoder_folder, cache
     assert len(dense(encoder_folder, cache).search(["\ud800 cats", ""], 1)) == 2
 
 
+@pytest.mark.parametrize("name", ["nowhere", "./nowhere", "~/no/where", "models/mine/e5"])
+def test_a_folder_that_is_not_there_is_refused_at_once(name, tmp_path, monkeypatch):
+    pytest.importorskip("sentence_transformers")
+    monkeypatch.setattr("sentence_transformers.SentenceTransformer", None)  # asking the hub would take minutes
+    with pytest.raises(InputError, match=f"{name} does not exist: give a sentence-transformers folder or a hub name"):
+        dense(name, tmp_path)
+
+
 def test_a_folder_without_an_encoder_is_refused(tmp_path):
     pytest.importorskip("sentence_transformers")
-    with pytest.raises(InputError, match="nothing to encode with at .*nowhere"):
-        dense(str(tmp_path / "nowhere"), tmp_path)
+    with pytest.raises(InputError, match="nothing to encode with at .*empty"):
+        (tmp_path / "empty").mkdir()
+        dense(str(tmp_path / "empty"), tmp_path)
+
+
+def test_the_hub_is_asked_once_for_what_is_not_here(tmp_path, monkeypatch):
+    pytest.importorskip("sentence_transformers")
+    asked = []
+
+    def nothing(api, name, timeout):
+        asked.append(name)
+        raise ConnectionError("no network\nand more")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", nothing)
+    with pytest.raises(InputError, match=r"mine/e5 is no folder here, and the Hugging Face hub does not give it \(no network\)"):
+        dense("mine/e5", tmp_path)
+    assert asked == ["mine/e5"]
+
+
+@needs_encoder
+def test_a_folder_may_begin_with_a_tilde(encoder_folder, cache, tmp_path, monkeypatch):
+    (tmp_path / "minilm").symlink_to(encoder_folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert dense("~/minilm", cache).search(["sleeping cats"], 1)[0][0].document_id == "cat"
 
 
 @needs_encoder

@@ -12,6 +12,7 @@ import pytest
 from loopback import answering, free_port, serving
 
 from envs.data.corpus import Corpus, Document
+from envs.data.errors import InputError
 from envs.retrieval.base import Hit, RetrieverError
 from envs.retrieval.bm25 import BM25Retriever
 from envs.retrieval.build import build_retriever
@@ -53,6 +54,23 @@ def test_the_clients_identity_is_the_servers(address):
     identity = client(address).identity
     assert identity["server"] == json.loads(json.dumps(BM25Retriever(CORPUS).identity))
     assert identity["kind"] == "http" and identity["url"] == f"{address}/retrieve"
+
+
+def test_the_identity_is_not_lost_while_the_server_is_away():
+    port = free_port()
+    away = client(f"http://127.0.0.1:{port}", retry_for=0.2)
+    with pytest.raises(RetrieverError, match="can't be reached"):
+        _ = away.identity
+    with serving(retrieval_app(BM25Retriever(CORPUS), 1), port):
+        assert away.identity["server"]["documents"] == len(CORPUS)
+
+
+def test_a_server_of_another_corpus_is_refused(address):
+    settings = RetrieverSettings(kind="http", http={"url": f"{address}/retrieve"})
+    assert build_retriever(settings, CORPUS).search(["kalo"], 1)[0][0].document_id == "d2"
+    for other in (Document("d2", "mira", "color blue"), Document("2", "kalo", "color blue")):
+        with pytest.raises(InputError, match="other documents than env_config.corpus mine.jsonl, which has no 'kalo' of id"):
+            build_retriever(settings, Corpus([other], source="mine.jsonl")).search(["kalo"], 1)
 
 
 def test_the_wire_format_is_search_r1s(address):

@@ -85,7 +85,10 @@ def test_a_corpus_without_documents(refused, tmp_path, policy, files):
         ({"kind": "http"}, {"corpus": "remote", "tools": ["open"]}, "the tool `open` reads documents of `corpus`"),
         ({"kind": "bm25"}, {"tools": ["serch"]}, "unknown tool 'serch'. Known: search, open, calculator"),
         ({"kind": "bm25"}, {"tools": ["nowhere:tool"]}, "module 'nowhere' can't be imported"),
-        ({"kind": "web"}, {}, "needs a key of serper.dev in the environment variable SERPER_API_KEY"),
+        ({"kind": "web"}, {"corpus": "remote"}, "needs a key of serper.dev in the environment variable SERPER_API_KEY"),
+        ({"kind": "web"}, {}, "retriever `web` finds pages of the web, not documents of `corpus`"),
+        ({"kind": "http", "http": {"retry_for": 90}}, {}, "retriever.http.retry_for (90 s) is longer than tool_timeout (60 s)"),
+        ({"kind": "http"}, {"tool_timeout": 10}, "retriever.http.retry_for (30 s) is longer than tool_timeout (10 s)"),
     ],
 )
 def test_settings_that_cannot_be(refused, tmp_path, policy, files, retriever, env, expected, monkeypatch):

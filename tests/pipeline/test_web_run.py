@@ -1,5 +1,6 @@
 """A run that searches the web (a server on this machine that answers as serper.dev documents), with every log switched on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ def written(folder: Path, run: Path) -> str:
 
 
 def test_the_key_is_in_no_file_of_a_run_and_the_cost_is_in_its_log(tmp_path, monkeypatch):
-    retriever, asked = BM25Retriever(Corpus(build_world(WorldSettings(**WORLD)).documents)), []
+    world, asked = build_world(WorldSettings(**WORLD)), []
+    retriever, questions = BM25Retriever(Corpus(world.documents)), tmp_path / "questions.jsonl"
+    records = [{"id": q.id, "question": q.text, "golden_answers": q.golds} for q in world.questions("train")]
+    questions.write_text("".join(json.dumps(record) + "\n" for record in records))
 
     def answer(body, headers):
         asked.append(headers["X-API-KEY"])
@@ -46,7 +50,8 @@ def test_the_key_is_in_no_file_of_a_run_and_the_cost_is_in_its_log(tmp_path, mon
     monkeypatch.setenv("IGPO_CACHE", str(tmp_path / "cache"))
     with answering(answer) as address:
         web = {"kind": "web", "top_k": 1, "web": {"url": f"{address}/search"}}
-        write_experiment(tmp_path / "demo.yaml", "tiny", env={"world": WORLD, "retriever": web}, iterations=1)
+        env = {"corpus": "remote", "questions": str(questions), "heldout_share": 0.1, "retriever": web}
+        write_experiment(tmp_path / "demo.yaml", "tiny", env=env, iterations=1)
         run = Command(tmp_path, "train", "file", "demo.yaml", "-vv")
         assert run.end() == 0, run.said
     assert asked and set(asked) == {KEY}
