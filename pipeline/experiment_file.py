@@ -17,10 +17,11 @@ import yaml
 import yaml.constructor
 
 from envs.data.errors import InputError
+from pipeline.conf_files import packaged_file
 
 GRID = "grid_search"
 EXTENDS = "extends"
-"""Key of an experiment that names the file of another one whose keys it takes over, relative to its own file."""
+"""Key of an experiment that names the file of another one whose keys it takes over: relative to its own file, else packaged."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -93,8 +94,13 @@ def _extended(keys: dict, path: Path, files: tuple[Path, ...]) -> dict:
     base, own = keys[EXTENDS], {key: value for key, value in keys.items() if key != EXTENDS}
     where = f"{path}: `extends: {base}`"
     base_path = path.parent / str(base)
+    if not base_path.is_file():
+        base_path = packaged_file(str(base)) or base_path
     if not isinstance(base, str) or base_path.suffix not in (".yaml", ".yml") or not base_path.is_file():
-        raise InputError(f"{where} must name a YAML experiment file, relative to this one; there is none at {base_path}.")
+        raise InputError(
+            f"{where} must name a YAML experiment file, relative to this one or one that ships with the package; there is none "
+            f"at {base_path}."
+        )
     if base_path.resolve() in files:
         raise InputError(f"{where} goes round in a circle: {base_path} extends this file.")
     experiments = _read_file(base_path, files)

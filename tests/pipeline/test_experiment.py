@@ -302,6 +302,12 @@ def test_extends_goes_through_several_files_and_replaces_lists(tmp_path):
     assert [role.name for role in experiment.env_settings.roles] == ["z"]
 
 
+def test_extends_finds_the_files_that_ship_with_the_package(tmp_path):
+    text = "own: {extends: conf/smollm2_wikipedia.yaml, config: {seed: 7}}"
+    (experiment,) = load_experiments(write(tmp_path, text))
+    assert experiment.config["seed"] == 7 and experiment.config["model_path"] == "smollm2"
+
+
 @pytest.mark.parametrize(
     ("base", "extends", "expected"),
     [
