@@ -185,7 +185,7 @@ class IGPOTorchLearner(DistributedLearner):
                 (loss * max(1, self.config.num_learners)).backward()
             losses.append(loss.detach())
         losses = torch.stack(losses).double().tolist()
-        self._refuse_non_finite(work, update, losses)
+        work.refuse_non_finite(update, losses, self._where, self.over_learners)
         work.measured.total["loss"] += sum(losses)
 
     def compute_loss_for_module(self, *, module_id, config, batch, fwd_out) -> torch.Tensor:
@@ -242,17 +242,6 @@ class IGPOTorchLearner(DistributedLearner):
             return module_gradients_dict
         return super().postprocess_gradients_for_module(
             module_id=module_id, config=config, module_gradients_dict=module_gradients_dict
-        )
-
-    def _refuse_non_finite(self, work: Work, update: int, losses: list[float]) -> None:
-        bad = [k for k, loss in enumerate(losses) if not math.isfinite(loss)]
-        if not self.over_learners([float(len(bad))], "sum")[0]:
-            return
-        rollouts = work.rollouts(update, bad)
-        names = ", ".join(rollouts[:8]) + (" ..." if len(rollouts) > 8 else "")
-        raise FloatingPointError(
-            f"the loss is not finite in module {work.module_id}, {self._where}, among the rollouts "
-            f"{names or 'of another learner'}; no step was taken. Lower lr, or look at them in the rollout log"
         )
 
     def _report(self, work: Work, num_updates: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ of micro-batches, and those with less work add rows of no weight.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -83,9 +84,18 @@ class Work:
                 if reference is not None:
                     reference(micro)
 
-    def rollouts(self, update: int, micro_batches: list[int]) -> list[str]:
-        """Ids of the rollouts in some micro-batches of `update`, sorted."""
-        return sorted({self.layout.rollout_ids_N[row] for k in micro_batches for row in self.updates[update][k]})
+    def refuse_non_finite(self, update: int, losses: list[float], where: str, over_learners: OverLearners) -> None:
+        """Raises FloatingPointError on every learner where the loss of a micro-batch of any is not finite (a collective call)."""
+        bad = [k for k, loss in enumerate(losses) if not math.isfinite(loss)]
+        if not over_learners([float(len(bad))], "sum")[0]:
+            return
+        own = self.updates[update]
+        rollouts = sorted({self.layout.rollout_ids_N[row] for k in bad if k < len(own) for row in own[k]})
+        names = ", ".join(rollouts[:8]) + (" ..." if len(rollouts) > 8 else "")
+        raise FloatingPointError(
+            f"the loss is not finite in module {self.module_id}, {where}, among the rollouts {names or 'of another learner'}; no "
+            "step was taken. Lower lr, or look at them in the rollout log"
+        )
 
 
 def plan_work(

@@ -1,6 +1,7 @@
 """The module and the learner on a tiny random Llama: exact log-probs, exact losses, exact steps."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from algorithms.igpo.batch import plan_minibatches, split_micro_batches
 from algorithms.igpo.loss import LossSettings
 from algorithms.igpo.metrics import learner_metrics
 from algorithms.igpo.module import HFCausalLM, load_causal_lm, state_to_tensors, token_logp
-from algorithms.igpo.rows import Row, pad_rows
+from algorithms.igpo.rows import Row, TokenLayout, pad_rows
+from algorithms.igpo.work import Work
 
 ALL = slice(None)
 AGGREGATIONS = ("seq_mean_token_mean", "token_mean", "seq_mean_token_sum")
@@ -414,6 +416,14 @@ def test_a_loss_that_is_not_finite_names_the_rollout_and_takes_no_step(llama, nu
         update(learner, episodes)
     after = learner.module["default_policy"].get_state()
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_row_of_no_weight_has_no_rollout_to_name():
+    """With weights that are not finite, every loss is, also that of rows which a learner adds while others work."""
+    layout = TokenLayout(rollout_ids_N=["1-1"], num_sequences=1)
+    work = Work("default_policy", {}, layout, [[np.array([0])]], num_micro_batches=[2], weight_scale=[1.0], size={})
+    with pytest.raises(FloatingPointError, match=r"in module default_policy, batch 3, among the rollouts 1-1;"):
+        work.refuse_non_finite(0, [math.nan, math.nan], "batch 3", lambda values, _how: values)
 
 
 def test_a_gradient_that_is_not_finite_takes_no_step(llama):
