@@ -130,11 +130,12 @@ def compare_runners(args: argparse.Namespace) -> None:
 
     import ray
 
+    from algorithms.igpo.batches import sample_batch
     from benchmarks.weight_lag import LATENCY, build, far_away_retriever
 
     def sampling_seconds(algorithm: Any, iteration: int) -> float:
         started = time.perf_counter()
-        algorithm._sample_batch(iteration)
+        sample_batch(algorithm, iteration)
         return time.perf_counter() - started
 
     def ratio(url: str | None) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
@@ -24,7 +22,9 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune.registry import register_env
 
+from algorithms.igpo.batches import sample_batch
 from algorithms.igpo.config import IGPOConfig
+from algorithms.igpo.jobs import heldout_jobs
 from algorithms.igpo.limits import check_gap, check_tools
 from algorithms.igpo.metrics import evaluation_metrics, learner_metrics, sampling_seconds, training_metrics
 from algorithms.igpo.record import GroupCredit, IterationRecord, TurnCredit, TurnTokens
@@ -32,8 +32,8 @@ from algorithms.igpo.rows import turn_tokens
 from algorithms.igpo.sampling import GroupSampler, SampledBatch, in_background
 from algorithms.igpo.shards import shard_groups
 from algorithms.igpo.start_over import fits_engines, start_over
+from algorithms.igpo.weight_push import WeightPush
 from envs.runner.belief import QUERY, enter_scores
-from envs.runner.rollout_loop import RolloutJob
 from envs.search.environment import SearchEnv
 from envs.search.task import SearchTask
 from envs.search.trajectory import Question, Rollout
@@ -76,6 +76,7 @@ class IGPO(Algorithm):
         self.sampler = GroupSampler(self)
         self._ahead: SampledBatch | None = None
         """The next iteration's batch, where it was sampled while the learner updated (`max_weight_lag`)."""
+        self._weight_push = WeightPush(self)
         self.push_weights()
 
     def start_over(self, config: IGPOConfig) -> bool:
@@ -98,9 +99,9 @@ class IGPO(Algorithm):
         started = time.perf_counter()
         iteration = self.iteration + 1
         learner_version = self.weights_version
-        batch = self._ahead or self._sample_batch(iteration)
+        batch = self._ahead or sample_batch(self, iteration)
         self._ahead = None
-        following = in_background(self._sample_batch, iteration + 1) if self.config.max_weight_lag else None
+        following = in_background(sample_batch, self, iteration + 1) if self.config.max_weight_lag else None
         self.metrics.aggregate(batch.runner_metrics, key=ENV_RUNNER_RESULTS)
         episodes, weights_version = batch.episodes, batch.weights_version
         rollouts: list[Rollout] = [episode.custom_data["rollout"] for episode in episodes]
@@ -109,7 +110,7 @@ class IGPO(Algorithm):
         check_tools(rollouts, self.config.max_tool_error_share)
         swap_started = time.perf_counter()
         if self.config.is_colocated:
-            self._give_device_to_learner()
+            self._weight_push.give_device_to_learner()
         seconds_swap = time.perf_counter() - swap_started
         seconds_score = 0.0 if self.config.belief_scoring.on_engine else self._score_beliefs(episodes)
 
@@ -162,49 +163,6 @@ class IGPO(Algorithm):
         ids = np.concatenate([part for turn in turns for part in (turn.context_ids_C, turn.decision_ids_L)])
         return {i: str(self.task.protocol.tokenizer.decode([i])) for i in np.unique(ids).tolist()}
 
-    def _sample_batch(self, iteration: int) -> SampledBatch:
-        """Whole groups for `prompts_per_iteration` prompts; under dynamic sampling, collapsed ones make way for new prompts."""
-        started, weights_version = time.perf_counter(), self.weights_version
-        kept: list = []
-        spare: list = []
-        metrics: list = []
-        tokens = rollouts = 0
-        drawn: Counter[int] = Counter()
-        wanted = self.config.prompts_per_iteration
-        for _ in range(self.config.max_resample + 1 if self.config.dynamic_sampling else 1):
-            missing = wanted - len(kept)
-            groups, new_metrics = self.sampler.sample(self._training_jobs(iteration, missing, drawn))
-            metrics += new_metrics
-            tokens += sum(turn.num_decision_tokens for group in groups for e in group for turn in e.custom_data["rollout"].turns)
-            rollouts += sum(len(group) for group in groups)
-            for group in groups:
-                outcomes = {episode.custom_data["rollout"].outcome for episode in group}
-                (kept if len(outcomes) > 1 or not self.config.dynamic_sampling else spare).append(group)
-            if len(kept) == wanted:
-                break
-        # When the rounds are spent, collapsed groups fill the batch: they carry no gradient, but keep its size.
-        chosen = kept + spare[: wanted - len(kept)]
-        episodes = [episode for group in chosen for episode in group]
-        return SampledBatch(episodes, tokens, rollouts, metrics, weights_version, time.perf_counter() - started)
-
-    def _training_jobs(self, iteration: int, num_prompts: int, drawn: Counter[int]) -> list[list[RolloutJob]]:
-        """The next prompts' groups. `drawn` counts the iteration's draws of each question: one that comes again, across the
-        border of an epoch, is a group of its own with other seeds."""
-        seed, size = self.config.seed, self.config.group_size
-        jobs = []
-        for index in self.cursor.next(num_prompts):
-            question = self.task.train_questions[index]
-            before = drawn[index]
-            drawn[index] += 1
-            group_id = f"{iteration:06d}/{question.id}" + (f"/again{before}" if before else "")
-            jobs.append(
-                [
-                    RolloutJob(question, f"{group_id}/{g}", group_id, (seed, iteration, index, before * size + g))
-                    for g in range(size)
-                ]
-            )
-        return jobs
-
     def _score_beliefs(self, episodes: list) -> float:
         """Scores on the learners the rollouts that the env runners left unscored; returns the seconds it took."""
         started = time.perf_counter()
@@ -256,47 +214,9 @@ class IGPO(Algorithm):
     def push_weights(self, runner_ids: list[int] | None = None) -> int:
         """Loads the learner's weights into the engines (of `runner_ids`; None: of all), waits, and verifies the version.
 
-        The first learner puts them into shared memory, from where every runner of its node reads: the driver copies nothing.
         Returns their bytes. Raises RuntimeError where an engine holds another version afterwards.
         """
-        version = self._weights_version
-        leaves_device = self.config.is_colocated
-
-        def share(learner):
-            if leaves_device:
-                learner.leave_device()
-            state = learner.get_state(components=COMPONENT_RL_MODULE, inference_only=True, gather=True)[COMPONENT_RL_MODULE]
-            if learner._learner_index:
-                return None
-            return ray.put(state), sum(array.nbytes for module in state.values() for array in module.values())
-
-        asked = None if self.config.shard_learner else [0]
-        shared = self.learner_group.foreach_learner(share, remote_actor_ids=asked)  # ty: ignore[invalid-argument-type]
-        ((reference, num_bytes),) = filter(None, (result.get() for result in shared))
-        if self.env_runner_group.local_env_runner is not None:
-            runner: Any = self.env_runner_group.local_env_runner
-            held = [runner.load_weights(ray.get(reference), version)]
-        else:
-            held = self.env_runner_group.foreach_env_runner(
-                lambda runner: runner.load_weights(ray.get(reference), version),
-                local_env_runner=False,
-                remote_worker_ids=runner_ids,
-            )
-        if any(other != version for other in held):
-            raise RuntimeError(f"pushed weights version {version}, but the env runners hold {held}")
-        return num_bytes
-
-    def _give_device_to_learner(self) -> None:
-        """`engine.placement: colocated`: until the next push the engines sleep."""
-        if self.env_runner_group.local_env_runner is not None:
-            runner: Any = self.env_runner_group.local_env_runner
-            runner.sleep()
-        else:
-            sleep: Any = lambda runner: runner.sleep()  # noqa: E731
-            self.env_runner_group.foreach_env_runner(sleep, local_env_runner=False)
-        enter: Any = lambda learner: learner.enter_device()  # noqa: E731
-        for result in self.learner_group.foreach_learner(enter):
-            result.get()
+        return self._weight_push.push(self._weights_version, runner_ids)
 
     def restore_env_runners(self, env_runner_group) -> list[int]:
         """Brings restarted runners back with the learner's current weights."""
@@ -326,21 +246,7 @@ class IGPO(Algorithm):
     def rollout_questions(self, questions: list[Question], *, samples: int = 1, temperature: float = 0.0) -> IterationRecord:
         """`samples` rollouts of each question, not scored; the record's split is "heldout"."""
         started = time.perf_counter()
-        jobs = [
-            [
-                RolloutJob(
-                    question,
-                    rollout_id=f"heldout/{question.id}/{k}",
-                    group_id=f"heldout/{question.id}",
-                    seed_parts=(self.config.seed, -1, index, k),
-                    split="heldout",
-                    temperature=temperature,
-                    score_beliefs=False,
-                )
-                for k in range(samples)
-            ]
-            for index, question in enumerate(questions)
-        ]
+        jobs = heldout_jobs(questions, samples=samples, temperature=temperature, seed=self.config.seed)
         groups, _ = self.sampler.sample(jobs)
         rollouts = [episode.custom_data["rollout"] for group in groups for episode in group]
         seconds = {"evaluate": time.perf_counter() - started}

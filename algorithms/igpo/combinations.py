@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from envs.data.errors import InputError
+from envs.runner.engine import EngineSettings
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -16,6 +17,8 @@ def check_combinations(config: IGPOConfig) -> None:
         _check_weight_lag(config)
     if config.is_colocated:
         _check_colocation(config)
+    if EngineSettings(**config.engine).weight_transfer == "nccl":
+        _check_transfer_by_nccl(config)
     if config.shard_learner:
         _check_sharding(config)
     if config.preset_settings.needs_several_updates and config.num_epochs * config.num_minibatches == 1:
@@ -50,6 +53,18 @@ def _check_colocation(config: IGPOConfig) -> None:
         raise InputError(
             "engine.placement colocated: num_gpus_per_env_runner and num_gpus_per_learner share one GPU: set both to 0.5"
         )
+
+
+def _check_transfer_by_nccl(config: IGPOConfig) -> None:
+    what = "engine.weight_transfer nccl goes from a learner's GPU to vLLM engines on other GPUs"
+    if config.is_colocated:
+        raise InputError(f"{what}; engine.placement colocated has one GPU: leave one of them out")
+    if EngineSettings(**config.engine).kind != "vllm":
+        raise InputError(f"{what}: set engine.kind to vllm, or use shared_memory")
+    for name in ("num_learners", "num_gpus_per_learner", "num_env_runners", "num_gpus_per_env_runner"):
+        is_copy = config.in_evaluation and name == "num_env_runners"  # RLlib validates a copy for evaluation, without runners
+        if getattr(config, name) < 1 and not is_copy:
+            raise InputError(f"{what}: set {name} to 1 or more, not {getattr(config, name)}, or use shared_memory")
 
 
 def _check_sharding(config: IGPOConfig) -> None:

@@ -220,12 +220,14 @@ class HFCausalLM(TorchRLModule):
         """
         if not inference_only:
             return {name: whole(t).to("cpu", copy=True).numpy() for name, t in self._tensors().items()}
-        if self.compute_dtype is torch.bfloat16:
-            return {
-                name: (t.to("cpu", torch.bfloat16).view(torch.int16) if t.is_floating_point() else t.cpu().clone()).numpy()
-                for name, t in self._whole()
-            }
-        return {name: t.to("cpu", copy=True).numpy() for name, t in self._whole()}
+        tensors = ((name, t.to("cpu", copy=True)) for name, t in self.engine_weights())
+        return {name: (t.view(torch.int16) if t.dtype is torch.bfloat16 else t).numpy() for name, t in tensors}
+
+    def engine_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What the rollout engine computes with, one by one by Hugging Face name: `_whole` in the precision `dtype`, on this
+        module's device. A sharded module is put together: all learners must iterate.
+        """
+        return ((name, t.to(self.compute_dtype) if t.is_floating_point() else t) for name, t in self._whole())
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Loads what `get_state` gave (either form; with LoRA the adapters). Raises ValueError if names or shapes are
@@ -247,7 +249,7 @@ class HFCausalLM(TorchRLModule):
         """Writes a plain Hugging Face folder (weights in `dtype`, configuration; no tokenizer). With None it only takes
         part in putting shards together.
         """
-        state = {name: tensor.to(self.compute_dtype) for name, tensor in self._whole()}
+        state = dict(self.engine_weights())
         if folder is None:
             return
         self.hf.save_pretrained(folder, state_dict=state)  # states the precision of the parameters, not of `state`

@@ -31,6 +31,9 @@ class EngineSettings(BaseModel):
     placement: Literal["separate", "colocated"] = Field(
         "separate", description="colocated: engine and learner take turns on one GPU; the engine sleeps during the update"
     )
+    weight_transfer: Literal["shared_memory", "nccl"] = Field(
+        "shared_memory", description="the learner's weights reach the engines through host memory, or from GPU to GPU"
+    )
 
 
 @dataclass(slots=True)

@@ -42,7 +42,6 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
 
     def __init__(self, *, config, **kwargs):
         super().__init__(config=config, **kwargs)
-        self._weights_seq_no = NO_WEIGHTS
         self._env_steps_lifetime = 0
         self.loop: Any = None
         """The `RolloutLoop`; None in a driver-side runner beside remote ones."""
@@ -72,8 +71,9 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         if self.loop is not None:
             self.loop.close()
             task = SearchTask(config.env_settings())
+            for engine in self.loop.engines.values():
+                engine.weights_version = NO_WEIGHTS
             self.loop = RolloutLoop(task, self.loop.engines, scores_on_engine=config.belief_scoring.on_engine)
-            self._weights_seq_no = NO_WEIGHTS
 
     def sample(
         self,
@@ -131,7 +131,9 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
 
     @property
     def weights_version(self) -> int:
-        return self._weights_seq_no
+        """What all engines hold; NO_WEIGHTS where they differ, or where there is none."""
+        held = set() if self.loop is None else {engine.weights_version for engine in self.loop.engines.values()}
+        return held.pop() if len(held) == 1 else NO_WEIGHTS
 
     def load_weights(self, modules: dict[str, dict], version: int) -> int:
         """Loads {module id: state} into the engines and returns the version held afterwards."""
@@ -140,24 +142,22 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         if self.loop is not None:
             for policy, engine in self.loop.engines.items():
                 engine.load_weights(state_to_tensors(modules[policy]), version)
-            self._weights_seq_no = version
-        return self._weights_seq_no
+        return self.weights_version
 
     def sleep(self) -> None:
         """The engines leave the device to the learner, until `load_weights`."""
         if self.loop is not None:
             for engine in self.loop.engines.values():
                 engine.sleep()
-            self._weights_seq_no = NO_WEIGHTS
 
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
-        return {NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps_lifetime, WEIGHTS_SEQ_NO: self._weights_seq_no}
+        return {NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps_lifetime, WEIGHTS_SEQ_NO: self.weights_version}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes RLlib's state dictionary. Weights of another version than the one held are loaded, older ones too."""
         self._env_steps_lifetime = state.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._env_steps_lifetime)
         modules, version = state.get(COMPONENT_RL_MODULE), state.get(WEIGHTS_SEQ_NO, 0)
-        if modules is not None and version != self._weights_seq_no:
+        if modules is not None and version != self.weights_version:
             self.load_weights(ray.get(modules) if isinstance(modules, ray.ObjectRef) else modules, version)
 
     def get_ctor_args_and_kwargs(self):

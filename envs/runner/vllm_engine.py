@@ -48,6 +48,8 @@ class VLLMEngine:
 
         on_cpu = not torch.cuda.is_available()
         self.weights_version = NO_WEIGHTS
+        self.transfer_group: str | None = None
+        """Name of the group through which weights come; None: they come by `load_weights` only."""
         self._scores: dict[str, tuple[ScoreAnswer, bool]] = {}
         """Scores under way, and whether each may read the prefix cache."""
         shares_gpu = settings.placement == "colocated"
@@ -75,6 +77,7 @@ class VLLMEngine:
             # A seeded request that is prefilled in parts rewinds its generator, which CPU generators cannot do.
             enable_chunked_prefill=False if on_cpu else None,
             max_num_batched_tokens=max(8192, max_model_len) if on_cpu else None,
+            weight_transfer_config={"backend": "nccl"} if settings.weight_transfer == "nccl" else None,
         )
         self._engine = self._llm.llm_engine
         if shares_gpu:
@@ -121,9 +124,32 @@ class VLLMEngine:
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(tensors.items())})
         if is_asleep:  # only now: the weights on their way took room, too
             self._llm.wake_up(tags=["kv_cache"])
+        self._hold(version)
+
+    def _hold(self, version: int) -> None:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache after a weight load: requests were still running")
         self.weights_version = version
+
+    # This engine's end of `weight_transfer: nccl`, called by the learner's (algorithms.igpo.weight_transfer) in this order.
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any], group: str) -> None:
+        """Joins the group called `group`, and leaves the one before."""
+        self.transfer_group = None
+        self._llm.shutdown_weight_transfer_engine()
+        self._llm.init_weight_transfer_engine({"init_info": init_info})
+        self.transfer_group = group
+
+    def start_weight_update(self) -> None:
+        self.weights_version = NO_WEIGHTS
+        self._llm.start_weight_update()
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self._llm.update_weights({"update_info": update_info})
+
+    def finish_weight_update(self, version: int) -> None:
+        self._llm.finish_weight_update()
+        self._hold(version)
 
     def sleep(self) -> None:
         if self.is_busy:

@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from algorithms.igpo.algorithm import IGPO
+from algorithms.igpo.batches import sample_batch
+from envs.data.cursor import PromptCursor
+from envs.search.trajectory import Question
 
 WANTED = 3
 
@@ -18,20 +20,23 @@ def group(name, *outcomes, tokens=10):
 
 
 def sample(rounds, *, dynamic=True, max_resample=3):
-    """What `_sample_batch` makes of the groups that each round of sampling brings; also how many prompts each round asked for."""
+    """What `sample_batch` makes of the groups that each round of sampling brings; also how many prompts each round asked for."""
     asked, rounds = [], iter(rounds)
 
     def one_round(jobs):
-        asked.append(jobs)
+        asked.append(len(jobs))
         return next(rounds), []
 
     algorithm = SimpleNamespace(
-        config=SimpleNamespace(prompts_per_iteration=WANTED, dynamic_sampling=dynamic, max_resample=max_resample),
+        config=SimpleNamespace(
+            prompts_per_iteration=WANTED, dynamic_sampling=dynamic, max_resample=max_resample, group_size=2, seed=0
+        ),
+        task=SimpleNamespace(train_questions=[Question(f"q{k}", "?", ["a"]) for k in range(20)]),
+        cursor=PromptCursor(20, seed=0),
         sampler=SimpleNamespace(sample=one_round),
         weights_version=0,
-        _training_jobs=lambda iteration, num_prompts, drawn: num_prompts,
     )
-    batch = IGPO._sample_batch(algorithm, 1)
+    batch = sample_batch(algorithm, 1)
     return [episode.custom_data["rollout"].id for episode in batch.episodes], batch.num_tokens, asked
 
 
