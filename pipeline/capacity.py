@@ -21,6 +21,8 @@ class Assumptions:
     learn_flops: float = 0.35
     push_bandwidth: float = 4e9
     """Bytes per second from learner to engine through shared memory."""
+    nccl_bandwidth: float = 2e10
+    """Bytes per second from the learner's GPU to those of the engines, as over PCIe 4; NVLink is faster."""
     host_bandwidth: float = 2e10
     """Bytes per second between a GPU and host memory."""
 
@@ -106,6 +108,8 @@ class Workload:
     num_learners: int = 1
     sharded: bool = False
     """The learners share one model, instead of a copy each."""
+    pushes_by_nccl: bool = False
+    """Weights go from GPU to GPU (`engine.weight_transfer`)."""
 
     @property
     def written_tokens(self) -> float:
@@ -139,12 +143,13 @@ def estimate(model: Model, work: Workload, device: Device) -> Estimate:
     assumed = device.assumed
     memory, capacity, fits = _memory(model, work, device)
     together = max(1.0, min(work.max_num_seqs, work.rollouts / work.num_runners, capacity))
+    bandwidth = assumed.nccl_bandwidth if work.pushes_by_nccl else assumed.push_bandwidth
     seconds = {
         "generate": _generate(model, work, device, assumed, together),
         "prefill": _prefill(model, work, device, assumed),
         "score": _score(model, work, device, assumed),
         "learn": _learn(model, work, device, assumed),
-        "push": model.parameters * work.dtype_bytes / assumed.push_bandwidth,
+        "push": model.parameters * work.dtype_bytes / bandwidth,
         "swap": _swap(memory, assumed) if work.takes_turns else 0.0,
     }
     return Estimate(memory, seconds, capacity, fits)

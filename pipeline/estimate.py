@@ -113,6 +113,7 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
         takes_turns=config.is_colocated and not on_cpu,
         num_learners=max(1, config.num_learners),
         sharded=config.shard_learner,
+        pushes_by_nccl=engine.weight_transfer == "nccl" and not on_cpu,
     )
 
 

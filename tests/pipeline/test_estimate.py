@@ -84,6 +84,15 @@ def test_taking_turns_costs_the_way_to_host_memory_and_back():
     assert workload_of(config, Expected(), on_cpu=False).takes_turns
 
 
+def test_weights_that_go_from_gpu_to_gpu_leave_out_host_memory():
+    device = dataclasses.replace(DEVICE, assumed=dataclasses.replace(FULL, nccl_bandwidth=4000))
+    assert estimate(MODEL, dataclasses.replace(WORK, pushes_by_nccl=True), device).seconds["push"] == 0.5
+    config = load_experiments("conf/igpo.yaml")[0].algorithm_config()
+    config.engine = {**config.engine, "weight_transfer": "nccl"}
+    assert workload_of(config, Expected(), on_cpu=False).pushes_by_nccl
+    assert not workload_of(config, Expected(), on_cpu=True).pushes_by_nccl
+
+
 def test_what_does_not_fit_is_said():
     small = dataclasses.replace(DEVICE, memory=20_000)
     assert not estimate(MODEL, WORK, small).fits
