@@ -11,6 +11,7 @@ import numpy as np
 from envs.data.errors import InputError
 from envs.data.question_filter import QuestionFilter, filter_questions
 from envs.data.question_formats import iter_records
+from envs.data.questions import folded
 from envs.search.trajectory import Question
 
 MAX_EXAMPLES = 5
@@ -86,7 +87,7 @@ def describe(source: str | Path, wanted: QuestionFilter | None = None) -> Descri
             refuse(f"{record.where}: id {question.id!r} was already used at {where_of_id[question.id]}")
             continue
         where_of_id[question.id] = record.where
-        text = " ".join(question.text.casefold().split())
+        text = folded(question.text)
         found.repeated += text in texts
         texts.add(text)
         found.questions.append(question)

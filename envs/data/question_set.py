@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,34 +11,22 @@ from envs.data.corpus import Corpus
 from envs.data.cursor import PromptCursor, Share
 from envs.data.errors import InputError
 from envs.data.question_filter import filter_questions
-from envs.data.questions import fingerprint, load_questions, load_sources, resolve_gold_documents, split_by_hash
+from envs.data.questions import fingerprint, load_questions, load_sources, resolve_gold_documents, split_by_hash, without
 from envs.search.trajectory import Question
 
 if TYPE_CHECKING:
     from envs.search.config import SearchEnvSettings
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Training questions, source after source (`shares`), and held-out ones; `dropped` counts what the filter took, by reason.
-
-    Raises InputError where no questions are left of a source or a split.
-    """
+    """Training questions, source after source (`shares`), and held-out ones."""
 
     train: list[Question]
     heldout: list[Question]
     shares: tuple[Share, ...]
-    dropped: Counter[str]
-
-    def __post_init__(self):
-        if not self.heldout:
-            raise InputError("there are no held-out questions: give more questions or set `heldout_questions`")
-        if not self.train or not all(share.size for share in self.shares):
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
-            raise InputError(
-                "a source has no training questions left: give more questions or relax `question_filter`"
-                + (f" (dropped: {reasons})" if reasons else "")
-            )
 
     def with_evidence(self, corpus: Corpus) -> QuestionSet:
         """The same questions with the documents that hold their evidence, where they name it by title."""
@@ -63,31 +51,40 @@ class QuestionSet:
 def load_question_set(settings: SearchEnvSettings) -> QuestionSet:
     """The questions that `settings` names. A held-out question is never filtered: it measures, it does not teach.
 
+    A training question that `heldout_questions` holds too is left out, with a warning.
+
     Raises:
         InputError: a missing or malformed file, or nothing left of a source or a split.
     """
     sources = load_sources(settings.questions or "")
     if settings.heldout_questions is None:
         everything = [question for questions in sources for question in questions]
-        train, heldout = split_by_hash(everything, settings.heldout_share)
-        in_train = {question.id for question in train}
-        sources = [[question for question in questions if question.id in in_train] for questions in sources]
+        _, heldout = split_by_hash(everything, settings.heldout_share)
     else:
         heldout = load_questions(settings.heldout_questions)
-    weights = [1.0] if isinstance(settings.questions, str) else list((settings.questions or {}).values())
-    return mix(sources, weights, heldout, settings)
+    train = [without(questions, heldout) for questions in sources]
+    both = sum(map(len, sources)) - sum(map(len, train))
+    if settings.heldout_questions is not None and both:
+        logger.warning("%d training questions are left out: %s holds them too", both, settings.heldout_questions)
+    named = settings.questions if isinstance(settings.questions, dict) else {str(settings.questions): 1.0}
+    return mix(named, train, heldout, settings)
 
 
 def mix(
-    sources: Sequence[Sequence[Question]], weights: Sequence[float], heldout: list[Question], settings: SearchEnvSettings
+    weights: Mapping[str, float], sources: Sequence[Sequence[Question]], heldout: list[Question], settings: SearchEnvSettings
 ) -> QuestionSet:
-    """The filtered `sources`, one after another."""
+    """The filtered `sources`, one after another. `weights` names them, in the same order.
+
+    Raises:
+        InputError: nothing left of a source.
+    """
     train: list[Question] = []
     shares: list[Share] = []
-    dropped: Counter[str] = Counter()
-    for questions, weight in zip(sources, weights, strict=True):
-        kept, reasons = filter_questions(questions, settings.question_filter)
+    for (name, weight), questions in zip(weights.items(), sources, strict=True):
+        kept, dropped = filter_questions(questions, settings.question_filter)
+        if not kept:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "all are held out"
+            raise InputError(f"{name} has no training questions left ({reasons}): give more or relax `question_filter`")
         train += kept
-        dropped += reasons
         shares.append(Share(len(kept), weight))
-    return QuestionSet(train, heldout, tuple(shares), dropped)
+    return QuestionSet(train, heldout, tuple(shares))

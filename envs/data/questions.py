@@ -62,6 +62,17 @@ def load_sources(sources: str | Mapping[str, float]) -> list[list[Question]]:
     return loaded
 
 
+def folded(text: str) -> str:
+    """What equal questions have in common: case and white space do not count."""
+    return " ".join(text.casefold().split())
+
+
+def without(questions: Sequence[Question], heldout: Iterable[Question]) -> list[Question]:
+    """`questions` but those whose text is held out as well."""
+    texts = {folded(question.text) for question in heldout}
+    return [question for question in questions if folded(question.text) not in texts]
+
+
 def split_by_hash(questions: Sequence[Question], heldout_share: float) -> tuple[list[Question], list[Question]]:
     """(train, held-out), decided for each question alone by SHA-256 of its text: the same everywhere, in any order.
 
@@ -75,7 +86,7 @@ def split_by_hash(questions: Sequence[Question], heldout_share: float) -> tuple[
     train: list[Question] = []
     heldout: list[Question] = []
     for question in questions:
-        text = " ".join(question.text.casefold().split()).encode("utf-8", "surrogatepass")
+        text = folded(question.text).encode("utf-8", "surrogatepass")
         fraction = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64
         (heldout if fraction < heldout_share else train).append(question)
     if not train or not heldout:

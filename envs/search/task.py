@@ -147,7 +147,7 @@ def _load_data(settings: SearchEnvSettings) -> tuple[Corpus | None, QuestionSet]
     """The corpus (None where only the retriever's server has it) and the questions."""
     if settings.corpus == "world":
         world = build_world(settings.world)
-        questions = mix([world.questions("train")], [1.0], world.questions("heldout"), settings)
+        questions = mix({"the world": 1.0}, [world.questions("train")], world.questions("heldout"), settings)
         return Corpus(world.documents, source="world"), questions
     corpus = None if settings.corpus == "remote" else load_corpus(settings.corpus)
     questions = load_question_set(settings)

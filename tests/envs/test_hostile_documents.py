@@ -58,13 +58,14 @@ def task(request, tmp_path_factory):
     files = {
         "corpus": [{"id": name, "contents": f'"{name}"\n{text}'} for name, text in TEXTS.items()],
         "questions": [{"id": "q", "question": "Who?", "golden_answers": [GOLD]}],
+        "heldout": [{"id": "h", "question": "Who else?", "golden_answers": [GOLD]}],
     }
     for name, records in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    corpus, questions = (str(folder / f"{name}.jsonl") for name in files)
+    corpus, questions, heldout = (str(folder / f"{name}.jsonl") for name in files)
     return SearchTask(
         SearchEnvSettings(
-            protocol=protocol, tokenizer=str(folder), corpus=corpus, questions=questions, heldout_questions=questions,
+            protocol=protocol, tokenizer=str(folder), corpus=corpus, questions=questions, heldout_questions=heldout,
             retriever={"top_k": 1}, max_turn_tokens=2000, max_observation_tokens=1000, max_context_tokens=8000,
         )
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -112,8 +113,22 @@ def test_the_filter_says_what_it_drops(tmp_path):
 
 def test_nothing_left_is_said(tmp_path):
     source = write_questions(tmp_path / "one.jsonl", 30)
-    with pytest.raises(InputError, match=r"no training questions left.*dropped: \d+ fewer than 3 hops"):
-        load_question_set(settings(source, question_filter=QuestionFilter(min_hops=3)))
+    other, few = write_questions(tmp_path / "two.jsonl", 30, hops=[3] * 30), QuestionFilter(min_hops=3)
+    with pytest.raises(InputError, match=r"one.jsonl has no training questions left \(\d+ fewer than 3 hops\)"):
+        load_question_set(settings({other: 1.0, source: 1.0}, question_filter=few))
+    with pytest.raises(InputError, match=r"one.jsonl has no training questions left \(all are held out\)"):
+        load_question_set(settings(source, heldout_questions=source))
+
+
+def test_what_is_held_out_is_not_trained_on(tmp_path, caplog):
+    heldout = write_questions(tmp_path / "dev.jsonl", 2)
+    records = [json.loads(line) for line in Path(heldout).read_text().splitlines()]
+    records[0]["question"] = f" {records[0]['question'].upper()} "
+    records += [records[1] | {"id": "new", "question": "who?"}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    loaded = load_question_set(settings(str(tmp_path / "train.jsonl"), heldout_questions=heldout))
+    assert [question.id for question in loaded.train] == ["new"] and len(loaded.heldout) == 2
+    assert "2 training questions are left out" in caplog.text and "dev.jsonl holds them too" in caplog.text
 
 
 def test_a_hugging_face_data_set(tmp_path):
