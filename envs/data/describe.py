@@ -62,7 +62,7 @@ class Description:
         return sum(bool(question.gold_document_ids or question.metadata.get("supporting_titles")) for question in self.questions)
 
     def long_answers(self, max_words: int) -> tuple[int, int]:
-        """(gold answers above `max_words` words, questions that have no shorter one)."""
+        """(gold answers above `max_words` words, questions that have no shorter one). An answer has at least as many tokens."""
         too_long = [[len(gold.split()) > max_words for gold in question.golds] for question in self.questions]
         return sum(map(sum, too_long)), sum(map(all, too_long))
 

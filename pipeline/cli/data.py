@@ -146,18 +146,20 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
     if total:
         words, aliases = found.answer_words, found.aliases
         quantiles = np.quantile(words, [0.5, 0.9], method="inverted_cdf")
-        longest = settings.max_answer_tokens
-        long, hopeless = found.long_answers(longest)
+        limit = settings.max_answer_tokens
+        long, hopeless = found.long_answers(limit)
         table.add_row("data sources", ", ".join(f"{name} {count:,}" for name, count in found.by_source.most_common()))
         table.add_row("hops", ", ".join(f"{hops}: {count:,} ({count / total:.0%})" for hops, count in found.by_hops))
         table.add_row("answers", f"words: median {quantiles[0]}, 90% up to {quantiles[1]}, longest {words.max()}")
-        table.add_row("", f"{long:,} of more than {longest} words are not scored; {hopeless:,} questions have no shorter one")
+        if long and settings.alias_rule != "first":
+            only = f"{hopeless:,} questions have only such"
+            table.add_row("", f"at least {long:,} are longer than max_answer_tokens ({limit}) and not scored; {only}")
         several = float((aliases > 1).mean())
         table.add_row(
             "aliases", f"{several:.0%} of questions have several; {aliases.mean():.2f} on average, at most {aliases.max()}"
         )
-        table.add_row("yes/no", f"{found.closed_answers:,} questions")
-        table.add_row("evidence named", f"{found.with_evidence:,} questions")
+        table.add_row("yes/no questions", f"{found.closed_answers:,}")
+        table.add_row("with evidence named", f"{found.with_evidence:,}")
         table.add_row("repeated texts", f"{found.repeated:,}")
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.most_common())
         table.add_row("dropped by the filter", dropped or "none")

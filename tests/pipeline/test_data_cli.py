@@ -38,8 +38,9 @@ def test_describe_counts(tmp_path):
     assert code == 0
     for text in (
         *("4 questions", "data sources mine 4", "hops 2: 1 (25%), 3: 1 (25%), unknown: 2 (50%)"),
-        *("words: median 1, 90% up to 40, longest 40", "1 of more than 32 words are not scored; 1 questions have no shorter one"),
-        *("50% of questions have several; 1.50 on average, at most 2", "yes/no 1 questions", "evidence named 1 questions"),
+        *("words: median 1, 90% up to 40, longest 40", "at least 1 are longer than max_answer_tokens (32) and not scored"),
+        *("1 questions have only such", "yes/no questions 1", "with evidence named 1"),
+        "50% of questions have several; 1.50 on average, at most 2",
         *("repeated texts 1", "dropped by the filter none", "refused 0"),
     ):
         assert text in said, (text, said)
