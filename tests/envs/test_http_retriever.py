@@ -65,6 +65,12 @@ def test_the_identity_is_not_lost_while_the_server_is_away():
         assert away.identity["server"]["documents"] == len(CORPUS)
 
 
+def test_a_server_on_this_machine_is_asked_without_a_proxy(address, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    assert client(address).search(["kalo"], 1)[0][0].document_id == "d2"
+
+
 def test_a_server_of_another_corpus_is_refused(address):
     settings = RetrieverSettings(kind="http", http={"url": f"{address}/retrieve"})
     assert build_retriever(settings, CORPUS).search(["kalo"], 1)[0][0].document_id == "d2"
@@ -137,6 +143,19 @@ def test_a_slow_server_is_an_error():
 
     with answering(slow) as address, pytest.raises(RetrieverError, match="took longer than 0.2 s"):
         client(address, timeout=0.2).search(["red"], 1)
+
+
+def test_an_answer_that_cannot_be_unpacked_is_an_error():
+    from fastapi import FastAPI, Response
+
+    app = FastAPI()
+
+    @app.post("/retrieve")
+    def retrieve(body: dict):
+        return Response(b"no gzip", headers={"Content-Encoding": "gzip"})
+
+    with serving(app) as address, pytest.raises(RetrieverError, match="sent an answer that can't be unpacked"):
+        client(address).search(["red"], 1)
 
 
 def test_a_busy_server_is_asked_again_and_a_broken_one_is_not():
