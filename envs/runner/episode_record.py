@@ -40,7 +40,9 @@ class EpisodeRecord:
         self._steps = 0
 
     def see(self, agent: str, ids: list[int]) -> None:
-        record = self._agents.setdefault(agent, _AgentRecord())
+        record = self._agents.get(agent)
+        if record is None:
+            record = self._agents[agent] = _AgentRecord()
         record.observations.append(np.asarray(ids, dtype=np.int32))
         record.seen_at.append(self._steps)
 

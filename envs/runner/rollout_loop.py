@@ -138,8 +138,6 @@ class _Run:
         self.score_ids: dict[tuple, str] = {}
         self.key_of_score: dict[str, tuple] = {}
         self.known_scores: dict[tuple, float] = {}
-        self.episodes: dict[_Live, MultiAgentEpisode] = {}
-        """Of the rollouts that have ended and are scored."""
         self.live = [self._start(job) for job in jobs]
         self.num_open = len(self.live)
 
@@ -152,9 +150,10 @@ class _Run:
         while self.num_open:
             self._step_engines()
             self._collect_tools(block=not any(engine.is_busy for engine in self.engines.values()))
+        episodes = [self._episode(live) for live in self.live]
         seconds = self.seconds
         seconds.host = time.perf_counter() - started - seconds.generate - seconds.score - seconds.tools
-        return [self.episodes[live] for live in self.live], seconds
+        return episodes, seconds
 
     def _start(self, job: RolloutJob) -> _Live:
         state = SearchEpisode(self.task, job.question, rollout_id=job.rollout_id, group_id=job.group_id, split=job.split)
@@ -283,11 +282,14 @@ class _Run:
         self._request_turn(live)
 
     def _close_if_complete(self, live: _Live) -> None:
-        if not live.ended or live.open_scores:
-            return
+        if live.ended and not live.open_scores:
+            live.state.rollout.seconds = time.perf_counter() - live.started
+            self.num_open -= 1
+
+    def _episode(self, live: _Live) -> MultiAgentEpisode:
+        """Of a rollout that has ended and is scored. Made when no request waits for it any more."""
         rollout = live.state.rollout
-        rollout.seconds = time.perf_counter() - live.started
-        episode = self.episodes[live] = live.record.episode(rollout, self.loop.policy_of)
+        episode = live.record.episode(rollout, self.loop.policy_of)
         if live.job.score_beliefs and not self.loop.scores_on_engine:
             episode.custom_data[QUERY] = BeliefQuery(live.unscored_contexts, live.state.templates.suffixes_K)
         elif live.job.score_beliefs:
@@ -295,4 +297,4 @@ class _Run:
             rollout.initial_scores_K = np.array([live.scores[-1, k] for k in aliases])
             for turn in rollout.gain_bearing_turns:
                 turn.scores_K = np.array([live.scores[turn.index, k] for k in aliases])
-        self.num_open -= 1
+        return episode

@@ -17,6 +17,9 @@ from envs.search.task import SearchTask
 from envs.search.tools import searched_text
 from envs.search.trajectory import ActionKind, Question, Rollout, Termination, ToolCall, Turn
 
+PERMISSIONS = {ActionKind.TOOL: "search", ActionKind.ANSWER: "answer", ActionKind.MESSAGE: "message"}
+"""What a role must have in its `actions` to do it."""
+
 
 @dataclass(slots=True)
 class Seen:
@@ -125,7 +128,7 @@ class SearchEpisode:
         return None
 
     def _permitted(self, action: Action, role: RoleSettings) -> Action:
-        wanted = {ActionKind.TOOL: "search", ActionKind.ANSWER: "answer", ActionKind.MESSAGE: "message"}.get(action.kind)
+        wanted = PERMISSIONS.get(action.kind)
         if wanted is None or wanted in role.actions:
             return action
         return Action(ActionKind.MALFORMED, error=f"{role.name} may not {wanted}, only {', '.join(role.actions)}")
@@ -153,7 +156,7 @@ class SearchEpisode:
             sender, text = "error", action.error
         text = text.encode(errors="replace").decode()  # a server may send half a surrogate pair, which no tokenizer takes
         prompt = [] if listener in self._contexts else self._open_context(listener)
-        room = min(self._room(listener), self._room(speaker))
+        room = self._room(listener) if listener == speaker else min(self._room(listener), self._room(speaker))
         limit = max(0, min(self._settings.max_observation_tokens, room))
         context = self._contexts[listener]
         seen = self._protocol.observation(text, decision_ids=context.last_decision, sender=sender, max_tokens=limit)

@@ -80,6 +80,11 @@ def answer_metrics(prediction: str | None, golds: Sequence[str]) -> dict[str, fl
     """All four metrics by name; zeros for None (a rollout that ended without an answer)."""
     if prediction is None:
         return dict.fromkeys(METRICS, 0.0)
+    return dict(_metrics_of(prediction, tuple(golds)))
+
+
+@lru_cache(4096)  # the rollouts of a group give the same answers
+def _metrics_of(prediction: str, golds: tuple[str, ...]) -> dict[str, float]:
     return {name: metric(prediction, golds) for name, metric in METRICS.items()}
 
 

@@ -88,7 +88,7 @@ class Tool:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ToolError(f"{self.name}: bad argument `{where}`: {first['msg']}") from error
-        result = self.function(**{name: getattr(checked, name) for name in type(checked).model_fields})
+        result = self.function(**vars(checked))
         if isinstance(result, ToolResult):
             return result
         return ToolResult(result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str))

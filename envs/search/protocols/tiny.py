@@ -94,7 +94,10 @@ class TinyProtocol:
             self._control[MESSAGE]: ActionKind.MESSAGE,
         }
         self.stop_token_ids = [self._end_id]
-        self._plain = lru_cache(maxsize=8192)(self._tokenise)  # the same documents are seen again and again
+        # The same documents are seen again and again.
+        self._plain = lru_cache(maxsize=8192)(self._tokenise)
+        self._num_tags = lru_cache(maxsize=8192)(lambda text: len(_CONTROL_PATTERN.findall(text)))
+        self._words: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         if set(self._plain("<end> <answer>")) != {self._unk_id}:
             raise ValueError("protocol `tiny`: the tokenizer reads control tokens out of the plain text '<end> <answer>'")
 
@@ -115,16 +118,15 @@ class TinyProtocol:
 
     def parse(self, decision_ids: list[int]) -> Action:
         """The action of a completed decision: an action token, at least one plain word, ``<end>``; else MALFORMED."""
-        ids = [int(i) for i in decision_ids]
-        kind = self._kinds.get(ids[0]) if ids else None
+        kind = self._kinds.get(decision_ids[0]) if len(decision_ids) else None
         if kind is None:
             return Action(ActionKind.MALFORMED, error=f"a decision must start with {SEARCH}, {ANSWER} or {MESSAGE}")
-        if ids[-1] != self._end_id:
+        if decision_ids[-1] != self._end_id:
             return Action(ActionKind.MALFORMED, error=f"a decision must end with {END}")
-        words = ids[1:-1]
-        if not words:
+        words = decision_ids[1:-1]
+        if not len(words):
             return Action(ActionKind.MALFORMED, error=f"a decision needs words between its action token and {END}")
-        if any(i in self._control_ids for i in words):
+        if not self._control_ids.isdisjoint(words):
             return Action(ActionKind.MALFORMED, error="a decision may hold only plain words after its action token")
         text = self.text(words)
         if kind is ActionKind.TOOL:
@@ -139,7 +141,7 @@ class TinyProtocol:
         return len(decision_ids) > 0 and decision_ids[-1] == self._end_id
 
     def text(self, decision_ids: list[int]) -> str:
-        return " ".join(self.tokenizer.convert_ids_to_tokens([int(i) for i in decision_ids]))
+        return " ".join([self._words[i] for i in decision_ids])
 
     def reopen(self, decision_ids: list[int]) -> list[int]:
         """Ids that close the decision, if the engine cut it before ``<end>``, and open a next turn without text."""
@@ -161,7 +163,7 @@ class TinyProtocol:
             ],
             text=text,
             cut=len(words) > max_tokens,
-            neutralised_tags=len(_CONTROL_PATTERN.findall(text)),
+            neutralised_tags=self._num_tags(text),
         )
 
     def scoring_suffix(self, answer: str) -> ScoringSuffix:
