@@ -115,8 +115,7 @@ class IGPO(Algorithm):
         seconds_score = 0.0 if self.config.belief_scoring.on_engine else self._score_beliefs(episodes)
 
         learn_started = time.perf_counter()
-        num_turns = sum(rollout.num_turns for rollout in rollouts)
-        credit, groups = record.credit, record.groups = self._learn(episodes, num_turns)
+        credit, groups = record.credit, record.groups = self._learn(episodes)
         seconds_learn = time.perf_counter() - learn_started
 
         metrics = training_metrics(rollouts, credit, groups)
@@ -181,16 +180,14 @@ class IGPO(Algorithm):
                 enter_scores(episode.custom_data["rollout"], scores_TK, self.config.belief_scoring.policy)
         return time.perf_counter() - started
 
-    def _learn(self, episodes: list, num_turns: int) -> tuple[dict[tuple[str, int], TurnCredit], list[GroupCredit]]:
-        lifetime = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
+    def _learn(self, episodes: list) -> tuple[dict[tuple[str, int], TurnCredit], list[GroupCredit]]:
+        sampled = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))  # this batch's turns among them
         shards = shard_groups(episodes, max(1, self.config.num_learners))
         if self.config.num_learners <= 1:
             data = TrainingData(episodes=shards[0])
         else:
             data = TrainingData(episodes_refs=[ray.put(shard) for shard in shards])
-        results = self.learner_group.update(
-            training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: lifetime + num_turns}, num_epochs=1
-        )
+        results = self.learner_group.update(training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: sampled}, num_epochs=1)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         self._weights_version += 1
         credit: dict[tuple[str, int], TurnCredit] = {}

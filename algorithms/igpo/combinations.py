@@ -75,6 +75,8 @@ def _check_sharding(config: IGPOConfig) -> None:
     for name in ("lora", "compile_learner", "reference_refresh_interval"):
         if getattr(config, name) not in (None, False, 0):
             raise InputError(f"shard_learner cannot be combined with {name}: leave one of them out")
+    if config.grad_clip_by != "global_norm":
+        raise InputError(f"shard_learner clips gradients by global_norm: leave grad_clip_by out, it is {config.grad_clip_by!r}")
     if not config.belief_scoring.on_engine:
         raise InputError("shard_learner cannot score belief on the learner's side: set scoring to vllm_prefix")
 
