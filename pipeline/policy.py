@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envs.data.errors import InputError
+from envs.data.question_filter import QuestionFilter
 from pipeline.checkpoints import EXPERIMENT, NOTE, read_note
 from pipeline.conf_files import resolve_config_path
 from pipeline.experiment import load_experiments
@@ -62,7 +63,7 @@ def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None
     folders = _checkpoint_folders(checkpoint, policies) if checkpoint else dict.fromkeys(policies, resolve_model(source))
     config = config.copy(copy_frozen=False)
     config.model_path = next(iter(folders.values()))
-    settings = config.env_settings()
+    settings = config.env_settings().model_copy(update={"question_filter": QuestionFilter()})  # which is for training
     task = SearchTask(settings)
     engines = {}
     for policy, folder in folders.items():

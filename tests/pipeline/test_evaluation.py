@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tiny_policy import write_experiment
 
 from envs.data.errors import InputError
 from envs.search.trajectory import ActionKind, Question, Rollout, Termination, ToolCall, Turn
 from pipeline.evaluation import evaluate, report
+from pipeline.policy import open_policy
 
 DOWN = "the search failed: the server 127.0.0.1:8000 can't be reached (Connection refused)"
 METRICS = ("f1_paper", "em_paper", "f1_squad", "em_squad")
@@ -48,3 +50,16 @@ def test_a_few_failures_are_told():
     report(done, console)
     assert "1.00 turns on average; errors in 20.0% of tool calls" in console.file.getvalue()
     assert done.summary()["tool_error_share"] == pytest.approx(0.2)
+
+
+def test_a_filter_by_scores_does_not_keep_them_from_being_made(tmp_path, monkeypatch):
+    """An experiment may name the file that `rllib evaluate --config` of it is to write."""
+    env = {"question_filter": {"scores": str(tmp_path / "before.json")}}
+    write_experiment(tmp_path / "demo.yaml", "tiny", env=env)
+
+    def reached(*arguments, **settings):
+        raise InputError("the task was loaded")
+
+    monkeypatch.setattr("envs.runner.build.build_engine", reached)
+    with pytest.raises(InputError, match="the task was loaded"):
+        open_policy("tiny", str(tmp_path / "demo.yaml"))
