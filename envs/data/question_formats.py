@@ -87,7 +87,7 @@ def _read_parquet(path: Path) -> Iterator[Record]:
 
 
 def _read_hugging_face(source: str) -> Iterator[Record]:
-    """Streamed, so nothing but what is read is downloaded. A local folder of data files is a NAME too: `hf:./folder@dev`."""
+    """Streamed, so only what is read is downloaded. A local folder of data files is a NAME too: `hf:./folder@validation`."""
     match = _HUGGING_FACE.fullmatch(source)
     if match is None:
         raise InputError(f"{source} must have the form hf:NAME[:CONFIG][@SPLIT], for instance hf:owner/name:nq@dev")
@@ -97,11 +97,11 @@ def _read_hugging_face(source: str) -> Iterator[Record]:
         raise InputError(f"{source} needs the package datasets: install the extra `hf` of igpo-rllib") from error
     name, config, split = match["name"], match["config"], match["split"] or "train"
     try:
-        rows = datasets.load_dataset(name, config, split=split, streaming=True)
+        for row, fields in enumerate(datasets.load_dataset(name, config, split=split, streaming=True)):
+            yield Record(f"{source} row {row}", row, dict(fields), config or Path(name).name)
     except Exception as error:  # the library raises many kinds for what is a wrong name, split or no network
-        raise InputError(f"{source} can't be loaded: {type(error).__name__}: {str(error).splitlines()[0]}") from error
-    for row, fields in enumerate(rows):
-        yield Record(f"{source} row {row}", row, dict(fields), config or Path(name).name)
+        reason = next(iter(str(error).splitlines()), "")
+        raise InputError(f"{source} can't be loaded: {type(error).__name__}: {reason}") from error
 
 
 def _question_of_flashrag(record: Record) -> Question:

@@ -144,6 +144,18 @@ def test_a_hugging_face_data_set(tmp_path):
         load_questions("hf:a@b@c")
 
 
+def test_a_hugging_face_data_set_that_breaks_off(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def rows(*arguments, **options):
+        yield {"id": "x", "question": "Who?", "answer": "Ada"}
+        raise ConnectionError()
+
+    monkeypatch.setattr(datasets, "load_dataset", rows)
+    with pytest.raises(InputError, match="hf:owner/name can't be loaded: ConnectionError"):
+        load_questions("hf:owner/name")
+
+
 def test_hugging_face_s_own_field_names(tmp_path):
     pytest.importorskip("datasets")
     record = {"id": "x", "question": "Who?", "answer": "Ada", "supporting_facts": {"title": ["A", "B"], "sent_id": [0, 1]}}
