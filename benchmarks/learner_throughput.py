@@ -20,10 +20,10 @@ import warnings
 import numpy as np
 import torch
 
-from algorithms.igpo.batch import split_micro_batches, take_rows
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.connectors import BuildTokenBatch, find_piece
 from algorithms.igpo.learner import IGPOTorchLearner
+from algorithms.igpo.minibatches import split_micro_batches, take_rows
 from algorithms.igpo.packing import PackedRows, padded_size
 from algorithms.igpo.rows import Columns, Row, TokenLayout, pad_rows
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from algorithms.igpo.batch import plan_minibatches, split_micro_batches, take_rows, weightless_batch
 from algorithms.igpo.loss import Aggregation
 from algorithms.igpo.measure import Measurements, OverLearners
+from algorithms.igpo.minibatches import plan_minibatches, split_micro_batches, take_rows, weightless_batch
 from algorithms.igpo.rows import Columns, TokenLayout
 
 TokenLogp = Callable[[Columns], torch.Tensor]

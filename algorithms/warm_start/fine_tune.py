@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from algorithms.igpo.batch import split_micro_batches, take_rows
+from algorithms.igpo.minibatches import split_micro_batches, take_rows
 from algorithms.igpo.module import HFCausalLM
 from algorithms.igpo.rows import Columns
 

@@ -11,9 +11,9 @@ from ray.rllib.utils.metrics import LEARNER_RESULTS
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from algorithms.credit import get_preset
-from algorithms.igpo.batch import plan_minibatches, split_micro_batches
 from algorithms.igpo.loss import LossSettings
 from algorithms.igpo.metrics import learner_metrics
+from algorithms.igpo.minibatches import plan_minibatches, split_micro_batches
 from algorithms.igpo.module import HFCausalLM, load_causal_lm, state_to_tensors, token_logp
 from algorithms.igpo.rows import Row, TokenLayout, pad_rows
 from algorithms.igpo.work import Work

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from igpo_learner_setup import save_tiny_llama
 from transformers import AutoModelForCausalLM
 
-from algorithms.igpo.batch import weightless_batch
+from algorithms.igpo.minibatches import weightless_batch
 from algorithms.igpo.module import load_causal_lm, token_logp
 from algorithms.igpo.packing import MAX_PADDING, PackedRows, group_by_length, padded_size
 from algorithms.igpo.rows import pad_rows
