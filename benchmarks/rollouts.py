@@ -161,7 +161,7 @@ class _BarrierRun(_Run):
                 super()._take_decision(live, decision)
             while self.open_tools:
                 self._collect_tools(block=True)
-        return [self.episodes[live] for live in self.live], self.seconds
+        return [self._episode(live) for live in self.live], self.seconds
 
     def _take_decision(self, live, decision) -> None:
         self._decided.append((live, decision))

@@ -163,7 +163,8 @@ class _Run:
 
     def _request_turn(self, live: _Live) -> None:
         state = live.state
-        request_id = f"turn/{live.job.rollout_id}/{state.rollout.num_turns}"
+        turn = state.rollout.num_turns
+        request_id = f"turn/{live.job.rollout_id}/{turn}"
         live.turn_started = time.perf_counter()
         self.generating[request_id] = live
         self.engines[self.loop.policy_of(state.agent)].submit(
@@ -173,7 +174,7 @@ class _Run:
                 max_tokens=state.max_decision_tokens,
                 stop_token_ids=self.task.protocol.stop_token_ids,
                 temperature=live.job.temperature,
-                seed=turn_seed(live.job.seed_parts, state.rollout.num_turns),
+                seed=turn_seed(live.job.seed_parts, turn),
                 stop_strings=self.task.protocol.stop_strings,
             )
         )
@@ -268,7 +269,8 @@ class _Run:
     def _observe(self, live: _Live) -> None:
         state = live.state
         turn = state.rollout.turns[-1]
-        turn.seconds_tool = max((call.seconds for call in turn.tool_calls), default=0.0)
+        if turn.tool_calls:
+            turn.seconds_tool = max(call.seconds for call in turn.tool_calls)
         seen = state.observe()
         if self.on_turn is not None:
             self.on_turn(state.rollout)
