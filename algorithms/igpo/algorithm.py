@@ -25,6 +25,7 @@ from ray.tune.registry import register_env
 from algorithms.igpo.batches import sample_batch
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.jobs import heldout_jobs
+from algorithms.igpo.learners import on_learners
 from algorithms.igpo.limits import check_gap, check_tools
 from algorithms.igpo.metrics import evaluation_metrics, learner_metrics, sampling_seconds, training_metrics
 from algorithms.igpo.record import GroupCredit, IterationRecord, TurnCredit, TurnTokens
@@ -174,8 +175,7 @@ class IGPO(Algorithm):
             index = learner._learner_index or 0
             return index, learner.score_beliefs(ray.get(shares[index]), policy)
 
-        for result in self.learner_group.foreach_learner(score):  # ty: ignore[invalid-argument-type]
-            index, scores = result.get()
+        for index, scores in on_learners(self.learner_group, score):
             for episode, scores_TK in zip(episodes[index::count], scores, strict=True):
                 enter_scores(episode.custom_data["rollout"], scores_TK, self.config.belief_scoring.policy)
         return time.perf_counter() - started
@@ -192,9 +192,7 @@ class IGPO(Algorithm):
         self._weights_version += 1
         credit: dict[tuple[str, int], TurnCredit] = {}
         groups: list[GroupCredit] = []
-        take = lambda learner: learner.take_credit()  # noqa: E731
-        for result in self.learner_group.foreach_learner(take):  # ty: ignore[invalid-argument-type]
-            learner_credit, learner_groups = result.get()
+        for learner_credit, learner_groups in on_learners(self.learner_group, lambda learner: learner.take_credit()):
             credit |= learner_credit
             groups += learner_groups
         return credit, groups
@@ -265,9 +263,7 @@ class IGPO(Algorithm):
     def save_to_path(self, path=None, **kwargs) -> str:
         """As RLlib's, with a plain Hugging Face folder per module in `hf/`."""
         if self.config.shard_learner:
-            stage: Any = lambda learner: learner.stage_state()  # noqa: E731
-            for result in self.learner_group.foreach_learner(stage):
-                result.get()
+            on_learners(self.learner_group, lambda learner: learner.stage_state())
         path = super().save_to_path(path, **kwargs)
         self.export_hf(Path(path) / HF_FOLDER)
         return path
@@ -288,7 +284,6 @@ class IGPO(Algorithm):
                 elif learner.config.shard_learner:
                     module.save_pretrained(None)
 
-        for result in self.learner_group.foreach_learner(export):  # ty: ignore[invalid-argument-type]
-            result.get()
+        on_learners(self.learner_group, export)
         for module_id in self.config.policies:
             self.task.protocol.tokenizer.save_pretrained(f"{target}/{module_id}")

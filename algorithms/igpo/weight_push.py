@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.rllib.core import COMPONENT_RL_MODULE
 
+from algorithms.igpo.learners import on_learners
 from envs.runner.engine import EngineSettings
 
 if TYPE_CHECKING:
@@ -59,12 +60,9 @@ class WeightPush:
 
     def give_device_to_learner(self) -> None:
         """`engine.placement: colocated`: until the next push the engines sleep."""
-        runners, learners = self._algorithm.env_runner_group, self._algorithm.learner_group
         sleep: Any = lambda runner: runner.sleep()  # noqa: E731
-        runners.foreach_env_runner(sleep)
-        enter: Any = lambda learner: learner.enter_device()  # noqa: E731
-        for result in learners.foreach_learner(enter):
-            result.get()
+        self._algorithm.env_runner_group.foreach_env_runner(sleep)
+        on_learners(self._algorithm.learner_group, lambda learner: learner.enter_device())
 
     def _share(self, version: int, runner_ids: list[int] | None) -> tuple[int, list[int]]:
         leaves_device = self._algorithm.config.is_colocated
@@ -77,7 +75,7 @@ class WeightPush:
                 return None
             return ray.put(state), sum(array.nbytes for module in state.values() for array in module.values())
 
-        ((reference, num_bytes),) = filter(None, self._on_learners(share))
+        ((reference, num_bytes),) = filter(None, self._on_senders(share))
         runners = self._algorithm.env_runner_group
         if runners.local_env_runner is not None:
             local: Any = runners.local_env_runner
@@ -99,7 +97,7 @@ class WeightPush:
 
             return sender_of(learner).send(group, version)
 
-        sent = self._on_learners(send, MAX_TRANSFER_SECONDS)
+        sent = self._on_senders(send, MAX_TRANSFER_SECONDS)
         if len(sent) < (self._algorithm.config.num_learners if self._algorithm.config.shard_learner else 1):
             raise RuntimeError(
                 f"the weights were not with all engines after {MAX_TRANSFER_SECONDS:.0f} s: an env runner died in the middle, or "
@@ -114,12 +112,10 @@ class WeightPush:
         size = EngineSettings(**config.engine).tensor_parallel_size
         return TransferGroup(uuid.uuid4().hex, runners, tuple(policies), size)
 
-    def _on_learners(self, function, timeout_seconds: float | None = None) -> list:
+    def _on_senders(self, function, timeout_seconds: float | None = None) -> list:
         """What `function` returned on all learners, where they share one model; else on the first."""
-        asked = None if self._algorithm.config.shard_learner else [0]
-        learners: Any = self._algorithm.learner_group
-        results = learners.foreach_learner(function, remote_actor_ids=asked, timeout_seconds=timeout_seconds)
-        return [result.get() for result in results]
+        ids = None if self._algorithm.config.shard_learner else [0]
+        return on_learners(self._algorithm.learner_group, function, ids=ids, timeout_seconds=timeout_seconds)
 
 
 def _membership(runner) -> tuple[ActorHandle, set[str | None]]:
