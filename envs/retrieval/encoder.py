@@ -85,16 +85,16 @@ def _load(encoder: str, device: str) -> SentenceTransformer:
         raise InputError(
             f"retriever.dense.encoder: {encoder} does not exist: give a sentence-transformers folder or a hub name (OWNER/NAME)"
         )
-    name = str(folder) if is_folder else encoder
+    options: dict[str, Any] = {"device": device, "trust_remote_code": False}
     try:
-        return SentenceTransformer(name, device=device, trust_remote_code=False, local_files_only=True)
+        return SentenceTransformer(str(folder) if is_folder else encoder, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
-        if is_folder or not isinstance(error, OSError):
+        if is_folder:
             raise _unusable(encoder, error) from error
     logger.warning("retriever.dense.encoder %s is no folder here: asking the Hugging Face hub", encoder)
     _ask_hub(encoder)
     try:
-        return SentenceTransformer(name, device=device, trust_remote_code=False)
+        return SentenceTransformer(encoder, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise _unusable(encoder, error) from error
 
