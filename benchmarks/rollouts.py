@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import Any
 
 from envs.runner.engine import EngineSettings, Generate, Generated
@@ -13,8 +14,7 @@ from envs.runner.vllm_engine import VLLMEngine
 from envs.search.config import SearchEnvSettings
 from envs.search.protocol import Action
 from envs.search.task import SearchTask
-from envs.search.tool import Toolbox
-from envs.search.trajectory import ActionKind, ToolCall
+from envs.search.trajectory import ActionKind
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"protocol": "tiny", "max_turns": 6, "max_turn_tokens": 16, "max_observation_tokens": 64, "max_context_tokens": 512},
@@ -82,23 +82,18 @@ def make_jobs(args: argparse.Namespace, task: SearchTask, *, score_beliefs: bool
     ]
 
 
-class SlowTools:
-    """Every call takes `seconds` longer, as if the tools' server were far away."""
-
-    def __init__(self, tools: Toolbox, seconds: float):
-        self._tools = tools
-        self._seconds = seconds
-
-    def answers_at_once(self, call: ToolCall) -> bool:
-        return False
-
-    def __call__(self, call: ToolCall) -> ToolCall:
-        time.sleep(self._seconds)
-        return self._tools(call)
-
-
 def slow_tools(task: SearchTask, seconds: float) -> None:
-    task.__dict__["tools"] = SlowTools(task.tools, seconds)
+    """Every call takes `seconds` longer, as if the tools' server were far away."""
+    for tool in task.tools._tools.values():
+        tool.function, tool.at_once = _slowed(tool.function, seconds), lambda: False
+
+
+def _slowed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    def slow(**arguments: Any) -> Any:
+        time.sleep(seconds)
+        return function(**arguments)
+
+    return slow
 
 
 def full_turns(task: SearchTask) -> None:

@@ -39,7 +39,6 @@ def measure(engine, task: SearchTask, args: argparse.Namespace) -> tuple[float, 
         started = time.process_time()
         episodes, _ = loop.run(jobs)
         seconds.append(time.process_time() - started)
-    loop.close()
     return min(seconds), [episode.custom_data["rollout"] for episode in episodes]
 
 

@@ -69,7 +69,6 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         """Another run's task around the engines that run already."""
         self.config = config
         if self.loop is not None:
-            self.loop.close()
             task = SearchTask(config.env_settings())
             for engine in self.loop.engines.values():
                 engine.weights_version = NO_WEIGHTS
@@ -179,7 +178,3 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
 
     def get_metrics(self):
         return self.metrics.reduce()
-
-    def stop(self) -> None:
-        if self.loop is not None:
-            self.loop.close()

@@ -1,6 +1,6 @@
 """Advances many rollouts at once: no rollout waits for another one's turn, tool or score.
 
-One loop steps the engine. A rollout whose turn ended goes to its tools in a thread pool and comes back while others decode (tools
+One loop steps the engine. A rollout whose turn ended goes to its tools, in threads, and comes back while others decode (tools
 that answer at once are called on the spot); belief scoring is a request like any other, so it overlaps with both.
 """
 
@@ -12,7 +12,7 @@ import time
 from array import array
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,10 +25,8 @@ from envs.search.episode import SearchEpisode, Seen
 from envs.search.protocol import ScoringSuffix
 from envs.search.roles import RolePolicies
 from envs.search.task import SearchTask
+from envs.search.tool import RunningCall
 from envs.search.trajectory import Question, Rollout
-
-TOOL_THREADS = 1024
-"""Most tool calls under way at once: they wait for a server more than they compute, and every rollout may have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +96,6 @@ class RolloutLoop:
         self.engines = engines
         self.scores_on_engine = scores_on_engine
         self.policy_of = RolePolicies({role.name: role.policy for role in task.settings.roles})
-        self._pool = ThreadPoolExecutor(TOOL_THREADS, thread_name_prefix="tool")
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def run(
         self, jobs: list[RolloutJob], on_turn: Callable[[Rollout], None] | None = None
@@ -131,8 +125,11 @@ class _Run:
         self.loop, self.task, self.engines = loop, loop.task, loop.engines
         self.on_turn = on_turn
         self.seconds = LoopSeconds()
-        self.tools_done: queue.SimpleQueue[tuple[_Live, Future]] = queue.SimpleQueue()
+        self.tools_done: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self.open_calls: dict[Future, tuple[_Live, RunningCall]] = {}
+        """Tool calls under way, the oldest first."""
         self.open_tools: dict[_Live, int] = {}
+        """How many of them each rollout waits for."""
         self.generating: dict[str, _Live] = {}
         self.waiting_scores: dict[str, list[tuple[_Live, int, int, float]]] = {}
         self.score_ids: dict[tuple, str] = {}
@@ -247,20 +244,29 @@ class _Run:
             return
         self.open_tools[live] = len(calls)
         for call in calls:
-            future = self.loop._pool.submit(self.task.tools, call)
-            future.add_done_callback(lambda future, live=live: self.tools_done.put((live, future)))
+            running = self.task.tools.start(call)
+            self.open_calls[running.future] = live, running
+            running.future.add_done_callback(self.tools_done.put)
 
     def _collect_tools(self, *, block: bool) -> None:
-        while self.open_tools:
+        """Takes what tools have returned; `block` waits for the first, at most until the oldest call has taken too long."""
+        while self.open_calls:
             started = time.perf_counter()
+            oldest, (_, running) = next(iter(self.open_calls.items()))
+            left = running.started + self.task.tools.timeout - started
             try:
-                live, future = self.tools_done.get(block=block)
+                future = self.tools_done.get(block, max(0.0, left))
             except queue.Empty:
-                return
+                if left > 0 and not block:
+                    return
+                future = oldest
             if block:
                 self.seconds.tools += time.perf_counter() - started
                 block = False
-            future.result()
+            if future not in self.open_calls:
+                continue  # it had taken too long
+            live, running = self.open_calls.pop(future)
+            self.task.tools.finish(running)
             self.open_tools[live] -= 1
             if not self.open_tools[live]:
                 del self.open_tools[live]

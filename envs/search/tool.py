@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import inspect
 import json
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from envs.data.errors import InputError
+from envs.search.daemon_threads import DaemonThreads
 from envs.search.trajectory import ToolCall
 
 
@@ -94,6 +94,22 @@ class Tool:
         return ToolResult(result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str))
 
 
+@dataclass(eq=False, slots=True)
+class RunningCall:
+    """A call that a thread carries out."""
+
+    call: ToolCall
+    tool: Tool
+    started: float
+    """By `time.perf_counter`."""
+    future: Future[ToolResult] = field(default_factory=Future)
+    seconds: float | None = None
+    """How long it took, once it is over."""
+
+
+_THREADS = DaemonThreads("tool")
+
+
 class Toolbox:
     """The tools of a task. Calls may come from many threads at once.
 
@@ -107,7 +123,7 @@ class Toolbox:
         self._tools = {tool.name: tool for tool in tools}
         if len(self._tools) != len(tools):
             raise InputError(f"tools must have different names, got {', '.join(tool.name for tool in tools)}")
-        self._timeout = timeout
+        self.timeout = timeout
 
     @property
     def schemas(self) -> list[dict[str, Any]]:
@@ -121,37 +137,59 @@ class Toolbox:
 
     def __call__(self, call: ToolCall) -> ToolCall:
         """Carries out `call` and fills in its result or its error. A bug in a tool of this package is raised."""
-        started = time.perf_counter()
-        try:
-            result = self._within_time(call)
-        except ToolError as error:
-            call.error = str(error)
-        except ToolFailure as error:
-            call.error, call.failed = str(error), True
+        if self.answers_at_once(call):
+            started = time.perf_counter()
+            _enter(call, lambda: self._named(call)(call.arguments))
+            call.seconds = time.perf_counter() - started
         else:
-            call.result_text, call.credits = result.text, result.credits
-            call.document_ids, call.document_scores = list(result.document_ids), list(result.document_scores)
-        call.seconds = time.perf_counter() - started
+            running = self.start(call)
+            wait([running.future], self.timeout)
+            self.finish(running)
         return call
 
-    def _within_time(self, call: ToolCall) -> ToolResult:
+    def start(self, call: ToolCall) -> RunningCall:
+        """Lets a thread carry out `call`. When its future is done, or `timeout` seconds have passed: `finish`."""
+        running = RunningCall(call, self._named(call), time.perf_counter())
+        _THREADS.submit(_carry_out, running)
+        return running
+
+    def finish(self, running: RunningCall) -> None:
+        """Fills in the call's result or its error; a call that is not over yet failed, and is abandoned."""
+
+        def result() -> ToolResult:
+            if not running.future.done():
+                raise ToolFailure(f"{running.tool.name} took longer than {self.timeout:g} s")
+            return running.future.result()
+
+        _enter(running.call, result)
+        running.call.seconds = time.perf_counter() - running.started if running.seconds is None else running.seconds
+
+    def _named(self, call: ToolCall) -> Tool:
         tool = self._tools.get(call.tool)
         if tool is None:
             raise ToolError(f"unknown tool {call.tool!r}, known: {', '.join(self._tools)}")
-        if tool.at_once():
-            return tool(call.arguments)
-        future: Future[ToolResult] = Future()
-        threading.Thread(target=_carry_out, args=(tool, call.arguments, future), name=f"tool-{tool.name}", daemon=True).start()
-        try:
-            return future.result(self._timeout)
-        except TimeoutError as error:
-            if future.done():
-                raise
-            raise ToolFailure(f"{tool.name} took longer than {self._timeout:g} s") from error
+        return tool
 
 
-def _carry_out(tool: Tool, arguments: dict[str, Any], future: Future[ToolResult]) -> None:
+def _enter(call: ToolCall, result_of: Callable[[], ToolResult]) -> None:
     try:
-        future.set_result(tool(arguments))
+        result = result_of()
+    except ToolError as error:
+        call.error = str(error)
+    except ToolFailure as error:
+        call.error, call.failed = str(error), True
+    else:
+        call.result_text, call.credits = result.text, result.credits
+        call.document_ids, call.document_scores = list(result.document_ids), list(result.document_scores)
+
+
+def _carry_out(running: RunningCall) -> None:
+    future = running.future
+    try:
+        result = running.tool(running.call.arguments)
     except BaseException as error:
+        running.seconds = time.perf_counter() - running.started
         future.set_exception(error)
+    else:
+        running.seconds = time.perf_counter() - running.started
+        future.set_result(result)

@@ -31,10 +31,7 @@ def test_a_row_is_what_a_rollout_of_the_same_decisions_would_be(task):
     for row, one in zip(rows, demonstrations, strict=True):
         words = [f"<search> {query} <end>" for query in one.searches] + [f"<answer> {one.question.golds[0]} <end>"]
         loop = RolloutLoop(task, {"default_policy": ScriptedEngine(task, lambda context, turn, words=words: words[turn])})
-        try:
-            episodes, _ = loop.run([RolloutJob(one.question, "r", "g", (0, 0, 0, 0))])
-        finally:
-            loop.close()
+        episodes, _ = loop.run([RolloutJob(one.question, "r", "g", (0, 0, 0, 0))])
         assert episodes[0].custom_data["rollout"].metrics["em_squad"] == 1.0
         expected = [(tokens.context_ids_C, tokens.decision_ids_L) for _, tokens in sorted(turn_tokens(episodes).items())]
         assert np.concatenate(row.ids).tolist() == [i for pair in expected for part in pair for i in part]

@@ -34,10 +34,7 @@ def make_algorithm(task, evaluation_questions=None):
         algorithm.jobs = [job for group in groups for job in group]
         script = lambda context, turn: "<answer> red <end>" if turn else "<search> mother <end>"  # noqa: E731
         loop = RolloutLoop(task, {"default_policy": ScriptedEngine(task, script)})
-        try:
-            return [loop.run(group)[0] for group in groups], []
-        finally:
-            loop.close()
+        return [loop.run(group)[0] for group in groups], []
 
     algorithm.sampler = SimpleNamespace(sample=sample)
     return algorithm

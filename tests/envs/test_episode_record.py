@@ -83,7 +83,6 @@ def test_an_episode_built_at_the_end_is_the_one_built_step_by_step(tmp_path, scr
     job = RolloutJob(task.train_questions[0], "r", "g", (0, 1, 0, 0), score_beliefs=False)
     loop = RolloutLoop(task, {"default_policy": ScriptedEngine(task, script)})
     [episode], _ = loop.run([job])
-    loop.close()
     expected = stepped(task, ScriptedEngine(task, script), job)
     assert plain(episode.get_state()) == plain(expected.get_state())
     assert episode.id_ == expected.id_ == "r"

@@ -1,3 +1,4 @@
+import itertools
 import pickle
 import threading
 import time
@@ -30,10 +31,7 @@ def search_then_answer(context, turn):
 def run(task, script, jobs, **settings):
     engine = ScriptedEngine(task, script)
     loop = RolloutLoop(task, {"default_policy": engine}, **settings)
-    try:
-        return engine, loop.run(jobs)
-    finally:
-        loop.close()
+    return engine, loop.run(jobs)
 
 
 def test_episodes_carry_the_sampled_ids_as_they_are(task):
@@ -126,6 +124,31 @@ def test_slow_tools_of_many_rollouts_overlap(task):
     assert seconds.tools > 0 and all(e.custom_data["rollout"].termination is Termination.ANSWERED for e in episodes)
 
 
+def test_a_search_that_hangs_fails_alone(task):
+    release, answered = threading.Event(), threading.Event()
+    searches = itertools.count()
+
+    class HangsOnce:
+        identity = {}
+
+        def search(self, queries, top_k):
+            if next(searches) == 0:
+                release.wait(60)
+                answered.set()
+            return [[Hit("d", "t", "mother", 1.0)]]
+
+    task.__dict__["retriever"] = HangsOnce()
+    task.tools.timeout = 0.3
+    _, (episodes, _) = run(task, search_then_answer, jobs_of(task, 3))
+    calls = [call for e in episodes for turn in e.custom_data["rollout"].turns for call in turn.tool_calls]
+    [hung] = [call for call in calls if call.error is not None]
+    release.set()
+    assert answered.wait(60)  # what it returns after all changes nothing
+    assert (hung.error, hung.failed, hung.result_text) == ("search took longer than 0.3 s", True, "")
+    assert hung.seconds >= 0.3
+    assert len(calls) == 6 and all(e.custom_data["rollout"].termination is Termination.ANSWERED for e in episodes)
+
+
 def test_tools_that_answer_at_once_need_no_threads(task):
     before = set(threading.enumerate())
     _, (episodes, seconds) = run(task, search_then_answer, jobs_of(task, 3))
@@ -163,7 +186,6 @@ def test_on_turn_sees_each_turn_as_it_ends(task):
     engine = ScriptedEngine(task, search_then_answer)
     loop = RolloutLoop(task, {"default_policy": engine})
     loop.run(jobs_of(task, 1), on_turn=lambda rollout: seen.append(rollout.turns[-1].action))
-    loop.close()
     assert seen == ["tool", "tool", "answer"]
 
 

@@ -97,7 +97,7 @@ class TinyProtocol:
         # The same documents are seen again and again.
         self._plain = lru_cache(maxsize=8192)(self._tokenise)
         self._num_tags = lru_cache(maxsize=8192)(lambda text: len(_CONTROL_PATTERN.findall(text)))
-        self._words: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        self._words = [str(word) for word in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
         if set(self._plain("<end> <answer>")) != {self._unk_id}:
             raise ValueError("protocol `tiny`: the tokenizer reads control tokens out of the plain text '<end> <answer>'")
 
