@@ -48,6 +48,13 @@ def test_a_server_of_another_format(refused, tmp_path, policy, files):
         assert "does not speak Search-R1's format" in refused("train", "file", experiment(tmp_path, policy, files, http(address)))
 
 
+def test_a_server_of_another_corpus(refused, tmp_path, policy, files):
+    found = {"result": [[{"document": {"id": "d1", "contents": '"kalo"\ncolor blue'}, "score": 1.0}]]}
+    with answering(lambda body, headers: (200, found)) as address:
+        said = refused("train", "file", experiment(tmp_path, policy, files, http(address)))
+    assert "searches other documents than env_config.corpus" in said and "which has no 'kalo' of id 'd1'" in said
+
+
 def test_a_slow_server(refused, tmp_path, policy, files):
     from fastapi import FastAPI
 
