@@ -23,7 +23,7 @@ def test_the_learner_is_told_each_turn_once():
     algorithm = SimpleNamespace(
         metrics=metrics,
         config=SimpleNamespace(num_learners=0),
-        learner_group=SimpleNamespace(update=update, foreach_learner=lambda function: []),
+        learner_group=SimpleNamespace(update=update, foreach_learner=lambda function, **options: []),
         _weights_version=0,
     )
     for seed in range(3):
