@@ -82,15 +82,15 @@ def make_jobs(args: argparse.Namespace, task: SearchTask, *, score_beliefs: bool
     ]
 
 
-def slow_tools(task: SearchTask, seconds: float) -> None:
-    """Every call takes `seconds` longer, as if the tools' server were far away."""
+def slow_tools(task: SearchTask, latency: Callable[[], float]) -> None:
+    """Every call takes `latency()` seconds longer, as if the tools' server were far away."""
     for tool in task.tools._tools.values():
-        tool.function, tool.at_once = _slowed(tool.function, seconds), lambda: False
+        tool.function, tool.at_once = _slowed(tool.function, latency), lambda: False
 
 
-def _slowed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+def _slowed(function: Callable[..., Any], latency: Callable[[], float]) -> Callable[..., Any]:
     def slow(**arguments: Any) -> Any:
-        time.sleep(seconds)
+        time.sleep(latency())
         return function(**arguments)
 
     return slow

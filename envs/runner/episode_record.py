@@ -24,10 +24,10 @@ NOTHING = np.zeros(0, dtype=np.int32)
 
 @dataclass(slots=True)
 class _AgentRecord:
-    observations: list[np.ndarray] = field(default_factory=list)
+    observations: list[list[int]] = field(default_factory=list)
     seen_at: list[int] = field(default_factory=list)
     """The environment's step of each observation."""
-    actions: list[np.ndarray] = field(default_factory=list)
+    actions: list[list[int]] = field(default_factory=list)
     logps: list[np.ndarray] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
 
@@ -43,12 +43,12 @@ class EpisodeRecord:
         record = self._agents.get(agent)
         if record is None:
             record = self._agents[agent] = _AgentRecord()
-        record.observations.append(np.asarray(ids, dtype=np.int32))
+        record.observations.append(ids)
         record.seen_at.append(self._steps)
 
     def write(self, agent: str, decision: Generated, weights_version: int) -> None:
         record = self._agents[agent]
-        record.actions.append(np.asarray(decision.ids, dtype=np.int32))
+        record.actions.append(decision.ids)
         record.logps.append(decision.logprobs_L)
         record.versions.append(weights_version)
         self._steps += 1
@@ -64,8 +64,8 @@ class EpisodeRecord:
             if agent == rollout.turns[-1].agent:
                 rewards[-1] = rollout.outcome
             episode.agent_episodes[agent] = SingleAgentEpisode(
-                observations=[*record.observations, NOTHING],
-                actions=record.actions,
+                observations=[*_arrays(record.observations), NOTHING],
+                actions=_arrays(record.actions),
                 rewards=rewards,
                 extra_model_outputs={"action_logp": record.logps, "weights_version": record.versions},
                 terminated=episode.is_terminated,
@@ -81,3 +81,7 @@ class EpisodeRecord:
             episode.env_t_to_agent_t[agent] = InfiniteLookbackBuffer(agent_steps)
         episode.custom_data["rollout"] = rollout
         return episode
+
+
+def _arrays(parts: list[list[int]]) -> list[np.ndarray]:
+    return [np.asarray(ids, dtype=np.int32) for ids in parts]

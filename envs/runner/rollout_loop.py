@@ -7,6 +7,7 @@ that answer at once are called on the spot); belief scoring is a request like an
 from __future__ import annotations
 
 import hashlib
+import math
 import queue
 import time
 from array import array
@@ -217,7 +218,7 @@ class _Run:
                     self._take_decision(self.generating.pop(result.request_id), result)
 
     def _take_score(self, scored: Scored) -> None:
-        if not np.isfinite(scored.score):
+        if not math.isfinite(scored.score):
             raise RuntimeError(f"the score {scored.request_id} is {scored.score}: the policy's weights are broken")
         key = self.key_of_score.pop(scored.request_id)
         del self.score_ids[key]
@@ -237,13 +238,12 @@ class _Run:
         turn.seconds_generate = time.perf_counter() - live.turn_started
         turn.weights_version = self.engines[turn.policy].weights_version
         live.record.write(turn.agent, decision, turn.weights_version)
-        if all(self.task.tools.answers_at_once(call) for call in calls):
-            for call in calls:
-                self.task.tools(call)
+        waiting = [call for call in calls if not self.task.tools.call_at_once(call)]
+        if not waiting:
             self._observe(live)
             return
-        self.open_tools[live] = len(calls)
-        for call in calls:
+        self.open_tools[live] = len(waiting)
+        for call in waiting:
             running = self.task.tools.start(call)
             self.open_calls[running.future] = live, running
             running.future.add_done_callback(self.tools_done.put)

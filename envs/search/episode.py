@@ -44,6 +44,7 @@ class SearchEpisode:
         rollout: the trace so far.
         history: ids that belief is scored on: the answering role's prompt, then all turns and observations in time order, as
             first tokenised (SPEC §2).
+        max_decision_tokens: how many tokens the next decision may take.
         done: whether the rollout has ended; then `rollout.termination` and `rollout.outcome` are set.
     """
 
@@ -60,6 +61,7 @@ class SearchEpisode:
         self.rollout = Rollout(rollout_id, group_id, question, split=split, scored_golds_K=self.templates.golds_K)
         self.history: list[int] = task.prompt(task.answering_role, question)
         self.agent = task.settings.roles[0].name
+        self.max_decision_tokens = 0
         self.done = False
         # Room for the longest scoring suffix and the glue of one observation is reserved, so every completed turn is scored.
         self._limit = self._settings.max_context_tokens - self.templates.longest - task.glue
@@ -71,17 +73,13 @@ class SearchEpisode:
             InputError: the prompt leaves no room for a decision.
         """
         seen = Seen(self.agent, self._open_context(self.agent))
+        self.max_decision_tokens = self._room_for_decision()
         if self.max_decision_tokens < 1:
             raise InputError(
                 f"question {self.rollout.question.id}: its prompt of {len(seen.ids)} tokens and scoring suffix of "
                 f"{self.templates.longest} leave no room in max_context_tokens={self._settings.max_context_tokens}: raise it"
             )
         return seen
-
-    @property
-    def max_decision_tokens(self) -> int:
-        """How many tokens the next decision may take."""
-        return min(self._settings.max_turn_tokens, self._room(self.agent))
 
     def decide(self, ids: list[int], *, completed: bool) -> list[ToolCall]:
         """Takes the speaker's decision; `completed` is False where it was cut before its stop token.
@@ -121,6 +119,7 @@ class SearchEpisode:
         termination = self._termination()
         if termination is None:
             seen = self._next_observation(turn)
+            self.max_decision_tokens = self._room_for_decision()
             if self.max_decision_tokens >= 1:
                 return seen
             termination = Termination.TOKEN_LIMIT
@@ -197,6 +196,9 @@ class SearchEpisode:
         ids = self._task.prompt(self._roles[agent], self.rollout.question)
         self._contexts[agent] = _Context(length=len(ids), last_decision=[])
         return ids
+
+    def _room_for_decision(self) -> int:
+        return min(self._settings.max_turn_tokens, self._room(self.agent))
 
     def _room(self, agent: str) -> int:
         return self._limit - max(len(self.history), self._contexts[agent].length)

@@ -130,26 +130,30 @@ class Toolbox:
         """What a protocol shows to the policy, in the order of the settings."""
         return [tool.schema for tool in self._tools.values()]
 
-    def answers_at_once(self, call: ToolCall) -> bool:
-        """Whether `call` is over sooner than another thread could begin with it: nothing is won by waiting elsewhere."""
-        tool = self._tools.get(call.tool)
-        return tool is None or tool.at_once()
-
     def __call__(self, call: ToolCall) -> ToolCall:
         """Carries out `call` and fills in its result or its error. A bug in a tool of this package is raised."""
-        if self.answers_at_once(call):
-            started = time.perf_counter()
-            _enter(call, lambda: self._named(call)(call.arguments))
-            call.seconds = time.perf_counter() - started
-        else:
+        if not self.call_at_once(call):
             running = self.start(call)
             wait([running.future], self.timeout)
             self.finish(running)
         return call
 
+    def call_at_once(self, call: ToolCall) -> bool:
+        """Carries out a `call` that is over sooner than a thread could begin with it. Returns False for any other."""
+        tool = self._tools.get(call.tool)
+        if tool is None:
+            call.error = f"unknown tool {call.tool!r}, known: {', '.join(self._tools)}"
+            return True
+        if not tool.at_once():
+            return False
+        started = time.perf_counter()
+        _enter(call, tool, call.arguments)
+        call.seconds = time.perf_counter() - started
+        return True
+
     def start(self, call: ToolCall) -> RunningCall:
-        """Lets a thread carry out `call`. When its future is done, or `timeout` seconds have passed: `finish`."""
-        running = RunningCall(call, self._named(call), time.perf_counter())
+        """Lets a thread carry out `call` of a known tool. When its future is done, or `timeout` seconds have passed: `finish`."""
+        running = RunningCall(call, self._tools[call.tool], time.perf_counter())
         _THREADS.submit(_carry_out, running)
         return running
 
@@ -164,16 +168,11 @@ class Toolbox:
         _enter(running.call, result)
         running.call.seconds = time.perf_counter() - running.started if running.seconds is None else running.seconds
 
-    def _named(self, call: ToolCall) -> Tool:
-        tool = self._tools.get(call.tool)
-        if tool is None:
-            raise ToolError(f"unknown tool {call.tool!r}, known: {', '.join(self._tools)}")
-        return tool
 
-
-def _enter(call: ToolCall, result_of: Callable[[], ToolResult]) -> None:
+def _enter(call: ToolCall, function: Callable[..., ToolResult], *arguments: Any) -> None:
+    """Into `call` goes what `function` returns, or its error."""
     try:
-        result = result_of()
+        result = function(*arguments)
     except ToolError as error:
         call.error = str(error)
     except ToolFailure as error:

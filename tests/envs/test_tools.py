@@ -108,9 +108,9 @@ def test_a_small_index_is_searched_on_the_spot_and_once_for_equal_queries():
     retriever = Counting(CORPUS)
     box = Toolbox([search_tool(lambda: retriever, 1)])
     calls = [ToolCall("search", {"query": query}) for query in ("three", " three ", "alone", "three")]
-    assert all(box.answers_at_once(each) for each in calls)
     for each in calls:
-        box(each).document_ids.append("mine")  # no call sees what was done to another's result
+        assert box.call_at_once(each)
+        each.document_ids.append("mine")  # no call sees what was done to another's result
     assert [each.document_ids for each in calls] == [["d0", "mine"], ["d0", "mine"], ["d1", "mine"], ["d0", "mine"]]
     assert [each.result_text for each in calls] == ["mira: one two three four"] * 2 + ["alone", "mira: one two three four"]
     assert retriever.threads == [threading.current_thread()] * 2
@@ -120,12 +120,12 @@ def test_a_large_index_or_another_retriever_is_searched_in_a_thread_each_time():
     retriever = Counting(CORPUS, documents=AT_ONCE_DOCUMENTS + 1)
     box = Toolbox([search_tool(lambda: retriever, 1)])
     calls = [ToolCall("search", {"query": "three"}) for _ in range(2)]
-    assert not any(box.answers_at_once(each) for each in calls)
+    assert not any(box.call_at_once(each) for each in calls) and retriever.threads == []
     assert [box(each).document_ids for each in calls] == [["d0"], ["d0"]]
     assert len(retriever.threads) == 2 and threading.current_thread() not in retriever.threads
     other = Toolbox([search_tool(lambda: RETRIEVER, 1), Tool(evaluate, "evaluate")])
-    assert not other.answers_at_once(calls[0]) and not other.answers_at_once(ToolCall("evaluate", {}))
-    assert other.answers_at_once(ToolCall("unknown", {}))
+    assert not other.call_at_once(calls[0]) and not other.call_at_once(ToolCall("evaluate", {}))
+    assert other.call_at_once(ToolCall("unknown", {}))
 
 
 def test_what_was_searched_for():
