@@ -32,8 +32,8 @@ from algorithms.igpo.work import Work, plan_work
 from envs.runner.belief import BeliefQuery
 from envs.runner.peak_memory import peak_memory_gib, reset_peak_memory
 
-REFERENCES = "references"
-"""Key of the learner's state."""
+REFERENCES, TIMESTEPS = "references", "timesteps"
+"""Keys of the learner's state, beside RLlib's."""
 
 
 class IGPOTorchLearner(DistributedLearner):
@@ -52,6 +52,7 @@ class IGPOTorchLearner(DistributedLearner):
     """
 
     def build(self) -> None:
+        self._timesteps: dict[str, Any] = {}
         super().build()
         self._turn_gaps: dict[tuple[str, int], np.ndarray] = {}
         self._works: dict[str, Work] = {}
@@ -100,19 +101,25 @@ class IGPOTorchLearner(DistributedLearner):
             return TreeScorer(model, module.compute_dtype, self.config.tokens_per_micro_batch).score(queries)
 
     def get_state(self, components=None, *, not_components=None, gather: bool = False, **kwargs) -> dict[str, Any]:
-        """And the references where they are refreshed: else they are loaded again."""
+        """RLlib's, the steps sampled so far, and the references where they are refreshed: else they are loaded again."""
         state = super().get_state(components, not_components=not_components, gather=gather, **kwargs)
+        state[TIMESTEPS] = self._timesteps
         if self.config.reference_refresh_interval and self._check_component(REFERENCES, components, not_components):
             state[REFERENCES] = self._references.get_state()
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """RLlib's, but which policies are trained is said by the configuration, not by the checkpoint."""
+        """RLlib's, but the learning rate and which policies are trained are the configuration's, not the checkpoint's."""
         super().set_state({name: value for name, value in state.items() if name != "should_module_be_updated"})
+        if TIMESTEPS in state:
+            self.after_gradient_based_update(timesteps=state[TIMESTEPS])
         if REFERENCES in state:
             self._references.set_state(state[REFERENCES])
 
-    # One batch ------------------------------------------------------------------------------------------
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """RLlib's: sets the learning rate of the next update."""
+        super().after_gradient_based_update(timesteps=timesteps)
+        self._timesteps = timesteps
 
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs):
         started = time.perf_counter()
@@ -253,8 +260,6 @@ class IGPOTorchLearner(DistributedLearner):
             self.metrics.log_value((work.module_id, name), value, reduce="mean", window=1)
         return torch.tensor(metrics["loss"])
 
-    # Room on the device ---------------------------------------------------------------------------------
-
     def _set_optimizer_state(self, state: dict[str, Any]) -> None:
         super()._set_optimizer_state(state)
         if self.config.offload_optimizer:
@@ -278,8 +283,6 @@ class IGPOTorchLearner(DistributedLearner):
         self._references.to(device)
         if not self.config.offload_optimizer:
             move_moments(self._named_optimizers.values(), device)
-
-    # Helpers --------------------------------------------------------------------------------------------
 
     def _hugging_face(self, module_id: str) -> HFCausalLM:
         """The module without its DDP wrapper."""

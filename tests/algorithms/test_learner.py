@@ -554,6 +554,17 @@ def test_a_restored_learner_goes_on_exactly(llama, tmp_path):
         np.testing.assert_array_equal(array, expected[name])
 
 
+@pytest.mark.parametrize("lr", [1e-5, [[0, 3e-5], [200, 0.0]]])
+def test_a_restored_learner_has_the_rate_of_its_own_configuration(llama, tmp_path, lr):
+    saved, restored, never_saved = make_learner(llama, lr=1e-3), make_learner(llama, lr=lr), make_learner(llama, lr=lr)
+    for learner in (saved, never_saved):
+        update(learner, make_batch())
+    saved.save_to_path(str(tmp_path))
+    restored.restore_from_path(str(tmp_path))
+    expected = metrics_of(update(never_saved, make_batch()))["lr"]
+    assert metrics_of(update(restored, make_batch()))["lr"] == pytest.approx(expected) != pytest.approx(1e-3)
+
+
 def test_learning_raises_the_probability_of_what_was_better(llama):
     learner = make_learner(llama, lr=3e-3, credit=get_preset("grpo").credit)
     episodes = make_batch(groups=2, size=4)
