@@ -1,7 +1,6 @@
 """`engine.weight_transfer: nccl`: vLLM's own classes carry the weights from learners to engines; without a GPU, over gloo."""
 
 import os
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,7 +92,8 @@ def ray():
     here = Path(__file__).resolve().parent
     paths = [here, here.parent / "envs", here.parents[1]]
     path = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
-    variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    settings = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # before `use_gloo` imports vLLM
+    variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", **settings}
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": variables})
     yield ray
     ray.shutdown()
@@ -190,12 +190,12 @@ def test_vllm_samples_with_the_weights_that_were_sent_to_it(ray, tmp_path):
         .training(
             model_path=untied_policy(tmp_path / "policy"),
             lr=1e-3,
-            prompts_per_iteration=4,
+            prompts_per_iteration=2,
             group_size=2,
             engine={"weight_transfer": "nccl", "kv_cache_gib": 0.25, "max_num_seqs": 16},
             log_tokens=True,
         )
-        .env_runners(num_env_runners=2, env_runner_cls=GlooEnvRunner)
+        .env_runners(num_env_runners=1, env_runner_cls=GlooEnvRunner)
         .learners(num_learners=1, learner_class=GlooLearner)
     )
     algorithm = config.build_algo()
@@ -219,23 +219,21 @@ def test_vllm_samples_with_the_weights_that_were_sent_to_it(ray, tmp_path):
 
     def held():
         report = lambda runner: (runner.weights_version, runner.loop.engines["default_policy"].transfer_group)  # noqa: E731
-        return algorithm.env_runner_group.foreach_env_runner(report)
+        (version_and_group,) = algorithm.env_runner_group.foreach_env_runner(report)
+        return version_and_group
 
     try:
         iterate()
         iterate()
-        versions, groups = zip(*held(), strict=True)
-        assert versions == (2, 2) and len(set(groups)) == 1 and None not in groups
+        version, group = held()
+        assert version == 2 and group is not None
 
-        # One dies: it comes back through shared memory, and into a new group with the next push.
+        # The runner dies: it comes back through shared memory, and into a new group with the next push.
         ray.kill(algorithm.env_runner_group._worker_manager.actors()[1], no_restart=False)
-        deadline = time.monotonic() + 300
         iterate()
-        while len(held()) < 2:
-            assert time.monotonic() < deadline, "the runner did not come back"
-            iterate()
+        version, new_group = held()
+        assert version == 3 and new_group not in (None, group)
         iterate()
-        versions, again = zip(*held(), strict=True)
-        assert set(versions) == {algorithm.weights_version} and len(set(again)) == 1 and set(again) != set(groups)
+        assert held() == (4, new_group)
     finally:
         algorithm.stop()
