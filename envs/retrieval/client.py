@@ -75,10 +75,11 @@ class JSONClient:
         """The server's response, of any status but those of `RETRIED_STATUS`."""
         import tenacity
 
+        backoff = tenacity.wait_random_exponential(multiplier=0.2, max=LONGEST_WAIT)
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_TryAgain),
             stop=tenacity.stop_after_delay(self._retry_for),
-            wait=tenacity.wait_random_exponential(multiplier=0.2, max=LONGEST_WAIT),
+            wait=lambda state: min(backoff(state), max(0.0, self._retry_for - (state.seconds_since_start or 0.0))),
             before_sleep=self._note_first,
         )
         try:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -107,6 +108,16 @@ def test_a_dead_server_is_an_error_after_the_time_for_retries():
     with pytest.raises(RetrieverError, match=r"^the server 127.0.0.1:\d+ can't be reached \(.*Connection refused\)$"):
         client(f"http://127.0.0.1:{free_port()}", retry_for=0.5).search(["red"], 1)
     assert 0.4 < time.perf_counter() - started < 5
+
+
+def test_no_wait_goes_beyond_the_time_for_retries(monkeypatch):
+    waits = []
+    monkeypatch.setattr("random.uniform", lambda low, high: high)  # 0.2 s, 0.4 s, 0.8 s ...
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr("tenacity.RetryCallState.seconds_since_start", property(lambda state: sum(waits)))
+    with pytest.raises(RetrieverError, match="can't be reached"):
+        client(f"http://127.0.0.1:{free_port()}", retry_for=1.0).search(["red"], 1)
+    assert waits == pytest.approx([0.2, 0.4, 0.4])
 
 
 def test_a_server_that_comes_back_is_waited_for():
