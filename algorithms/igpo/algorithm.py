@@ -27,7 +27,7 @@ from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.jobs import heldout_jobs
 from algorithms.igpo.learners import on_learners
 from algorithms.igpo.limits import check_gap, check_tools
-from algorithms.igpo.metrics import evaluation_metrics, learner_metrics, sampling_seconds, training_metrics
+from algorithms.igpo.metrics import evaluation_metrics, learner_metrics, training_metrics
 from algorithms.igpo.record import GroupCredit, IterationRecord, TurnCredit, TurnTokens
 from algorithms.igpo.rows import turn_tokens
 from algorithms.igpo.sampling import GroupSampler, SampledBatch, in_background
@@ -130,7 +130,7 @@ class IGPO(Algorithm):
         push_started = time.perf_counter()
         pushed_bytes = self.push_weights()
         seconds_credit = metrics.pop("seconds_credit")
-        seconds = sampling_seconds(batch.runner_metrics) | {
+        seconds = batch.seconds_by_phase | {
             "sample": batch.seconds,
             "credit": seconds_credit,
             "learn": seconds_learn - seconds_credit,

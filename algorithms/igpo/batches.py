@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from algorithms.igpo.jobs import training_jobs
+from algorithms.igpo.metrics import sampling_seconds
 from algorithms.igpo.sampling import SampledBatch
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def sample_batch(algorithm: IGPO, iteration: int) -> SampledBatch:
     kept: list = []
     spare: list = []
     metrics: list = []
+    phases: defaultdict[str, float] = defaultdict(float)
     tokens = rollouts = 0
     drawn: Counter[int] = Counter()
     wanted = config.prompts_per_iteration
@@ -33,6 +35,8 @@ def sample_batch(algorithm: IGPO, iteration: int) -> SampledBatch:
         )
         groups, new_metrics = algorithm.sampler.sample(jobs)
         metrics += new_metrics
+        for name, seconds in sampling_seconds(new_metrics).items():
+            phases[name] += seconds
         tokens += sum(turn.num_decision_tokens for group in groups for e in group for turn in e.custom_data["rollout"].turns)
         rollouts += sum(len(group) for group in groups)
         for group in groups:
@@ -43,4 +47,4 @@ def sample_batch(algorithm: IGPO, iteration: int) -> SampledBatch:
     # When the rounds are spent, collapsed groups fill the batch: they carry no gradient, but keep its size.
     chosen = kept + spare[: wanted - len(kept)]
     episodes = [episode for group in chosen for episode in group]
-    return SampledBatch(episodes, tokens, rollouts, metrics, weights_version, time.perf_counter() - started)
+    return SampledBatch(episodes, tokens, rollouts, metrics, weights_version, time.perf_counter() - started, dict(phases))

@@ -103,7 +103,7 @@ def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, flo
 
 
 def sampling_seconds(runner_metrics: list) -> dict[str, float]:
-    """Seconds of each sampling phase: of the slowest runner."""
+    """Seconds of each phase of one round of sampling: of the slowest runner."""
     return {
         name: max(float(metrics[f"seconds_{name}"].peek()) for metrics in runner_metrics)
         for name in ("generate", "score", "tools", "host")

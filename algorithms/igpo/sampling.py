@@ -44,6 +44,8 @@ class SampledBatch:
     weights_version: int
     """What the engines held."""
     seconds: float
+    seconds_by_phase: dict[str, float]
+    """Of the slowest runner; over the rounds in which groups were replaced, the sum."""
 
 
 def in_background(function: Callable, *args) -> Future:

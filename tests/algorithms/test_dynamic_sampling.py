@@ -19,13 +19,17 @@ def group(name, *outcomes, tokens=10):
     ]
 
 
-def sample(rounds, *, dynamic=True, max_resample=3):
+def runner_metrics(seconds):
+    return {f"seconds_{name}": SimpleNamespace(peek=lambda: seconds) for name in ("generate", "score", "tools", "host")}
+
+
+def sample_batch_of(rounds, *, dynamic=True, max_resample=3):
     """What `sample_batch` makes of the groups that each round of sampling brings; also how many prompts each round asked for."""
     asked, rounds = [], iter(rounds)
 
     def one_round(jobs):
         asked.append(len(jobs))
-        return next(rounds), []
+        return next(rounds), [runner_metrics(2.0), runner_metrics(3.0)]
 
     algorithm = SimpleNamespace(
         config=SimpleNamespace(
@@ -36,7 +40,11 @@ def sample(rounds, *, dynamic=True, max_resample=3):
         sampler=SimpleNamespace(sample=one_round),
         weights_version=0,
     )
-    batch = sample_batch(algorithm, 1)
+    return sample_batch(algorithm, 1), asked
+
+
+def sample(rounds, **settings):
+    batch, asked = sample_batch_of(rounds, **settings)
     return [episode.custom_data["rollout"].id for episode in batch.episodes], batch.num_tokens, asked
 
 
@@ -63,3 +71,10 @@ def test_collapsed_groups_fill_the_batch_when_the_rounds_are_spent(max_resample)
 def test_other_presets_take_what_comes():
     names, tokens, asked = sample([[group("a", 0.0, 0.0), group("b", 0.0, 1.0), group("c", 0.0, 0.0)]], dynamic=False)
     assert names == ["a0", "a1", "b0", "b1", "c0", "c1"] and asked == [3] and tokens == 60
+
+
+@pytest.mark.parametrize("max_resample", [0, 2])
+def test_seconds_are_the_slowest_runner_s_in_each_round_added_up(max_resample):
+    rounds = [[group("a", 1.0, 0.0), group("b", 0.0, 0.0), group("c", 1.0, 0.0)], *[[group(name, 0.0, 0.0)] for name in "xy"]]
+    batch, _ = sample_batch_of(rounds, max_resample=max_resample)
+    assert batch.seconds_by_phase == dict.fromkeys(("generate", "score", "tools", "host"), 3.0 * (1 + max_resample))

@@ -55,7 +55,7 @@ def test_a_training_step_that_stops_leaves_the_rollouts_that_it_stopped_over():
     algorithm = SimpleNamespace(
         config=SimpleNamespace(max_tool_error_share=0.2, max_weight_lag=0),
         iteration=6, weights_version=6, records=[], metrics=SimpleNamespace(aggregate=lambda values, key: None),
-        _ahead=SampledBatch(episodes, 10, 1, [], 6, 1.0),
+        _ahead=SampledBatch(episodes, 10, 1, [], 6, 1.0, {}),
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="1 of 2 tool calls failed in this iteration"):
         IGPO.training_step(algorithm)
