@@ -90,7 +90,7 @@ def search_tool(retriever: Callable[[], Retriever], top_k: int, *, show_ids: boo
         queries: Annotated[tuple[str, ...], Field(description="several things to look for at once", max_length=MAX_QUERIES)] = (),
     ) -> ToolResult:
         """Search the documents. Give `query`, or `queries`."""
-        wanted = tuple(text.strip() for text in (query, *queries) if text.strip())
+        wanted = tuple(filter(None, map(str.strip, (query, *queries))))
         if not wanted:
             raise ToolError("search needs a query: a text that is not empty")
         return remembered(wanted) if is_quick() else answer(wanted)
@@ -100,9 +100,9 @@ def search_tool(retriever: Callable[[], Retriever], top_k: int, *, show_ids: boo
 
 def searched_text(arguments: dict[str, Any]) -> str | None:
     """What a call of `search` looks for, for the log: several queries stand one a line. None where it names nothing."""
-    queries = arguments.get("queries")
-    texts = [arguments.get("query"), *(queries if isinstance(queries, list) else [])]
-    return "\n".join(text for text in texts if isinstance(text, str) and text) or None
+    query, queries = arguments.get("query"), arguments.get("queries")
+    texts = [query, *queries] if isinstance(queries, list) else [query]
+    return "\n".join([text for text in texts if isinstance(text, str) and text]) or None
 
 
 def open_tool(corpus: Corpus, page_characters: int) -> Tool:
