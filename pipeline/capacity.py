@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 GIB = 2**30
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)

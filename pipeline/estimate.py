@@ -12,14 +12,13 @@ from envs.data.errors import InputError
 from envs.runner.engine import EngineSettings
 from envs.runner.models import resolve_model
 from envs.search.config import SearchEnvSettings
-from pipeline.capacity import GIB, GPUS, Device, Estimate, Model, Workload, estimate, this_cpu
+from pipeline.capacity import DTYPE_BYTES, GIB, GPUS, Device, Estimate, Model, Workload, estimate, this_cpu
 from pipeline.experiment import Experiment
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
 CPU = "cpu"
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 QWEN_SHAPES = {
     "Qwen/Qwen2.5-3B-Instruct": (2048, 11008, 36, 16, 2, 151936, True),
     "Qwen/Qwen2.5-7B-Instruct": (3584, 18944, 28, 28, 4, 152064, False),

@@ -64,7 +64,7 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
     plans = [plan_run(experiment, resume=options.resume, alone=len(experiments) == 1) for experiment in experiments]
     unfinished = [plan for plan in plans if plan.run is None or plan.run.diary["status"] != FINISHED]
     for plan in unfinished:
-        check_plan(plan, console)
+        check_plan(plan, console, joins_cluster=options.ray_address is not None)
     if unfinished:
         with console.status("starting Ray ..."):
             start_ray(options)

@@ -66,13 +66,17 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
     return Plan(experiment, config, resolved, run)
 
 
-def check_plan(plan: Plan, console: Console) -> None:
-    """The doctor's cheap checks: what is broken refuses the run, what is unpromising is said."""
+def check_plan(plan: Plan, console: Console, *, joins_cluster: bool) -> None:
+    """The doctor's cheap checks: what is broken refuses the run, what is unpromising is said.
+
+    Too little memory on this machine does not refuse a run that joins a cluster, whose other machines may have it.
+    """
     subject = Subject(plan.experiment, plan.config)
     for finding in cheap_checks(subject):
-        if finding.status == "fail":
+        elsewhere = joins_cluster and finding.name == "memory"
+        if finding.status == "fail" and not elsewhere:
             raise InputError(f"{plan.experiment.source}: {finding.message}")
-        if finding.status == "warn":
+        if finding.status != "ok":
             console.print(Text.assemble(("warning: ", "yellow"), f"{finding.name}: {finding.message}"), soft_wrap=True)
     assert subject.task is not None
     plan.identity = subject.task.identity

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def hardware() -> dict[str, object]:
     """Processor, usable cores, memory in GiB, GPUs by name."""
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": _cores(),
         "memory_gib": round(memory_bytes() / 2**30, 1),
         "gpus": _lines("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"),
         "system": platform.platform(),
@@ -64,6 +63,11 @@ def git_commit() -> str | None:
     return commit[0] + ("+changes" if _lines("git", "-C", folder, "status", "--porcelain", "--untracked-files=no") else "")
 
 
+def _cores() -> int | None:
+    """Those that this process may use, where the system tells (macOS does not)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -74,8 +78,9 @@ def _processor() -> str:
 
 
 def _lines(*command: str) -> list[str]:
-    """Output lines of a command; none where it is missing or fails."""
-    if shutil.which(command[0]) is None:
+    """Output lines of a command; none where it is missing, fails or takes too long (nvidia-smi may, on many GPUs)."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
         return []
-    result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     return result.stdout.splitlines() if result.returncode == 0 else []
