@@ -15,7 +15,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
 from envs.data.errors import InputError
 from envs.search.daemon_threads import DaemonThreads
@@ -53,22 +53,31 @@ class Tool:
             late.
 
     Raises:
-        InputError: a parameter without a type, or `*args` or `**kwargs`.
+        InputError: a parameter without a type, of a type that JSON can't carry, or with a name that no argument can have
+            (`*args`, `**kwargs`, `_x`).
     """
 
     def __init__(self, function: Callable[..., Any], name: str, at_once: Callable[[], bool] = lambda: False):
         self.name = name
         self.at_once = at_once
         self.function = function
+        try:
+            parameters = inspect.signature(function, eval_str=True).parameters.values()
+        except NameError as error:
+            raise InputError(f"tool {self.name!r}: a type of its parameters is not known where it is called: {error}") from error
         fields: dict[str, Any] = {}
-        for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        for parameter in parameters:
             is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-            if parameter.annotation is parameter.empty or not is_named:
+            if parameter.annotation is parameter.empty or not is_named or parameter.name.startswith("_"):
                 raise InputError(
                     f"tool {self.name!r}: its parameter {parameter.name!r} needs a name and a type, as in `text: str`"
                 )
             fields[parameter.name] = (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
-        self._arguments: type[BaseModel] = create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
+        try:
+            self._arguments: type[BaseModel] = create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
+            self._arguments.model_json_schema()
+        except PydanticUserError as error:
+            raise InputError(f"tool {self.name!r}: JSON can't carry a parameter's type: {str(error).splitlines()[0]}") from error
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -88,10 +97,14 @@ class Tool:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ToolError(f"{self.name}: bad argument `{where}`: {first['msg']}") from error
-        result = self.function(**vars(checked))
-        if isinstance(result, ToolResult):
-            return result
-        return ToolResult(result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str))
+        return as_result(self.function(**vars(checked)))
+
+
+def as_result(value: Any) -> ToolResult:
+    """What a tool's function returned, as a result. Raises what `json.dumps` does for a value that is no JSON (keys, circles)."""
+    if isinstance(value, ToolResult):
+        return value
+    return ToolResult(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
 @dataclass(eq=False, slots=True)

@@ -18,7 +18,7 @@ from envs.retrieval.base import Found, Hit, Retriever, RetrieverError
 from envs.retrieval.bm25 import BM25Retriever
 from envs.search.calculator import evaluate
 from envs.search.config import SearchEnvSettings
-from envs.search.tool import Tool, Toolbox, ToolError, ToolFailure, ToolResult
+from envs.search.tool import Tool, Toolbox, ToolError, ToolFailure, ToolResult, as_result
 from envs.user_code import import_function
 
 logger = logging.getLogger(__name__)
@@ -134,15 +134,18 @@ def calculator(expression: Annotated[str, Field(description="such as (1884 + 3) 
 
 
 def user_tool(function: FunctionType) -> Tool:
-    """A user's function as a tool: whatever it raises is a failure that the policy sees, with its traceback in the log."""
+    """A user's function as a tool: whatever it raises is a failure that the policy sees, with its traceback in the log.
+
+    So is a result that can't be shown, and an attempt to end the process.
+    """
 
     @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def guarded(*args: Any, **kwargs: Any) -> ToolResult:
         try:
-            return function(*args, **kwargs)
+            return as_result(function(*args, **kwargs))
         except ToolError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             logger.warning("the tool %s failed", function.__name__, exc_info=True)
             raise ToolFailure(f"{function.__name__} failed: {type(error).__name__}: {error}") from error
 

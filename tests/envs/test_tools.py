@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
@@ -171,10 +172,33 @@ def test_parameters_need_types():
         Tool(untyped, "untyped")
     with pytest.raises(InputError, match="'more' needs a name and a type"):
         Tool(lambda *more: 1, "rest")
+    with pytest.raises(InputError, match="'_x' needs a name and a type"):
+        Tool(hidden, "hidden")
+
+
+def test_parameters_have_types_that_json_carries():
+    with pytest.raises(InputError, match="tool 'locked': JSON can't carry a parameter's type: .*Event"):
+        user_tool(locked)
+    with pytest.raises(InputError, match="tool 'called': JSON can't carry a parameter's type"):
+        user_tool(called)
+    with pytest.raises(InputError, match="tool 'forward': a type of its parameters is not known .*Nowhere"):
+        user_tool(forward)
 
 
 def untyped(x):
     return x
+
+
+def hidden(_x: str): ...
+
+
+def locked(x: threading.Event): ...
+
+
+def called(x: Callable): ...
+
+
+def forward(x: "Nowhere"): ...  # ty: ignore[unresolved-reference]  # noqa: F821
 
 
 def test_results_of_other_types_are_shown_as_json():
@@ -263,6 +287,19 @@ def test_a_users_tool_may_fail_or_say_why_not(caplog):
     assert (refused.error, refused.failed) == ("lookup: that word is not for you", False)
     assert (broken.error, broken.failed) == ("lookup failed: KeyError: 'x'", True)
     assert "Traceback" in caplog.text
+
+
+def test_a_users_tool_cannot_end_the_run():
+    def table(word: str) -> dict:
+        return {(word, 1): 2}
+
+    def leaves(word: str) -> str:
+        raise SystemExit(3)
+
+    done = call(user_tool(table), word="x")
+    assert done.failed and done.error == "table failed: TypeError: keys must be str, int, float, bool or None, not tuple"
+    done = call(user_tool(leaves), word="x")
+    assert done.failed and done.error == "leaves failed: SystemExit: 3"
 
 
 def test_a_bug_in_a_tool_of_ours_is_raised():

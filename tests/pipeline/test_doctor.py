@@ -79,6 +79,6 @@ def test_facts_about_a_machine_stop_nothing(monkeypatch):
     def hangs(command, **_):
         raise subprocess.TimeoutExpired(command, 10)
 
-    monkeypatch.setattr("subprocess.run", hangs)
+    monkeypatch.setattr(provenance, "subprocess", SimpleNamespace(run=hangs, TimeoutExpired=subprocess.TimeoutExpired))
     facts = provenance.hardware()
     assert facts["cores"] and facts["gpus"] == [] and provenance.git_commit() is None
