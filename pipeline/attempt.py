@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.results import write_results
 from pipeline.checkpoints import Checkpoints
 from pipeline.rollout_log.rows import RunInfo, to_json
@@ -108,5 +109,7 @@ def _hand_over_results(run: RunDirectory, tracker: MlflowTracker) -> None:
         best = checkpoints.best or checkpoints.last
         if best is not None:
             tracker.register_model(best / HF_FOLDER)
+    except AnalysisError as error:
+        logger.warning("there are no results yet: %s", error)
     except Exception:
         logger.warning("the results of %s could not be written", run.path, exc_info=True)

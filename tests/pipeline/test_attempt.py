@@ -78,6 +78,12 @@ def test_a_failed_attempt_writes_no_results(run):
     assert not (run.path / "results").exists() and run.diary["status"] == "failed"
 
 
+def test_an_attempt_that_was_stopped_before_its_first_iteration_ends_without_a_traceback(run, caplog):
+    attempt_of(run, how="interrupted", written=[])
+    assert "there are no results yet: " in caplog.text and "has not finished its first iteration yet" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 def test_results_that_cannot_be_written_are_said_and_leave_the_run_finished(run, monkeypatch, caplog):
     def fail(folder):
         raise OSError("no space left")
