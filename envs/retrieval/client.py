@@ -1,10 +1,14 @@
-"""JSON to and from a retrieval server: one connection pool, bounded concurrency, a time limit, retries with backoff."""
+"""JSON to and from a retrieval server: connections kept open, bounded concurrency, a time limit, retries with backoff."""
 
 from __future__ import annotations
 
 import json
 import logging
 import threading
+from collections import deque
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -34,12 +38,19 @@ class JSONClient:
 
         self._url = settings.url
         self._retry_for = settings.retry_for
+        self._timeout = settings.timeout
         self._free = threading.BoundedSemaphore(settings.max_concurrency)
-        limits = httpx.Limits(max_connections=settings.max_concurrency, max_keepalive_connections=settings.max_concurrency)
-        headers = {"Content-Type": "application/json", **(headers or {})}
         host = urlsplit(settings.url).hostname or ""
         is_here = host in ("localhost", "::1") or host.startswith("127.")  # where a proxy of the environment leads nowhere
-        self._client = httpx.Client(timeout=settings.timeout, limits=limits, headers=headers, trust_env=not is_here)
+        self._new_connection = partial(
+            httpx.Client,
+            timeout=settings.timeout,
+            headers={"Content-Type": "application/json", **(headers or {})},
+            trust_env=not is_here,
+            verify=httpx.create_ssl_context(trust_env=not is_here),
+        )
+        # A client for each connection: one client's pool looks at all pairs of its connections for every request.
+        self._idle: deque[httpx.Client] = deque()
         self.server = urlsplit(settings.url).netloc
 
     def post(self, body: dict[str, Any]) -> Any:
@@ -91,10 +102,10 @@ class JSONClient:
         import httpx
 
         try:
-            with self._free:
-                response = self._client.request(method, url, content=content)
+            with self._free, self._connection() as connection:
+                response = connection.request(method, url, content=content)
         except httpx.TimeoutException as error:
-            raise _TryAgain(f"the server {self.server} took longer than {self._client.timeout.read:g} s") from error
+            raise _TryAgain(f"the server {self.server} took longer than {self._timeout:g} s") from error
         except httpx.TransportError as error:
             raise _TryAgain(f"the server {self.server} can't be reached ({str(error) or type(error).__name__})") from error
         except httpx.DecodingError as error:
@@ -102,6 +113,17 @@ class JSONClient:
         if response.status_code in RETRIED_STATUS:
             raise _TryAgain(self._status(response))
         return response
+
+    @contextmanager
+    def _connection(self) -> Generator[httpx.Client]:
+        try:
+            client = self._idle.pop()
+        except IndexError:
+            client = self._new_connection()
+        try:
+            yield client
+        finally:
+            self._idle.append(client)
 
     def _status(self, response: httpx.Response) -> str:
         return f"the server {self.server} answered {response.status_code} {response.reason_phrase}"
