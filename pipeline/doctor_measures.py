@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from envs.data.errors import InputError
+from envs.retrieval.base import RetrieverError
 from envs.search.trajectory import ActionKind, Question
 from pipeline.doctor import SAMPLE, Finding, Subject
 from pipeline.policy import Policy, start_policy
@@ -47,7 +48,10 @@ def recall(task: SearchTask) -> Finding:
     if not questions:
         return Finding("retrieval", "ok", f"{task.settings.retriever.kind}; gold documents are not known for these questions")
     top_k = task.settings.retriever.top_k
-    hits = task.retriever.search([question.text for question in questions], top_k)
+    try:
+        hits = task.retriever.search([question.text for question in questions], top_k)
+    except RetrieverError as error:
+        return Finding("retrieval", "fail", f"retriever `{task.settings.retriever.kind}` broke off: {error}")
     shares, any_hit = [], 0
     for question, found in zip(questions, hits, strict=True):
         gold = set(question.gold_document_ids)

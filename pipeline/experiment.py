@@ -25,7 +25,7 @@ from envs.runner.engine import EngineSettings
 from envs.search.config import SearchEnvSettings, Settings
 from pipeline import experiment_file
 from pipeline.conf_files import resolve_config_path
-from pipeline.known_keys import check_keys, unknown_key, validated
+from pipeline.known_keys import check_keys, check_types, unknown_key, validated
 from pipeline.rollout_log.folder import absolute
 from pipeline.stop import stop_criteria
 from pipeline.tracking.settings import TrackingSettings
@@ -126,7 +126,7 @@ class Experiment:
                 raise unknown_key("config", key, known, where)
         preset = PRESETS.get(str(self.config.get("preset", config.preset)), PRESETS["igpo"])
         given = {key: value for key, value in self.config.items() if value is not None or getattr(config, key, None) is not None}
-        _check_types(given, {**vars(config), **dataclasses.asdict(preset.credit), **preset.loss}, where)
+        check_types(given, {**vars(config), **dataclasses.asdict(preset.credit), **preset.loss}, where)
         if self.config.get("lora") is not None:
             validated(LoraSettings, self.config["lora"], "config.lora", where)
         config.update_from_dict({**self.config, "env": ENVIRONMENT})
@@ -201,6 +201,18 @@ def load_experiments(path: str | Path, overrides: list[str] | None = None, stop:
     return experiments
 
 
+def load_experiment(path: str | Path, overrides: list[str] | None = None) -> Experiment:
+    """The one run that an experiment file asks for, as `load_experiments`. `InputError` where it asks for several."""
+    experiments = load_experiments(path, overrides)
+    if len(experiments) > 1:
+        shown = "; ".join(f"{one.name} {one.label}".strip() for one in experiments[:3])
+        raise InputError(
+            f"{path} asks for {len(experiments)} runs ({shown}{'; ...' if len(experiments) > 3 else ''}) and this command looks "
+            "at one: choose with --set KEY=VALUE (of several samples: --set num_samples=1), or give a file of one experiment."
+        )
+    return experiments[0]
+
+
 def _experiments(name: str, keys: dict, source: Path, base: IGPOConfig | None) -> list[Experiment]:
     where = f"{source} ({name})"
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
@@ -254,21 +266,6 @@ def _read_python(source: Path) -> tuple[IGPOConfig, dict]:
     if not isinstance(config, IGPOConfig):
         raise InputError(f"{source}: it must set a variable `config` to an IGPOConfig, found {type(config).__name__}.")
     return config, {"run": ALGORITHM, "stop": stop, "config": {"env_config": dict(config.env_config)}}
-
-
-def _check_types(given: dict, defaults: dict, where: str) -> None:
-    """A value of a plainly different kind than the default is a slip of the pen: `lr: fast`, `shuffle: 3`."""
-    for key, value in given.items():
-        default = defaults.get(key)
-        number = isinstance(default, int | float) and not isinstance(default, bool)
-        if isinstance(default, bool) and not isinstance(value, bool):
-            raise InputError(f"{where}: `config.{key}` must be true or false, found {value!r}.")
-        if number and (isinstance(value, bool) or (isinstance(value, str) and value != "auto")):
-            raise InputError(f"{where}: `config.{key}` must be a number, found {value!r}.")
-        if callable(default):
-            raise InputError(f"{where}: `config.{key}` is code: set it in a Python experiment file.")
-        if isinstance(default, dict) and key != "policies" and not isinstance(value, dict):
-            raise InputError(f"{where}: `config.{key}` must hold keys, found {value!r}.")
 
 
 def _plain(config: Any) -> dict[str, Any]:

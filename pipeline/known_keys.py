@@ -48,6 +48,21 @@ def check_keys(given: Iterable[str], known: Iterable[str], path: str, where: str
             raise unknown_key(path, key, known, where)
 
 
+def check_types(given: dict, defaults: dict, where: str) -> None:
+    """A value of a plainly different kind than the default is a slip of the pen: `lr: fast`, `shuffle: 3`."""
+    for key, value in given.items():
+        default = defaults.get(key)
+        number = isinstance(default, int | float) and not isinstance(default, bool)
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise InputError(f"{where}: `config.{key}` must be true or false, found {value!r}.")
+        if number and (isinstance(value, bool) or (isinstance(value, str) and value != "auto")):
+            raise InputError(f"{where}: `config.{key}` must be a number, found {value!r}.")
+        if callable(default):
+            raise InputError(f"{where}: `config.{key}` is code: set it in a Python experiment file.")
+        if isinstance(default, dict) and key != "policies" and not isinstance(value, dict):
+            raise InputError(f"{where}: `config.{key}` must hold keys, found {value!r}.")
+
+
 def validated(model: type[BaseModel], data: Any, path: str, where: str) -> Any:
     """`model(**data)`; what pydantic finds becomes an `InputError` with the YAML path and, for an unknown key, the nearest."""
     if not isinstance(data, dict):

@@ -13,7 +13,7 @@ from envs.data.errors import InputError
 from envs.data.question_filter import QuestionFilter
 from pipeline.checkpoints import EXPERIMENT, NOTE, read_note
 from pipeline.conf_files import resolve_config_path
-from pipeline.experiment import load_experiments
+from pipeline.experiment import load_experiment
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -46,7 +46,7 @@ def open_policy(source: str, config: str | None = None, overrides: list[str] | N
     """
     checkpoint = _as_checkpoint(source)
     path, _ = resolve_config_path(config or (_experiment_of(checkpoint) if checkpoint else None) or DEFAULT_CONFIG)
-    experiment = load_experiments(path, overrides)[0]
+    experiment = load_experiment(path, overrides)
     return start_policy(experiment.algorithm_config(), source, checkpoint)
 
 

@@ -24,12 +24,13 @@ from pipeline.rollout_log.folder import join
 
 SCHEMA_VERSION = 1
 FINISHED = "finished"
+DIARY = "run.json"
 LOG_LOCATION = "rollouts.url"
 """File of a run's directory that says where its rollout log lies, where that is not in the directory."""
 
 
 class RunDirectory:
-    """One run's folder. Make one with `create`, find one with `find_unfinished`, open one by its path."""
+    """One run's folder. Make one with `create`, find those of a name with `find`, open one by its path."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser().absolute()
@@ -66,28 +67,20 @@ class RunDirectory:
             "schema_version": SCHEMA_VERSION, "name": name, "run_id": run_id, "created": _now(), "status": "new",
             "iteration": 0, "attempts": [], **(facts or {}),
         }  # fmt: skip
-        write_atomically(path / "run.json", json.dumps(diary, indent=2))
+        write_atomically(path / DIARY, json.dumps(diary, indent=2))
         return cls(path)
 
     @classmethod
     def find(cls, root: str | Path, name: str) -> list[RunDirectory]:
-        """The runs of `name`, oldest first."""
+        """The runs of `name`, oldest first. A folder whose making was cut short, before its diary, is none."""
         folder = Path(root).expanduser() / name
         # The configuration is written once, when the run is made: run ids of one second would be in random order.
-        return [cls(item.parent) for item in sorted(folder.glob("*/config.yaml"), key=lambda item: item.stat().st_mtime_ns)]
-
-    @classmethod
-    def find_unfinished(cls, root: str | Path, name: str, **facts: Any) -> RunDirectory | None:
-        """The newest run of `name` that did not finish and whose diary has these `facts`, or None."""
-        for run in reversed(cls.find(root, name)):
-            diary = run.diary
-            if diary["status"] != FINISHED and all(diary.get(key) == value for key, value in facts.items()):
-                return run
-        return None
+        made = sorted(folder.glob("*/config.yaml"), key=lambda item: item.stat().st_mtime_ns)
+        return [cls(item.parent) for item in made if (item.parent / DIARY).is_file()]
 
     @property
     def diary_path(self) -> Path:
-        return self.path / "run.json"
+        return self.path / DIARY
 
     @property
     def config_path(self) -> Path:

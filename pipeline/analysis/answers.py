@@ -32,10 +32,10 @@ def answer_text(answer: pa.Table, format: str) -> str:
 
 
 def write_answer(answer: pa.Table, format: str, out: Path) -> None:
-    """`csv` (also what a `table` becomes), `json` or `parquet`. Raises OSError."""
+    """`csv`, `json` or `parquet`. Raises OSError."""
     if format == "parquet":
         import pyarrow.parquet as pq
 
         pq.write_table(answer, out, compression="zstd")
     else:
-        out.write_text(answer_text(answer, "csv" if format == "table" else format), encoding="utf-8")
+        out.write_text(answer_text(answer, format), encoding="utf-8")

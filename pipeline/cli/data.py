@@ -128,10 +128,10 @@ def _show_difficulty(found: Difficulty, documents: int, console: Console) -> Non
 
 def _settings(config: str, overrides: list[str] | None) -> SearchEnvSettings:
     from pipeline.conf_files import resolve_config_path
-    from pipeline.experiment import load_experiments
+    from pipeline.experiment import load_experiment
 
     path, _ = resolve_config_path(config)
-    return load_experiments(path, overrides)[0].env_settings
+    return load_experiment(path, overrides).env_settings
 
 
 def _show(found: Description, settings: SearchEnvSettings, console: Console) -> None:

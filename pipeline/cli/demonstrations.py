@@ -42,13 +42,13 @@ def demonstrations_command(
     from envs.data.questions import load_questions
     from envs.retrieval.build import build_retriever
     from envs.retrieval.settings import RetrieverSettings
-    from pipeline.experiment import load_experiments
+    from pipeline.experiment import load_experiment
 
     if out.exists():
         raise InputError(f"{out} exists: give a file that does not")
     if set_ and not config:
         raise InputError("--set changes a setting of an experiment: name one with --config")
-    retriever = load_experiments(config, set_)[0].env_settings.retriever if config else RetrieverSettings()
+    retriever = load_experiment(config, set_).env_settings.retriever if config else RetrieverSettings()
     console = Console()
     with console.status(f"reading {corpus} ..."):
         excluded = [question for source in exclude or [] for question in load_questions(source)]

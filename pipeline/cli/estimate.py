@@ -31,11 +31,11 @@ def estimate_command(
     """
     from pipeline.cli.output import make_console
     from pipeline.estimate import Expected, show
-    from pipeline.experiment import load_experiments
+    from pipeline.experiment import load_experiment
     from pipeline.quiet import quieten, quieten_ray
 
     quieten(0)
-    experiment = load_experiments(config, set_)[0]
+    experiment = load_experiment(config, set_)
     quieten_ray(0)
     expected = Expected(turns, turn_tokens, observation_tokens, prompt_tokens, answer_tokens)
     show(experiment, device, expected, make_console())

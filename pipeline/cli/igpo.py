@@ -61,10 +61,10 @@ def doctor(
     quieten(verbose)
     from rich.console import Console
 
-    from pipeline.experiment import load_experiments
+    from pipeline.experiment import load_experiment
     from pipeline.quiet import native_stderr_aside, quieten_ray
 
-    experiment = load_experiments(config, set_)[0]
+    experiment = load_experiment(config, set_)
     quieten_ray(verbose)
     from pipeline.doctor import Subject, cheap_checks
     from pipeline.doctor_measures import expensive_checks

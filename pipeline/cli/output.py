@@ -27,7 +27,9 @@ def make_console() -> Console:
 
 
 def write_result(relation: duckdb.DuckDBPyRelation, format: str, out: Path | None, rows: int, console: Console) -> None:
-    """Print a query's answer, or write it to `out`. `rows` bounds what a table shows (0: all).
+    """Print a query's answer, or write it to `out`: as `format`, and a `table` as the file's ending says, else as CSV.
+
+    `rows` bounds what a table shows (0: all).
 
     Raises InputError if the answer cannot be written there.
     """
@@ -38,6 +40,9 @@ def write_result(relation: duckdb.DuckDBPyRelation, format: str, out: Path | Non
         return
     if format == "parquet" and out is None:
         raise InputError("--format parquet needs --out FILE: Parquet is not text.")
+    if format == "table" and out is not None:
+        ending = out.suffix.removeprefix(".").lower()
+        format = ending if ending in ("json", "parquet") else "csv"
     answer = relation.to_arrow_table()
     try:
         if out is None:

@@ -29,7 +29,9 @@ def sql_command(
     named: Annotated[str | None, typer.Option("--named", "-n", help="Ask a shipped question; --list shows them.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the shipped questions and end.")] = False,
     format: Annotated[str, typer.Option(help="table, csv, json or parquet.")] = "table",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the answer to a file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the answer to a file, as its ending or --format says; else CSV.")
+    ] = None,
     rows: Annotated[int, typer.Option(min=0, help="Rows that a table shows; 0: all.")] = 50,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
@@ -42,7 +44,7 @@ def sql_command(
 
     - `igpo sql last "SELECT turn_index, avg(gain) FROM turns GROUP BY ALL ORDER BY ALL"`
     - `igpo sql last --named advantage_collapse`
-    - `igpo sql igpo grpo --named learning_curve --format csv --out curves.csv`
+    - `igpo sql igpo grpo --named learning_curve --out curves.parquet`
     - `igpo sql runs/igpo/RUN_ID --file question.sql`
     - `igpo sql last` (a prompt)
     """

@@ -42,13 +42,13 @@ def warm_start_command(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from pipeline.experiment import load_experiments
+    from pipeline.experiment import load_experiment
     from pipeline.interrupts import Interrupts
     from pipeline.quiet import quieten_ray
     from pipeline.warm_start import check_folder, prepare
 
     check_folder(out)
-    experiment = load_experiments(config, set_)[0]
+    experiment = load_experiment(config, set_)
     quieten_ray(verbose)
     from algorithms.warm_start.fine_tune import FineTuneSettings
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from envs.data.errors import InputError
 from pipeline.conf_files import resolve_config_path
-from pipeline.experiment import load_experiments
+from pipeline.experiment import load_experiment, load_experiments
 from pipeline.experiment_file import parse_yaml
 
 BASE = {
@@ -135,6 +135,16 @@ def test_grid_search_and_samples(tmp_path):
     assert experiments[4].label == "lr=0.2, env_config.world.seed=2"
     assert experiments[6].label == "lr=0.1, env_config.world.seed=1, sample 1"
     assert {e.config["seed"] for e in experiments[:6]} == {5} and {e.config["seed"] for e in experiments[6:]} == {6}
+
+
+def test_a_command_for_one_run_takes_no_grid_in_silence(tmp_path):
+    content = copy.deepcopy(BASE)
+    content["demo"]["config"]["lr"] = {"grid_search": [0.1, 0.2]}
+    content["demo"]["num_samples"] = 2
+    path = write(tmp_path, content)
+    with pytest.raises(InputError, match=r"asks for 4 runs \(demo lr=0.1; demo lr=0.2; demo lr=0.1, sample 1; \.\.\.\)"):
+        load_experiment(path)
+    assert load_experiment(path, ["lr=0.2", "num_samples=1"]).config["lr"] == 0.2
 
 
 @pytest.mark.parametrize(

@@ -48,18 +48,16 @@ def test_the_diary_of_attempts(tmp_path):
     assert run.diary["status"] == "interrupted"
 
 
-def test_the_newest_unfinished_run_is_found(tmp_path):
-    assert RunDirectory.find_unfinished(tmp_path, "demo") is None
-    runs = [make(tmp_path, label="a"), make(tmp_path, label="b"), make(tmp_path, label="a")]
-    by_age = RunDirectory.find(tmp_path, "demo")
-    assert {run.path for run in by_age} == {run.path for run in runs}
-    newest = RunDirectory.find_unfinished(tmp_path, "demo")
-    assert newest.path == by_age[-1].path
-    newest.begin_attempt(None)
-    newest.end_attempt("finished", 3)
-    assert RunDirectory.find_unfinished(tmp_path, "demo").path == by_age[-2].path
-    assert RunDirectory.find_unfinished(tmp_path, "demo", label="b").path == runs[1].path
-    assert RunDirectory.find_unfinished(tmp_path, "demo", label="c") is None
+def test_runs_are_found_by_age(tmp_path):
+    assert RunDirectory.find(tmp_path, "demo") == []
+    runs = [make(tmp_path), make(tmp_path), make(tmp_path)]
+    assert [run.path for run in RunDirectory.find(tmp_path, "demo")] == [run.path for run in runs]
+
+
+def test_a_run_killed_while_it_was_made_hides_no_other(tmp_path):
+    run, killed = make(tmp_path), make(tmp_path)
+    killed.diary_path.unlink()
+    assert [found.path for found in RunDirectory.find(tmp_path, "demo")] == [run.path]
 
 
 def test_two_processes_cannot_train_in_one_directory(tmp_path):

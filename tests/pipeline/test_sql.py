@@ -436,6 +436,17 @@ def test_formats_for_programs(runs_dir, tmp_path):
     assert pq.read_table(out)["episode_id"].to_pylist() == ["eq1"]
 
 
+def test_the_ending_of_a_file_says_how_it_is_written(runs_dir, tmp_path):
+    query = "SELECT 42 AS answer"
+    for name in ("answer.parquet", "answer.json", "answer.CSV", "answer"):
+        assert invoke(runs_dir, "last", query, "--out", tmp_path / name).exit_code == 0
+    assert pq.read_table(tmp_path / "answer.parquet").to_pylist() == [{"answer": 42}]
+    assert json.loads((tmp_path / "answer.json").read_text()) == [{"answer": 42}]
+    assert (tmp_path / "answer.CSV").read_text() == (tmp_path / "answer").read_text() == "answer\n42\n"
+    assert invoke(runs_dir, "last", query, "--format", "csv", "--out", tmp_path / "answer.json").exit_code == 0
+    assert (tmp_path / "answer.json").read_text() == "answer\n42\n"
+
+
 def test_queries_from_a_file_a_name_or_stdin(runs_dir, tmp_path):
     file = tmp_path / "question.sql"
     file.write_text("SELECT 41 + 1 AS answer")
