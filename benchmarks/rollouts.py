@@ -137,8 +137,8 @@ class Recorder:
 class BarrierLoop(RolloutLoop):
     """The loop as most trainers have it: all turns are written, then all tools are called, then all scores are taken."""
 
-    def run(self, jobs: list[RolloutJob], on_turn=None):
-        return _BarrierRun(self, jobs, on_turn).finish()
+    def run(self, jobs: list[RolloutJob]):
+        return _BarrierRun(self, jobs).finish()
 
 
 class _BarrierRun(_Run):

@@ -12,22 +12,20 @@ import queue
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 
-from envs.runner.belief import QUERY, BeliefQuery, PrefixScorer
+from envs.runner.belief import QUERY, BeliefQuery
 from envs.runner.engine import Generate, Generated, RolloutEngine, ScoreAnswer, Scored
 from envs.runner.episode_record import EpisodeRecord
 from envs.search.episode import SearchEpisode, Seen
-from envs.search.protocol import ScoringSuffix
 from envs.search.roles import RolePolicies
 from envs.search.task import SearchTask
 from envs.search.tool import RunningCall
-from envs.search.trajectory import Question, Rollout
+from envs.search.trajectory import Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,33 +96,22 @@ class RolloutLoop:
         self.scores_on_engine = scores_on_engine
         self.policy_of = RolePolicies({role.name: role.policy for role in task.settings.roles})
 
-    def run(
-        self, jobs: list[RolloutJob], on_turn: Callable[[Rollout], None] | None = None
-    ) -> tuple[list[MultiAgentEpisode], LoopSeconds]:
+    def run(self, jobs: list[RolloutJob]) -> tuple[list[MultiAgentEpisode], LoopSeconds]:
         """Makes every rollout of `jobs`; returns their episodes in the order of `jobs`.
-
-        `on_turn` is called with the rollout after each of its turns, its observation included.
 
         Each episode carries ids as observations and actions, `action_logp` and `weights_version` as extra model outputs, and
         its `Rollout` as `custom_data["rollout"]` (and a `BeliefQuery`, see `scores_on_engine`).
         """
         if len({job.rollout_id for job in jobs}) != len(jobs):
             raise ValueError("rollout ids must be different")
-        return _Run(self, jobs, on_turn).finish()
-
-    def score(self, policy: str, contexts: list[list[int]], suffixes: list[ScoringSuffix]) -> list[float]:
-        """s(a) of SPEC §2 after each context, outside of any rollout."""
-        pairs = zip(contexts, suffixes, strict=True)
-        queries = [BeliefQuery([np.asarray(context)], [suffix]) for context, suffix in pairs]
-        return [float(score_TK[0, 0]) for score_TK in PrefixScorer(self.engines[policy]).score(queries)]
+        return _Run(self, jobs).finish()
 
 
 class _Run:
     """The state of one call of `RolloutLoop.run`."""
 
-    def __init__(self, loop: RolloutLoop, jobs: list[RolloutJob], on_turn: Callable[[Rollout], None] | None):
+    def __init__(self, loop: RolloutLoop, jobs: list[RolloutJob]):
         self.loop, self.task, self.engines = loop, loop.task, loop.engines
-        self.on_turn = on_turn
         self.seconds = LoopSeconds()
         self.tools_done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.open_calls: dict[Future, tuple[_Live, RunningCall]] = {}
@@ -278,8 +265,6 @@ class _Run:
         if turn.tool_calls:
             turn.seconds_tool = max(call.seconds for call in turn.tool_calls)
         seen = state.observe()
-        if self.on_turn is not None:
-            self.on_turn(state.rollout)
         if seen is None:
             live.ended = True
             self._close_if_complete(live)

@@ -6,7 +6,6 @@ is in the observations of a step: the one that speaks next.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -72,14 +71,14 @@ class SearchEnv(MultiAgentEnv):
         """The state machine of one rollout of `question`, not yet started."""
         return SearchEpisode(self.task, question, rollout_id=rollout_id, group_id=group_id, split=split)
 
-    def step(self, action_dict: MultiAgentDict, *, call_tool: Callable[[ToolCall], ToolCall] | None = None):
+    def step(self, action_dict: MultiAgentDict):
         """Takes the speaker's decision, carries out its tool calls and says what the next speaker sees.
 
         A decision that does not end as the protocol's turns do counts as cut off by the token budget.
         """
         calls = self.decide(action_dict)
         for call in calls:
-            (call_tool or self.task.tools)(call)
+            self.task.tools(call)
         return self.observe()
 
     def decide(self, action_dict: MultiAgentDict) -> list[ToolCall]:

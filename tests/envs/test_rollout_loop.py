@@ -181,14 +181,6 @@ def test_two_agents_that_never_finish_their_turn_are_whole_episodes(tmp_path):
     assert [turn.scores_K is not None for turn in rollout.turns] == [True] * 4 + [False]
 
 
-def test_on_turn_sees_each_turn_as_it_ends(task):
-    seen = []
-    engine = ScriptedEngine(task, search_then_answer)
-    loop = RolloutLoop(task, {"default_policy": engine})
-    loop.run(jobs_of(task, 1), on_turn=lambda rollout: seen.append(rollout.turns[-1].action))
-    assert seen == ["tool", "tool", "answer"]
-
-
 def test_episodes_travel_between_processes(task):
     _, (episodes, _) = run(task, search_then_answer, jobs_of(task, 1))
     copy = pickle.loads(pickle.dumps(episodes[0]))
