@@ -138,6 +138,8 @@ class Experiment:
             raise InputError(f"{where}: {error}") from error
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{where}: `config` is not usable: {' '.join(str(error).split())}") from error
+        if "igpo/kl" in self.stop and not config.loss_settings().kl_coeff:
+            raise InputError(f"{where}: `stop` waits for igpo/kl, which nobody measures where `config.kl_coeff` is 0.")
         return config
 
     def resolved(self) -> dict:

@@ -18,7 +18,6 @@ METRIC_NAMES = {
     "truncated_share": "train/truncated",
     "tool_error_share": "train/tool_errors",
     "gain_mean": "gain/mean",
-    "gain_std": "gain/std",
     "collapse_share_outcome": "collapse/outcome",
     "collapse_share": "collapse/final",
     "collapse_share_or_faint": "collapse/final_or_faint",

@@ -211,6 +211,14 @@ def test_settings_that_rllib_would_take_in_silence(tmp_path, override, expected)
     assert expected in str(caught.value) and "demo.yaml" in str(caught.value)
 
 
+def test_a_criterion_that_nothing_would_meet_is_refused(tmp_path):
+    (experiment,) = load(tmp_path, stop={"igpo/kl": 0.5}, overrides=["kl_coeff=0"])
+    with pytest.raises(InputError, match="waits for igpo/kl, which nobody measures where `config.kl_coeff` is 0"):
+        experiment.algorithm_config()
+    (experiment,) = load(tmp_path, stop={"igpo/kl": 0.5})
+    assert experiment.algorithm_config()
+
+
 @pytest.mark.parametrize("override", ["grad_clip=null", "lr=[[0, 1e-3], [9, 1e-4]]", "num_env_runners=0", "max_logp_gap=null"])
 def test_settings_at_their_bounds(tmp_path, override):
     (experiment,) = load(tmp_path, overrides=[override])
