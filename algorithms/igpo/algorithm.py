@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,8 @@ class IGPO(Algorithm):
         self._ahead: SampledBatch | None = None
         """The next iteration's batch, where it was sampled while the learner updated (`max_weight_lag`)."""
         self._weight_push = WeightPush(self)
+        self._learning = Lock()
+        """Held while the weights change: a runner that comes back in the middle of it is given the new ones, whole."""
         self.push_weights()
 
     def start_over(self, config: IGPOConfig) -> bool:
@@ -187,9 +190,11 @@ class IGPO(Algorithm):
             data = TrainingData(episodes=shards[0])
         else:
             data = TrainingData(episodes_refs=[ray.put(shard) for shard in shards])
-        results = self.learner_group.update(training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: sampled}, num_epochs=1)
+        timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: sampled}
+        with self._learning:
+            results = self.learner_group.update(training_data=data, timesteps=timesteps, num_epochs=1)
+            self._weights_version += 1
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        self._weights_version += 1
         credit: dict[tuple[str, int], TurnCredit] = {}
         groups: list[GroupCredit] = []
         for learner_credit, learner_groups in on_learners(self.learner_group, lambda learner: learner.take_credit()):
@@ -211,7 +216,8 @@ class IGPO(Algorithm):
 
         Returns their bytes. Raises RuntimeError where an engine holds another version afterwards.
         """
-        return self._weight_push.push(self._weights_version, runner_ids)
+        with self._learning:
+            return self._weight_push.push(self._weights_version, runner_ids)
 
     def restore_env_runners(self, env_runner_group) -> list[int]:
         """Brings restarted runners back with the learner's current weights."""

@@ -1,10 +1,12 @@
 """Sampling during the update (`max_weight_lag` 1): what is refused, and that it is exact about versions and resuming."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from algorithms.igpo.algorithm import IGPO
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.sampling import in_background
 from envs.data.errors import InputError
@@ -55,6 +57,30 @@ def test_background_runs_beside_and_raises_where_it_is_waited_for():
     assert future.result(10) == 7
     with pytest.raises(KeyError, match="lost"):
         in_background({}.__getitem__, "lost").result(10)
+
+
+def test_a_runner_that_comes_back_during_the_update_gets_the_new_weights_whole(monkeypatch):
+    monkeypatch.setattr("algorithms.igpo.algorithm.shard_groups", lambda episodes, count: [episodes])
+    updating, over = threading.Event(), threading.Event()
+
+    def update(**_):
+        updating.set()
+        assert over.wait(10)
+        return []
+
+    algorithm = IGPO.__new__(IGPO)
+    algorithm.config = SimpleNamespace(num_learners=0)
+    algorithm._learning, algorithm._weights_version = threading.Lock(), 4
+    algorithm.learner_group = SimpleNamespace(update=update, foreach_learner=lambda *_, **__: [])
+    algorithm.metrics = SimpleNamespace(peek=lambda *_: 0, aggregate=lambda *_, **__: None)
+    algorithm._weight_push = SimpleNamespace(push=lambda version, runners: (version, runners))
+    learned = in_background(algorithm._learn, [])
+    assert updating.wait(10)
+    pushed = in_background(algorithm.push_weights, [1])
+    with pytest.raises(TimeoutError):
+        pushed.result(0.2)
+    over.set()
+    assert pushed.result(10) == (5, [1]) and learned.result(10) == ({}, [])
 
 
 def trace(algorithm):
