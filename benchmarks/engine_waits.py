@@ -5,7 +5,8 @@
 `conf/igpo.yaml` as it stands, 256 rollouts at once (32 prompts x 8), belief scored as in training, the prefix cache emptied
 before each batch. Whatever part of a batch is not spent in the engine's own calls it waits, until its last request is answered:
 while rollouts are set up (prompts, answer templates), while all of them wait for their tools, while decisions are parsed and
-observations tokenised. RLlib's episodes are made afterwards, when it has nothing left to do: shown apart.
+observations tokenised. Of that, what the episodes and tools themselves take (to parse, call, tokenise) is shown, too; the rest is
+requests and books. RLlib's episodes are made afterwards, when the engine has nothing left to do: shown apart.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import numpy as np
 from benchmarks.rollouts import arguments, forget, make_jobs, open_engine
 from envs.runner.rollout_loop import RolloutLoop
 from envs.runner.vllm_engine import VLLMEngine
+from envs.search.episode import SearchEpisode
 from envs.search.task import SearchTask
+from envs.search.tool import Toolbox
 from pipeline.experiment import load_experiments
 
 
@@ -33,6 +36,8 @@ class Clocked:
     def begin(self) -> None:
         self.busy = 0.0
         """Seconds in the engine's calls."""
+        self.worked = 0.0
+        """Seconds in which episodes and tools parsed, called and tokenised."""
         self.started = self.ended = time.perf_counter()
         """When the batch began, and when the last call returned."""
 
@@ -53,6 +58,23 @@ class Clocked:
         return result
 
 
+def clock_work(engine: Clocked) -> None:
+    """From here on the methods that parse, call and tokenise add their time to `engine.worked`."""
+    methods = [(SearchEpisode, name) for name in ("__init__", "start", "decide", "observe")]
+    for owner, name in [*methods, (Toolbox, "call_at_once")]:
+        setattr(owner, name, _adding(getattr(owner, name), engine))
+
+
+def _adding(method: Callable, engine: Clocked) -> Callable:
+    def timed(*arguments: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        result = method(*arguments, **named)
+        engine.worked += time.perf_counter() - started
+        return result
+
+    return timed
+
+
 def main() -> None:
     args = arguments(__doc__, prompts=32, repeats=5).parse_args()
     [experiment] = load_experiments("conf/igpo.yaml")
@@ -60,6 +82,7 @@ def main() -> None:
     engine: Any = Clocked(open_engine(args, task))
     loop = RolloutLoop(task, {"default_policy": engine})
     loop.run(make_jobs(args, task, score_beliefs=True))  # the first batch after a start is slower than the rest
+    clock_work(engine)
     shares = []
     for seed in range(args.repeats):
         jobs = make_jobs(args, task, score_beliefs=True, seed=seed)
@@ -68,17 +91,18 @@ def main() -> None:
         episodes, seconds = loop.run(jobs)
         total, after = time.perf_counter() - engine.started, time.perf_counter() - engine.ended
         waits = total - after - engine.busy
-        shares.append((waits / total, after / total))
+        shares.append((waits / total, engine.worked / total, after / total))
         turns = sum(episode.custom_data["rollout"].num_turns for episode in episodes)
         print(
             f"{total:5.2f} s, {turns} turns: the engine waits {1e3 * waits:.0f} ms, {shares[-1][0]:.1%}, "
-            f"{1e3 * seconds.tools:.0f} ms of it for tools; RLlib's episodes {1e3 * after:.0f} ms",
+            f"{1e3 * engine.worked:.0f} ms of it to parse, call and tokenise, {1e3 * seconds.tools:.0f} ms for slow tools; "
+            f"RLlib's episodes {1e3 * after:.0f} ms",
             flush=True,
         )
-    waits, after = np.median(shares, axis=0)
+    waits, worked, after = np.median(shares, axis=0)
     print(
-        f"{len(jobs)} rollouts at once: the engine waits {waits:.1%} of sampling, RLlib's episodes take {after:.1%} after it, "
-        f"medians of {len(shares)}"
+        f"{len(jobs)} rollouts at once: the engine waits {waits:.1%} of sampling, {worked:.1%} to parse, call and tokenise; "
+        f"RLlib's episodes take {after:.1%} after it; medians of {len(shares)}"
     )
 
 
