@@ -106,26 +106,16 @@ def evaluate(
 
     Raises InputError where more tool calls of a batch failed than `max_tool_error_share` allows: scores would say nothing.
     """
+    from algorithms.igpo.jobs import heldout_jobs
     from algorithms.igpo.limits import check_tools
-    from envs.runner.rollout_loop import RolloutJob
 
     per_batch = max(1, 512 // samples)
     groups: list[list[Rollout]] = []
     for start in range(0, len(questions), per_batch):
-        jobs = [
-            RolloutJob(
-                question,
-                rollout_id=f"heldout/{index}/{k}",
-                group_id=f"heldout/{index}",
-                seed_parts=(seed, -1, index, k),
-                split="heldout",
-                temperature=0.0 if samples == 1 else 1.0,
-                score_beliefs=False,
-            )
-            for index, question in enumerate(questions[start : start + per_batch], start)
-            for k in range(samples)
-        ]
-        episodes, _ = policy.loop.run(jobs)
+        temperature = 0.0 if samples == 1 else 1.0
+        batch = questions[start : start + per_batch]
+        per_question = heldout_jobs(batch, samples=samples, temperature=temperature, seed=seed, first=start)
+        episodes, _ = policy.loop.run([job for jobs in per_question for job in jobs])
         rollouts = [episode.custom_data["rollout"] for episode in episodes]
         try:
             check_tools(rollouts, policy.config.max_tool_error_share, "while answering")

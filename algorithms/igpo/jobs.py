@@ -31,14 +31,17 @@ def training_jobs(
     return groups
 
 
-def heldout_jobs(questions: Sequence[Question], *, samples: int, temperature: float, seed: int) -> list[list[RolloutJob]]:
-    """`samples` rollouts of each question, whose belief is not scored."""
+def heldout_jobs(
+    questions: Sequence[Question], *, samples: int, temperature: float, seed: int, first: int = 0
+) -> list[list[RolloutJob]]:
+    """`samples` rollouts of each question, whose belief is not scored. `first` is the place of the first among all questions:
+    of several sources, two may have one id."""
     return [
         [
             RolloutJob(
                 question,
-                rollout_id=f"heldout/{question.id}/{k}",
-                group_id=f"heldout/{question.id}",
+                rollout_id=f"heldout/{index}/{question.id}/{k}",
+                group_id=f"heldout/{index}/{question.id}",
                 seed_parts=(seed, -1, index, k),
                 split="heldout",
                 temperature=temperature,
@@ -46,5 +49,5 @@ def heldout_jobs(questions: Sequence[Question], *, samples: int, temperature: fl
             )
             for k in range(samples)
         ]
-        for index, question in enumerate(questions)
+        for index, question in enumerate(questions, first)
     ]
