@@ -6,7 +6,7 @@
 before each batch. Whatever part of a batch is not spent in the engine's own calls it waits, until its last request is answered:
 while rollouts are set up (prompts, answer templates), while all of them wait for their tools, while decisions are parsed and
 observations tokenised. Of that, what the episodes and tools themselves take (to parse, call, tokenise) is shown, too; the rest is
-requests and books. RLlib's episodes are made afterwards, when the engine has nothing left to do: shown apart.
+requests and books. RLlib's episodes are made afterwards, where they are learned from.
 """
 
 from __future__ import annotations
@@ -88,21 +88,20 @@ def main() -> None:
         jobs = make_jobs(args, task, score_beliefs=True, seed=seed)
         forget(engine)
         engine.begin()
-        episodes, seconds = loop.run(jobs)
-        total, after = time.perf_counter() - engine.started, time.perf_counter() - engine.ended
-        waits = total - after - engine.busy
-        shares.append((waits / total, engine.worked / total, after / total))
-        turns = sum(episode.custom_data["rollout"].num_turns for episode in episodes)
+        records, seconds = loop.run(jobs)
+        total = engine.ended - engine.started
+        waits = total - engine.busy
+        shares.append((waits / total, engine.worked / total))
+        turns = sum(record.rollout.num_turns for record in records)
         print(
             f"{total:5.2f} s, {turns} turns: the engine waits {1e3 * waits:.0f} ms, {shares[-1][0]:.1%}, "
-            f"{1e3 * engine.worked:.0f} ms of it to parse, call and tokenise, {1e3 * seconds.tools:.0f} ms for slow tools; "
-            f"RLlib's episodes {1e3 * after:.0f} ms",
+            f"{1e3 * engine.worked:.0f} ms of it to parse, call and tokenise, {1e3 * seconds.tools:.0f} ms for slow tools",
             flush=True,
         )
-    waits, worked, after = np.median(shares, axis=0)
+    waits, worked = np.median(shares, axis=0)
     print(
         f"{len(jobs)} rollouts at once: the engine waits {waits:.1%} of sampling, {worked:.1%} to parse, call and tokenise; "
-        f"RLlib's episodes take {after:.1%} after it; medians of {len(shares)}"
+        f"medians of {len(shares)}"
     )
 
 

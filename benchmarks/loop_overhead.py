@@ -5,7 +5,7 @@
 
 `conf/igpo.yaml` as it stands, 256 rollouts at once (32 prompts x 8) with an engine that answers at once: two thirds of the turns
 search, for one of a few things that the group asks about. What is left is the loop's own work: prompts, parsing, tools,
-tokenising, RLlib's episodes, requests. Processor time, which other work on the machine hardly touches.
+tokenising, requests. Processor time, which other work on the machine hardly touches.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ def main() -> None:
         engine.seconds, started = 0.0, np.array([time.thread_time(), time.process_time()])
         if args.profile:
             profile.enable()
-        episodes, _ = loop.run(jobs_of(task, seed))
+        records, _ = loop.run(jobs_of(task, seed))
         profile.disable()
         spent = np.array([time.thread_time(), time.process_time()]) - started - engine.seconds
-        turns = sum(episode.custom_data["rollout"].num_turns for episode in episodes)
+        turns = sum(record.rollout.num_turns for record in records)
         microseconds.append(1e6 * spent / turns)
     if args.profile:
         pstats.Stats(profile).sort_stats("cumulative").print_stats(r"envs|rllib", LARGEST)

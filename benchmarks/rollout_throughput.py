@@ -32,7 +32,6 @@ from benchmarks.rollouts import (
     open_engine,
     open_task,
     slow_tools,
-    written_tokens,
 )
 from envs.runner.rollout_loop import RolloutLoop
 from envs.search.trajectory import Rollout
@@ -44,10 +43,11 @@ def run_loop(loop: RolloutLoop, engine, jobs) -> tuple[float, int, list[Rollout]
     """Written tokens per second, their number, and the rollouts."""
     forget(engine)
     started = time.perf_counter()
-    episodes, _ = loop.run(jobs)
+    records, _ = loop.run(jobs)
     seconds = time.perf_counter() - started
-    tokens = written_tokens(episodes)
-    return tokens / seconds, tokens, [episode.custom_data["rollout"] for episode in episodes]
+    rollouts = [record.rollout for record in records]
+    tokens = sum(turn.num_decision_tokens for rollout in rollouts for turn in rollout.turns)
+    return tokens / seconds, tokens, rollouts
 
 
 def replay(engine, recorder: Recorder) -> float:

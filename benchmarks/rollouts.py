@@ -108,10 +108,6 @@ def full_turns(task: SearchTask) -> None:
     protocol.parse = lambda ids: Action(ActionKind.TOOL, tool="search", arguments={"query": query})
 
 
-def written_tokens(episodes: list) -> int:
-    return sum(turn.num_decision_tokens for episode in episodes for turn in episode.custom_data["rollout"].turns)
-
-
 class Recorder:
     """An engine that keeps every turn's request and result."""
 
@@ -156,7 +152,7 @@ class _BarrierRun(_Run):
                 super()._take_decision(live, decision)
             while self.open_tools:
                 self._collect_tools(block=True)
-        return [self._episode(live) for live in self.live], self.seconds
+        return [self._record(live) for live in self.live], self.seconds
 
     def _take_decision(self, live, decision) -> None:
         self._decided.append((live, decision))

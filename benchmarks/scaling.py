@@ -37,9 +37,9 @@ def measure(engine, task: SearchTask, args: argparse.Namespace) -> tuple[float, 
     for _ in range(args.repeats):
         forget(engine)
         started = time.process_time()
-        episodes, _ = loop.run(jobs)
+        records, _ = loop.run(jobs)
         seconds.append(time.process_time() - started)
-    return min(seconds), [episode.custom_data["rollout"] for episode in episodes]
+    return min(seconds), [record.rollout for record in records]
 
 
 def expected_seconds(device, args: argparse.Namespace, task: SearchTask, rollouts: list) -> float:

@@ -15,8 +15,9 @@ import time
 
 import numpy as np
 
-from benchmarks.rollouts import arguments, forget, full_turns, make_jobs, open_engine, open_task, written_tokens
+from benchmarks.rollouts import arguments, forget, full_turns, make_jobs, open_engine, open_task
 from envs.runner.engine import ScoreAnswer
+from envs.runner.episode_record import EpisodeRecord
 from envs.runner.rollout_loop import RolloutLoop
 
 
@@ -25,19 +26,23 @@ def now() -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def seconds_of(loop: RolloutLoop, engine, jobs) -> tuple[np.ndarray, list]:
+def seconds_of(loop: RolloutLoop, engine, jobs) -> tuple[np.ndarray, list[EpisodeRecord]]:
     forget(engine)
     started = now()
-    episodes, _ = loop.run(jobs)
-    return now() - started, episodes
+    records, _ = loop.run(jobs)
+    return now() - started, records
 
 
-def naive_seconds(loop: RolloutLoop, engine, episodes: list) -> np.ndarray:
+def turn_tokens(records: list[EpisodeRecord]) -> list[int]:
+    return [turn.num_decision_tokens for record in records for turn in record.rollout.turns]
+
+
+def naive_seconds(loop: RolloutLoop, engine, records: list[EpisodeRecord]) -> np.ndarray:
     """Every context of every rollout with each alias, nothing shared and nothing cached."""
     contexts, suffixes = [], []
-    for episode in episodes:
-        rollout = episode.custom_data["rollout"]
-        agent = next(iter(episode.agent_episodes.values()))
+    for record in records:
+        rollout = record.rollout
+        agent = next(iter(record.episode(loop.task.policy_of).agent_episodes.values()))
         observations, decisions = agent.get_observations(), agent.get_actions()
         history = observations[0].tolist()
         for turn in range(len(rollout.gain_bearing_turns) + 1):
@@ -64,21 +69,21 @@ def main() -> None:
     engine = open_engine(args, task)
     plain, scored = (make_jobs(args, task, score_beliefs=scores) for scores in (False, True))
     loop = RolloutLoop(task, {"default_policy": engine})
-    _, episodes = seconds_of(loop, engine, scored[:1])  # the first batch after a start is slower than the rest
-    naive_seconds(loop, engine, episodes)
+    _, records = seconds_of(loop, engine, scored[:1])  # the first batch after a start is slower than the rest
+    naive_seconds(loop, engine, records)
     shares, naive_shares = [], []
     for _ in range(args.repeats):
-        without, episodes = seconds_of(loop, engine, plain)
-        with_scores, scored_episodes = seconds_of(loop, engine, scored)
-        naive = naive_seconds(loop, engine, episodes)
+        without, records = seconds_of(loop, engine, plain)
+        with_scores, scored_records = seconds_of(loop, engine, scored)
+        naive = naive_seconds(loop, engine, records)
         shares.append(1 - without / with_scores)
         naive_shares.append(naive / (without + naive))
         print(
             f"without {without[0]:6.2f} s   with scores {with_scores[0]:6.2f} s ({told(shares[-1])})   naive {naive[0]:6.2f} s "
-            f"more ({told(naive_shares[-1])})   {written_tokens(episodes)} and {written_tokens(scored_episodes)} tokens",
+            f"more ({told(naive_shares[-1])})   {sum(turn_tokens(records))} and {sum(turn_tokens(scored_records))} tokens",
             flush=True,
         )
-    turns = [turn.num_decision_tokens for episode in scored_episodes for turn in episode.custom_data["rollout"].turns]
+    turns = turn_tokens(scored_records)
     print(
         f"{args.model}, {len(scored)} rollouts, {len(turns)} turns of {np.mean(turns):.1f} tokens: scores are "
         f"{told(np.median(shares, axis=0))} of sampling, naive scores {told(np.median(naive_shares, axis=0))}"

@@ -41,7 +41,7 @@ def ask(
         for agent, ids in observations.items():
             contexts.setdefault(agent, []).extend(ids.tolist())
         speaker = episode.agent
-        engine = policy.loop.engines[policy.loop.policy_of(speaker)]
+        engine = policy.loop.engines[policy.task.policy_of(speaker)]
         engine.submit(
             Generate(
                 f"ask/{episode.rollout.num_turns}",

@@ -113,7 +113,7 @@ def format_validity(policy: Policy) -> Finding:
         RolloutJob(question, f"doctor/{n}", f"doctor/{n}", (0, -2, n, 0), split="heldout", score_beliefs=False)
         for n, question in enumerate(policy.task.heldout_questions[:SAMPLE])
     ]
-    rollouts = [episode.custom_data["rollout"] for episode in policy.loop.run(jobs)[0]]
+    rollouts = [record.rollout for record in policy.loop.run(jobs)[0]]
     bad = (ActionKind.MALFORMED, ActionKind.CUT_OFF)
     valid = float(np.mean([rollout.turns[0].action not in bad for rollout in rollouts]))
     answered = float(np.mean([rollout.answer is not None for rollout in rollouts]))
@@ -136,7 +136,7 @@ def _first_decisions(policy: Policy, questions: list[Question]) -> list[list[int
         for n, question in enumerate(questions)
     ]
     first = policy.task.settings.roles[0].name
-    return [[int(i) for i in episode.agent_episodes[first].get_actions(0)] for episode in policy.loop.run(jobs)[0]]
+    return [record.decisions(first)[0].tolist() for record in policy.loop.run(jobs)[0]]
 
 
 def _drain(engine) -> list:

@@ -115,8 +115,8 @@ def evaluate(
         temperature = 0.0 if samples == 1 else 1.0
         batch = questions[start : start + per_batch]
         per_question = heldout_jobs(batch, samples=samples, temperature=temperature, seed=seed, first=start)
-        episodes, _ = policy.loop.run([job for jobs in per_question for job in jobs])
-        rollouts = [episode.custom_data["rollout"] for episode in episodes]
+        records, _ = policy.loop.run([job for jobs in per_question for job in jobs])
+        rollouts = [record.rollout for record in records]
         try:
             check_tools(rollouts, policy.config.max_tool_error_share, "while answering")
         except RuntimeError as error:

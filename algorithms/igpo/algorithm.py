@@ -249,7 +249,7 @@ class IGPO(Algorithm):
         started = time.perf_counter()
         jobs = heldout_jobs(questions, samples=samples, temperature=temperature, seed=self.config.seed)
         groups, _ = self.sampler.sample(jobs)
-        rollouts = [episode.custom_data["rollout"] for group in groups for episode in group]
+        rollouts = [record.rollout for group in groups for record in group]
         seconds = {"evaluate": time.perf_counter() - started}
         return IterationRecord(self.iteration, "heldout", self.weights_version, rollouts, seconds=seconds)
 

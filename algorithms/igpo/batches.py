@@ -37,14 +37,14 @@ def sample_batch(algorithm: IGPO, iteration: int) -> SampledBatch:
         metrics += new_metrics
         for name, seconds in sampling_seconds(new_metrics).items():
             phases[name] += seconds
-        tokens += sum(turn.num_decision_tokens for group in groups for e in group for turn in e.custom_data["rollout"].turns)
+        tokens += sum(turn.num_decision_tokens for group in groups for record in group for turn in record.rollout.turns)
         rollouts += sum(len(group) for group in groups)
         for group in groups:
-            outcomes = {episode.custom_data["rollout"].outcome for episode in group}
+            outcomes = {record.rollout.outcome for record in group}
             (kept if len(outcomes) > 1 or not config.dynamic_sampling else spare).append(group)
         if len(kept) == wanted:
             break
     # When the rounds are spent, collapsed groups fill the batch: they carry no gradient, but keep its size.
     chosen = kept + spare[: wanted - len(kept)]
-    episodes = [episode for group in chosen for episode in group]
+    episodes = [record.episode(algorithm.task.policy_of) for group in chosen for record in group]
     return SampledBatch(episodes, tokens, rollouts, metrics, weights_version, time.perf_counter() - started, dict(phases))

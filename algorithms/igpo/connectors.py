@@ -26,7 +26,7 @@ from algorithms.credit import (
 from algorithms.credit.settings import AliasRule
 from algorithms.igpo.loss import Aggregation, LossSettings, aggregation_weight
 from algorithms.igpo.record import GroupCredit, TurnCredit
-from algorithms.igpo.rows import Row, TokenLayout, agent_steps, pad_rows
+from algorithms.igpo.rows import Row, TokenLayout, agent_steps, pad_rows, timesteps
 from algorithms.igpo.shards import BATCH_WIDE, batch_wide_numbers, decision_tokens, rollout_of, split_groups
 from envs.search.trajectory import Rollout, Termination
 
@@ -223,16 +223,14 @@ class BuildTokenBatch(ConnectorV2):
         rollout = rollout_of(episode)
         tokens = decision_tokens(episode)
         for agent, agent_episode in episode.agent_episodes.items():
-            if not len(agent_episode):
-                continue
+            if not any(len(ids) for ids in timesteps(agent_episode.actions)):
+                continue  # it wrote nothing
             module_id = agent_episode.module_id
             if module_id not in self.layouts:
                 raise ValueError(
                     f"rollout {rollout.id}: agent {agent} speaks through module {module_id!r}, but the learner has "
                     f"only {', '.join(self.layouts)}; check policy_mapping_fn"
                 )
-            if module_id not in tokens:
-                continue
             layout = self.layouts[module_id]
             row = Row(
                 weight=aggregation_weight(
@@ -256,7 +254,7 @@ class BuildTokenBatch(ConnectorV2):
                     turn_id=len(layout.turn_keys),
                 )
                 layout.turn_keys.append((rollout.id, rollout.turns[k].index))
-            if len(row.ids[0]) == 0:
+            if len(row.parts[0].ids) == 0:
                 raise ValueError(
                     f"rollout {rollout.id}: agent {agent} has an empty prompt; its first token would have no context"
                 )

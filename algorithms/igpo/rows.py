@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
 from algorithms.igpo.record import TurnTokens
 from envs.search.trajectory import Rollout
@@ -39,34 +41,44 @@ class TokenLayout:
     """S of the whole batch, over all learners."""
 
 
+class Part(NamedTuple):
+    """A context or a decision: ids, and what holds for each of them."""
+
+    ids: np.ndarray
+    decision: bool
+    sampler_logp: np.ndarray | None
+    advantage: float
+    clip_scale: float
+    turn_id: int
+
+
 @dataclass(slots=True)
 class Row:
-    """A row in the making: parts that are joined once, each context or decision at a time."""
+    """A row in the making: contexts and decisions in the order of time."""
 
-    ids: list[np.ndarray] = field(default_factory=list)
-    decision: list[np.ndarray] = field(default_factory=list)
-    sampler_logp: list[np.ndarray] = field(default_factory=list)
-    advantage: list[np.ndarray] = field(default_factory=list)
-    clip_scale: list[np.ndarray] = field(default_factory=list)
-    turn_id: list[np.ndarray] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     weight: float = 0.0
     sequence_id: int = -1
 
     def append(self, ids, *, decision: bool, sampler_logp=None, advantage=0.0, clip_scale=1.0, turn_id=-1) -> None:
-        size = len(ids)
-        self.ids.append(ids)
-        self.decision.append(np.full(size, decision))
-        self.sampler_logp.append(np.zeros(size, np.float32) if sampler_logp is None else sampler_logp)
-        self.advantage.append(np.full(size, advantage, np.float32))
-        self.clip_scale.append(np.full(size, clip_scale, np.float32))
-        self.turn_id.append(np.full(size, turn_id, np.int32))
+        self.parts.append(Part(np.asarray(ids, np.int64), decision, sampler_logp, advantage, clip_scale, turn_id))
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(part.ids) for part in self.parts)
+
+
+def timesteps(buffer: InfiniteLookbackBuffer) -> list:
+    """What an agent's episode holds of one kind (`observations`, `actions`), an item each. RLlib's getters make copies."""
+    items: Any = buffer.data
+    return items[buffer.lookback :]
 
 
 def agent_steps(rollout: Rollout, agent: str, agent_episode, num_turns: int):
     """(new context ids, decision ids, sampler log-probs) of each turn of an agent, lengths checked."""
-    contexts = agent_episode.get_observations()[: len(agent_episode)]  # the last observation is seen by nobody
-    decisions = agent_episode.get_actions()
-    logps = agent_episode.get_extra_model_outputs("action_logp")
+    contexts = timesteps(agent_episode.observations)[: len(agent_episode)]  # the last observation is seen by nobody
+    decisions = timesteps(agent_episode.actions)
+    logps = timesteps(agent_episode.extra_model_outputs["action_logp"])
     if not len(decisions) == len(logps) == num_turns:
         raise ValueError(
             f"rollout {rollout.id}: agent {agent} has {num_turns} turns in the rollout, but {len(decisions)} actions "
@@ -95,29 +107,49 @@ def turn_tokens(episodes: Sequence) -> dict[tuple[str, int], TurnTokens]:
 
 
 def pad_rows(rows: Sequence[Row]) -> Columns:
-    """Columns of `rows`, padded on the right; one row of no weight if there are none."""
+    """Columns of `rows`, padded on the right; one row of no weight if there are none.
+
+    Array names: N rows, P parts of all rows, F tokens of all rows in one line.
+    """
     if not rows:
         rows = [Row()]
-        rows[0].append(np.zeros(1, np.int64), decision=False)
-        rows[0].append(np.zeros(1, np.int64), decision=True)
-    lengths = [int(np.flatnonzero(np.concatenate(row.decision))[-1]) + 1 for row in rows]
-    size = (len(rows), max(lengths))
-    columns = {
-        "token_ids": np.zeros(size, np.int64),
-        "decision_mask": np.zeros(size, bool),
-        "advantages": np.zeros(size, np.float32),
-        "sampler_logp": np.zeros(size, np.float32),
-        "clip_scale": np.ones(size, np.float32),
-        "turn_id": np.full(size, -1, np.int32),
-    }
-    parts = ("ids", "decision", "advantage", "sampler_logp", "clip_scale", "turn_id")
-    for n, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        for column, part in zip(columns.values(), parts, strict=True):
-            column[n, :length] = np.concatenate(getattr(row, part))[:length]
+        rows[0].append([0], decision=False)
+        rows[0].append([0], decision=True)
+    parts = [part for row in rows for part in row.parts]
+    size_P = np.array([len(part.ids) for part in parts])
+    decision_F = np.repeat([part.decision for part in parts], size_P)
+    row_F = np.repeat(np.arange(len(rows)), [row.num_tokens for row in rows])
+    first_N = np.searchsorted(row_F, np.arange(len(rows)))
+    place_F = np.arange(len(row_F)) - first_N[row_F]
+    lengths_N = np.zeros(len(rows), np.int64)
+    np.maximum.at(lengths_N, row_F[decision_F], place_F[decision_F] + 1)
+    if not lengths_N.all():
+        raise ValueError(f"row {np.argmin(lengths_N)} has no decision token: there is nothing to learn from it")
+    kept_F = place_F < lengths_N[row_F]  # nothing is learned from what comes after the last decision
+    where = row_F[kept_F], place_F[kept_F]
+
+    def column(value_F: np.ndarray, padding: float | bool = 0) -> np.ndarray:
+        column_NL = np.full((len(rows), lengths_N.max()), padding, value_F.dtype)
+        column_NL[where] = value_F[kept_F]
+        return column_NL
+
+    def of_parts(values: list[float], dtype: type) -> np.ndarray:
+        return np.repeat(np.array(values, dtype), size_P)
+
+    logp_F = np.concatenate([np.zeros(len(p.ids), np.float32) if p.sampler_logp is None else p.sampler_logp for p in parts])
+    mask_NL = column(decision_F, False)
     weight_N = np.array([row.weight for row in rows], np.float32)
+    columns = {
+        "token_ids": column(np.concatenate([part.ids for part in parts])),
+        "decision_mask": mask_NL,
+        "advantages": column(of_parts([part.advantage for part in parts], np.float32)),
+        "sampler_logp": column(logp_F.astype(np.float32, copy=False)),
+        "clip_scale": column(of_parts([part.clip_scale for part in parts], np.float32), 1),
+        "turn_id": column(of_parts([part.turn_id for part in parts], np.int32), -1),
+        "loss_weight": weight_N[:, None] * mask_NL.astype(np.float32),
+    }
     return {
-        "lengths": torch.tensor(lengths),
-        **{name: torch.from_numpy(column) for name, column in columns.items()},
-        "loss_weight": torch.from_numpy(weight_N[:, None] * columns["decision_mask"].astype(np.float32)),
+        "lengths": torch.from_numpy(lengths_N),
+        **{name: torch.from_numpy(column_NL) for name, column_NL in columns.items()},
         "sequence_id": torch.tensor([row.sequence_id for row in rows], dtype=torch.int32),
     }

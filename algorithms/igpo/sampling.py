@@ -7,6 +7,7 @@ exception inside a runner is a bug or bad input, comes back with its traceback, 
 from __future__ import annotations
 
 import logging
+import pickle
 import threading
 import time
 import traceback
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from envs.runner.engine import NO_WEIGHTS
+from envs.runner.episode_record import EpisodeRecord
 from envs.runner.rollout_loop import RolloutJob
 
 if TYPE_CHECKING:
@@ -72,8 +74,8 @@ class GroupSampler:
     def _runners(self):
         return self._algorithm.env_runner_group
 
-    def sample(self, groups: list[list[RolloutJob]]) -> tuple[list[list], list]:
-        """The episodes of every group, in the order of `groups`, and the metrics of the runners.
+    def sample(self, groups: list[list[RolloutJob]]) -> tuple[list[list[EpisodeRecord]], list]:
+        """What happened in the rollouts of every group, in the order of `groups`, and the metrics of the runners.
 
         Raises:
             RolloutError: an exception inside a runner.
@@ -81,18 +83,18 @@ class GroupSampler:
         """
         local = self._runners.local_env_runner
         if local is not None:
-            flat = local.sample(jobs=[job for group in groups for job in group])
+            flat = local.sample_records([job for group in groups for job in group])
             return _regroup(groups, flat), [local.get_metrics()]
-        episodes: dict[int, list] = {}
+        records: dict[int, list[EpisodeRecord]] = {}
         metrics: list = []
         missing = list(range(len(groups)))
         fruitless = 0
         while missing:
             before = len(missing)
-            for index, group_episodes, runner_metrics in self._one_round(groups, missing):
+            for index, pickled, runner_metrics in self._one_round(groups, missing):
                 metrics.append(runner_metrics)
-                episodes |= dict(zip(index, group_episodes, strict=True))
-            missing = [index for index in missing if index not in episodes]
+                records |= dict(zip(index, pickle.loads(pickled), strict=True))
+            missing = [index for index in missing if index not in records]
             if not missing:
                 break
             logger.warning("an env runner died: %d of %d groups are sampled again", len(missing), len(groups))
@@ -100,9 +102,9 @@ class GroupSampler:
             if fruitless == MAX_FRUITLESS_ROUNDS:
                 raise RuntimeError(f"env runners died in {fruitless} rounds of sampling in a row: see their logs")
             self._revive()
-        return [episodes[index] for index in range(len(groups))], metrics
+        return [records[index] for index in range(len(groups))], metrics
 
-    def _one_round(self, groups: list[list[RolloutJob]], missing: list[int]) -> list[tuple[list[int], list, Any]]:
+    def _one_round(self, groups: list[list[RolloutJob]], missing: list[int]) -> list[tuple[list[int], bytes, Any]]:
         ids = self._runners.healthy_env_runner_ids()
         if not ids:  # all of them died since the last sampling
             return []
@@ -142,8 +144,9 @@ def _sample_call(groups: list[list[RolloutJob]], share: list[int]):
         if runner.weights_version == NO_WEIGHTS:
             return _Restarted(runner.worker_index)
         try:
-            flat = runner.sample(jobs=[job for group in groups for job in group])
-            return share, _regroup(groups, flat), runner.get_metrics()
+            flat = runner.sample_records([job for group in groups for job in group])
+            # Pickled here: Ray would take thousands of small arrays out of the stream, one by one.
+            return share, pickle.dumps(_regroup(groups, flat), pickle.HIGHEST_PROTOCOL), runner.get_metrics()
         except Exception:  # crosses the process boundary as text and is raised by the driver
             return traceback.format_exc()
 

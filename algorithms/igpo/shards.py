@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from algorithms.credit import batch_outcome_statistics
+from algorithms.igpo.rows import timesteps
 from envs.search.trajectory import Rollout
 
 MIN_GROUP = 2
@@ -56,7 +57,7 @@ def decision_tokens(episode) -> dict[str, int]:
     tokens: defaultdict[str, int] = defaultdict(int)
     for agent_episode in episode.agent_episodes.values():
         if len(agent_episode):
-            tokens[agent_episode.module_id] += sum(len(action) for action in agent_episode.get_actions())
+            tokens[agent_episode.module_id] += sum(len(ids) for ids in timesteps(agent_episode.actions))
     return {module_id: count for module_id, count in tokens.items() if count}
 
 
@@ -113,5 +114,5 @@ def _context_tokens(episode) -> int:
     return sum(
         len(ids)
         for agent_episode in episode.agent_episodes.values()
-        for ids in [*agent_episode.get_observations(), *agent_episode.get_actions()]
+        for ids in [*timesteps(agent_episode.observations), *timesteps(agent_episode.actions)]
     )

@@ -1,7 +1,7 @@
 """`IGPOEnvRunner`: RLlib's env runner around a rollout engine per policy and the rollout loop.
 
-One runner is one process with its own engines. It advances the state machines inside `SearchEnv` and returns RLlib
-`MultiAgentEpisode`s, one timestep per turn.
+One runner is one process with its own engines. It advances the state machines inside `SearchEnv` and returns a record of each
+rollout, or RLlib's `MultiAgentEpisode` of it, one timestep per turn.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from ray.rllib.utils.metrics import (
 
 from envs.runner.build import build_engine
 from envs.runner.engine import NO_WEIGHTS, EngineSettings, RolloutEngine
+from envs.runner.episode_record import EpisodeRecord
 from envs.runner.models import resolve_model
 from envs.runner.peak_memory import peak_memory_gib, reset_peak_memory
 from envs.runner.rollout_loop import LoopSeconds, RolloutJob, RolloutLoop
 from envs.search.environment import TOKENS
 from envs.search.task import SearchTask
+from envs.search.trajectory import Rollout
 
 
 class IGPOEnvRunner(EnvRunner, Checkpointable):
@@ -89,11 +91,15 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         """
         if jobs is None:
             jobs = self._random_jobs(num_episodes or 1, explore)
+        return [record.episode(self.loop.task.policy_of) for record in self.sample_records(jobs)]
+
+    def sample_records(self, jobs: Sequence[RolloutJob]) -> list[EpisodeRecord]:
+        """What happened in the rollouts of `jobs`, in their order."""
         started = time.perf_counter()
         reset_peak_memory()
-        episodes, seconds = self.loop.run(list(jobs))
-        self._log(episodes, seconds, time.perf_counter() - started)
-        return episodes
+        records, seconds = self.loop.run(list(jobs))
+        self._log([record.rollout for record in records], seconds, time.perf_counter() - started)
+        return records
 
     def _random_jobs(self, count: int, explore: bool | None) -> list[RolloutJob]:
         import numpy as np
@@ -111,8 +117,7 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
             for k, index in enumerate(rng.integers(len(questions), size=count))
         ]
 
-    def _log(self, episodes: list, seconds: LoopSeconds, total: float) -> None:
-        rollouts = [episode.custom_data["rollout"] for episode in episodes]
+    def _log(self, rollouts: list[Rollout], seconds: LoopSeconds, total: float) -> None:
         num_turns = sum(rollout.num_turns for rollout in rollouts)
         self._env_steps_lifetime += num_turns
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_turns, reduce="sum")

@@ -1,7 +1,8 @@
 """What a rollout showed its agents and what they wrote, and RLlib's episode made of it.
 
-The episode is built when the rollout is over: RLlib checks a whole episode after each of its steps, and the engine would wait
-for that. The result is what `MultiAgentEpisode.add_env_step` would have made of the steps of `SearchEnv`.
+The episode is built where it is learned from, when the rollout is over: RLlib checks a whole episode after each of its steps, and
+the engine would wait for that; and an episode takes four times as long as its record to go from one process to another. The
+result is what `MultiAgentEpisode.add_env_step` would have made of the steps of `SearchEnv`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
+from envs.runner.belief import QUERY, BeliefQuery
 from envs.runner.engine import Generated
 from envs.search.roles import RolePolicies
 from envs.search.trajectory import Rollout
@@ -24,37 +26,49 @@ NOTHING = np.zeros(0, dtype=np.int32)
 
 @dataclass(slots=True)
 class _AgentRecord:
-    observations: list[list[int]] = field(default_factory=list)
+    observations: list[np.ndarray] = field(default_factory=list)
     seen_at: list[int] = field(default_factory=list)
     """The environment's step of each observation."""
-    actions: list[list[int]] = field(default_factory=list)
+    actions: list[np.ndarray] = field(default_factory=list)
     logps: list[np.ndarray] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
 
 
+@dataclass(slots=True)
 class EpisodeRecord:
     """Call `see` and `write` in turn as the rollout goes on, then `episode`. An agent that saw something writes next."""
 
-    def __init__(self) -> None:
-        self._agents: dict[str, _AgentRecord] = {}
-        self._steps = 0
+    rollout: Rollout
+    query: BeliefQuery | None = None
+    """What the learner's side is to score, where the engine does not."""
+    _agents: dict[str, _AgentRecord] = field(default_factory=dict)
+    _steps: int = 0
 
     def see(self, agent: str, ids: list[int]) -> None:
         record = self._agents.get(agent)
         if record is None:
             record = self._agents[agent] = _AgentRecord()
-        record.observations.append(ids)
+        record.observations.append(np.asarray(ids, dtype=np.int32))
         record.seen_at.append(self._steps)
 
     def write(self, agent: str, decision: Generated, weights_version: int) -> None:
         record = self._agents[agent]
-        record.actions.append(decision.ids)
+        record.actions.append(np.asarray(decision.ids, dtype=np.int32))
         record.logps.append(decision.logprobs_L)
         record.versions.append(weights_version)
         self._steps += 1
 
-    def episode(self, rollout: Rollout, policy_of: RolePolicies) -> MultiAgentEpisode:
-        """The episode of the finished `rollout`, which it carries. The last speaker earns the outcome."""
+    def decisions(self, agent: str) -> list[np.ndarray]:
+        """The ids of each of the agent's turns, int32 [L]."""
+        return self._agents[agent].actions
+
+    def episode(self, policy_of: RolePolicies) -> MultiAgentEpisode:
+        """RLlib's episode of the finished rollout. The last speaker earns the outcome.
+
+        Ids are its observations and actions, `action_logp` and `weights_version` extra model outputs, the `Rollout` is
+        `custom_data["rollout"]`, and `query`, where there is one, `custom_data[QUERY]`.
+        """
+        rollout = self.rollout
         episode_id: Any = rollout.id  # RLlib's annotations disagree about its type
         episode = MultiAgentEpisode(id_=episode_id, agent_to_module_mapping_fn=policy_of)
         episode.env_t = self._steps
@@ -64,10 +78,10 @@ class EpisodeRecord:
             if agent == rollout.turns[-1].agent:
                 rewards[-1] = rollout.outcome
             episode.agent_episodes[agent] = SingleAgentEpisode(
-                observations=[*_arrays(record.observations), NOTHING],
-                actions=_arrays(record.actions),
+                observations=[*record.observations, NOTHING],
+                actions=list(record.actions),
                 rewards=rewards,
-                extra_model_outputs={"action_logp": record.logps, "weights_version": record.versions},
+                extra_model_outputs={"action_logp": list(record.logps), "weights_version": list(record.versions)},
                 terminated=episode.is_terminated,
                 truncated=episode.is_truncated,
                 len_lookback_buffer=0,
@@ -80,8 +94,6 @@ class EpisodeRecord:
                 agent_steps[step] = k
             episode.env_t_to_agent_t[agent] = InfiniteLookbackBuffer(agent_steps)
         episode.custom_data["rollout"] = rollout
+        if self.query is not None:
+            episode.custom_data[QUERY] = self.query
         return episode
-
-
-def _arrays(parts: list[list[int]]) -> list[np.ndarray]:
-    return [np.asarray(ids, dtype=np.int32) for ids in parts]

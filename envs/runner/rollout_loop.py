@@ -16,13 +16,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
-from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 
-from envs.runner.belief import QUERY, BeliefQuery
+from envs.runner.belief import BeliefQuery
 from envs.runner.engine import Generate, Generated, RolloutEngine, ScoreAnswer, Scored
 from envs.runner.episode_record import EpisodeRecord
 from envs.search.episode import SearchEpisode, Seen
-from envs.search.roles import RolePolicies
 from envs.search.task import SearchTask
 from envs.search.tool import RunningCall
 from envs.search.trajectory import Question
@@ -65,9 +63,9 @@ class _Live:
 
     job: RolloutJob
     state: SearchEpisode
+    record: EpisodeRecord
     started: float
     contexts: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    record: EpisodeRecord = field(default_factory=EpisodeRecord)
     turn_started: float = 0.0
     open_scores: int = 0
     ended: bool = False
@@ -87,21 +85,16 @@ class RolloutLoop:
     Args:
         task: what the episodes share.
         engines: {policy id: engine}; every role's policy must be there.
-        scores_on_engine: whether belief is scored here; if not, episodes carry a `BeliefQuery` for the learner's side.
+        scores_on_engine: whether belief is scored here; if not, records carry a `BeliefQuery` for the learner's side.
     """
 
     def __init__(self, task: SearchTask, engines: dict[str, RolloutEngine], *, scores_on_engine: bool = True):
         self.task = task
         self.engines = engines
         self.scores_on_engine = scores_on_engine
-        self.policy_of = RolePolicies({role.name: role.policy for role in task.settings.roles})
 
-    def run(self, jobs: list[RolloutJob]) -> tuple[list[MultiAgentEpisode], LoopSeconds]:
-        """Makes every rollout of `jobs`; returns their episodes in the order of `jobs`.
-
-        Each episode carries ids as observations and actions, `action_logp` and `weights_version` as extra model outputs, and
-        its `Rollout` as `custom_data["rollout"]` (and a `BeliefQuery`, see `scores_on_engine`).
-        """
+    def run(self, jobs: list[RolloutJob]) -> tuple[list[EpisodeRecord], LoopSeconds]:
+        """Makes every rollout of `jobs`; returns their records in the order of `jobs`."""
         if len({job.rollout_id for job in jobs}) != len(jobs):
             raise ValueError("rollout ids must be different")
         return _Run(self, jobs).finish()
@@ -126,7 +119,7 @@ class _Run:
         self.live = [self._start(job) for job in jobs]
         self.num_open = len(self.live)
 
-    def finish(self) -> tuple[list[MultiAgentEpisode], LoopSeconds]:
+    def finish(self) -> tuple[list[EpisodeRecord], LoopSeconds]:
         started = time.perf_counter()
         for live in self.live:
             self._request_turn(live)
@@ -135,14 +128,14 @@ class _Run:
         while self.num_open:
             self._step_engines()
             self._collect_tools(block=not any(engine.is_busy for engine in self.engines.values()))
-        episodes = [self._episode(live) for live in self.live]
+        records = [self._record(live) for live in self.live]
         seconds = self.seconds
         seconds.host = time.perf_counter() - started - seconds.generate - seconds.score - seconds.tools
-        return episodes, seconds
+        return records, seconds
 
     def _start(self, job: RolloutJob) -> _Live:
         state = SearchEpisode(self.task, job.question, rollout_id=job.rollout_id, group_id=job.group_id, split=job.split)
-        live = _Live(job, state, started=time.perf_counter())
+        live = _Live(job, state, EpisodeRecord(state.rollout), started=time.perf_counter())
         live.see(state.start())
         return live
 
@@ -152,7 +145,7 @@ class _Run:
         request_id = f"turn/{live.job.rollout_id}/{turn}"
         live.turn_started = time.perf_counter()
         self.generating[request_id] = live
-        self.engines[self.loop.policy_of(state.agent)].submit(
+        self.engines[self.task.policy_of(state.agent)].submit(
             Generate(
                 request_id,
                 context_ids=list(live.contexts[state.agent]),
@@ -279,15 +272,14 @@ class _Run:
             live.state.rollout.seconds = time.perf_counter() - live.started
             self.num_open -= 1
 
-    def _episode(self, live: _Live) -> MultiAgentEpisode:
-        """Of a rollout that has ended and is scored. Made when no request waits for it any more."""
+    def _record(self, live: _Live) -> EpisodeRecord:
+        """Of a rollout that has ended and is scored."""
         rollout = live.state.rollout
-        episode = live.record.episode(rollout, self.loop.policy_of)
         if live.job.score_beliefs and not self.loop.scores_on_engine:
-            episode.custom_data[QUERY] = BeliefQuery(live.unscored_contexts, live.state.templates.suffixes_K)
+            live.record.query = BeliefQuery(live.unscored_contexts, live.state.templates.suffixes_K)
         elif live.job.score_beliefs:
             aliases = range(len(rollout.scored_golds_K))
             rollout.initial_scores_K = np.array([live.scores[-1, k] for k in aliases])
             for turn in rollout.gain_bearing_turns:
                 turn.scores_K = np.array([live.scores[turn.index, k] for k in aliases])
-        return episode
+        return live.record

@@ -16,7 +16,7 @@ from envs.search.config import RoleSettings, SearchEnvSettings
 from envs.search.metrics import outcome_function
 from envs.search.protocol import Protocol, ScoringSuffix
 from envs.search.protocols.build import build_protocol
-from envs.search.roles import answering_role
+from envs.search.roles import RolePolicies, answering_role
 from envs.search.tools import build_toolbox
 from envs.search.trajectory import Question
 
@@ -67,6 +67,11 @@ class SearchTask:
     @property
     def heldout_questions(self) -> list[Question]:
         return self._questions.heldout
+
+    @cached_property
+    def policy_of(self) -> RolePolicies:
+        """The policy that speaks for a role."""
+        return RolePolicies({role.name: role.policy for role in self.settings.roles})
 
     def prompt_cursor(self, seed: int) -> PromptCursor:
         """Draws the training questions, by index into `train_questions`."""

@@ -1,6 +1,5 @@
 """Demonstrated rows: token for token what the rollout loop would show and the learner would train on."""
 
-import numpy as np
 import pytest
 from scripted_engine import ScriptedEngine, ids, tiny_task
 
@@ -31,12 +30,13 @@ def test_a_row_is_what_a_rollout_of_the_same_decisions_would_be(task):
     for row, one in zip(rows, demonstrations, strict=True):
         words = [f"<search> {query} <end>" for query in one.searches] + [f"<answer> {one.question.golds[0]} <end>"]
         loop = RolloutLoop(task, {"default_policy": ScriptedEngine(task, lambda context, turn, words=words: words[turn])})
-        episodes, _ = loop.run([RolloutJob(one.question, "r", "g", (0, 0, 0, 0))])
-        assert episodes[0].custom_data["rollout"].metrics["em_squad"] == 1.0
-        expected = [(tokens.context_ids_C, tokens.decision_ids_L) for _, tokens in sorted(turn_tokens(episodes).items())]
-        assert np.concatenate(row.ids).tolist() == [i for pair in expected for part in pair for i in part]
-        learned = [np.full(len(part), bool(k)) for pair in expected for k, part in enumerate(pair)]
-        assert np.concatenate(row.decision).tolist() == np.concatenate(learned).tolist()
+        [record], _ = loop.run([RolloutJob(one.question, "r", "g", (0, 0, 0, 0))])
+        assert record.rollout.metrics["em_squad"] == 1.0
+        tokens = turn_tokens([record.episode(task.policy_of)])
+        expected = [(one_turn.context_ids_C, one_turn.decision_ids_L) for _, one_turn in sorted(tokens.items())]
+        assert [(part.ids.tolist(), part.decision) for part in row.parts] == [
+            (ids.tolist(), bool(k)) for pair in expected for k, ids in enumerate(pair)
+        ]
 
 
 def test_only_decisions_are_learned(task):

@@ -11,12 +11,19 @@ from envs.search.trajectory import Question
 WANTED = 3
 
 
+class Record:
+    """What a runner brings back of a rollout; its episode is itself."""
+
+    def __init__(self, rollout_id, outcome, tokens):
+        turns = [SimpleNamespace(num_decision_tokens=tokens)]
+        self.rollout = SimpleNamespace(id=rollout_id, outcome=outcome, turns=turns)
+
+    def episode(self, policy_of):
+        return self
+
+
 def group(name, *outcomes, tokens=10):
-    turns = [SimpleNamespace(num_decision_tokens=tokens)]
-    return [
-        SimpleNamespace(custom_data={"rollout": SimpleNamespace(id=f"{name}{k}", outcome=outcome, turns=turns)})
-        for k, outcome in enumerate(outcomes)
-    ]
+    return [Record(f"{name}{k}", outcome, tokens) for k, outcome in enumerate(outcomes)]
 
 
 def runner_metrics(seconds):
@@ -35,7 +42,7 @@ def sample_batch_of(rounds, *, dynamic=True, max_resample=3):
         config=SimpleNamespace(
             prompts_per_iteration=WANTED, dynamic_sampling=dynamic, max_resample=max_resample, group_size=2, seed=0
         ),
-        task=SimpleNamespace(train_questions=[Question(f"q{k}", "?", ["a"]) for k in range(20)]),
+        task=SimpleNamespace(train_questions=[Question(f"q{k}", "?", ["a"]) for k in range(20)], policy_of=None),
         cursor=PromptCursor(20, seed=0),
         sampler=SimpleNamespace(sample=one_round),
         weights_version=0,
@@ -45,7 +52,7 @@ def sample_batch_of(rounds, *, dynamic=True, max_resample=3):
 
 def sample(rounds, **settings):
     batch, asked = sample_batch_of(rounds, **settings)
-    return [episode.custom_data["rollout"].id for episode in batch.episodes], batch.num_tokens, asked
+    return [record.rollout.id for record in batch.episodes], batch.num_tokens, asked
 
 
 def test_collapsed_groups_are_sampled_again_and_their_tokens_counted():

@@ -1,5 +1,6 @@
 """The loop builds an episode at the end of its rollout: it must be the one that RLlib's own bookkeeping makes step by step."""
 
+import pickle
 from collections import defaultdict
 
 import pytest
@@ -82,7 +83,8 @@ def test_an_episode_built_at_the_end_is_the_one_built_step_by_step(tmp_path, scr
     task = tiny_task(tmp_path, **settings)
     job = RolloutJob(task.train_questions[0], "r", "g", (0, 1, 0, 0), score_beliefs=False)
     loop = RolloutLoop(task, {"default_policy": ScriptedEngine(task, script)})
-    [episode], _ = loop.run([job])
+    [record], _ = loop.run([job])
+    episode = pickle.loads(pickle.dumps(record)).episode(task.policy_of)
     expected = stepped(task, ScriptedEngine(task, script), job)
     assert plain(episode.get_state()) == plain(expected.get_state())
     assert episode.id_ == expected.id_ == "r"

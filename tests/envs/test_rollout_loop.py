@@ -31,7 +31,8 @@ def search_then_answer(context, turn):
 def run(task, script, jobs, **settings):
     engine = ScriptedEngine(task, script)
     loop = RolloutLoop(task, {"default_policy": engine}, **settings)
-    return engine, loop.run(jobs)
+    records, seconds = loop.run(jobs)
+    return engine, ([record.episode(task.policy_of) for record in records], seconds)
 
 
 def test_episodes_carry_the_sampled_ids_as_they_are(task):
