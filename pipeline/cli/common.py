@@ -52,7 +52,10 @@ def make_room_for(out: Path) -> None:
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not out.exists()
         with out.open("a"):
             pass
+        if is_new:
+            out.unlink()
     except OSError as error:
         raise InputError(f"--out {out}: no file can be written there: {error.strerror}.") from error

@@ -132,13 +132,6 @@ class MlflowTracker:
         if name is not None:
             self._delivery.put(lambda connection: register(connection, name, folder))
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        def send(connection: Connection) -> None:
-            for key, value in tags.items():
-                connection.client.set_tag(connection.run_id, key, value)
-
-        self._delivery.put(send)
-
     def flush(self, timeout: float = 60.0) -> bool:
         """Wait until everything committed has been sent; False if that took longer than `timeout` seconds."""
         return self._delivery.flush(timeout)

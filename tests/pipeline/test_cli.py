@@ -155,7 +155,8 @@ def test_checkpoints_of_others(refused, tmp_path, policy, note, expected):
 
 def test_evaluate_without_a_policy(refused, tmp_path, policy):
     file = write_experiment(tmp_path / "demo.yaml", policy)
-    assert "does not exist" in refused("evaluate", "./nowhere", "--config", file)
+    assert "does not exist" in refused("evaluate", "./nowhere", "--config", file, "--out", tmp_path / "scores.json")
+    assert not (tmp_path / "scores.json").exists()
     assert "demo.yaml is a file" in refused("evaluate", file, "--config", file)
     assert "no file can be written there" in refused("evaluate", policy, "--config", file, "--out", tmp_path)
 

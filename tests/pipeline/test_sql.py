@@ -431,6 +431,8 @@ def test_formats_for_programs(runs_dir, tmp_path):
     assert rows == [["episode_id", "golds", "other_metrics"], ["eq1", '["Rome", "Roma"]', '{"politeness": 0.5}']]
     answer = json.loads(invoke(runs_dir, "toy", query, "--format", "json").stdout)
     assert answer == [{"episode_id": "eq1", "golds": ["Rome", "Roma"], "other_metrics": {"politeness": 0.5}}]
+    no_numbers = "SELECT 'nan'::FLOAT AS a, [1.5, '-inf'::FLOAT] AS b"
+    assert json.loads(invoke(runs_dir, "toy", no_numbers, "--format", "json").stdout) == [{"a": None, "b": [1.5, None]}]
     out = tmp_path / "answer.parquet"
     assert "1 rows to" in invoke(runs_dir, "toy", query, "--format", "parquet", "--out", out).stdout
     assert pq.read_table(out)["episode_id"].to_pylist() == ["eq1"]

@@ -173,7 +173,7 @@ def test_a_server_that_never_answers_holds_up_neither_training_nor_its_end(run_d
 def test_what_the_store_refuses_is_said_and_the_rest_arrives(run_dir, caplog):
     tracker = track(run_dir)
     with caplog.at_level(logging.WARNING):
-        tracker.set_tags({"": "no name"})
+        tracker._delivery.put(lambda connection: connection.client.set_tag(connection.run_id, "", "no name"))
         tracker.log_iteration(1, result(0.1))
         tracker.commit(1)
         tracker.close()
