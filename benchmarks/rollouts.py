@@ -38,6 +38,7 @@ def arguments(description: str | None, **defaults: int) -> argparse.ArgumentPars
     parser.add_argument("--repeats", type=int, default=defaults.get("repeats", 3))
     parser.add_argument("--turn-tokens", type=int, help="most tokens of a turn")
     parser.add_argument("--turns", type=int, help="most turns of a rollout")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of the engine")
     return parser
 
 
@@ -54,15 +55,14 @@ def open_task(args: argparse.Namespace) -> SearchTask:
 
 
 def open_engine(args: argparse.Namespace, task: SearchTask) -> VLLMEngine:
-    """vLLM with the model's weights: float32 for the embedded policy, bfloat16 for SmolLM2."""
+    """vLLM with the model's weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    dtype = "float32" if args.model == "tiny" else "bfloat16"
     path = resolve_model(args.model)
     settings = EngineSettings(max_num_seqs=args.max_num_seqs, kv_cache_gib=1 if args.model == "tiny" else 3)
-    engine = VLLMEngine(path, settings, max_model_len=task.settings.max_context_tokens + 1, dtype=dtype)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+    engine = VLLMEngine(path, settings, max_model_len=task.settings.max_context_tokens + 1, dtype=args.dtype)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, args.dtype))
     engine.load_weights(model.state_dict(), version=0)
     return engine
 

@@ -51,7 +51,7 @@ def expected_seconds(device, args: argparse.Namespace, task: SearchTask, rollout
     config = IGPOConfig().environment("search", env_config=task.settings.model_dump(exclude={"tokenizer"}))
     config.training(
         model_path=args.model,
-        model_dtype="float32" if args.model == "tiny" else "bfloat16",
+        model_dtype=args.dtype,
         prompts_per_iteration=args.prompts,
         group_size=args.group_size,
         engine={"max_num_seqs": args.max_num_seqs},
@@ -76,7 +76,7 @@ def grow(args: argparse.Namespace) -> None:
     task = open_task(args)
     engine = open_engine(args, task)
     measure(engine, task, args)  # the first batch after a start is slower than the rest
-    device = this_cpu(torch.get_num_threads())
+    device = this_cpu(torch.get_num_threads(), args.dtype)
     print("| what grows | rollouts | turns | written tokens | processor s | ms a turn | estimate s |", "|---" * 7 + "|", sep="\n")
 
     points: list[dict[str, Any]] = []

@@ -35,11 +35,12 @@ prefill is taken to do as well."""
 
 @dataclass(frozen=True)
 class Device:
-    """What one accelerator (or the CPU) can do. `flops` are dense bfloat16 multiply-adds counted twice (CPU: float32)."""
+    """What one accelerator (or the CPU) can do."""
 
     name: str
     memory: float
     flops: float
+    """Dense multiply-adds, counted twice: in bfloat16, of a CPU in `model_dtype`."""
     bandwidth: float
     step_overhead: float = 0.004
     """Seconds that the engine's own work adds to one decoding step (scheduling, sampling, Python)."""
@@ -224,15 +225,15 @@ def _memory(model: Model, work: Workload, device: Device) -> tuple[dict[str, flo
     return engine | learner, capacity, fits and capacity >= 1
 
 
-def this_cpu(threads: int) -> Device:
-    """The machine's own CPU: a matrix product and a copy, measured for a moment."""
+def this_cpu(threads: int, dtype: str = "float32") -> Device:
+    """The machine's own CPU: a matrix product of `dtype` and a copy, measured for a moment."""
     import psutil
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        one, other = torch.randn(1024, 1024), torch.randn(1024, 1024)
+        one, other = torch.randn(2, 1024, 1024).to(getattr(torch, dtype))
         block = torch.zeros(2**24)
         flops = 2 * 1024**3 / _best(lambda: one @ other, threads)
         bandwidth = 2 * block.nbytes / _best(block.clone, threads)

@@ -72,7 +72,17 @@ def environment(subject: Subject) -> Finding:
     text = ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
     if free < 1:
         return Finding("environment", "warn", f"{text}; only {free:.1f} GiB of disk are free in {folder}")
+    if subject.config.model_dtype == "bfloat16" and not _computes_bfloat16():
+        slow = "bfloat16 has no instructions on this CPU and takes several times as long as float32: set model_dtype float32"
+        return Finding("environment", "warn", f"{text}; {slow}")
     return Finding("environment", "ok", text)
+
+
+def _computes_bfloat16() -> bool:
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    return torch.cuda.is_available() or any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def model(subject: Subject) -> Finding:

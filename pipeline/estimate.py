@@ -120,7 +120,7 @@ def show(experiment: Experiment, device_name: str | None, expected: Expected, co
     """Prints the estimate for every kind of machine, or one of them in detail."""
     config = experiment.algorithm_config()
     model = model_of(config)
-    devices = dict(GPUS) | {CPU: this_cpu(config.num_cpus_per_env_runner or 1)}
+    devices = dict(GPUS) | {CPU: this_cpu(config.num_cpus_per_env_runner or 1, config.model_dtype)}
     if device_name is not None and device_name not in devices:
         raise InputError(f"--device {device_name}: it must be one of {', '.join(devices)}")
     chosen = {device_name: devices[device_name]} if device_name is not None else devices

@@ -68,9 +68,18 @@ def test_a_cluster_may_have_the_memory_that_this_machine_lacks(monkeypatch, join
 @pytest.mark.parametrize("kind, status", [("vllm", "fail"), ("transformers", "ok")])
 def test_a_machine_without_vllm_may_use_the_other_engine(monkeypatch, kind, status):
     monkeypatch.setattr(provenance, "versions", lambda: {"python": "3.13", "ray": "2"})
-    found = doctor.environment(subject(f"engine.kind={kind}"))
+    found = doctor.environment(subject(f"engine.kind={kind}", "model_dtype=float32"))
     assert found.status == status
     assert status == "ok" or "set `engine.kind: transformers`" in found.message
+
+
+@pytest.mark.parametrize("able, status", [({"avx512_bf16": False}, "warn"), ({"avx512_bf16": True}, "ok")])
+def test_emulated_bfloat16_is_slower_than_float32(monkeypatch, able, status):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    found = doctor.environment(subject("model_dtype=bfloat16"))
+    assert (found.status, "set model_dtype float32" in found.message) == (status, status == "warn")
+    assert doctor.environment(subject("model_dtype=float32")).status == "ok"
 
 
 def test_facts_about_a_machine_stop_nothing(monkeypatch):
