@@ -113,6 +113,17 @@ def test_two_agents_of_one_policy_are_two_rows_of_one_sequence():
         assert values.numpy() == pytest.approx(turns.last_credit[rollout_id, turn].advantage)
 
 
+def test_an_agent_that_wrote_nothing_has_no_row():
+    rng = np.random.default_rng(0)
+    episodes = [
+        make_episode(name, "g", ["searcher", "reader"], outcome=outcome, scores=[-3.0, -2.0], rng=rng, tokens=tokens)
+        for name, outcome, tokens in (("a", 1.0, [[5, 6], []]), ("b", 0.0, [[5], [6, 7, 8]]))
+    ]
+    _, tokens, batch = run(episodes)
+    assert batch["default_policy"]["sequence_id"].tolist() == [0, 1, 1]
+    assert tokens.layouts["default_policy"].turn_keys == [("a", 0), ("b", 0), ("b", 1)]
+
+
 def test_two_policies_are_two_batches():
     def policy(agent):
         return f"{agent}_policy"
