@@ -2,16 +2,22 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.loop_overhead
     OMP_NUM_THREADS=1 python -m benchmarks.loop_overhead --profile
+    OMP_NUM_THREADS=1 python -m benchmarks.loop_overhead --transport
 
 `conf/igpo.yaml` as it stands, 256 rollouts at once (32 prompts x 8) with an engine that answers at once: two thirds of the turns
 search, for one of a few things that the group asks about. What is left is the loop's own work: prompts, parsing, tools,
 tokenising, requests. Processor time, which other work on the machine hardly touches.
+
+`--transport`: what it takes to bring the rollouts from the env runner to the driver, as records and as RLlib's episodes; in
+both cases the driver ends with episodes.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
+import logging
+import pickle
 import pstats
 import time
 from typing import Any
@@ -19,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from envs.runner.engine import Generate, Generated, ScoreAnswer, Scored
+from envs.runner.episode_record import EpisodeRecord
 from envs.runner.rollout_loop import RolloutJob, RolloutLoop
 from envs.search.protocol import Action
 from envs.search.task import SearchTask
@@ -82,12 +89,16 @@ def jobs_of(task: SearchTask, seed: int) -> list[RolloutJob]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", action="store_true", help="the loop's functions that take longest, in its own thread")
+    parser.add_argument("--transport", action="store_true", help="measure the way from env runner to driver instead")
     args = parser.parse_args()
     [experiment] = load_experiments("conf/igpo.yaml")
     task = SearchTask(experiment.algorithm_config().env_settings())
     engine: Any = InstantEngine(task)
     loop = RolloutLoop(task, {"default_policy": engine})
-    loop.run(jobs_of(task, 0))
+    records, _ = loop.run(jobs_of(task, 0))
+    if args.transport:
+        compare_transport(records, task)
+        return
     profile = cProfile.Profile(time.thread_time)
     microseconds = []
     for seed in range(1, BATCHES):
@@ -103,6 +114,30 @@ def main() -> None:
         pstats.Stats(profile).sort_stats("cumulative").print_stats(r"envs|rllib", LARGEST)
     own, all_threads = np.median(microseconds, axis=0)
     print(f"{own:.0f} us a turn in the loop's thread, {all_threads:.0f} us in all threads, median of {len(microseconds)} batches")
+
+
+def compare_transport(records: list[EpisodeRecord], task: SearchTask) -> None:
+    """Prints the milliseconds of both ways, medians of alternating repeats."""
+    import ray
+
+    def as_records() -> None:
+        reference = ray.put(pickle.dumps(records, pickle.HIGHEST_PROTOCOL))
+        _ = [record.episode(task.policy_of) for record in pickle.loads(ray.get(reference))]
+
+    def as_episodes() -> None:
+        ray.get(ray.put([record.episode(task.policy_of) for record in records]))
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ways = {"as records": as_records, "as episodes": as_episodes}
+    milliseconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(BATCHES):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            milliseconds[name].append(1e3 * (time.perf_counter() - started))
+    ray.shutdown()
+    told = ", ".join(f"{name} {np.median(taken):.0f} ms" for name, taken in milliseconds.items())
+    print(f"{len(records)} rollouts of {sum(record.rollout.num_turns for record in records)} turns to the driver: {told}")
 
 
 if __name__ == "__main__":

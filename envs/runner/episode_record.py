@@ -1,8 +1,8 @@
 """What a rollout showed its agents and what they wrote, and RLlib's episode made of it.
 
 The episode is built where it is learned from, when the rollout is over: RLlib checks a whole episode after each of its steps, and
-the engine would wait for that; and an episode takes four times as long as its record to go from one process to another. The
-result is what `MultiAgentEpisode.add_env_step` would have made of the steps of `SearchEnv`.
+the engine would wait for that; and from one process to another an episode is slow, a record quick. The result is what
+`MultiAgentEpisode.add_env_step` would have made of the steps of `SearchEnv`.
 """
 
 from __future__ import annotations
