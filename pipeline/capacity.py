@@ -226,7 +226,7 @@ def _memory(model: Model, work: Workload, device: Device) -> tuple[dict[str, flo
 
 
 def this_cpu(threads: int, dtype: str = "float32") -> Device:
-    """The machine's own CPU: a matrix product of `dtype` and a copy, measured for a moment."""
+    """The machine's own CPU: a matrix product of `dtype` and a sum over memory, as decoding reads it, measured for a moment."""
     import psutil
     import torch
 
@@ -236,7 +236,7 @@ def this_cpu(threads: int, dtype: str = "float32") -> Device:
         one, other = torch.randn(2, 1024, 1024).to(getattr(torch, dtype))
         block = torch.zeros(2**24)
         flops = 2 * 1024**3 / _best(lambda: one @ other, threads)
-        bandwidth = 2 * block.nbytes / _best(block.clone, threads)
+        bandwidth = block.nbytes / _best(block.sum, threads)
     finally:
         torch.set_num_threads(before)
     memory = float(psutil.virtual_memory().total)
