@@ -18,6 +18,9 @@ class Assumptions:
     """Shares of the hardware that are reached."""
 
     decode_bandwidth: float = 0.6
+    decode_flops: float = 0.4
+    decode_overlaps: bool = True
+    """Whether a decoding step computes while it reads; if not, it takes as long as both."""
     prefill_flops: float = 0.4
     learn_flops: float = 0.35
     push_bandwidth: float = 4e9
@@ -28,9 +31,10 @@ class Assumptions:
     """Bytes per second between a GPU and host memory."""
 
 
-CPU_ASSUMPTIONS = Assumptions(prefill_flops=0.9, learn_flops=0.9)
-"""A CPU's matrix products are measured, and nearly reached: the learner of SmolLM2 comes to 0.98 of them here. The engine's
-prefill is taken to do as well."""
+CPU_ASSUMPTIONS = Assumptions(decode_bandwidth=0.45, decode_flops=0.54, decode_overlaps=False, prefill_flops=0.9, learn_flops=0.9)
+"""A CPU's matrix products are measured, and nearly reached where many tokens are computed together: by the learner of SmolLM2 to
+0.98, by the engine's prefill to 0.8 to 1.1. Its decoding steps took 67, 102, 112, 187 and 281 ms for 1, 4, 8, 16 and 32 sequences
+(2026-11-26, one thread, 71 GFLOP/s and 19 GB/s): 62 ms to read the weights and 7 ms a sequence."""
 
 
 @dataclass(frozen=True)
@@ -158,13 +162,14 @@ def estimate(model: Model, work: Workload, device: Device) -> Estimate:
 
 
 def _generate(model: Model, work: Workload, device: Device, assumed: Assumptions, together: float) -> float:
-    """Each step reads all weights and the keys and values of every sequence, or is bound by arithmetic."""
+    """Each step reads all weights and the keys and values of every sequence, and computes."""
     tokens = work.rollouts * work.written_tokens
     steps = tokens / (work.num_runners * together)
     read = model.parameters * work.dtype_bytes + together * work.sequence_tokens / 2 * model.kv_bytes(work.dtype_bytes)
     traffic = read / work.tensor_parallel / (device.bandwidth * assumed.decode_bandwidth)
-    arithmetic = 2 * model.parameters * together / work.tensor_parallel / (device.flops * assumed.prefill_flops)
-    return steps * (max(traffic, arithmetic) + device.step_overhead)
+    arithmetic = 2 * model.parameters * together / work.tensor_parallel / (device.flops * assumed.decode_flops)
+    busy = max(traffic, arithmetic) if assumed.decode_overlaps else traffic + arithmetic
+    return steps * (busy + device.step_overhead)
 
 
 def _prefill(model: Model, work: Workload, device: Device, assumed: Assumptions) -> float:

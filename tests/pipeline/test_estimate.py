@@ -35,7 +35,7 @@ WORK = Workload(
     kv_cache=0,
     shares_device=False,
 )
-FULL = Assumptions(decode_bandwidth=1.0, prefill_flops=1.0, learn_flops=1.0, push_bandwidth=1000)
+FULL = Assumptions(decode_bandwidth=1.0, decode_flops=1.0, prefill_flops=1.0, learn_flops=1.0, push_bandwidth=1000)
 DEVICE = Device("a toy", memory=100_000, flops=1e6, bandwidth=1e5, step_overhead=0.5, assumed=FULL)
 
 
@@ -55,6 +55,14 @@ def test_an_iteration_by_hand():
     # 80 + 10 + 80 numbers per token and layer.
     assert found.memory["learner: activations"] == 40 * 2 * 170 * 2
     assert found.memory["learner: reference"] == 0 and found.fits
+
+
+def test_a_decoding_step_reads_and_computes_at_once_or_one_after_the_other():
+    fast = dataclasses.replace(DEVICE, flops=1e5)
+    step = dataclasses.replace(fast, assumed=dataclasses.replace(FULL, decode_overlaps=False))
+    # 40 steps of 4 sequences: 2 * 1,000 * 4 operations, and the 8,400 bytes of the test above.
+    assert estimate(MODEL, WORK, step).seconds["generate"] == pytest.approx(40 * (0.084 + 0.08 + 0.5))
+    assert estimate(MODEL, WORK, fast).seconds["generate"] == pytest.approx(40 * (0.084 + 0.5))
 
 
 def test_extra_forwards_cost_what_they_compute():
