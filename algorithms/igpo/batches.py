@@ -46,5 +46,7 @@ def sample_batch(algorithm: IGPO, iteration: int) -> SampledBatch:
             break
     # When the rounds are spent, collapsed groups fill the batch: they carry no gradient, but keep its size.
     chosen = kept + spare[: wanted - len(kept)]
+    sampled = time.perf_counter()
     episodes = [record.episode(algorithm.task.policy_of) for group in chosen for record in group]
+    phases["host"] += time.perf_counter() - sampled
     return SampledBatch(episodes, tokens, rollouts, metrics, weights_version, time.perf_counter() - started, dict(phases))

@@ -224,7 +224,7 @@ class BuildTokenBatch(ConnectorV2):
         tokens = decision_tokens(episode)
         for agent, agent_episode in episode.agent_episodes.items():
             if not any(len(ids) for ids in timesteps(agent_episode.actions)):
-                continue  # it wrote nothing
+                continue  # without a decision token there is no row
             module_id = agent_episode.module_id
             if module_id not in self.layouts:
                 raise ValueError(

@@ -61,6 +61,8 @@ class Row:
     sequence_id: int = -1
 
     def append(self, ids, *, decision: bool, sampler_logp=None, advantage=0.0, clip_scale=1.0, turn_id=-1) -> None:
+        if sampler_logp is not None and len(sampler_logp) != len(ids):
+            raise ValueError(f"{len(ids)} tokens have {len(sampler_logp)} sampler log-probs")
         self.parts.append(Part(np.asarray(ids, np.int64), decision, sampler_logp, advantage, clip_scale, turn_id))
 
     @property
@@ -69,7 +71,7 @@ class Row:
 
 
 def timesteps(buffer: InfiniteLookbackBuffer) -> list:
-    """What an agent's episode holds of one kind (`observations`, `actions`), an item each. RLlib's getters make copies."""
+    """The items of a buffer of an agent's episode (`observations`, `actions`, ...). RLlib's getters make copies."""
     items: Any = buffer.data
     return items[buffer.lookback :]
 
@@ -116,8 +118,8 @@ def pad_rows(rows: Sequence[Row]) -> Columns:
         rows[0].append([0], decision=False)
         rows[0].append([0], decision=True)
     parts = [part for row in rows for part in row.parts]
-    size_P = np.array([len(part.ids) for part in parts])
-    decision_F = np.repeat([part.decision for part in parts], size_P)
+    size_P = np.array([len(part.ids) for part in parts], np.int64)
+    decision_F = np.repeat(np.array([part.decision for part in parts], bool), size_P)
     row_F = np.repeat(np.arange(len(rows)), [row.num_tokens for row in rows])
     first_N = np.searchsorted(row_F, np.arange(len(rows)))
     place_F = np.arange(len(row_F)) - first_N[row_F]

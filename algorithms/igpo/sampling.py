@@ -154,5 +154,5 @@ def _sample_call(groups: list[list[RolloutJob]], share: list[int]):
 
 
 def _regroup(groups: list[list[RolloutJob]], flat: list) -> list[list]:
-    episodes = iter(flat)
-    return [[next(episodes) for _ in group] for group in groups]
+    records = iter(flat)
+    return [[next(records) for _ in group] for group in groups]

@@ -1,8 +1,9 @@
 """The typed trace of one rollout: what happened, turn by turn, in time order.
 
-A `Rollout` carries facts (texts, tool calls, beliefs, outcome). The token ids and sampler log-probs that training uses travel
-in the RLlib episode itself (observations, actions, ``extra_model_outputs``); `custom_data["rollout"]` of that episode is the
-`Rollout`. Timestep k of an agent's sub-episode is the k-th of `Rollout.turns` that this agent wrote.
+A `Rollout` carries facts (texts, tool calls, beliefs, outcome). The token ids and sampler log-probs that training uses stand
+beside it in its `EpisodeRecord`, and in the RLlib episode made of that (observations, actions, ``extra_model_outputs``), whose
+`custom_data["rollout"]` is the `Rollout`. Timestep k of an agent's sub-episode is the k-th of `Rollout.turns` that this agent
+wrote.
 """
 
 from __future__ import annotations

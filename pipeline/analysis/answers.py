@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,23 +19,15 @@ def answer_rows(answer: pa.Table) -> list[dict[str, Any]]:
 
 
 def answer_text(answer: pa.Table, format: str) -> str:
-    """`csv` (lists and maps as JSON) or `json` (in which NaN and infinities, which JSON lacks, are null)."""
+    """`csv` (lists and maps as JSON) or `json`."""
     if format == "json":
-        return json.dumps(_finite(answer_rows(answer)), ensure_ascii=False, indent=1, default=str, allow_nan=False) + "\n"
+        return as_json(answer_rows(answer), indent=1) + "\n"
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(answer.column_names)
     for row in answer_rows(answer):
         writer.writerow([as_json(value) if isinstance(value, list | dict) else value for value in row.values()])
     return text.getvalue()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_answer(answer: pa.Table, format: str, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,7 @@ def make_room_for(out: Path) -> None:
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not out.exists()
+        is_new = not os.path.lexists(out)
         with out.open("a"):
             pass
         if is_new:

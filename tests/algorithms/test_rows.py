@@ -29,8 +29,9 @@ def test_columns_by_hand():
         "sequence_id": [0, 1],
     }
     assert {name: column.tolist() for name, column in columns.items()} == expected
-    floats = {"advantages", "sampler_logp", "clip_scale", "loss_weight"}
-    assert {name for name, column in columns.items() if column.dtype == torch.float32} == floats
+    dtypes = dict.fromkeys(["advantages", "sampler_logp", "clip_scale", "loss_weight"], torch.float32)
+    dtypes |= {"token_ids": torch.int64, "lengths": torch.int64, "turn_id": torch.int32, "sequence_id": torch.int32}
+    assert {name: column.dtype for name, column in columns.items()} == dtypes | {"decision_mask": torch.bool}
 
 
 def test_a_row_without_a_decision_is_refused():
@@ -38,3 +39,8 @@ def test_a_row_without_a_decision_is_refused():
     row.append([1, 2], decision=False)
     with pytest.raises(ValueError, match="row 0 has no decision token"):
         pad_rows([row])
+
+
+def test_every_token_has_its_own_log_prob():
+    with pytest.raises(ValueError, match="2 tokens have 1 sampler log-probs"):
+        Row().append([1, 2], decision=True, sampler_logp=np.float32([-1]))

@@ -32,6 +32,7 @@ def run(task, script, jobs, **settings):
     engine = ScriptedEngine(task, script)
     loop = RolloutLoop(task, {"default_policy": engine}, **settings)
     records, seconds = loop.run(jobs)
+    records = pickle.loads(pickle.dumps(records))  # as they go to the driver
     return engine, ([record.episode(task.policy_of) for record in records], seconds)
 
 

@@ -76,10 +76,11 @@ def test_a_machine_without_vllm_may_use_the_other_engine(monkeypatch, kind, stat
 @pytest.mark.parametrize("able, status", [({"avx512_bf16": False}, "warn"), ({"avx512_bf16": True}, "ok")])
 def test_emulated_bfloat16_is_slower_than_float32(monkeypatch, able, status):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    found = doctor.environment(subject("model_dtype=bfloat16"))
+    no_gpu = ("num_gpus_per_env_runner=0", "num_gpus_per_learner=0")
+    found = doctor.environment(subject("model_dtype=bfloat16", *no_gpu))
     assert (found.status, "set model_dtype float32" in found.message) == (status, status == "warn")
-    assert doctor.environment(subject("model_dtype=float32")).status == "ok"
+    assert doctor.environment(subject("model_dtype=float32", *no_gpu)).status == "ok"
+    assert doctor.environment(subject("model_dtype=bfloat16", "num_gpus_per_env_runner=1")).status == "ok"
 
 
 def test_facts_about_a_machine_stop_nothing(monkeypatch):
