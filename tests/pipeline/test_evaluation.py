@@ -21,14 +21,14 @@ def policy(failures: int) -> Any:
     """Each rollout searches once and answers wrong; the first `failures` searches fail."""
 
     def run(jobs):
-        episodes = []
+        records = []
         for k, job in enumerate(jobs):
             call = ToolCall("search", {"query": "?"}, error=DOWN, failed=True) if k < failures else ToolCall("search", {})
             turns = [Turn(0, "searcher", "default_policy", "", ActionKind.TOOL, tool_calls=[call])]
             rollout = Rollout(job.rollout_id, job.group_id, job.question, turns=turns)
             rollout.termination, rollout.metrics = Termination.ANSWERED, dict.fromkeys(METRICS, 0.0)
-            episodes.append(SimpleNamespace(custom_data={"rollout": rollout}))
-        return episodes, None
+            records.append(SimpleNamespace(rollout=rollout))
+        return records, None
 
     return SimpleNamespace(source="mine", config=SimpleNamespace(max_tool_error_share=0.2), loop=SimpleNamespace(run=run))
 
