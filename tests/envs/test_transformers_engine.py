@@ -20,8 +20,8 @@ def model(tmp_path_factory):
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=2,  # 32 wide: vLLM's attention takes no 16 on CPUs without AVX512
+        num_key_value_heads=1,
         max_position_embeddings=512,
         tie_word_embeddings=True,
         initializer_range=0.2,
