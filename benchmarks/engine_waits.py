@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rollouts import arguments, forget, make_jobs, open_engine
+from envs.engine.vllm import VLLMEngine
 from envs.runner.rollout_loop import RolloutLoop
-from envs.runner.vllm_engine import VLLMEngine
 from envs.search.episode import SearchEpisode
 from envs.search.task import SearchTask
-from envs.search.tool import Toolbox
-from pipeline.experiment import load_experiments
+from envs.search.tools.base import Toolbox
+from pipeline.experiment.experiment import load_experiments
 
 
 class Clocked:

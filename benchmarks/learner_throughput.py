@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 from algorithms.igpo.config import IGPOConfig
-from algorithms.igpo.connectors import BuildTokenBatch, find_piece
-from algorithms.igpo.learner import IGPOTorchLearner
-from algorithms.igpo.minibatches import split_micro_batches, take_rows
-from algorithms.igpo.packing import PackedRows, padded_size
-from algorithms.igpo.rows import Columns, Row, TokenLayout, pad_rows
+from algorithms.igpo.learner.connectors import BuildTokenBatch, find_piece
+from algorithms.igpo.learner.learner import IGPOTorchLearner
+from algorithms.igpo.learner.minibatches import split_micro_batches, take_rows
+from algorithms.igpo.learner.token_batch import Columns, Row, TokenLayout, pad_rows
+from algorithms.igpo.model.packing import PackedRows, padded_size
 
 TURN_TOKENS = 12
 OBSERVATION_TOKENS = 30

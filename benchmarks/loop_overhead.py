@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from envs.runner.engine import Generate, Generated, ScoreAnswer, Scored
+from envs.engine.base import Generate, Generated, ScoreAnswer, Scored
 from envs.runner.episode_record import EpisodeRecord
 from envs.runner.rollout_loop import RolloutJob, RolloutLoop
-from envs.search.protocol import Action
+from envs.search.protocols.base import Action
 from envs.search.task import SearchTask
 from envs.search.trajectory import ActionKind
-from pipeline.experiment import load_experiments
+from pipeline.experiment.experiment import load_experiments
 
 PROMPTS, GROUP_SIZE, BATCHES = 32, 8, 12
 DECISIONS_A_STEP = 64

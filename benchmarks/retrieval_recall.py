@@ -14,7 +14,7 @@ from envs.data.corpus import Corpus, load_corpus
 from envs.data.questions import load_questions, resolve_gold_documents
 from envs.retrieval.base import Retriever
 from envs.retrieval.build import build_retriever
-from envs.retrieval.settings import DenseSettings, RetrieverSettings
+from envs.retrieval.config import DenseSettings, RetrieverSettings
 from envs.search.trajectory import Question
 
 

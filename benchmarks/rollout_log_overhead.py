@@ -19,9 +19,9 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.analysis import open_run
-from pipeline.experiment import load_experiments
-from pipeline.launch import LaunchOptions, launch
+from pipeline.experiment.experiment import load_experiments
 from pipeline.rollout_log.writer import RolloutLogWriter
+from pipeline.training.launch import LaunchOptions, launch
 
 
 def timed(function: Callable, clock: Callable[[], float], seconds: list[float]) -> Callable:

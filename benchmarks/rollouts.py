@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from envs.runner.engine import EngineSettings, Generate, Generated
-from envs.runner.models import resolve_model
+from envs.engine.base import EngineSettings, Generate, Generated
+from envs.engine.models import resolve_model
+from envs.engine.vllm import VLLMEngine
 from envs.runner.rollout_loop import RolloutJob, RolloutLoop, _Run
-from envs.runner.vllm_engine import VLLMEngine
 from envs.search.config import SearchEnvSettings
-from envs.search.protocol import Action
+from envs.search.protocols.base import Action
 from envs.search.task import SearchTask
 from envs.search.trajectory import ActionKind
 

@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from benchmarks.rollouts import arguments, forget, full_turns, make_jobs, open_engine, open_task
-from envs.runner.engine import ScoreAnswer
+from envs.engine.base import ScoreAnswer
 from envs.runner.episode_record import EpisodeRecord
 from envs.runner.rollout_loop import RolloutLoop
 

@@ -18,9 +18,9 @@ import time
 
 import numpy as np
 
+from envs.engine.base import EngineSettings, Generate
 from envs.runner.belief import BeliefQuery, PrefixScorer
-from envs.runner.engine import EngineSettings, Generate
-from envs.search.protocol import ScoringSuffix
+from envs.search.protocols.base import ScoringSuffix
 
 VOCABULARY = 8192
 TEMPLATE = 12
@@ -81,10 +81,10 @@ def main() -> None:
 
     import torch
 
-    from algorithms.igpo.module import load_causal_lm
-    from algorithms.igpo.naive_scorer import NaiveScorer
-    from algorithms.igpo.tree_scorer import TreeScorer
-    from envs.runner.vllm_engine import VLLMEngine
+    from algorithms.igpo.belief.naive import NaiveScorer
+    from algorithms.igpo.belief.tree import TreeScorer
+    from algorithms.igpo.model.causal_lm import load_causal_lm
+    from envs.engine.vllm import VLLMEngine
 
     path = args.model or save_model(tempfile.mkdtemp())
     settings = EngineSettings(kv_cache_gib=2.0)

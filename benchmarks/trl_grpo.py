@@ -87,7 +87,7 @@ NUMBERS = ("prompts", "group-size", "tokens", "steps", "threads", "env-runners")
 
 def open_task(args: argparse.Namespace):
     """One turn in which the policy may only answer; returns the task and the model's folder."""
-    from envs.runner.models import resolve_model
+    from envs.engine.models import resolve_model
     from envs.search.config import SearchEnvSettings
     from envs.search.task import SearchTask
 

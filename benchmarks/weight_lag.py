@@ -19,9 +19,9 @@ import time
 from collections.abc import Generator
 
 from algorithms.igpo.config import IGPOConfig
-from envs.data.world import build_world
 from envs.retrieval.bm25 import BM25Retriever
 from envs.search.config import WorldSettings
+from envs.world.world import build_world
 
 LATENCY = 0.5
 WORLD = {"hops": {2: 0.6, 3: 0.4}}

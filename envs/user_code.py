@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 
 
 def import_function(path: str, what: str) -> Callable[..., Any]:

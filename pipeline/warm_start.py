@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 
 if TYPE_CHECKING:
-    from algorithms.igpo.module import HFCausalLM
-    from algorithms.igpo.rows import Row
+    from algorithms.igpo.learner.token_batch import Row
+    from algorithms.igpo.model.causal_lm import HFCausalLM
     from algorithms.warm_start.fine_tune import FineTuner, FineTuneSettings
-    from envs.data.demonstrations import Demonstration
+    from envs.demonstrations.demonstrations import Demonstration
     from envs.search.task import SearchTask
-    from pipeline.experiment import Experiment
+    from pipeline.experiment.experiment import Experiment
 
 NOTE = "warm_start.json"
 
@@ -42,7 +42,7 @@ class WarmStart:
 
     def measure(self) -> float:
         """The held-out loss as it is now, kept in `losses`."""
-        from algorithms.igpo.rows import pad_rows
+        from algorithms.igpo.learner.token_batch import pad_rows
 
         self.losses.append(self.tuner.loss(pad_rows(self.heldout)))
         return self.losses[-1]
@@ -71,10 +71,10 @@ def prepare(
     """
     import torch
 
-    from algorithms.igpo.rows import pad_rows
+    from algorithms.igpo.learner.token_batch import pad_rows
     from algorithms.warm_start.demonstrated import play_all
     from algorithms.warm_start.fine_tune import FineTuner
-    from envs.data.demonstrations import load_demonstrations
+    from envs.demonstrations.demonstrations import load_demonstrations
     from envs.search.task import SearchTask
 
     status("reading the demonstrations ...")

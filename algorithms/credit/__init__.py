@@ -9,10 +9,10 @@ Works on logged rows as well as inside a training run, and imports neither Ray n
 
 from algorithms.credit.assign import FAINT_GAIN_STD, assign_credit
 from algorithms.credit.batch import Credit, GroupStatistics, TurnBatch
-from algorithms.credit.belief import beliefs_from_scores, eligible_aliases, gains_from_scores, reduce_aliases
+from algorithms.credit.config import CREDIT_FIELDS, CreditConfig
+from algorithms.credit.gains import beliefs_from_scores, eligible_aliases, gains_from_scores, reduce_aliases
 from algorithms.credit.normalise import EPS, batch_outcome_statistics
 from algorithms.credit.presets import LOSS_DEFAULTS, PRESETS, Preset, get_preset
-from algorithms.credit.settings import CREDIT_FIELDS, CreditConfig
 from algorithms.credit.simple import advantages
 
 __all__ = [

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from algorithms.credit.batch import Credit, GroupStatistics, TurnBatch
+from algorithms.credit.config import CreditConfig
 from algorithms.credit.normalise import EPS, batch_outcome_statistics, leave_one_out, populations, zscores
 from algorithms.credit.returns import discounted_gains, discounted_outcome, windowed_gains
-from algorithms.credit.settings import CreditConfig
 
 FAINT_GAIN_STD = 1e-3
 """Below this standard deviation of raw gains, a group whose outcomes are equal learns from noise."""

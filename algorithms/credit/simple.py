@@ -10,8 +10,8 @@ import numpy as np
 
 from algorithms.credit.assign import assign_credit
 from algorithms.credit.batch import TurnBatch
+from algorithms.credit.config import CREDIT_FIELDS
 from algorithms.credit.presets import get_preset
-from algorithms.credit.settings import CREDIT_FIELDS
 
 
 def advantages(

@@ -25,16 +25,16 @@ from ray.tune.registry import register_env
 
 from algorithms.igpo.batches import sample_batch
 from algorithms.igpo.config import IGPOConfig
+from algorithms.igpo.guards import check_gap, check_tools
+from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit, TurnTokens
 from algorithms.igpo.jobs import heldout_jobs
-from algorithms.igpo.learners import on_learners
-from algorithms.igpo.limits import check_gap, check_tools
+from algorithms.igpo.learner.groups import shard_groups
+from algorithms.igpo.learner.token_batch import turn_tokens
 from algorithms.igpo.metrics import evaluation_metrics, learner_metrics, training_metrics
-from algorithms.igpo.record import GroupCredit, IterationRecord, TurnCredit, TurnTokens
-from algorithms.igpo.rows import turn_tokens
+from algorithms.igpo.remote import on_learners
 from algorithms.igpo.sampling import GroupSampler, SampledBatch, in_background
-from algorithms.igpo.shards import shard_groups
 from algorithms.igpo.start_over import fits_engines, start_over
-from algorithms.igpo.weight_push import WeightPush
+from algorithms.igpo.weights.push import WeightPush
 from envs.runner.belief import QUERY, enter_scores
 from envs.search.environment import SearchEnv
 from envs.search.task import SearchTask

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig

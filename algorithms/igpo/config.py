@@ -10,14 +10,14 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from algorithms.credit import CREDIT_FIELDS, CreditConfig, Preset, get_preset
 from algorithms.igpo.bounds import check_numbers
-from algorithms.igpo.combinations import check_combinations
-from algorithms.igpo.limits import MAX_LOGP_GAP
-from algorithms.igpo.lora import LoraSettings
+from algorithms.igpo.guards import MAX_LOGP_GAP
+from algorithms.igpo.model.lora import LoraSettings
 from algorithms.igpo.policies import map_roles_to_policies
 from algorithms.igpo.rllib_settings import RLLIB_SETTINGS
-from envs.data.errors import InputError
+from algorithms.igpo.validation import check_combinations
+from envs.engine.base import EngineSettings
+from envs.errors import InputError
 from envs.runner.belief import BeliefScoring, ScoringMethod, ScoringPolicy
-from envs.runner.engine import EngineSettings
 from envs.search.config import RoleSettings, SearchEnvSettings
 from envs.search.environment import TOKENS
 from envs.search.roles import answering_role
@@ -28,8 +28,8 @@ LOSS_KEYS = ("ratio_level", "clip_low", "clip_high", "dual_clip", "kl_coeff", "e
 class IGPOConfig(AlgorithmConfig):
     """Configuration of `IGPO`.
 
-    Settings of credit (`algorithms.credit.CreditConfig`) and of the loss (`algorithms.igpo.loss.LossSettings`) that are None
-    take the value of `preset`; one line of an experiment file changes the estimator.
+    Settings of credit (`algorithms.credit.CreditConfig`) and of the loss (`algorithms.igpo.learner.loss.LossSettings`) that
+    are None take the value of `preset`; one line of an experiment file changes the estimator.
     """
 
     num_epochs: int
@@ -55,7 +55,7 @@ class IGPOConfig(AlgorithmConfig):
         self.compile_learner = False
         """`torch.compile` of the learner's model: half a minute at the start."""
         self.lora: dict[str, Any] | None = None
-        """`algorithms.igpo.lora.LoraSettings`, such as `{rank: 16, targets: [q_proj, v_proj]}`; None trains all weights."""
+        """`algorithms.igpo.model.lora.LoraSettings`, such as `{rank: 16, targets: [q_proj, v_proj]}`; None trains all weights."""
         # The batch of one iteration.
         self.prompts_per_iteration = 16
         self.group_size = 8
@@ -97,7 +97,7 @@ class IGPOConfig(AlgorithmConfig):
         """Largest share of failed tool calls in an iteration."""
         # Rollouts and evaluation.
         self.engine: dict[str, Any] = {}
-        """`envs.runner.engine.EngineSettings`."""
+        """`envs.engine.base.EngineSettings`."""
         self.evaluation_questions: int | None = None
         """How many held-out questions an evaluation takes (the first ones); None: all."""
         self.log_tokens = False
@@ -185,7 +185,7 @@ class IGPOConfig(AlgorithmConfig):
 
     def loss_settings(self):
         """The preset's loss settings with this config's changes (`LossSettings`)."""
-        from algorithms.igpo.loss import LossSettings
+        from algorithms.igpo.learner.loss import LossSettings
 
         settings = {name: self.preset_settings.loss[name] for name in LOSS_KEYS} | self._changes(LOSS_KEYS)
         try:
@@ -227,7 +227,7 @@ class IGPOConfig(AlgorithmConfig):
 
     def env_settings(self) -> SearchEnvSettings:
         """The environment's settings: the preset's, then `env_config`, with the policy's tokenizer where none is named."""
-        from envs.runner.models import resolve_model
+        from envs.engine.models import resolve_model
 
         settings: dict[str, Any] = {**self.preset_settings.env, **self.env_config}
         if settings.get("tokenizer") is None:
@@ -258,13 +258,13 @@ class IGPOConfig(AlgorithmConfig):
         check_combinations(self)
 
     def get_default_learner_class(self):
-        from algorithms.igpo.learner import IGPOTorchLearner
+        from algorithms.igpo.learner.learner import IGPOTorchLearner
 
         return IGPOTorchLearner
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        from algorithms.igpo.module import HFCausalLM
-        from envs.runner.models import resolve_model
+        from algorithms.igpo.model.causal_lm import HFCausalLM
+        from envs.engine.models import resolve_model
 
         return RLModuleSpec(
             module_class=HFCausalLM,
@@ -280,7 +280,7 @@ class IGPOConfig(AlgorithmConfig):
         )
 
     def build_learner_connector(self, input_observation_space, input_action_space, device=None):
-        from algorithms.igpo.connectors import build_learner_pipeline_pieces
+        from algorithms.igpo.learner.connectors import build_learner_pipeline_pieces
 
         pipeline: Any = super().build_learner_connector(input_observation_space, input_action_space, device=device)
         for piece in build_learner_pipeline_pieces(

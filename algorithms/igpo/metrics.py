@@ -9,7 +9,7 @@ import numpy as np
 from ray.rllib.utils.metrics import ALL_MODULES, LEARNER_RESULTS
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from algorithms.igpo.record import GroupCredit, TurnCredit
+from algorithms.igpo.iteration_record import GroupCredit, TurnCredit
 from envs.search.trajectory import Rollout, Termination
 
 LEARNER_METRICS = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.policy.policy import PolicySpec
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 from envs.search.roles import RolePolicies
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from envs.runner.engine import NO_WEIGHTS
+from envs.engine.base import NO_WEIGHTS
 from envs.runner.episode_record import EpisodeRecord
 from envs.runner.rollout_loop import RolloutJob
 

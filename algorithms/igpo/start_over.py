@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from envs.runner.models import resolve_model
+from envs.engine.models import resolve_model
 
 if TYPE_CHECKING:
     from algorithms.igpo.algorithm import IGPO

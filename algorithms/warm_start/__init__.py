@@ -1,1 +1,1 @@
-"""Supervised start of the embedded policy on demonstrations of a noisy expert: `python -m algorithms.warm_start --out DIR`."""
+"""Supervised fine-tuning of a model on demonstrations, before reinforcement learning: `igpo warm-start`."""

@@ -12,13 +12,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from algorithms.igpo.rows import Row
-from envs.data.demonstrations import Demonstration
-from envs.data.errors import InputError
+from algorithms.igpo.learner.token_batch import Row
+from envs.data.answer_metrics import normalise_paper
 from envs.data.questions import resolve_gold_documents
+from envs.demonstrations.demonstrations import Demonstration
+from envs.errors import InputError
 from envs.search.episode import SearchEpisode
-from envs.search.metrics import normalise_paper
-from envs.search.protocol import Action
+from envs.search.protocols.base import Action
 from envs.search.task import SearchTask
 from envs.search.trajectory import ActionKind
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from algorithms.igpo.minibatches import split_micro_batches, take_rows
-from algorithms.igpo.module import HFCausalLM
-from algorithms.igpo.rows import Columns
+from algorithms.igpo.learner.minibatches import split_micro_batches, take_rows
+from algorithms.igpo.learner.token_batch import Columns
+from algorithms.igpo.model.causal_lm import HFCausalLM
 
 Progress = Callable[[int, float], None]
 """Called after each update with its number, from 1, and its loss."""

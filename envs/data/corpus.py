@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from envs.data.errors import InputError
 from envs.data.jsonl import read_jsonl, text_field
+from envs.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 
 
 def require_file(path: Path, what: str) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from envs.data.errors import InputError
 from envs.data.jsonl import require_file
+from envs.errors import InputError
 from envs.search.trajectory import Question
 from envs.settings import Settings
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.data.errors import InputError
 from envs.data.jsonl import read_jsonl, require_file, require_unicode, text_field
+from envs.errors import InputError
 from envs.search.trajectory import Question
 
 ANSWER_SPLIT = "<|answer_split|>"

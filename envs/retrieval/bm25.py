@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from envs.data.corpus import Corpus
-from envs.data.errors import InputError
+from envs.errors import InputError
 from envs.retrieval.base import Hit
 from envs.retrieval.cache import cached_index
 

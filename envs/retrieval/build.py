@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from envs.data.corpus import Corpus, Document
-from envs.data.errors import InputError
+from envs.errors import InputError
 from envs.retrieval.base import Retriever
 from envs.retrieval.bm25 import BM25Retriever
-from envs.retrieval.settings import DenseSettings, HTTPSettings, RetrieverSettings, WebSettings
+from envs.retrieval.config import DenseSettings, HTTPSettings, RetrieverSettings, WebSettings
 
 
 def build_retriever(settings: RetrieverSettings, documents: Corpus | Iterable[Document] | None) -> Retriever:

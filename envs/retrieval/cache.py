@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from envs.retrieval.base import RetrieverError
-from envs.retrieval.settings import RemoteSettings
+from envs.retrieval.config import RemoteSettings
 
 if TYPE_CHECKING:
     import httpx

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.data.corpus import Corpus
-from envs.data.errors import InputError
+from envs.errors import InputError
 from envs.retrieval.base import Hit
 from envs.retrieval.cache import cached_index
+from envs.retrieval.config import DenseSettings
 from envs.retrieval.encoder import Encoder
-from envs.retrieval.settings import DenseSettings
 
 if TYPE_CHECKING:
     import faiss

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from envs.retrieval.settings import DenseSettings
+    from envs.retrieval.config import DenseSettings
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from envs.data.corpus import Corpus
-from envs.data.errors import InputError
+from envs.errors import InputError
 from envs.retrieval.base import Hit, RetrieverError
 from envs.retrieval.client import JSONClient
-from envs.retrieval.settings import HTTPSettings
+from envs.retrieval.config import HTTPSettings
 from envs.retrieval.wire import RetrieveAnswer
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 from envs.retrieval.base import Found, Hit, RetrieverError
 from envs.retrieval.cache import cache_directory
 from envs.retrieval.client import JSONClient
-from envs.retrieval.settings import WebSettings
+from envs.retrieval.config import WebSettings
 
 
 class _Page(BaseModel):

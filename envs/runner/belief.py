@@ -1,7 +1,7 @@
 """Belief scoring behind one interface: gold answers after every moment of a rollout, in; s_t(a) of SPEC §2, out.
 
 `PrefixScorer` asks a rollout engine, whose prefix cache holds the contexts already. The scorers of
-`algorithms.igpo.tree_scorer` and `algorithms.igpo.naive_scorer` run on the learner's side on a transformers model.
+`algorithms.igpo.belief.tree` and `algorithms.igpo.belief.naive` run on the learner's side on a transformers model.
 
 Array names: T1 moments (the prompt, then each gain-bearing turn), K aliases, L tokens.
 """
@@ -14,8 +14,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from envs.runner.engine import RolloutEngine, ScoreAnswer, Scored
-from envs.search.protocol import ScoringSuffix
+from envs.engine.base import RolloutEngine, ScoreAnswer, Scored
+from envs.search.protocols.base import ScoringSuffix
 from envs.search.trajectory import Rollout
 
 ScoringPolicy = Literal["current", "reference"]

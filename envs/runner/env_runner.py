@@ -25,11 +25,11 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from envs.runner.build import build_engine
-from envs.runner.engine import NO_WEIGHTS, EngineSettings, RolloutEngine
+from envs.engine.base import NO_WEIGHTS, EngineSettings, RolloutEngine
+from envs.engine.build import build_engine
+from envs.engine.models import resolve_model
+from envs.engine.peak_memory import peak_memory_gib, reset_peak_memory
 from envs.runner.episode_record import EpisodeRecord
-from envs.runner.models import resolve_model
-from envs.runner.peak_memory import peak_memory_gib, reset_peak_memory
 from envs.runner.rollout_loop import LoopSeconds, RolloutJob, RolloutLoop
 from envs.search.environment import TOKENS
 from envs.search.task import SearchTask
@@ -141,7 +141,7 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
 
     def load_weights(self, modules: dict[str, dict], version: int) -> int:
         """Loads {module id: state} into the engines and returns the version held afterwards."""
-        from algorithms.igpo.module import state_to_tensors
+        from algorithms.igpo.model.causal_lm import state_to_tensors
 
         if self.loop is not None:
             for policy, engine in self.loop.engines.items():

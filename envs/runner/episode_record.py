@@ -15,8 +15,8 @@ from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
+from envs.engine.base import Generated
 from envs.runner.belief import QUERY, BeliefQuery
-from envs.runner.engine import Generated
 from envs.search.roles import RolePolicies
 from envs.search.trajectory import Rollout
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from envs.data.question_filter import QuestionFilter
-from envs.retrieval.settings import RetrieverSettings
+from envs.retrieval.config import RetrieverSettings
 from envs.search.roles import check_roles
 from envs.settings import Settings
 

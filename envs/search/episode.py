@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from envs.data.errors import InputError
+from envs.data.answer_metrics import answer_metrics
+from envs.errors import InputError
 from envs.search.config import RoleSettings
-from envs.search.metrics import answer_metrics
-from envs.search.protocol import Action
+from envs.search.protocols.base import Action
 from envs.search.roles import next_speaker
 from envs.search.task import SearchTask
-from envs.search.tools import searched_text
+from envs.search.tools.builtin import searched_text
 from envs.search.trajectory import ActionKind, Question, Rollout, Termination, ToolCall, Turn
 
 PERMISSIONS = {ActionKind.TOOL: "search", ActionKind.ANSWER: "answer", ActionKind.MESSAGE: "message"}

@@ -6,24 +6,24 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from algorithms.credit.belief import eligible_aliases
+from algorithms.credit.gains import eligible_aliases
+from envs.data.answer_metrics import outcome_function
 from envs.data.corpus import Corpus, load_corpus
-from envs.data.errors import InputError
 from envs.data.question_set import QuestionSet, load_question_set, mix
-from envs.data.world import build_world
+from envs.errors import InputError
 from envs.retrieval.build import build_retriever
 from envs.search.config import RoleSettings, SearchEnvSettings
-from envs.search.metrics import outcome_function
-from envs.search.protocol import Protocol, ScoringSuffix
+from envs.search.protocols.base import Protocol, ScoringSuffix
 from envs.search.protocols.build import build_protocol
 from envs.search.roles import RolePolicies, answering_role
-from envs.search.tools import build_toolbox
+from envs.search.tools.builtin import build_toolbox
 from envs.search.trajectory import Question
+from envs.world.world import build_world
 
 if TYPE_CHECKING:
-    from envs.data.cursor import PromptCursor
+    from envs.data.prompt_sampler import PromptCursor
     from envs.retrieval.base import Retriever
-    from envs.search.tool import Toolbox
+    from envs.search.tools.base import Toolbox
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ Costs neither torch nor Ray.
 """
 
 from pipeline.analysis.locate import AnalysisError, RunLocation, locate_run
-from pipeline.analysis.named import NamedQuery, named_queries
+from pipeline.analysis.named_queries import NamedQuery, named_queries
 from pipeline.analysis.run import Run, open_run
 
 __all__ = ["AnalysisError", "NamedQuery", "Run", "RunLocation", "locate_run", "named_queries", "open_run"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 from pipeline.rollout_log.folder import LogFolder, RolloutLogError, is_url, open_folder
 from pipeline.rollout_log.manifest import MANIFEST, load_manifest
-from pipeline.run_directory import LOG_LOCATION
+from pipeline.run_directory.directory import LOG_LOCATION
 
 ROLLOUTS = "rollouts"
 

@@ -29,9 +29,9 @@ from algorithms.credit import (
     get_preset,
     reduce_aliases,
 )
-from algorithms.credit.settings import AliasRule
+from algorithms.credit.config import AliasRule
 from pipeline.analysis.locate import AnalysisError
-from pipeline.analysis.recredits import SCHEMA
+from pipeline.analysis.recredit_view import SCHEMA
 from pipeline.analysis.run import Run
 from pipeline.rollout_log.folder import write_durably
 

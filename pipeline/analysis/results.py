@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.analysis.answers import write_answer
-from pipeline.analysis.named import named_queries
+from pipeline.analysis.named_queries import named_queries
 from pipeline.analysis.run import open_run
 
 RESULTS = "results"

@@ -7,9 +7,9 @@ import os
 import duckdb
 import pyarrow.parquet as pq
 
-from pipeline.analysis import recredits
+from pipeline.analysis import recredit_view as recredits
 from pipeline.analysis.locate import AnalysisError, RunLocation, locate_run
-from pipeline.analysis.named import named_query
+from pipeline.analysis.named_queries import named_query
 from pipeline.analysis.sandbox import check_is_question, connect, explain_error, lock, sql_list, sql_text
 from pipeline.rollout_log.folder import LogFolder, RemoteFolder, RolloutLogError
 from pipeline.rollout_log.manifest import Manifest, check_files, load_manifest

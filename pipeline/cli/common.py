@@ -36,7 +36,7 @@ def plain_errors(command: Callable) -> Callable:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        from envs.data.errors import InputError
+        from envs.errors import InputError
 
         try:
             return command(*args, **kwargs)
@@ -49,7 +49,7 @@ def plain_errors(command: Callable) -> Callable:
 
 def make_room_for(out: Path) -> None:
     """Makes the folder of `out`. `InputError` where no file can be written there: said before the work, not after it."""
-    from envs.data.errors import InputError
+    from envs.errors import InputError
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

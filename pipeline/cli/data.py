@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from envs.data.describe import Description
-    from envs.data.world_report import Difficulty
     from envs.search.config import SearchEnvSettings
+    from envs.world.difficulty import Difficulty
 
 app = typer.Typer(
     help="Look at questions or the generated world; make demonstrations.", no_args_is_help=True, rich_markup_mode="markdown"
@@ -77,14 +77,14 @@ def world_command(
     from rich.console import Console
 
     from envs.data.corpus import Corpus
-    from envs.data.errors import InputError
-    from envs.data.world import build_world
-    from envs.data.world_report import difficulty
+    from envs.errors import InputError
     from envs.retrieval.build import build_retriever
-    from envs.retrieval.settings import RetrieverSettings
+    from envs.retrieval.config import RetrieverSettings
     from envs.search.config import SearchEnvSettings, WorldSettings
-    from pipeline.experiment_file import parse_yaml
-    from pipeline.known_keys import validated
+    from envs.world.difficulty import difficulty
+    from envs.world.world import build_world
+    from pipeline.experiment.file import parse_yaml
+    from pipeline.experiment.keys import validated
 
     settings = _settings(config, None) if config else SearchEnvSettings()
     changes = {}
@@ -127,8 +127,8 @@ def _show_difficulty(found: Difficulty, documents: int, console: Console) -> Non
 
 
 def _settings(config: str, overrides: list[str] | None) -> SearchEnvSettings:
-    from pipeline.conf_files import resolve_config_path
-    from pipeline.experiment import load_experiment
+    from pipeline.experiment.conf_files import resolve_config_path
+    from pipeline.experiment.experiment import load_experiment
 
     path, _ = resolve_config_path(config)
     return load_experiment(path, overrides).env_settings

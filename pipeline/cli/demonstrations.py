@@ -37,12 +37,12 @@ def demonstrations_command(
     from rich.console import Console
 
     from envs.data.corpus import load_corpus
-    from envs.data.demonstrations import make_demonstrations, save_demonstrations
-    from envs.data.errors import InputError
     from envs.data.questions import load_questions
+    from envs.demonstrations.demonstrations import make_demonstrations, save_demonstrations
+    from envs.errors import InputError
     from envs.retrieval.build import build_retriever
-    from envs.retrieval.settings import RetrieverSettings
-    from pipeline.experiment import load_experiment
+    from envs.retrieval.config import RetrieverSettings
+    from pipeline.experiment.experiment import load_experiment
 
     if out.exists():
         raise InputError(f"{out} exists: give a file that does not")

@@ -30,9 +30,9 @@ def estimate_command(
     - `igpo estimate conf/igpo.yaml --device cpu --turns 3 --turn-tokens 5`
     """
     from pipeline.cli.output import make_console
-    from pipeline.estimate import Expected, show
-    from pipeline.experiment import load_experiment
-    from pipeline.quiet import quieten, quieten_ray
+    from pipeline.estimate.estimate import Expected, show
+    from pipeline.experiment.experiment import load_experiment
+    from pipeline.logging import quieten, quieten_ray
 
     quieten(0)
     experiment = load_experiment(config, set_)

@@ -56,19 +56,19 @@ def doctor(
 
     Example: `igpo doctor conf/igpo.yaml`
     """
-    from pipeline.quiet import quieten
+    from pipeline.logging import quieten
 
     quieten(verbose)
     from rich.console import Console
 
-    from pipeline.experiment import load_experiment
-    from pipeline.quiet import native_stderr_aside, quieten_ray
+    from pipeline.experiment.experiment import load_experiment
+    from pipeline.logging import native_stderr_aside, quieten_ray
 
     experiment = load_experiment(config, set_)
     quieten_ray(verbose)
-    from pipeline.doctor import Subject, cheap_checks
-    from pipeline.doctor_measures import expensive_checks
-    from pipeline.doctor_report import show
+    from pipeline.doctor.checks import Subject, cheap_checks
+    from pipeline.doctor.measurements import expensive_checks
+    from pipeline.doctor.report import show
 
     subject = Subject(experiment, experiment.algorithm_config())
     console = Console()
@@ -101,14 +101,14 @@ def ask(
 
     Example: `igpo ask runs/igpo/RUN_ID/checkpoints/best "trade of mother of fata ?" --gold coach`
     """
-    from pipeline.quiet import quieten
+    from pipeline.logging import quieten
 
     quieten(verbose)
     from rich.console import Console
 
-    from pipeline.ask import ask as answer
-    from pipeline.policy import open_policy
-    from pipeline.quiet import native_stderr_aside, quieten_ray
+    from pipeline.evaluation.ask import ask as answer
+    from pipeline.evaluation.saved_policy import open_policy
+    from pipeline.logging import native_stderr_aside, quieten_ray
 
     quieten_ray(verbose)
     console = Console()

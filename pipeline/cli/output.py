@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 from pipeline.analysis.answers import answer_rows, answer_text, write_answer
 from pipeline.analysis.cell import cell
 

@@ -42,12 +42,12 @@ def recredit_command(
     """
     from rich.progress import Progress
 
-    from envs.data.errors import InputError
+    from envs.errors import InputError
     from pipeline.analysis import open_run
     from pipeline.analysis.credit_changes import credit_changes
     from pipeline.analysis.recredit import choose_estimator, iterations, recredit
     from pipeline.cli.output import make_console
-    from pipeline.experiment_file import parse_yaml
+    from pipeline.experiment.file import parse_yaml
 
     changes = {} if gamma is None else {"gamma": gamma}
     for assignment in set_ or []:

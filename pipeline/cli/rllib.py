@@ -86,12 +86,12 @@ def train_file(
     - `rllib train file conf/igpo.yaml --resume` (after Ctrl-C or a crash)
     - `rllib train file conf/igpo.yaml --set preset=grpo` (the outcome alone, to compare)
     """
-    from pipeline.quiet import quieten
+    from pipeline.logging import quieten
 
     quieten(verbose)
-    from envs.data.errors import InputError
-    from pipeline.conf_files import resolve_config_path
-    from pipeline.experiment import load_experiments
+    from envs.errors import InputError
+    from pipeline.experiment.conf_files import resolve_config_path
+    from pipeline.experiment.experiment import load_experiments
 
     path, packaged = resolve_config_path(config)
     if resume and restore is not None:
@@ -112,7 +112,7 @@ def train_file(
 
     from rich.console import Console
 
-    from pipeline.launch import LaunchOptions, launch
+    from pipeline.training.launch import LaunchOptions, launch
 
     options = LaunchOptions(
         command=("rllib", *sys.argv[1:]),
@@ -160,16 +160,16 @@ def evaluate(
     - `rllib evaluate ./my-model --questions nq.jsonl --questions hotpotqa.jsonl` (a table with a column for each data set)
     - `rllib evaluate runs/igpo/RUN_ID/checkpoints/best --samples 8 --out scores.json`
     """
-    from pipeline.quiet import quieten
+    from pipeline.logging import quieten
 
     quieten(verbose)
     if out:
         make_room_for(out)
     from rich.console import Console
 
-    from pipeline import evaluation
-    from pipeline.policy import open_policy
-    from pipeline.quiet import native_stderr_aside, quieten_ray
+    from pipeline.evaluation import evaluation
+    from pipeline.evaluation.saved_policy import open_policy
+    from pipeline.logging import native_stderr_aside, quieten_ray
 
     quieten_ray(verbose)
     console = Console()
@@ -190,7 +190,7 @@ def evaluate(
 
 
 def _json_object(text: str) -> dict:
-    from envs.data.errors import InputError
+    from envs.errors import InputError
 
     try:
         value = json.loads(text)

@@ -49,8 +49,8 @@ def serve_retriever_command(
     from rich.console import Console
 
     from envs.data.corpus import load_corpus
-    from envs.data.errors import InputError
-    from envs.retrieval.settings import DenseSettings, RetrieverSettings
+    from envs.errors import InputError
+    from envs.retrieval.config import DenseSettings, RetrieverSettings
 
     if kind is not Kind.BM25 and encoder is None:
         raise InputError(f"--kind {kind} needs an encoder: --encoder FOLDER")

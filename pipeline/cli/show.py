@@ -37,7 +37,7 @@ def show_command(
     """
     from rich.console import Console
 
-    from envs.data.errors import InputError
+    from envs.errors import InputError
     from pipeline.analysis import open_run
     from pipeline.cli.output import make_console
     from pipeline.viewer.show import list_episodes, show_episode
@@ -68,7 +68,7 @@ def browse_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
     """
     import sys
 
-    from envs.data.errors import InputError
+    from envs.errors import InputError
     from pipeline.analysis import open_run
 
     if not sys.stdout.isatty():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 from pipeline.cli.common import plain_errors
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _runs_and_query(words: list[str], file: Path | None, named: str | None) -> t
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} were given: ask one thing at a time.")
     if named is not None:
-        from pipeline.analysis.named import named_query
+        from pipeline.analysis.named_queries import named_query
 
         return words, named_query(named).sql
     if file is not None:
@@ -107,7 +107,7 @@ def _runs_and_query(words: list[str], file: Path | None, named: str | None) -> t
 def _list_questions(console: Console) -> None:
     from rich.table import Table
 
-    from pipeline.analysis.named import named_queries
+    from pipeline.analysis.named_queries import named_queries
 
     table = Table("name", "question", header_style="bold")
     for query in named_queries().values():
@@ -184,7 +184,7 @@ def compact_command(
     from pipeline.analysis.locate import locate_run
     from pipeline.rollout_log.folder import LocalFolder, RolloutLogError, is_url
     from pipeline.rollout_log.store import compact
-    from pipeline.run_directory import RunDirectory
+    from pipeline.run_directory.directory import RunDirectory
 
     if is_url(run):
         raise InputError(f"{run}: name the run's folder instead, whose lock tells whether the log is still being written.")

@@ -29,15 +29,15 @@ def study_command(
     """
     from rich.console import Console
 
-    from pipeline.quiet import native_stderr_to, quieten, quieten_ray
+    from pipeline.logging import native_stderr_to, quieten, quieten_ray
 
     quieten(0)
-    from pipeline.conf_files import resolve_config_path
-    from pipeline.launch import LaunchOptions
+    from pipeline.experiment.conf_files import resolve_config_path
     from pipeline.study.plan import load_plan
     from pipeline.study.report import write_study_report
     from pipeline.study.study import finished_cells, run_study
     from pipeline.study.summary import summary_table
+    from pipeline.training.launch import LaunchOptions
 
     console = Console()
     quieten_ray(0)

@@ -36,15 +36,15 @@ def warm_start_command(
     - `igpo warm-start my.yaml --demonstrations demos.jsonl --out ./warm`
     - `rllib train file my.yaml --set model_path=./warm --set env_config.worked_examples=false`
     """
-    from pipeline.quiet import quieten
+    from pipeline.logging import quieten
 
     quieten(verbose)
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from pipeline.experiment import load_experiment
-    from pipeline.interrupts import Interrupts
-    from pipeline.quiet import quieten_ray
+    from pipeline.experiment.experiment import load_experiment
+    from pipeline.logging import quieten_ray
+    from pipeline.training.interrupts import Interrupts
     from pipeline.warm_start import check_folder, prepare
 
     check_folder(out)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 
 TEMPORARY = ".tmp"
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from algorithms.igpo.record import IterationRecord, TurnCredit
+from algorithms.igpo.iteration_record import IterationRecord, TurnCredit
 from envs.search.trajectory import Rollout, Turn
 from pipeline.rollout_log.schema import SCHEMA_VERSION, TABLES
 from pipeline.rollout_log.token_rows import token_table

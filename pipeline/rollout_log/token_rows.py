@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from algorithms.igpo.record import IterationRecord, TurnCredit, TurnTokens
+from algorithms.igpo.iteration_record import IterationRecord, TurnCredit, TurnTokens
 from pipeline.rollout_log.schema import TOKENS
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from queue import Queue
 from threading import Thread
 
-from algorithms.igpo.record import IterationRecord
+from algorithms.igpo.iteration_record import IterationRecord
 from pipeline.rollout_log.folder import Location, RolloutLogError
 from pipeline.rollout_log.rows import RunInfo, now, run_row, table, tables_of
 from pipeline.rollout_log.store import RolloutLogStore

@@ -8,8 +8,8 @@ from typing import Any
 import altair as alt
 import numpy as np
 
+from pipeline.analysis.report.charts import Row, chart, spec
 from pipeline.analysis.report.figures import Figure, Section
-from pipeline.analysis.report.marks import Row, chart, spec
 from pipeline.study.store import FinishedCell
 from pipeline.study.tables import estimate, heldout, training
 

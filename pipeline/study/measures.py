@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from algorithms.igpo.record import IterationRecord
+from algorithms.igpo.iteration_record import IterationRecord
 from envs.search.trajectory import ActionKind
 
 COLUMNS = {

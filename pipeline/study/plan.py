@@ -15,11 +15,11 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 from envs.settings import Settings
-from pipeline.experiment import Experiment, load_experiments
-from pipeline.experiment_file import parse_yaml
-from pipeline.known_keys import validated
+from pipeline.experiment.experiment import Experiment, load_experiments
+from pipeline.experiment.file import parse_yaml
+from pipeline.experiment.keys import validated
 
 WORLD_SEED_OF_SEED_0 = 1000
 """Seed s trains and is tested in world 1000 + s, so that every seed is another world, and none is the default one."""

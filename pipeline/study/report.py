@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 from pipeline.analysis.report.page import assets, environment
 from pipeline.study.figures import overview, sections
 from pipeline.study.plan import Plan

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from algorithms.igpo.limits import check_tools
+from algorithms.igpo.guards import check_tools
 from algorithms.igpo.metrics import evaluation_metrics
 from pipeline.study.measures import heldout_row, training_row
 from pipeline.study.plan import Cell, Plan

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from pipeline import provenance
+from pipeline.run_directory import provenance
 from pipeline.study.measures import SCHEMA
 from pipeline.study.plan import Cell
 

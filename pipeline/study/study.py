@@ -9,14 +9,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from envs.data.errors import InputError
-from pipeline.doctor import Subject, cheap_checks
-from pipeline.experiment import Experiment
-from pipeline.launch import LaunchOptions, start_ray
+from envs.errors import InputError
+from pipeline.doctor.checks import Subject, cheap_checks
+from pipeline.experiment.experiment import Experiment
 from pipeline.study.plan import Cell, Plan
 from pipeline.study.runner import CellRunner
 from pipeline.study.store import FinishedCell, Store
 from pipeline.study.tables import heldout
+from pipeline.training.launch import LaunchOptions, start_ray
 
 SECONDS_BETWEEN_LOOKS = 5.0
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.comparison import bootstrap_interval
+from pipeline.evaluation.intervals import bootstrap_interval
 from pipeline.study.store import FinishedCell
 
 LAST_EVALUATIONS = 3

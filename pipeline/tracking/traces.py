@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.igpo.record import IterationRecord, TurnCredit
+from algorithms.igpo.iteration_record import IterationRecord, TurnCredit
 from envs.search.trajectory import Rollout, ToolCall, Turn
 from pipeline.tracking.delivery import Connection
 

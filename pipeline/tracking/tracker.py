@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from algorithms.igpo.record import IterationRecord
+from algorithms.igpo.iteration_record import IterationRecord
 from pipeline.tracking.delivery import Connection, Delivery
 from pipeline.tracking.names import HELDOUT_PREFIX, metrics_of, parameters_of
 from pipeline.tracking.registry import register

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 from pipeline.analysis.run import Run
 from pipeline.analysis.trajectories import load_trajectory, select_episodes
 from pipeline.viewer.render import number, render_trajectory, verdict, visible

@@ -1,12 +1,7 @@
-"""Makes the helper modules beside the tests (and those of tests/envs) importable; calls commands in this process."""
-
-import sys
-from pathlib import Path
+"""Calls commands in this process."""
 
 import pytest
 from typer.testing import CliRunner
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "envs")]
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +17,9 @@ def empty_store(tmp_path_factory):
 @pytest.fixture
 def run(monkeypatch):
     """Calls a command in this process, its logging untouched, and returns (exit code, what it said)."""
-    monkeypatch.setattr("pipeline.quiet.quieten", lambda verbosity: None)
-    monkeypatch.setattr("pipeline.quiet.quieten_ray", lambda verbosity: None)
-    monkeypatch.setattr("pipeline.launch.start_ray", lambda options: pytest.fail("Ray was started"))
+    monkeypatch.setattr("pipeline.logging.quieten", lambda verbosity: None)
+    monkeypatch.setattr("pipeline.logging.quieten_ray", lambda verbosity: None)
+    monkeypatch.setattr("pipeline.training.launch.start_ray", lambda options: pytest.fail("Ray was started"))
 
     def call(*arguments, app=None):
         import pipeline.cli.rllib

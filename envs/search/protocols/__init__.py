@@ -1,1 +1,1 @@
-"""Ways of talking to a policy: each implements `envs.search.protocol.Protocol`."""
+"""Ways of talking to a policy: each implements `envs.search.protocols.base.Protocol`."""

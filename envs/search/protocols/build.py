@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from envs.data.errors import InputError
+from envs.errors import InputError
 from envs.search.config import SearchEnvSettings
-from envs.search.protocol import Protocol
+from envs.search.protocols.base import Protocol
 
 SHOWS_TOOLS = ("igpo", "chat")
 """Protocols whose policy can call every tool; the others know `search` alone."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from envs.search.protocol import Action
+from envs.search.protocols.base import Action
 from envs.search.protocols.tagged import TaggedProtocol
 from envs.search.protocols.tags import Block, Tags
 from envs.search.protocols.tool_call import read_tool_call
@@ -32,7 +32,7 @@ PYTHON_TAG = "<|python_tag|>"
 
 
 class ChatProtocol(TaggedProtocol):
-    """`envs.search.protocol.Protocol` in a model's own tool calls.
+    """`envs.search.protocols.base.Protocol` in a model's own tool calls.
 
     Raises ValueError for a template that shows no tools, or calls them in neither form.
     """

@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from envs.search.protocol import Action, Observation, ScoringSuffix
-from envs.search.protocols.chat_frame import ChatFrame
+from envs.search.protocols.base import Action, Observation, ScoringSuffix
+from envs.search.protocols.chat_template import ChatFrame
 from envs.search.trajectory import ActionKind
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _KINDS = {"search": ActionKind.TOOL, "answer": ActionKind.ANSWER, "note": Action
 
 
 class ChatShortProtocol:
-    """`envs.search.protocol.Protocol` over a chat model's tokenizer.
+    """`envs.search.protocols.base.Protocol` over a chat model's tokenizer.
 
     `worked_examples` stand in the prompt of an untrained model; a policy that has seen demonstrations is spared their length.
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from envs.search.protocol import Action
+from envs.search.protocols.base import Action
 from envs.search.protocols.tagged import TaggedProtocol
 from envs.search.protocols.tags import Block, Tags
 from envs.search.protocols.tool_call import read_tool_call
@@ -47,7 +47,7 @@ def instruction(system: str, actions: list[str]) -> str:
 
 
 class IGPOProtocol(TaggedProtocol):
-    """`envs.search.protocol.Protocol` in the paper's tags."""
+    """`envs.search.protocols.base.Protocol` in the paper's tags."""
 
     name = "igpo"
     tags = Tags(actions=("tool_call", "answer", "message"), observations=("tool_response",))

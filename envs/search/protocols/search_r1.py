@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from envs.search.protocol import Action
-from envs.search.protocols.chat_frame import Glue
+from envs.search.protocols.base import Action
+from envs.search.protocols.chat_template import Glue
 from envs.search.protocols.tagged import TaggedProtocol
 from envs.search.protocols.tags import Block, Tags
 from envs.search.trajectory import ActionKind
@@ -38,7 +38,7 @@ LONGEST_STOP_IN_TOKENS = 16
 
 
 class SearchR1Protocol(TaggedProtocol):
-    """`envs.search.protocol.Protocol` in Search-R1's tags. An error is shown as information."""
+    """`envs.search.protocols.base.Protocol` in Search-R1's tags. An error is shown as information."""
 
     name = "search_r1"
     tags = Tags(actions=("search", "answer", "message"), observations=("information",))

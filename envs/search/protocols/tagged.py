@@ -6,8 +6,8 @@ import json
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from envs.search.protocol import Action, Observation, ScoringSuffix
-from envs.search.protocols.chat_frame import ChatFrame, Glue
+from envs.search.protocols.base import Action, Observation, ScoringSuffix
+from envs.search.protocols.chat_template import ChatFrame, Glue
 from envs.search.protocols.tags import Block, Tags
 from envs.search.trajectory import ActionKind
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TaggedProtocol(ABC):
-    """Base of `envs.search.protocol.Protocol` implementations over a chat model's tokenizer.
+    """Base of `envs.search.protocols.base.Protocol` implementations over a chat model's tokenizer.
 
     A subclass sets the class attributes, and `result`, `error` and `message`: the glue around what each sender says.
     `call_frame` stands around the words of a search.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from envs.search.protocol import Action
+from envs.search.protocols.base import Action
 from envs.search.trajectory import ActionKind
 
 

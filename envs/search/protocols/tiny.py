@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from envs.search.protocol import Action, Observation, ScoringSuffix
+from envs.search.protocols.base import Action, Observation, ScoringSuffix
 from envs.search.trajectory import ActionKind
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def build_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
 
 
 class TinyProtocol:
-    """`envs.search.protocol.Protocol` for the embedded policy.
+    """`envs.search.protocols.base.Protocol` for the embedded policy.
 
     `tokenizer` comes from `build_tokenizer` or from the folder that it was saved in.
 
@@ -81,7 +81,7 @@ class TinyProtocol:
         if missing:
             raise ValueError(
                 f"protocol `tiny` needs a tokenizer with the tokens {missing}: use the policy in "
-                "algorithms/warm_start/tiny_policy, or make one with `python -m algorithms.warm_start --out DIR`"
+                "envs/engine/tiny_policy, or make one with `python -m algorithms.embedded_policy --out DIR`"
             )
         self.tokenizer = tokenizer
         self._control = {token: added[token] for token in CONTROL_TOKENS}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from envs.search.protocol import Action
+from envs.search.protocols.base import Action
 from envs.search.trajectory import ActionKind
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from pipeline.analysis.report.marks import QUANTILES, Row, boxes, chart, learning_curve, lines, run_colour, spec
+from pipeline.analysis.report.charts import QUANTILES, Row, boxes, chart, learning_curve, lines, run_colour, spec
 from pipeline.analysis.report.reported_runs import ReportedRun
 from pipeline.analysis.rows import rows_of
 from pipeline.analysis.run import Run

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.report.case_study import case_study_figure
 from pipeline.analysis.report.figures import Figure, sections
-from pipeline.analysis.report.glance import glance
+from pipeline.analysis.report.overview import glance
 from pipeline.analysis.report.page import assets, environment
 from pipeline.analysis.report.reported_runs import ReportedRun, config_differences, reported_runs
 from pipeline.analysis.report.tables import tables

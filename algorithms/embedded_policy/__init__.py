@@ -1,0 +1,1 @@
+"""The maker of the embedded policies: `python -m algorithms.embedded_policy`."""

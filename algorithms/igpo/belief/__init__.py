@@ -1,0 +1,1 @@
+"""Belief scoring on the learner's side."""

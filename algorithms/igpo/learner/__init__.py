@@ -1,0 +1,1 @@
+"""The learner: from rollouts to token batches, losses and optimizer steps."""

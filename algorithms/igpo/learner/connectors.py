@@ -1,0 +1,262 @@
+"""From RLlib episodes to the learner's token columns.
+
+`TurnLevelAdvantages` only adapts: rollouts in, `algorithms.credit`, one advantage per turn out. `BuildTokenBatch` lays
+the tokens out: one row per (rollout, agent) that spoke, padded on the right, in a dictionary of columns per module.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.utils.metrics import ALL_MODULES
+
+from algorithms.credit import (
+    CreditConfig,
+    TurnBatch,
+    assign_credit,
+    beliefs_from_scores,
+    gains_from_scores,
+    reduce_aliases,
+)
+from algorithms.credit.config import AliasRule
+from algorithms.igpo.iteration_record import GroupCredit, TurnCredit
+from algorithms.igpo.learner.groups import BATCH_WIDE, batch_wide_numbers, decision_tokens, rollout_of, split_groups
+from algorithms.igpo.learner.loss import Aggregation, LossSettings, aggregation_weight
+from algorithms.igpo.learner.token_batch import Row, TokenLayout, agent_steps, pad_rows, timesteps
+from envs.search.trajectory import Rollout, Termination
+
+CREDIT = "igpo_credit"
+"""Key of the pipeline's `shared_data`: {rollout id: (advantages_T, clip_scale_T)}."""
+NUMBERS = "igpo_batch_wide"
+"""Key of the pipeline's `shared_data`: what `batch_wide_numbers` returned for the whole batch."""
+
+
+def build_learner_pipeline_pieces(
+    credit: CreditConfig, loss: LossSettings, *, alias_rule: AliasRule = "max", num_learners: int = 0
+) -> list[ConnectorV2]:
+    """The pieces to append to RLlib's learner connector pipeline (its default pieces must be off)."""
+    return [
+        TurnLevelAdvantages(credit, alias_rule=alias_rule, num_learners=num_learners),
+        BuildTokenBatch(loss.loss_aggregation),
+    ]
+
+
+def find_piece(pipeline, piece_class: type):
+    """The piece of that class in a learner's connector pipeline. Raises RuntimeError where there is none."""
+    for piece in pipeline.connectors if pipeline else []:
+        if isinstance(piece, piece_class):
+            return piece
+    raise RuntimeError(f"the learner connector pipeline has no {piece_class.__name__}: append build_learner_pipeline_pieces(...)")
+
+
+@dataclass(slots=True)
+class _Gains:
+    """Belief and gains of one rollout, one entry per turn; NaN where there is none."""
+
+    gain_T: np.ndarray
+    before_T: np.ndarray
+    after_T: np.ndarray
+
+
+def rollout_gains(rollout: Rollout, config: CreditConfig, alias_rule: AliasRule) -> _Gains:
+    """Gains of a rollout's turns from its logged scores (SPEC §2).
+
+    Raises ValueError where the estimator reads belief and a gain-bearing turn, or the prompt, was not scored.
+    """
+    num_turns = rollout.num_turns
+    gains = _Gains(*(np.full(num_turns, np.nan) for _ in range(3)))
+    bearing = rollout.gain_bearing_turns
+    scored = [(turn.index, turn.scores_K) for turn in bearing if turn.scores_K is not None]
+    if rollout.initial_scores_K is None or len(scored) < len(bearing):
+        if config.reads_belief:
+            where = "the prompt" if rollout.initial_scores_K is None else "a completed turn"
+            raise ValueError(
+                f"rollout {rollout.id}: {where} has no belief score, which this estimator reads; turn belief scoring on in "
+                "the env runner, or take one of the outcome alone, such as grpo"
+            )
+        if rollout.initial_scores_K is None:
+            return gains
+    scores_TK = np.stack([rollout.initial_scores_K, *(scores_K for _, scores_K in scored)])
+    scores_T1 = reduce_aliases(scores_TK, alias_rule, episode=rollout.id)
+    beliefs_T1 = beliefs_from_scores(scores_T1)
+    positions = np.array([index for index, _ in scored], dtype=np.int64)
+    gains.gain_T[positions] = gains_from_scores(scores_T1, config.gain_basis, config.gap_eps, episode=rollout.id)
+    gains.after_T[positions] = beliefs_T1[1:]
+    gains.before_T[:] = beliefs_T1[np.searchsorted(positions, np.arange(num_turns))]
+    return gains
+
+
+class TurnLevelAdvantages(ConnectorV2):
+    """Episodes in, one advantage per turn out (through `shared_data`); the batch itself passes unchanged.
+
+    Groups of which fewer than 2 rollouts are left are dropped. After a call, `last_credit` and `last_groups` hold what
+    training used.
+    """
+
+    def __init__(self, credit: CreditConfig, *, alias_rule: AliasRule = "max", num_learners: int = 0):
+        super().__init__()
+        self.credit = credit
+        self.alias_rule = alias_rule
+        self.num_learners = num_learners
+        self.last_credit: dict[tuple[str, int], TurnCredit] = {}
+        self.last_groups: list[GroupCredit] = []
+
+    def __call__(self, *, rl_module, batch, episodes, explore=None, shared_data: Any = None, metrics=None, **kwargs):
+        started = time.perf_counter()
+        kept, _ = split_groups(episodes)
+        self.last_credit, self.last_groups = {}, []
+        shared_data[CREDIT] = {}
+        shared_data[NUMBERS] = self._batch_wide(episodes)
+        if kept:
+            shared_data[CREDIT] = self._assign(
+                [[rollout_of(episode) for episode in members] for members in kept.values()], shared_data[NUMBERS]
+            )
+        if metrics is not None:
+            metrics.log_value((ALL_MODULES, "seconds_credit"), time.perf_counter() - started, reduce="mean", window=1)
+        return batch
+
+    def _batch_wide(self, episodes) -> dict[str, Any] | None:
+        if not episodes:
+            return None
+        numbers = episodes[0].custom_data.get(BATCH_WIDE)
+        if numbers is None:
+            if self.num_learners > 1:
+                raise ValueError(
+                    f"{self.num_learners} learners need the numbers of the whole batch in each episode: make the "
+                    "shards with algorithms.igpo.learner.groups.shard_groups"
+                )
+            numbers = batch_wide_numbers(episodes)
+        return numbers
+
+    def _assign(self, groups: list[list[Rollout]], numbers: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        rollouts = [rollout for members in groups for rollout in members]
+        gains = [rollout_gains(rollout, self.credit, self.alias_rule) for rollout in rollouts]
+        agents = {agent: k for k, agent in enumerate(sorted({turn.agent for r in rollouts for turn in r.turns}))}
+        gains_M = np.concatenate([g.gain_T for g in gains])
+        turn_batch = TurnBatch(
+            group_N=np.repeat(np.arange(len(groups)), [len(members) for members in groups]),
+            turns_N=np.array([rollout.num_turns for rollout in rollouts]),
+            outcome_N=np.array([rollout.outcome for rollout in rollouts]),
+            gains_M=gains_M,
+            gain_bearing_M=~np.isnan(gains_M),
+            malformed_N=np.array([rollout.termination is Termination.MALFORMED for rollout in rollouts]),
+            turn_limit_N=np.array([rollout.termination is Termination.TURN_LIMIT for rollout in rollouts]),
+            truncated_N=np.array([rollout.termination.is_truncated for rollout in rollouts]),
+            last_belief_N=np.array([g.before_T[-1] for g in gains]),
+            role_M=np.array([agents[turn.agent] for rollout in rollouts for turn in rollout.turns]),
+            rollout_ids_N=[rollout.id for rollout in rollouts],
+        )
+        credit = assign_credit(
+            turn_batch,
+            self.credit,
+            batch_outcome_mean=numbers["outcome_mean"],
+            batch_outcome_std=numbers["outcome_std"],
+        )
+        advantages = turn_batch.split(credit.advantages_M)
+        clip_scales = turn_batch.split(credit.clip_scale_M)
+        normalised = turn_batch.split(credit.normalised_gains_M)
+        for rollout, g, advantage_T, normalised_T in zip(rollouts, gains, advantages, normalised, strict=True):
+            for k, turn in enumerate(rollout.turns):
+                self.last_credit[rollout.id, turn.index] = TurnCredit(
+                    belief_before=_or_none(g.before_T[k]),
+                    belief_after=_or_none(g.after_T[k]),
+                    gain=_or_none(g.gain_T[k]),
+                    normalised_gain=_or_none(normalised_T[k]),
+                    advantage=float(advantage_T[k]),
+                )
+        s = credit.groups
+        for k, members in enumerate(groups):
+            self.last_groups.append(
+                GroupCredit(
+                    group_id=members[0].group_id,
+                    question_id=members[0].question.id,
+                    size=int(s.size_P[k]),
+                    outcome_mean=float(s.outcome_mean_P[k]),
+                    outcome_std=float(s.outcome_std_P[k]),
+                    gain_count=int(s.gain_count_P[k]),
+                    gain_mean=float(s.gain_mean_P[k]),
+                    gain_std=float(s.gain_std_P[k]),
+                    collapsed_outcome=bool(s.collapsed_outcome_P[k]),
+                    collapsed=bool(s.collapsed_P[k]),
+                    collapsed_or_faint=bool(s.collapsed_or_faint_P[k]),
+                )
+            )
+        return {
+            rollout.id: (advantage_T, clip_scale_T)
+            for rollout, advantage_T, clip_scale_T in zip(rollouts, advantages, clip_scales, strict=True)
+        }
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+class BuildTokenBatch(ConnectorV2):
+    """Lays the tokens of all kept rollouts out as {module id: columns} (module docstring).
+
+    Every module of the RLModule gets columns, if need be one row of no weight, so that all learners make the same
+    collective calls. After a call, `layouts` says what the ids in the columns stand for.
+    """
+
+    def __init__(self, aggregation: Aggregation):
+        super().__init__()
+        self.aggregation = aggregation
+        self.layouts: dict[str, TokenLayout] = {}
+
+    def __call__(self, *, rl_module, batch, episodes, explore=None, shared_data: Any = None, metrics=None, **kwargs):
+        credit, numbers = shared_data[CREDIT], shared_data[NUMBERS]
+        self.layouts = {module_id: TokenLayout() for module_id in rl_module.keys()}  # noqa: SIM118 (not a dict)
+        rows: defaultdict[str, list[Row]] = defaultdict(list)
+        for episode in episodes:
+            if rollout_of(episode).id in credit:
+                self._add_rollout(episode, *credit[rollout_of(episode).id], numbers, rows)
+        for module_id, layout in self.layouts.items():
+            layout.num_sequences = numbers["num_sequences"].get(module_id, 0) if numbers else 0
+        return {module_id: pad_rows(rows[module_id]) for module_id in self.layouts}
+
+    def _add_rollout(self, episode, advantages_T, clip_scales_T, numbers, rows) -> None:
+        rollout = rollout_of(episode)
+        tokens = decision_tokens(episode)
+        for agent, agent_episode in episode.agent_episodes.items():
+            if not any(len(ids) for ids in timesteps(agent_episode.actions)):
+                continue  # without a decision token there is no row
+            module_id = agent_episode.module_id
+            if module_id not in self.layouts:
+                raise ValueError(
+                    f"rollout {rollout.id}: agent {agent} speaks through module {module_id!r}, but the learner has "
+                    f"only {', '.join(self.layouts)}; check policy_mapping_fn"
+                )
+            layout = self.layouts[module_id]
+            row = Row(
+                weight=aggregation_weight(
+                    self.aggregation,
+                    num_sequences=numbers["num_sequences"][module_id],
+                    num_tokens=numbers["num_tokens"][module_id],
+                    sequence_tokens=tokens[module_id],
+                ),
+                sequence_id=numbers["sequence_index"][module_id][rollout.id],
+            )
+            positions = [k for k, turn in enumerate(rollout.turns) if turn.agent == agent]
+            steps = agent_steps(rollout, agent, agent_episode, len(positions))
+            for k, (context_ids, decision_ids, sampler_logp) in zip(positions, steps, strict=True):
+                row.append(context_ids, decision=False)
+                row.append(
+                    decision_ids,
+                    decision=True,
+                    sampler_logp=sampler_logp,
+                    advantage=advantages_T[k],
+                    clip_scale=clip_scales_T[k],
+                    turn_id=len(layout.turn_keys),
+                )
+                layout.turn_keys.append((rollout.id, rollout.turns[k].index))
+            if len(row.parts[0].ids) == 0:
+                raise ValueError(
+                    f"rollout {rollout.id}: agent {agent} has an empty prompt; its first token would have no context"
+                )
+            rows[module_id].append(row)
+            layout.rollout_ids_N.append(rollout.id)

@@ -1,0 +1,118 @@
+"""What must be known before a batch is spread over learners: whole groups, and the numbers that span the batch.
+
+A learner sees only its shard, yet the average over sequences or tokens, the outcome baseline of REINFORCE++ and the
+cut into minibatches are about the whole batch. The driver computes them once and sends them along in each episode.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from algorithms.credit import batch_outcome_statistics
+from algorithms.igpo.learner.token_batch import timesteps
+from envs.search.trajectory import Rollout
+
+MIN_GROUP = 2
+"""A group with fewer rollouts left has no baseline and is dropped."""
+BATCH_WIDE = "batch_wide"
+"""Key of `episode.custom_data` that holds what `batch_wide_numbers` returned."""
+
+
+def rollout_of(episode) -> Rollout:
+    return episode.custom_data["rollout"]
+
+
+def split_groups(episodes: Sequence[Any]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Episodes by group id, in order of arrival: (groups to train on, groups that are dropped).
+
+    A rollout without a turn (it was lost before it could speak) counts as missing. Groups are keyed by
+    `Rollout.group_id`, never by the episode's own id, which RLlib rewrites.
+
+    Raises ValueError if two episodes carry the same rollout id.
+    """
+    groups: defaultdict[str, list[Any]] = defaultdict(list)
+    seen: set[str] = set()
+    for episode in episodes:
+        rollout = rollout_of(episode)
+        if rollout.id in seen:
+            raise ValueError(f"rollout {rollout.id} appears twice in one batch")
+        seen.add(rollout.id)
+        members = groups[rollout.group_id]
+        if rollout.turns:
+            members.append(episode)
+    kept = {group: members for group, members in groups.items() if len(members) >= MIN_GROUP}
+    return kept, {group: members for group, members in groups.items() if group not in kept}
+
+
+def kept_episodes(episodes: Sequence[Any]) -> list[Any]:
+    """The episodes that are trained on, group after group."""
+    kept, _ = split_groups(episodes)
+    return [episode for members in kept.values() for episode in members]
+
+
+def decision_tokens(episode) -> dict[str, int]:
+    """Decision tokens of each module that spoke in `episode`, all its agents together."""
+    tokens: defaultdict[str, int] = defaultdict(int)
+    for agent_episode in episode.agent_episodes.values():
+        if len(agent_episode):
+            tokens[agent_episode.module_id] += sum(len(ids) for ids in timesteps(agent_episode.actions))
+    return {module_id: count for module_id, count in tokens.items() if count}
+
+
+def batch_wide_numbers(episodes: Sequence[Any]) -> dict[str, Any]:
+    """Numbers of the whole batch that every learner needs, to be put into `custom_data["batch_wide"]` before sharding.
+
+    Returns:
+        `num_sequences` {module: S} and `num_tokens` {module: T} over sequences (rollout, module) with a decision token;
+        `outcome_mean` and `outcome_std` over all rollouts trained on, each once; `sequence_index` {module: {rollout id:
+        0..S-1}}, which decides the minibatch of a sequence.
+
+    Raises ValueError if no group has two rollouts.
+    """
+    kept = kept_episodes(episodes)
+    if not kept:
+        raise ValueError(f"none of the {len(episodes)} rollouts belongs to a group of at least {MIN_GROUP}: nothing to train on")
+    sequence_index: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    num_tokens: defaultdict[str, int] = defaultdict(int)
+    for episode in kept:
+        for module_id, count in decision_tokens(episode).items():
+            sequence_index[module_id][rollout_of(episode).id] = len(sequence_index[module_id])
+            num_tokens[module_id] += count
+    outcome_mean, outcome_std = batch_outcome_statistics([rollout_of(episode).outcome for episode in kept])
+    return {
+        "num_sequences": {module_id: len(index) for module_id, index in sequence_index.items()},
+        "num_tokens": dict(num_tokens),
+        "outcome_mean": outcome_mean,
+        "outcome_std": outcome_std,
+        "sequence_index": dict(sequence_index),
+    }
+
+
+def shard_groups(episodes: Sequence[Any], num_shards: int) -> list[list[Any]]:
+    """Episodes in `num_shards` lists of about equal numbers of tokens; a group stays together. Sets `batch_wide` in
+    each.
+
+    A shard may be empty when there are fewer groups than shards. Episodes of dropped groups are left out.
+    """
+    numbers = batch_wide_numbers(episodes)
+    kept, _ = split_groups(episodes)
+    loads = [0] * num_shards
+    shards: list[list[Any]] = [[] for _ in range(num_shards)]
+    sizes = {group: sum(_context_tokens(episode) for episode in members) for group, members in kept.items()}
+    for group in sorted(kept, key=sizes.__getitem__, reverse=True):
+        lightest = min(range(num_shards), key=loads.__getitem__)
+        loads[lightest] += sizes[group]
+        for episode in kept[group]:
+            episode.custom_data[BATCH_WIDE] = numbers
+            shards[lightest].append(episode)
+    return shards
+
+
+def _context_tokens(episode) -> int:
+    return sum(
+        len(ids)
+        for agent_episode in episode.agent_episodes.values()
+        for ids in [*timesteps(agent_episode.observations), *timesteps(agent_episode.actions)]
+    )

@@ -1,0 +1,86 @@
+"""Reference policies: what the KL term, and belief under `scorer: reference`, compare the trained policies with."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from algorithms.igpo.learner.token_batch import Columns
+from algorithms.igpo.model.causal_lm import HFCausalLM, load_causal_lm, token_logp
+from algorithms.igpo.model.fsdp import shard_layers
+from algorithms.igpo.model.lora import without_adapters
+
+
+class References:
+    """One reference for each of `modules`: the model that its training started from, until it is refreshed.
+
+    Frozen references of modules with the same source are one model; that of a module with adapters is its own base.
+
+    Args:
+        modules: {module id: module}.
+        device: where the references live.
+        sharded: whether the learners share each reference, layer by layer; all of them must then ask for every forward.
+        refreshed: whether `refresh` will be called, so that each module needs a copy of its own.
+    """
+
+    def __init__(
+        self, modules: Mapping[str, HFCausalLM], device: torch.device, *, refreshed: bool = False, sharded: bool = False
+    ):
+        self._models: dict[str, torch.nn.Module] = {}
+        self._compute_dtypes = {module_id: module.compute_dtype for module_id, module in modules.items()}
+        by_source: dict[tuple, torch.nn.Module] = {}
+        for module_id, module in modules.items():
+            source = (module.path, module.compute_dtype, module_id if refreshed else None)
+            if module.has_lora:
+                self._models[module_id] = module.hf
+                continue
+            if source not in by_source:
+                model = load_causal_lm(module.path, module.compute_dtype, trust_remote_code=module.trust_remote_code)
+                model.requires_grad_(False)
+                if sharded:
+                    shard_layers(model, device)
+                by_source[source] = model.to(device)
+            self._models[module_id] = by_source[source]
+        self._own = list(by_source.values())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __contains__(self, module_id: str) -> bool:
+        return module_id in self._models
+
+    @contextmanager
+    def model(self, module_id: str) -> Generator[torch.nn.Module]:
+        """The reference of `module_id`, for as long as the context lasts."""
+        with without_adapters(self._models[module_id]):
+            yield self._models[module_id]
+
+    @torch.no_grad()
+    def token_logp(self, module_id: str, micro: Columns) -> torch.Tensor:
+        """Log-probs of the decision tokens of a micro-batch, [N, L - 1]; column j is about token j + 1."""
+        mask, dtype = micro["decision_mask"][:, 1:], self._compute_dtypes[module_id]
+        with self.model(module_id) as model:
+            return token_logp(model, micro["token_ids"], mask, dtype, entropy="off", lengths=micro["lengths"])[0]
+
+    def to(self, device: torch.device) -> None:
+        """Moves the references, those that are a module's own base excepted."""
+        for model in self._own:
+            model.to(device)
+
+    @torch.no_grad()
+    def refresh(self, modules: Mapping[str, HFCausalLM]) -> None:
+        """Every reference becomes what its module is now."""
+        for module_id, model in self._models.items():
+            model.load_state_dict(modules[module_id].hf.state_dict())
+
+    def get_state(self) -> dict[str, dict[str, torch.Tensor]]:
+        return {
+            module_id: {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+            for module_id, model in self._models.items()
+        }
+
+    def set_state(self, state: dict[str, dict[str, torch.Tensor]]) -> None:
+        for module_id, tensors in state.items():
+            self._models[module_id].load_state_dict(tensors)

@@ -1,0 +1,144 @@
+"""How good an answer is, in both dialects of SPEC §3, written from their definitions.
+
+`f1_paper`, `em_paper`: lower-case, every ASCII punctuation character to a space, white space collapsed; F1 over the
+SET of words; exact match is equality of those strings (the official code's `val_type='em'`).
+`f1_squad`, `em_squad`: SQuAD v1.1 normalisation (lower-case, punctuation deleted, articles removed), multiset F1, and
+HotpotQA's rule that yes, no and noanswer match only themselves.
+Every metric is the maximum over the gold aliases, lies in [0, 1], and is 0 for a rollout without an answer.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from envs.errors import InputError
+from envs.user_code import import_function
+
+AnswerMetric = Callable[[str, Sequence[str]], float]
+"""(prediction, golds) -> value."""
+
+_PUNCTUATION_TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation, " "))
+_DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_CLOSED_ANSWERS = ("yes", "no", "noanswer")
+
+
+@lru_cache(4096)  # four metrics normalise the same answers, and so do the rollouts of a group
+def normalise_paper(text: str) -> str:
+    """Lower-case, ASCII punctuation to spaces, white space collapsed; articles stay (official IGPO code)."""
+    return " ".join(text.lower().translate(_PUNCTUATION_TO_SPACE).split())
+
+
+@lru_cache(4096)
+def normalise_squad(text: str) -> str:
+    """Lower-case, ASCII punctuation deleted, then `a`, `an`, `the` removed, white space collapsed (SQuAD v1.1)."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_DELETE_PUNCTUATION)).split())
+
+
+def f1_paper(prediction: str, golds: Sequence[str]) -> float:
+    """F1 between the sets of words, maximum over `golds`; 0 where either side has no word."""
+    words = set(normalise_paper(prediction).split())
+    return _best(golds, lambda gold: _f1_of_sets(words, set(normalise_paper(gold).split())))
+
+
+def em_paper(prediction: str, golds: Sequence[str]) -> float:
+    """1.0 if the normalised prediction equals a normalised gold, else 0.0."""
+    normalised = normalise_paper(prediction)
+    return _best(golds, lambda gold: float(normalised == normalise_paper(gold)))
+
+
+def f1_squad(prediction: str, golds: Sequence[str]) -> float:
+    """F1 between the multisets of words, maximum over `golds`; yes, no, noanswer match only themselves (HotpotQA)."""
+    normalised = normalise_squad(prediction)
+    return _best(golds, lambda gold: _f1_of_multisets(normalised, normalise_squad(gold)))
+
+
+def em_squad(prediction: str, golds: Sequence[str]) -> float:
+    """1.0 if the normalised prediction equals a normalised gold, else 0.0."""
+    normalised = normalise_squad(prediction)
+    return _best(golds, lambda gold: float(normalised == normalise_squad(gold)))
+
+
+METRICS: dict[str, AnswerMetric] = {
+    "f1_paper": f1_paper,
+    "em_paper": em_paper,
+    "f1_squad": f1_squad,
+    "em_squad": em_squad,
+}
+
+OUTCOMES: dict[str, AnswerMetric] = {"f1": f1_paper, "em": em_paper, **METRICS}
+"""What the `outcome` setting may name besides a user's own `module:function`."""
+
+
+def answer_metrics(prediction: str | None, golds: Sequence[str]) -> dict[str, float]:
+    """All four metrics by name; zeros for None (a rollout that ended without an answer)."""
+    if prediction is None:
+        return dict.fromkeys(METRICS, 0.0)
+    return dict(_metrics_of(prediction, tuple(golds)))
+
+
+@lru_cache(4096)  # the rollouts of a group give the same answers
+def _metrics_of(prediction: str, golds: tuple[str, ...]) -> dict[str, float]:
+    return {name: metric(prediction, golds) for name, metric in METRICS.items()}
+
+
+def outcome_function(name: str) -> AnswerMetric:
+    """The function that rewards an answer: `f1` (the paper's), `em`, a metric by its full name, or `module:function`.
+
+    A user's function takes (prediction: str, golds: list of str) and returns a finite number; anything else raises
+    ValueError when it is called.
+
+    Raises:
+        InputError: unknown name (the nearest known one is told), module that can't be imported, no such function.
+    """
+    if name in OUTCOMES:
+        return OUTCOMES[name]
+    if ":" not in name:
+        near = difflib.get_close_matches(name, OUTCOMES, n=1)
+        raise InputError(
+            f"unknown outcome {name!r}"
+            + (f", did you mean {near[0]!r}?" if near else "")
+            + f" Known: {', '.join(OUTCOMES)}, or `module:function` for your own"
+        )
+    return _user_function(name)
+
+
+def _user_function(path: str) -> AnswerMetric:
+    function = import_function(path, "outcome")
+
+    def outcome(prediction: str, golds: Sequence[str]) -> float:
+        value = function(prediction, list(golds))
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"outcome {path!r} must return a number, returned {value!r:.80}") from error
+        if not math.isfinite(number):
+            raise ValueError(f"outcome {path!r} must return a finite number, returned {number}")
+        return number
+
+    return outcome
+
+
+def _best(golds: Sequence[str], score: Callable[[str], float]) -> float:
+    if not golds:
+        raise ValueError("no gold answers to compare with")
+    return max(score(gold) for gold in golds)
+
+
+def _f1_of_sets(prediction: set[str], gold: set[str]) -> float:
+    common = len(prediction & gold)
+    return 2 * common / (len(prediction) + len(gold)) if common else 0.0
+
+
+def _f1_of_multisets(prediction: str, gold: str) -> float:
+    if prediction != gold and (prediction in _CLOSED_ANSWERS or gold in _CLOSED_ANSWERS):
+        return 0.0
+    prediction_words, gold_words = prediction.split(), gold.split()
+    common = sum((Counter(prediction_words) & Counter(gold_words)).values())
+    return 2 * common / (len(prediction_words) + len(gold_words)) if common else 0.0

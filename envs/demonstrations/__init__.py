@@ -1,0 +1,1 @@
+"""Demonstrations of searching, made from a corpus."""

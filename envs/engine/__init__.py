@@ -1,0 +1,1 @@
+"""Rollout engines: requests in, sampled tokens and scores out. An engine knows no episode."""

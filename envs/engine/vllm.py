@@ -1,0 +1,257 @@
+"""The rollout engine on vLLM, in this process, driven by its step loop (continuous batching over turns and rollouts)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Literal
+
+import numpy as np
+
+from envs.engine.base import NO_WEIGHTS, EngineSettings, Generate, Generated, ScoreAnswer, Scored
+from envs.errors import InputError
+
+
+class VLLMEngine:
+    """A vLLM engine for one policy. It starts without weights: call `load_weights` first.
+
+    Args:
+        model_path: Hugging Face folder.
+        settings: engine settings.
+        max_model_len: longest context plus decision, in tokens.
+        dtype: "float32" or "bfloat16".
+        seed: seed of the engine (requests carry their own).
+        reads_text: load the tokenizer, which requests with stop strings need.
+
+    Raises:
+        InputError: less free memory than the KV cache asked for.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        settings: EngineSettings,
+        *,
+        max_model_len: int,
+        dtype: Literal["float32", "bfloat16"],
+        seed: int = 0,
+        reads_text: bool = False,
+    ):
+        check_memory(settings)
+        # The engine must live in this process: plain calls, no pickling of weights. Read when vllm is imported.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        _mend_llvmlite()
+        import torch
+        from vllm import LLM
+
+        on_cpu = not torch.cuda.is_available()
+        self.weights_version = NO_WEIGHTS
+        self.transfer_group: str | None = None
+        """Name of the group through which weights come; None: they come by `load_weights` only."""
+        self._scores: dict[str, tuple[ScoreAnswer, bool]] = {}
+        """Scores under way, and whether each may read the prefix cache."""
+        shares_gpu = settings.placement == "colocated"
+        self._llm = LLM(
+            model=model_path,
+            # The weights come from the learner, before the first request: nothing is read from disk twice.
+            load_format="dummy",
+            # A CPU engine repacks the output head, so a reload of tied embeddings would leave the old head in place.
+            hf_overrides={"tie_word_embeddings": False} if on_cpu else None,
+            dtype=dtype,
+            seed=seed,
+            max_model_len=max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            block_size=settings.block_size,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            enforce_eager=settings.enforce_eager,
+            enable_sleep_mode=shares_gpu and not on_cpu,
+            enable_prefix_caching=True,
+            skip_tokenizer_init=not reads_text,
+            disable_log_stats=True,
+            logprobs_mode="raw_logprobs",
+            generation_config="vllm",
+            kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30) if on_cpu else None,
+            # A seeded request that is prefilled in parts rewinds its generator, which CPU generators cannot do.
+            enable_chunked_prefill=False if on_cpu else None,
+            max_num_batched_tokens=max(8192, max_model_len) if on_cpu else None,
+            weight_transfer_config={"backend": "nccl"} if settings.weight_transfer == "nccl" else None,
+        )
+        self._engine = self._llm.llm_engine
+        if shares_gpu:
+            self.sleep()  # the learner is built next
+
+    def submit(self, request: Generate | ScoreAnswer) -> None:
+        if self.weights_version == NO_WEIGHTS:
+            raise RuntimeError("the engine has no weights yet: push the learner's before sampling")
+        if isinstance(request, Generate):
+            self._submit_generate(request)
+        else:
+            self._submit_score(request, read_cache=True)
+
+    def step(self) -> list[Generated | Scored]:
+        finished = []
+        for output in self._engine.step():
+            if not output.finished:
+                continue
+            if output.request_id not in self._scores:
+                finished.append(_generated(output))
+                continue
+            request, read_cache = self._scores.pop(output.request_id)
+            score = read_score(request, output.prompt_logprobs, output.num_cached_tokens or 0)
+            if score is not None:
+                finished.append(Scored(request.request_id, score))
+            elif read_cache:
+                self._submit_score(request, read_cache=False)
+            else:
+                raise RuntimeError(
+                    f"vLLM returned log-probs of other tokens than it was asked to score: request {request.request_id}"
+                )
+        return finished
+
+    @property
+    def is_busy(self) -> bool:
+        return self._engine.has_unfinished_requests()
+
+    def load_weights(self, tensors: dict[str, Any], version: int) -> None:
+        if "model.embed_tokens.weight" in tensors and "lm_head.weight" not in tensors:
+            tensors = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
+        is_asleep = self._engine.is_sleeping()
+        if is_asleep:
+            self._llm.wake_up(tags=["weights"])
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(tensors.items())})
+        if is_asleep:  # only now: the weights on their way took room, too
+            self._llm.wake_up(tags=["kv_cache"])
+        self._hold(version)
+
+    def _hold(self, version: int) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache after a weight load: requests were still running")
+        self.weights_version = version
+
+    # This engine's end of `weight_transfer: nccl`, called by the learner's (algorithms.igpo.weights.nccl) in this order.
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any], group: str) -> None:
+        """Joins the group called `group`, and leaves the one before."""
+        self.transfer_group = None
+        self._llm.shutdown_weight_transfer_engine()
+        self._llm.init_weight_transfer_engine({"init_info": init_info})
+        self.transfer_group = group
+
+    def start_weight_update(self) -> None:
+        self.weights_version = NO_WEIGHTS
+        self._llm.start_weight_update()
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self._llm.update_weights({"update_info": update_info})
+
+    def finish_weight_update(self, version: int) -> None:
+        self._llm.finish_weight_update()
+        self._hold(version)
+
+    def sleep(self) -> None:
+        if self.is_busy:
+            raise RuntimeError("the engine was put to sleep while requests were running")
+        self._llm.sleep(level=2)  # a CPU worker ignores it
+        self.weights_version = NO_WEIGHTS
+
+    def _submit_generate(self, request: Generate) -> None:
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            temperature=request.temperature,
+            seed=request.seed if request.temperature > 0 else None,
+            max_tokens=request.max_tokens,
+            stop_token_ids=request.stop_token_ids,
+            stop=request.stop_strings,
+            include_stop_str_in_output=bool(request.stop_strings),
+            ignore_eos=True,
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=bool(request.stop_strings),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,
+        )
+        self._engine.add_request(request.request_id, tokens_input(request.context_ids), params)
+
+    def _submit_score(self, request: ScoreAnswer, *, read_cache: bool) -> None:
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            prompt_logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            skip_reading_prefix_cache=not read_cache,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,
+        )
+        self._scores[request.request_id] = request, read_cache
+        self._engine.add_request(request.request_id, tokens_input(request.context_ids + request.suffix_ids), params)
+
+
+def _mend_llvmlite() -> None:
+    """Lets vLLM start where numba is loaded already (bm25s loads it).
+
+    While it replaces Triton kernels (vllm/triton_utils/dispatcher.py, 0.32 on CPU) vLLM reads `vars` of everything in every
+    module; llvmlite's library handle has no `__dict__`, but makes up a C function for every name it is asked for.
+    """
+    ffi: Any = sys.modules.get("llvmlite.binding.ffi")
+    if ffi is None or not hasattr(ffi.lib, "__dict__"):
+        return
+    make_up = type(ffi.lib).__getattr__
+
+    def getattr_but_dict(self, name: str):
+        if name == "__dict__":
+            raise AttributeError(name)
+        return make_up(self, name)
+
+    type(ffi.lib).__getattr__ = getattr_but_dict
+
+
+def _generated(output) -> Generated:
+    completion = output.outputs[0]
+    ids = list(completion.token_ids)
+    flat = completion.logprobs
+    logprobs_L = np.asarray([flat.logprobs[start] for start in flat.start_indices], dtype=np.float32)
+    sampled = [flat.token_ids[start] for start in flat.start_indices]
+    if sampled != ids:
+        raise RuntimeError(f"vLLM returned log-probs of other tokens than it sampled: {sampled} against {ids}")
+    return Generated(output.request_id, ids, logprobs_L, "stop" if completion.finish_reason == "stop" else "length")
+
+
+def read_score(request: ScoreAnswer, flat, num_cached_tokens: int) -> float | None:
+    """s_t(a) from vLLM's prompt log-probs, or None where the prefix cache has spoilt them.
+
+    The log-prob of the token at position p is computed from position p - 1. Rows of positions that were read from the prefix
+    cache are uninitialised memory, so the first gold token at p is sound only if fewer than p tokens were cached; a spoilt
+    row's token ids are not the prompt's either, which is checked too.
+    """
+    start = len(request.context_ids)
+    positions = [start + offset for offset in np.flatnonzero(request.gold_mask_L)]
+    if num_cached_tokens >= positions[0]:
+        return None
+    rows = [flat.start_indices[position] for position in positions]
+    expected = [request.suffix_ids[position - start] for position in positions]
+    if [flat.token_ids[row] for row in rows] != expected:
+        return None
+    return float(np.mean([flat.logprobs[row] for row in rows], dtype=np.float64))
+
+
+def check_memory(settings: EngineSettings) -> None:
+    """Refuse a KV cache that does not fit, before the engine loads. GPU engines size their own cache."""
+    import psutil
+    import torch
+
+    free_gib = psutil.virtual_memory().available / 2**30
+    if not torch.cuda.is_available() and settings.kv_cache_gib > free_gib:
+        raise InputError(
+            f"engine.kv_cache_gib is {settings.kv_cache_gib:g} but only {free_gib:.1f} GiB of memory are free: lower it"
+        )

@@ -1,0 +1,123 @@
+"""How hard a world is: what can be had without searching, by searching well, and by searching at random.
+
+A world is fit for training where closed-book accuracy is near zero (answers must be found), an expert is always right (they can
+be found), and a random searcher is not (it matters what is searched for).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.data.answer_metrics import em_squad
+from envs.data.corpus import Document
+from envs.search.trajectory import Question
+from envs.world.evidence import belief_path
+from envs.world.words import ATTRIBUTES
+from envs.world.world import World
+
+Search = Callable[[str], Document]
+"""The best document for a query."""
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """EM (SQuAD) on the held-out questions of three players, and the belief path of an ideal reader."""
+
+    questions: Counter[str]
+    """Held-out questions by kind."""
+    closed_book: float
+    """Always the commonest training answer to the same kind of question."""
+    expert: float
+    """Searches for each hop's entity by name and reads the fact out of the document that comes back."""
+    random_searcher: float
+    """As many searches as `max_searches`, each for a random fact of somebody it has read of, then a value that it saw."""
+    belief_by_hops: dict[int, list[float]]
+    """Hops of a chain question to mean belief in the gold answer after 0, 1, ... gold documents."""
+
+
+def difficulty(world: World, search: Search, *, max_searches: int = 5, seed: int = 0) -> Difficulty:
+    """Plays all held-out questions of `world`."""
+    rng = np.random.default_rng(seed)
+    train, heldout = world.questions("train"), world.questions("heldout")
+    guess = _commonest_answers(train)
+    expert, random = Expert(search), RandomSearcher(world.relations, search, max_searches, rng)
+    paths: dict[int, list[list[float]]] = defaultdict(list)
+    for chain, question in zip(world.chains("heldout"), heldout, strict=True):
+        if question.metadata["kind"] == "chain":
+            paths[chain.hops].append(belief_path(world, chain))
+    return Difficulty(
+        questions=Counter(question.metadata["kind"] for question in heldout),
+        closed_book=_exact(heldout, [guess.get(_kind(question), "") for question in heldout]),
+        expert=_exact(heldout, [expert.answer(question) for question in heldout]),
+        random_searcher=_exact(heldout, [random.answer(question) for question in heldout]),
+        belief_by_hops={hops: np.mean(paths[hops], axis=0).tolist() for hops in sorted(paths)},
+    )
+
+
+class Expert:
+    """Knows what a question means and how documents state facts, but no fact."""
+
+    def __init__(self, search: Search):
+        self._search = search
+
+    def answer(self, question: Question) -> str:
+        meant = question.metadata
+        if meant["kind"] == "comparison":
+            return next((name for name in meant["names"] if self._look_up(name, meant["keys"][0]) in meant["asked"]), "")
+        found = meant["entity"]
+        for key in meant["keys"]:
+            found = self._look_up(found, key)
+        if meant["kind"] == "yes_no":
+            return "yes" if found in meant["asked"] else "no"
+        return found
+
+    def _look_up(self, name: str, key: str) -> str:
+        return read_fact(self._search(f"{name} {key}"), key)
+
+
+class RandomSearcher:
+    """Searches without regard to the question, and answers with something it has seen."""
+
+    def __init__(self, relations: Sequence[str], search: Search, max_searches: int, rng: np.random.Generator):
+        self._relations, self._search, self._max_searches, self._rng = relations, search, max_searches, rng
+
+    def answer(self, question: Question) -> str:
+        meant = question.metadata
+        known = list(meant["names"]) if meant["kind"] == "comparison" else [meant["entity"]]
+        values = []
+        for _ in range(self._max_searches):
+            key = self._pick([*self._relations, *ATTRIBUTES])
+            document = self._search(f"{self._pick(known)} {key}")
+            known += [name for relation in self._relations if (name := read_fact(document, relation))]
+            values.append(read_fact(document, meant["keys"][-1]))
+        if meant["kind"] == "comparison":
+            return self._pick(meant["names"])
+        return self._pick(["yes", "no"] if meant["kind"] == "yes_no" else values)
+
+    def _pick(self, texts: Sequence[str]) -> str:
+        return texts[int(self._rng.integers(len(texts)))]
+
+
+def read_fact(document: Document, key: str) -> str:
+    """What the document says of `key`; "" where it says nothing."""
+    _, stated, rest = f" {document.text}".partition(f" {document.title} {key} ")
+    return rest.partition(" .")[0] if stated else ""
+
+
+def _kind(question: Question) -> tuple[str, str]:
+    return question.metadata["kind"], question.metadata["keys"][-1]
+
+
+def _commonest_answers(questions: Sequence[Question]) -> dict[tuple[str, str], str]:
+    answers: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for question in questions:
+        answers[_kind(question)][question.golds[0]] += 1
+    return {kind: min(counts, key=lambda answer: (-counts[answer], answer)) for kind, counts in answers.items()}
+
+
+def _exact(questions: Sequence[Question], answers: Sequence[str]) -> float:
+    return float(np.mean([em_squad(answer, question.golds) for question, answer in zip(questions, answers, strict=True)]))

@@ -1,0 +1,1 @@
+"""`igpo doctor`: what makes a run worth starting."""

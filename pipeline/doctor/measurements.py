@@ -1,0 +1,146 @@
+"""What the doctor measures on held-out questions: recall of the retriever, belief and format of the policy.
+
+Nothing here fails a run. It warns of one that would be slow to learn: a retriever that does not find the gold documents, belief
+that evidence does not move, a policy that cannot yet write the format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from envs.errors import InputError
+from envs.retrieval.base import RetrieverError
+from envs.search.trajectory import ActionKind, Question
+from pipeline.doctor.checks import SAMPLE, Finding, Subject
+from pipeline.evaluation.saved_policy import Policy, start_policy
+
+if TYPE_CHECKING:
+    from envs.search.task import SearchTask
+
+BELIEF_WITH = 0.5
+"""Mean belief in the gold answer that gold evidence should at least give."""
+BELIEF_WITHOUT = 0.3
+"""And the most that a policy should have without it."""
+VALID_TURNS = 0.6
+"""The least share of first turns that should parse."""
+
+
+def expensive_checks(subject: Subject) -> Iterator[Finding]:
+    """Retrieval, then what needs the rollout engine with the policy's weights: belief and format."""
+    assert subject.task is not None, "the cheap checks come first"
+    yield recall(subject.task)
+    try:
+        policy = start_policy(subject.config, str(subject.config.model_path))
+    except InputError as error:
+        yield Finding("engine", "fail", str(error))
+        return
+    yield belief(policy)
+    yield format_validity(policy)
+
+
+def recall(task: SearchTask) -> Finding:
+    """How much of the gold evidence the question itself finds as a query."""
+    questions = [question for question in task.heldout_questions if question.gold_document_ids][:SAMPLE]
+    if not questions:
+        return Finding("retrieval", "ok", f"{task.settings.retriever.kind}; gold documents are not known for these questions")
+    top_k = task.settings.retriever.top_k
+    try:
+        hits = task.retriever.search([question.text for question in questions], top_k)
+    except RetrieverError as error:
+        return Finding("retrieval", "fail", f"retriever `{task.settings.retriever.kind}` broke off: {error}")
+    shares, any_hit = [], 0
+    for question, found in zip(questions, hits, strict=True):
+        gold = set(question.gold_document_ids)
+        common = gold & {hit.document_id for hit in found}
+        shares.append(len(common) / len(gold))
+        any_hit += bool(common)
+    text = (
+        f"recall@{top_k} of gold documents with the question as query {np.mean(shares):.2f}; "
+        f"{any_hit / len(questions):.0%} of questions find at least one"
+    )
+    if any_hit / len(questions) < 0.5:
+        return Finding("retrieval", "warn", f"{text}: raise retriever.top_k or check that questions and corpus belong together")
+    return Finding("retrieval", "ok", text)
+
+
+def belief(policy: Policy) -> Finding:
+    """Mean belief in the gold answer after the prompt alone, and with the gold documents shown."""
+    from envs.engine.base import ScoreAnswer
+    from envs.search.environment import SearchEnv
+
+    questions = [q for q in policy.task.heldout_questions if q.gold_document_ids][:SAMPLE]
+    if not questions:
+        return Finding("belief", "ok", "not measured: gold documents are not known for these questions")
+    engine = policy.loop.engines[policy.task.answering_role.policy]
+    decisions = _first_decisions(policy, questions)
+    without, with_gold = [], []
+    for question, decision in zip(questions, decisions, strict=True):
+        episode = SearchEnv(policy.task).begin(question, rollout_id="doctor", group_id="doctor", split="heldout")
+        evidence = list(episode.history)
+        for document_id in question.gold_document_ids:
+            shown = policy.task.corpus.by_id(document_id).contents
+            observation = policy.task.protocol.observation(
+                shown, decision_ids=decision, sender="tool", max_tokens=policy.task.settings.max_observation_tokens
+            )
+            evidence += [*decision, *observation.ids]
+        longest = max(len(suffix.ids) for suffix in episode.templates.suffixes_K)
+        if len(evidence) + longest > policy.task.settings.max_context_tokens:
+            continue
+        for values, context in ((without, episode.history), (with_gold, evidence)):
+            for k, suffix in enumerate(episode.templates.suffixes_K):
+                engine.submit(ScoreAnswer(f"doctor/{k}", list(context), suffix.ids, suffix.gold_mask_L))
+            values.append(math.exp(max(result.score for result in _drain(engine))))
+    if not without:
+        return Finding("belief", "warn", "not measured: the gold documents do not fit into max_context_tokens")
+    low, high = float(np.mean(without)), float(np.mean(with_gold))
+    text = f"in the gold answer {low:.3f} before and {high:.3f} with the gold documents ({len(without)} questions)"
+    if high < BELIEF_WITH:
+        return Finding("belief", "warn", f"{text}: below {BELIEF_WITH} with evidence, gains will be weak; warm the policy up")
+    if low > BELIEF_WITHOUT:
+        return Finding("belief", "warn", f"{text}: above {BELIEF_WITHOUT} without evidence, the policy knows the answers already")
+    return Finding("belief", "ok", text)
+
+
+def format_validity(policy: Policy) -> Finding:
+    """The share of sampled first turns that parse, and how whole rollouts end."""
+    from envs.runner.rollout_loop import RolloutJob
+
+    jobs = [
+        RolloutJob(question, f"doctor/{n}", f"doctor/{n}", (0, -2, n, 0), split="heldout", score_beliefs=False)
+        for n, question in enumerate(policy.task.heldout_questions[:SAMPLE])
+    ]
+    rollouts = [record.rollout for record in policy.loop.run(jobs)[0]]
+    bad = (ActionKind.MALFORMED, ActionKind.CUT_OFF)
+    valid = float(np.mean([rollout.turns[0].action not in bad for rollout in rollouts]))
+    answered = float(np.mean([rollout.answer is not None for rollout in rollouts]))
+    text = f"{valid:.0%} of first turns parse, {answered:.0%} of rollouts answer ({len(rollouts)} at temperature 1)"
+    if valid < VALID_TURNS:
+        return Finding(
+            "format",
+            "warn",
+            f"{text}: below {VALID_TURNS:.0%}; try another protocol, an example in the prompt, or max_turn_tokens",
+        )
+    return Finding("format", "ok", text)
+
+
+def _first_decisions(policy: Policy, questions: list[Question]) -> list[list[int]]:
+    """A greedy first turn per question: evidence is shown after a decision that this policy would write."""
+    from envs.runner.rollout_loop import RolloutJob
+
+    jobs = [
+        RolloutJob(question, f"doctor/{n}", f"doctor/{n}", (0, -3, n, 0), split="heldout", temperature=0.0, score_beliefs=False)
+        for n, question in enumerate(questions)
+    ]
+    first = policy.task.settings.roles[0].name
+    return [record.decisions(first)[0].tolist() for record in policy.loop.run(jobs)[0]]
+
+
+def _drain(engine) -> list:
+    results = []
+    while engine.is_busy:
+        results += engine.step()
+    return results

@@ -1,0 +1,1 @@
+"""`igpo estimate`: memory and hours of an experiment before it starts."""

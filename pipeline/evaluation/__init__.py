@@ -1,0 +1,1 @@
+"""A saved policy answers questions."""

@@ -1,0 +1,112 @@
+"""`igpo ask`: one question answered by a saved policy, each turn shown as soon as it is written."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from envs.errors import InputError
+from envs.search.trajectory import ActionKind, Question, Rollout, Turn
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.saved_policy import Policy
+
+
+def ask(
+    policy: Policy, text: str, console: Console, *, golds: list[str] | None = None, temperature: float = 0.0, seed: int = 0
+) -> Rollout:
+    """Answers `text` and returns the rollout. With `golds`, the belief in the right answer is shown after each turn."""
+    from envs.engine.base import Generate
+    from envs.runner.rollout_loop import turn_seed
+    from envs.search.environment import SearchEnv
+
+    if not text.strip():
+        raise InputError("the question is empty.")
+    env = SearchEnv(policy.task)
+    # Without a gold answer a placeholder reserves the room that the scoring suffix would take.
+    question = Question(id="ask", text=text, golds=golds or ["unknown"])
+    observations, _ = env.reset(options={"question": question})
+    episode = env.episode
+    contexts: dict[str, list[int]] = {}
+    console.print(Text.assemble(("question  ", "bold"), text))
+    belief = _belief(policy, episode) if golds else None
+    if belief is not None:
+        console.print(Text(f"          belief in the right answer {belief:.3f}", style="dim"))
+    while not episode.done:
+        for agent, ids in observations.items():
+            contexts.setdefault(agent, []).extend(ids.tolist())
+        speaker = episode.agent
+        engine = policy.loop.engines[policy.task.policy_of(speaker)]
+        engine.submit(
+            Generate(
+                f"ask/{episode.rollout.num_turns}",
+                context_ids=contexts[speaker],
+                max_tokens=episode.max_decision_tokens,
+                stop_token_ids=policy.task.protocol.stop_token_ids,
+                temperature=temperature,
+                seed=turn_seed((seed,), episode.rollout.num_turns),
+                stop_strings=policy.task.protocol.stop_strings,
+            )
+        )
+        with console.status(f"{speaker} is writing turn {episode.rollout.num_turns + 1} ..."):
+            (decision,) = _results(engine)
+        contexts[speaker] += decision.ids
+        observations, *_ = env.step({speaker: np.asarray(decision.ids, dtype=np.int32)})
+        turn = episode.rollout.turns[-1]
+        _show(turn, console)
+        if belief is not None and not episode.done:
+            after = _belief(policy, episode)
+            gain = math.log(after) - math.log(belief)
+            console.print(Text(f"          belief {belief:.3f} → {after:.3f}, gain {gain:+.3f}", style="dim"))
+            belief = after
+    rollout = episode.rollout
+    if rollout.answer is None:
+        console.print(Text(f"no answer: {rollout.termination}", style="yellow"))
+    elif golds:
+        right = rollout.metrics["em_squad"] == 1.0
+        console.print(Text("right" if right else f"wrong: {' / '.join(golds)}", style="green" if right else "red"))
+    return rollout
+
+
+def _show(turn: Turn, console: Console) -> None:
+    head = Text(f"{turn.index + 1:>2} {turn.agent}", style="bold cyan")
+    match turn.action:
+        case ActionKind.TOOL:
+            call = turn.tool_calls[0]
+            query = turn.query if turn.query is not None else str(call.arguments)
+            head.append(f"  {call.tool}: ", style="default").append(query)
+        case ActionKind.ANSWER:
+            head.append("  answer: ", style="default").append(turn.answer or "", style="bold green")
+        case ActionKind.MESSAGE:
+            head.append("  message", style="default")
+        case _:
+            head.append(f"  {turn.action}: {turn.parse_error or ''}", style="yellow")
+    console.print(head)
+    console.print(Padding(Text(turn.decision_text.strip(), style="italic"), (0, 0, 0, 10)))
+    if turn.observation_text.strip():
+        console.print(Padding(Text(turn.observation_text.strip(), style="dim"), (0, 0, 0, 10)))
+
+
+def _belief(policy: Policy, episode) -> float:
+    """b_t after the history so far (SPEC §2)."""
+    from algorithms.credit.gains import reduce_aliases
+    from envs.engine.base import ScoreAnswer
+
+    engine = policy.loop.engines[policy.task.answering_role.policy]
+    for k, suffix in enumerate(episode.templates.suffixes_K):
+        engine.submit(ScoreAnswer(f"belief/{k}", list(episode.history), suffix.ids, suffix.gold_mask_L))
+    scores = {result.request_id: result.score for result in _results(engine)}
+    scores_1K = np.array([[scores[f"belief/{k}"] for k in range(len(scores))]])
+    return math.exp(float(reduce_aliases(scores_1K, policy.task.settings.alias_rule)[0]))
+
+
+def _results(engine) -> list:
+    results = []
+    while engine.is_busy:
+        results += engine.step()
+    return results

@@ -1,0 +1,112 @@
+"""A saved policy, opened for answering: the rollout engine and the task, without learner or Ray cluster.
+
+`rllib evaluate`, `igpo ask` and `igpo doctor` use it. It makes rollouts with the very loop that training uses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envs.data.question_filter import QuestionFilter
+from envs.errors import InputError
+from pipeline.experiment.conf_files import resolve_config_path
+from pipeline.experiment.experiment import load_experiment
+from pipeline.run_directory.checkpoints import EXPERIMENT, NOTE, read_note
+
+if TYPE_CHECKING:
+    from algorithms.igpo.config import IGPOConfig
+    from envs.runner.rollout_loop import RolloutLoop
+    from envs.search.task import SearchTask
+
+DEFAULT_CONFIG = "conf/igpo.yaml"
+RLLIB_FILE = "rllib_checkpoint.json"
+
+
+@dataclass
+class Policy:
+    """An opened policy. `folders` is {policy id: Hugging Face folder}."""
+
+    source: str
+    config: IGPOConfig
+    task: SearchTask
+    folders: dict[str, str]
+    loop: RolloutLoop
+
+
+def open_policy(source: str, config: str | None = None, overrides: list[str] | None = None) -> Policy:
+    """Opens a checkpoint, a Hugging Face folder or hub name, `tiny` or `smollm2`.
+
+    `config` is the experiment file that says on which task; None: the checkpoint's own, else `conf/igpo.yaml`. It starts one
+    engine per policy id with the saved weights.
+
+    Raises:
+        InputError: no policy there, another algorithm's checkpoint, or whatever is wrong with the experiment.
+    """
+    checkpoint = _as_checkpoint(source)
+    path, _ = resolve_config_path(config or (_experiment_of(checkpoint) if checkpoint else None) or DEFAULT_CONFIG)
+    experiment = load_experiment(path, overrides)
+    return start_policy(experiment.algorithm_config(), source, checkpoint)
+
+
+def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None) -> Policy:
+    """Starts the engines of `config`'s task with the weights of `checkpoint`, or of the model `source` for every policy id."""
+    from algorithms.igpo.model.causal_lm import DTYPES, load_causal_lm
+    from envs.engine.base import EngineSettings
+    from envs.engine.build import build_engine
+    from envs.engine.models import resolve_model
+    from envs.runner.rollout_loop import RolloutLoop
+    from envs.search.task import SearchTask
+
+    policies = sorted(config.policies)
+    folders = _checkpoint_folders(checkpoint, policies) if checkpoint else dict.fromkeys(policies, resolve_model(source))
+    config = config.copy(copy_frozen=False)
+    config.model_path = next(iter(folders.values()))
+    settings = config.env_settings().model_copy(update={"question_filter": QuestionFilter()})  # which is for training
+    task = SearchTask(settings)
+    engines = {}
+    for policy, folder in folders.items():
+        engines[policy] = build_engine(
+            folder,
+            EngineSettings(**config.engine),
+            max_model_len=settings.max_context_tokens + 1,
+            dtype=config.model_dtype,
+            seed=config.seed,
+            reads_text=bool(task.protocol.stop_strings),
+        )
+        model = load_causal_lm(folder, DTYPES[config.model_dtype], config.trust_remote_code)
+        engines[policy].load_weights(dict(model.state_dict()), version=0)
+    return Policy(source, config, task, folders, RolloutLoop(task, engines))
+
+
+def _as_checkpoint(source: str) -> Path | None:
+    """The folder, if `source` is a checkpoint of IGPO; None if it is a model. Raises `InputError` for another algorithm's."""
+    folder = Path(source).expanduser()
+    if folder.is_file():
+        raise InputError(f"{source} is a file; give the folder of a checkpoint or of a Hugging Face model.")
+    if not folder.is_dir():
+        return None
+    folder = folder.resolve()
+    if (folder / NOTE).is_file():
+        read_note(folder)
+    elif not (folder / RLLIB_FILE).is_file():
+        return None
+    if not (folder / "hf").is_dir():
+        raise InputError(f"{source}: this checkpoint has no `hf` folder, so it is not one of IGPO's.")
+    return folder
+
+
+def _experiment_of(checkpoint: Path) -> str | None:
+    file = checkpoint / EXPERIMENT
+    return str(file) if file.is_file() else None
+
+
+def _checkpoint_folders(checkpoint: Path, policies: list[str]) -> dict[str, str]:
+    saved = sorted(item.name for item in (checkpoint / "hf").iterdir())
+    if saved != policies:
+        raise InputError(
+            f"{checkpoint}: it holds the policies {', '.join(saved)}, but the experiment's roles speak through "
+            f"{', '.join(policies)}; give the experiment file that it was trained with (--config)."
+        )
+    return {policy: str(checkpoint / "hf" / policy) for policy in policies}

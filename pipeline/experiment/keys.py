@@ -1,0 +1,102 @@
+"""Unknown keys are errors that name the nearest known one.
+
+RLlib takes any key of a config dictionary in silence (a typo becomes a new attribute that nothing reads), so every key of an
+experiment is checked here, before Ray starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from envs.errors import InputError
+
+
+def nearest(key: str, known: Iterable[str]) -> str | None:
+    """The known key that looks most like `key`, or None if none does."""
+    candidates = sorted(set(known))
+    found = difflib.get_close_matches(str(key), candidates, n=1, cutoff=0.6)
+    if found:
+        return found[0]
+    parts = [name for name in candidates if str(key) in name.replace("/", "_").split("_")]
+    return parts[0] if len(parts) == 1 else None
+
+
+def unknown_key(path: str, key: str, known: Iterable[str], where: str) -> InputError:
+    """The error about `key` at YAML path `path` (dotted, "" for the top) of file `where`."""
+    known = list(known)
+    full = f"{path}.{key}" if path else str(key)
+    guess = nearest(key, known)
+    if guess:
+        hint = f"Did you mean `{guess}`?"
+    elif len(known) <= 20:
+        hint = "Known keys here: " + ", ".join(f"`{name}`" for name in sorted(known)) + "."
+    else:
+        hint = "No known key looks like it."
+    return InputError(f"{where}: unknown key `{full}`. {hint}")
+
+
+def check_keys(given: Iterable[str], known: Iterable[str], path: str, where: str) -> None:
+    """Raises the error of `unknown_key` for the first of `given` that is not in `known`."""
+    known = set(known)
+    for key in given:
+        if key not in known:
+            raise unknown_key(path, key, known, where)
+
+
+def check_types(given: dict, defaults: dict, where: str) -> None:
+    """A value of a plainly different kind than the default is a slip of the pen: `lr: fast`, `shuffle: 3`."""
+    for key, value in given.items():
+        default = defaults.get(key)
+        number = isinstance(default, int | float) and not isinstance(default, bool)
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise InputError(f"{where}: `config.{key}` must be true or false, found {value!r}.")
+        if number and (isinstance(value, bool) or (isinstance(value, str) and value != "auto")):
+            raise InputError(f"{where}: `config.{key}` must be a number, found {value!r}.")
+        if callable(default):
+            raise InputError(f"{where}: `config.{key}` is code: set it in a Python experiment file.")
+        if isinstance(default, dict) and key != "policies" and not isinstance(value, dict):
+            raise InputError(f"{where}: `config.{key}` must hold keys, found {value!r}.")
+
+
+def validated(model: type[BaseModel], data: Any, path: str, where: str) -> Any:
+    """`model(**data)`; what pydantic finds becomes an `InputError` with the YAML path and, for an unknown key, the nearest."""
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: `{path}` must hold keys, found {data!r}.")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [*filter(None, [path]), *(str(part) for part in first["loc"])]
+        if first["type"] == "extra_forbidden":
+            inner = _model_at(model, first["loc"][:-1])
+            raise unknown_key(".".join(location[:-1]), location[-1], inner.model_fields if inner else (), where) from error
+        message = first["msg"].removeprefix("Value error, ")
+        got = f" (got {first['input']!r})" if first["type"] not in ("missing", "value_error") else ""
+        place = f" `{'.'.join(location)}`:" if location else ""
+        raise InputError(f"{where}:{place} {message}{got}.") from error
+
+
+def _model_at(model: type[BaseModel], location: tuple) -> type[BaseModel] | None:
+    """The pydantic model that the value at `location` is validated by."""
+    current: type[BaseModel] | None = model
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(part) if current else None
+        current = _model_in(field.annotation) if field else None
+    return current
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in typing.get_args(annotation):
+        found = _model_in(argument)
+        if found:
+            return found
+    return None

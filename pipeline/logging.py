@@ -1,0 +1,141 @@
+"""Keeps the libraries below from talking over the run: what they say goes to the run's log file unless `-v` asks for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from envs.errors import InputError
+
+OWN = ("algorithms", "envs", "pipeline")
+"""Our own packages: their warnings are for the person who runs the experiment."""
+
+_QUIET = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",
+}
+_TALKATIVE = {
+    "VLLM_LOGGING_LEVEL": "INFO",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def quieten(verbosity: int) -> None:
+    """Sets what must be set before Ray, vLLM and transformers are imported. `verbosity` 0 is quiet, 1 informs, 2 debugs.
+
+    What the user has set in the environment stays as it is.
+    """
+    for name, value in (_TALKATIVE if verbosity else _QUIET).items():
+        os.environ.setdefault(name, value)
+    if verbosity > 1:
+        os.environ["VLLM_LOGGING_LEVEL"] = "DEBUG"
+    level = level_of(verbosity)
+    handler = _Terminal()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s" if verbosity else "%(message)s"))
+    handler.addFilter(lambda record: record.levelno >= (min(level, logging.WARNING) if _is_own(record.name) else level))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(min(level, logging.INFO))
+    if not verbosity:
+        warnings.filterwarnings("ignore")
+
+
+def quieten_ray(verbosity: int) -> None:
+    """Ray sets up its own logger when it is imported; this imports it and sends what it says the way of all the others."""
+    import ray.rllib  # noqa: F401
+
+    for name in [name for name in logging.root.manager.loggerDict if name == "ray" or name.startswith("ray.")]:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
+    logging.getLogger("ray").setLevel(level_of(verbosity))
+    if not verbosity:  # a runner that died is said once, by our own sampler
+        logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
+
+
+def level_of(verbosity: int) -> int:
+    """The logging level of the libraries below."""
+    return (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
+
+
+@contextmanager
+def log_to_file(path: Path) -> Generator[None]:
+    """Everything from INFO up that this process logs goes into `path` as well, and so does an exception that ends the block."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setLevel(logging.INFO)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    except Exception:
+        record = logging.makeLogRecord({"name": "run", "levelno": logging.ERROR, "levelname": "ERROR", "msg": "the run failed"})
+        record.exc_info = sys.exc_info()
+        handler.handle(record)
+        raise
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def native_stderr_to(path: Path) -> Generator[None]:
+    """What C++ code and child processes write to stderr goes to `path`; Python's own stderr still reaches the terminal."""
+    sys.stderr.flush()
+    terminal, old = os.dup(2), sys.stderr
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1)
+    try:
+        yield
+    finally:
+        sys.stderr.close()
+        sys.stderr = old
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+@contextmanager
+def native_stderr_aside(verbosity: int) -> Generator[None]:
+    """As `native_stderr_to`, for a command without a run directory: what was said is shown only where the command fails."""
+    if verbosity:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "native.log"
+        try:
+            with native_stderr_to(file):
+                yield
+        except (InputError, KeyboardInterrupt):
+            raise
+        except Exception:
+            sys.stderr.write(file.read_text(encoding="utf-8", errors="replace"))
+            raise
+
+
+def _is_own(name: str) -> bool:
+    return name.partition(".")[0] in OWN
+
+
+class _Terminal(logging.Handler):
+    """Writes to whatever stderr is at the time, so that a live line is not torn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)

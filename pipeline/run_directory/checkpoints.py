@@ -1,0 +1,134 @@
+"""Checkpoints of a run: complete or absent, never half-written.
+
+`checkpoints/iteration_000012/` folders, with `last` and `best` as relative symbolic links to two of them. A checkpoint is saved
+under a temporary name, flushed to disk and renamed; the link is swapped atomically afterwards; only then may an older folder go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from envs.errors import InputError
+
+NOTE = "igpo_checkpoint.json"
+EXPERIMENT = "experiment.yaml"
+SCHEMA_VERSION = 1
+
+
+class Checkpoints:
+    """The checkpoints of one run. `num_to_keep`: newest folders kept besides the best; None keeps all.
+
+    `experiment` is copied into each as `experiment.yaml`, so that a checkpoint says by itself what it was trained on.
+    """
+
+    def __init__(self, folder: Path, num_to_keep: int | None = 1, experiment: Path | None = None):
+        self.folder = folder
+        self.experiment = experiment
+        self.num_to_keep = num_to_keep
+
+    @property
+    def last(self) -> Path | None:
+        """The newest complete checkpoint."""
+        return self._target("last")
+
+    @property
+    def best(self) -> Path | None:
+        """The checkpoint with the highest held-out score."""
+        return self._target("best")
+
+    def save(
+        self,
+        algorithm: Any,
+        iteration: int,
+        note: dict[str, Any],
+        *,
+        best: bool = False,
+        before_it_counts: Callable[[], None] = lambda: None,
+    ) -> Path:
+        """Saves `algorithm` (`save_to_path`) as iteration `iteration` and makes it `last`, and `best` if told.
+
+        `note` (JSON) is stored with it. The iteration that `last` already holds is not saved a second time. What the
+        checkpoint builds on is waited for by `before_it_counts`, called when everything but the names is on disk.
+        """
+        final = self.folder / f"iteration_{iteration:06d}"
+        if self.last != final.resolve():
+            for stale in self.folder.glob(".saving-*"):
+                shutil.rmtree(stale)
+            temporary = self.folder / f".saving-{iteration:06d}"
+            algorithm.save_to_path(str(temporary))
+            content = {"schema_version": SCHEMA_VERSION, "algorithm": "IGPO", "iteration": iteration, **note}
+            (temporary / NOTE).write_text(json.dumps(content, indent=2), encoding="utf-8")
+            if self.experiment is not None:
+                shutil.copyfile(self.experiment, temporary / EXPERIMENT)
+            _flush(temporary)
+            before_it_counts()
+            if final.exists():  # complete, but of an attempt that died before `last` named it
+                shutil.rmtree(final)
+            temporary.rename(final)
+            self._link("last", final)
+        else:
+            before_it_counts()
+        if best:
+            self._link("best", final)
+        _flush_folder(self.folder)
+        self._prune()
+        return final
+
+    def _target(self, name: str) -> Path | None:
+        link = self.folder / name
+        if (link / NOTE).is_file():
+            return link.resolve()
+        return None
+
+    def _link(self, name: str, target: Path) -> None:
+        temporary = self.folder / f".{name}.link"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target.name, target_is_directory=True)
+        temporary.replace(self.folder / name)
+
+    def _prune(self) -> None:
+        if self.num_to_keep is None:
+            return
+        kept = {path for path in (self.last, self.best) if path}
+        folders = sorted(self.folder.glob("iteration_*"))
+        for folder in folders[: -self.num_to_keep]:
+            if folder.resolve() not in kept:
+                shutil.rmtree(folder)
+
+
+def read_note(checkpoint: str | Path) -> dict[str, Any]:
+    """What was stored beside a checkpoint; `InputError` where the folder is not a checkpoint that this program can continue."""
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        raise InputError(f"{checkpoint}: there is no such checkpoint folder.")
+    if not (folder / NOTE).is_file():
+        raise InputError(f"{checkpoint}: this folder is not an IGPO checkpoint (it has no {NOTE}).")
+    note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+    if note.get("algorithm") != "IGPO":
+        raise InputError(f"{checkpoint}: this is a checkpoint of {note.get('algorithm')}, not of IGPO.")
+    if note.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{checkpoint}: checkpoint schema version {note.get('schema_version')}, this program reads {SCHEMA_VERSION}."
+        )
+    return note
+
+
+def _flush(folder: Path) -> None:
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            with open(os.path.join(parent, name), "rb") as file:
+                os.fsync(file.fileno())
+        _flush_folder(Path(parent))
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,188 @@
+"""`runs/NAME/RUN_ID/`: the one place that a run writes to, and what it says about itself.
+
+`run.json` is the run's diary: identity, versions, hardware, and one entry per attempt (a fresh start is attempt 1, each resume
+the next). It is replaced atomically, so a run that was killed at any instant can be found and resumed. A lock that dies with its
+process keeps two processes from training in one directory.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from envs.errors import InputError
+from pipeline.rollout_log.folder import join
+
+SCHEMA_VERSION = 1
+FINISHED = "finished"
+DIARY = "run.json"
+LOG_LOCATION = "rollouts.url"
+"""File of a run's directory that says where its rollout log lies, where that is not in the directory."""
+
+
+class RunDirectory:
+    """One run's folder. Make one with `create`, find those of a name with `find`, open one by its path."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).expanduser().absolute()
+        if not self.diary_path.is_file():
+            raise InputError(f"{path}: this is no run directory (it has no run.json).")
+
+    @classmethod
+    def create(
+        cls,
+        root: str | Path,
+        name: str,
+        resolved: dict,
+        facts: dict[str, Any] | None = None,
+        *,
+        rollout_log: str | None = None,
+    ) -> RunDirectory:
+        """A new directory `root/name/RUN_ID` with `config.yaml` (from `resolved`) and `run.json` (with `facts` in it).
+
+        A name in use is never overwritten: every call makes a new RUN_ID. `rollout_log`: folder or URL of all runs' rollout
+        logs, of which this run's is `NAME/RUN_ID`; None: `rollouts` in the run's directory.
+        """
+        run_id = new_run_id()
+        path = Path(root).expanduser().absolute() / name / run_id
+        try:
+            path.mkdir(parents=True)
+            for part in ("checkpoints", "rollouts", "logs"):
+                (path / part).mkdir()
+        except OSError as error:
+            raise InputError(f"{path}: the run directory cannot be made: {error.strerror}.") from error
+        if rollout_log is not None:
+            (path / LOG_LOCATION).write_text(join(rollout_log, name, run_id) + "\n", encoding="utf-8")
+        (path / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        diary = {
+            "schema_version": SCHEMA_VERSION, "name": name, "run_id": run_id, "created": _now(), "status": "new",
+            "iteration": 0, "attempts": [], **(facts or {}),
+        }  # fmt: skip
+        write_atomically(path / DIARY, json.dumps(diary, indent=2))
+        return cls(path)
+
+    @classmethod
+    def find(cls, root: str | Path, name: str) -> list[RunDirectory]:
+        """The runs of `name`, oldest first. A folder whose making was cut short, before its diary, is none."""
+        folder = Path(root).expanduser() / name
+        # The configuration is written once, when the run is made: run ids of one second would be in random order.
+        made = sorted(folder.glob("*/config.yaml"), key=lambda item: item.stat().st_mtime_ns)
+        return [cls(item.parent) for item in made if (item.parent / DIARY).is_file()]
+
+    @property
+    def diary_path(self) -> Path:
+        return self.path / DIARY
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def rollouts(self) -> str | Path:
+        """The rollout log: where the experiment wants it (a folder or a URL), else in the run's directory."""
+        elsewhere = self.path / LOG_LOCATION
+        return elsewhere.read_text().strip() if elsewhere.exists() else self.path / "rollouts"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def name(self) -> str:
+        return self.diary["name"]
+
+    @property
+    def run_id(self) -> str:
+        return self.diary["run_id"]
+
+    @property
+    def diary(self) -> dict[str, Any]:
+        """`run.json` as it is now."""
+        diary = json.loads(self.diary_path.read_text(encoding="utf-8"))
+        if diary.get("schema_version") != SCHEMA_VERSION:
+            raise InputError(
+                f"{self.diary_path}: schema version {diary.get('schema_version')}, this program reads {SCHEMA_VERSION}."
+            )
+        return diary
+
+    @property
+    def resolved(self) -> dict:
+        """The experiment as resolved when the run began."""
+        return yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+
+    def note(self, **facts: Any) -> None:
+        """Writes `facts` into the diary."""
+        write_atomically(self.diary_path, json.dumps({**self.diary, **facts}, indent=2))
+
+    def begin_attempt(self, resumed_from_iteration: int | None) -> int:
+        """Opens the next attempt and returns its number. None: a fresh start; -1: a resume that found no checkpoint.
+
+        An attempt that a dead process left open is closed as `died`.
+        """
+        attempts = self.diary["attempts"]
+        for attempt in attempts:
+            if attempt["ended"] is None:
+                attempt.update(ended=_now(), how="died")
+        number = len(attempts) + 1
+        attempts.append({
+            "attempt": number, "started": _now(), "resumed_from_iteration": resumed_from_iteration, "pid": os.getpid(),
+            "ended": None, "how": None,
+        })  # fmt: skip
+        self.note(attempts=attempts, status="running")
+        return number
+
+    def end_attempt(self, how: str, iteration: int) -> None:
+        """Closes the open attempt. `how` becomes the run's status: `finished`, `interrupted` or `failed`."""
+        attempts = self.diary["attempts"]
+        attempts[-1].update(ended=_now(), how=how, iteration=iteration)
+        self.note(attempts=attempts, status=how, iteration=iteration)
+
+    @contextmanager
+    def lock(self) -> Generator[None]:
+        """Holds the directory for this process; `InputError` where another process has it. Freed by the system if we die."""
+        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 32, 0).decode() or "unknown"
+                raise InputError(
+                    f"{self.path}: process {holder} is training in this run directory; wait for it or stop it."
+                ) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def new_run_id() -> str:
+    """Date, time and four digits by chance."""
+    return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces `path` by `text` so that a reader, or a crash, sees the old content or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,87 @@
+"""Ray for a run: started here or joined, and whether it has what the run asks for (Ray itself would wait for ever)."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from envs.errors import InputError
+from pipeline.logging import level_of, native_stderr_aside
+
+if TYPE_CHECKING:
+    from algorithms.igpo.config import IGPOConfig
+    from pipeline.training.launch import LaunchOptions
+
+
+def start_ray(options: LaunchOptions) -> None:
+    """Starts Ray, or joins the cluster at `ray_address`; InputError where it does not start or none answers there."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    arguments: dict[str, Any] = {"logging_level": level_of(options.verbosity), "log_to_driver": options.verbosity > 0}
+    if options.ray_address:
+        _knock(options.ray_address)
+        arguments["address"] = options.ray_address
+    else:
+        arguments |= {"include_dashboard": False, "num_cpus": options.ray_num_cpus, "num_gpus": options.ray_num_gpus}
+    try:
+        with native_stderr_aside(options.verbosity), _deaf_to_sigterm():
+            ray.init(**arguments)
+    except Exception as error:  # Ray raises all kinds, plain ones too
+        reason = f"{(str(error) or repr(error)).splitlines()[0]} (-v shows why)"
+        if options.ray_address:
+            raise _nobody_there(options.ray_address, reason) from error
+        raise InputError(f"Ray can't be started on this machine, which may be short of CPU or memory: {reason}") from error
+
+
+@contextmanager
+def _deaf_to_sigterm() -> Generator[None]:
+    """Processes that start in this context keep SIGTERM blocked, as Ray itself blocks Ctrl-C for its own.
+
+    What ends a job (Slurm, systemd) signals all of its processes at once, and the run needs Ray to finish what is under way: it
+    would wait a minute for a Ray that is gone.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _knock(address: str) -> None:
+    """Whether anyone listens at HOST:PORT. Ray itself would try for minutes and then end the process."""
+    found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
+    if found is None:  # `auto`, `local`
+        return
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=10).close()
+    except OSError as error:
+        raise _nobody_there(address, error.strerror or str(error)) from error
+
+
+def _nobody_there(address: str, reason: str) -> InputError:
+    return InputError(f"--ray-address {address}: no Ray cluster can be joined there: {reason}")
+
+
+def lacking(config: IGPOConfig) -> str | None:
+    """What env runners and learners ask for and the cluster does not have, in words; None where it has all."""
+    import ray
+
+    settings: Any = config  # RLlib types its numbers as `int | None`
+    runners, learners, per_learner = settings.num_env_runners, settings.num_learners, settings.num_cpus_per_learner
+    if per_learner == "auto":  # RLlib's rule
+        per_learner = 0 if settings.num_gpus_per_learner else 1
+    asked = {
+        "CPU": runners * settings.num_cpus_per_env_runner + learners * per_learner,
+        "GPU": runners * settings.num_gpus_per_env_runner + learners * settings.num_gpus_per_learner,
+    }
+    for kind, number in asked.items():
+        present = ray.cluster_resources().get(kind, 0)
+        if number > present:
+            return f"{runners} env runners and {learners} learners ask for {number:g} {kind}s, and Ray has {present:g}"
+    return None

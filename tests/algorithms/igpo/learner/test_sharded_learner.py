@@ -1,0 +1,183 @@
+"""Two learners that share one model (FSDP2 over gloo) do what one does; checkpoints and exports are whole."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from igpo_learner_setup import LearnerConfig, make_batch, make_learner, module_spec, save_tiny_llama, update
+
+from algorithms.igpo.config import IGPOConfig
+from algorithms.igpo.learner.groups import shard_groups
+from algorithms.igpo.learner.loss import LossSettings
+from algorithms.igpo.model.causal_lm import state_to_tensors
+from envs.errors import InputError
+
+SETTINGS = {"loss": LossSettings(kl_coeff=0.01), "tokens_per_micro_batch": 60, "num_minibatches": 2, "lr": 1e-4, "grad_clip": 0.1}
+
+
+@pytest.fixture(scope="module")
+def ray_of_two_cpus():
+    import ray
+
+    tests = Path(__file__).resolve().parents[3]
+    path = os.pathsep.join([str(tests / "support"), str(tests.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}})
+    yield ray
+    ray.shutdown()
+
+
+def learner_group(paths, num_learners=2, *, sharded=True):
+    from algorithms.igpo.learner.learner import IGPOTorchLearner
+
+    config = LearnerConfig().learners(num_learners=num_learners, learner_class=IGPOTorchLearner)
+    for name, value in {**SETTINGS, "shard_learner": sharded}.items():
+        setattr(config, name, value)
+    return config.build_learner_group(rl_module_spec=module_spec(paths))
+
+
+def of_each(group, function):
+    return [result.get() for result in group.foreach_learner(function)]
+
+
+def module_of(learner):
+    return learner.module["default_policy"]
+
+
+def gathered(learner):
+    return learner.get_state(gather=True)
+
+
+@pytest.mark.slow
+def test_three_steps_equal_those_of_one_learner(ray_of_two_cpus, tmp_path):
+    from ray.rllib.core.learner.training_data import TrainingData
+
+    ray = ray_of_two_cpus
+    paths = {"default_policy": save_tiny_llama(tmp_path / "llama")}
+    one, group = make_learner(paths, **SETTINGS), learner_group(paths)
+    restored = make_learner(paths, **SETTINGS)
+
+    def step(seed, groups):
+        episodes = make_batch(groups=groups, seed=seed, agents=("searcher", "reader"))
+        alone = update(one, episodes)["default_policy"]
+        shards = [ray.put(shard) for shard in shard_groups(episodes, 2)]
+        data, timesteps = TrainingData(episodes_refs=shards), {"num_env_steps_sampled_lifetime": 100}
+        for result in group.update(training_data=data, timesteps=timesteps):
+            for name in ("loss", "kl", "grad_norm", "logp_gap_mean", "tokens"):
+                assert result["default_policy"][name].peek() == pytest.approx(alone[name].peek(), abs=1e-5, rel=1e-5), name
+        return episodes
+
+    def check(learner=one):
+        expected = learner.module["default_policy"].get_state()
+        for state in of_each(group, gathered):
+            for name, array in state["rl_module"]["default_policy"].items():
+                np.testing.assert_allclose(array, expected[name], atol=1e-5)
+
+    try:
+        held = of_each(group, lambda learner: sum(p.to_local().numel() for p in module_of(learner).parameters()))
+        total = sum(p.numel() for p in one.module["default_policy"].parameters())
+        assert sum(held) == total and max(held) < 0.6 * total, "each learner holds its half"
+        step(1, groups=5)
+        step(2, groups=1)  # one learner has nothing to do
+        of_each(group, lambda learner: learner.stage_state())
+        group.save_to_path(str(tmp_path / "checkpoint"))
+        last = step(3, groups=4)
+        check()
+
+        # The checkpoint of two learners goes on with one.
+        restored.restore_from_path(str(tmp_path / "checkpoint" / "learner"))
+        update(restored, last)
+        check(restored)
+
+        # And on the shards themselves.
+        group.restore_from_path(str(tmp_path / "checkpoint"))
+        for result in group.update(
+            training_data=TrainingData(episodes_refs=[ray.put(shard) for shard in shard_groups(last, 2)]),
+            timesteps={"num_env_steps_sampled_lifetime": 100},
+        ):
+            assert result["default_policy"]["tokens"].peek() > 0
+        check()
+
+        folder = str(tmp_path / "hf")
+        of_each(
+            group, lambda learner: learner.module["default_policy"].save_pretrained(None if learner._learner_index else folder)
+        )
+        from transformers import AutoModelForCausalLM
+
+        exported = dict(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).named_parameters())
+        for name, tensor in state_to_tensors(one.module["default_policy"].get_state()).items():
+            torch.testing.assert_close(exported[name].detach(), tensor, atol=1e-5, rtol=0)
+    finally:
+        group.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_checkpoint_goes_on_with_another_number_of_learners(ray_of_two_cpus, tmp_path, sharded):
+    """Weights and AdamW's moments of two learners are restored into one, and those of one into two."""
+    from ray.rllib.core.learner.training_data import TrainingData
+
+    paths = {"default_policy": save_tiny_llama(tmp_path / "llama")}
+    never_saved = make_learner(paths, **SETTINGS)
+    one, two = learner_group(paths, 0, sharded=False), learner_group(paths, sharded=sharded)
+    batches = [make_batch(groups=4, seed=seed) for seed in range(4)]
+
+    def step_two(episodes):
+        shards = [ray_of_two_cpus.put(shard) for shard in shard_groups(episodes, 2)]
+        two.update(
+            training_data=TrainingData(episodes_refs=shards), timesteps={"num_env_steps_sampled_lifetime": 100}, num_epochs=1
+        )
+
+    def save(group, name):
+        if group is two and sharded:
+            of_each(group, lambda learner: learner.stage_state())
+        group.save_to_path(str(tmp_path / name))
+
+    def check(state):
+        """Both moments and the weights are those of the learner that was never saved."""
+        expected = never_saved.get_state()
+        for name, array in expected["rl_module"]["default_policy"].items():
+            np.testing.assert_allclose(state["rl_module"]["default_policy"][name], array, atol=1e-5)
+        ((_, optimizer),) = expected["optimizer"].items()
+        ((_, other),) = state["optimizer"].items()
+        for index, moments in optimizer["state"]["state"].items():
+            for name, moment in moments.items():
+                np.testing.assert_allclose(other["state"]["state"][index][name], moment, atol=1e-5)
+
+    try:
+        for episodes in batches[:2]:
+            update(never_saved, episodes)
+            step_two(episodes)
+        save(two, "of_two")
+        one.restore_from_path(str(tmp_path / "of_two"))
+        check(one._learner.get_state())
+        update(never_saved, batches[2])
+        update(one._learner, batches[2])
+        check(one._learner.get_state())
+        save(one, "of_one")
+        two.restore_from_path(str(tmp_path / "of_one"))
+        update(never_saved, batches[3])
+        step_two(batches[3])
+        for state in of_each(two, gathered):
+            check(state)
+    finally:
+        one.shutdown()
+        two.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_learners": 1}, "set num_learners to 2 or more"),
+        ({"lora": {}}, "cannot be combined with lora"),
+        ({"grad_clip_by": "value"}, "clips gradients by global_norm"),
+        ({"scoring": "tree"}, "set scoring to vllm_prefix"),
+    ],
+)
+def test_what_sharding_cannot_do_is_refused(change, message):
+    config = IGPOConfig().environment("search", env_config={}).training(model_path="tiny")
+    for name, value in {"num_learners": 2, "shard_learner": True, **change}.items():
+        setattr(config, name, value)
+    with pytest.raises(InputError, match=message):
+        config.validate()

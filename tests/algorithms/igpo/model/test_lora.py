@@ -1,0 +1,121 @@
+"""LoRA on a tiny random Llama: only adapters learn, everyone else sees a plain model with merged weights."""
+
+import numpy as np
+import pytest
+import torch
+from igpo_learner_setup import make_batch, make_learner, save_tiny_llama, update
+from transformers import AutoModelForCausalLM
+
+from algorithms.igpo.learner.loss import LossSettings
+from algorithms.igpo.model.causal_lm import load_causal_lm, state_to_tensors, token_logp
+from algorithms.igpo.model.lora import LoraSettings, add_lora, without_adapters
+
+LORA = {"lora": {"rank": 4, "targets": ["q_proj", "down_proj"]}}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    torch.set_num_threads(1)
+    return save_tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+def module_of(learner):
+    return learner.module["default_policy"]
+
+
+@torch.no_grad()
+def logits(model, seed=0):
+    return model(input_ids=torch.randint(0, 61, (2, 9), generator=torch.Generator().manual_seed(seed))).logits
+
+
+def test_fresh_adapters_change_nothing(llama):
+    module = module_of(make_learner(llama, model_config=LORA))
+    base = load_causal_lm(llama, torch.float32)
+    assert torch.equal(logits(module.hf), logits(base))
+    pushed = state_to_tensors(module.get_state(inference_only=True))
+    assert pushed.keys() == dict(base.named_parameters()).keys()
+    assert all(torch.equal(pushed[name], parameter) for name, parameter in base.named_parameters())
+
+
+def test_only_adapters_learn_and_the_push_is_the_merged_model(llama):
+    learner = make_learner(llama, model_config=LORA, lr=0.02)
+    module = module_of(learner)
+    trained = {name for name, parameter in module.hf.named_parameters() if parameter.requires_grad}
+    # Two layers with two adapted projections of two matrices each.
+    assert len(trained) == 8 and all(".lora_" in name for name in trained)
+    assert len(learner._params) == 8
+    for seed in range(3):
+        update(learner, make_batch(seed=seed))
+    assert (logits(module.hf) - logits(load_causal_lm(llama, torch.float32))).abs().max() > 0.1
+    plain = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    plain.load_state_dict(state_to_tensors(module.get_state(inference_only=True)), strict=False)
+    torch.testing.assert_close(logits(plain), logits(module.hf), atol=1e-5, rtol=1e-5)
+    base = load_causal_lm(llama, torch.float32).state_dict()
+    for name, parameter in module.hf.named_parameters():
+        if name not in trained:
+            assert torch.equal(parameter, base[name.replace(".base_layer", "")]), name
+
+
+def test_merging_by_hand(llama):
+    model = load_causal_lm(llama, torch.float32)
+    add_lora(model, LoraSettings(rank=2, alpha=3.0, targets=["v_proj"]))
+    layer = model.model.layers[1].self_attn.v_proj
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    from algorithms.igpo.model.lora import merged_weights
+
+    expected = layer.base_layer.weight + 3.0 / 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    torch.testing.assert_close(merged_weights(model)["model.layers.1.self_attn.v_proj.weight"], expected, atol=1e-6, rtol=0)
+
+
+def test_the_reference_is_the_base_and_the_gradient_that_of_the_adapters(llama):
+    learner = make_learner(llama, model_config=LORA, loss=LossSettings(kl_coeff=0.5), lr=0.02)
+    module = module_of(learner)
+    with learner._references.model("default_policy") as reference:
+        assert reference is module.hf
+    update(learner, make_batch(seed=1))
+    assert update(learner, make_batch(seed=2))["default_policy"]["kl"].peek() > 1e-3
+    frozen = load_causal_lm(llama, torch.float32)
+    token_ids = torch.randint(0, 61, (2, 9))
+    mask = torch.ones(2, 8, dtype=torch.bool)
+    before = {name: p.requires_grad for name, p in module.hf.named_parameters()}
+    with torch.no_grad(), without_adapters(module.hf):
+        base = token_logp(module.hf, token_ids, mask)[0]
+    torch.testing.assert_close(base, token_logp(frozen, token_ids, mask)[0].detach())
+    assert before == {name: p.requires_grad for name, p in module.hf.named_parameters()}
+    assert not torch.allclose(base, token_logp(module.hf, token_ids, mask)[0], atol=1e-2)
+
+
+def test_checkpoint_holds_the_adapters_and_goes_on_exactly(llama, tmp_path):
+    learner = make_learner(llama, model_config=LORA, lr=0.01)
+    update(learner, make_batch(seed=1))
+    learner.save_to_path(str(tmp_path / "learner"))
+    update(learner, make_batch(seed=2))
+    restored = make_learner(llama, model_config=LORA, lr=0.01)
+    restored.restore_from_path(str(tmp_path / "learner"))
+    update(restored, make_batch(seed=2))
+    expected = module_of(learner).get_state()
+    assert all(".lora_" in name for name in expected)
+    for name, array in module_of(restored).get_state().items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_export_is_a_plain_model(llama, tmp_path, dtype):
+    learner = make_learner(llama, model_config={**LORA, "dtype": dtype}, lr=0.02)
+    update(learner, make_batch())
+    module = module_of(learner)
+    kinds = {p.dtype for p in module.hf.parameters() if p.requires_grad}, {p.dtype for p in module.hf.parameters()}
+    assert kinds == ({torch.float32}, {torch.float32, getattr(torch, dtype)})
+    module.save_pretrained(str(tmp_path / dtype))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / dtype, dtype="auto")
+    assert str(model.dtype) == f"torch.{dtype}"
+    pushed = state_to_tensors(module.get_state(inference_only=True))
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, pushed[name]), name
+
+
+def test_targets_that_no_layer_has_are_refused(llama):
+    with pytest.raises(ValueError, match="nope"):
+        add_lora(load_causal_lm(llama, torch.float32), LoraSettings(targets=["nope"]))
+    with pytest.raises(ValueError, match="rank"):
+        LoraSettings(rank=0)

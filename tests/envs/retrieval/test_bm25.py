@@ -1,0 +1,190 @@
+"""BM25: scores by hand, ties, odd queries, the cache on disk, threads; and the scripted retriever."""
+
+import logging
+import math
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from envs.data.corpus import Corpus, Document, load_corpus
+from envs.data.questions import load_questions, resolve_gold_documents
+from envs.errors import InputError
+from envs.retrieval.base import Hit, RetrieverError
+from envs.retrieval.bm25 import BM25Retriever
+from envs.retrieval.build import build_retriever
+from envs.retrieval.cache import cache_directory, write_directory
+from envs.retrieval.scripted import ScriptedRetriever
+from envs.search.config import RetrieverSettings
+
+CORPUS = Corpus(
+    [
+        Document("d0", "mira", "mother toma"),
+        Document("d1", "toma", "color red red"),
+        Document("d2", "kalo", "color blue"),
+    ]
+)
+
+
+def hits(retriever, query: str, top_k: int = 10) -> list[tuple[str, float]]:
+    return [(hit.document_id, hit.score) for hit in retriever.search([query], top_k)[0]]
+
+
+def test_scores_by_hand():
+    # Lucene's BM25: idf = ln(1 + (N - df + 0.5) / (df + 0.5)), times tf / (tf + k1 (1 - b + b dl / avgdl)).
+    # Lengths with the title: 3, 4, 3.
+    def score(tf: int, df: int, length: int) -> float:
+        idf = math.log(1 + (3 - df + 0.5) / (df + 0.5))
+        return idf * tf / (tf + 1.5 * (0.25 + 0.75 * length / (10 / 3)))
+
+    found = hits(BM25Retriever(CORPUS), "Red COLOR?")
+    assert [document_id for document_id, _ in found] == ["d1", "d2"]
+    assert found[0][1] == pytest.approx(score(2, 1, 4) + score(1, 2, 4), rel=1e-6)
+    assert found[1][1] == pytest.approx(score(1, 2, 3), rel=1e-6)
+    [[hit]] = BM25Retriever(CORPUS).search(["mother"], 1)
+    assert (hit.title, hit.text) == ("mira", "mother toma")
+
+
+def test_titles_are_searched_and_batches_keep_their_order():
+    results = build_retriever(RetrieverSettings(top_k=1), list(CORPUS)).search(["kalo", "mira", "kalo"], 1)
+    assert [[hit.document_id for hit in result] for result in results] == [["d2"], ["d0"], ["d2"]]
+
+
+@pytest.mark.parametrize("query", ["", "   ", "?!", "unknown words only", "the of and", "x", "\ud800\x00"])
+def test_queries_that_match_nothing_find_nothing(query):
+    assert BM25Retriever(CORPUS).search([query, "red"], 5)[0] == []
+
+
+def test_no_queries_and_bad_top_k():
+    assert BM25Retriever(CORPUS).search([], 5) == []
+    with pytest.raises(ValueError, match="at least 1"):
+        BM25Retriever(CORPUS).search(["red"], 0)
+
+
+def test_ties_are_broken_by_corpus_order():
+    corpus = Corpus(Document(str(n), "", "same words" if n % 2 else "other thing") for n in range(100))
+    retriever = BM25Retriever(corpus)
+    assert [document_id for document_id, _ in hits(retriever, "same", 5)] == ["1", "3", "5", "7", "9"]
+    assert len(hits(retriever, "same", 1000)) == 50
+
+
+def test_a_corpus_without_words_is_refused():
+    with pytest.raises(InputError, match="nothing to index"):
+        BM25Retriever(Corpus([Document("0", "", "a . the")]))
+
+
+def test_cached_index_gives_the_same_hits_and_is_mapped(tmp_path):
+    fresh = BM25Retriever(CORPUS, cache=tmp_path)
+    [folder] = (tmp_path / "bm25").iterdir()
+    written = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    again = BM25Retriever(CORPUS, cache=tmp_path)
+    assert hits(fresh, "color toma") == hits(again, "color toma") == hits(BM25Retriever(CORPUS), "color toma")
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == written
+    assert type(again._index.scores["data"]).__name__ == "memmap"
+    assert fresh.identity == again.identity
+    assert fresh.identity["corpus_hash"] == CORPUS.content_hash
+
+
+def test_other_corpora_get_other_cache_entries(tmp_path):
+    BM25Retriever(CORPUS, cache=tmp_path)
+    other = BM25Retriever(Corpus([*CORPUS, Document("d3", "suna", "color red")]), cache=tmp_path)
+    assert len(list((tmp_path / "bm25").iterdir())) == 2
+    assert {document_id for document_id, _ in hits(other, "red")} == {"d1", "d3"}
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_a_damaged_cache_is_built_again_and_said(tmp_path, caplog, damage):
+    BM25Retriever(CORPUS, cache=tmp_path)
+    [array] = tmp_path.glob("bm25/*/data.csc.index.npy")
+    array.unlink() if damage == "remove" else array.write_bytes(array.read_bytes()[:140])
+    with caplog.at_level(logging.WARNING):
+        retriever = BM25Retriever(CORPUS, cache=tmp_path)
+    assert "damaged" in caplog.text
+    assert hits(retriever, "red") == hits(BM25Retriever(CORPUS), "red")
+
+
+def test_an_unwritable_cache_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="set IGPO_CACHE to a writable folder"):
+        BM25Retriever(CORPUS, cache=tmp_path / "file")
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path):
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise OSError("disk full")
+
+    with pytest.raises(InputError, match="disk full"):
+        write_directory(tmp_path / "index", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_of_two_writers_wins(tmp_path):
+    def write(folder: Path) -> None:
+        (tmp_path / "index").mkdir()
+        (tmp_path / "index" / "theirs").write_text("x")
+        (folder / "ours").write_text("x")
+
+    write_directory(tmp_path / "index", write)
+    assert [file.name for file in tmp_path.rglob("*")] == ["index", "theirs"]
+
+
+def test_cache_directory(monkeypatch):
+    monkeypatch.setenv("IGPO_CACHE", "~/somewhere")
+    assert cache_directory() == Path.home() / "somewhere"
+    monkeypatch.delenv("IGPO_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert cache_directory() == Path("/x/igpo-rllib")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_directory() == Path.home() / ".cache" / "igpo-rllib"
+
+
+def test_searches_from_many_threads_agree():
+    retriever = BM25Retriever(CORPUS)
+    queries = [" ".join(words) for words in (["red"], ["color", "toma"], ["blue", "mira"], [""])] * 25
+    with ThreadPoolExecutor(8) as pool:
+        threaded = list(pool.map(lambda query: hits(retriever, query), queries))
+    assert threaded == [hits(retriever, query) for query in queries]
+
+
+def test_scripted_retriever():
+    hit = Hit("d0", "mira", "mother toma", 1.0)
+    retriever = ScriptedRetriever({"mira": [hit, hit], "down": RetrieverError("server down")})
+    assert retriever.search(["mira", "other"], 1) == [[hit], []]
+    with pytest.raises(RetrieverError, match="server down"):
+        retriever.search(["down"], 1)
+    assert retriever.queries == ["mira", "other", "down"]
+    assert retriever.identity["kind"] == "scripted"
+
+
+@pytest.mark.skipif("IGPO_TEST_DATA" not in os.environ, reason="IGPO_TEST_DATA (folder of real data) is not set")
+def test_recall_on_real_questions(tmp_path, monkeypatch):
+    monkeypatch.setenv("IGPO_CACHE", str(tmp_path))
+    folder = Path(os.environ["IGPO_TEST_DATA"])
+    corpus = load_corpus(folder / "wikipedia_passages.jsonl")
+    questions = resolve_gold_documents(load_questions(folder / "hotpotqa_60.jsonl"), corpus)
+    found = build_retriever(RetrieverSettings(), corpus).search([question.text for question in questions], 5)
+    recall = [
+        len({hit.document_id for hit in hits_of_one} & set(question.gold_document_ids)) / 2
+        for question, hits_of_one in zip(questions, found, strict=True)
+    ]
+    assert sum(recall) / len(recall) == pytest.approx(0.767, abs=0.01)
+    assert re.fullmatch(r"[0-9a-f]{32}", next((tmp_path / "bm25").iterdir()).name)
+
+
+@given(st.data())
+def test_the_best_documents_are_those_of_a_full_sort(data):
+    words = ["red", "blue", "green", "toma", "mira"]
+    texts = data.draw(st.lists(st.lists(st.sampled_from(words), min_size=1, max_size=6).map(" ".join), min_size=1, max_size=200))
+    retriever = BM25Retriever(Corpus(Document(str(n), "", text) for n, text in enumerate(texts)))
+    query = data.draw(st.lists(st.sampled_from(words), min_size=1, max_size=4))
+    top_k = data.draw(st.integers(1, 20))
+    known = [word for word in query if any(word in text.split() for text in texts)]
+    scores = retriever._index.get_scores(known) if known else np.zeros(len(texts))
+    expected = [(str(n), float(scores[n])) for n in np.argsort(-scores, kind="stable")[:top_k] if scores[n] > 0]
+    assert hits(retriever, " ".join(query), top_k) == expected

@@ -1,0 +1,181 @@
+import numpy as np
+import pytest
+from scripted_engine import ids, tiny_task
+
+from envs.errors import InputError
+from envs.search.environment import SearchEnv
+from envs.search.episode import SearchEpisode
+from envs.search.trajectory import ActionKind, Question, Termination
+
+TWO_ROLES = [
+    {"name": "searcher", "actions": ["search", "answer"]},
+    {"name": "reader", "actions": ["message"], "reads": "searcher", "policy": "reading"},
+]
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return tiny_task(tmp_path_factory.mktemp("tokenizer"), max_turns=3)
+
+
+def episode_of(task, question=None):
+    return SearchEpisode(task, question or task.train_questions[0], rollout_id="r", group_id="g")
+
+
+def act(task, episode, text, completed=True):
+    for call in episode.decide(ids(task, text), completed=completed):
+        task.tools(call)
+    return episode.observe()
+
+
+def test_a_search_then_an_answer(task):
+    question = next(q for q in task.train_questions if q.hops == 1)
+    episode = episode_of(task, question)
+    prompt = episode.start()
+    assert prompt.agent == "searcher" and prompt.ids == episode.history
+    name = question.metadata["entity"]
+    seen = act(task, episode, f"<search> {name} <end>")
+    turn = episode.rollout.turns[0]
+    assert turn.action is ActionKind.TOOL and turn.query == name and turn.gold_hit is True
+    assert turn.tool_calls[0].document_ids == question.gold_document_ids
+    assert episode.history == prompt.ids + ids(task, f"<search> {name} <end>") + seen.ids
+    assert act(task, episode, f"<answer> {question.golds[0]} <end>") is None
+    rollout = episode.rollout
+    assert rollout.termination is Termination.ANSWERED and rollout.outcome == 1.0
+    assert rollout.metrics == {"f1_paper": 1.0, "em_paper": 1.0, "f1_squad": 1.0, "em_squad": 1.0}
+    assert rollout.gain_bearing_turns == [turn]
+
+
+def test_a_wrong_answer_is_an_outcome_of_zero(task):
+    episode = episode_of(task)
+    episode.start()
+    act(task, episode, "<answer> unknown <end>")
+    assert (episode.rollout.termination, episode.rollout.outcome) == (Termination.ANSWERED, 0.0)
+
+
+def test_a_repeated_search_is_no_second_gold_hit(task):
+    question = task.train_questions[0]
+    episode = episode_of(task, question)
+    episode.start()
+    for _ in range(2):
+        act(task, episode, f"<search> {question.metadata['entity']} <end>")
+    assert [turn.gold_hit for turn in episode.rollout.turns] == [True, False]
+
+
+def test_the_turn_limit_truncates_and_keeps_earlier_gains(task):
+    episode = episode_of(task)
+    episode.start()
+    for _ in range(2):
+        assert act(task, episode, "<search> mother <end>") is not None
+    assert act(task, episode, "<search> mother <end>") is None
+    rollout = episode.rollout
+    assert (rollout.termination, rollout.outcome) == (Termination.TURN_LIMIT, 0.0)
+    assert [turn.index for turn in rollout.gain_bearing_turns] == [0, 1]
+
+
+def test_a_turn_cut_off_has_no_observation_and_no_gain(task):
+    episode = episode_of(task)
+    episode.start()
+    assert act(task, episode, "<search> mother", completed=False) is None
+    rollout = episode.rollout
+    assert rollout.termination is Termination.TOKEN_LIMIT and rollout.gain_bearing_turns == []
+    assert rollout.turns[0].action is ActionKind.CUT_OFF and rollout.turns[0].num_observation_tokens == 0
+
+
+def test_no_action_ends_the_rollout_with_the_format_penalty(task):
+    episode = episode_of(task)
+    episode.start()
+    assert act(task, episode, "mother <end>") is None
+    assert (episode.rollout.termination, episode.rollout.outcome) == (Termination.MALFORMED, -1.0)
+
+
+def test_an_action_that_the_role_lacks_gets_an_error_or_ends_as_malformed(task):
+    episode = episode_of(task)
+    episode.start()
+    assert act(task, episode, "<message> mother <end>") is None
+    assert episode.rollout.turns[0].parse_error == "searcher may not message, only search, answer"
+
+
+def test_the_context_budget_reserves_the_scoring_suffix(tmp_path):
+    task = tiny_task(tmp_path, max_turns=50, max_context_tokens=120, max_turn_tokens=16)
+    episode = episode_of(task)
+    episode.start()
+    longest = episode.templates.longest
+    while not episode.done:
+        act(task, episode, "<search> mother <end>")
+        if not episode.done:
+            assert len(episode.history) + episode.max_decision_tokens + longest <= 120
+    assert episode.rollout.termination is Termination.TOKEN_LIMIT
+    assert len(episode.history) + longest <= 120
+    assert any(turn.observation_cut for turn in episode.rollout.turns)
+
+
+def test_a_prompt_without_room_is_refused(tmp_path):
+    task = tiny_task(tmp_path, max_context_tokens=32)
+    question = Question("long", "mother of " * 20 + "?", ["red"])
+    with pytest.raises(InputError, match="question long: its prompt of .* raise it"):
+        episode_of(task, question).start()
+
+
+def test_reader_gets_the_documents_and_the_searcher_its_note(tmp_path):
+    task = tiny_task(tmp_path, roles=TWO_ROLES, max_turns=6)
+    question = task.train_questions[0]
+    name = question.metadata["entity"]
+    episode = episode_of(task, question)
+    searcher_prompt = episode.start()
+    to_reader = act(task, episode, f"<search> {name} <end>")
+    assert to_reader.agent == "reader"
+    reader_prompt = task.protocol.prompt("", question.text, ["message"])
+    documents = to_reader.ids[len(reader_prompt) :]
+    assert to_reader.ids[: len(reader_prompt)] == reader_prompt
+    to_searcher = act(task, episode, f"<message> {name} mother <end>")
+    assert to_searcher.agent == "searcher"
+    assert task.protocol.text(to_searcher.ids) == f"<note> {name} mother </note>"
+    # Belief sees turns and observations in time order, each token once.
+    search, message = ids(task, f"<search> {name} <end>"), ids(task, f"<message> {name} mother <end>")
+    assert episode.history == searcher_prompt.ids + search + documents + message
+    assert [turn.policy for turn in episode.rollout.turns] == ["default_policy", "reading"]
+
+
+def test_the_environment_through_plain_reset_and_step(tmp_path):
+    env = SearchEnv({"tokenizer": str(tiny_task(tmp_path).settings.tokenizer), "roles": TWO_ROLES, "max_turns": 6})
+    question = env.task.train_questions[3]
+    observations, infos = env.reset(seed=1, options={"question": question})
+    assert list(observations) == list(infos) == ["searcher"]
+    script = {
+        "searcher": iter([f"<search> {question.metadata['entity']} <end>", f"<answer> {question.golds[0]} <end>"]),
+        "reader": iter(["<message> mother <end>"]),
+    }
+    agents = []
+    done = False
+    while not done:
+        (agent,) = observations
+        agents.append(agent)
+        assert env.observation_spaces[agent].contains(tuple(int(i) for i in observations[agent]))
+        action = np.array(ids(env.task, next(script[agent])), dtype=np.int32)
+        observations, rewards, terminateds, truncateds, _ = env.step({agent: action})
+        done = terminateds["__all__"] or truncateds["__all__"]
+    assert agents == ["searcher", "reader", "searcher"]
+    assert rewards == {"searcher": 1.0, "reader": 0.0} and terminateds["__all__"]
+
+
+def test_it_is_one_agents_turn(task):
+    env = SearchEnv(task)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="it is searcher's turn, got actions of \\['reader'\\]"):
+        env.step({"reader": np.array([1])})
+
+
+def test_reset_by_seed_is_reproducible(task):
+    first, second = SearchEnv(task), SearchEnv(task)
+    a, b = first.reset(seed=5)[0]["searcher"], second.reset(seed=5)[0]["searcher"]
+    np.testing.assert_array_equal(a, b)
+
+
+def test_half_a_surrogate_pair_from_a_server_is_shown_as_a_question_mark(task):
+    episode = episode_of(task)
+    episode.start()
+    (call,) = episode.decide(ids(task, "<search> mother <end>"), completed=True)
+    call.result_text = "red \ud800 food"
+    episode.observe()
+    assert episode.rollout.turns[0].observation_text == "red ? food"

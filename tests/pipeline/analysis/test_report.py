@@ -1,0 +1,256 @@
+"""The report of the hand-made log: every number that it shows, its plots' data, several runs, size, no network, bad input."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+import vl_convert
+from rollout_log_samples import Q1, answer, gain, paid, records, rollout, search, train_1, write_run
+from typer.testing import CliRunner
+
+from algorithms.igpo.iteration_record import IterationRecord
+from envs.search.trajectory import Question
+from pipeline.analysis import AnalysisError, open_run
+from pipeline.analysis.report import write_report
+from pipeline.analysis.report.overview import glance
+from pipeline.analysis.report.reported_runs import config_differences, reported_runs
+from pipeline.analysis.report.tables import tables
+from pipeline.analysis.report.write import mark_golds
+from pipeline.analysis.trajectories import instructive_trajectories
+from pipeline.cli.igpo import app
+
+
+class Page(HTMLParser):
+    """What of a page matters here: titles of plots with their specifications, visible text, addresses it would load."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.plots, self.text, self.loads, self._in = {}, [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag not in ("meta", "link", "br", "img"):
+            self._in.append((tag, attrs))
+        self.loads += [attrs[key] for key in ("src", "href") if key in attrs and not attrs[key].startswith("#")]
+
+    def handle_endtag(self, tag):
+        assert self._in.pop()[0] == tag
+
+    def handle_data(self, data):
+        tag, attrs = self._in[-1] if self._in else ("", {})
+        if tag == "script" and attrs.get("type") == "application/json":
+            title = self._in[-2][1]["aria-label"].split(". ")[0]
+            self.plots[title] = json.loads(data)
+        elif tag not in ("script", "style"):
+            self.text.append(" ".join(data.split()))
+
+    def rows(self, title):
+        """The data of a plot, over all its layers."""
+        spec = self.plots[title]
+        parts = [spec, *spec.get("layer", [])]
+        return [row for part in parts for row in part.get("data", {}).get("values", [])]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "toy", name="toy", config={"config": {"lr": 1e-5, "seed": 0}})
+
+
+@pytest.fixture(scope="module")
+def page(run_folder, tmp_path_factory):
+    path = write_report([run_folder], tmp_path_factory.mktemp("out") / "report.html")
+    return Page(path.read_text())
+
+
+def test_glance_has_the_numbers_computed_by_hand(run_folder):
+    with open_run(run_folder) as run:
+        lines = {line.name: line.values for part in glance(run, reported_runs(run)) for line in part.measures}
+    assert lines == {
+        "Held-out exact match": ["0.500 ± 0.980 → 0.500 ± 0.980"],
+        "Training exact match": ["0.250 ± 0.490 → 0.000"],
+        "Gain of turn 1, 2, 3 ...": ["-0.10, +1.50"],
+        "Advantage of these turns": ["-0.20, +0.50"],
+        "Groups without signal under the outcome alone": ["66.7%"],  # g2 and g3 of three
+        "Groups rescued by information gain": ["33.3%"],  # g2
+        "Does gain find the evidence? (AUROC)": ["0.750"],
+        "Gain with, without evidence": ["+1.00, -0.12"],
+        "Advantage agrees with evidence": ["100.0% (85.7%)"],  # 7 turns of 7; the outcome alone is wrong about r3's
+        "Right turns punished": ["33.3% by gain, 0.0% by advantage"],  # r1's first search
+        "Gain taken without evidence": ["12.5%"],  # 0.5 of 4
+        "Training rollouts that fail, and how": [
+            "83.3% of 6: 40% wrong, evidence missing; 20% wrong, all evidence found; 20% malformed"
+        ],
+        "Turns with a broken format": ["15.4% of 13"],
+        "Tool calls that failed": ["14.3% of 7"],
+        "Seconds per iteration": ["3.5"],
+    }
+
+
+def test_plots_draw_the_numbers_computed_by_hand(page):
+    def points(title, *columns):
+        return [tuple(row[column] for column in columns) for row in page.rows(title)]
+
+    outcome, faint, trained = "under the outcome alone", "as trained, noise counted as none", "as trained"
+    assert points("Groups without any signal", "iteration", "series", "value") == [
+        *((1, outcome, 0.5), (1, faint, 0.0), (1, trained, 0.0)),
+        *((2, outcome, 1.0), (2, faint, 1.0), (2, trained, 1.0)),
+    ]
+    # Gains of the first turns: -1, -0.5, 0, 0, 1; of the second turns 0.5, 2.5. The axis counts turns from 1.
+    assert points("Information gain by turn", "category", "turns", "q25", "q50", "q75") == [
+        (1, 5, -0.5, 0.0, 0.0),
+        (2, 2, 1.0, 1.5, 2.0),
+    ]
+    assert points("Gain by what the turn retrieved", "category", "turns", "mean") == [
+        ("new gold evidence", 3, 1.0),
+        ("nothing new", 4, -0.125),
+    ]
+    assert points("How rollouts end", "iteration", "ending", "rollouts", "share") == [
+        *((1, "wrong, evidence missing", 2, 0.5), (1, "right", 1, 0.25), (1, "wrong, all evidence found", 1, 0.25)),
+        *((2, "malformed", 1, 0.5), (2, "token limit", 1, 0.5)),
+    ]
+    assert points("Training exact match", "iteration", "em_squad", "low", "high") == [
+        (1, 0.25, 0.0, pytest.approx(0.74)),
+        (2, 0.0, 0.0, 0.0),
+    ]
+    assert points("Over- and under-searching", "iteration", "series", "value") == [
+        *((1, "more searches than hops", 0.0), (1, "answered after fewer", 0.0)),
+        *((2, "more searches than hops", 0.0), (2, "answered after fewer", 0.0)),
+    ]
+    assert points("Seconds by phase", "phase", "mean_seconds") == [("generate", 2.0), ("learn", 1.0)]
+    # r1, the only success: 0.1, then 0.05 and 0.9 after its two searches; r2 is the other rollout of the group.
+    chosen = [(row["step"], row["belief"], row["retrieved"]) for row in page.rows("Belief over the turns") if row["is_chosen"]]
+    assert chosen == [(0, 0.1, "nothing new"), (1, 0.05, "gold evidence"), (2, 0.9, "gold evidence")]
+    assert {row["rollout"] for row in page.rows("Belief over the turns")} == {"r1", "r2"}
+
+
+def test_phases_beyond_the_palette_share_its_last_colour(tmp_path):
+    seconds = {f"phase {k}": 10.0 - k for k in range(9)}
+    record = replace(train_1(), seconds=seconds | {"total": 60.0})
+    page = Page(write_report([write_run(tmp_path, written=[record])], tmp_path / "report.html").read_text())
+    colours = [row["colour"] for row in page.rows("Seconds by phase")]
+    assert colours == [*(f"phase {k}" for k in range(6)), *["phase 6, phase 7, phase 8"] * 3]
+
+
+def test_rollouts_to_read_are_the_extremes_each_once(run_folder):
+    with open_run(run_folder) as run:
+        found = instructive_trajectories(run, "run-1")
+    assert [(one.reason, one.trajectory.episode["episode_id"], one.turn_index) for one in found] == [
+        ("Case study", "r1", 1),
+        ("Biggest gain", "r3", 0),
+        ("Biggest loss", "r4", 0),
+    ]
+
+
+def test_a_right_turn_in_a_failed_rollout_is_found(tmp_path):
+    """r3 stays for it once other rollouts hold the biggest gain and loss."""
+    more = train_1()
+    more.rollouts.append(rollout("r7", "g4", more.rollouts[2].question, [search(0, "bar", False), answer(1, "Bob")]))
+    more.credit |= {("r7", 0): gain(0.1, 0.9, 4.0, 1.0), ("r7", 1): paid(0.0)}
+    with open_run(write_run(tmp_path, written=[more])) as run:
+        found = {one.reason: one for one in instructive_trajectories(run, "run-1")}
+    assert found["Biggest gain"].trajectory.episode["episode_id"] == "r7"
+    assert found["Right turn in a failed rollout"].trajectory.episode["episode_id"] == "r3"
+    assert found["Right turn in a failed rollout"].turn_index == 0
+
+
+def test_golds_are_marked_as_whole_words_and_html_is_escaped():
+    marked = mark_golds("<b>Rome</b>, rome & Romeo", ["Rome"])
+    assert marked == "&lt;b&gt;<mark>Rome</mark>&lt;/b&gt;, <mark>rome</mark> &amp; Romeo"
+    assert mark_golds("New York City", ["York", "New York"]) == "<mark>New York</mark> City"
+
+
+def test_text_of_a_model_cannot_become_markup_or_script(tmp_path):
+    evil = '</script><script>alert("x")</script>'
+    question = Question("q", f"who? {evil}", ["gold"], hops=1)
+    turns = [search(0, evil, True), answer(1, evil)]
+    record = IterationRecord(1, "train", 0, [rollout("r", "g", question, turns, text=evil, em=1.0)])
+    record.credit |= {("r", 0): gain(0.1, 0.5, 1.0, 1.0), ("r", 1): paid(1.0)}
+    html = write_report([write_run(tmp_path, written=[record])], tmp_path / "report.html").read_text()
+    assert evil not in html
+    assert f"who? {evil}" in Page(html).text
+
+
+def test_one_file_that_loads_nothing(page):
+    assert page.loads == []
+    assert set(page.plots) >= {"Held-out exact match", "Does gain find the evidence?", "Advantage against evidence"}
+
+
+def test_every_plot_compiles_to_vega(page):
+    for spec in page.plots.values():
+        assert vl_convert.vegalite_to_vega(spec | {"width": 400})["marks"]
+
+
+@pytest.mark.slow  # 600 files are written and synced
+def test_a_hundred_iterations_stay_below_five_megabytes(tmp_path):
+    written = [replace(train_1(), iteration=iteration) for iteration in range(100)]
+    path = write_report([write_run(tmp_path, written=written)], tmp_path / "report.html")
+    assert len(Page(path.read_text()).rows("Groups without any signal")) == 300
+    assert path.stat().st_size < 5e6
+
+
+def test_several_runs_are_told_apart_and_compared(tmp_path):
+    folders = [
+        write_run(tmp_path / "igpo", f"run-{preset}", name="igpo", config={"config": {"preset": preset, "lr": lr}, "run": "IGPO"})
+        for preset, lr in (("igpo", 1e-5), ("grpo", 2e-5))
+    ]
+    page = Page(write_report(folders, tmp_path / "report.html").read_text())
+    assert "Groups without any signal: igpo preset=igpo" in page.plots
+    assert "Groups without any signal: igpo preset=grpo" in page.plots
+    with open_run(*folders) as run:
+        assert config_differences(reported_runs(run)) == [("lr", ["1e-05", "2e-05"]), ("preset", ['"igpo"', '"grpo"'])]
+
+
+def test_runs_of_equal_settings_are_told_apart_by_their_ids(tmp_path):
+    folders = [write_run(tmp_path, run_id, name="igpo") for run_id in ("a", "b")]
+    with open_run(*folders) as run:
+        reported = reported_runs(run)
+    assert [one.label for one in reported] == ["igpo a", "igpo b"]
+    assert config_differences(reported) == []
+
+
+def test_a_run_without_gain_and_evidence_has_a_report(tmp_path):
+    """Evaluation alone: no credit, no groups. What needs them is left out, not drawn empty."""
+    heldout = [record for record in records() if record.split == "heldout"]
+    page = Page(write_report([write_run(tmp_path, written=heldout)], tmp_path / "report.html").read_text())
+    assert "Held-out exact match" in page.plots and "Information gain by turn" not in page.plots
+    assert "No training turn has a gain, so there is none to single out." in page.text
+
+
+def test_long_tables_are_cut_and_say_so(tmp_path):
+    """14 queries, each with its own gain: the table shows six from either end."""
+    turns = [search(i, f"query {i:02}", False) for i in range(14)] + [answer(14, "x")]
+    record = IterationRecord(1, "train", 0, [rollout("r", "g", Q1, turns, text="x")])
+    record.credit |= {("r", i): gain(0.1, 0.1, 7.0 - i, 0.0) for i in range(14)} | {("r", 14): paid(0.0)}
+    with open_run(write_run(tmp_path, written=[record])) as run:
+        found = {table.name: table for table in tables(run, reported_runs(run))}
+    queries = found["queries_by_gain"]
+    shown = [i for i in range(14) if i < 6 or i >= 8]
+    assert [row[:3] for row in queries.rows] == [[f"query {i:02}", "1", f"{7 - i}"] for i in shown]
+    assert queries.columns[:3] == ["query", "uses", "total_gain"] and queries.numeric[:3] == [False, True, True]
+    assert queries.left_out == 2
+    assert "tool_errors" in found and "format_failures" not in found
+
+
+def test_command_line(run_folder, tmp_path):
+    out = tmp_path / "r.html"
+    result = CliRunner().invoke(app, ["report", str(run_folder), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert re.search(r"r\.html \(1\.\d MB\): open it in a browser", result.output)
+    assert out.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_bad_input_is_one_sentence(run_folder, tmp_path):
+    def error(*arguments):
+        result = CliRunner().invoke(app, ["report", *map(str, arguments)])
+        assert result.exit_code == 2
+        (line,) = result.stderr.strip().splitlines()
+        return line
+
+    assert "no run 'nope'" in error("nope", "--runs-dir", tmp_path)
+    assert "is empty" in error(write_run(tmp_path, written=[]))
+    assert f"there is no folder {tmp_path / 'no'}" in error(run_folder, "--out", tmp_path / "no" / "r.html")
+    with pytest.raises(AnalysisError, match="the same run id was given twice"):
+        write_report([run_folder, run_folder], tmp_path / "r.html")

@@ -1,0 +1,557 @@
+"""Questions to a small log, with answers computed by hand; several runs, superseded rows, bad input, the command line."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from math import sqrt
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import typer
+from rich.console import Console
+from rollout_log_samples import Q1, answer, rollout, search, write_run
+from typer.testing import CliRunner
+
+from algorithms.igpo.iteration_record import IterationRecord
+from pipeline.analysis import AnalysisError, locate_run, named_queries, open_run
+from pipeline.analysis.named_queries import named_query
+from pipeline.cli.output import cell
+from pipeline.cli.sql import compact_command, schema_command, schema_markdown, sql_command
+from pipeline.rollout_log.manifest import Manifest, load_manifest
+from pipeline.rollout_log.schema import TABLES
+from pipeline.rollout_log.writer import RolloutLogWriter
+
+app = typer.Typer()
+for name, command in (("sql", sql_command), ("schema", schema_command), ("compact", compact_command)):
+    app.command(name)(command)
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory):
+    home = tmp_path_factory.mktemp("runs")
+    write_run(home / "toy")
+    return home
+
+
+@pytest.fixture(scope="module")
+def run(runs_dir):
+    with open_run("last", runs_dir=runs_dir) as opened:
+        yield opened
+
+
+def one_turn(iteration):
+    return IterationRecord(iteration, "train", 0, [rollout(f"r{iteration}", "g", Q1, [search(0, "q", True)])])
+
+
+# Named queries. The columns after run_id, in order.
+
+NAMED = {
+    # Group g2 collapses under the outcome and is rescued; g3 collapses whatever is done.
+    "advantage_collapse": [(1, 2, 0.5, 0.0, 0.0, 0.5), (2, 1, 1.0, 1.0, 1.0, 0.0)],
+    # Half widths: 1.96 * std([1, 0]) / sqrt(2) and 1.96 * std([0.5, 0]) / sqrt(2).
+    "learning_curve": [
+        ("heldout", 1, 2, 2, 0.5, 1.96 / 2, 0.5, 0.5, 0.5, 0.5),
+        ("heldout", 2, 2, 2, 0.5, 1.96 / 2, 0.5, 0.5, 0.5, 0.5),
+        ("train", 1, 2, 4, 0.25, 1.96 / 4, 0.375, 0.25, 0.375, 0.25),
+        ("train", 2, 1, 2, 0.0, None, 0.0, 0.0, 0.0, -1.0),
+    ],
+    # Turn 0: gains -0.5, 0, 1, -1, 0; turn 1: 2.5, 0.5.
+    "gain_by_turn": [
+        (0, 5, -0.1, sqrt(2.2 / 4 / 5), 0.2, 0.4, 0.14, -0.05, -0.2),
+        (1, 2, 1.5, 1.0, 1.0, 0.5, 0.55, 0.75, 0.5),
+    ],
+    "gain_breakdown": [
+        ("agent", "searcher", 7, 2.5 / 7, 3 / 7, 3 / 7, 0.0),
+        ("outcome", "malformed", 1, 0.0, 0.0, 0.0, 0.0),
+        ("outcome", "right", 2, 1.0, 0.5, 1.0, 1.25),
+        ("outcome", "wrong", 4, 0.125, 0.5, 0.25, -0.625),
+        ("tool", "search", 7, 2.5 / 7, 3 / 7, 3 / 7, 0.0),
+    ],
+    # Hits -0.5, 2.5, 1 against 0, 0.5, -1, 0: the first beats one, the others all four: 9 of 12 pairs.
+    "credit_auroc": [(3, 4, 0.75, 1.0, -0.125, 1.125)],
+    # Two hops: -0.5, 2.5 against 0, 0.5, 0 wins 3 of 6 pairs. One hop: 1 against -1.
+    "credit_auroc_by_hop": [(1, 1, 1, 1.0, 1.0, -1.0, 2.0), (2, 2, 3, 0.5, 1.0, 1 / 6, 5 / 6)],
+    # The outcome alone is wrong about r3's hit turn: its group has no better rollout.
+    "advantage_agreement": [(1, 6, 1.0, 5 / 6, 1.0, 1.0), (2, 1, 1.0, 1.0, None, 0.0)],
+    "bridge_turns_punished": [
+        (1, 0, 1, 0, 0.0, 0.0, 1.0, "r3"),
+        (2, 0, 1, 1, 1.0, 0.0, -0.5, "r1"),
+        (2, 1, 1, 0, 0.0, 0.0, 2.5, "r1"),
+    ],
+    # r1 and r2 differ in outcome; r3 and r4 do not, nor do r5 and r6.
+    "credit_by_turn_kind": [
+        ("as trained", "answer with some of the gold", 1, 1.0, None, 0.0),
+        ("as trained", "cut_off", 1, None, 0.0, 0.0),
+        ("as trained", "evidence: the last gold document", 2, 2.0, 1.0, 0.0),
+        ("as trained", "first search", 4, -0.5, -0.5, 0.5),
+        ("as trained", "malformed", 1, None, 0.0, 0.0),
+        ("as trained", "search that found nothing new", 1, -1.0, None, 1.0),
+        ("as trained", "wrong answer", 3, -1.0, 0.0, 1 / 3),
+    ],
+    # Of the positive gain 2.5 + 0.5 + 1, r2's second turn took 0.5 without evidence.
+    "gain_without_evidence": [(1, 3, 1 / 3, -1 / 6, 0.125), (2, 1, 0.0, 0.0, None)],
+    "queries_by_gain": [
+        ("jane birthplace", 1, 2.5, 2.5, 1.0),
+        ("mayor of bar", 1, 1.0, 1.0, 1.0),
+        ("foo", 3, 0.5, 1 / 6, 0.0),
+        ("author of foo", 1, -0.5, -0.5, 1.0),
+        ("bar mayr", 1, -1.0, -1.0, 0.0),
+    ],
+    # r2 asks "foo", then "FOO ".
+    "repeated_queries": [(1, 6, 1 / 6, 0.0, 0.5, None, 0.4), (2, 1, 0.0, 0.0, None, None, 0.0)],
+    # r3 has its only gold document, r2 and r4 have none; the evaluations answer without searching.
+    "endings": [
+        *(("heldout", i, ending, 1, 0.5) for i in (1, 2) for ending in ("right", "wrong, evidence missing")),
+        *(("train", 1, "wrong, evidence missing", 2, 0.5), ("train", 1, "right", 1, 0.25)),
+        ("train", 1, "wrong, all evidence found", 1, 0.25),
+        *(("train", 2, ending, 1, 0.5) for ending in ("malformed", "token limit")),
+    ],
+    # Train 1: 3, 3, 2, 2 turns and 14, 14, 10, 10 tokens; everyone searches as often as the question has hops.
+    "search_length": [
+        ("heldout", 1, 2, 1.0, 1.0, 1.0, 6.0, 0.0, 1.0),
+        ("heldout", 2, 2, 1.0, 1.0, 1.0, 6.0, 0.0, 1.0),
+        ("train", 1, 4, 2.5, 3.0, 7 / 3, 4.8, 0.0, 0.0),
+        ("train", 2, 2, 1.5, None, 1.5, 5.0, 0.0, 0.0),
+    ],
+    "answer_flips": [(2, 2, 2, 1, 1)],
+    "format_failures": [("train", 2, "cut off", 1, 1 / 3, 1), ("train", 2, "unclosed tag", 1, 1 / 3, 1)],
+    # Seconds 0.1 five times, 0.3, 2.0: the 95th percentile lies 0.7 of the way from 0.3 to 2.0.
+    "tool_errors": [("search", 7, 1, 1 / 7, "timeout", 0.1, 0.3 + 0.7 * 1.7, 2.0)],
+    # 44 tokens at 1e-6 and r3's 4 at 5e-6.
+    "logp_gap": [
+        (1, 64e-6 / 48, pytest.approx(4.64e-6), 5e-6, "r3"),
+        (2, 1e-6, pytest.approx(1e-6), 1e-6, "r5"),
+    ],
+    "phase_seconds": [
+        ("heldout", "evaluate", 2, 2.0, 2.0, 1.0),
+        ("train", "total", 2, 3.5, 4.5, None),
+        ("train", "generate", 2, 2.0, 3.0, 2 / 3),
+        ("train", "learn", 2, 1.0, 1.0, 1 / 3),
+    ],
+    "question_curves": [
+        ("heldout", "q1", 1, 1, 1.0, 1.0, 1.0, None),
+        ("heldout", "q1", 2, 1, 0.0, 0.0, 0.0, None),
+        ("heldout", "q2", 1, 1, 0.0, 0.0, 0.0, None),
+        ("heldout", "q2", 2, 1, 1.0, 1.0, 1.0, None),
+        ("train", "q1", 1, 2, 0.5, 0.5, 0.5, 0.625),
+        ("train", "q1", 2, 2, 0.0, 0.0, -1.0, 0.0),
+        ("train", "q2", 1, 2, 0.0, 0.25, 0.0, 0.0),
+    ],
+    "unsolved_questions": [("train", "q2", "Who is the mayor of Bar?", ["Ann Lee"], 1, 2, 1, 0.5, 0.4, "Bob")],
+}
+
+
+def test_every_named_query_is_checked_and_states_its_question():
+    assert set(named_queries()) == set(NAMED)
+    for query in named_queries().values():
+        assert query.question.endswith("?"), query.name
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_query(run, name):
+    answer = run.named(name).fetchall()
+    expected = [("run-1", *row) for row in NAMED[name]]
+    assert len(answer) == len(expected), answer
+    for got, wanted in zip(answer, expected, strict=True):
+        assert len(got) == len(wanted)
+        for value, right in zip(got, wanted, strict=True):
+            assert value == (pytest.approx(right, abs=1e-12) if isinstance(right, float) else right), (got, wanted)
+
+
+def test_reformulated_queries_are_close_but_not_the_same(tmp_path):
+    turns = [search(0, "birthplace of jane doe", False), search(1, "birthplace of jane d.", False), search(2, "rome", False)]
+    write_run(tmp_path, written=[IterationRecord(1, "train", 0, [rollout("r", "g", Q1, turns)])])
+    ((_, _, queries, repeated, reformulated, *_),) = open_run(tmp_path / "run-1").named("repeated_queries").fetchall()
+    assert (queries, repeated, reformulated) == (3, 0.0, pytest.approx(1 / 3))
+
+
+def test_one_search_may_find_all_the_evidence(tmp_path):
+    found = [search(0, "both", True, documents=["author", "foo"]), answer(1, "Paris")]
+    half = [search(0, "one", True, documents=["foo", "x"]), answer(1, "Paris")]
+    write_run(tmp_path, written=[IterationRecord(1, "train", 0, [rollout("a", "g", Q1, found), rollout("b", "g", Q1, half)])])
+    answers = open_run(tmp_path / "run-1").named("endings").project("ending").fetchall()
+    assert answers == [("wrong, all evidence found",), ("wrong, evidence missing",)]
+
+
+# Views.
+
+
+def test_views_have_the_schemas_columns_and_no_copy(run):
+    for name, schema in TABLES.items():
+        assert run.table(name).columns == schema.names
+    assert run.turns().filter("gold_hit AND gain < 0").fetchall()[0][5] == "r1"
+    assert [len(run.table(name).fetchall()) for name in TABLES] == [1, 4, 10, 17, 3, 7, 0]
+    assert run.sql("SELECT count(*) FROM duckdb_tables()").fetchall() == [(0,)]
+    metrics = run.sql("SELECT metrics['kl'], seconds['learn'] FROM iterations WHERE iteration = 1 AND split = 'train'")
+    assert metrics.fetchall() == [(0.5, 1.0)]
+
+
+def test_relations_become_frames(run):
+    assert run.turns().df().shape == (17, len(TABLES["turns"].names))
+    assert run.turns().pl().height == run.turns().arrow().read_all().num_rows == 17
+    assert run.named("credit_auroc").to_arrow_table().column_names[0] == "run_id"
+
+
+def test_rows_that_a_later_attempt_ran_again_are_hidden(tmp_path):
+    write_run(tmp_path, written=[one_turn(i) for i in (1, 2, 3, 4, 5)])
+    write_run(tmp_path, written=[one_turn(i) for i in (4, 5, 6)], attempt=2, resumed_from_iteration=3)
+    write_run(tmp_path, written=[one_turn(i) for i in (3, 4)], attempt=3, resumed_from_iteration=2)
+    run = open_run(tmp_path / "run-1")
+    visible = [(1, 1), (1, 2), (3, 3), (3, 4)]
+    for table in ("iterations", "episodes", "turns", "tool_calls"):
+        assert run.sql(f"SELECT attempt, iteration FROM {table} ORDER BY ALL").fetchall() == visible
+    assert run.runs().filter("attempt < 3").order("attempt").project("resumed_from_iteration").fetchall() == [(None,), (3,)]
+
+
+def test_an_attempt_that_resumed_before_the_first_iteration_hides_the_evaluation_before_it(tmp_path):
+    write_run(tmp_path, written=[one_turn(0), one_turn(1)])
+    write_run(tmp_path, written=[one_turn(0)], attempt=2, resumed_from_iteration=-1)
+    assert open_run(tmp_path / "run-1").sql("SELECT attempt, iteration FROM turns").fetchall() == [(2, 0)]
+
+
+def test_several_runs_at_once_keep_their_own_attempts(tmp_path):
+    write_run(tmp_path, "a", written=[one_turn(1), one_turn(2)])
+    write_run(tmp_path, "b", written=[one_turn(1), one_turn(2)])
+    write_run(tmp_path, "b", written=[one_turn(2)], attempt=2, resumed_from_iteration=1)
+    run = open_run(tmp_path / "a", tmp_path / "b")
+    assert run.sql("SELECT run_id, attempt, iteration FROM turns ORDER BY ALL").fetchall() == [
+        ("a", 1, 1),
+        ("a", 1, 2),
+        ("b", 1, 1),
+        ("b", 2, 2),
+    ]
+    with pytest.raises(AnalysisError, match="the same run id was given twice: a, a"):
+        open_run(tmp_path / "a", tmp_path / "a" / "rollouts")
+
+
+def test_a_run_that_is_being_written_is_seen_as_it_grows_and_merges(tmp_path):
+    with RolloutLogWriter(tmp_path / "rollouts", "run-1", 1, merge_every=2) as writer:
+        with pytest.raises(AnalysisError, match="is empty: the run has not finished its first iteration yet"):
+            open_run(tmp_path)
+        writer.write(one_turn(1))
+        writer.flush()
+        run = open_run(tmp_path)
+        assert run.sql("SELECT count(*) FROM turns").fetchall() == [(1,)]
+        for iteration in (2, 3):
+            before = run.turns()
+            writer.write(one_turn(iteration))
+            writer.flush()
+            assert before.count("*").fetchall() == [(iteration - 1,)]  # What was asked before a merge can still be answered.
+            assert run.turns().count("*").fetchall() == [(iteration,)]
+    assert run.sql("SELECT count(*) FROM turns").fetchall() == [(3,)]
+
+
+def test_columns_that_older_files_lack_are_null(tmp_path):
+    folder = write_run(tmp_path, written=[one_turn(1)]) / "rollouts"
+    manifest = load_manifest(folder)
+    (file,) = manifest.of("turns")
+    path = folder / file.path
+    pq.write_table(pq.ParquetFile(path).read().drop_columns(["tool_error", "gain"]), path)
+    manifest.files = [f for f in manifest.files if f != file] + [type(file)("turns", file.path, 1, path.stat().st_size)]
+    manifest.save(folder)
+    assert open_run(tmp_path / "run-1").sql("SELECT gain, tool_error, query FROM turns").fetchall() == [(None, None, "q")]
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "DROP VIEW turns",
+        "CREATE TABLE x AS SELECT 1",
+        "INSERT INTO turns SELECT * FROM turns",
+        "DELETE FROM turns",
+        "UPDATE turns SET gain = 0",
+        "COPY turns TO 'stolen.csv'",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO 'stolen.csv'",
+        "EXPORT DATABASE 'stolen'",
+        "ATTACH 'other.db'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET enable_external_access = true",
+        "PRAGMA enable_profiling",
+        "CALL pragma_version()",
+    ],
+)
+def test_statements_that_are_not_questions_are_refused(run, query, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AnalysisError, match="is refused: a run's log is read-only"):
+        run.sql(query)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comment_cannot_hide_a_write_from_the_check(tmp_path):
+    folder = write_run(tmp_path, written=[one_turn(1)])
+    path = folder / "rollouts" / load_manifest(folder / "rollouts").of("turns")[0].path
+    before, run = path.read_bytes(), open_run(folder)
+    write = f"COPY (SELECT 1) TO '{path}' (FORMAT parquet, USE_TMP_FILE false)"
+    for hidden in (
+        f"EXPLAIN (ANALYZE /* ) SELECT 1 -- */) {write}",
+        f"EXPLAIN /* */ ANALYZE {write}",
+        f"/* EXPLAIN SELECT 1 */ EXPLAIN ANALYZE {write}",
+        f"EXPLAIN -- SELECT 1\nANALYZE {write}",
+    ):
+        with pytest.raises(AnalysisError):
+            run.sql(hidden)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "source", ["read_csv('/etc/passwd')", "read_text('{here}')", "'https://example.com/a.parquet'", "glob('/*')"]
+)
+def test_other_files_and_the_network_are_closed(run, source):
+    with pytest.raises(AnalysisError, match="disabled by configuration|does not exist"):
+        run.sql(f"SELECT * FROM {source.format(here=__file__)}").fetchall()
+
+
+def test_python_variables_are_not_tables(run):
+    turnips = run.turns().df()  # noqa: F841
+    with pytest.raises(AnalysisError, match="there is no table turnips; did you mean turns"):
+        run.sql("SELECT * FROM turnips")
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("SELECT gian FROM turns", r"there is no column gian; did you mean gain \(in turns, recredits\)\?"),
+        ("SELECT t.gian FROM turns t", "did you mean gain"),
+        ("SELECT hops FROM turns", "there is no column hops here; episodes have it"),
+        ("SELECT * FROM turns JOIN episodes USING (episod)", "there is no column episod; did you mean episode_id"),
+        ("SELECT * EXCLUDE (gian) FROM turns", "did you mean gain"),
+        ('SELECT * FROM turns WHERE split = "qwxyz"', "If it is text, use single quotes: 'qwxyz'"),
+        ('SELECT * FROM turns WHERE agent = "searcher"', "did you mean .* If it is text, use single quotes: 'searcher'"),
+        ("SELECT * FROM turn", "there is no table turn; did you mean turns"),
+        ("SELEC 1", 'syntax error at or near "SELEC"'),
+        ("SELECT 1; SELECT 2", "one statement at a time, this is 2"),
+        ("  ", "the query is empty"),
+        ("PIVOT turns ON action USING count(*)", "PIVOT needs its values spelled out"),
+    ],
+)
+def test_mistakes_are_explained(run, query, message):
+    with pytest.raises(AnalysisError, match=message):
+        run.sql(query)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "FROM turns SELECT gain",
+        "DESCRIBE turns",
+        "SUMMARIZE turns",
+        "SHOW TABLES",
+        "EXPLAIN SELECT 1",
+        "EXPLAIN ANALYZE SELECT 1",
+        "PIVOT (SELECT action, gain FROM turns) ON action IN ('tool') USING avg(gain)",
+        "SELECT 1; ",
+        "-- a comment\nWITH x AS (SELECT 1) FROM x",
+    ],
+)
+def test_every_way_to_ask_is_allowed(run, query):
+    assert run.sql(query).fetchall()
+
+
+# Finding runs.
+
+
+def test_a_run_is_found_by_folder_name_id_or_last(tmp_path, monkeypatch):
+    old = write_run(tmp_path / "runs" / "igpo", "2026-01", written=[one_turn(1)])
+    new = write_run(tmp_path / "runs" / "igpo", "2026-02", written=[one_turn(1)])
+    other = write_run(tmp_path / "runs" / "grpo", "2026-03", written=[one_turn(1)])
+    monkeypatch.chdir(tmp_path)
+    assert locate_run(old).folder == old and locate_run(old / "rollouts").folder == old
+    assert locate_run(old).choice is None
+    found = locate_run("igpo")
+    assert found.folder.resolve() == new and "the newest of 2 of runs/igpo" in found.choice
+    assert locate_run("runs/igpo").folder.resolve() == new
+    assert locate_run("2026-01").folder.resolve() == old
+    assert locate_run("last").folder.resolve() == other
+
+
+def test_a_run_that_does_not_exist_names_the_nearest(runs_dir, tmp_path):
+    with pytest.raises(AnalysisError, match=r"no run 'tyo'; did you mean .*/toy\?"):
+        open_run("tyo", runs_dir=runs_dir)
+    with pytest.raises(AnalysisError, match=r"no run 'runn-1'; did you mean .*/toy/run-1\?"):
+        open_run("runn-1", runs_dir=runs_dir)
+    with pytest.raises(AnalysisError, match="there are runs of .*/toy, and `last` names the newest"):
+        open_run("qqqqqqqq", runs_dir=runs_dir)
+    with pytest.raises(AnalysisError, match="holds no run yet"):
+        open_run("igpo", runs_dir=tmp_path)
+    with pytest.raises(AnalysisError, match="train one"):
+        open_run(runs_dir=tmp_path)
+    with pytest.raises(AnalysisError, match="no rollout log in"):
+        open_run(tmp_path)
+
+
+def test_a_half_written_file_and_a_missing_one_are_named(tmp_path):
+    folder = write_run(tmp_path, written=[one_turn(1)])
+    path = folder / "rollouts" / load_manifest(folder / "rollouts").of("turns")[0].path
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AnalysisError, match=rf"{path.name} has \d+ bytes, {len(whole)} were written: it is damaged"):
+        open_run(folder)
+    path.unlink()
+    with pytest.raises(AnalysisError, match=f"{path.name} is missing"):
+        open_run(folder)
+    (folder / "rollouts" / "manifest.json").write_text('{"run_id": ')
+    with pytest.raises(AnalysisError, match="manifest.json is not valid JSON"):
+        open_run(folder)
+
+
+def test_an_unknown_named_query_names_the_nearest():
+    with pytest.raises(AnalysisError, match="did you mean 'credit_auroc'"):
+        named_query("credit_auoc")
+    with pytest.raises(AnalysisError, match="there are advantage_agreement, "):
+        named_query("zzz")
+
+
+# The command line.
+
+
+def invoke(runs_dir, *words, stdin=None):
+    return CliRunner().invoke(app, ["sql", *map(str, words), "--runs-dir", str(runs_dir)], input=stdin)
+
+
+def test_a_table_for_people(runs_dir):
+    result = invoke(runs_dir, "last", "SELECT turn_index, avg(gain) AS mean FROM turns GROUP BY ALL ORDER BY ALL")
+    assert result.exit_code == 0
+    assert "│          1 │  1.5 │" in result.stdout
+    assert "toy/run-1, the only one in" in result.stderr
+    many = invoke(runs_dir, "last", "SELECT query FROM turns", "--rows", 3)
+    assert "first 3 rows; --rows 0 shows all" in many.stdout
+    assert "shows all" not in invoke(runs_dir, "last", "SELECT query FROM turns", "--rows", 0).stdout
+
+
+def test_formats_for_programs(runs_dir, tmp_path):
+    query = "SELECT episode_id, golds, other_metrics FROM episodes ORDER BY ALL LIMIT 1"
+    rows = list(csv.reader(io.StringIO(invoke(runs_dir, "toy", query, "--format", "csv").stdout)))
+    assert rows == [["episode_id", "golds", "other_metrics"], ["eq1", '["Rome", "Roma"]', '{"politeness": 0.5}']]
+    answer = json.loads(invoke(runs_dir, "toy", query, "--format", "json").stdout)
+    assert answer == [{"episode_id": "eq1", "golds": ["Rome", "Roma"], "other_metrics": {"politeness": 0.5}}]
+    no_numbers = "SELECT 'nan'::FLOAT AS a, [1.5, '-inf'::FLOAT] AS b"
+    assert json.loads(invoke(runs_dir, "toy", no_numbers, "--format", "json").stdout) == [{"a": None, "b": [1.5, None]}]
+    out = tmp_path / "answer.parquet"
+    assert "1 rows to" in invoke(runs_dir, "toy", query, "--format", "parquet", "--out", out).stdout
+    assert pq.read_table(out)["episode_id"].to_pylist() == ["eq1"]
+
+
+def test_the_ending_of_a_file_says_how_it_is_written(runs_dir, tmp_path):
+    query = "SELECT 42 AS answer"
+    for name in ("answer.parquet", "answer.json", "answer.CSV", "answer"):
+        assert invoke(runs_dir, "last", query, "--out", tmp_path / name).exit_code == 0
+    assert pq.read_table(tmp_path / "answer.parquet").to_pylist() == [{"answer": 42}]
+    assert json.loads((tmp_path / "answer.json").read_text()) == [{"answer": 42}]
+    assert (tmp_path / "answer.CSV").read_text() == (tmp_path / "answer").read_text() == "answer\n42\n"
+    assert invoke(runs_dir, "last", query, "--format", "csv", "--out", tmp_path / "answer.json").exit_code == 0
+    assert (tmp_path / "answer.json").read_text() == "answer\n42\n"
+
+
+def test_queries_from_a_file_a_name_or_stdin(runs_dir, tmp_path):
+    file = tmp_path / "question.sql"
+    file.write_text("SELECT 41 + 1 AS answer")
+    for result in (
+        invoke(runs_dir, "last", "--file", file),
+        invoke(runs_dir, "last", stdin="SELECT 42 AS answer"),
+    ):
+        assert result.exit_code == 0 and "42" in result.stdout
+    assert "0.75" in invoke(runs_dir, "run-1", "--named", "credit_auroc").stdout
+    assert "Is credit deserved" in invoke(runs_dir, "--list").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["lst", "SELECT 1"], "no run 'lst'; did you mean last?"),
+        (["last", "SELECT gian FROM turns"], "did you mean gain"),
+        (["last", "DROP VIEW turns"], "DROP is refused"),
+        (["last", "SELECT CAST(query AS INT) FROM turns"], "Could not convert string"),
+        (["last", "SELECT 1", "--named", "credit_auroc"], "ask one thing at a time"),
+        (["last", "--named", "credit"], "no query is named 'credit'"),
+        (["last", "--file", "nowhere.sql"], "nowhere.sql: the query cannot be read"),
+        (["last", "SELECT 1", "--format", "xml"], "must be one of table, csv, json, parquet"),
+        (["last", "SELECT 1", "--format", "parquet"], "needs --out FILE"),
+        (["last", "SELECT 1", "--format", "csv", "--out", "no/such/folder.csv"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(runs_dir, words, message):
+    result = invoke(runs_dir, *words)
+    assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.output
+
+
+def test_what_a_model_writes_cannot_drive_the_terminal():
+    assert cell("a\x1b[31mb\nc\u202e") == "a\\x1b[31mb↵c\\x202e"
+    assert cell("x" * 300).endswith("…") and len(cell("x" * 300)) == 200
+    assert (cell(None), cell(1 / 3), cell(7), cell(["a", 1])) == ("", "0.3333", "7", '["a", 1]')
+
+
+def test_schema_explains_every_column():
+    everything = CliRunner().invoke(app, ["schema"]).stdout
+    assert all(name in everything for schema in TABLES.values() for name in schema.names)
+    assert "did you mean turns?" in CliRunner().invoke(app, ["schema", "turn"]).stderr
+    assert "| `gain` | double | Information gain g_t" in schema_markdown(["turns"])
+    assert "\\|learner - sampler\\|" in CliRunner().invoke(app, ["schema", "turns", "--format", "markdown"]).stdout
+
+
+def test_the_documentation_shows_the_schema():
+    page = (Path(__file__).parents[3] / "docs" / "rollout_log.md").read_text()
+    assert page.split("## Columns\n", 1)[1].strip() == schema_markdown(list(TABLES)).strip()
+
+
+def test_compact_mends_a_dead_runs_log(tmp_path):
+    writer = RolloutLogWriter(tmp_path / "igpo" / "run-1" / "rollouts", "run-1", 1)
+    for iteration in (1, 2):
+        writer.write(one_turn(iteration))
+    writer.flush()
+    busy = CliRunner().invoke(app, ["compact", "last", "--runs-dir", str(tmp_path)])
+    assert busy.exit_code == 2 and "being written by another process" in busy.stderr
+    writer._store._lock.release()  # As if its process had died.
+    done = CliRunner().invoke(app, ["compact", "last", "--runs-dir", str(tmp_path)])
+    assert done.exit_code == 0 and "9 files before, 5 after" in done.stdout
+    assert open_run(tmp_path / "igpo" / "run-1").sql("SELECT count(*) FROM turns").fetchall() == [(2,)]
+
+
+def test_the_prompt_asks_over_several_lines_and_survives_mistakes(run, monkeypatch, tmp_path):
+    from pipeline.cli import sql_prompt
+
+    monkeypatch.setattr(sql_prompt, "HISTORY", tmp_path / "history")
+    lines = [
+        "SELECT 41 + 1",
+        "AS answer;",
+        "SELECT gian FROM turns;",
+        "",
+        ".named",
+        ".named credit_auroc",
+        ".columns groups",
+        ".quit",
+    ]
+    typed = iter(lines)
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    console = Console(file=io.StringIO(), width=500, highlight=False)
+    prompt = sql_prompt.SqlPrompt(run, 50, console)
+    prompt.cmdloop()
+    shown = console.file.getvalue()
+    assert "42" in shown and "did you mean gain" in shown and "0.75" in shown and "collapsed_or_faint" in shown
+    assert (tmp_path / "history").exists()
+    assert prompt.completenames("tool_e") == ["tool_error", "tool_errors"]
+
+
+def test_an_empty_manifest_is_an_empty_log(tmp_path):
+    Manifest("run-1").save(tmp_path)
+    with pytest.raises(AnalysisError, match="is empty"):
+        open_run(tmp_path)
+
+
+def test_analysis_needs_neither_torch_nor_ray():
+    imports = "import sys, pipeline.analysis, pipeline.rollout_log.writer"
+    code = f"{imports}; sys.exit(bool({{'torch', 'ray', 'mlflow'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_query_longer_than_a_file_name_may_be_is_a_query():
+    from pipeline.cli.sql import _runs_and_query
+
+    query = "SELECT " + ", ".join(f"{k} AS column_{k}" for k in range(500))
+    assert _runs_and_query(["last", query], None, None) == (["last"], query)

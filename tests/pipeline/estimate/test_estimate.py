@@ -1,0 +1,151 @@
+"""The capacity model by hand, and `igpo estimate` on shipped experiments."""
+
+import dataclasses
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from envs.engine.models import resolve_model
+from pipeline.cli.igpo import app
+from pipeline.estimate.capacity import Assumptions, Device, Model, Workload, estimate
+from pipeline.estimate.estimate import Expected, model_of, workload_of
+from pipeline.experiment.experiment import load_experiments
+
+MODEL = Model(parameters=1000, trained=1000, layers=2, hidden=10, intermediate=20, kv_width=5, vocabulary=50)
+WORK = Workload(
+    rollouts=8,
+    group_size=4,
+    turns=2,
+    turn_tokens=10,
+    observation_tokens=15,
+    prompt_tokens=30,
+    scoring_tokens=6,
+    max_context=100,
+    dtype_bytes=2,
+    updates=1,
+    epochs=1,
+    has_reference=False,
+    gradient_checkpointing=False,
+    micro_batch_tokens=40,
+    num_runners=1,
+    max_num_seqs=4,
+    tensor_parallel=1,
+    engine_memory_share=0.5,
+    kv_cache=0,
+    shares_device=False,
+)
+FULL = Assumptions(decode_bandwidth=1.0, decode_flops=1.0, prefill_flops=1.0, learn_flops=1.0, push_bandwidth=1000)
+DEVICE = Device("a toy", memory=100_000, flops=1e6, bandwidth=1e5, step_overhead=0.5, assumed=FULL)
+
+
+def test_an_iteration_by_hand():
+    found = estimate(MODEL, WORK, DEVICE)
+    # 80 tokens per rollout. 160 are written, 4 at a time: 40 steps that read 2,000 bytes of weights, 4 x 40 tokens of 40 bytes.
+    assert found.seconds["generate"] == pytest.approx(40 * ((2000 + 4 * 40 * 40) / 1e5 + 0.5))
+    # Prefilled: 30 of each rollout's observations, and 2 prompts of 30.
+    assert found.seconds["prefill"] == pytest.approx(2 * 1000 * (8 * 30 + 2 * 30) / 1e6)
+    assert found.seconds["score"] == pytest.approx(2 * 1000 * 8 * 2 * 6 / 1e6)
+    # 640 tokens: forward 2 and backward 4 operations a parameter; attention 2 * 2 * 2 * 10 * 40 = 3,200, three times.
+    assert found.seconds["learn"] == pytest.approx(640 * (6 * 1000 + 3 * 3200) / 1e6)
+    assert found.seconds["push"] == 2.0
+    # Half of the memory is 2,000 bytes of weights and 48,000 of cache: 15 sequences of 80 tokens of 40 bytes.
+    assert found.memory["engine: KV cache"] == 48_000 and found.engine_capacity == 15
+    assert found.memory["learner: weights"] == 4000 and found.memory["learner: gradients and AdamW"] == 12_000
+    # 80 + 10 + 80 numbers per token and layer.
+    assert found.memory["learner: activations"] == 40 * 2 * 170 * 2
+    assert found.memory["learner: reference"] == 0 and found.fits
+
+
+def test_a_decoding_step_reads_and_computes_at_once_or_one_after_the_other():
+    fast = dataclasses.replace(DEVICE, flops=1e5)
+    step = dataclasses.replace(fast, assumed=dataclasses.replace(FULL, decode_overlaps=False))
+    # 40 steps of 4 sequences: 2 * 1,000 * 4 operations, and the 8,400 bytes of the test above.
+    assert estimate(MODEL, WORK, step).seconds["generate"] == pytest.approx(40 * (0.084 + 0.08 + 0.5))
+    assert estimate(MODEL, WORK, fast).seconds["generate"] == pytest.approx(40 * (0.084 + 0.5))
+
+
+def test_extra_forwards_cost_what_they_compute():
+    plain = estimate(MODEL, WORK, DEVICE).seconds["learn"]
+    for change in ({"has_reference": True}, {"updates": 2}, {"gradient_checkpointing": True}):
+        more = estimate(MODEL, dataclasses.replace(WORK, **change), DEVICE).seconds["learn"]
+        assert more - plain == pytest.approx(640 * (2 * 1000 + 3200) / 1e6), change
+
+
+def test_learners_that_share_the_model_share_memory_and_work():
+    work = dataclasses.replace(WORK, has_reference=True)
+    one, two = (estimate(MODEL, w, DEVICE) for w in (work, dataclasses.replace(work, num_learners=2, sharded=True)))
+    for part in ("weights", "gradients and AdamW", "reference"):
+        assert two.memory[f"learner: {part}"] == one.memory[f"learner: {part}"] / 2 > 0
+    assert two.seconds["learn"] == one.seconds["learn"] / 2
+    copies = estimate(MODEL, dataclasses.replace(work, num_learners=2), DEVICE)
+    assert copies.memory == one.memory and copies.seconds == two.seconds
+
+
+def test_taking_turns_costs_the_way_to_host_memory_and_back():
+    turns = dataclasses.replace(WORK, has_reference=True, takes_turns=True)
+    found = estimate(MODEL, turns, dataclasses.replace(DEVICE, assumed=dataclasses.replace(FULL, host_bandwidth=1000)))
+    # 4,000 bytes of weights, 8,000 of moments, 2,000 of the reference.
+    assert found.seconds["swap"] == 2 * 14_000 / 1000 and estimate(MODEL, WORK, DEVICE).seconds["swap"] == 0
+    config = load_experiments("conf/igpo.yaml")[0].algorithm_config()
+    config.engine = {**config.engine, "placement": "colocated"}
+    assert workload_of(config, Expected(), on_cpu=False).takes_turns
+
+
+def test_weights_that_go_from_gpu_to_gpu_leave_out_host_memory():
+    device = dataclasses.replace(DEVICE, assumed=dataclasses.replace(FULL, nccl_bandwidth=4000))
+    assert estimate(MODEL, dataclasses.replace(WORK, pushes_by_nccl=True), device).seconds["push"] == 0.5
+    config = load_experiments("conf/igpo.yaml")[0].algorithm_config()
+    config.engine = {**config.engine, "weight_transfer": "nccl"}
+    assert workload_of(config, Expected(), on_cpu=False).pushes_by_nccl
+    assert not workload_of(config, Expected(), on_cpu=True).pushes_by_nccl
+
+
+def test_what_does_not_fit_is_said():
+    small = dataclasses.replace(DEVICE, memory=20_000)
+    assert not estimate(MODEL, WORK, small).fits
+    adapters = dataclasses.replace(MODEL, trained=100)
+    lighter = dataclasses.replace(WORK, gradient_checkpointing=True, micro_batch_tokens=10)
+    assert estimate(adapters, lighter, small).fits
+    no_cache = dataclasses.replace(WORK, engine_memory_share=0.02)
+    assert estimate(MODEL, no_cache, DEVICE).engine_capacity == 0 and not estimate(MODEL, no_cache, DEVICE).fits
+
+
+def test_parameters_are_the_models_own():
+    from transformers import AutoModelForCausalLM
+
+    from algorithms.igpo.model.lora import LoraSettings, add_lora
+
+    (experiment,) = load_experiments("conf/igpo.yaml")
+    config = experiment.algorithm_config()
+    model = AutoModelForCausalLM.from_pretrained(resolve_model("tiny"), dtype=torch.float32)
+    assert model_of(config).parameters == sum(p.numel() for p in model.parameters()) == model_of(config).trained
+    config.lora = {"rank": 4}
+    add_lora(model, LoraSettings(rank=4))
+    assert model_of(config).trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert model_of(load_experiments("conf/qwen2.5_7b.yaml")[0].algorithm_config()).parameters / 1e9 == pytest.approx(
+        7.62, abs=0.01
+    )
+
+
+def test_the_workload_is_the_experiments():
+    config = load_experiments("conf/igpo.yaml")[0].algorithm_config()
+    work = workload_of(config, Expected(turns=3), on_cpu=True)
+    assert (work.rollouts, work.turns, work.engine_memory_share) == (128, 3, None)
+    assert work.turn_tokens == config.env_config["max_turn_tokens"] and work.has_reference
+
+
+def test_belief_is_scored_whatever_the_estimator_and_trace_keeps_a_reference_for_it():
+    grpo, trace = (
+        workload_of(load_experiments("conf/igpo.yaml", changes)[0].algorithm_config(), Expected(), on_cpu=True)
+        for changes in (["preset=grpo"], ["preset=trace", "kl_coeff=0"])
+    )
+    assert grpo.scoring_tokens == trace.scoring_tokens > 0 and trace.has_reference
+
+
+def test_the_command_says_that_no_gpu_was_tried():
+    result = CliRunner().invoke(app, ["estimate", "conf/qwen2.5_7b.yaml"])
+    assert result.exit_code == 0
+    assert "Not yet run on a GPU" in result.stdout and "h200: NVIDIA H200" in result.stdout
+    bad = CliRunner().invoke(app, ["estimate", "conf/igpo.yaml", "--device", "abacus"])
+    assert bad.exit_code == 2 and "must be one of h200, h100" in bad.output

@@ -1,0 +1,63 @@
+"""Every experiment file that ships is loaded and validated."""
+
+from pathlib import Path
+
+import pytest
+
+from algorithms.credit import PRESETS
+from algorithms.igpo.config import LOSS_KEYS
+from envs.errors import InputError
+from pipeline.experiment.conf_files import packaged_conf
+from pipeline.experiment.experiment import load_experiments
+
+CONF = Path(packaged_conf() or "")
+FILES = sorted(set(CONF.rglob("*.yaml")) - set(CONF.glob("study*.yaml")))  # a study is no experiment: test_study.py
+SEVERAL_UPDATES = {"gspo", "a2tgpo"}
+
+
+def test_there_are_files():
+    assert {"igpo.yaml", "igpo_multi_agent.yaml", "smollm2_wikipedia.yaml", "qwen2.5_7b.yaml"} <= {f.name for f in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF).with_suffix("")))
+def test_a_shipped_experiment_is_valid(path):
+    (experiment,) = load_experiments(str(path), None)
+    config = experiment.algorithm_config()
+    assert config.credit_config() and config.loss_settings()
+
+
+def test_the_paper_s_setting():
+    (path,) = (f for f in FILES if f.name == "qwen2.5_7b.yaml")
+    (experiment,) = load_experiments(str(path), None)
+    config = experiment.algorithm_config()
+    assert (config.prompts_per_iteration, config.group_size, config.env_config["max_turns"]) == (32, 16, 10)
+    assert (config.lr, config.credit_config().gamma, config.loss_settings().kl_coeff) == (1e-6, 1.0, 0.001)
+
+
+def load(path, *overrides):
+    (experiment,) = load_experiments(CONF / path, list(overrides))
+    return experiment.algorithm_config()
+
+
+def test_every_preset_has_a_file():
+    assert {path.stem for path in FILES if path.parent.name == "presets"} == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_file_says_what_its_preset_means(name):
+    config, preset = load(f"presets/{name}.yaml"), PRESETS[name]
+    assert config.preset == name and config.credit_config() == preset.credit
+    loss = config.loss_settings()
+    assert {key: getattr(loss, key) for key in LOSS_KEYS} == {key: preset.loss[key] for key in LOSS_KEYS}
+    env = config.env_settings()
+    assert {key: getattr(env, key) for key in preset.env} == preset.env
+    assert (config.num_epochs * config.num_minibatches > 1) == (name in SEVERAL_UPDATES)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_another_preset_is_one_setting_of_the_default(name):
+    if PRESETS[name].needs_several_updates:
+        with pytest.raises(InputError, match="set num_epochs or num_minibatches above 1"):
+            load("igpo.yaml", f"preset={name}")
+    else:
+        assert load("igpo.yaml", f"preset={name}").credit_config().ig_weight == PRESETS[name].credit.ig_weight

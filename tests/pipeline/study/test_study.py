@@ -1,0 +1,182 @@
+"""The study: its plan, its arithmetic by hand, its folder, and two real cells through the command line."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from envs.errors import InputError
+from pipeline.cli.igpo import app
+from pipeline.study.measures import SCHEMA, auroc
+from pipeline.study.plan import Cell, Plan, load_plan
+from pipeline.study.report import write_study_report
+from pipeline.study.store import FinishedCell, Store
+from pipeline.study.study import best_rates, finished_cells
+from pipeline.study.tables import compare, final, holm, rollouts_to_reach, sign_flip_p
+
+PLAN = {
+    "budget_tokens": 3000,
+    "evaluate_at_tokens": [1500],
+    "baseline": "grpo",
+    "candidate": "igpo",
+    "settings": {"evaluation_questions": 8, "prompts_per_iteration": 4, "group_size": 4},
+    "methods": {
+        "igpo": {"config": "conf/presets/igpo.yaml"},
+        "grpo": {"config": "conf/presets/grpo.yaml", "learning_rate": 1e-4},
+    },
+    "difficulties": {"easy": {"env_config.world.hops": {1: 1.0}}},
+    "grids": [{"methods": ["igpo", "grpo"], "difficulties": ["easy"], "seeds": [1, 0]}],
+    "tuning": {"seed": 9, "budget_tokens": 1000, "learning_rates": [1e-4, 2e-4]},
+}
+
+
+def finished(method: str, seed: int, em: list[float], *, rate: float | None = None, is_tuning: bool = False) -> FinishedCell:
+    """A cell whose held-out EM at 0, 100, 200, ... rollouts was `em`, with one training row."""
+    row = dict.fromkeys(SCHEMA.names, 0.5) | {"iteration": 1, "tokens": 10, "rollouts": 10}
+    rows = [row | {"split": "heldout", "em": score, "rollouts": 100 * k, "tokens": 1000 * k} for k, score in enumerate(em)]
+    rows += [row | {"split": "greedy", "em": em[-1] / 2}, row | {"split": "train"}]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    facts = {"learning_rate": rate or 1e-4, "git_commit": "abc", "versions": {"ray": "2"}, "hardware": {"cpus": 2}}
+    return FinishedCell(Cell(method, "easy", seed, 3000, rate, is_tuning), table, facts)
+
+
+def plan(**changes) -> Plan:
+    return Plan(**(PLAN | changes))
+
+
+def test_cells_go_by_seed_and_tuning_leaves_out_fixed_rates():
+    assert [(cell.seed, cell.method) for cell in plan().cells()] == [(0, "grpo"), (0, "igpo"), (1, "grpo"), (1, "igpo")]
+    assert [cell.name for cell in plan().tuning_cells()] == ["tuning/easy/igpo/lr-0.0001", "tuning/easy/igpo/lr-0.0002"]
+
+
+def test_methods_of_a_seed_see_the_same_prompts_and_tuning_another_world():
+    igpo, grpo = (Cell(method, "easy", 1, 3000).experiment(plan()).config for method in ("igpo", "grpo"))
+    assert igpo["env_config"]["world"] == grpo["env_config"]["world"]
+    assert igpo["seed"] == grpo["seed"] == 1
+    (tuning, _) = plan().tuning_cells()
+    assert tuning.experiment(plan()).config["env_config"]["world"]["seed"] not in {1000, 1001}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"baseline": "ppo"}, "study.yaml: there is no 'ppo' among its methods: grpo, igpo"),
+        ({"tuning": PLAN["tuning"] | {"seed": 1}}, "tuning.seed 1 is also a reported seed"),
+        ({"metods": {}}, "metods"),
+        ({"evaluate_at_tokens": [2, 1]}, r"must ascend from 1 or more, got \[2, 1\]"),
+    ],
+)
+def test_a_wrong_plan_is_one_sentence(tmp_path: Path, change: dict, message: str):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(PLAN | change))
+    with pytest.raises(InputError, match=message):
+        load_plan(path)
+
+
+@pytest.mark.parametrize(("file", "quick"), [("study.yaml", False), ("study.yaml", True), ("study_presets.yaml", False)])
+def test_a_shipped_plan_is_valid_and_so_is_every_cell_of_it(file: str, quick: bool):
+    shipped = load_plan(f"conf/{file}", quick=quick)
+    cells = [*shipped.tuning_cells(), *shipped.cells()]
+    assert len({cell.name for cell in cells}) == len(cells)
+    for method in shipped.methods:
+        next(cell for cell in cells if cell.method == method or quick).experiment(shipped).algorithm_config()
+
+
+def test_final_score_and_rollouts_needed_by_hand():
+    found = finished("igpo", 0, [0.2, 0.4, 0.8, 0.6, 1.0])
+    assert final(found) == pytest.approx(0.8)  # of 0.8, 0.6 and 1.0
+    assert rollouts_to_reach(found, 0.6) == pytest.approx(150)
+    assert rollouts_to_reach(found, 0.2) == 0
+    assert rollouts_to_reach(found, 1.1) == math.inf
+
+
+def test_comparison_is_paired_by_seed():
+    cells = [finished("grpo", seed, [0.0, 0.5, 0.5, 0.5]) for seed in (0, 1, 2)]
+    cells += [finished("igpo", seed, [0.0, 1.0, 1.0, 1.0]) for seed in (0, 1)]
+    (row,) = compare(cells, "grpo")
+    assert (row.method, row.difference.mean, row.difference.count) == ("igpo", 0.5, 2)
+    assert row.p == row.p_holm == 0.5
+    assert row.rollouts_ratio is not None
+    assert row.rollouts_ratio.mean == pytest.approx(0.5)
+
+
+def test_no_ratio_where_a_seed_never_got_there():
+    cells = [finished("grpo", seed, [0.0, 0.9]) for seed in (0, 1)] + [finished("igpo", seed, [0.0, 0.1]) for seed in (0, 1)]
+    (row,) = compare(cells, "grpo")
+    assert row.rollouts_ratio is None
+
+
+def test_sign_flips_are_counted_exactly():
+    assert sign_flip_p([0.1, 0.2, 0.3, 0.1, 0.2]) == 2 / 32
+    assert sign_flip_p([0.1, -0.2, 0.3]) == 6 / 8
+    assert sign_flip_p([0.0, 0.0]) == 1
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_auroc_by_hand():
+    assert auroc([0.1, 0.9, 0.5, 0.5], [False, True, True, False]) == 0.875
+    assert auroc([1.0], [True]) is None
+
+
+def test_the_rate_with_the_best_average_is_taken_and_the_smaller_of_equals():
+    tuned = [
+        finished("igpo", 9, [0.0, 0.2, 0.9], rate=4e-4, is_tuning=True),
+        finished("igpo", 9, [0.0, 0.8, 0.8], rate=2e-4, is_tuning=True),
+        finished("igpo", 9, [0.0, 0.8, 0.8], rate=1e-4, is_tuning=True),
+    ]
+    assert best_rates(tuned) == {("igpo", "easy"): 1e-4}
+
+
+def test_a_cell_of_another_configuration_does_not_count(tmp_path: Path):
+    store, cell = Store(tmp_path), Cell("igpo", "easy", 0, 3000)
+    store.save(cell, "f1", 1e-4, finished("igpo", 0, [0.0, 1.0]).table.to_pylist())
+    found = store.load(cell, "f1")
+    assert found is not None
+    assert final(found) == 0.5
+    assert store.load(cell, "f2") is None
+    assert store.is_stale(cell, "f2")
+    assert not store.is_stale(cell, "f1")
+
+
+def test_report_of_a_part_says_what_is_missing(tmp_path: Path):
+    cells = [finished(method, seed, [0.1, 0.5, 0.9]) for method in ("igpo", "grpo") for seed in (0, 1)]
+    page = write_study_report(plan(), cells, 3, tmp_path / "report.html").read_text()
+    assert "3 cells of the plan have not been run yet" in page
+    assert "0.500" in page  # final EM: mean of 0.1, 0.5, 0.9
+    with pytest.raises(InputError, match="no finished cell"):
+        write_study_report(plan(), [], 3, tmp_path / "report.html")
+
+
+@pytest.mark.slow
+def test_study_runs_missing_cells_with_one_engine_and_repeats_itself(tmp_path: Path):
+    small = PLAN | {"grids": [{"methods": ["igpo", "grpo"], "difficulties": ["easy"], "seeds": [0]}], "tuning": None}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(small))
+    for out in ("a", "b"):
+        result = CliRunner().invoke(app, ["study", str(path), "--out", str(tmp_path / out)])
+        assert result.exit_code == 0, result.output
+        if out == "a":  # in b, the second cell is the first that its engine sees
+            (tmp_path / "b" / "cells" / "easy" / "grpo").mkdir(parents=True)
+            done = tmp_path / "a" / "cells" / "easy" / "grpo" / "seed-0.parquet"
+            (tmp_path / "b" / "cells" / "easy" / "grpo" / "seed-0.parquet").write_bytes(done.read_bytes())
+    loaded = load_plan(path)
+    for cells, missing in (finished_cells(loaded, tmp_path / out) for out in ("a", "b")):
+        assert (len(cells), missing) == (2, 0)
+    curves = [
+        np.array([row["em"] for row in Store(tmp_path / out).load(cell, cell.fingerprint(loaded)).table.to_pylist()])  # ty: ignore
+        for out in ("a", "b")
+        for cell in loaded.cells()
+        if cell.method == "igpo"
+    ]
+    np.testing.assert_array_equal(*curves)

@@ -1,0 +1,143 @@
+"""From a command to an attempt: which weights it starts from, and what of an earlier attempt it keeps."""
+
+import io
+import json
+import shutil
+import signal
+import socket
+import subprocess
+
+import pytest
+from rich.console import Console
+from tiny_policy import write_experiment, write_policy
+
+from envs.errors import InputError
+from pipeline.evaluation.intervals import Score, save_scores
+from pipeline.experiment.experiment import load_experiments
+from pipeline.run_directory.directory import RunDirectory
+from pipeline.training.launch import FAILED, LaunchOptions, launch
+from pipeline.training.loop import HELDOUT_BEFORE
+from pipeline.training.ray_cluster import start_ray
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return write_policy(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture
+def attempt(tmp_path, policy, monkeypatch):
+    """Makes an attempt at the experiment that dies at once; returns (checkpoint, iteration resumed from) and its run."""
+    monkeypatch.setattr("pipeline.training.launch.quieten_ray", lambda verbosity: None)
+    monkeypatch.setattr("pipeline.training.launch.start_ray", lambda options: None)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    file = write_experiment(tmp_path / "demo.yaml", policy)
+
+    def make(*overrides, resume=False):
+        seen = []
+
+        def die(plan, run, checkpoint, resumed_from, options, console):
+            seen.append((checkpoint, resumed_from, run))
+            raise ConnectionError("the power went off")
+
+        monkeypatch.setattr("pipeline.training.launch._train", die)
+        options = LaunchOptions(("rllib",), resume=resume)
+        assert launch(load_experiments(file, list(overrides)), options, Console(file=io.StringIO())) == FAILED
+        ((checkpoint, resumed_from, run),) = seen
+        return (checkpoint, resumed_from), run
+
+    return make
+
+
+def write_checkpoint(folder, iteration):
+    folder.mkdir(parents=True)
+    note = {"algorithm": "IGPO", "schema_version": 1, "iteration": iteration}
+    (folder / "igpo_checkpoint.json").write_text(json.dumps(note))
+    return folder
+
+
+def test_a_fresh_run_and_its_resume(attempt):
+    first, run = attempt()
+    assert first == (None, None)
+    second, same = attempt(resume=True)
+    assert second == (None, -1) and same.path == run.path, "it left nothing to keep"
+    save_scores(run.path / HELDOUT_BEFORE, 0, {"q": Score(1.0, 1.0)})
+    assert attempt(resume=True)[0] == (None, 0), "its held-out scores before training are kept"
+    saved = write_checkpoint(run.checkpoints / "iteration_000003", 3)
+    (run.checkpoints / "last").symlink_to(saved.name)
+    assert attempt(resume=True)[0] == (saved, 3)
+
+
+@pytest.mark.parametrize("typed_again", [True, False])
+def test_a_restored_run_that_died_before_its_first_checkpoint(attempt, tmp_path, typed_again):
+    """It goes on from the weights that it was restored from, wherever the link that named them points by then."""
+    source = write_checkpoint(tmp_path / "other" / "iteration_000040", 40)
+    link = tmp_path / "other" / "last"
+    link.symlink_to(source.name)
+    restore = [f"restore={link}"]
+    first, run = attempt(*restore)
+    assert first == (source, None)
+    link.unlink()
+    link.symlink_to(write_checkpoint(tmp_path / "other" / "iteration_000041", 41).name)
+    again = restore if typed_again else []
+    assert attempt(*again, resume=True)[0] == (source, -1)
+    save_scores(run.path / HELDOUT_BEFORE, 40, {"q": Score(1.0, 1.0)})
+    assert attempt(*again, resume=True)[0] == (source, 40), "the scores before training are those of iteration 40"
+    shutil.rmtree(source)
+    with pytest.raises(InputError, match="there is no such checkpoint folder"):
+        attempt(*again, resume=True)
+
+
+def test_a_changed_experiment_is_not_resumed(attempt):
+    _, run = attempt()
+    with pytest.raises(InputError, match=r"`lr` \(0.0001 -> 0.1\) changed"):
+        attempt("lr=0.1", resume=True)
+    attempt("stop.training_iteration=9", resume=True)
+    assert len(RunDirectory.find(run.path.parents[1], "demo")) == 1
+
+
+@pytest.mark.parametrize(
+    "override, lack",
+    [
+        ("num_env_runners=3", "3 env runners and 0 learners ask for 3 CPUs, and Ray has 2"),
+        ("num_learners=2", "1 env runners and 2 learners ask for 3 CPUs, and Ray has 2"),
+        ("num_gpus_per_env_runner=0.5", "ask for 0.5 GPUs, and Ray has 0"),
+    ],
+)
+def test_what_ray_would_wait_for_without_end(attempt, tmp_path, override, lack):
+    with pytest.raises(InputError, match=lack):
+        attempt(override)
+    assert not (tmp_path / "runs").exists(), "a refused run leaves nothing behind"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
+def test_an_address_where_no_ray_is(address):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else answers there either
+        options = LaunchOptions(("rllib",), ray_address=address.format(port=taken.getsockname()[1]))
+        with pytest.raises(InputError, match="no Ray cluster can be joined there: Connection refused"):
+            start_ray(options)
+
+
+def test_what_ray_starts_does_not_hear_a_sigterm(monkeypatch):
+    started = []
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **arguments: started.append(subprocess.Popen(["sleep", "60"])))
+    start_ray(LaunchOptions(("rllib",)))
+    (process,) = started
+    process.terminate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, []), "the run itself hears it"
+
+
+def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch):
+    def init(**arguments):
+        raise Exception("The current node timed out during startup.\nSee its logs.")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(InputError, match=r"can't be started on this machine.*timed out during startup\. \(-v shows why\)$"):
+        start_ray(LaunchOptions(("rllib",)))

@@ -1,0 +1,383 @@
+"""The loop: order of writing, stopping, best and last, interrupts, and going on after a crash without a gap or a repeat."""
+
+import io
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from algorithms.igpo.iteration_record import IterationRecord
+from envs.search.trajectory import Question, Rollout, Termination
+from pipeline.evaluation.intervals import Score, load_scores, paired_difference
+from pipeline.experiment.experiment import CheckpointSettings
+from pipeline.run_directory.checkpoints import Checkpoints
+from pipeline.run_directory.directory import RunDirectory
+from pipeline.training.loop import TrainingLoop, reached
+from pipeline.training.progress import Progress, before_and_after, describe, duration
+
+
+class FakeAlgorithm:
+    """Held-out EM is `em_of(iteration)` of the questions; `on_train(algorithm)` runs inside each train()."""
+
+    def __init__(self, em_of=lambda iteration: min(iteration, 10) / 10, interval=2, on_train=None, questions=10):
+        self.iteration = 0
+        self.records = []
+        self.em_of, self.interval, self.on_train, self.questions = em_of, interval, on_train, questions
+        self.calls = []
+
+    def train(self):
+        if self.on_train:
+            self.on_train(self)
+        self.iteration += 1
+        self.calls.append(f"train {self.iteration}")
+        self.records = [self._record("train")]
+        result = {"training_iteration": self.iteration, "igpo": {"em": 0.5, "f1": 0.6, "gain_mean": 0.01}}
+        if self.interval and self.iteration % self.interval == 0:
+            self.records.append(self._record("heldout"))
+            result["evaluation"] = self._scores()
+        return result
+
+    def evaluate(self):
+        self.calls.append(f"evaluate {self.iteration}")
+        self.records.append(self._record("heldout"))
+        return self._scores()
+
+    def save_to_path(self, path):
+        self.calls.append(f"save {self.iteration}")
+        os.makedirs(path)
+        with open(os.path.join(path, "state.json"), "w") as file:
+            json.dump({"iteration": self.iteration}, file)
+        return path
+
+    def restore_from_path(self, path):
+        with open(os.path.join(path, "state.json")) as file:
+            self.iteration = json.load(file)["iteration"]
+
+    def stop(self):
+        self.calls.append("stop")
+
+    def _scores(self):
+        em = self.em_of(self.iteration)
+        return {"em_squad": em, "f1_squad": em, "questions": float(self.questions), "em_squad_hops_1": em}
+
+    def _record(self, split):
+        right = round(self.em_of(self.iteration) * self.questions)
+        rollouts = [
+            Rollout(
+                id=f"{split}-{self.iteration}-{n}",
+                group_id=f"{split}-{self.iteration}-{n}",
+                question=Question(id=f"q{n}", text="?", golds=["a"], hops=1 + n % 2),
+                split=split,
+                termination=Termination.ANSWERED,
+                metrics={name: float(n < right) for name in ("f1_paper", "em_paper", "f1_squad", "em_squad")},
+            )
+            for n in range(self.questions)
+        ]
+        return IterationRecord(iteration=self.iteration, split=split, weights_version=self.iteration, rollouts=rollouts)
+
+
+class FakeTracker:
+    def __init__(self):
+        self.logged, self.committed = [], []
+
+    def log_iteration(self, iteration, result):
+        self.logged.append((iteration, sorted(result.keys() & {"igpo", "evaluation"})))
+
+    def log_rollouts(self, record):
+        pass
+
+    def commit(self, iteration):
+        self.committed.append(iteration)
+
+
+class Log:
+    def __init__(self):
+        self.rows, self.flushed = [], 0
+
+    def write(self, record, metrics=None):
+        self.rows.append((record.iteration, record.split))
+
+    def flush(self):
+        self.flushed = len(self.rows)
+
+
+@pytest.fixture
+def setting(tmp_path):
+    run = RunDirectory.create(tmp_path, "demo", {"demo": {"config": {}}})
+    output = io.StringIO()
+
+    def loop(algorithm, **changes):
+        run.begin_attempt(None)
+        values = {
+            "log": Log(), "tracker": FakeTracker(), "progress": Progress(Console(file=output, width=120), 6),
+            "stop": {"training_iteration": 6}, "checkpoint": CheckpointSettings(),
+        }  # fmt: skip
+        return TrainingLoop(algorithm=algorithm, run=run, **{**values, **changes})
+
+    return run, loop, output
+
+
+def test_a_run_from_start_to_end(setting):
+    run, make, output = setting
+    algorithm = FakeAlgorithm(em_of=lambda i: {0: 0.1, 2: 0.5, 4: 0.9, 6: 0.7}.get(i, 0.0))
+    loop = make(algorithm)
+    ending = loop.run_to_end()
+    assert ending.how == "finished" and ending.iteration == 6 and "training_iteration reached 6" in ending.reason
+    assert algorithm.calls[:3] == ["evaluate 0", "train 1", "save 1"]
+    assert [call for call in algorithm.calls if call.startswith("save")] == [f"save {i}" for i in range(1, 7)]
+    assert algorithm.calls.count("evaluate 6") == 0, "the algorithm's own evaluation at 6 is the final one"
+    assert loop.log.rows[:4] == [(0, "heldout"), (1, "train"), (2, "train"), (2, "heldout")]
+    assert loop.tracker.committed == [0, 1, 2, 3, 4, 5, 6]
+    assert (run.checkpoints / "best").resolve().name == "iteration_000004"
+    assert (run.checkpoints / "last").resolve().name == "iteration_000006"
+    assert load_scores(run.path / "heldout_before.json")[0] == 0
+    assert np.mean([score.em for score in ending.before.values()]) == pytest.approx(0.1)
+    assert np.mean([score.em for score in ending.after.values()]) == pytest.approx(0.7)
+    text = output.getvalue()
+    assert "iteration 3/6 · EM 0.500 · F1 0.600 · gain +0.010 · ETA" in text and "best so far" in text
+
+
+def test_the_log_is_on_disk_before_a_checkpoint_counts(setting, monkeypatch):
+    _, make, _ = setting
+    log, linked = Log(), []
+    link = Checkpoints._link
+
+    def watched(self, name, target):
+        assert log.flushed == len(log.rows) > 0
+        linked.append(target.name)
+        link(self, name, target)
+
+    monkeypatch.setattr(Checkpoints, "_link", watched)
+    make(FakeAlgorithm(), log=log).run_to_end()
+    assert linked[-1] == "iteration_000006"
+
+
+def test_final_evaluation_where_the_interval_misses_the_end(setting):
+    run, make, _ = setting
+    algorithm = FakeAlgorithm(interval=4)
+    ending = make(algorithm).run_to_end()
+    assert algorithm.calls[-2:] == ["evaluate 6", "save 6"] and ending.after["q5"].em == 1.0
+    assert (run.checkpoints / "best").resolve().name == "iteration_000006"
+
+
+@pytest.mark.parametrize(
+    "frequency, at_end, saved",
+    [(0, True, [6]), (0, False, []), (4, True, [4, 6]), (4, False, [4]), (1, True, [1, 2, 3, 4, 5, 6])],
+)  # fmt: skip
+def test_checkpoint_frequency(setting, frequency, at_end, saved):
+    _, make, _ = setting
+    algorithm = FakeAlgorithm(interval=None)
+    checkpoint = CheckpointSettings(checkpoint_frequency=frequency, checkpoint_at_end=at_end, num_to_keep=None)
+    make(algorithm, checkpoint=checkpoint, evaluate=False).run_to_end()
+    assert [call for call in algorithm.calls if call.startswith("save")] == [f"save {i}" for i in saved]
+    assert not [call for call in algorithm.calls if call.startswith("evaluate")]
+
+
+def test_stop_by_heldout_score_and_by_time(setting):
+    _, make, _ = setting
+    ending = make(FakeAlgorithm(), stop={"training_iteration": 50, "evaluation/em_squad": 0.4}).run_to_end()
+    assert ending.iteration == 4 and "evaluation/em_squad reached 0.4" in ending.reason
+    ending = make(FakeAlgorithm(), stop={}, time_budget_s=1e-9).run_to_end()
+    assert ending.iteration == 0 and "time budget" in ending.reason
+
+
+def test_ctrl_c_once_finishes_the_iteration_and_saves(setting):
+    run, make, output = setting
+
+    def interrupt(algorithm):
+        if algorithm.iteration == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    ending = make(FakeAlgorithm(on_train=interrupt), checkpoint=CheckpointSettings(checkpoint_frequency=0)).run_to_end()
+    assert (ending.how, ending.reason, ending.iteration) == ("interrupted", "Ctrl-C", 3)
+    assert (run.checkpoints / "last").resolve().name == "iteration_000003"
+    assert "Ctrl-C: finishing this iteration" in output.getvalue()
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_ctrl_c_twice_stops_now(setting):
+    run, make, _ = setting
+
+    def interrupt(algorithm):
+        if algorithm.iteration == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(FakeAlgorithm(on_train=interrupt)).run_to_end()
+    assert (run.checkpoints / "last").resolve().name == "iteration_000002"
+
+
+class Crash(Exception):
+    pass
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_whatever_dies_when_the_visible_log_has_no_gap_and_no_repeat(data, tmp_path_factory):
+    """Kill the run after any number of effects, several times; what the log shows afterwards is one clean run."""
+    run = RunDirectory.create(tmp_path_factory.mktemp("runs"), "demo", {"demo": {"config": {}}})
+    frequency = data.draw(st.integers(1, 3), label="frequency")
+    rows, resumed_from = [], {}
+
+    for attempt in range(1, 6):
+        budget = data.draw(st.integers(1, 25), label="effects") if attempt < 5 else 10**6
+        algorithm = FakeAlgorithm(interval=2)
+        last = run.checkpoints / "last"
+        if last.exists():
+            algorithm.restore_from_path(last)
+        before = load_scores(run.path / "heldout_before.json")
+        resumed_from[attempt] = algorithm.iteration if algorithm.iteration or before else -1
+        spent = 0
+
+        def effect(limit=budget):
+            nonlocal spent
+            spent += 1
+            if spent > limit:
+                raise Crash
+
+        class Disk(Log):
+            def write(self, record, metrics=None, attempt=attempt, effect=effect):
+                effect()
+                rows.append((attempt, record.iteration, record.split))
+
+        class Dying(FakeTracker):
+            def log_iteration(self, iteration, result, effect=effect):
+                effect()
+
+            def commit(self, iteration, effect=effect):
+                effect()
+
+        save = algorithm.save_to_path
+
+        def dying_save(path, save=save, effect=effect):
+            effect()
+            save(path)
+            effect()
+
+        algorithm.save_to_path = dying_save
+        run.begin_attempt(resumed_from[attempt])
+        loop = TrainingLoop(
+            algorithm=algorithm, run=run, log=Disk(), tracker=Dying(), progress=Progress(Console(file=io.StringIO()), 5),
+            stop={"training_iteration": 5}, checkpoint=CheckpointSettings(checkpoint_frequency=frequency),
+        )  # fmt: skip
+        try:
+            loop.run_to_end()
+        except Crash:
+            continue
+        break
+
+    visible = [
+        (iteration, split)
+        for attempt, iteration, split in rows
+        if not any(later > attempt and start < iteration for later, start in resumed_from.items())
+    ]
+    wanted = [(0, "heldout"), *((i, "train") for i in range(1, 6)), (2, "heldout"), (4, "heldout"), (5, "heldout")]
+    assert sorted(visible) == sorted(wanted)
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_the_rollouts_that_stopped_a_run_are_on_disk_before_it_ends(setting, split):
+    """Once each, whether training or an evaluation raised, and an iteration that was logged before is not logged again."""
+    _, make, output = setting
+    algorithm = FakeAlgorithm(interval=3)
+
+    def train(train=algorithm.train):
+        result = train()
+        if algorithm.iteration == 3:
+            algorithm.records = [r for r in algorithm.records if split == "heldout" or r.split == "train"]
+            raise RuntimeError("7 of 10 tool calls failed")
+        return result
+
+    algorithm.train = train
+    loop = make(algorithm)
+    with pytest.raises(RuntimeError, match="tool calls failed"):
+        loop.run_to_end()
+    done = [(0, "heldout"), (1, "train"), (2, "train"), (3, "train")]
+    assert loop.log.rows == (done if split == "train" else [*done, (3, "heldout")])
+    assert loop.log.flushed == len(loop.log.rows) and loop.tracker.committed == [0, 1, 2]
+    assert "rollouts of iteration 3 (train): igpo sql " in output.getvalue()
+
+
+def test_the_rollouts_of_a_last_evaluation_that_stopped_the_run_are_on_disk(setting):
+    _, make, _ = setting
+    algorithm = FakeAlgorithm(interval=None)
+
+    def evaluate(evaluate=algorithm.evaluate):
+        scores = evaluate()
+        if algorithm.iteration:
+            raise RuntimeError("7 of 10 tool calls failed")
+        return scores
+
+    algorithm.evaluate = evaluate
+    loop = make(algorithm, stop={"training_iteration": 1})
+    with pytest.raises(RuntimeError, match="tool calls failed"):
+        loop.run_to_end()
+    assert loop.log.rows == [(0, "heldout"), (1, "train"), (1, "heldout")] and loop.log.flushed == 3
+
+
+def test_criteria():
+    result = {"training_iteration": 3, "igpo": {"em": 0.5}}
+    assert reached({"igpo/em": 0.5}, result) == "igpo/em reached 0.5 (stop at 0.5)"
+    assert reached({"igpo/em": 0.51, "evaluation/em_squad": 0.0, "training_iteration": 4}, result) is None
+
+
+def test_paired_difference_by_hand():
+    before = {f"q{n}": Score(0.0, 0.0) for n in range(4)}
+    after = {f"q{n}": Score(1.0, 0.5) for n in range(1, 5)}
+    difference = paired_difference(before, after)
+    assert (difference.mean, difference.low, difference.high, difference.questions) == (1.0, 1.0, 1.0, 3)
+    assert paired_difference(before, after, metric="f1").mean == 0.5
+    assert paired_difference({}, after) is None
+
+
+def test_the_interval_is_the_normal_one_for_many_questions():
+    rng = np.random.default_rng(1)
+    before = {str(n): Score(float(rng.random() < 0.3), 0.0) for n in range(2000)}
+    after = {str(n): Score(float(rng.random() < 0.5), 0.0) for n in range(2000)}
+    differences = np.array([after[q].em - before[q].em for q in before])
+    half = 1.96 * differences.std() / np.sqrt(2000)
+    found = paired_difference(before, after)
+    assert found.mean == pytest.approx(differences.mean())
+    assert found.low == pytest.approx(differences.mean() - half, abs=0.003)
+    assert found.high == pytest.approx(differences.mean() + half, abs=0.003)
+
+
+def test_the_table_and_the_words():
+    before = {f"q{n}": Score(0.0, 0.25, 1 + n % 2) for n in range(4)}
+    after = {f"q{n}": Score(float(n % 2), 0.5, 1 + n % 2) for n in range(4)}
+    console = Console(file=io.StringIO(), width=100)
+    console.print(before_and_after(before, after))
+    text = console.file.getvalue()
+    assert "EM, 2-hop" in text and "+1.000" in text and "[+1.000, +1.000]" in text and "+0.250" in text
+    assert [duration(seconds) for seconds in (4.4, 185, 3723)] == ["4s", "3:05", "1:02:03"]
+    metrics = {"em": 0.25, "f1": 0.5, "gain_mean": -0.01, "collapse_share_outcome": 0.62, "collapse_share": 0.08,
+               "tokens_per_second": 1234.5}  # fmt: skip
+    assert describe(metrics) == "EM 0.250 · F1 0.500 · gain -0.010 · collapsed 62% → 8% · 1,234 tok/s"
+
+
+def test_the_live_line_on_a_terminal():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Progress(console, 3) as progress:
+        progress.starting(0)
+        progress.iteration(1, {"em": 0.5})
+        progress.message("a line that stays")
+    assert "a line that stays" in console.file.getvalue()
+
+
+def test_an_evaluation_after_the_end_is_tracked(setting):
+    """Interrupted at 2 and resumed where 2 is the end: the held-out scores of 2 are all that is left to make."""
+    _, make, _ = setting
+    algorithm = FakeAlgorithm(interval=100)
+    algorithm.iteration = 2
+    loop = make(algorithm, stop={"training_iteration": 2})
+    loop._before = (0, {})
+    ending = loop.run_to_end()
+    assert algorithm.calls[0] == "evaluate 2" and ending.how == "finished"
+    assert loop.tracker.logged == [(2, ["evaluation"])] and loop.tracker.committed == [2]

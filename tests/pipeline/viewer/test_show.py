@@ -1,0 +1,151 @@
+"""`igpo show`: which rollout is picked, what is printed of it, and what bad input is answered with."""
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+from rollout_log_samples import Q1, answer, gain, paid, rollout, search, write_run
+from typer.testing import CliRunner
+
+from algorithms.igpo.iteration_record import IterationRecord
+from pipeline.analysis import open_run
+from pipeline.analysis.trajectories import load_group, load_trajectory, select_episodes
+from pipeline.cli.igpo import app
+from pipeline.viewer.render import GOLD, belief_bar, render_trajectory
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "toy")
+
+
+def show(*arguments):
+    result = CliRunner().invoke(app, ["show", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def error(*arguments):
+    result = CliRunner().invoke(app, ["show", *map(str, arguments)])
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.strip().splitlines()
+    return line.removeprefix("error: ")
+
+
+def test_a_rollout_is_printed_turn_by_turn(run_folder):
+    lines = [line.strip() for line in show(run_folder, "r1").splitlines()]
+    assert lines == [
+        "episode   r1  (run-1, iteration 1, train)",
+        "question  Where was the author of Foo born?",
+        "gold      Rome / Roma",
+        "answer    ✓ right  Rome",
+        "worth     outcome +1.00, F1 1.00, gain in all +2.000, 2 hops",
+        "1 searcher  search: author of foo  ● new gold ──────────────────────────────────",
+        "<search>author of foo</search>",
+        "a document",
+        "belief 0.100 █░······················ 0.050",  # 2.4 and 1.2 of 24 cells
+        "gain -0.500   advantage +0.500   generate 0.00, tool 0.10, score 0.00 s, 4",
+        "tokens",
+        "2 searcher  search: Jane birthplace  ● new gold ────────────────────────────────",
+        "<search>Jane birthplace</search>",
+        "a document",
+        "belief 0.050 █▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓·· 0.900",
+        "gain +2.500   advantage +2.000   generate 0.00, tool 0.10, score 0.00 s, 4",
+        "tokens",
+        "3 searcher  answer: Rome ───────────────────────────────────────────────────────",
+        "Rome",
+        "advantage +1.000   generate 0.00, tool 0.00, score 0.00 s, 6 tokens",
+        "─" * 80,
+        "1.50 s from prompt to end",
+    ]
+
+
+def test_what_went_wrong_is_said(run_folder):
+    assert "unclosed tag" in show(run_folder, "r5")
+    assert "no answer (token limit)" in show(run_folder, "r6")
+    assert "timeout" in show(run_folder, "r4")
+
+
+@pytest.mark.parametrize(
+    ("options", "episode", "iteration"),
+    [
+        (["--best"], "r1", 1),  # outcome 1 as eq1 and eq2, which have no gain
+        (["--best", "--split", "train"], "r1", 1),
+        (["--worst"], "r5", 2),  # outcome -1 as r6, which has no gain
+        (["--worst", "--iteration", "1", "--split", "train"], "r4", 1),  # outcome 0, gain -1
+        (["--question", "MAYOR of"], "eq2", 2),
+        (["--question", "mayor", "--split", "train", "--best"], "r3", 1),
+        (["eq1", "--iteration", "1"], "eq1", 1),
+        (["eq1"], "eq1", 2),
+    ],
+)
+def test_which_rollout(run_folder, options, episode, iteration):
+    assert show(run_folder, *options).startswith(f"episode   {episode}  (run-1, iteration {iteration}, ")
+
+
+def test_without_a_choice_the_newest_are_listed_training_first(run_folder):
+    lines = show(run_folder).splitlines()
+    assert [line.split()[:3] for line in lines[1:5]] == [
+        ["2", "train", "r5"],
+        ["2", "train", "r6"],
+        ["2", "heldout", "eq1"],
+        ["2", "heldout", "eq2"],
+    ]
+    assert len(lines) == 1 + 10 + 1
+
+
+def test_gold_answers_are_marked_in_the_evidence(tmp_path):
+    turn = search(0, "q", True)
+    turn.observation_text = "Rome, not Romania; ROMA."
+    record = IterationRecord(1, "train", 0, [rollout("r", "g", Q1, [turn, answer(1, "x")], text="x")])
+    record.credit |= {("r", 0): gain(0.1, 0.5, 1.0, 1.0), ("r", 1): paid(0.0)}
+    with open_run(write_run(tmp_path, written=[record])) as run:
+        drawn = render_trajectory(load_trajectory(run, select_episodes(run)[0]))
+    segments = Console(width=80).render(drawn)
+    marked = [segment.text for segment in segments if str(segment.style) == GOLD]
+    assert marked == ["Rome / Roma", "Rome", "ROMA"]
+
+
+def test_control_characters_of_a_model_do_not_reach_the_terminal(tmp_path):
+    turns = [answer(0, "\x1b[2Jwiped")]
+    write_run(tmp_path, written=[IterationRecord(1, "train", 0, [rollout("r", "g", Q1, turns, text="\x1b[2Jwiped")])])
+    output = show(tmp_path / "run-1", "r")
+    assert "\x1b" not in output and "\\x1b[2Jwiped" in output
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "bar"),
+    [(0.0, 0.0, "··········"), (0.2, 0.7, "██▓▓▓▓▓···"), (0.7, 0.2, "██░░░░░···"), (1.0, 1.0, "██████████")],
+)
+def test_belief_bar(before, after, bar):
+    assert belief_bar(before, after, cells=10).plain == bar
+    assert cell_len(bar) == 10
+
+
+def test_a_group_is_the_rollouts_of_one_prompt_in_one_iteration(run_folder):
+    with open_run(run_folder) as run:
+        (r2,) = select_episodes(run, episode="r2")
+        group = load_group(run, r2)
+        assert [(one.episode["episode_id"], len(one.turns_T)) for one in group] == [("r1", 3), ("r2", 3)]
+        (e1,) = select_episodes(run, episode="eq1", iteration=1)
+        assert len(load_group(run, e1)) == 1  # the evaluation of iteration 2 has the same group_id
+
+
+def test_bad_input_is_one_sentence(run_folder, tmp_path):
+    assert error("nope", "--runs-dir", tmp_path).startswith("no run 'nope', and")
+    assert "is empty: the run has not finished its first iteration yet" in error(write_run(tmp_path, written=[]))
+    lists = "`igpo show RUN` lists the newest"
+    assert error(run_folder, "eq3") == f"no episode 'eq3', the nearest is 'eq1'; {lists}"
+    assert error(run_folder, "zzz") == f"no episode 'zzz'; {lists}"
+    nearest = "the nearest is 'Who is the mayor of Bar?'"
+    assert error(run_folder, "--question", "mayer of Bar") == f"no question like 'mayer of Bar', {nearest}; {lists}"
+    missing = "no such episode in iteration 9 and split 'train'; the log has iterations 1 to 2 of heldout and train"
+    assert error(run_folder, "--iteration", "9", "--split", "train") == missing
+    assert error(run_folder, "--split", "test") == "--split test: it must be train or heldout."
+    assert error(run_folder, "--best", "--worst") == "--best and --worst were both given: ask for one of them."
+    assert "names one rollout already" in error(run_folder, "r1", "--best")
+
+
+def test_browse_needs_a_terminal(run_folder):
+    result = CliRunner().invoke(app, ["browse", str(run_folder)])
+    assert result.exit_code == 2
+    assert result.stderr == "error: igpo browse needs a terminal; `igpo show` prints a rollout, `igpo sql` a table.\n"
