@@ -11,11 +11,11 @@ import argparse
 import time
 
 from envs.data.corpus import Corpus, load_corpus
+from envs.data.question import Question
 from envs.data.questions import load_questions, resolve_gold_documents
 from envs.retrieval.base import Retriever
 from envs.retrieval.build import build_retriever
 from envs.retrieval.config import DenseSettings, RetrieverSettings
-from envs.search.trajectory import Question
 
 
 def title_recall(retriever: Retriever, questions: list[Question], corpus: Corpus, top_k: int) -> float:

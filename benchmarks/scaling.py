@@ -129,7 +129,7 @@ def compare_runners(args: argparse.Namespace) -> None:
 
     import ray
 
-    from algorithms.igpo.batches import sample_batch
+    from algorithms.igpo.sampling import sample_batch
     from benchmarks.weight_lag import LATENCY, build, far_away_retriever
 
     def sampling_seconds(algorithm: Any, iteration: int) -> float:

@@ -20,7 +20,7 @@ from collections.abc import Generator
 
 from algorithms.igpo.config import IGPOConfig
 from envs.retrieval.bm25 import BM25Retriever
-from envs.search.config import WorldSettings
+from envs.world.config import WorldSettings
 from envs.world.world import build_world
 
 LATENCY = 0.5

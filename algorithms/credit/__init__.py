@@ -7,13 +7,12 @@ Works on logged rows as well as inside a training run, and imports neither Ray n
 [array([ 0.98057491, -0.39222996,  0.        ]), array([-0.98057491,  0.        ])]
 """
 
-from algorithms.credit.assign import FAINT_GAIN_STD, assign_credit
+from algorithms.credit.assign import FAINT_GAIN_STD, advantages, assign_credit
 from algorithms.credit.batch import Credit, GroupStatistics, TurnBatch
 from algorithms.credit.config import CREDIT_FIELDS, CreditConfig
-from algorithms.credit.gains import beliefs_from_scores, eligible_aliases, gains_from_scores, reduce_aliases
+from algorithms.credit.gains import beliefs_from_scores, gains_from_scores, reduce_aliases
 from algorithms.credit.normalise import EPS, batch_outcome_statistics
 from algorithms.credit.presets import LOSS_DEFAULTS, PRESETS, Preset, get_preset
-from algorithms.credit.simple import advantages
 
 __all__ = [
     "CREDIT_FIELDS",
@@ -30,7 +29,6 @@ __all__ = [
     "assign_credit",
     "batch_outcome_statistics",
     "beliefs_from_scores",
-    "eligible_aliases",
     "gains_from_scores",
     "get_preset",
     "reduce_aliases",

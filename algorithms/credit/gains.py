@@ -11,32 +11,12 @@ aliases.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from algorithms.credit.config import AliasRule, GainBasis, require_known
 
 LOG_PROB_SLACK = 1e-4
 """How far above 0 a mean log-probability may lie by rounding before it is refused."""
-
-
-def eligible_aliases(token_counts_K: Sequence[int], rule: AliasRule = "max", max_answer_tokens: int = 32) -> np.ndarray:
-    """Indices of the gold answers to score, int64, ascending.
-
-    `first` scores alias 0 only. `max` and `mean` drop aliases longer than `max_answer_tokens`, but keep the shortest
-    (the first of equals) if none remains.
-
-    Raises ValueError for an unknown rule or an empty alias list.
-    """
-    require_known("alias_rule", rule, AliasRule)
-    counts_K = np.asarray(token_counts_K)
-    if counts_K.ndim != 1 or counts_K.size == 0:
-        raise ValueError(f"a question needs at least one gold answer to score, got token counts of shape {counts_K.shape}")
-    if rule == "first":
-        return np.array([0])
-    kept = np.flatnonzero(counts_K <= max_answer_tokens)
-    return kept if kept.size else np.array([int(np.argmin(counts_K))])
 
 
 def reduce_aliases(scores_TK, rule: AliasRule = "max", *, episode: object = None) -> np.ndarray:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from envs.data.question import Question
 from envs.search.episode import SearchEpisode
 from envs.search.task import SearchTask
-from envs.search.trajectory import Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from algorithms.embedded_policy.play import beliefs, play
-from envs.search.config import SearchEnvSettings, WorldSettings
+from envs.data.question import Question
+from envs.search.config import SearchEnvSettings
 from envs.search.episode import SearchEpisode
 from envs.search.task import SearchTask
-from envs.search.trajectory import ActionKind, Question
+from envs.search.trajectory import ActionKind
+from envs.world.chain import Chain
+from envs.world.config import WorldSettings
 from envs.world.expert import Expert, Habits
 from envs.world.words import ATTRIBUTES, RELATIONS
-from envs.world.world import Chain, World, build_world
+from envs.world.world import World, build_world
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs.search.protocols.tiny import ANSWER, END, MESSAGE, SEARCH, TinyProtocol
+from envs.world.chain import Chain
 from envs.world.expert import Expert, Habits, Step
 from envs.world.words import ATTRIBUTES, RELATIONS
-from envs.world.world import Chain, World
+from envs.world.world import World
 
 TITLE_SHARE = 0.25
 """Share of documents shown with their title line, so that both ways of showing a document are known."""

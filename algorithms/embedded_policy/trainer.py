@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from algorithms.embedded_policy.parts import Parts
 from algorithms.embedded_policy.sequences import Sequence, SequenceMaker
-from envs.search.config import WorldSettings
 from envs.search.protocols.tiny import TinyProtocol
+from envs.world.config import WorldSettings
 from envs.world.expert import Habits
 from envs.world.world import World, build_world
 

@@ -23,22 +23,21 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune.registry import register_env
 
-from algorithms.igpo.batches import sample_batch
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.guards import check_gap, check_tools
 from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit, TurnTokens
-from algorithms.igpo.jobs import heldout_jobs
 from algorithms.igpo.learner.groups import shard_groups
 from algorithms.igpo.learner.token_batch import turn_tokens
 from algorithms.igpo.metrics import evaluation_metrics, learner_metrics, training_metrics
-from algorithms.igpo.remote import on_learners
-from algorithms.igpo.sampling import GroupSampler, SampledBatch, in_background
+from algorithms.igpo.remote import in_background, on_learners
+from algorithms.igpo.sampling import GroupSampler, SampledBatch, heldout_jobs, sample_batch
 from algorithms.igpo.start_over import fits_engines, start_over
 from algorithms.igpo.weights.push import WeightPush
+from envs.data.question import Question
 from envs.runner.belief import QUERY, enter_scores
 from envs.search.environment import SearchEnv
 from envs.search.task import SearchTask
-from envs.search.trajectory import Question, Rollout
+from envs.search.trajectory import Rollout
 
 HF_FOLDER = "hf"
 """Folder of a checkpoint that holds a plain Hugging Face folder per module."""

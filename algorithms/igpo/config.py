@@ -9,20 +9,38 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from algorithms.credit import CREDIT_FIELDS, CreditConfig, Preset, get_preset
-from algorithms.igpo.bounds import check_numbers
 from algorithms.igpo.guards import MAX_LOGP_GAP
 from algorithms.igpo.model.lora import LoraSettings
-from algorithms.igpo.policies import map_roles_to_policies
-from algorithms.igpo.rllib_settings import RLLIB_SETTINGS
-from algorithms.igpo.validation import check_combinations
+from algorithms.igpo.validation import check_combinations, check_numbers, map_roles_to_policies
 from envs.engine.base import EngineSettings
 from envs.errors import InputError
 from envs.runner.belief import BeliefScoring, ScoringMethod, ScoringPolicy
-from envs.search.config import RoleSettings, SearchEnvSettings
+from envs.search.config import SearchEnvSettings
 from envs.search.environment import TOKENS
-from envs.search.roles import answering_role
+from envs.search.roles import RoleSettings, answering_role
 
 LOSS_KEYS = ("ratio_level", "clip_low", "clip_high", "dual_clip", "kl_coeff", "entropy_coeff", "loss_aggregation")
+
+RLLIB_SETTINGS: dict[str, Any] = {
+    # Episodes are ragged lists of token ids: made into arrays they would be broadcast, and the stock connectors stack them.
+    "episodes_to_numpy": False,
+    "add_default_connectors_to_learner_pipeline": False,
+    "add_default_connectors_to_env_to_module_pipeline": False,
+    "add_default_connectors_to_module_to_env_pipeline": False,
+    # A runner holds an engine: none in the driver beside those that sample, and none for evaluation.
+    "create_local_env_runner": False,
+    # Weights are pushed by `IGPO.push_weights`, which waits and verifies; runners have no other state to share.
+    "merge_env_runner_states": False,
+    "_dont_auto_sync_env_runner_states": True,
+    # RLlib drops a call in silence where an earlier one of its kind is not fetched yet.
+    "max_requests_in_flight_per_env_runner": 8,
+    # A rollout may be slow; RLlib would throw it away.
+    "sample_timeout_s": None,
+    "delay_between_env_runner_restarts_s": 0.0,
+    # The learner has refused gradients that are not finite already; RLlib would look at each of them again.
+    "torch_skip_nan_gradients": True,
+}
+"""RLlib's own settings that IGPO needs other than RLlib's defaults, and why. An experiment has no reason to change them."""
 
 
 class IGPOConfig(AlgorithmConfig):

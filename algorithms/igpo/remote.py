@@ -1,8 +1,10 @@
-"""Calls to the learners."""
+"""Calls that leave this thread: to the learners, and into the background."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 
@@ -19,3 +21,17 @@ def on_learners(
         if isinstance(value, Exception):
             raise value
     return values
+
+
+def in_background(function: Callable, *args) -> Future:
+    """Calls `function` in a thread of its own, which does not keep the process alive."""
+    future: Future = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*args))
+        except BaseException as error:  # raised again where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="sampling", daemon=True).start()
+    return future

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import pickle
-import threading
 import time
 import traceback
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from algorithms.igpo.metrics import sampling_seconds
+from envs.data.question import Question
 from envs.engine.base import NO_WEIGHTS
 from envs.runner.episode_record import EpisodeRecord
 from envs.runner.rollout_loop import RolloutJob
@@ -48,20 +49,6 @@ class SampledBatch:
     seconds: float
     seconds_by_phase: dict[str, float]
     """Of the slowest runner; over the rounds in which groups were replaced, the sum."""
-
-
-def in_background(function: Callable, *args) -> Future:
-    """Calls `function` in a thread of its own, which does not keep the process alive."""
-    future: Future = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(*args))
-        except BaseException as error:  # raised again where the result is asked for
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="sampling", daemon=True).start()
-    return future
 
 
 class GroupSampler:
@@ -156,3 +143,85 @@ def _sample_call(groups: list[list[RolloutJob]], share: list[int]):
 def _regroup(groups: list[list[RolloutJob]], flat: list) -> list[list]:
     records = iter(flat)
     return [[next(records) for _ in group] for group in groups]
+
+
+def training_jobs(
+    questions: Sequence[Question], drawn: Iterable[int], *, iteration: int, group_size: int, seed: int, drawn_before: Counter[int]
+) -> list[list[RolloutJob]]:
+    """A group of `group_size` rollouts for each of `questions` that was drawn.
+
+    `drawn_before` counts the iteration's draws of each question, and is updated: one that comes again, across the border of
+    an epoch, is a group of its own with other seeds.
+    """
+    groups = []
+    for index in drawn:
+        question, times = questions[index], drawn_before[index]
+        drawn_before[index] += 1
+        group_id = f"{iteration:06d}/{question.id}" + (f"/again{times}" if times else "")
+        groups.append(
+            [
+                RolloutJob(question, f"{group_id}/{g}", group_id, (seed, iteration, index, times * group_size + g))
+                for g in range(group_size)
+            ]
+        )
+    return groups
+
+
+def heldout_jobs(
+    questions: Sequence[Question], *, samples: int, temperature: float, seed: int, first: int = 0
+) -> list[list[RolloutJob]]:
+    """`samples` rollouts of each question, whose belief is not scored. `first` is the place of the first among all questions:
+    of several sources, two may have one id."""
+    return [
+        [
+            RolloutJob(
+                question,
+                rollout_id=f"heldout/{index}/{question.id}/{k}",
+                group_id=f"heldout/{index}/{question.id}",
+                seed_parts=(seed, -1, index, k),
+                split="heldout",
+                temperature=temperature,
+                score_beliefs=False,
+            )
+            for k in range(samples)
+        ]
+        for index, question in enumerate(questions, first)
+    ]
+
+
+def sample_batch(algorithm: IGPO, iteration: int) -> SampledBatch:
+    """Whole groups for `prompts_per_iteration` prompts; under dynamic sampling, collapsed ones make way for new prompts."""
+    started, config, weights_version = time.perf_counter(), algorithm.config, algorithm.weights_version
+    kept: list = []
+    spare: list = []
+    metrics: list = []
+    phases: defaultdict[str, float] = defaultdict(float)
+    tokens = rollouts = 0
+    drawn: Counter[int] = Counter()
+    wanted = config.prompts_per_iteration
+    for _ in range(config.max_resample + 1 if config.dynamic_sampling else 1):
+        jobs = training_jobs(
+            algorithm.task.train_questions,
+            algorithm.cursor.next(wanted - len(kept)),
+            iteration=iteration,
+            group_size=config.group_size,
+            seed=config.seed,
+            drawn_before=drawn,
+        )
+        groups, new_metrics = algorithm.sampler.sample(jobs)
+        metrics += new_metrics
+        for name, seconds in sampling_seconds(new_metrics).items():
+            phases[name] += seconds
+        tokens += sum(turn.num_decision_tokens for group in groups for record in group for turn in record.rollout.turns)
+        rollouts += sum(len(group) for group in groups)
+        for group in groups:
+            outcomes = {record.rollout.outcome for record in group}
+            (kept if len(outcomes) > 1 or not config.dynamic_sampling else spare).append(group)
+        if len(kept) == wanted:
+            break
+    # When the rounds are spent, collapsed groups fill the batch: they carry no gradient, but keep its size.
+    chosen = kept + spare[: wanted - len(kept)]
+    sampled = time.perf_counter()
+    episodes = [record.episode(algorithm.task.policy_of) for group in chosen for record in group]
+    phases["host"] += time.perf_counter() - sampled
+    return SampledBatch(episodes, tokens, rollouts, metrics, weights_version, time.perf_counter() - started, dict(phases))

@@ -1,11 +1,16 @@
-"""Settings of an `IGPOConfig` that are good alone and wrong together. What each may be by itself: `algorithms.igpo.bounds`."""
+"""What an `IGPOConfig` may say: bounds of its numbers, combinations that cannot work, and which policy speaks for which role."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.policy.policy import PolicySpec
 
 from envs.engine.base import EngineSettings
 from envs.errors import InputError
+from envs.search.roles import RolePolicies
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -86,3 +91,80 @@ def _check_refresh(config: IGPOConfig) -> None:
         raise InputError("reference_refresh_interval needs a reference: set scorer: reference, or kl_coeff above 0")
     if config.lora is not None:
         raise InputError("reference_refresh_interval cannot refresh the base of `lora` adapters: leave one of them out")
+
+
+WHOLE_FROM = {
+    "seed": 0, "prompts_per_iteration": 1, "group_size": 2, "max_resample": 0, "num_epochs": 1, "num_minibatches": 1,
+    "tokens_per_micro_batch": 1, "reference_refresh_interval": 0, "num_env_runners": 0, "num_learners": 0,
+    "evaluation_interval": 0, "evaluation_questions": 1,
+}  # fmt: skip
+"""Whole numbers and their least value. A group of one rollout has no baseline."""
+
+
+REAL_FROM = {"max_logp_gap": 0, "num_cpus_per_env_runner": 0, "num_gpus_per_env_runner": 0, "num_gpus_per_learner": 0}
+
+
+POSITIVE = ("lr", "grad_clip")
+
+
+SHARES = ("max_tool_error_share",)
+
+
+MAY_BE_NONE = {"max_logp_gap", "grad_clip", "evaluation_interval", "evaluation_questions"}
+
+
+def check_numbers(config: IGPOConfig) -> None:
+    """Raises InputError for the first number that is out of its bounds."""
+    for name in (*WHOLE_FROM, *REAL_FROM, *POSITIVE, *SHARES):
+        value = getattr(config, name)
+        if name == "lr" and isinstance(value, list):  # a schedule, which RLlib checks
+            continue
+        if value is None and name in MAY_BE_NONE:
+            continue
+        number = isinstance(value, Integral if name in WHOLE_FROM else Real) and not isinstance(value, bool)
+        if name in POSITIVE:
+            good, wanted = number and value > 0, "above 0"
+        elif name in SHARES:
+            good, wanted = number and 0 <= value <= 1, "from 0 to 1"
+        else:
+            least = {**WHOLE_FROM, **REAL_FROM}[name]
+            kind = "a whole number, " if name in WHOLE_FROM else ""
+            good, wanted = number and value >= least, f"{kind}{least} or more"
+        if not good:
+            raise InputError(f"{name} is {value!r}; it must be {wanted}{' (or null)' if name in MAY_BE_NONE else ''}")
+
+
+OVERRIDABLE = ("lr", "grad_clip", "clip_low", "clip_high", "dual_clip", "ratio_level", "kl_coeff", "mismatch_cap")
+"""What may differ between policies (RLlib's `algorithm_config_overrides_per_module`); all else is the batch's or the model's."""
+
+
+def map_roles_to_policies(config: IGPOConfig) -> None:
+    """Without an own `policy_mapping_fn`, each role speaks through the policy that its settings name; with one, the roles'
+    settings are brought into line with it.
+
+    Raises InputError for a policy that `policies` has not, for `policies_to_train` that names none or an unknown one, and for
+    settings of one policy that only all can have.
+    """
+    roles = config.roles
+    is_default = config.policy_mapping_fn is AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN
+    if is_default or isinstance(config.policy_mapping_fn, RolePolicies):
+        policy_of = {role.name: role.policy for role in roles}
+        policies = {policy: PolicySpec() for policy in sorted(set(policy_of.values()))}
+        config.multi_agent(policies=policies, policy_mapping_fn=RolePolicies(policy_of))
+    else:
+        mapping: Any = config.policy_mapping_fn
+        policy_of = {role.name: mapping(role.name, None) for role in roles}
+        config.env_config["roles"] = [{**role.model_dump(), "policy": policy_of[role.name]} for role in roles]
+    unknown = sorted(set(policy_of.values()) - set(config.policies))
+    if unknown:
+        raise InputError(f"roles speak through the policies {unknown}, but `policies` has only {sorted(config.policies)}")
+    trained = config.policies_to_train
+    if isinstance(trained, list | tuple | set) and (not trained or not set(trained) <= set(config.policies)):
+        raise InputError(f"policies_to_train is {list(trained)}; name one or more of {', '.join(sorted(config.policies))}")
+    for policy, overrides in config.algorithm_config_overrides_per_module.items():
+        for name in overrides:
+            if name not in OVERRIDABLE:
+                raise InputError(
+                    f"algorithm_config_overrides_per_module sets {name} for {policy} alone; policies may differ in "
+                    f"{', '.join(OVERRIDABLE)} only"
+                )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from envs.data.question import Question
 from envs.data.question_filter import QuestionFilter, filter_questions
 from envs.data.question_formats import iter_records
 from envs.data.questions import folded
 from envs.errors import InputError
-from envs.search.trajectory import Question
 
 MAX_EXAMPLES = 5
 

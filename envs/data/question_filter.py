@@ -10,8 +10,8 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from envs.data.jsonl import require_file
+from envs.data.question import Question
 from envs.errors import InputError
-from envs.search.trajectory import Question
 from envs.settings import Settings
 
 

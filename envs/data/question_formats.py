@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envs.data.jsonl import read_jsonl, require_file, require_unicode, text_field
+from envs.data.question import Question
 from envs.errors import InputError
-from envs.search.trajectory import Question
 
 ANSWER_SPLIT = "<|answer_split|>"
 """Separates aliases in the IGPO form (official IGPO data)."""

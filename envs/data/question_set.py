@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from envs.data.corpus import Corpus
 from envs.data.prompt_sampler import PromptCursor, Share
+from envs.data.question import Question
 from envs.data.question_filter import filter_questions
 from envs.data.questions import fingerprint, load_questions, load_sources, resolve_gold_documents, split_by_hash, without
 from envs.errors import InputError
-from envs.search.trajectory import Question
 
 if TYPE_CHECKING:
     from envs.search.config import SearchEnvSettings

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from envs.data.corpus import Corpus
+from envs.data.question import Question
 from envs.data.question_formats import iter_records
 from envs.errors import InputError
-from envs.search.trajectory import Question
 
 logger = logging.getLogger(__name__)
 

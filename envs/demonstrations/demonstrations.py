@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from envs.data.corpus import Corpus
+from envs.data.question import Question
 from envs.data.questions import load_questions
 from envs.demonstrations.passage_facts import RELATIONS, facts_of
 from envs.errors import InputError
 from envs.retrieval.base import Retriever
-from envs.search.trajectory import Question
 
 _RELATION = {relation.name: relation for relation in RELATIONS}
 

@@ -141,7 +141,7 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
 
     def load_weights(self, modules: dict[str, dict], version: int) -> int:
         """Loads {module id: state} into the engines and returns the version held afterwards."""
-        from algorithms.igpo.model.causal_lm import state_to_tensors
+        from envs.engine.weights import state_to_tensors
 
         if self.loop is not None:
             for policy, engine in self.loop.engines.items():

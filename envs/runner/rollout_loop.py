@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from envs.data.question import Question
 from envs.engine.base import Generate, Generated, RolloutEngine, ScoreAnswer, Scored
 from envs.runner.belief import BeliefQuery
 from envs.runner.episode_record import EpisodeRecord
 from envs.search.episode import SearchEpisode, Seen
 from envs.search.task import SearchTask
 from envs.search.tools.base import RunningCall
-from envs.search.trajectory import Question
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,39 +6,12 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
+from envs.data.question import AliasRule
 from envs.data.question_filter import QuestionFilter
 from envs.retrieval.config import RetrieverSettings
-from envs.search.roles import check_roles
+from envs.search.roles import RoleSettings, check_roles
 from envs.settings import Settings
-
-
-class WorldSettings(Settings):
-    """The generated multi-hop world (`corpus: world`): same settings, same bytes on every machine."""
-
-    seed: int = 0
-    entities: int = Field(100, ge=10, description="number of entities, one document each")
-    hops: dict[int, float] = Field(default_factory=lambda: {1: 0.15, 2: 0.45, 3: 0.4}, description="share of questions by hops")
-    train_questions: int = Field(1500, ge=1)
-    heldout_questions: int = Field(500, ge=1)
-    relations: int = Field(4, ge=1, le=8, description="kinds of relations between entities; questions have up to one hop more")
-    graded_evidence: float = Field(0.0, ge=0, le=1, description="how much documents on the way say about the answer; 0: nothing")
-    yes_no: float = Field(0.0, ge=0, le=1, description="share of yes/no questions")
-    comparison: float = Field(0.0, ge=0, le=1, description="share of questions who of two has a value")
-    distractors: int = Field(0, ge=0, description="documents about people whom no question asks for")
-    noise: int = Field(0, ge=0, description="sentences per document that answer nothing")
-    aliases: int = Field(0, ge=0, le=5, description="further names of each value; a document uses any of them, gold are all")
-    collisions: int = Field(0, ge=0, description="pairs of entities that share a name")
-
-
-class RoleSettings(Settings):
-    """One agent. The first of `roles` speaks first; who speaks next is `envs.search.roles.next_speaker`."""
-
-    name: str = Field(description="agent id")
-    instruction: str = Field("", description="its system prompt; empty: the protocol's own for its actions")
-    actions: list[Literal["search", "answer", "message"]] = Field(["search", "answer"], min_length=1)
-    policy: str = Field("default_policy", description="the RLModule that speaks for it")
-    reads: str | None = Field(None, description="the role whose tool results it sees in that role's place")
-    to: str | None = Field(None, description="who gets its messages; None: the role it `reads`, else the answering role")
+from envs.world.config import WorldSettings
 
 
 class SearchEnvSettings(Settings):
@@ -67,7 +40,7 @@ class SearchEnvSettings(Settings):
     outcome: str = Field("f1", description="`f1` (paper dialect), `em`, `f1_squad`, or module:function of (prediction, golds)")
     format_penalty: float = -1.0
     truncation_penalty: float = 0.0
-    alias_rule: Literal["first", "max", "mean"] = "max"
+    alias_rule: AliasRule = "max"
     max_answer_tokens: int = Field(32, ge=1, description="longer gold answers are not scored under `max` and `mean`")
 
     @model_validator(mode="after")

@@ -13,10 +13,11 @@ import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.utils.typing import MultiAgentDict
 
+from envs.data.question import Question
 from envs.search.config import SearchEnvSettings
 from envs.search.episode import SearchEpisode, Seen
 from envs.search.task import SearchTask
-from envs.search.trajectory import Question, ToolCall
+from envs.search.trajectory import ToolCall
 
 TOKENS = gym.spaces.Sequence(gym.spaces.Discrete(2**31 - 1))
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from envs.data.answer_metrics import answer_metrics
+from envs.data.question import Question
 from envs.errors import InputError
-from envs.search.config import RoleSettings
 from envs.search.protocols.base import Action
-from envs.search.roles import next_speaker
+from envs.search.roles import RoleSettings, next_speaker
 from envs.search.task import SearchTask
 from envs.search.tools.builtin import searched_text
-from envs.search.trajectory import ActionKind, Question, Rollout, Termination, ToolCall, Turn
+from envs.search.trajectory import ActionKind, Rollout, Termination, ToolCall, Turn
 
 PERMISSIONS = {ActionKind.TOOL: "search", ActionKind.ANSWER: "answer", ActionKind.MESSAGE: "message"}
 """What a role must have in its `actions` to do it."""

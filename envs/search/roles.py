@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Literal
+
+from pydantic import Field
 
 from envs.search.trajectory import ActionKind
+from envs.settings import Settings
 
-if TYPE_CHECKING:
-    from envs.search.config import RoleSettings
+
+class RoleSettings(Settings):
+    """One agent. The first of `roles` speaks first; who speaks next is `envs.search.roles.next_speaker`."""
+
+    name: str = Field(description="agent id")
+    instruction: str = Field("", description="its system prompt; empty: the protocol's own for its actions")
+    actions: list[Literal["search", "answer", "message"]] = Field(["search", "answer"], min_length=1)
+    policy: str = Field("default_policy", description="the RLModule that speaks for it")
+    reads: str | None = Field(None, description="the role whose tool results it sees in that role's place")
+    to: str | None = Field(None, description="who gets its messages; None: the role it `reads`, else the answering role")
 
 
 class RolePolicies:

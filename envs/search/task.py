@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from algorithms.credit.gains import eligible_aliases
 from envs.data.answer_metrics import outcome_function
 from envs.data.corpus import Corpus, load_corpus
+from envs.data.question import Question, eligible_aliases
 from envs.data.question_set import QuestionSet, load_question_set, mix
 from envs.errors import InputError
 from envs.retrieval.build import build_retriever
-from envs.search.config import RoleSettings, SearchEnvSettings
+from envs.search.config import SearchEnvSettings
 from envs.search.protocols.base import Protocol, ScoringSuffix
 from envs.search.protocols.build import build_protocol
-from envs.search.roles import RolePolicies, answering_role
+from envs.search.roles import RolePolicies, RoleSettings, answering_role
 from envs.search.tools.builtin import build_toolbox
-from envs.search.trajectory import Question
 from envs.world.world import build_world
 
 if TYPE_CHECKING:

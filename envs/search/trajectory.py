@@ -13,6 +13,8 @@ from enum import StrEnum
 
 import numpy as np
 
+from envs.data.question import Question
+
 
 class Termination(StrEnum):
     """Why a rollout ended (SPEC §3: the first that applies decides the outcome)."""
@@ -41,23 +43,6 @@ class ActionKind(StrEnum):
     MALFORMED = "malformed"
     CUT_OFF = "cut_off"
     """The turn ran out of tokens before its end: no observation, no gain."""
-
-
-@dataclass(slots=True)
-class Question:
-    """One prompt: a question and its gold answers (aliases).
-
-    `gold_document_ids` names the evidence documents in hop order where the data set knows them, else it is empty.
-    `hops` is the number of reasoning hops where known, else None.
-    """
-
-    id: str
-    text: str
-    golds: list[str]
-    data_source: str = ""
-    hops: int | None = None
-    gold_document_ids: list[str] = field(default_factory=list)
-    metadata: dict = field(default_factory=dict)
 
 
 @dataclass(slots=True)

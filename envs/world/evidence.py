@@ -16,7 +16,8 @@ from envs.errors import InputError
 from envs.world.words import VALUES
 
 if TYPE_CHECKING:
-    from envs.world.world import Chain, World
+    from envs.world.chain import Chain
+    from envs.world.world import World
 
 PLACES = len(next(iter(VALUES.values())))
 """As many as an attribute has values: the value's index is its place."""

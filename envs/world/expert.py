@@ -13,8 +13,9 @@ from typing import Literal
 
 import numpy as np
 
+from envs.world.chain import Chain
 from envs.world.words import ATTRIBUTES
-from envs.world.world import Chain, World
+from envs.world.world import World
 
 UNKNOWN = "unknown"
 BORING = ATTRIBUTES[1:]

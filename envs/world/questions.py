@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from envs.search.trajectory import Question
+from envs.data.question import Question
 from envs.world.text import value_names
 from envs.world.words import ATTRIBUTES, VALUES
 
 if TYPE_CHECKING:
-    from envs.world.world import Chain, World
+    from envs.world.chain import Chain
+    from envs.world.world import World
 
 MAX_DRAWS = 200
 

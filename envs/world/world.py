@@ -11,40 +11,22 @@ nothing else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from envs.data.corpus import Document
+from envs.data.question import Question
 from envs.errors import InputError
-from envs.search.config import WorldSettings
-from envs.search.trajectory import Question
+from envs.world.chain import Chain
+from envs.world.config import WorldSettings
 from envs.world.evidence import draw_places, relate_by_place, resemble_place
 from envs.world.questions import vary
 from envs.world.text import ALIAS_NAMES, add_noise, distractors, share_names, value_names
 from envs.world.words import ALL_RELATIONS, ATTRIBUTES, NAMES, VALUES, names
 
 Split = Literal["train", "heldout"]
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """A question's meaning: start at `entity`, follow `relations` in order, read `attribute`. All are indices."""
-
-    entity: int
-    relations: tuple[int, ...]
-    attribute: int
-
-    @property
-    def hops(self) -> int:
-        return len(self.relations) + 1
-
-    @property
-    def keys(self) -> list[str]:
-        """What each hop asks of its entity: the relations in order, then the attribute."""
-        return [*(ALL_RELATIONS[r] for r in self.relations), ATTRIBUTES[self.attribute]]
 
 
 class World:

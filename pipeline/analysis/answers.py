@@ -1,31 +1,36 @@
-"""A query's answer as text or as a file that other programs read."""
+"""A query's answer as plain Python, as text, or as a file that other programs read."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.analysis.cell import as_json
+import pyarrow as pa
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import duckdb
+CELL_CHARACTERS = 200
+"""Longest text that `cell` shows whole."""
 
 
-def answer_rows(answer: pa.Table) -> list[dict[str, Any]]:
-    """One dictionary per row, maps as dictionaries."""
-    return answer.to_pylist(maps_as_pydicts="strict")
+def rows_of(answer: pa.Table | duckdb.DuckDBPyRelation) -> list[dict[str, Any]]:
+    """Column name to value, per row; a map becomes a dict, null becomes None."""
+    table = answer if isinstance(answer, pa.Table) else answer.to_arrow_table()
+    return table.to_pylist(maps_as_pydicts="strict")
 
 
 def answer_text(answer: pa.Table, format: str) -> str:
     """`csv` (lists and maps as JSON) or `json`."""
     if format == "json":
-        return as_json(answer_rows(answer), indent=1) + "\n"
+        return as_json(rows_of(answer), indent=1) + "\n"
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(answer.column_names)
-    for row in answer_rows(answer):
+    for row in rows_of(answer):
         writer.writerow([as_json(value) if isinstance(value, list | dict) else value for value in row.values()])
     return text.getvalue()
 
@@ -38,3 +43,27 @@ def write_answer(answer: pa.Table, format: str, out: Path) -> None:
         pq.write_table(answer, out, compression="zstd")
     else:
         out.write_text(answer_text(answer, format), encoding="utf-8")
+
+
+def cell(value: Any) -> str:
+    """A value as one short line: four significant digits, no control characters (a model may write any)."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value + 0.0:.4g}"  # A zero without sign.
+    text = value if isinstance(value, str) else as_json(value) if isinstance(value, list | dict | tuple) else str(value)
+    text = "".join(c if c.isprintable() else "↵" if c == "\n" else "\t" if c == "\t" else f"\\x{ord(c):02x}" for c in text)
+    return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON, which lacks NaN and infinities: they become null."""
+    return json.dumps(_finite(value), ensure_ascii=False, default=str, allow_nan=False, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,8 +9,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.analysis.answers import rows_of
 from pipeline.analysis.locate import AnalysisError
-from pipeline.analysis.rows import rows_of
 from pipeline.analysis.run import Run
 
 PHASES = {

@@ -30,10 +30,10 @@ from algorithms.credit import (
     reduce_aliases,
 )
 from algorithms.credit.config import AliasRule
+from envs.durable import write_durably
 from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.recredit_view import SCHEMA
 from pipeline.analysis.run import Run
-from pipeline.rollout_log.folder import write_durably
 
 _ROLLOUTS = """
     SELECT run_id, group_id, episode_id, outcome, termination, initial_scores, scorer,

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.analysis.answers import rows_of
 from pipeline.analysis.locate import AnalysisError
-from pipeline.analysis.rows import rows_of
 from pipeline.analysis.run import Run
 from pipeline.analysis.sandbox import sql_text
 

@@ -80,7 +80,8 @@ def world_command(
     from envs.errors import InputError
     from envs.retrieval.build import build_retriever
     from envs.retrieval.config import RetrieverSettings
-    from envs.search.config import SearchEnvSettings, WorldSettings
+    from envs.search.config import SearchEnvSettings
+    from envs.world.config import WorldSettings
     from envs.world.difficulty import difficulty
     from envs.world.world import build_world
     from pipeline.experiment.file import parse_yaml

@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from envs.errors import InputError
-from pipeline.analysis.answers import answer_rows, answer_text, write_answer
-from pipeline.analysis.cell import cell
+from pipeline.analysis.answers import answer_text, cell, rows_of, write_answer
 
 if TYPE_CHECKING:
     import duckdb
@@ -57,7 +56,7 @@ def write_result(relation: duckdb.DuckDBPyRelation, format: str, out: Path | Non
 def print_table(relation: duckdb.DuckDBPyRelation, rows: int, console: Console) -> None:
     """The first `rows` rows (0: all) as a table; longer than that, a last line says so."""
     shown = relation.limit(rows + 1) if rows else relation
-    answer = answer_rows(shown.to_arrow_table())
+    answer = rows_of(shown)
     if relation.columns == ["explain_key", "explain_value"]:  # A drawing over many lines, not a table.
         for row in answer:
             console.out(row["explain_value"])

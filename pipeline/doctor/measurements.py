@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from envs.data.question import Question
 from envs.errors import InputError
 from envs.retrieval.base import RetrieverError
-from envs.search.trajectory import ActionKind, Question
+from envs.search.trajectory import ActionKind
 from pipeline.doctor.checks import SAMPLE, Finding, Subject
 from pipeline.evaluation.saved_policy import Policy, start_policy
 

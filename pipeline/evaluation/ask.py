@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from envs.data.question import Question
 from envs.errors import InputError
-from envs.search.trajectory import ActionKind, Question, Rollout, Turn
+from envs.search.trajectory import ActionKind, Rollout, Turn
 
 if TYPE_CHECKING:
     from pipeline.evaluation.saved_policy import Policy

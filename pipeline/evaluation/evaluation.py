@@ -12,8 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from envs.data.question import Question
 from envs.errors import InputError
-from envs.search.trajectory import Question, Rollout
+from envs.search.trajectory import Rollout
 from pipeline.evaluation.benchmark_table import benchmark_row, benchmark_table
 from pipeline.evaluation.intervals import bootstrap_interval
 
@@ -107,7 +108,7 @@ def evaluate(
     Raises InputError where more tool calls of a batch failed than `max_tool_error_share` allows: scores would say nothing.
     """
     from algorithms.igpo.guards import check_tools
-    from algorithms.igpo.jobs import heldout_jobs
+    from algorithms.igpo.sampling import heldout_jobs
 
     per_batch = max(1, 512 // samples)
     groups: list[list[Rollout]] = []

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from envs.durable import write_atomically
 from envs.search.trajectory import Rollout
-from pipeline.run_directory.directory import write_atomically
 
 RESAMPLES = 10_000
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
+from envs.durable import TEMPORARY, write_durably
 from envs.errors import InputError
-
-TEMPORARY = ".tmp"
 
 
 class RolloutLogError(RuntimeError):
@@ -157,27 +156,6 @@ def _filesystem(url: str):
         except (pyarrow.ArrowInvalid, NotImplementedError):
             raise InputError(f"{url}: no file system for this URL: {error}.") from error
         return ArrowFSWrapper(filesystem), root
-
-
-def write_durably(path: Path, fill: Callable[[BinaryIO], object]) -> int:
-    """Let `fill` write a temporary file beside `path`, make it durable, then give it its name. Returns its bytes."""
-    temporary = path.with_name(path.name + TEMPORARY)
-    with temporary.open("wb") as file:
-        fill(file)
-        file.flush()
-        size = file.tell()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
-    return size
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class WriterLock:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
-from pipeline.rollout_log.folder import TEMPORARY, Location, LogFolder, RolloutLogError, open_folder
+from envs.durable import TEMPORARY
+from pipeline.rollout_log.folder import Location, LogFolder, RolloutLogError, open_folder
 from pipeline.rollout_log.schema import SCHEMA_VERSION, TABLES
 
 MANIFEST = "manifest.json"

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from envs.durable import write_atomically
 from envs.errors import InputError
 from pipeline.rollout_log.folder import join
 
@@ -172,16 +173,6 @@ class RunDirectory:
 def new_run_id() -> str:
     """Date, time and four digits by chance."""
     return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` by `text` so that a reader, or a crash, sees the old content or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _now() -> str:

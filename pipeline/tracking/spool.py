@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.rollout_log.folder import write_durably
+from envs.durable import write_durably
 
 
 class Spool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.analysis.rows import rows_of
+from pipeline.analysis.answers import rows_of
 from pipeline.analysis.run import Run
 from pipeline.analysis.sandbox import sql_text
 

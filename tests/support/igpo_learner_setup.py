@@ -15,8 +15,9 @@ from algorithms.igpo.learner.connectors import build_learner_pipeline_pieces
 from algorithms.igpo.learner.learner import IGPOTorchLearner
 from algorithms.igpo.learner.loss import LossSettings
 from algorithms.igpo.model.causal_lm import HFCausalLM
+from envs.data.question import Question
 from envs.runner.belief import BeliefScoring
-from envs.search.trajectory import ActionKind, Question, Rollout, Termination, Turn
+from envs.search.trajectory import ActionKind, Rollout, Termination, Turn
 
 VOCAB = 61
 TOKENS = gym.spaces.Sequence(gym.spaces.Discrete(VOCAB))

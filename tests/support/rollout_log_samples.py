@@ -8,7 +8,8 @@ Group g3 (iteration 2, q1 again): r5 ends malformed, r6 is cut off.
 import numpy as np
 
 from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit
-from envs.search.trajectory import ActionKind, Question, Rollout, Termination, ToolCall, Turn
+from envs.data.question import Question
+from envs.search.trajectory import ActionKind, Rollout, Termination, ToolCall, Turn
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from algorithms.igpo.model.causal_lm import token_logp
+from algorithms.igpo.model.token_logp import token_logp
 from envs.runner.belief import BeliefQuery
 from envs.search.protocols.base import ScoringSuffix
 

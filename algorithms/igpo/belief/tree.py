@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from algorithms.igpo.belief.token_tree import TokenTree
-from algorithms.igpo.model.causal_lm import LOGITS_PER_CHUNK, backbone, head_logp
+from algorithms.igpo.model.token_logp import LOGITS_PER_CHUNK, backbone, head_logp
 from envs.runner.belief import BeliefQuery
 
 

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import torch
 
 from algorithms.igpo.learner.token_batch import Columns
-from algorithms.igpo.model.causal_lm import HFCausalLM, load_causal_lm, token_logp
+from algorithms.igpo.model.causal_lm import HFCausalLM, load_causal_lm
 from algorithms.igpo.model.fsdp import shard_layers
 from algorithms.igpo.model.lora import without_adapters
+from algorithms.igpo.model.token_logp import token_logp
 
 
 class References:

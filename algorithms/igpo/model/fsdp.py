@@ -25,7 +25,7 @@ def shard_layers(model, device: torch.device):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    from algorithms.igpo.model.causal_lm import backbone
+    from algorithms.igpo.model.token_logp import backbone
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for layer in backbone(model).layers:

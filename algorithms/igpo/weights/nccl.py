@@ -19,7 +19,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 from vllm.utils.network_utils import get_open_port
 
 from algorithms.igpo.model.causal_lm import HFCausalLM
-from algorithms.igpo.weights.push import TransferGroup
+from algorithms.igpo.weights.transfer_group import TransferGroup
 
 if TYPE_CHECKING:
     from algorithms.igpo.learner.learner import IGPOTorchLearner

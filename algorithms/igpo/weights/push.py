@@ -9,13 +9,13 @@ shared memory, and joins a new transfer group at the next push.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.rllib.core import COMPONENT_RL_MODULE
 
 from algorithms.igpo.remote import on_learners
+from algorithms.igpo.weights.transfer_group import TransferGroup
 from envs.engine.base import EngineSettings
 
 if TYPE_CHECKING:
@@ -25,18 +25,6 @@ if TYPE_CHECKING:
 
 MAX_TRANSFER_SECONDS = 600.0
 """A runner that dies in the middle of a transfer leaves the others waiting for it: then the run ends."""
-
-
-@dataclass(frozen=True)
-class TransferGroup:
-    """The first learner and the engines that it sends weights to."""
-
-    name: str
-    runners: tuple[ActorHandle, ...]
-    policies: tuple[str, ...]
-    """One engine each in every runner."""
-    engine_size: int
-    """Processes, with a GPU each, of one engine."""
 
 
 class WeightPush:

@@ -8,9 +8,9 @@ from typing import Any
 
 import altair as alt
 
+from pipeline.analysis.answers import rows_of
 from pipeline.analysis.report.charts import QUANTILES, Row, boxes, chart, learning_curve, lines, run_colour, spec
 from pipeline.analysis.report.reported_runs import ReportedRun
-from pipeline.analysis.rows import rows_of
 from pipeline.analysis.run import Run
 
 COLOURS = 7

@@ -9,8 +9,8 @@ from typing import Any
 
 import duckdb
 
+from pipeline.analysis.answers import rows_of
 from pipeline.analysis.report.reported_runs import ReportedRun
-from pipeline.analysis.rows import rows_of
 from pipeline.analysis.run import Run
 
 

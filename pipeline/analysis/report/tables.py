@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.analysis.cell import cell
+from pipeline.analysis.answers import cell
 from pipeline.analysis.named_queries import named_query
 from pipeline.analysis.report.reported_runs import ReportedRun
 from pipeline.analysis.run import Run

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.credit import beliefs_from_scores, eligible_aliases, gains_from_scores, reduce_aliases
+from algorithms.credit import beliefs_from_scores, gains_from_scores, reduce_aliases
 
 scores = st.lists(st.floats(-30.0, 0.0), min_size=1, max_size=12)
 quick = settings(max_examples=40, deadline=None)
@@ -48,20 +48,6 @@ def test_alias_rules():
     assert reduce_aliases(scores_TK, "mean").tolist() == [-2.0, -3.0]
 
 
-@pytest.mark.parametrize(
-    ("counts", "rule", "kept"),
-    [
-        ([40, 3, 32, 33], "max", [1, 2]),
-        ([40, 3, 32, 33], "mean", [1, 2]),
-        ([40, 3, 32, 33], "first", [0]),
-        ([50, 35, 35], "max", [1]),
-        ([5], "max", [0]),
-    ],
-)
-def test_eligible_aliases(counts, rule, kept):
-    assert eligible_aliases(counts, rule, max_answer_tokens=32).tolist() == kept
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 0.5])
 def test_impossible_scores_name_episode_and_turn(bad):
     with pytest.raises(ValueError, match="episode q7-3, turn 2: the score is"):
@@ -80,8 +66,6 @@ def test_unknown_names_list_the_known_ones():
         gains_from_scores([-1.0], "logprob")
     with pytest.raises(ValueError, match="alias_rule='best' is unknown; known values: first, max, mean"):
         reduce_aliases([[-1.0]], "best")
-    with pytest.raises(ValueError, match="known values: first, max, mean"):
-        eligible_aliases([1], "best")
 
 
 def test_shapes_are_checked():
@@ -89,5 +73,3 @@ def test_shapes_are_checked():
         gains_from_scores([])
     with pytest.raises(ValueError, match="aliases"):
         reduce_aliases([-1.0, -2.0])
-    with pytest.raises(ValueError, match="at least one gold answer"):
-        eligible_aliases([])

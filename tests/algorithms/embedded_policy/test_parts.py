@@ -7,8 +7,8 @@ from algorithms.embedded_policy.__main__ import main
 from algorithms.embedded_policy.parts import Parts
 from algorithms.embedded_policy.sequences import SequenceMaker
 from algorithms.embedded_policy.trainer import GRADED, WarmStartSettings
-from envs.search.config import WorldSettings
 from envs.search.protocols.tiny import TinyProtocol, build_tokenizer
+from envs.world.config import WorldSettings
 from envs.world.words import vocabulary
 from envs.world.world import build_world
 

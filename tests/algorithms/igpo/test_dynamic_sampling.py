@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from algorithms.igpo.batches import sample_batch
+from algorithms.igpo.sampling import sample_batch
 from envs.data.prompt_sampler import PromptCursor
-from envs.search.trajectory import Question
+from envs.data.question import Question
 
 WANTED = 3
 

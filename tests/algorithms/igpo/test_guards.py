@@ -7,7 +7,8 @@ import pytest
 from algorithms.igpo.algorithm import IGPO
 from algorithms.igpo.guards import check_tools
 from algorithms.igpo.sampling import SampledBatch
-from envs.search.trajectory import ActionKind, Question, Rollout, ToolCall, Turn
+from envs.data.question import Question
+from envs.search.trajectory import ActionKind, Rollout, ToolCall, Turn
 
 DOWN = "the search failed: the server 127.0.0.1:8000 can't be reached (Connection refused)"
 SLOW = "search took longer than 60 s"

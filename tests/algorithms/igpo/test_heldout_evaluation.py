@@ -10,7 +10,7 @@ from algorithms.igpo.algorithm import IGPO
 from envs.retrieval.base import RetrieverError
 from envs.retrieval.scripted import ScriptedRetriever
 from envs.runner.rollout_loop import RolloutLoop
-from envs.search.config import WorldSettings
+from envs.world.config import WorldSettings
 from envs.world.world import build_world
 
 

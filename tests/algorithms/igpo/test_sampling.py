@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from algorithms.igpo.jobs import training_jobs
+from algorithms.igpo.sampling import training_jobs
 from envs.data.prompt_sampler import PromptCursor
-from envs.search.trajectory import Question
+from envs.data.question import Question
 
 
 def make_jobs(num_questions, iteration, *num_prompts):

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.data.prompt_sampler import PromptCursor, Share, by_growing_hops
+from envs.data.question import Question
 from envs.data.question_filter import QuestionFilter, filter_questions
 from envs.data.question_set import load_question_set
 from envs.data.questions import load_questions
 from envs.errors import InputError
-from envs.search.trajectory import Question
 
 
 def write_questions(path, count, hops=None, **changes):

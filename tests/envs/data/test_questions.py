@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.data.corpus import Corpus, Document, load_corpus
+from envs.data.question import Question
 from envs.data.questions import fingerprint, load_questions, resolve_gold_documents, split_by_hash
 from envs.errors import InputError
-from envs.search.trajectory import Question
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from collections import Counter
 import pytest
 
 from envs.data.corpus import Corpus, Document
+from envs.data.question import Question
 from envs.demonstrations.demonstrations import load_demonstrations, make_demonstrations, save_demonstrations
 from envs.demonstrations.passage_facts import facts_of
 from envs.errors import InputError
 from envs.retrieval.base import Hit
 from envs.retrieval.bm25 import BM25Retriever
 from envs.retrieval.scripted import ScriptedRetriever
-from envs.search.trajectory import Question
 
 FILM = Document(
     "1", "The Glass Boat", "The Glass Boat is a 1934 French drama film directed by Constantin J. David and starring Ida Moor."

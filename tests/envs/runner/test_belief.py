@@ -5,10 +5,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from envs.data.question import Question
 from envs.errors import InputError
 from envs.runner.belief import BeliefQuery, PrefixScorer, enter_scores
 from envs.search.protocols.base import ScoringSuffix
-from envs.search.trajectory import ActionKind, Question, Rollout, Turn
+from envs.search.trajectory import ActionKind, Rollout, Turn
 
 BLOCK = 32
 

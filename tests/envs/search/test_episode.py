@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from scripted_engine import ids, tiny_task
 
+from envs.data.question import Question
 from envs.errors import InputError
 from envs.search.environment import SearchEnv
 from envs.search.episode import SearchEpisode
-from envs.search.trajectory import ActionKind, Question, Termination
+from envs.search.trajectory import ActionKind, Termination
 
 TWO_ROLES = [
     {"name": "searcher", "actions": ["search", "answer"]},

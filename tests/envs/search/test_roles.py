@@ -6,9 +6,9 @@ import pytest
 import yaml
 from chat_tokenizers import QWEN2, chat_tokenizer
 
-from envs.search.config import RoleSettings, SearchEnvSettings
+from envs.search.config import SearchEnvSettings
 from envs.search.episode import SearchEpisode
-from envs.search.roles import check_roles, next_speaker
+from envs.search.roles import RoleSettings, check_roles, next_speaker
 from envs.search.task import SearchTask
 from envs.search.trajectory import ActionKind, Termination
 

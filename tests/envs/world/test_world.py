@@ -3,8 +3,9 @@ import hashlib
 import bm25s
 import pytest
 
+from envs.world.chain import Chain
 from envs.world.words import ATTRIBUTES, RELATIONS, VALUES, vocabulary
-from envs.world.world import Chain, WorldSettings, build_world, split_by_share
+from envs.world.world import WorldSettings, build_world, split_by_share
 
 
 def test_same_settings_same_bytes():

@@ -14,7 +14,8 @@ import pipeline.cli.igpo
 from algorithms.credit import advantages, get_preset
 from algorithms.igpo.iteration_record import IterationRecord
 from algorithms.igpo.learner.connectors import TurnLevelAdvantages
-from envs.search.trajectory import ActionKind, Question, Rollout, Termination, Turn
+from envs.data.question import Question
+from envs.search.trajectory import ActionKind, Rollout, Termination, Turn
 from pipeline.analysis import AnalysisError, open_run
 from pipeline.analysis.credit_changes import credit_changes
 from pipeline.analysis.recredit import choose_estimator, recredit

@@ -11,7 +11,7 @@ from rollout_log_samples import Q1, answer, gain, paid, records, rollout, search
 from typer.testing import CliRunner
 
 from algorithms.igpo.iteration_record import IterationRecord
-from envs.search.trajectory import Question
+from envs.data.question import Question
 from pipeline.analysis import AnalysisError, open_run
 from pipeline.analysis.report import write_report
 from pipeline.analysis.report.overview import glance

@@ -14,7 +14,7 @@ from tiny_policy import write_experiment
 from envs.data.corpus import Corpus
 from envs.retrieval.bm25 import BM25Retriever
 from envs.retrieval.wire import WireDocument
-from envs.search.config import WorldSettings
+from envs.world.config import WorldSettings
 from envs.world.world import build_world
 from pipeline.analysis import open_run
 

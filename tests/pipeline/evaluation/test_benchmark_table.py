@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from envs.search.trajectory import Question, Rollout, Termination
+from envs.data.question import Question
+from envs.search.trajectory import Rollout, Termination
 from pipeline.evaluation.benchmark_table import AVERAGE, benchmark_row
 from pipeline.evaluation.evaluation import Evaluation, report, select_questions
 

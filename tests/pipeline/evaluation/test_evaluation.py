@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 from tiny_policy import write_experiment
 
+from envs.data.question import Question
 from envs.errors import InputError
-from envs.search.trajectory import ActionKind, Question, Rollout, Termination, ToolCall, Turn
+from envs.search.trajectory import ActionKind, Rollout, Termination, ToolCall, Turn
 from pipeline.evaluation.evaluation import evaluate, report
 from pipeline.evaluation.saved_policy import open_policy
 

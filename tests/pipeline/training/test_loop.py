@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from algorithms.igpo.iteration_record import IterationRecord
-from envs.search.trajectory import Question, Rollout, Termination
+from envs.data.question import Question
+from envs.search.trajectory import Rollout, Termination
 from pipeline.evaluation.intervals import Score, load_scores, paired_difference
 from pipeline.experiment.experiment import CheckpointSettings
 from pipeline.run_directory.checkpoints import Checkpoints

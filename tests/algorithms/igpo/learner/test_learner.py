@@ -16,7 +16,9 @@ from algorithms.igpo.learner.minibatches import plan_minibatches, split_micro_ba
 from algorithms.igpo.learner.token_batch import Row, TokenLayout, pad_rows
 from algorithms.igpo.learner.update_plan import Work
 from algorithms.igpo.metrics import learner_metrics
-from algorithms.igpo.model.causal_lm import HFCausalLM, load_causal_lm, state_to_tensors, token_logp
+from algorithms.igpo.model.causal_lm import HFCausalLM, load_causal_lm
+from algorithms.igpo.model.token_logp import token_logp
+from envs.engine.weights import state_to_tensors
 
 ALL = slice(None)
 AGGREGATIONS = ("seq_mean_token_mean", "token_mean", "seq_mean_token_sum")

@@ -11,7 +11,7 @@ from igpo_learner_setup import LearnerConfig, make_batch, make_learner, module_s
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.learner.groups import shard_groups
 from algorithms.igpo.learner.loss import LossSettings
-from algorithms.igpo.model.causal_lm import state_to_tensors
+from envs.engine.weights import state_to_tensors
 from envs.errors import InputError
 
 SETTINGS = {"loss": LossSettings(kl_coeff=0.01), "tokens_per_micro_batch": 60, "num_minibatches": 2, "lr": 1e-4, "grad_clip": 0.1}

@@ -7,8 +7,10 @@ from igpo_learner_setup import make_batch, make_learner, save_tiny_llama, update
 from transformers import AutoModelForCausalLM
 
 from algorithms.igpo.learner.loss import LossSettings
-from algorithms.igpo.model.causal_lm import load_causal_lm, state_to_tensors, token_logp
+from algorithms.igpo.model.causal_lm import load_causal_lm
 from algorithms.igpo.model.lora import LoraSettings, add_lora, without_adapters
+from algorithms.igpo.model.token_logp import token_logp
+from envs.engine.weights import state_to_tensors
 
 LORA = {"lora": {"rank": 4, "targets": ["q_proj", "down_proj"]}}
 

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from algorithms.igpo.learner.minibatches import weightless_batch
 from algorithms.igpo.learner.token_batch import pad_rows
-from algorithms.igpo.model.causal_lm import load_causal_lm, token_logp
+from algorithms.igpo.model.causal_lm import load_causal_lm
 from algorithms.igpo.model.packing import MAX_PADDING, PackedRows, group_by_length, padded_size
+from algorithms.igpo.model.token_logp import token_logp
 from envs.engine.models import resolve_model
 
 LENGTHS = (9, 2, 12, 5, 12, 3)

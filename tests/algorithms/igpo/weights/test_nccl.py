@@ -11,8 +11,9 @@ from gloo_transfer import GlooConfig, GlooEnvRunner, GlooLearner, RunnerOfRanks
 from igpo_learner_setup import LearnerConfig, module_spec, save_tiny_llama
 
 from algorithms.igpo.config import IGPOConfig
-from algorithms.igpo.model.causal_lm import state_to_tensors
-from algorithms.igpo.weights.push import TransferGroup, WeightPush
+from algorithms.igpo.weights.push import WeightPush
+from algorithms.igpo.weights.transfer_group import TransferGroup
+from envs.engine.weights import state_to_tensors
 from envs.errors import InputError
 
 POLICIES = ("reader", "searcher")

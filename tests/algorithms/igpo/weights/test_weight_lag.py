@@ -8,7 +8,7 @@ import pytest
 
 from algorithms.igpo.algorithm import IGPO
 from algorithms.igpo.config import IGPOConfig
-from algorithms.igpo.sampling import in_background
+from algorithms.igpo.remote import in_background
 from envs.errors import InputError
 
 

@@ -12,6 +12,7 @@ import pytest
 from chat_tokenizers import CHATML, LLAMA3, QWEN2, QWEN3, chat_tokenizer
 from scripted_engine import WORDS
 
+from envs.data.question import Question
 from envs.retrieval.base import RetrieverError
 from envs.retrieval.scripted import ScriptedRetriever
 from envs.search.config import SearchEnvSettings
@@ -19,7 +20,7 @@ from envs.search.environment import SearchEnv
 from envs.search.protocols.base import Action
 from envs.search.protocols.tiny import build_tokenizer
 from envs.search.task import SearchTask
-from envs.search.trajectory import ActionKind, Question, Termination
+from envs.search.trajectory import ActionKind, Termination
 from envs.world.words import NAMES
 
 PROTOCOLS = {
