@@ -2,10 +2,10 @@
 
     python -m benchmarks.credit_speed
 
-The yardstick is what trainers built on padded token matrices do: rewards on the last token of each turn, masked
-z-scores over the matrix, one reverse loop over all token positions (vectorised over rollouts, torch on the CPU). Both
-sides compute the same igpo advantages, which is checked. The default size is the paper's batch: 512 rollouts of 10
-turns of 2,000 tokens.
+The yardstick is what trainers built on padded token matrices do: rewards on the last token of each turn,
+masked z-scores over the matrix, one reverse loop over all token positions (vectorised over rollouts, torch on
+the CPU). Both sides compute the same igpo advantages, which is checked. The default size is the paper's
+batch: 512 rollouts of 10 turns of 2,000 tokens.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def make_batch(rollouts: int, turns: int, group: int, long_turns: int | None = N
 
 
 def padded_inputs(batch: TurnBatch, tokens: int):
-    """Token matrices as a padded trainer holds them: gains and outcomes on the last token of their turn, and the two
-    masks."""
+    """Token matrices as a padded trainer holds them: gains and outcomes on the last token of their turn, and
+    the two masks."""
     import torch
 
     width = int(batch.turns_N.max()) * tokens
@@ -57,7 +57,9 @@ def padded_inputs(batch: TurnBatch, tokens: int):
 
 
 def per_token_loop(gains, outcomes, gain_mask, outcome_mask, group, gamma: float = 1.0):
-    """The yardstick: igpo over the padded matrix. gamma acts where a turn begins, so that exponents count turns."""
+    """The yardstick: igpo over the padded matrix. gamma acts where a turn begins, so that exponents count
+    turns.
+    """
     import torch
 
     rewards = torch.zeros_like(gains)
@@ -94,12 +96,16 @@ def peak_bytes(function) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rollouts", type=int, default=512)
     parser.add_argument("--turns", type=int, default=10, help="turns per rollout")
     parser.add_argument("--tokens", type=int, default=2000, help="tokens per turn")
     parser.add_argument("--group", type=int, default=16, help="rollouts per prompt")
-    parser.add_argument("--repeats", type=int, default=20, help="runs of the fast side; the yardstick runs 3 times")
+    parser.add_argument(
+        "--repeats", type=int, default=20, help="runs of the fast side; the yardstick runs 3 times"
+    )
     args = parser.parse_args()
 
     import torch

@@ -2,11 +2,12 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.engine_waits
 
-`conf/igpo.yaml` as it stands, 256 rollouts at once (32 prompts x 8), belief scored as in training, the prefix cache emptied
-before each batch. Whatever part of a batch is not spent in the engine's own calls it waits, until its last request is answered:
-while rollouts are set up (prompts, answer templates), while all of them wait for their tools, while decisions are parsed and
-observations tokenised. Of that, what the episodes and tools themselves take (to parse, call, tokenise) is shown, too; the rest is
-requests and books. RLlib's episodes are made afterwards, where they are learned from.
+`conf/igpo.yaml` as it stands, 256 rollouts at once (32 prompts x 8), belief scored as in training, the prefix
+cache emptied before each batch. Whatever part of a batch is not spent in the engine's own calls it waits,
+until its last request is answered: while rollouts are set up (prompts, answer templates), while all of them
+wait for their tools, while decisions are parsed and observations tokenised. Of that, what the episodes and
+tools themselves take (to parse, call, tokenise) is shown, too; the rest is requests and books. RLlib's
+episodes are made afterwards, where they are learned from.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from pipeline.experiment.experiment import load_experiments
 
 
 class Clocked:
-    """An engine whose calls are timed. Wall-clock: asking for processor time takes microseconds, as much as what is measured."""
+    """An engine whose calls are timed.
+
+    Wall-clock: asking for processor time takes microseconds, as much as what is measured.
+    """
 
     def __init__(self, engine: VLLMEngine):
         self._engine = engine
@@ -81,7 +85,9 @@ def main() -> None:
     task = SearchTask(experiment.algorithm_config().env_settings())
     engine: Any = Clocked(open_engine(args, task))
     loop = RolloutLoop(task, {"default_policy": engine})
-    loop.run(make_jobs(args, task, score_beliefs=True))  # the first batch after a start is slower than the rest
+    loop.run(
+        make_jobs(args, task, score_beliefs=True)
+    )  # the first batch after a start is slower than the rest
     clock_work(engine)
     shares = []
     for seed in range(args.repeats):
@@ -95,12 +101,14 @@ def main() -> None:
         turns = sum(record.rollout.num_turns for record in records)
         print(
             f"{total:5.2f} s, {turns} turns: the engine waits {1e3 * waits:.0f} ms, {shares[-1][0]:.1%}, "
-            f"{1e3 * engine.worked:.0f} ms of it to parse, call and tokenise, {1e3 * seconds.tools:.0f} ms for slow tools",
+            f"{1e3 * engine.worked:.0f} ms of it to parse, call and tokenise, {1e3 * seconds.tools:.0f} ms "
+            "for slow tools",
             flush=True,
         )
     waits, worked = np.median(shares, axis=0)
     print(
-        f"{len(jobs)} rollouts at once: the engine waits {waits:.1%} of sampling, {worked:.1%} to parse, call and tokenise; "
+        f"{len(jobs)} rollouts at once: the engine waits {waits:.1%} of sampling, {worked:.1%} to parse, "
+        "call and tokenise; "
         f"medians of {len(shares)}"
     )
 

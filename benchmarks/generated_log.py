@@ -1,8 +1,9 @@
-"""A rollout log of any size, generated: the schema, files and row groups of a real one, values drawn at random.
+"""A rollout log of any size, generated: the schema, files and row groups of a real one, values drawn at
+random.
 
-Episodes have 2 to 6 turns, all but the last with one search; queries combine 40 relations with 50,000 entities; documents are
-drawn from 20,000 passages of 40 words. Gains of turns with gold evidence are larger on average. Every 20 iterations there is an
-evaluation.
+Episodes have 2 to 6 turns, all but the last with one search; queries combine 40 relations with 50,000
+entities; documents are drawn from 20,000 passages of 40 words. Gains of turns with gold evidence are larger
+on average. Every 20 iterations there is an evaluation.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def write_generated_log(folder: Path, turns: int, iterations: int, seed: int = 0
     writers = {}
     for name in parts:
         (folder / name).mkdir(parents=True, exist_ok=True)
-        writers[name] = pq.ParquetWriter(folder / name / "merged-000001.parquet", TABLES[name], compression="zstd")
+        writers[name] = pq.ParquetWriter(
+            folder / name / "merged-000001.parquet", TABLES[name], compression="zstd"
+        )
     for iteration in range(1, iterations + 1):
         made = [_iteration(rng, pools, iteration, groups, "train")]
         if iteration % EVALUATION_INTERVAL == 0:
@@ -81,7 +84,9 @@ def _pools(rng: np.random.Generator) -> dict[str, pa.Array]:
 def _iteration(
     rng: np.random.Generator, pools: dict[str, pa.Array], iteration: int, groups: int, split: str
 ) -> dict[str, pa.Table]:
-    """Every table but `runs` and `tokens` of one iteration and split; evaluations have no groups, gains and advantages."""
+    """Every table but `runs` and `tokens` of one iteration and split; evaluations have no groups, gains and
+    advantages.
+    """
     is_train = split == "train"
     episodes = groups * GROUP_SIZE
     turns_N = rng.choice(TURNS, episodes)
@@ -95,9 +100,17 @@ def _iteration(
     hops_N = np.repeat(question_G % 3 + 1, GROUP_SIZE)
     ids = [f"{iteration:06d}/q{q}" if is_train else f"{HELDOUT}/q{q}" for q in question_G]
     group_N = pa.array(ids).take(pa.array(np.repeat(np.arange(groups), GROUP_SIZE)))
-    question_N = pa.array([f"q{q}" for q in question_G]).take(pa.array(np.repeat(np.arange(groups), GROUP_SIZE)))
+    question_N = pa.array([f"q{q}" for q in question_G]).take(
+        pa.array(np.repeat(np.arange(groups), GROUP_SIZE))
+    )
     episode_ids_N = pa.array([f"{ids[n // GROUP_SIZE]}/{n % GROUP_SIZE}" for n in range(episodes)])
-    keys = {"run_id": RUN_ID, "attempt": 1, "iteration": iteration, "split": split, "schema_version": SCHEMA_VERSION}
+    keys = {
+        "run_id": RUN_ID,
+        "attempt": 1,
+        "iteration": iteration,
+        "split": split,
+        "schema_version": SCHEMA_VERSION,
+    }
     question_keys = keys | {"episode_id": episode_ids_N, "group_id": group_N, "question_id": question_N}
 
     right_N = rng.random(episodes) < 0.2 + 0.5 * iteration / (iteration + 300)
@@ -109,7 +122,10 @@ def _iteration(
     belief_M = rng.random(size)
     trained_M = np.full(size, is_train)
     bears_gain_M = trained_M & ~final_M
-    turn_keys = keys | {name: question_keys[name].take(pa.array(episode_M)) for name in ("episode_id", "group_id", "question_id")}
+    turn_keys = keys | {
+        name: question_keys[name].take(pa.array(episode_M))
+        for name in ("episode_id", "group_id", "question_id")
+    }
     entity_M = pools["entities"].take(pa.array(rng.zipf(1.3, size) % 50_000))
     relation_M = pools["relations"].take(pa.array(rng.integers(40, size=size)))
     query_M = pc.binary_join_element_wise(relation_M, entity_M, " ")  # ty: ignore[missing-attribute]
@@ -117,7 +133,9 @@ def _iteration(
     seconds_M = rng.exponential(0.1, size)
     error_M = np.where(rng.random(size) < 0.02, rng.integers(3, size=size), -1)
     errors = pools["errors"].take(pa.array(error_M, mask=error_M < 0))
-    action_M = pa.array(["tool", "answer", "cut_off"]).take(pa.array(np.where(final_M, np.where(answered_N[episode_M], 1, 2), 0)))
+    action_M = pa.array(["tool", "answer", "cut_off"]).take(
+        pa.array(np.where(final_M, np.where(answered_N[episode_M], 1, 2), 0))
+    )
     outcome_G = em_N.reshape(groups, GROUP_SIZE)
     gains_N = np.bincount(episode_M, weights=np.where(final_M, 0, gain_M))
 
@@ -136,40 +154,82 @@ def _iteration(
             episodes,
             question_keys
             | {
-                "question": question_N, "golds": pa.array([["gold"]] * episodes), "hops": hops_N, "answer": answers,
+                "question": question_N,
+                "golds": pa.array([["gold"]] * episodes),
+                "hops": hops_N,
+                "answer": answers,
                 "gold_document_ids": pa.array([["d1", "d2"]] * episodes),
-                "question_metadata": json.dumps({}), "turns": turns_N, "gain_turns": turns_N - 1, "tool_calls": turns_N - 1,
+                "question_metadata": json.dumps({}),
+                "turns": turns_N,
+                "gain_turns": turns_N - 1,
+                "tool_calls": turns_N - 1,
                 "termination": pa.array(["token_limit", "answered"]).take(pa.array(answered_N.astype(int))),
-                "outcome": em_N, "em_squad": em_N, "em_paper": em_N, "f1_squad": em_N, "f1_paper": em_N,
-                "decision_tokens": turns_N * 30, "observation_tokens": turns_N * 60, "gain_total": gains_N,
-                "belief_initial": rng.random(episodes), "belief_final": rng.random(episodes), "scorer": "current",
-                "config_hash": "0" * 12, "retriever": "bm25", "seconds": rng.random(episodes),
+                "outcome": em_N,
+                "em_squad": em_N,
+                "em_paper": em_N,
+                "f1_squad": em_N,
+                "f1_paper": em_N,
+                "decision_tokens": turns_N * 30,
+                "observation_tokens": turns_N * 60,
+                "gain_total": gains_N,
+                "belief_initial": rng.random(episodes),
+                "belief_final": rng.random(episodes),
+                "scorer": "current",
+                "config_hash": "0" * 12,
+                "retriever": "bm25",
+                "seconds": rng.random(episodes),
             },
         ),
         "turns": (
             size,
             turn_keys
             | {
-                "turn_index": turn_M, "agent": "searcher", "agent_turn_index": turn_M, "policy": "default_policy",
-                "is_final": final_M, "action": action_M, "decision_text": query_M, "tool": searches(pa.repeat("search", size)),
-                "query": searches(query_M), "observation_text": searches(pools["documents"].take(pa.array(documents_M))),
-                "document_ids": ids_M, "document_scores": numbers_M, "gold_hit": where(~final_M, hit_M), "scores": numbers_M,
-                "scorer": "current", "weights_version": iteration, "belief_before": where(bears_gain_M, belief_M),
-                "belief_after": where(bears_gain_M, belief_M), "gain": where(bears_gain_M, gain_M),
-                "normalised_gain": where(bears_gain_M, gain_M), "advantage": where(trained_M, rng.normal(size=size)),
-                "logp_gap_mean": where(trained_M, rng.exponential(1e-6, size)), "decision_tokens": rng.integers(10, 50, size),
-                "observation_tokens": 60, "tool_calls": (~final_M).astype(int), "tool_errors": (error_M >= 0).astype(int),
-                "tool_error": errors, "seconds_generate": seconds_M, "seconds_tool": seconds_M, "seconds_score": seconds_M,
+                "turn_index": turn_M,
+                "agent": "searcher",
+                "agent_turn_index": turn_M,
+                "policy": "default_policy",
+                "is_final": final_M,
+                "action": action_M,
+                "decision_text": query_M,
+                "tool": searches(pa.repeat("search", size)),
+                "query": searches(query_M),
+                "observation_text": searches(pools["documents"].take(pa.array(documents_M))),
+                "document_ids": ids_M,
+                "document_scores": numbers_M,
+                "gold_hit": where(~final_M, hit_M),
+                "scores": numbers_M,
+                "scorer": "current",
+                "weights_version": iteration,
+                "belief_before": where(bears_gain_M, belief_M),
+                "belief_after": where(bears_gain_M, belief_M),
+                "gain": where(bears_gain_M, gain_M),
+                "normalised_gain": where(bears_gain_M, gain_M),
+                "advantage": where(trained_M, rng.normal(size=size)),
+                "logp_gap_mean": where(trained_M, rng.exponential(1e-6, size)),
+                "decision_tokens": rng.integers(10, 50, size),
+                "observation_tokens": 60,
+                "tool_calls": (~final_M).astype(int),
+                "tool_errors": (error_M >= 0).astype(int),
+                "tool_error": errors,
+                "seconds_generate": seconds_M,
+                "seconds_tool": seconds_M,
+                "seconds_score": seconds_M,
             },
         ),
         "groups": (
             groups,
             keys
             | {
-                "group_id": pa.array(ids), "question_id": pa.array([f"q{q}" for q in question_G]), "size": GROUP_SIZE,
-                "outcome_mean": outcome_G.mean(1), "outcome_std": outcome_G.std(1), "gain_mean": rng.normal(size=groups),
-                "gain_std": rng.random(groups), "collapsed_outcome": outcome_G.std(1) == 0,
-                "collapsed": rng.random(groups) < 0.01, "collapsed_or_faint": rng.random(groups) < 0.02,
+                "group_id": pa.array(ids),
+                "question_id": pa.array([f"q{q}" for q in question_G]),
+                "size": GROUP_SIZE,
+                "outcome_mean": outcome_G.mean(1),
+                "outcome_std": outcome_G.std(1),
+                "gain_mean": rng.normal(size=groups),
+                "gain_std": rng.random(groups),
+                "collapsed_outcome": outcome_G.std(1) == 0,
+                "collapsed": rng.random(groups) < 0.01,
+                "collapsed_or_faint": rng.random(groups) < 0.02,
             },
         ),
         "tool_calls": (
@@ -179,12 +239,17 @@ def _iteration(
                 for name, value in turn_keys.items()
             }
             | {
-                "turn_index": turn_M[~final_M], "call_index": 0, "agent": "searcher", "tool": "search",
-                "arguments": query_M.filter(pa.array(~final_M)), "error": errors.filter(pa.array(~final_M)),
-                "result_text": pools["documents"].take(pa.array(documents_M[~final_M])), "seconds": seconds_M[~final_M],
+                "turn_index": turn_M[~final_M],
+                "call_index": 0,
+                "agent": "searcher",
+                "tool": "search",
+                "arguments": query_M.filter(pa.array(~final_M)),
+                "error": errors.filter(pa.array(~final_M)),
+                "result_text": pools["documents"].take(pa.array(documents_M[~final_M])),
+                "seconds": seconds_M[~final_M],
             },
         ),
-    }  # fmt: skip
+    }
     seconds = {"generate": 3.0, "score": 1.0, "learn": 2.0, "push": 0.5, "total": 7.0}
     tables["iterations"][1].update(
         seconds=pa.array([list(seconds.items())], pa.map_(pa.string(), pa.float64())),

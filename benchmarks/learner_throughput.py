@@ -3,10 +3,10 @@
     python -m benchmarks.learner_throughput
     python -m benchmarks.learner_throughput --model smollm2 --rows 16 --longest 600
 
-One update of the learner (loss with ratio, clipping, mismatch weight, metrics; no reference, no entropy gradient) against a
-bare PyTorch loop over the same packed micro-batches: backbone, cross-entropy of the same tokens, backward, clipping, AdamW.
-Then against the same bare loop over rows padded to the longest of each micro-batch. One thread; tokens per
-second of processor time. Ratios are medians of neighbours in time.
+One update of the learner (loss with ratio, clipping, mismatch weight, metrics; no reference, no entropy
+gradient) against a bare PyTorch loop over the same packed micro-batches: backbone, cross-entropy of the same
+tokens, backward, clipping, AdamW. Then against the same bare loop over rows padded to the longest of each
+micro-batch. One thread; tokens per second of processor time. Ratios are medians of neighbours in time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ OBSERVATION_TOKENS = 30
 
 
 def make_columns(rows: int, longest: int, vocabulary: int, seed: int = 0) -> tuple[Columns, TokenLayout]:
-    """Rows of turns and observations, of lengths spread as those of searching rollouts are: from a third to `longest`."""
+    """Rows of turns and observations, of lengths spread as those of searching rollouts are: from a third to
+    `longest`.
+    """
     rng = np.random.default_rng(seed)
     layout, made = TokenLayout(num_sequences=rows), []
     for n in range(rows):
@@ -41,8 +43,17 @@ def make_columns(rows: int, longest: int, vocabulary: int, seed: int = 0) -> tup
         used = 0
         while used + OBSERVATION_TOKENS + TURN_TOKENS <= length:
             row.append(rng.integers(4, vocabulary, OBSERVATION_TOKENS), decision=False)
-            ids, logp = rng.integers(4, vocabulary, TURN_TOKENS), rng.uniform(-6, -4, TURN_TOKENS).astype(np.float32)
-            row.append(ids, decision=True, sampler_logp=logp, advantage=float(rng.normal()), turn_id=len(layout.turn_keys))
+            ids, logp = (
+                rng.integers(4, vocabulary, TURN_TOKENS),
+                rng.uniform(-6, -4, TURN_TOKENS).astype(np.float32),
+            )
+            row.append(
+                ids,
+                decision=True,
+                sampler_logp=logp,
+                advantage=float(rng.normal()),
+                turn_id=len(layout.turn_keys),
+            )
             layout.turn_keys.append((str(n), used))
             used += OBSERVATION_TOKENS + TURN_TOKENS
         layout.rollout_ids_N.append(str(n))
@@ -76,7 +87,9 @@ def seconds(function) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=["tiny", "smollm2"], default="tiny")
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--longest", type=int, default=220, help="tokens of the longest row, at most")
@@ -88,9 +101,16 @@ def main() -> None:
     torch.set_num_threads(1)
 
     config = IGPOConfig().environment("search", env_config={"protocol": "tiny"})
-    config.training(model_path=args.model, loss={"kl_coeff": 0.0}, tokens_per_micro_batch=args.tokens_per_micro_batch, lr=1e-5)
+    config.training(
+        model_path=args.model,
+        loss={"kl_coeff": 0.0},
+        tokens_per_micro_batch=args.tokens_per_micro_batch,
+        lr=1e-5,
+    )
     config.validate()
-    learner = IGPOTorchLearner(config=config, module_spec=config.get_multi_rl_module_spec(spaces=spaces(config)))
+    learner = IGPOTorchLearner(
+        config=config, module_spec=config.get_multi_rl_module_spec(spaces=spaces(config))
+    )
     learner.build()
     model = learner._hugging_face("default_policy").hf
     columns, layout = make_columns(args.rows, args.longest, model.config.vocab_size)
@@ -116,14 +136,17 @@ def main() -> None:
         ratios.append(theirs / mine)
         padded_ratios.append(padded / mine)
         print(
-            f"learner {tokens / mine:8,.0f} tokens/s   bare {tokens / theirs:8,.0f}   bare, padded {tokens / padded:8,.0f}",
+            f"learner {tokens / mine:8,.0f} tokens/s   bare {tokens / theirs:8,.0f}   bare, padded "
+            f"{tokens / padded:8,.0f}",
             flush=True,
         )
     widths = sum(len(rows) * lengths_N[rows].max() for rows in micro_batches)
     against_bare, against_padded = statistics.median(ratios), statistics.median(padded_ratios)
     print(
-        f"{args.model}, {args.rows} rows, {tokens} tokens in {len(micro_batches)} micro-batches: {against_bare:.2f} of the bare "
-        f"packed loop, {against_padded:.2f} times the padded one; padding {1 - tokens / widths:.1%} of padded rows, "
+        f"{args.model}, {args.rows} rows, {tokens} tokens in {len(micro_batches)} micro-batches: "
+        f"{against_bare:.2f} of the bare "
+        f"packed loop, {against_padded:.2f} times the padded one; padding {1 - tokens / widths:.1%} of "
+        "padded rows, "
         f"{1 - tokens / padded_size(lengths_N):.1%} of attention here, none elsewhere"
     )
 

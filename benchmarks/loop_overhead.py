@@ -4,12 +4,13 @@
     OMP_NUM_THREADS=1 python -m benchmarks.loop_overhead --profile
     OMP_NUM_THREADS=1 python -m benchmarks.loop_overhead --transport
 
-`conf/igpo.yaml` as it stands, 256 rollouts at once (32 prompts x 8) with an engine that answers at once: two thirds of the turns
-search, for one of a few things that the group asks about. What is left is the loop's own work: prompts, parsing, tools,
-tokenising, requests. Processor time, which other work on the machine hardly touches.
+`conf/igpo.yaml` as it stands, 256 rollouts at once (32 prompts x 8) with an engine that answers at once: two
+thirds of the turns search, for one of a few things that the group asks about. What is left is the loop's own
+work: prompts, parsing, tools, tokenising, requests. Processor time, which other work on the machine hardly
+touches.
 
-`--transport`: what it takes to bring the rollouts from the env runner to the driver, as records and as RLlib's episodes; in
-both cases the driver ends with episodes.
+`--transport`: what it takes to bring the rollouts from the env runner to the driver, as records and as
+RLlib's episodes; in both cases the driver ends with episodes.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class InstantEngine:
     def __init__(self, task: SearchTask):
         titles = [document.title for document in task.corpus or ()]
         self._searches = [
-            task.protocol.decision(Action(ActionKind.TOOL, tool="search", arguments={"query": f"{title} mother"}))
+            task.protocol.decision(
+                Action(ActionKind.TOOL, tool="search", arguments={"query": f"{title} mother"})
+            )
             for title in titles
         ]
         self._answer = task.protocol.decision(Action(ActionKind.ANSWER, text="red"))
@@ -73,7 +76,11 @@ class InstantEngine:
     def _decide(self, request: Generate) -> Generated:
         _, prompt, _, turn = request.request_id.split("/")
         draw = request.seed % 3
-        ids = self._answer if draw == 0 else self._searches[(5 * int(prompt) + int(turn) + draw) % len(self._searches)]
+        ids = (
+            self._answer
+            if draw == 0
+            else self._searches[(5 * int(prompt) + int(turn) + draw) % len(self._searches)]
+        )
         return Generated(request.request_id, list(ids), np.zeros(len(ids), np.float32), "stop")
 
 
@@ -87,9 +94,15 @@ def jobs_of(task: SearchTask, seed: int) -> list[RolloutJob]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", action="store_true", help="the loop's functions that take longest, in its own thread")
-    parser.add_argument("--transport", action="store_true", help="measure the way from env runner to driver instead")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="the loop's functions that take longest, in its own thread"
+    )
+    parser.add_argument(
+        "--transport", action="store_true", help="measure the way from env runner to driver instead"
+    )
     args = parser.parse_args()
     [experiment] = load_experiments("conf/igpo.yaml")
     task = SearchTask(experiment.algorithm_config().env_settings())
@@ -113,7 +126,10 @@ def main() -> None:
     if args.profile:
         pstats.Stats(profile).sort_stats("cumulative").print_stats(r"envs|rllib", LARGEST)
     own, all_threads = np.median(microseconds, axis=0)
-    print(f"{own:.0f} us a turn in the loop's thread, {all_threads:.0f} us in all threads, median of {len(microseconds)} batches")
+    print(
+        f"{own:.0f} us a turn in the loop's thread, {all_threads:.0f} us in all threads, median of "
+        f"{len(microseconds)} batches"
+    )
 
 
 def compare_transport(records: list[EpisodeRecord], task: SearchTask) -> None:
@@ -137,7 +153,10 @@ def compare_transport(records: list[EpisodeRecord], task: SearchTask) -> None:
             milliseconds[name].append(1e3 * (time.perf_counter() - started))
     ray.shutdown()
     told = ", ".join(f"{name} {np.median(taken):.0f} ms" for name, taken in milliseconds.items())
-    print(f"{len(records)} rollouts of {sum(record.rollout.num_turns for record in records)} turns to the driver: {told}")
+    print(
+        f"{len(records)} rollouts of {sum(record.rollout.num_turns for record in records)} turns to the "
+        f"driver: {told}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """How much of the supporting evidence each retriever finds, with the question itself as the query.
 
-    python -m benchmarks.retrieval_recall --questions questions.jsonl --passages passages.jsonl --encoder ENCODER_FOLDER
+    python -m benchmarks.retrieval_recall --questions questions.jsonl --passages passages.jsonl --encoder
+    ENCODER_FOLDER
 
-Recall@k of one question: the share of its supporting titles (`metadata.supporting_titles`) with a passage among the first k.
+Recall@k of one question: the share of its supporting titles (`metadata.supporting_titles`) with a passage
+among the first k.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ def title_recall(retriever: Retriever, questions: list[Question], corpus: Corpus
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--questions", required=True, help="FlashRAG JSONL with supporting titles")
     parser.add_argument("--passages", required=True, help="JSONL of id, contents")
     parser.add_argument("--encoder", help="folder or hub name; without it only BM25 is measured")
@@ -40,13 +44,21 @@ def main() -> None:
     args = parser.parse_args()
 
     corpus = load_corpus(args.passages)
-    questions = [q for q in resolve_gold_documents(load_questions(args.questions), corpus) if q.gold_document_ids]
+    questions = [
+        q for q in resolve_gold_documents(load_questions(args.questions), corpus) if q.gold_document_ids
+    ]
     settings = [RetrieverSettings(kind="bm25")]
     if args.encoder:
         dense = DenseSettings(
-            encoder=args.encoder, query_prefix=args.query_prefix, passage_prefix=args.passage_prefix, device=args.device
+            encoder=args.encoder,
+            query_prefix=args.query_prefix,
+            passage_prefix=args.passage_prefix,
+            device=args.device,
         )
-        settings += [RetrieverSettings(kind="dense", dense=dense), RetrieverSettings(kind="hybrid", dense=dense)]
+        settings += [
+            RetrieverSettings(kind="dense", dense=dense),
+            RetrieverSettings(kind="hybrid", dense=dense),
+        ]
     print(f"{len(questions)} questions with known evidence, {len(corpus):,} passages")
     for setting in settings:
         started = time.perf_counter()

@@ -1,12 +1,14 @@
 """What an index costs as the corpus grows: memory, seconds to build and to open, and a batch of 128 queries.
 
-    python -m benchmarks.retrieval_scale                    (10k, 100k and 1M generated passages, BM25; minutes)
-    python -m benchmarks.retrieval_scale --kind hnsw        (random unit vectors of 384 dimensions in place of passages)
+    python -m benchmarks.retrieval_scale                    (10k, 100k and 1M generated passages, BM25;
+    minutes) python -m benchmarks.retrieval_scale --kind hnsw        (random unit vectors of 384 dimensions in
+    place of passages)
 
-Passages have 100 words drawn by Zipf's law from 200,000, as English has them, less the 30 commonest (stop words are not indexed);
-queries have 6. Each size runs in a process of its own, so that its peak memory (corpus included) is its own. For `flat` and
-`hnsw` the vector index alone is measured: an encoder's cost per passage does not depend on how many there are. Seconds are
-wall-clock; those in brackets are the process's own CPU time, which other work on the machine hardly touches.
+Passages have 100 words drawn by Zipf's law from 200,000, as English has them, less the 30 commonest (stop
+words are not indexed); queries have 6. Each size runs in a process of its own, so that its peak memory
+(corpus included) is its own. For `flat` and `hnsw` the vector index alone is measured: an encoder's cost per
+passage does not depend on how many there are. Seconds are wall-clock; those in brackets are the process's own
+CPU time, which other work on the machine hardly touches.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ def measure_bm25(passages: int, folder: Path) -> dict[str, tuple[float, float]]:
     from envs.retrieval.bm25 import BM25Retriever
 
     rng = np.random.default_rng(0)
-    corpus = Corpus(Document(str(n), f"t{n}", " ".join(words(rng, WORDS_PER_PASSAGE))) for n in range(passages))
+    corpus = Corpus(
+        Document(str(n), f"t{n}", " ".join(words(rng, WORDS_PER_PASSAGE))) for n in range(passages)
+    )
     build, _ = timed(lambda: BM25Retriever(corpus, cache=folder))
     open_, retriever = timed(lambda: BM25Retriever(corpus, cache=folder))
     queries: list[str] = [" ".join(words(rng, WORDS_PER_QUERY)) for _ in range(QUERIES)]
@@ -66,7 +70,11 @@ def measure_vectors(kind: str, passages: int, folder: Path) -> dict[str, tuple[f
 
     rng = np.random.default_rng(0)
     index, file = empty_index(kind, DIMENSIONS), str(folder / "index.faiss")
-    build, _ = timed(lambda: [index.add(unit_vectors(rng, min(CHUNK, passages - start))) for start in range(0, passages, CHUNK)])
+    build, _ = timed(
+        lambda: [
+            index.add(unit_vectors(rng, min(CHUNK, passages - start))) for start in range(0, passages, CHUNK)
+        ]
+    )
     faiss.write_index(index, file)
     open_, opened = timed(lambda: faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC))
     queries = unit_vectors(rng, QUERIES)
@@ -99,14 +107,18 @@ def best_seconds(function: Callable) -> tuple[float, float]:
 def one_size(kind: str, passages: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        measured: dict = dict(measure_bm25(passages, path) if kind == "bm25" else measure_vectors(kind, passages, path))
+        measured: dict = dict(
+            measure_bm25(passages, path) if kind == "bm25" else measure_vectors(kind, passages, path)
+        )
         measured["index_gib"] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 2**30
     measured["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return measured
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kind", choices=("bm25", "flat", "hnsw"), default="bm25")
     parser.add_argument("--passages", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
@@ -116,14 +128,25 @@ def main() -> None:
         return
     print(f"{args.kind}: batches of {QUERIES} queries, top {TOP_K}, best of {REPEATS}; wall-clock (CPU)")
     print(
-        f"{'passages':>10} {'build s':>17} {'open s':>15} {'batch ms':>15} {'one query ms':>15} {'index GiB':>10} {'peak GiB':>9}"
+        f"{'passages':>10} {'build s':>17} {'open s':>15} {'batch ms':>15} {'one query ms':>15} "
+        f"{'index GiB':>10} {'peak GiB':>9}"
     )
     for passages in args.passages:
-        command = [sys.executable, "-m", "benchmarks.retrieval_scale", "--one", "--kind", args.kind, "--passages", str(passages)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.retrieval_scale",
+            "--one",
+            "--kind",
+            args.kind,
+            "--passages",
+            str(passages),
+        ]
         result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         m = json.loads(result.stdout.splitlines()[-1])
         print(
-            f"{passages:>10,} {pair(m['build'], 1):>17} {pair(m['open'], 1):>15} {pair(m['batch'], 1000):>15} "
+            f"{passages:>10,} {pair(m['build'], 1):>17} {pair(m['open'], 1):>15} "
+            f"{pair(m['batch'], 1000):>15} "
             f"{pair(m['one'], 1000):>15} {m['index_gib']:10.2f} {m['peak_gib']:9.2f}",
             flush=True,
         )

@@ -2,9 +2,10 @@
 
     python -m benchmarks.rollout_log_overhead [--config conf/igpo.yaml] [--iterations 8] [--tokens]
 
-A real run, started as `rllib train` starts it, with clocks around the log. `waited`: what the training loop spent in the
-log's calls, waiting for the disk before a checkpoint counts included. `worked`: processor time of the log's own thread, of
-which the machine has `cores` times as much. Both as shares of the run's iterations. The target is 1% of each.
+A real run, started as `rllib train` starts it, with clocks around the log. `waited`: what the training loop
+spent in the log's calls, waiting for the disk before a checkpoint counts included. `worked`: processor time
+of the log's own thread, of which the machine has `cores` times as much. Both as shares of the run's
+iterations. The target is 1% of each.
 """
 
 from __future__ import annotations
@@ -38,25 +39,40 @@ def timed(function: Callable, clock: Callable[[], float], seconds: list[float]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", default="conf/igpo.yaml")
     parser.add_argument("--iterations", type=int, default=8)
     parser.add_argument("--tokens", action="store_true", help="also write the table `tokens`")
     args = parser.parse_args()
 
     seconds: dict[str, list[float]] = defaultdict(list)
-    for name, clock in (("write", time.perf_counter), ("flush", time.perf_counter), ("_write", time.thread_time)):
+    for name, clock in (
+        ("write", time.perf_counter),
+        ("flush", time.perf_counter),
+        ("_write", time.thread_time),
+    ):
         setattr(RolloutLogWriter, name, timed(getattr(RolloutLogWriter, name), clock, seconds[name]))
     with tempfile.TemporaryDirectory(prefix="rollout-log-") as folder:
-        changes = [f"storage_path={folder}", "evaluation_interval=null", f"log_tokens={str(args.tokens).lower()}"]
+        changes = [
+            f"storage_path={folder}",
+            "evaluation_interval=null",
+            f"log_tokens={str(args.tokens).lower()}",
+        ]
         experiments = load_experiments(args.config, changes, {"training_iteration": args.iterations})
         if code := launch(experiments, LaunchOptions(command=("rollout_log_overhead",)), Console()):
             raise SystemExit(code)
         with open_run("last", runs_dir=folder) as run:
-            total, turns = run.sql("SELECT sum(seconds['total']), (SELECT count(*) FROM turns) FROM iterations").fetchall()[0]
+            total, turns = run.sql(
+                "SELECT sum(seconds['total']), (SELECT count(*) FROM turns) FROM iterations"
+            ).fetchall()[0]
         size = sum(path.stat().st_size for path in Path(folder).glob("*/*/rollouts/*/*.parquet"))
     waited, worked = sum(seconds["write"]) + sum(seconds["flush"]), sum(seconds["_write"])
-    print(f"{args.iterations} iterations of {args.config}: {total:.1f} s, {turns} turns, {size / turns:.0f} bytes a turn")
+    print(
+        f"{args.iterations} iterations of {args.config}: {total:.1f} s, {turns} turns, {size / turns:.0f} "
+        "bytes a turn"
+    )
     print(f"waited  {1000 * waited / args.iterations:7.1f} ms an iteration  {waited / total:.2%}")
     print(f"worked  {1000 * worked / args.iterations:7.1f} ms an iteration  {worked / total:.2%} of one core")
 

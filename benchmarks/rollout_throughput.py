@@ -1,4 +1,5 @@
-"""How much of the engine's speed do rollouts keep, and what does it bring that no rollout waits for another one's turn?
+"""How much of the engine's speed do rollouts keep, and what does it bring that no rollout waits for another
+one's turn?
 
     python -m benchmarks.rollout_throughput
     python -m benchmarks.rollout_throughput --model smollm2 --prompts 4 --group-size 8 --max-num-seqs 32
@@ -7,11 +8,13 @@
 Three ways over the same rollouts (same prompts and seeds), in turn, the prefix cache emptied before each:
 
 - `loop`: the rollout loop, local tools;
-- `replay`: its very requests, the same ids and as many tokens, all handed to `LLM.generate` at once, which never waits;
-- `loop` against `barrier` with tools that take 0.5 s a call: the barrier writes all turns, then calls all tools at once.
-  No loop is faster than the calls of the rollout that makes most of them, nor than the replay: a loop as fast as the slower of
-  these two would reach the ratio called `limit`. With `--varying` a call takes 0.5 s on average, as calls over a network vary
-  (exponentially distributed), and the calls of a rollout are no bound that can be told.
+- `replay`: its very requests, the same ids and as many tokens, all handed to `LLM.generate` at once, which
+  never waits;
+- `loop` against `barrier` with tools that take 0.5 s a call: the barrier writes all turns, then calls all
+  tools at once. No loop is faster than the calls of the rollout that makes most of them, nor than the replay:
+  a loop as fast as the slower of these two would reach the ratio called `limit`. With `--varying` a call
+  takes 0.5 s on average, as calls over a network vary (exponentially distributed), and the calls of a rollout
+  are no bound that can be told.
 
 Ratios are medians of pairs that ran one after the other.
 """
@@ -77,7 +80,9 @@ def replay(engine, recorder: Recorder) -> float:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--varying", action="store_true", help="tools take 0.5 s on average, each call another time")
+    parser.add_argument(
+        "--varying", action="store_true", help="tools take 0.5 s on average, each call another time"
+    )
     args = parser.parse_args()
     task = open_task(args)
     engine = open_engine(args, task)
@@ -95,7 +100,8 @@ def main() -> None:
         replays.append(replayed)
         against_replay.append(speed / replayed)
         print(
-            f"loop {speed:8,.0f} tokens/s   replay {replayed:8,.0f}   ratio {speed / replayed:.2f}   ({tokens} tokens)",
+            f"loop {speed:8,.0f} tokens/s   replay {replayed:8,.0f}   ratio {speed / replayed:.2f}   "
+            f"({tokens} tokens)",
             flush=True,
         )
 
@@ -118,8 +124,10 @@ def main() -> None:
 
     turns = len(recorder.requests)
     print(
-        f"{args.model}, {len(jobs)} rollouts, {turns} turns of {tokens / turns:.1f} tokens, max_num_seqs {args.max_num_seqs}: "
-        f"{statistics.median(against_replay):.2f} of the replay, {statistics.median(against_barrier):.2f} times the barrier "
+        f"{args.model}, {len(jobs)} rollouts, {turns} turns of {tokens / turns:.1f} tokens, max_num_seqs "
+        f"{args.max_num_seqs}: "
+        f"{statistics.median(against_replay):.2f} of the replay, {statistics.median(against_barrier):.2f} "
+        "times the barrier "
         f"(limit {statistics.median(limits):.2f}, up to {most_calls} calls a rollout)"
     )
 

@@ -1,4 +1,6 @@
-"""What the benchmarks of sampling share: a task, its jobs, an engine that notes requests, the loop with a barrier per turn."""
+"""What the benchmarks of sampling share: a task, its jobs, an engine that notes requests, the loop with a
+barrier per turn.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from envs.search.task import SearchTask
 from envs.search.trajectory import ActionKind
 
 SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"protocol": "tiny", "max_turns": 6, "max_turn_tokens": 16, "max_observation_tokens": 64, "max_context_tokens": 512},
+    "tiny": {
+        "protocol": "tiny",
+        "max_turns": 6,
+        "max_turn_tokens": 16,
+        "max_observation_tokens": 64,
+        "max_context_tokens": 512,
+    },
     "smollm2": {
         "protocol": "chat_short",
         "max_turns": 4,
@@ -30,7 +38,9 @@ SIZES: dict[str, dict[str, Any]] = {
 
 def arguments(description: str | None, **defaults: int) -> argparse.ArgumentParser:
     """The options of every benchmark of sampling."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=list(SIZES), default="tiny")
     parser.add_argument("--prompts", type=int, default=defaults.get("prompts", 16))
     parser.add_argument("--group-size", type=int, default=8)
@@ -38,7 +48,9 @@ def arguments(description: str | None, **defaults: int) -> argparse.ArgumentPars
     parser.add_argument("--repeats", type=int, default=defaults.get("repeats", 3))
     parser.add_argument("--turn-tokens", type=int, help="most tokens of a turn")
     parser.add_argument("--turns", type=int, help="most turns of a rollout")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of the engine")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of the engine"
+    )
     return parser
 
 
@@ -47,7 +59,10 @@ def open_task(args: argparse.Namespace) -> SearchTask:
     sizes = dict(SIZES[args.model])
     if args.turn_tokens is not None:
         more = args.turn_tokens - sizes["max_turn_tokens"]
-        sizes |= {"max_turn_tokens": args.turn_tokens, "max_context_tokens": sizes["max_context_tokens"] + 4 * max(0, more)}
+        sizes |= {
+            "max_turn_tokens": args.turn_tokens,
+            "max_context_tokens": sizes["max_context_tokens"] + 4 * max(0, more),
+        }
     if args.turns is not None:
         sizes["max_turns"] = args.turns
     world = {"hops": {2: 0.6, 3: 0.4}}
@@ -73,7 +88,9 @@ def forget(engine: VLLMEngine) -> None:
         raise RuntimeError("the prefix cache could not be emptied")
 
 
-def make_jobs(args: argparse.Namespace, task: SearchTask, *, score_beliefs: bool, seed: int = 0) -> list[RolloutJob]:
+def make_jobs(
+    args: argparse.Namespace, task: SearchTask, *, score_beliefs: bool, seed: int = 0
+) -> list[RolloutJob]:
     """Whole groups, as a training iteration samples them."""
     return [
         RolloutJob(question, f"{index}/{g}", str(index), (seed, 0, index, g), score_beliefs=score_beliefs)
@@ -99,7 +116,8 @@ def _slowed(function: Callable[..., Any], latency: Callable[[], float]) -> Calla
 def full_turns(task: SearchTask) -> None:
     """Every turn takes all its tokens, whatever they are, and then searches, until the turns run out.
 
-    An untrained model stops after a few dozen tokens; what a turn of hundreds costs is to be measured, not what it says.
+    An untrained model stops after a few dozen tokens; what a turn of hundreds costs is to be measured, not
+    what it says.
     """
     protocol: Any = task.protocol
     query = task.train_questions[0].text
@@ -131,7 +149,9 @@ class Recorder:
 
 
 class BarrierLoop(RolloutLoop):
-    """The loop as most trainers have it: all turns are written, then all tools are called, then all scores are taken."""
+    """The loop as most trainers have it: all turns are written, then all tools are called, then all scores
+    are taken.
+    """
 
     def run(self, jobs: list[RolloutJob]):
         return _BarrierRun(self, jobs).finish()

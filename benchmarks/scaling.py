@@ -1,14 +1,16 @@
 """What does sampling cost as groups, turns and tokens grow, and what does a second env runner bring?
 
     OMP_NUM_THREADS=1 python -m benchmarks.scaling
-    OMP_NUM_THREADS=1 python -m benchmarks.scaling --model smollm2 --prompts 2 --group-size 4 --repeats 1 --svg scaling.svg
-    OMP_NUM_THREADS=1 python -m benchmarks.scaling --runners
+    OMP_NUM_THREADS=1 python -m benchmarks.scaling --model smollm2 --prompts 2 --group-size 4 --repeats 1
+    --svg scaling.svg OMP_NUM_THREADS=1 python -m benchmarks.scaling --runners
 
-Without `--runners`: one engine in this process, scores taken, one knob changed at a time, processor seconds; beside them what
-`igpo estimate --device cpu` would say of the rollouts that came out. The shortest of the repeats counts. `--svg` draws both.
+Without `--runners`: one engine in this process, scores taken, one knob changed at a time, processor seconds;
+beside them what `igpo estimate --device cpu` would say of the rollouts that came out. The shortest of the
+repeats counts. `--svg` draws both.
 
-With `--runners`: whole algorithms of the embedded policy with 1 and 2 env runners sample the same prompts in turn, with a
-retriever that answers at once and with one that takes 0.5 s a call; wall-clock, as runners are processes of their own.
+With `--runners`: whole algorithms of the embedded policy with 1 and 2 env runners sample the same prompts in
+turn, with a retriever that answers at once and with one that takes 0.5 s a call; wall-clock, as runners are
+processes of their own.
 """
 
 from __future__ import annotations
@@ -61,8 +63,12 @@ def expected_seconds(device, args: argparse.Namespace, task: SearchTask, rollout
         turns=len(turns) / len(rollouts),
         turn_tokens=float(np.mean([turn.num_decision_tokens for turn in turns])),
         observation_tokens=float(np.mean([turn.num_observation_tokens for turn in turns])),
-        prompt_tokens=float(np.mean([len(task.protocol.prompt("", r.question.text, ["search", "answer"])) for r in rollouts])),
-        answer_tokens=float(np.mean([len(task.protocol.scoring_suffix(r.question.golds[0]).ids) for r in rollouts])),
+        prompt_tokens=float(
+            np.mean([len(task.protocol.prompt("", r.question.text, ["search", "answer"])) for r in rollouts])
+        ),
+        answer_tokens=float(
+            np.mean([len(task.protocol.scoring_suffix(r.question.golds[0]).ids) for r in rollouts])
+        ),
     )
     found = estimate(model_of(config), workload_of(config, expected, on_cpu=True), device)
     return sum(found.seconds[phase] for phase in ("generate", "prefill", "score"))
@@ -77,7 +83,11 @@ def grow(args: argparse.Namespace) -> None:
     engine = open_engine(args, task)
     measure(engine, task, args)  # the first batch after a start is slower than the rest
     device = this_cpu(torch.get_num_threads(), args.dtype)
-    print("| what grows | rollouts | turns | written tokens | processor s | ms a turn | estimate s |", "|---" * 7 + "|", sep="\n")
+    print(
+        "| what grows | rollouts | turns | written tokens | processor s | ms a turn | estimate s |",
+        "|---" * 7 + "|",
+        sep="\n",
+    )
 
     points: list[dict[str, Any]] = []
 
@@ -100,7 +110,11 @@ def grow(args: argparse.Namespace) -> None:
     for turns in range(1, task.settings.max_turns + 1):
         row("turns, at most", turns, SearchTask(task.settings.model_copy(update={"max_turns": turns})))
     for tokens in TURN_TOKENS[args.model]:
-        row("tokens a turn, at most", tokens, SearchTask(task.settings.model_copy(update={"max_turn_tokens": tokens})))
+        row(
+            "tokens a turn, at most",
+            tokens,
+            SearchTask(task.settings.model_copy(update={"max_turn_tokens": tokens})),
+        )
     if args.svg is not None:
         draw(points, args.svg)
 
@@ -117,7 +131,9 @@ def draw(points: list[dict[str, Any]], path: str) -> None:
             lines.encode(
                 x=alt.X("value:Q", title=knob, axis=alt.Axis(tickMinStep=1)),
                 y=alt.Y("seconds:Q", title="processor seconds"),
-                color=alt.Color("kind:N", title=None, sort=["measured", "estimated"], legend=alt.Legend(orient="top")),
+                color=alt.Color(
+                    "kind:N", title=None, sort=["measured", "estimated"], legend=alt.Legend(orient="top")
+                ),
                 strokeDash=alt.StrokeDash("kind:N", sort=["measured", "estimated"], legend=None),
             )
         )
@@ -156,7 +172,8 @@ def compare_runners(args: argparse.Namespace) -> None:
         remote = ratio(url)
     ray.shutdown()
     print(
-        f"{args.prompts} x 8 rollouts, 2 runners: {local:.2f} x as fast with local tools, {remote:.2f} x with {LATENCY} s a call"
+        f"{args.prompts} x 8 rollouts, 2 runners: {local:.2f} x as fast with local tools, {remote:.2f} x "
+        f"with {LATENCY} s a call"
     )
 
 

@@ -1,12 +1,14 @@
 """What does information gain cost while sampling?
 
     python -m benchmarks.scoring_share
-    python -m benchmarks.scoring_share --model smollm2 --prompts 1 --max-num-seqs 8 --turns 3 --turn-tokens 400 --full-turns
+    python -m benchmarks.scoring_share --model smollm2 --prompts 1 --max-num-seqs 8 --turns 3 --turn-tokens
+    400 --full-turns
 
-The same rollouts (same prompts and seeds), in turn, the prefix cache emptied before each: without scores, with scores as
-training takes them (requests of the running engine, the prompt of a group scored once, contexts out of the prefix
-cache), and with the naive scores of most implementations: after sampling, every (context, answer) in full.
-The cost is what sampling takes longer, as a share of sampling with scores: wall-clock, and in square brackets processor time.
+The same rollouts (same prompts and seeds), in turn, the prefix cache emptied before each: without scores,
+with scores as training takes them (requests of the running engine, the prompt of a group scored once,
+contexts out of the prefix cache), and with the naive scores of most implementations: after sampling, every
+(context, answer) in full. The cost is what sampling takes longer, as a share of sampling with scores:
+wall-clock, and in square brackets processor time.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ def naive_seconds(loop: RolloutLoop, engine, records: list[EpisodeRecord]) -> np
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--full-turns", action="store_true", help="every turn takes all its tokens, and searches")
+    parser.add_argument(
+        "--full-turns", action="store_true", help="every turn takes all its tokens, and searches"
+    )
     args = parser.parse_args()
     task = open_task(args)
     if args.full_turns:
@@ -79,13 +83,16 @@ def main() -> None:
         shares.append(1 - without / with_scores)
         naive_shares.append(naive / (without + naive))
         print(
-            f"without {without[0]:6.2f} s   with scores {with_scores[0]:6.2f} s ({told(shares[-1])})   naive {naive[0]:6.2f} s "
-            f"more ({told(naive_shares[-1])})   {sum(turn_tokens(records))} and {sum(turn_tokens(scored_records))} tokens",
+            f"without {without[0]:6.2f} s   with scores {with_scores[0]:6.2f} s ({told(shares[-1])})   "
+            f"naive {naive[0]:6.2f} s "
+            f"more ({told(naive_shares[-1])})   {sum(turn_tokens(records))} and "
+            f"{sum(turn_tokens(scored_records))} tokens",
             flush=True,
         )
     turns = turn_tokens(scored_records)
     print(
-        f"{args.model}, {len(scored)} rollouts, {len(turns)} turns of {np.mean(turns):.1f} tokens: scores are "
+        f"{args.model}, {len(scored)} rollouts, {len(turns)} turns of {np.mean(turns):.1f} tokens: scores "
+        "are "
         f"{told(np.median(shares, axis=0))} of sampling, naive scores {told(np.median(naive_shares, axis=0))}"
     )
 

@@ -2,12 +2,12 @@
 
     python -m benchmarks.scoring_speed
 
-A trajectory of 8 turns that ends at 4,096 tokens is scored after the prompt and after every turn but the last, by each
-scorer on the same weights (a random Llama of 30M parameters, float32, CPU; `--model` takes a folder). The yardstick,
-`naive`, runs each context and answer in a forward of its own, without padding. `tree` cannot be faster than its
-ceiling, the tokens that `naive` computes over those that are different. `vllm_prefix` finds the contexts in the prefix
-cache, as decoding leaves them; answers are new in each repeat, since its own would be cached too. All scores must
-agree within 1e-4.
+A trajectory of 8 turns that ends at 4,096 tokens is scored after the prompt and after every turn but the
+last, by each scorer on the same weights (a random Llama of 30M parameters, float32, CPU; `--model` takes a
+folder). The yardstick, `naive`, runs each context and answer in a forward of its own, without padding. `tree`
+cannot be faster than its ceiling, the tokens that `naive` computes over those that are different.
+`vllm_prefix` finds the contexts in the prefix cache, as decoding leaves them; answers are new in each repeat,
+since its own would be cached too. All scores must agree within 1e-4.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def save_model(folder: str) -> str:
 
 
 def make_queries(histories: list[np.ndarray], turns: int, answer: int, seed: int) -> list[BeliefQuery]:
-    """Contexts after the prompt and after all turns but the last, equally spaced; fresh answers for every `seed`."""
+    """Contexts after the prompt and after all turns but the last, equally spaced; fresh answers for every
+    `seed`.
+    """
     rng = np.random.default_rng(seed)
     queries = []
     for history in histories:
@@ -70,7 +72,9 @@ def ceiling(queries: list[BeliefQuery]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", help="Hugging Face folder; without it a random Llama")
     parser.add_argument("--trajectories", type=int, default=1)
     parser.add_argument("--turns", type=int, default=8)
@@ -119,9 +123,13 @@ def main() -> None:
     limit = ceiling(queries)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
-        f"{args.trajectories} trajectories x {args.turns} turns, {args.length} tokens, answers of {TEMPLATE + args.answer} tokens"
+        f"{args.trajectories} trajectories x {args.turns} turns, {args.length} tokens, answers of "
+        f"{TEMPLATE + args.answer} tokens"
     )
-    print(f"{parameters / 1e6:.0f}M parameters, float32, {torch.get_num_threads()} threads; largest difference {gap:.0e}")
+    print(
+        f"{parameters / 1e6:.0f}M parameters, float32, {torch.get_num_threads()} threads; largest "
+        f"difference {gap:.0e}"
+    )
     for name, value in best.items():
         share = f", {best['naive'] / value / limit:.2f} of its ceiling {limit:.2f}" if name == "tree" else ""
         print(f"{name:12}{value * 1e3:10.1f} ms   {best['naive'] / value:6.1f} x naive{share}")

@@ -2,10 +2,11 @@
 
     python -m benchmarks.sql_speed [--turns 10000000] [--runs 3] [--only NAME ...]
 
-The log is generated (`benchmarks.generated_log`), about 1.5 GB in a temporary folder, and lies in the page cache when the
-queries run. Each query runs in a process of its own, which opens the log as `igpo sql` does but gives DuckDB 2 threads and
-3 GB. Reported: the shortest of some runs, its processor seconds (of 2 cores), and the process's peak memory. Processor
-seconds / 2 is what the query takes on two cores that nothing else uses.
+The log is generated (`benchmarks.generated_log`), about 1.5 GB in a temporary folder, and lies in the page
+cache when the queries run. Each query runs in a process of its own, which opens the log as `igpo sql` does
+but gives DuckDB 2 threads and
+3 GB. Reported: the shortest of some runs, its processor seconds (of 2 cores), and the process's peak memory.
+Processor seconds / 2 is what the query takes on two cores that nothing else uses.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def measure(folder: str, name: str, runs: int, queue: multiprocessing.Queue) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--turns", type=int, default=10_000_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=sorted(named_queries()), help="names of queries")
@@ -85,7 +88,10 @@ def main() -> None:
             write_generated_log(folder / "rollouts", args.turns, iterations=max(1, args.turns // 10_000))
             print(f"log made in {time.perf_counter() - start:.0f} s")
         with open_run(folder) as run:
-            counts = {name: run.table(name).count("*").fetchall()[0][0] for name in ("turns", "episodes", "tool_calls")}
+            counts = {
+                name: run.table(name).count("*").fetchall()[0][0]
+                for name in ("turns", "episodes", "tool_calls")
+            }
         size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
         print(", ".join(f"{count:,} {name}" for name, count in counts.items()), f"in {size / 1e9:.2f} GB")
 

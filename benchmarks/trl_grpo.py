@@ -2,13 +2,15 @@
 
     python -m venv /path/to/trl && /path/to/trl/bin/pip install "trl==1.16.0" torch transformers
     python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python
-    python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python --model smollm2 --prompts 2 --tokens 48 --steps 4
+    python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python --model smollm2 --prompts 2 --tokens 48
+    --steps 4
 
-Both train the same model by GRPO on the same prompts of one turn (the same token ids), with the same group size, longest
-completion, tokens that end one, KL coefficient and one update per step, with the same number of threads. They live in processes
-of their own and take their steps in turn. TRL generates with transformers, or with vLLM in its own process (`--trl-vllm`,
-for which its environment needs vLLM). The ratios are medians over pairs of steps; the first step is left out. Processor
-seconds, of a side's processes together, are what to compare where other work shares the machine.
+Both train the same model by GRPO on the same prompts of one turn (the same token ids), with the same group
+size, longest completion, tokens that end one, KL coefficient and one update per step, with the same number of
+threads. They live in processes of their own and take their steps in turn. TRL generates with transformers, or
+with vLLM in its own process (`--trl-vllm`, for which its environment needs vLLM). The ratios are medians over
+pairs of steps; the first step is left out. Processor seconds, of a side's processes together, are what to
+compare where other work shares the machine.
 """
 
 from __future__ import annotations
@@ -29,16 +31,24 @@ BETA = 0.001
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trl-python", help="interpreter of an environment with TRL")
     parser.add_argument("--model", choices=["tiny", "smollm2"], default="tiny")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=32, help="longest completion")
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each side; default: all cores")
-    parser.add_argument("--env-runners", type=int, default=1, help="0: this project samples in the learner's process, as TRL")
-    parser.add_argument("--trl-vllm", action="store_true", help="TRL generates with vLLM in its own process (colocate)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of each side; default: all cores"
+    )
+    parser.add_argument(
+        "--env-runners", type=int, default=1, help="0: this project samples in the learner's process, as TRL"
+    )
+    parser.add_argument(
+        "--trl-vllm", action="store_true", help="TRL generates with vLLM in its own process (colocate)"
+    )
     parser.add_argument("--side", choices=["ours", "trl"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side is not None:
@@ -56,7 +66,11 @@ def compare(args: argparse.Namespace) -> None:
     drawn = task.prompt_cursor(IGPOConfig().seed).next(args.prompts * (args.steps + 2))
     prompts = [task.protocol.prompt("", task.train_questions[index].text, ["answer"]) for index in drawn]
     facts = json.dumps({"folder": folder, "prompts": prompts, "stop": task.protocol.stop_token_ids})
-    options = ["--model", args.model, *(f"--{name}={getattr(args, name.replace('-', '_'))}" for name in NUMBERS)]
+    options = [
+        "--model",
+        args.model,
+        *(f"--{name}={getattr(args, name.replace('-', '_'))}" for name in NUMBERS),
+    ]
     options += ["--trl-vllm"] if args.trl_vllm else []
     pythons = {"ours": sys.executable, "trl": args.trl_python}
     sides = {side: Side(side, python, options, facts, args.threads) for side, python in pythons.items()}
@@ -72,14 +86,17 @@ def compare(args: argparse.Namespace) -> None:
     for side in sides.values():
         side.stop()
     print(
-        f"{args.model}, {args.prompts} x {args.group_size} completions of at most {args.tokens} tokens: a step in "
-        f"1/{statistics.median(ratios):.2f} of TRL's seconds and 1/{statistics.median(processor_ratios):.2f} of its processor "
+        f"{args.model}, {args.prompts} x {args.group_size} completions of at most {args.tokens} tokens: a "
+        "step in "
+        f"1/{statistics.median(ratios):.2f} of TRL's seconds and "
+        f"1/{statistics.median(processor_ratios):.2f} of its processor "
         f"seconds, {statistics.median(speeds):.2f} times its tokens/s"
     )
 
 
 def shown(answer: dict[str, float]) -> str:
-    return f"{answer['seconds']:6.2f} s ({answer['processor']:.2f}), {answer['tokens'] / answer['seconds']:6,.0f} tokens/s"
+    rate = answer["tokens"] / answer["seconds"]
+    return f"{answer['seconds']:6.2f} s ({answer['processor']:.2f}), {rate:6,.0f} tokens/s"
 
 
 NUMBERS = ("prompts", "group-size", "tokens", "steps", "threads", "env-runners")
@@ -114,7 +131,12 @@ class Side:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         command = [python, "-m", "benchmarks.trl_grpo", "--side", side, *options]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=sys.stderr,
+            text=True,
+            env=environment,
         )
         self._say(facts)
 
@@ -202,7 +224,9 @@ def serve_trl(args: argparse.Namespace) -> None:
     written = [0]
 
     class SamePrompts(GRPOTrainer):
-        """Text tokenised anew may become other ids than those that the other side's protocol put together from parts."""
+        """Text tokenised anew may become other ids than those that the other side's protocol put together
+        from parts.
+        """
 
         def _tokenize_prompts(self, prompts):
             return [ids_of[prompt] for prompt in prompts], None, {}

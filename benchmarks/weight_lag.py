@@ -2,8 +2,9 @@
 
     python -m benchmarks.weight_lag
 
-Two trainings of the embedded policy, synchronous and with lag 1, do their iterations in turn, first with a retriever that
-answers at once, then with one whose server takes 0.5 s a call. The first iteration of each is left out.
+Two trainings of the embedded policy, synchronous and with lag 1, do their iterations in turn, first with a
+retriever that answers at once, then with one whose server takes 0.5 s a call. The first iteration of each is
+left out.
 """
 
 from __future__ import annotations
@@ -59,11 +60,22 @@ def far_away_retriever(latency: float) -> Generator[str]:
 
 
 def build(lag: int, url: str | None, prompts: int, *, runners: int = 1):
-    retriever = {"kind": "bm25"} if url is None else {"kind": "http", "http": {"url": url, "max_concurrency": 256}}
+    retriever = (
+        {"kind": "bm25"} if url is None else {"kind": "http", "http": {"url": url, "max_concurrency": 256}}
+    )
     config = (
         IGPOConfig()
-        .environment("search", env_config={"corpus": "world", "world": WORLD, "max_turn_tokens": 16, "retriever": retriever})
-        .training(model_path="tiny", lr=5e-5, prompts_per_iteration=prompts, max_weight_lag=lag, engine={"kv_cache_gib": 0.5})
+        .environment(
+            "search",
+            env_config={"corpus": "world", "world": WORLD, "max_turn_tokens": 16, "retriever": retriever},
+        )
+        .training(
+            model_path="tiny",
+            lr=5e-5,
+            prompts_per_iteration=prompts,
+            max_weight_lag=lag,
+            engine={"kv_cache_gib": 0.5},
+        )
         .env_runners(num_env_runners=runners)
     )
     return config.build_algo()
@@ -92,7 +104,9 @@ def compare(url: str | None, prompts: int, iterations: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--iterations", type=int, default=6)
     args = parser.parse_args()
@@ -105,7 +119,10 @@ def main() -> None:
     with far_away_retriever(LATENCY) as url:
         remote = compare(url, args.prompts, args.iterations)
     ray.shutdown()
-    print(f"{args.prompts} x 8 rollouts: lag 1 is {local:.2f} x as fast with local tools, {remote:.2f} x with {LATENCY} s a call")
+    print(
+        f"{args.prompts} x 8 rollouts: lag 1 is {local:.2f} x as fast with local tools, {remote:.2f} x with "
+        f"{LATENCY} s a call"
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python docs/fill_answers.py RUN [--runs-dir runs]
 
-Every block of SQL is asked of RUN (a folder, a name, a run id, `last`), and what `igpo sql` shows is put behind it, in place of
-the answer that was there.
+Every block of SQL is asked of RUN (a folder, a name, a run id, `last`), and what `igpo sql` shows is put
+behind it, in place of the answer that was there.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ def questions(page: str) -> list[str]:
 
 
 def fill(page: str, run: Run, today: datetime.date) -> str:
-    """The page with the answers of `run` behind its questions. Raises AnalysisError where a question is wrong."""
+    """The page with the answers of `run` behind its questions.
+
+    Raises AnalysisError where a question is wrong.
+    """
     page = SOURCE.sub(lambda found: f"<!-- answers -->\n{_source(run, today)}\n", page)
-    return QUESTION.sub(lambda found: f"```sql\n{found['sql']}\n```\n```text\n{_answer(run, found['sql'])}\n```\n", page)
+    return QUESTION.sub(
+        lambda found: f"```sql\n{found['sql']}\n```\n```text\n{_answer(run, found['sql'])}\n```\n", page
+    )
 
 
 def _answer(run: Run, sql: str) -> str:
@@ -46,19 +51,23 @@ def _source(run: Run, today: datetime.date) -> str:
     """One line that says whose answers these are."""
     name, preset, iterations, episodes, turns = run.sql(
         """
-        SELECT any_value(name), any_value(config->>'$.config.preset'), (SELECT max(iteration) FROM iterations),
+        SELECT any_value(name), any_value(config->>'$.config.preset'),
+            (SELECT max(iteration) FROM iterations),
                (SELECT count(*) FROM episodes), (SELECT count(*) FROM turns)
         FROM runs
         """
     ).fetchall()[0]
     return (
-        f"The answers: experiment `{name}`, preset `{preset}`, {iterations} iterations, {episodes:,} rollouts, {turns:,} turns; "
+        f"The answers: experiment `{name}`, preset `{preset}`, {iterations} iterations, {episodes:,} "
+        f"rollouts, {turns:,} turns; "
         f"filled in on {today} by `python docs/fill_answers.py RUN`."
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run")
     parser.add_argument("--runs-dir", default="runs")
     args = parser.parse_args()

@@ -23,7 +23,10 @@ TEMPORARY = ".tmp"
 
 
 def write_durably(path: Path, fill: Callable[[BinaryIO], object]) -> int:
-    """Let `fill` write a temporary file beside `path`, make it durable, then give it its name. Returns its bytes."""
+    """Let `fill` write a temporary file beside `path`, make it durable, then give it its name.
+
+    Returns its bytes.
+    """
     temporary = path.with_name(path.name + TEMPORARY)
     with temporary.open("wb") as file:
         fill(file)

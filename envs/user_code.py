@@ -23,7 +23,8 @@ def import_function(path: str, what: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise InputError(
-            f"{what} {path!r}: module {module_name!r} can't be imported ({error}): is its folder on PYTHONPATH?"
+            f"{what} {path!r}: module {module_name!r} can't be imported ({error}): is its folder on "
+            "PYTHONPATH?"
         ) from error
     function = getattr(module, function_name, None)
     if function is None:

@@ -1,4 +1,6 @@
-"""Keeps the libraries below from talking over the run: what they say goes to the run's log file unless `-v` asks for it."""
+"""Keeps the libraries below from talking over the run: what they say goes to the run's log file unless `-v`
+asks for it.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ _TALKATIVE = {
 
 
 def quieten(verbosity: int) -> None:
-    """Sets what must be set before Ray, vLLM and transformers are imported. `verbosity` 0 is quiet, 1 informs, 2 debugs.
+    """Sets what must be set before Ray, vLLM and transformers are imported. `verbosity` 0 is quiet, 1
+    informs, 2 debugs.
 
     What the user has set in the environment stays as it is.
     """
@@ -49,8 +52,12 @@ def quieten(verbosity: int) -> None:
         os.environ["VLLM_LOGGING_LEVEL"] = "DEBUG"
     level = level_of(verbosity)
     handler = _Terminal()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s" if verbosity else "%(message)s"))
-    handler.addFilter(lambda record: record.levelno >= (min(level, logging.WARNING) if _is_own(record.name) else level))
+    handler.setFormatter(
+        logging.Formatter("%(levelname)s %(name)s: %(message)s" if verbosity else "%(message)s")
+    )
+    handler.addFilter(
+        lambda record: record.levelno >= (min(level, logging.WARNING) if _is_own(record.name) else level)
+    )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(min(level, logging.INFO))
@@ -59,10 +66,14 @@ def quieten(verbosity: int) -> None:
 
 
 def quieten_ray(verbosity: int) -> None:
-    """Ray sets up its own logger when it is imported; this imports it and sends what it says the way of all the others."""
+    """Ray sets up its own logger when it is imported; this imports it and sends what it says the way of all
+    the others.
+    """
     import ray.rllib  # noqa: F401
 
-    for name in [name for name in logging.root.manager.loggerDict if name == "ray" or name.startswith("ray.")]:
+    for name in [
+        name for name in logging.root.manager.loggerDict if name == "ray" or name.startswith("ray.")
+    ]:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
         logger.setLevel(logging.NOTSET)
@@ -78,7 +89,9 @@ def level_of(verbosity: int) -> int:
 
 @contextmanager
 def log_to_file(path: Path) -> Generator[None]:
-    """Everything from INFO up that this process logs goes into `path` as well, and so does an exception that ends the block."""
+    """Everything from INFO up that this process logs goes into `path` as well, and so does an exception that
+    ends the block.
+    """
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setLevel(logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -86,7 +99,9 @@ def log_to_file(path: Path) -> Generator[None]:
     try:
         yield
     except Exception:
-        record = logging.makeLogRecord({"name": "run", "levelno": logging.ERROR, "levelname": "ERROR", "msg": "the run failed"})
+        record = logging.makeLogRecord(
+            {"name": "run", "levelno": logging.ERROR, "levelname": "ERROR", "msg": "the run failed"}
+        )
         record.exc_info = sys.exc_info()
         handler.handle(record)
         raise
@@ -97,7 +112,9 @@ def log_to_file(path: Path) -> Generator[None]:
 
 @contextmanager
 def native_stderr_to(path: Path) -> Generator[None]:
-    """What C++ code and child processes write to stderr goes to `path`; Python's own stderr still reaches the terminal."""
+    """What C++ code and child processes write to stderr goes to `path`; Python's own stderr still reaches the
+    terminal.
+    """
     sys.stderr.flush()
     terminal, old = os.dup(2), sys.stderr
     with path.open("ab") as file:
@@ -114,7 +131,9 @@ def native_stderr_to(path: Path) -> Generator[None]:
 
 @contextmanager
 def native_stderr_aside(verbosity: int) -> Generator[None]:
-    """As `native_stderr_to`, for a command without a run directory: what was said is shown only where the command fails."""
+    """As `native_stderr_to`, for a command without a run directory: what was said is shown only where the
+    command fails.
+    """
     if verbosity:
         yield
         return

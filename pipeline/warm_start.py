@@ -1,4 +1,6 @@
-"""`igpo warm-start`: supervised fine-tuning of an experiment's model on demonstrations, before reinforcement learning."""
+"""`igpo warm-start`: supervised fine-tuning of an experiment's model on demonstrations, before reinforcement
+learning.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ NOTE = "warm_start.json"
 
 @dataclass
 class WarmStart:
-    """A warm start ready to run: `train` and `heldout` are played demonstrations, `dropped` counts those that can't be."""
+    """A warm start ready to run: `train` and `heldout` are played demonstrations, `dropped` counts those that
+    can't be.
+    """
 
     task: SearchTask
     tuner: FineTuner
@@ -53,7 +57,11 @@ class WarmStart:
         try:
             self.tuner.module.save_pretrained(str(partial))
             self.task.protocol.tokenizer.save_pretrained(partial)
-            note = self.note | {"updates": updates, "updates_planned": self.num_updates, "heldout_loss": self.losses}
+            note = self.note | {
+                "updates": updates,
+                "updates_planned": self.num_updates,
+                "heldout_loss": self.losses,
+            }
             (partial / NOTE).write_text(json.dumps(note, indent=1, ensure_ascii=False), encoding="utf-8")
             partial.chmod(0o777 & ~_umask())
             partial.rename(folder)
@@ -62,12 +70,19 @@ class WarmStart:
 
 
 def prepare(
-    experiment: Experiment, source: str, settings: FineTuneSettings, *, heldout_share: float, status: Callable[[str], None]
+    experiment: Experiment,
+    source: str,
+    settings: FineTuneSettings,
+    *,
+    heldout_share: float,
+    status: Callable[[str], None],
 ) -> WarmStart:
-    """Reads the demonstrations of `source`, plays them through the experiment's environment and loads its model.
+    """Reads the demonstrations of `source`, plays them through the experiment's environment and loads its
+    model.
 
     Raises:
-        InputError: whatever is wrong with experiment or demonstrations; a demonstration that is a held-out question.
+        InputError: whatever is wrong with experiment or demonstrations; a demonstration that is a held-out
+            question.
     """
     import torch
 
@@ -93,7 +108,9 @@ def prepare(
     try:
         module = cast("HFCausalLM", spec.build())
     except (OSError, ValueError) as error:
-        raise InputError(f"the model {config.model_path} can't be loaded: {' '.join(str(error).split())}") from error
+        raise InputError(
+            f"the model {config.model_path} can't be loaded: {' '.join(str(error).split())}"
+        ) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     note = {
         "model": config.model_path,
@@ -124,8 +141,10 @@ def _refuse_heldout_questions(demonstrations: list[Demonstration], task: SearchT
     shared = [one.question.text for one in demonstrations if one.question.text in heldout]
     if shared:
         raise InputError(
-            f"{len(shared)} demonstrations of {source} are held-out questions of the experiment (first: {shared[0]!r}): "
-            "what is taught there could not be measured afterwards; set env_config.heldout_questions to other ones"
+            f"{len(shared)} demonstrations of {source} are held-out questions of the experiment (first: "
+            f"{shared[0]!r}): "
+            "what is taught there could not be measured afterwards; set env_config.heldout_questions to "
+            "other ones"
         )
 
 
@@ -136,7 +155,8 @@ def _split(rows: list[Row], heldout_share: float, seed: int) -> tuple[list[Row],
     size = round(heldout_share * len(rows))
     if not 0 < size < len(rows):
         raise InputError(
-            f"{len(rows)} demonstrations with --heldout-share {heldout_share:g} leave {len(rows) - size} to train on and {size} "
+            f"{len(rows)} demonstrations with --heldout-share {heldout_share:g} leave {len(rows) - size} to "
+            f"train on and {size} "
             "held out: give more, or another share"
         )
     order = np.random.default_rng(seed).permutation(len(rows))

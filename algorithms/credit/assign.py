@@ -2,7 +2,8 @@
 
 A_i,t = ig_weight * D_i,t + outcome_weight * O_i,t
 
-The two parts are made apart and the weights act last, after normalisation: before it, a z-score would cancel them.
+The two parts are made apart and the weights act last, after normalisation: before it, a z-score would cancel
+them.
 """
 
 from __future__ import annotations
@@ -39,21 +40,24 @@ def assign_credit(
     config
         The estimator; `get_preset(name).credit` for a published one.
     batch_outcome_mean, batch_outcome_std
-        Mean and population standard deviation of the outcomes of the whole training batch where `batch` is a shard of
-        it (`batch_outcome_statistics`). Read by `outcome_baseline: batch_zscore` only, which computes them from
-        `batch` if both are None.
+        Mean and population standard deviation of the outcomes of the whole training batch where `batch` is a
+        shard of it (`batch_outcome_statistics`). Read by `outcome_baseline: batch_zscore` only, which
+        computes them from `batch` if both are None.
 
     Raises
     ------
     ValueError
-        Only one of the two batch statistics is given, or `outcome_baseline: belief` finds no belief in the batch.
+        Only one of the two batch statistics is given, or `outcome_baseline: belief` finds no belief in the
+        batch.
     """
     if (batch_outcome_mean is None) != (batch_outcome_std is None):
         raise ValueError("batch_outcome_mean and batch_outcome_std belong together: give both or neither")
     group_P, group_N = np.unique(batch.group_N, return_inverse=True)
     counted_M = batch.gain_bearing_M & ~_gated(batch, config)[batch.rollout_M]
 
-    outcome_N = _outcome_advantage(batch, config, group_N, group_P.size, batch_outcome_mean, batch_outcome_std)
+    outcome_N = _outcome_advantage(
+        batch, config, group_N, group_P.size, batch_outcome_mean, batch_outcome_std
+    )
     outcome_alone_N = outcome_N
     if config.outcome_baseline == "belief":
         outcome_alone_N = zscores(batch.outcome_N, group_N, group_P.size)
@@ -68,7 +72,9 @@ def assign_credit(
         if config.depth_rescale == "sqrt":
             later_M = later_M / np.sqrt(np.maximum(terms_M, 1))
     else:
-        later_M = windowed_gains(batch, gains_M, config.gamma, config.window, outcome_N, config.window_outcome_scale)
+        later_M = windowed_gains(
+            batch, gains_M, config.gamma, config.window, outcome_N, config.window_outcome_scale
+        )
     advantages_M = config.outcome_weight * discounted_outcome(batch, outcome_N, config.resolved_outcome_gamma)
     if config.ig_weight != 0.0:  # else bit-identical to the outcome alone
         advantages_M = config.ig_weight * later_M + advantages_M
@@ -94,7 +100,12 @@ def _gated(batch: TurnBatch, config: CreditConfig) -> np.ndarray:
 
 
 def _outcome_advantage(
-    batch: TurnBatch, config: CreditConfig, group_N: np.ndarray, num_groups: int, mean: float | None, std: float | None
+    batch: TurnBatch,
+    config: CreditConfig,
+    group_N: np.ndarray,
+    num_groups: int,
+    mean: float | None,
+    std: float | None,
 ) -> np.ndarray:
     """o~ of every rollout under the outcome baseline."""
     if config.outcome_baseline == "rloo":
@@ -112,8 +123,13 @@ def _outcome_advantage(
 
 def _last_belief(batch: TurnBatch) -> np.ndarray:
     if batch.last_belief_N.size != batch.num_rollouts:
-        raise ValueError("outcome_baseline='belief' needs last_belief_N, the belief after the last scored turn of each rollout")
-    batch._refuse(~np.isfinite(batch.last_belief_N), "has no belief score, which outcome_baseline='belief' needs")
+        raise ValueError(
+            "outcome_baseline='belief' needs last_belief_N, the belief after the last scored turn of each "
+            "rollout"
+        )
+    batch._refuse(
+        ~np.isfinite(batch.last_belief_N), "has no belief score, which outcome_baseline='belief' needs"
+    )
     return batch.last_belief_N
 
 
@@ -125,7 +141,9 @@ def _paid_back(batch: TurnBatch, gains_M: np.ndarray) -> np.ndarray:
     return paid_M
 
 
-def _joint(batch: TurnBatch, counted_M: np.ndarray, group_N: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
+def _joint(
+    batch: TurnBatch, counted_M: np.ndarray, group_N: np.ndarray, num_groups: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Gains and outcomes of a group in one z-score (paper v1)."""
     counted = np.flatnonzero(counted_M)
     values = np.concatenate([batch.gains_M[counted], batch.outcome_N])
@@ -136,7 +154,9 @@ def _joint(batch: TurnBatch, counted_M: np.ndarray, group_N: np.ndarray, num_gro
     return gains_M, normalised[counted.size :]
 
 
-def _normalise_gains(batch: TurnBatch, config: CreditConfig, counted_M: np.ndarray, group_N: np.ndarray) -> np.ndarray:
+def _normalise_gains(
+    batch: TurnBatch, config: CreditConfig, counted_M: np.ndarray, group_N: np.ndarray
+) -> np.ndarray:
     """g~ of every turn, 0 on turns without a counted gain."""
     counted = np.flatnonzero(counted_M)
     values_B = batch.gains_M[counted]
@@ -146,7 +166,9 @@ def _normalise_gains(batch: TurnBatch, config: CreditConfig, counted_M: np.ndarr
         population_B = np.unique(key_B, axis=1, return_inverse=True)[1].reshape(-1)
     if config.normalisation != "none":
         num_populations = int(population_B.max(initial=-1)) + 1
-        values_B = zscores(values_B, population_B, num_populations, centre=config.normalisation != "scale_only")
+        values_B = zscores(
+            values_B, population_B, num_populations, centre=config.normalisation != "scale_only"
+        )
     gains_M = np.zeros(counted_M.size)
     gains_M[counted] = values_B
     return gains_M
@@ -156,7 +178,9 @@ def _turn_index(batch: TurnBatch) -> np.ndarray:
     """How many gain-bearing turns of the same rollout and role came before each turn."""
     order = np.lexsort((batch.role_M, batch.rollout_M))  # stable: time order within (rollout, role)
     rollout, role = batch.rollout_M[order], batch.role_M[order]
-    starts = np.flatnonzero(np.r_[True, (rollout[1:] != rollout[:-1]) | (role[1:] != role[:-1])][: order.size])
+    starts = np.flatnonzero(
+        np.r_[True, (rollout[1:] != rollout[:-1]) | (role[1:] != role[:-1])][: order.size]
+    )
     before = np.cumsum(batch.gain_bearing_M[order]) - batch.gain_bearing_M[order]
     index_M = np.empty(order.size, dtype=np.int64)
     index_M[order] = before - np.repeat(before[starts], np.diff(np.r_[starts, order.size]))
@@ -216,7 +240,8 @@ def advantages(
     outcomes
         o_i of each rollout.
     gains
-        Raw information gains g_i,t of each rollout in the preset's basis (`gains_from_scores`), one for every turn
+        Raw information gains g_i,t of each rollout in the preset's basis (`gains_from_scores`), one for every
+        turn
         but the last: T_i = len(gains[i]) + 1. None marks a turn that bears none.
     preset
         A name of `PRESETS`.
@@ -236,8 +261,8 @@ def advantages(
     Raises
     ------
     ValueError
-        An unknown preset or setting (the message lists the known ones), lengths that do not fit, a reward that is not
-        finite.
+        An unknown preset or setting (the message lists the known ones), lengths that do not fit, a reward
+        that is not finite.
     """
     unknown = sorted(set(changes) - set(CREDIT_FIELDS))
     if unknown:

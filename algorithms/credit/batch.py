@@ -1,7 +1,7 @@
 """The input and output of credit: a flat, ragged batch of turns.
 
-Nothing is padded, so cost and memory grow with the number of turns. Array names end in their dimensions: N rollouts,
-M turns (those of rollout 0 in time order, then those of rollout 1, ...), P groups.
+Nothing is padded, so cost and memory grow with the number of turns. Array names end in their dimensions: N
+rollouts, M turns (those of rollout 0 in time order, then those of rollout 1, ...), P groups.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ def _unset() -> np.ndarray:
 class TurnBatch:
     """Rewards of a batch of rollouts, turn by turn.
 
-    The rollouts of a group need not be adjacent. A turn without a gain (the final turn, a turn that was cut off, a
-    turn whose score is missing) has `gain_bearing_M` False; a gain of 0 is still a gain. Everything is converted to
-    float64 or int64 and checked here.
+    The rollouts of a group need not be adjacent. A turn without a gain (the final turn, a turn that was cut
+    off, a turn whose score is missing) has `gain_bearing_M` False; a gain of 0 is still a gain. Everything is
+    converted to float64 or int64 and checked here.
 
     Raises
     ------
     ValueError
-        Lengths that do not fit, a rollout without turns, a final turn that bears a gain, or an outcome or gain that
-        is not finite; the message names the rollout (its id, else its position) and turn, counted from 0.
+        Lengths that do not fit, a rollout without turns, a final turn that bears a gain, or an outcome or
+        gain that is not finite; the message names the rollout (its id, else its position) and turn, counted
+        from 0.
     """
 
     group_N: np.ndarray
@@ -43,11 +44,14 @@ class TurnBatch:
     malformed_N: np.ndarray = field(default_factory=_unset)
     """Whether the rollout ended malformed (read by `ig_gate: valid_format`); empty: none did."""
     turn_limit_N: np.ndarray = field(default_factory=_unset)
-    """Whether the rollout spent its turns without an answer (read by `drop_gains_at_turn_limit`); empty: none did."""
+    """Whether the rollout spent its turns without an answer (read by `drop_gains_at_turn_limit`); empty: none
+    did."""
     truncated_N: np.ndarray = field(default_factory=_unset)
-    """Whether the rollout ended without an answer, by turns or by tokens (read by `truncated_pays_back`); empty: none did."""
+    """Whether the rollout ended without an answer, by turns or by tokens (read by `truncated_pays_back`);
+    empty: none did."""
     last_belief_N: np.ndarray = field(default_factory=_unset)
-    """Belief after the rollout's last scored turn, in (0, 1] (read by `outcome_baseline: belief`); empty: unknown."""
+    """Belief after the rollout's last scored turn, in (0, 1] (read by `outcome_baseline: belief`); empty:
+    unknown."""
     role_M: np.ndarray = field(default_factory=_unset)
     """Integer label of the turn's author (read by `turn_index`); empty: one role."""
     rollout_ids_N: Sequence[str] | None = None
@@ -75,17 +79,23 @@ class TurnBatch:
             self.last_belief_N = _sized("last_belief_N", self.last_belief_N, np.float64, num_rollouts)
         self.role_M = _optional("role_M", self.role_M, np.int64, num_turns)
         if self.rollout_ids_N is not None and len(self.rollout_ids_N) != num_rollouts:
-            raise ValueError(f"rollout_ids_N has {len(self.rollout_ids_N)} entries for {num_rollouts} rollouts")
+            raise ValueError(
+                f"rollout_ids_N has {len(self.rollout_ids_N)} entries for {num_rollouts} rollouts"
+            )
         self.rollout_M = np.repeat(np.arange(num_rollouts), self.turns_N)
         self.last_N = np.cumsum(self.turns_N) - 1
-        self._refuse(self.gain_bearing_M[self.last_N], "has a gain on its final turn, which is paid the outcome instead")
+        self._refuse(
+            self.gain_bearing_M[self.last_N],
+            "has a gain on its final turn, which is paid the outcome instead",
+        )
         bad_M = self.gain_bearing_M & ~np.isfinite(gains_M)
         if bad_M.any():
             flat = int(np.argmax(bad_M))
             rollout = int(self.rollout_M[flat])
             turn = flat - int(self.last_N[rollout] - self.turns_N[rollout] + 1)
             raise ValueError(
-                f"rollout {self._name(rollout)}, turn {turn}: the gain is {gains_M[flat]}; a turn without a gain is "
+                f"rollout {self._name(rollout)}, turn {turn}: the gain is {gains_M[flat]}; a turn without a "
+                "gain is "
                 "False in gain_bearing_M (None in a list of gains)"
             )
         self.gains_M = np.where(self.gain_bearing_M, gains_M, np.nan)
@@ -96,9 +106,9 @@ class TurnBatch:
     ) -> TurnBatch:
         """A batch from one list of gains per rollout.
 
-        `gains[i]` has one entry for every turn but the last, so T_i = len(gains[i]) + 1; None marks a turn that bears
-        none. `more` are further fields (`malformed_N`, `turn_limit_N`, `truncated_N`, `last_belief_N`, `role_M`,
-        `rollout_ids_N`).
+        `gains[i]` has one entry for every turn but the last, so T_i = len(gains[i]) + 1; None marks a turn
+        that bears none. `more` are further fields (`malformed_N`, `turn_limit_N`, `truncated_N`,
+        `last_belief_N`, `role_M`, `rollout_ids_N`).
 
         Raises ValueError where the three lists differ in length.
         """
@@ -178,5 +188,7 @@ def _optional(name: str, values, dtype, size: int) -> np.ndarray:
 def _sized(name: str, values, dtype, size: int) -> np.ndarray:
     array = np.asarray(values, dtype=dtype)
     if array.shape != (size,):
-        raise ValueError(f"{name} has shape {array.shape}, expected ({size},): rewards and turns must have the same length")
+        raise ValueError(
+            f"{name} has shape {array.shape}, expected ({size},): rewards and turns must have the same length"
+        )
     return array

@@ -1,7 +1,7 @@
 """`CreditConfig`: every choice between rewards and advantages, checked when it is made.
 
-The fields are the words of the definitions page; a preset is one value of this class plus settings of the loss and the
-environment (`algorithms.credit.presets`).
+The fields are the words of the definitions page; a preset is one value of this class plus settings of the
+loss and the environment (`algorithms.credit.presets`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ IGGate = Literal["off", "valid_format"]
 
 
 def require_known(name: str, value: object, known: object) -> None:
-    """Raise a ValueError that lists the known values of setting `name` unless `value` is one. `known` is a `Literal`
-    type."""
+    """Raise a ValueError that lists the known values of setting `name` unless `value` is one. `known` is a
+    `Literal` type."""
     values = get_args(known)
     if value not in values:
         raise ValueError(f"{name}={value!r} is unknown; known values: {', '.join(values)}")
@@ -30,14 +30,16 @@ def require_known(name: str, value: object, known: object) -> None:
 class CreditConfig:
     """How gains and outcomes become advantages.
 
-    A_i,t = ig_weight * D_i,t + outcome_weight * O_i,t, with D the discounted sum of the normalised gains from turn t
-    on and O the normalised outcome discounted back from the last turn. The defaults are IGPO as of arXiv
+    A_i,t = ig_weight * D_i,t + outcome_weight * O_i,t, with D the discounted sum of the normalised gains from
+    turn t on and O the normalised outcome discounted back from the last turn. The defaults are IGPO as of
+    arXiv
     2510.14967v2, Eq. 5-6.
 
     Raises
     ------
     ValueError
-        A value out of range or unknown (the message lists the known ones), or two settings that contradict each other.
+        A value out of range or unknown (the message lists the known ones), or two settings that contradict
+        each other.
     """
 
     gain_basis: GainBasis = "log_prob"
@@ -46,10 +48,10 @@ class CreditConfig:
     gap_eps: float = 0.1
     """Offset of the remaining gap -s in nats, > 0; read by `log_ratio` only."""
     normalisation: Normalisation = "separate"
-    """`separate`: gains z-scored over the group, outcomes apart. `joint`: all gains and outcomes of the group in one
-    z-score. `turn_index`: gains z-scored per (group, role, k-th gain of that role). `scale_only`: gains divided by
-    their standard deviation over the group, no mean subtracted. `none`: raw gains. Outcomes follow
-    `outcome_baseline`, except under `joint`."""
+    """`separate`: gains z-scored over the group, outcomes apart. `joint`: all gains and outcomes of the group
+    in one z-score. `turn_index`: gains z-scored per (group, role, k-th gain of that role). `scale_only`:
+    gains divided by their standard deviation over the group, no mean subtracted. `none`: raw gains. Outcomes
+    follow `outcome_baseline`, except under `joint`."""
     gamma: float = 1.0
     """Discount per turn of later gains, in [0, 1]; 0 keeps the turn's own gain alone."""
     outcome_gamma: float | None = None
@@ -61,23 +63,26 @@ class CreditConfig:
     ig_gate: IGGate = "off"
     """`valid_format`: the gains of a malformed rollout leave the statistics and count 0."""
     drop_gains_at_turn_limit: bool = False
-    """The same for the gains of a rollout that spent all its turns without an answer (the official code does so)."""
+    """The same for the gains of a rollout that spent all its turns without an answer (the official code does
+    so)."""
     outcome_baseline: OutcomeBaseline = "group_zscore"
-    """`group_zscore`: (o - group mean) / (group std + eps). `rloo`: o minus the mean of the group's other outcomes.
-    `batch_zscore`: (o - batch mean) / (batch std + eps), each rollout once. `belief`: o minus the belief b after the
-    rollout's last scored turn; with the gains of basis `prob`, not normalised, the rewards of a rollout then add up to
-    o - b_0."""
+    """`group_zscore`: (o - group mean) / (group std + eps). `rloo`: o minus the mean of the group's other
+    outcomes.
+    `batch_zscore`: (o - batch mean) / (batch std + eps), each rollout once. `belief`: o minus the belief b
+    after the rollout's last scored turn; with the gains of basis `prob`, not normalised, the rewards of a
+    rollout then add up to o - b_0."""
     truncated_pays_back: bool = False
-    """A rollout that ends without an answer pays at its last turn what its normalised gains add up to, so that belief
-    which was built up and never used earns nothing."""
+    """A rollout that ends without an answer pays at its last turn what its normalised gains add up to, so
+    that belief which was built up and never used earns nothing."""
     window: int | None = None
-    """K: D becomes the gamma-weighted mean of the next K gains, fewer at the end of the rollout (TRACE); None: the
-    sum of all."""
+    """K: D becomes the gamma-weighted mean of the next K gains, fewer at the end of the rollout (TRACE);
+    None: the sum of all."""
     window_outcome_scale: float = 0.0
-    """TRACE's terminal fill: scale * gamma^(turns to the end) * normalised outcome, added to D where the window
-    reaches the last gain. Needs `window`."""
+    """TRACE's terminal fill: scale * gamma^(turns to the end) * normalised outcome, added to D where the
+    window reaches the last gain. Needs `window`."""
     turn_clip_scale: float = 0.0
-    """Amplitude a in [0, 1) of the per-turn clip scale 1 + a (2 sigmoid(normalised gain) - 1); 0: no scaling."""
+    """Amplitude a in [0, 1) of the per-turn clip scale 1 + a (2 sigmoid(normalised gain) - 1); 0: no scaling.
+    """
 
     def __post_init__(self):
         require_known("gain_basis", self.gain_basis, GainBasis)
@@ -95,15 +100,21 @@ class CreditConfig:
         if not (math.isfinite(self.gap_eps) and self.gap_eps > 0):
             raise ValueError(f"gap_eps={self.gap_eps!r} must be finite and above 0")
         if not 0.0 <= self.turn_clip_scale < 1.0:
-            raise ValueError(f"turn_clip_scale={self.turn_clip_scale!r} must lie in [0, 1), or a clip bound could reach 0")
+            raise ValueError(
+                f"turn_clip_scale={self.turn_clip_scale!r} must lie in [0, 1), or a clip bound could reach 0"
+            )
         if self.window is not None and self.window < 1:
-            raise ValueError(f"window={self.window!r} must be at least 1 turn, or None for the sum of all later gains")
+            raise ValueError(
+                f"window={self.window!r} must be at least 1 turn, or None for the sum of all later gains"
+            )
         if self.window is not None and self.depth_rescale != "none":
             raise ValueError("window already averages over its turns: use it with depth_rescale='none'")
         if self.window is None and self.window_outcome_scale != 0.0:
             raise ValueError("window_outcome_scale needs a window; set window, or leave the scale at 0")
         if self.window is not None and self.truncated_pays_back:
-            raise ValueError("truncated_pays_back counts all later turns, a window only the next: leave one of them out")
+            raise ValueError(
+                "truncated_pays_back counts all later turns, a window only the next: leave one of them out"
+            )
         if self.normalisation == "joint" and self.outcome_baseline != "group_zscore":
             raise ValueError(
                 f"normalisation='joint' z-scores outcomes together with gains, so outcome_baseline="
@@ -119,7 +130,10 @@ class CreditConfig:
     def reads_belief(self) -> bool:
         """Whether advantages or clip scales depend on belief; if not, rollouts need no scores."""
         return (
-            self.ig_weight != 0 or self.normalisation == "joint" or self.outcome_baseline == "belief" or self.turn_clip_scale != 0
+            self.ig_weight != 0
+            or self.normalisation == "joint"
+            or self.outcome_baseline == "belief"
+            or self.turn_clip_scale != 0
         )
 
 

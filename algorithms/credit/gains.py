@@ -1,12 +1,13 @@
 """From scores of the gold answer to information gains.
 
-A score s_t(a) is the mean log-probability of gold answer a (one alias) after turn t; s_0 is scored after the prompt
-alone. The belief is b_t = exp(s_t), in (0, 1]. Every gain basis is the difference of a potential of the score, so
-gains telescope: their sum over a rollout is the potential after its last scored turn minus the potential after the
-prompt.
+A score s_t(a) is the mean log-probability of gold answer a (one alias) after turn t; s_0 is scored after the
+prompt alone. The belief is b_t = exp(s_t), in (0, 1]. Every gain basis is the difference of a potential of
+the score, so
+gains telescope: their sum over a rollout is the potential after its last scored turn minus the potential
+after the prompt.
 
-Array names end in their dimensions: T1 scored moments of a rollout (the prompt, then each gain-bearing turn), K
-aliases.
+Array names end in their dimensions: T1 scored moments of a rollout (the prompt, then each gain-bearing turn),
+K aliases.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ LOG_PROB_SLACK = 1e-4
 def reduce_aliases(scores_TK, rule: AliasRule = "max", *, episode: object = None) -> np.ndarray:
     """One score per moment from the scores of K aliases: shape (T1, K) to (T1,), float64.
 
-    `first`: the first alias (official code). `max`: the likeliest alias. `mean`: the mean of the aliases' scores.
+    `first`: the first alias (official code). `max`: the likeliest alias. `mean`: the mean of the aliases'
+    scores.
 
-    Raises ValueError for an unknown rule, a wrong shape, or a score that is not finite (naming `episode`, turn and
-    alias).
+    Raises ValueError for an unknown rule, a wrong shape, or a score that is not finite (naming `episode`,
+    turn and alias).
     """
     require_known("alias_rule", rule, AliasRule)
     scores_TK = np.asarray(scores_TK, dtype=np.float64)
     if scores_TK.ndim != 2 or scores_TK.shape[1] == 0:
-        raise ValueError(f"{_episode(episode)}: scores must have shape (moments, aliases >= 1), got {scores_TK.shape}")
+        raise ValueError(
+            f"{_episode(episode)}: scores must have shape (moments, aliases >= 1), got {scores_TK.shape}"
+        )
     if not np.isfinite(scores_TK).all():
         turn, alias = np.argwhere(~np.isfinite(scores_TK))[0]
         raise ValueError(
@@ -47,17 +51,20 @@ def beliefs_from_scores(scores_T1) -> np.ndarray:
     return np.exp(np.asarray(scores_T1, dtype=np.float64))
 
 
-def gains_from_scores(scores_T1, basis: GainBasis = "log_prob", gap_eps: float = 0.1, *, episode: object = None) -> np.ndarray:
+def gains_from_scores(
+    scores_T1, basis: GainBasis = "log_prob", gap_eps: float = 0.1, *, episode: object = None
+) -> np.ndarray:
     """Information gain of each gain-bearing turn of one rollout: shape (n + 1,) to (n,), float64.
 
     Parameters
     ----------
     scores_T1
-        s_0, s_1, ..., s_n after the alias rule, in nats: the prompt, then each gain-bearing turn in time order. Turns
-        without a score (the final one, one that was cut off) are left out, and the next gain bridges them.
+        s_0, s_1, ..., s_n after the alias rule, in nats: the prompt, then each gain-bearing turn in time
+        order. Turns without a score (the final one, one that was cut off) are left out, and the next gain
+        bridges them.
     basis
-        `log_prob` (paper v2, Eq. 4): s_t - s_{t-1}. `prob` (paper v1): exp(s_t) - exp(s_{t-1}). `log_ratio` (TRACE):
-        log((-s_{t-1} + gap_eps) / (-s_t + gap_eps)).
+        `log_prob` (paper v2, Eq. 4): s_t - s_{t-1}. `prob` (paper v1): exp(s_t) - exp(s_{t-1}). `log_ratio`
+        (TRACE): log((-s_{t-1} + gap_eps) / (-s_t + gap_eps)).
     gap_eps
         Offset of `log_ratio` in nats.
     episode
@@ -71,7 +78,9 @@ def gains_from_scores(scores_T1, basis: GainBasis = "log_prob", gap_eps: float =
     require_known("gain_basis", basis, GainBasis)
     scores_T1 = np.asarray(scores_T1, dtype=np.float64)
     if scores_T1.ndim != 1 or scores_T1.size == 0:
-        raise ValueError(f"{_episode(episode)}: scores must be s_0, ..., s_n in one dimension, got shape {scores_T1.shape}")
+        raise ValueError(
+            f"{_episode(episode)}: scores must be s_0, ..., s_n in one dimension, got shape {scores_T1.shape}"
+        )
     bad_T1 = ~np.isfinite(scores_T1) | (scores_T1 > LOG_PROB_SLACK)
     if bad_T1.any():
         turn = int(np.argmax(bad_T1))

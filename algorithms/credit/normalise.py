@@ -1,8 +1,8 @@
 """Means, standard deviations and z-scores of many populations at once.
 
-Standard deviations are of the population (ddof 0). A population of one member, or with max = min, has a standard
-deviation of exactly 0 and is normalised to exactly 0: that is tested on the members, because rounding in the mean
-would otherwise leave equal rewards with a tiny spread that a division blows up.
+Standard deviations are of the population (ddof 0). A population of one member, or with max = min, has a
+standard deviation of exactly 0 and is normalised to exactly 0: that is tested on the members, because
+rounding in the mean would otherwise leave equal rewards with a tiny spread that a division blows up.
 """
 
 from __future__ import annotations
@@ -36,11 +36,17 @@ def populations(values_X: np.ndarray, population_X: np.ndarray, num_populations:
     variance_S = np.bincount(population_X, weights=deviation_X**2, minlength=num_populations) / divisor_S
     varies_S = high_S > low_S
     mean_S = np.where(varies_S, mean_S, low_S)
-    return Populations(count_S, np.where(count_S > 0, mean_S, np.nan), np.where(varies_S, np.sqrt(variance_S), 0.0))
+    return Populations(
+        count_S, np.where(count_S > 0, mean_S, np.nan), np.where(varies_S, np.sqrt(variance_S), 0.0)
+    )
 
 
-def zscores(values_X: np.ndarray, population_X: np.ndarray, num_populations: int, *, centre: bool = True) -> np.ndarray:
-    """(x - mean) / (std + eps) within each population, exactly 0 where std is 0; `centre=False` leaves the mean in."""
+def zscores(
+    values_X: np.ndarray, population_X: np.ndarray, num_populations: int, *, centre: bool = True
+) -> np.ndarray:
+    """(x - mean) / (std + eps) within each population, exactly 0 where std is 0; `centre=False` leaves the
+    mean in.
+    """
     stats = populations(values_X, population_X, num_populations)
     std_X = stats.std_S[population_X]
     numerator_X = values_X - stats.mean_S[population_X] if centre else values_X
@@ -53,7 +59,9 @@ def leave_one_out(values_X: np.ndarray, population_X: np.ndarray, num_population
     count_X = stats.count_S[population_X]
     others_X = np.maximum(count_X - 1, 1)
     # x - (sum - x) / (n - 1) = (x - mean) n / (n - 1)
-    return np.where(stats.std_S[population_X] > 0, (values_X - stats.mean_S[population_X]) * count_X / others_X, 0.0)
+    return np.where(
+        stats.std_S[population_X] > 0, (values_X - stats.mean_S[population_X]) * count_X / others_X, 0.0
+    )
 
 
 def batch_outcome_statistics(outcome_N) -> tuple[float, float]:

@@ -1,9 +1,9 @@
 """Published estimators by name.
 
-Each preset is a `CreditConfig` plus the settings of loss and environment that belong to the method. Where a publication
-leaves a value open, the comment says so and names the value chosen; "defaults" are those of `CreditConfig`,
-`LOSS_DEFAULTS` and the search environment. Notation: g~ normalised gain, o~ normalised outcome, t = 1..T turns, sums
-over gain-bearing turns.
+Each preset is a `CreditConfig` plus the settings of loss and environment that belong to the method. Where a
+publication leaves a value open, the comment says so and names the value chosen; "defaults" are those of
+`CreditConfig`, `LOSS_DEFAULTS` and the search environment. Notation: g~ normalised gain, o~ normalised
+outcome, t = 1..T turns, sums over gain-bearing turns.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ LOSS_DEFAULTS: dict[str, Any] = {
     "loss_aggregation": "seq_mean_token_mean",
     "dynamic_sampling": False,
 }
-"""Loss settings that a preset may change. The paper states kl_coeff and the aggregation; its clip bounds are open,
-and 0.2 is the official code's."""
+"""Loss settings that a preset may change. The paper states kl_coeff and the aggregation; its clip bounds are
+open, and 0.2 is the official code's."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named estimator. `loss` holds every key of `LOSS_DEFAULTS`; `env` only the environment settings that differ."""
+    """A named estimator.
+
+    `loss` holds every key of `LOSS_DEFAULTS`; `env` only the environment settings that differ.
+    """
 
     name: str
     source: str
@@ -44,7 +47,9 @@ class Preset:
     def __post_init__(self):
         unknown = sorted(set(self.loss_changes) - set(LOSS_DEFAULTS))
         if unknown:
-            raise ValueError(f"preset {self.name}: unknown loss settings {unknown}; known: {', '.join(LOSS_DEFAULTS)}")
+            raise ValueError(
+                f"preset {self.name}: unknown loss settings {unknown}; known: {', '.join(LOSS_DEFAULTS)}"
+            )
 
     @property
     def loss(self) -> dict[str, Any]:
@@ -55,16 +60,18 @@ IGPO = Preset(
     name="igpo",
     source="arXiv 2510.14967v2",
 )
-"""A_t = sum_{k>=t} g~_k + o~, gains z-scored over all turns of the group, outcomes over its rollouts, apart (Eq. 5-6).
-Open in the paper: aliases, penalties, clip bounds; chosen: all aliases by `max`, -1.0 malformed, 0 truncated, 0.2."""
+"""A_t = sum_{k>=t} g~_k + o~, gains z-scored over all turns of the group, outcomes over its rollouts, apart
+(Eq. 5-6).
+Open in the paper: aliases, penalties, clip bounds; chosen: all aliases by `max`, -1.0 malformed, 0 truncated,
+0.2."""
 
 IGPO_V1 = Preset(
     name="igpo_v1",
     source="arXiv 2510.14967v1",
     credit=CreditConfig(gain_basis="prob", normalisation="joint"),
 )
-"""As igpo, but g_t = b_t - b_{t-1} and one z-score over all gains and outcomes of the group. Open values as for
-igpo."""
+"""As igpo, but g_t = b_t - b_{t-1} and one z-score over all gains and outcomes of the group. Open values as
+for igpo."""
 
 IGPO_OFFICIAL = Preset(
     name="igpo_official",
@@ -73,9 +80,10 @@ IGPO_OFFICIAL = Preset(
     loss_changes={"loss_aggregation": "seq_mean_token_sum", "dual_clip": 3.0, "entropy_coeff": 0.001},
     env={"alias_rule": "first", "format_penalty": -2.0, "truncation_penalty": -2.0},
 )
-"""igpo's equations with the settings of the code of February 2026: first alias, penalties -2.0, gains dropped when the
-turns run out, token sum in place of mean, dual clip 3.0, entropy bonus 0.001. Its bugs (positions of padded rows, stale
-context, turn boundaries lost at gains of 0) are not reproduced; nor is its training F1 on the first alias only."""
+"""igpo's equations with the settings of the code of February 2026: first alias, penalties -2.0, gains dropped
+when the turns run out, token sum in place of mean, dual clip 3.0, entropy bonus 0.001. Its bugs (positions of
+padded rows, stale context, turn boundaries lost at gains of 0) are not reproduced; nor is its training F1 on
+the first alias only."""
 
 IG_ONLY = Preset(
     name="ig_only",
@@ -89,10 +97,11 @@ IGPO_DISCOUNTED = Preset(
     source="this project (benchmarks/study.md)",
     credit=CreditConfig(gamma=0.5, outcome_gamma=1.0),
 )
-"""A_t = sum_{k>=t} 0.5^(k-t) g~_k + o~: igpo, but a gain counts half as much for each turn that came before it, while the
-outcome still reaches every turn undiminished. Undiscounted log-belief gains add up to what the last score says, so every turn
-of a rollout is paid for where it ended, as by the outcome; at 0 a turn is paid for its own document alone, and a search that
-only makes the next one possible for nothing. In between, credit falls to the turn that earned it and to those close before."""
+"""A_t = sum_{k>=t} 0.5^(k-t) g~_k + o~: igpo, but a gain counts half as much for each turn that came before
+it, while the outcome still reaches every turn undiminished. Undiscounted log-belief gains add up to what the
+last score says, so every turn of a rollout is paid for where it ended, as by the outcome; at 0 a turn is paid
+for its own document alone, and a search that only makes the next one possible for nothing. In between, credit
+falls to the turn that earned it and to those close before."""
 
 A2TGPO = Preset(
     name="a2tgpo",
@@ -107,8 +116,9 @@ A2TGPO = Preset(
     ),
     loss_changes={"ratio_level": "turn"},
 )
-"""A_t = o~ + 0.3 sum_{k>=t} g~_k / sqrt(number of terms), gains z-scored per (prompt, turn index); ratios per turn;
-clip bounds of turn t times 1 + 0.3 (2 sigmoid(g~_t) - 1), of the answer turn times 1. Open where only the abstract was
+"""A_t = o~ + 0.3 sum_{k>=t} g~_k / sqrt(number of terms), gains z-scored per (prompt, turn index); ratios per
+turn; clip bounds of turn t times 1 + 0.3 (2 sigmoid(g~_t) - 1), of the answer turn times 1. Open where only
+the abstract was
 at hand: aliases, penalties, base clip bounds, KL; chosen: the defaults."""
 
 DR_VENUS = Preset(
@@ -116,8 +126,9 @@ DR_VENUS = Preset(
     source="github.com/inclusionAI/DR-Venus (raw_ig); arXiv 2604.19859",
     credit=CreditConfig(normalisation="scale_only", gamma=0.0, outcome_gamma=1.0),
 )
-"""A_t = g_t / std(g) + o~: no mean subtracted, so a long rollout is not taxed by the mean gain; nothing flows back
-between turns (the `raw_ig` mode). Its browsing filter and turn-level format penalty belong to its tools: left out."""
+"""A_t = g_t / std(g) + o~: no mean subtracted, so a long rollout is not taxed by the mean gain; nothing flows
+back between turns (the `raw_ig` mode). Its browsing filter and turn-level format penalty belong to its tools:
+left out."""
 
 TRACE = Preset(
     name="trace",
@@ -134,9 +145,10 @@ TRACE = Preset(
     ),
     scorer="reference",
 )
-"""A_t = o~ + 0.2 c_t on the N gain-bearing turns, o~ on the answer turn; c_t = sum_{j<K} gamma^j g_{t+j} / sum_{j<K}
-gamma^j, both sums cut at N, + 2 gamma^(N-t+1) o~ where t + K - 1 >= N; g_t = log((-s_{t-1} + 0.1) / (-s_t + 0.1)) under
-a frozen reference, not normalised; K = 3, gamma = 0.8. The constants come from re-implementations and are unconfirmed.
+"""A_t = o~ + 0.2 c_t on the N gain-bearing turns, o~ on the answer turn; c_t = sum_{j<K} gamma^j g_{t+j} /
+sum_{j<K} gamma^j, both sums cut at N, + 2 gamma^(N-t+1) o~ where t + K - 1 >= N; g_t = log((-s_{t-1} + 0.1) /
+(-s_t + 0.1)) under a frozen reference, not normalised; K = 3, gamma = 0.8. The constants come from
+re-implementations and are unconfirmed.
 Open: aliases, penalties, clip, KL; chosen: the defaults."""
 
 GRPO = Preset(
@@ -158,7 +170,8 @@ REINFORCE_PP = Preset(
     source="arXiv 2501.03262; baseline of arXiv 2510.14967v2, Table 2",
     credit=CreditConfig(ig_weight=0.0, outcome_baseline="batch_zscore"),
 )
-"""A_t = (o - batch mean) / (batch std + eps), each rollout once over the whole batch. Open: where the KL enters;
+"""A_t = (o - batch mean) / (batch std + eps), each rollout once over the whole batch. Open: where the KL
+enters;
 chosen: in the loss, as for the others."""
 
 GSPO = Preset(
@@ -174,9 +187,15 @@ DAPO = Preset(
     name="dapo",
     source="arXiv 2503.14476",
     credit=CreditConfig(ig_weight=0.0),
-    loss_changes={"clip_high": 0.28, "loss_aggregation": "token_mean", "kl_coeff": 0.0, "dynamic_sampling": True},
+    loss_changes={
+        "clip_high": 0.28,
+        "loss_aggregation": "token_mean",
+        "kl_coeff": 0.0,
+        "dynamic_sampling": True,
+    },
 )
-"""grpo's advantages, clip 0.2 / 0.28, mean over all tokens of the batch, no KL, collapsed groups sampled again. Its
+"""grpo's advantages, clip 0.2 / 0.28, mean over all tokens of the batch, no KL, collapsed groups sampled
+again. Its
 overlong penalty is left out: this project's truncation penalty takes its place."""
 
 BELIEF_CRITIC = Preset(
@@ -184,11 +203,13 @@ BELIEF_CRITIC = Preset(
     source="this project (benchmarks/study.md)",
     credit=CreditConfig(gain_basis="prob", normalisation="none", outcome_baseline="belief"),
 )
-"""A_t = sum_{k>=t} gamma^(k-t) d_k with d_t = b_t - b_{t-1} on gain-bearing turns and d_T = o - b_{T-1} on the last one,
-answered or cut off: belief as a critic that costs nothing, TD errors of the potential b with 0 at the end, gamma as lambda.
-At gamma 1, A_t = o - b_{t-1}: the outcome with a baseline that knows the history, unbiased because b_{t-1} does not depend
-on what turn t does; below 1, biased by as much as belief differs from the expected outcome. No z-scores: where every
-rollout fails and belief stays low nothing is blown up, and whoever ends without an answer pays the belief it built up."""
+"""A_t = sum_{k>=t} gamma^(k-t) d_k with d_t = b_t - b_{t-1} on gain-bearing turns and d_T = o - b_{T-1} on
+the last one,
+answered or cut off: belief as a critic that costs nothing, TD errors of the potential b with 0 at the end,
+gamma as lambda. At gamma 1, A_t = o - b_{t-1}: the outcome with a baseline that knows the history, unbiased
+because b_{t-1} does not depend on what turn t does; below 1, biased by as much as belief differs from the
+expected outcome. No z-scores: where every rollout fails and belief stays low nothing is blown up, and whoever
+ends without an answer pays the belief it built up."""
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset

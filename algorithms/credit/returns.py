@@ -1,8 +1,8 @@
 """Discounted sums over the turns of ragged rollouts.
 
-Each function loops over the depth of the longest rollout and works on all rollouts that are that deep, so the work is
-one operation per turn and nothing is padded. The order of additions within a rollout is that of the plain reverse
-loop.
+Each function loops over the depth of the longest rollout and works on all rollouts that are that deep, so the
+work is one operation per turn and nothing is padded. The order of additions within a rollout is that of the
+plain reverse loop.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from algorithms.credit.batch import TurnBatch
 
 
 def discounted_gains(batch: TurnBatch, gains_M: np.ndarray, gamma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Sum over gain-bearing k >= t of gamma^(k-t) g_k, and the number of its terms; both 0 where no gain follows.
+    """Sum over gain-bearing k >= t of gamma^(k-t) g_k, and the number of its terms; both 0 where no gain
+    follows.
 
     `gains_M` is 0 on turns that bear no gain, but for what a last turn pays back. Exponents count turns.
     """
@@ -32,13 +33,18 @@ def discounted_gains(batch: TurnBatch, gains_M: np.ndarray, gamma: float) -> tup
 
 
 def windowed_gains(
-    batch: TurnBatch, gains_M: np.ndarray, gamma: float, window: int, outcome_N: np.ndarray, outcome_scale: float
+    batch: TurnBatch,
+    gains_M: np.ndarray,
+    gamma: float,
+    window: int,
+    outcome_N: np.ndarray,
+    outcome_scale: float,
 ) -> np.ndarray:
     """TRACE's c_t on gain-bearing turns, 0 on others.
 
-    c_t = sum_{j<K} gamma^j g_{t+j} / sum_{j<K} gamma^j over the gain-bearing turns t = 1..N of a rollout, both sums
-    cut at N, plus outcome_scale * gamma^(N-t+1) * outcome where the window reaches N (t + K - 1 >= N). `window` is K;
-    t counts gain-bearing turns.
+    c_t = sum_{j<K} gamma^j g_{t+j} / sum_{j<K} gamma^j over the gain-bearing turns t = 1..N of a rollout,
+    both sums cut at N, plus outcome_scale * gamma^(N-t+1) * outcome where the window reaches N (t + K - 1 >=
+    N). `window` is K; t counts gain-bearing turns.
     """
     bearing = np.flatnonzero(batch.gain_bearing_M)
     rollout_B = batch.rollout_M[bearing]

@@ -1,4 +1,6 @@
-"""`python -m algorithms.embedded_policy --out DIR`: make the embedded policy's folder and report what it can do."""
+"""`python -m algorithms.embedded_policy --out DIR`: make the embedded policy's folder and report what it can
+do.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,10 @@ from envs.world.words import vocabulary
 
 CARD = """# The embedded policy
 
-A 0.68M-parameter Llama with a word-level tokenizer for the generated multi-hop world (`envs/world/world.py`). It has had a
-supervised start on demonstrations of a noisy expert, each in a fresh random world, so it knows how to read and search but no
-fact. The expert's bad habits, with their chances per search, are the policy's too, and what reinforcement learning has to mend:
+A 0.68M-parameter Llama with a word-level tokenizer for the generated multi-hop world (`envs/world/world.py`).
+It has had a supervised start on demonstrations of a noisy expert, each in a fresh random world, so it knows
+how to read and search but no fact. The expert's bad habits, with their chances per search, are the policy's
+too, and what reinforcement learning has to mend:
 {habits}.
 
 Made{start} by `{command}` with torch {torch}.
@@ -40,16 +43,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m algorithms.embedded_policy", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, must not exist")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads; results depend on it in the last digits")
-    parser.add_argument("--lookup-steps", type=int, default=WarmStartSettings.max_lookup_steps, help="at most")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="CPU threads; results depend on it in the last digits"
+    )
+    parser.add_argument(
+        "--lookup-steps", type=int, default=WarmStartSettings.max_lookup_steps, help="at most"
+    )
     parser.add_argument("--steps", type=int, help="after look-ups, in place of the recipe's")
     parser.add_argument("--start", type=Path, help="go on from this policy's folder, which can look facts up")
-    parser.add_argument("--graded", action="store_true", help="the recipe for worlds of graded evidence; needs --start")
-    parser.add_argument("--give-up", type=float, help="chance that the expert gives up after a search, whatever is asked for")
+    parser.add_argument(
+        "--graded", action="store_true", help="the recipe for worlds of graded evidence; needs --start"
+    )
+    parser.add_argument(
+        "--give-up", type=float, help="chance that the expert gives up after a search, whatever is asked for"
+    )
     options = parser.parse_args(arguments)
     console = Console()
     if options.graded and not options.start:
-        console.print("[red]--graded teaches a policy that reads and searches already: name one with --start[/red]")
+        console.print(
+            "[red]--graded teaches a policy that reads and searches already: name one with --start[/red]"
+        )
         return 2
     if options.out.exists():
         console.print(f"[red]{options.out} exists: give a folder that does not[/red]")
@@ -76,9 +89,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     policy.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
-    measures = measure(policy, options.out, graded_evidence=settings.graded_evidence if options.graded else 0.0)
+    measures = measure(
+        policy, options.out, graded_evidence=settings.graded_evidence if options.graded else 0.0
+    )
     card = CARD.format(
-        command=shlex.join(["python", "-m", "algorithms.embedded_policy", *(sys.argv[1:] if arguments is None else arguments)]),
+        command=shlex.join(
+            [
+                "python",
+                "-m",
+                "algorithms.embedded_policy",
+                *(sys.argv[1:] if arguments is None else arguments),
+            ]
+        ),
         start=f" from `{options.start.name}`" if options.start else "",
         graded=f" at `graded_evidence` {settings.graded_evidence:g}" if options.graded else "",
         habits=", ".join(f"{name} {chance:g}" for name, chance in asdict(settings.habits).items()),

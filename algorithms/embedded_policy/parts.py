@@ -30,7 +30,9 @@ class Parts:
         return [self._maker.lead(self._world.draw_chain(2 + k % 3, self._rng)) for k in range(count)]
 
     def leads_through_notes(self, count: int) -> list[Sequence]:
-        return [self._maker.lead_through_notes(self._world.draw_chain(2 + k % 3, self._rng)) for k in range(count)]
+        return [
+            self._maker.lead_through_notes(self._world.draw_chain(2 + k % 3, self._rng)) for k in range(count)
+        ]
 
     def beliefs(self, count: int) -> list[Sequence]:
         """Gold answers after random prefixes of episodes, with and without a reader."""
@@ -42,8 +44,13 @@ class Parts:
 
     def early_beliefs(self, count: int) -> list[Sequence]:
         """Gold answers after one or two searches that did not find them: short, so that a batch has many."""
-        chains = [self._world.draw_chain(int(hops), self._rng) for hops in self._rng.integers(2, 5, size=count)]
-        return [self._maker.early_belief(chain, int(self._rng.integers(1, min(chain.hops, 3)))) for chain in chains]
+        chains = [
+            self._world.draw_chain(int(hops), self._rng) for hops in self._rng.integers(2, 5, size=count)
+        ]
+        return [
+            self._maker.early_belief(chain, int(self._rng.integers(1, min(chain.hops, 3))))
+            for chain in chains
+        ]
 
     def forecasts(self, count: int) -> list[Sequence]:
         return [self._maker.forecasts(16) for _ in range(count)]
@@ -60,4 +67,6 @@ class Parts:
         hops = self._rng.choice(list(self._hops), p=list(self._hops.values()), size=count)
         chosen = self._rng.choice(list(kinds), p=list(kinds.values()), size=count)
         draws = zip(chosen, hops, strict=True)
-        return [getattr(self._maker, kind)(self._world.draw_chain(int(hop), self._rng)) for kind, hop in draws]
+        return [
+            getattr(self._maker, kind)(self._world.draw_chain(int(hop), self._rng)) for kind, hop in draws
+        ]

@@ -1,4 +1,7 @@
-"""Rollouts of a small policy in plain PyTorch, many at once, through the real environment. For reports, not for training."""
+"""Rollouts of a small policy in plain PyTorch, many at once, through the real environment.
+
+For reports, not for training.
+"""
 
 from __future__ import annotations
 
@@ -62,9 +65,17 @@ class _Decoder:
 
 @torch.inference_mode()
 def play(
-    model: PreTrainedModel, task: SearchTask, questions: list[Question], *, temperature: float = 0.0, seed: int = 0
+    model: PreTrainedModel,
+    task: SearchTask,
+    questions: list[Question],
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[Played]:
-    """One rollout per question, greedy at temperature 0. Only for one role: the context is the belief's history."""
+    """One rollout per question, greedy at temperature 0.
+
+    Only for one role: the context is the belief's history.
+    """
     generator = torch.Generator().manual_seed(seed)
     played = [
         Played(SearchEpisode(task, question, rollout_id=f"{question.id}/{k}", group_id=question.id))
@@ -89,7 +100,9 @@ def play(
     return played
 
 
-def _decide(decoder: _Decoder, played: list[Played], stop: list[int], temperature: float, generator: torch.Generator):
+def _decide(
+    decoder: _Decoder, played: list[Played], stop: list[int], temperature: float, generator: torch.Generator
+):
     decisions: list[list[int]] = [[] for _ in played]
     active = [not rollout.episode.done for rollout in played]
     while any(active):

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 HEAD_DIM = 32
 """vLLM's CPU attention takes 32 or more."""
 ROPE_THETA = 10_000.0
-"""Slow rotations are needed too: content must match over a few hundred tokens (at 100 it did not, across two documents)."""
+"""Slow rotations are needed too: content must match over a few hundred tokens (at 100 it did not, across two
+documents)."""
 POSITION_SHARPNESS = 7.0
 
 
 def build_policy(vocab_size: int, seed: int) -> LlamaForCausalLM:
-    """A Llama of 3 layers, width 128, 0.68M parameters, float32, with three previous-token heads (see `_look_back`)."""
+    """A Llama of 3 layers, width 128, 0.68M parameters, float32, with three previous-token heads (see
+    `_look_back`).
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -56,13 +59,15 @@ def load_policy(folder: Path) -> LlamaForCausalLM:
 def _look_back(model: LlamaForCausalLM, head: int, distance: int) -> None:
     """Makes a head of the first layer attend to the token `distance` places back, whatever the tokens are.
 
-    To read `mira mother -> toma` out of a document, a model needs tokens that know their predecessors, then a head that matches
-    on them. Finding both at once by gradient descent is a plateau of unpredictable length; starting with the first leaves
-    only the second to learn. Through the biases alone, the attention score is sum_i c^2 cos(theta_i (offset - distance)),
-    largest at that distance. The weights stay free to learn.
+    To read `mira mother -> toma` out of a document, a model needs tokens that know their predecessors, then a
+    head that matches on them. Finding both at once by gradient descent is a plateau of unpredictable length;
+    starting with the first leaves only the second to learn. Through the biases alone, the attention score is
+    sum_i c^2 cos(theta_i (offset - distance)), largest at that distance. The weights stay free to learn.
     """
     attention: Any = model.model.layers[0].self_attn
     angles = distance * model.model.rotary_emb.inv_freq
     rows = slice(head * HEAD_DIM, (head + 1) * HEAD_DIM)
-    attention.k_proj.bias[rows] = POSITION_SHARPNESS * torch.cat([torch.ones_like(angles), torch.zeros_like(angles)])
+    attention.k_proj.bias[rows] = POSITION_SHARPNESS * torch.cat(
+        [torch.ones_like(angles), torch.zeros_like(angles)]
+    )
     attention.q_proj.bias[rows] = POSITION_SHARPNESS * torch.cat([torch.cos(angles), -torch.sin(angles)])

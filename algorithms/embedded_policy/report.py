@@ -1,4 +1,6 @@
-"""What a warm-started policy can do: held-out accuracy, format, room for learning, and belief with and without evidence."""
+"""What a warm-started policy can do: held-out accuracy, format, room for learning, and belief with and
+without evidence.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,19 @@ EVEN_HOPS = {1: 0.25, 2: 0.25, 3: 0.25, 4: 0.25}
 
 
 def measure(
-    policy: PreTrainedModel, folder: Path, questions: int = 500, groups: int = 32, graded_evidence: float = 0.0
+    policy: PreTrainedModel,
+    folder: Path,
+    questions: int = 500,
+    groups: int = 32,
+    graded_evidence: float = 0.0,
 ) -> dict[str, float]:
-    """Measures on held-out questions of 1 to 4 hops, as many of each, of the default world; `folder` holds the tokenizer.
+    """Measures on held-out questions of 1 to 4 hops, as many of each, of the default world; `folder` holds
+    the tokenizer.
 
-    `greedy_em*` greedy exact match, by hops; `sampled_em`, `format_validity` (share of well-formed turns) and `mixed_groups`
-    (share of prompts whose 8 sampled rollouts differ in outcome) at temperature 1; `belief_*hops_k` the mean belief in the gold
-    answer after k of its evidence documents, in the expert's order.
+    `greedy_em*` greedy exact match, by hops; `sampled_em`, `format_validity` (share of well-formed turns) and
+    `mixed_groups` (share of prompts whose 8 sampled rollouts differ in outcome) at temperature 1;
+    `belief_*hops_k` the mean belief in the gold answer after k of its evidence documents, in the expert's
+    order.
     """
     policy.eval()
     task = SearchTask(
@@ -51,7 +59,10 @@ def measure(
         by_hops[rollout.episode.rollout.question.hops].append(rollout.episode.rollout.metrics["em_squad"])
     measures["greedy_em"] = float(np.mean([em for ems in by_hops.values() for em in ems]))
     measures |= {f"greedy_em_{hops}_hops": float(np.mean(by_hops[hops])) for hops in sorted(by_hops)}
-    sampled = [p.episode.rollout for p in play(policy, task, [q for q in heldout[:groups] for _ in range(8)], temperature=1.0)]
+    sampled = [
+        p.episode.rollout
+        for p in play(policy, task, [q for q in heldout[:groups] for _ in range(8)], temperature=1.0)
+    ]
     em_G8 = np.array([rollout.metrics["em_squad"] for rollout in sampled]).reshape(-1, 8)
     turns = [turn for rollout in sampled for turn in rollout.turns]
     measures["sampled_em"] = float(em_G8.mean())
@@ -76,7 +87,9 @@ def _beliefs(policy: PreTrainedModel, task: SearchTask, questions: list[Question
             suffixes.append(suffix)
             keys.append(f"belief_{question.hops}_hops_{seen}")
             if step.kind == "search":
-                decision = task.protocol.tokenizer.convert_tokens_to_ids(["<search>", *step.text.split(), "<end>"])
+                decision = task.protocol.tokenizer.convert_tokens_to_ids(
+                    ["<search>", *step.text.split(), "<end>"]
+                )
                 for call in episode.decide(decision, completed=True):
                     task.tools(call)
                 episode.observe()

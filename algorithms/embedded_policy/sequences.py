@@ -1,7 +1,9 @@
-"""Training sequences of the warm start: token ids with a mask of what is learned, from a fresh world each time.
+"""Training sequences of the warm start: token ids with a mask of what is learned, from a fresh world each
+time.
 
-Because facts are drawn anew for every batch, none can be memorised: all the policy can learn is to look things up.
-Everything goes through the protocol's own methods, so the policy sees in training exactly what it will see in rollouts.
+Because facts are drawn anew for every batch, none can be memorised: all the policy can learn is to look
+things up. Everything goes through the protocol's own methods, so the policy sees in training exactly what it
+will see in rollouts.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ class SequenceMaker:
     def lookups(self, documents: int, lookups: int) -> Sequence:
         """Some documents, then many facts read out of them; only the facts' values are learned.
 
-        Dense practice of the one skill that everything else needs. Without it a model of this size learns the format of
-        demonstrations, never to read.
+        Dense practice of the one skill that everything else needs. Without it a model of this size learns the
+        format of demonstrations, never to read.
         """
         sequence = self._start(Chain(0, (), 0), actions=["message"])
         entities = self.rng.permutation(len(self.world.names))[:documents]
@@ -58,15 +60,20 @@ class SequenceMaker:
             sequence.add(self._document(int(entity)))
         facts = [(int(e), key) for e in entities for key in (*RELATIONS, *ATTRIBUTES)]
         for k in self.rng.permutation(len(facts))[:lookups]:
-            name, key, value = self._words(f"{self.world.names[facts[k][0]]} {facts[k][1]} {self.world.value(*facts[k])}")
-            sequence.add([self._token[MESSAGE], name, key, value, self._token[END]], [False, False, False, True, False])
+            name, key, value = self._words(
+                f"{self.world.names[facts[k][0]]} {facts[k][1]} {self.world.value(*facts[k])}"
+            )
+            sequence.add(
+                [self._token[MESSAGE], name, key, value, self._token[END]], [False, False, False, True, False]
+            )
         return sequence
 
     def forecasts(self, forecasts: int) -> Sequence:
-        """One document, then questions about people whom it leads to but nobody has read of; only their answers are learned.
+        """One document, then questions about people whom it leads to but nobody has read of; only their
+        answers are learned.
 
-        Dense practice of what graded evidence says (`envs.world.evidence`): in whole episodes there is one such answer, and
-        hundreds of batches teach nothing.
+        Dense practice of what graded evidence says (`envs.world.evidence`): in whole episodes there is one
+        such answer, and hundreds of batches teach nothing.
         """
         sequence = self._start(Chain(0, (), 0), actions=["message"])
         entity = int(self.rng.integers(len(self.world.names)))
@@ -74,7 +81,9 @@ class SequenceMaker:
         for hops in self.rng.choice([2, 3, 4], p=[0.5, 0.3, 0.2], size=forecasts):
             question = self.world.question(self.world.draw_chain(int(hops), self.rng, entity), id="")
             words = self._words(f"{question.text} {question.golds[0]}")
-            sequence.add([self._token[MESSAGE], *words, self._token[END]], [False] * len(words) + [True, False])
+            sequence.add(
+                [self._token[MESSAGE], *words, self._token[END]], [False] * len(words) + [True, False]
+            )
         return sequence
 
     def searcher(self, chain: Chain) -> Sequence:
@@ -105,10 +114,11 @@ class SequenceMaker:
         return sequence
 
     def lead(self, chain: Chain) -> Sequence:
-        """A straight search, of which only the queries after the first are learned: whom the document led to, and what of them.
+        """A straight search, of which only the queries after the first are learned: whom the document led to,
+        and what of them.
 
-        In whole demonstrations these few words drown among tokens that are easy to predict, and a policy of this size
-        learns to ask about anyone in the document.
+        In whole demonstrations these few words drown among tokens that are easy to predict, and a policy of
+        this size learns to ask about anyone in the document.
         """
         return self._straight(chain, lambda step: self._document(step.entity))
 
@@ -117,7 +127,8 @@ class SequenceMaker:
         return self._straight(chain, lambda step: self._note(step.note))
 
     def belief(self, chain: Chain) -> Sequence:
-        """A searcher's episode stopped after a random number of turns and answered with gold: only the answer is learned.
+        """A searcher's episode stopped after a random number of turns and answered with gold: only the answer
+        is learned.
 
         What the policy would write if it had to answer now, is calibrated on what it has seen.
         """
@@ -136,7 +147,9 @@ class SequenceMaker:
         return self._gold(sequence, chain)
 
     def belief_through_reader(self, chain: Chain) -> Sequence:
-        """The same on the merged history of searcher and reader, with and without the documents and the notes."""
+        """The same on the merged history of searcher and reader, with and without the documents and the
+        notes.
+        """
         sequence = self._start(chain, actions=["search", "answer"])
         with_documents = self.rng.random() < 0.7
         with_notes = not with_documents or self.rng.random() < 0.6
@@ -164,7 +177,9 @@ class SequenceMaker:
     def _prefix(self, chain: Chain, through_reader: bool = False) -> list[Step]:
         habits = Habits(give_up=0.0, repeat=0.1, stray=0.15, overshoot=0.2, misread=self.habits.misread)
         searches = Expert(self.world, self.rng, habits).demonstrate(chain, through_reader)[:-1]
-        return searches[: int(self.rng.integers(0, len(searches) + 1))] if self.rng.random() < 0.5 else searches
+        return (
+            searches[: int(self.rng.integers(0, len(searches) + 1))] if self.rng.random() < 0.5 else searches
+        )
 
     def _start(self, chain: Chain, actions: list[str]) -> Sequence:
         ids = self.protocol.prompt("", self.world.question(chain, id="").text, actions)
@@ -181,7 +196,11 @@ class SequenceMaker:
             sequence.add(self._observation(message, "error"))
 
     def _decision(self, step: Step) -> list[int]:
-        return [self._token[SEARCH if step.kind == "search" else ANSWER], *self._words(step.text), self._token[END]]
+        return [
+            self._token[SEARCH if step.kind == "search" else ANSWER],
+            *self._words(step.text),
+            self._token[END],
+        ]
 
     def _message(self, text: str) -> list[int]:
         return [self._token[MESSAGE], *self._words(text), self._token[END]]
@@ -189,7 +208,9 @@ class SequenceMaker:
     def _document(self, entity: int | None) -> list[int]:
         assert entity is not None, "an answer shows no document"
         document = self.world.documents[entity]
-        return self._observation(document.contents if self.rng.random() < TITLE_SHARE else document.text, "tool")
+        return self._observation(
+            document.contents if self.rng.random() < TITLE_SHARE else document.text, "tool"
+        )
 
     def _note(self, text: str) -> list[int]:
         return self._observation(text, "reader")

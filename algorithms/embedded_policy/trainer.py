@@ -1,4 +1,6 @@
-"""The warm start: look-up practice until the skill is there, then batches of several kinds of sequences, phase by phase."""
+"""The warm start: look-up practice until the skill is there, then batches of several kinds of sequences,
+phase by phase.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from envs.world.world import World, build_world
 
 
 class LookupFailed(RuntimeError):
-    """The policy did not learn to read facts out of documents: training on demonstrations would be of no use."""
+    """The policy did not learn to read facts out of documents: training on demonstrations would be
+    of no use.
+    """
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,11 @@ class Phase:
 class WarmStartSettings:
     """Defaults are the `tiny` policy's.
 
-    `graded_evidence` is that of a share `graded_worlds` of the worlds; the rest have none. `habits` are the expert's in
-    demonstrations: how much is left for reinforcement learning to mend. `hops` are the shares of questions by hops in training.
-    Learning rates rise over `warm_up_steps` and fall to 0 over the last 1 / `decay` of the phases.
+    `graded_evidence` is that of a share `graded_worlds` of the worlds; the rest have none. `habits` are the
+    expert's in
+    demonstrations: how much is left for reinforcement learning to mend. `hops` are the shares of questions by
+    hops in training. Learning rates rise over `warm_up_steps` and fall to 0 over the last 1 / `decay` of the
+    phases.
     """
 
     seed: int = 0
@@ -68,7 +74,9 @@ class WarmStartSettings:
     graded_evidence: float = 0.8
     graded_worlds: float = 0.5
     hops: dict[int, float] = field(default_factory=lambda: {1: 0.2, 2: 0.35, 3: 0.25, 4: 0.2})
-    habits: Habits = Habits(give_up=0.1, give_up_bored=0.65, repeat=0.05, stray=0.08, overshoot=0.05, misread=0.1)
+    habits: Habits = Habits(
+        give_up=0.1, give_up_bored=0.65, repeat=0.05, stray=0.08, overshoot=0.05, misread=0.1
+    )
     matrix_learning_rate: float = 0.02
     other_learning_rate: float = 3e-3
     warm_up_steps: int = 0
@@ -83,7 +91,12 @@ GRADED = WarmStartSettings(
         Phase(
             "early beliefs",
             steps=450,
-            parts={"early_beliefs": Part(48, weight=3.0), "own_beliefs": Part(8), "forecasts": Part(3), **_KEPT},
+            parts={
+                "early_beliefs": Part(48, weight=3.0),
+                "own_beliefs": Part(8),
+                "forecasts": Part(3),
+                **_KEPT,
+            },
         ),
     ),
     graded_evidence=1.0,
@@ -92,8 +105,8 @@ GRADED = WarmStartSettings(
     warm_up_steps=20,
     decay=2.0,
 )
-"""The `tiny_graded` policy's, from `tiny`. It learns what a document says of those it leads to, where evidence is graded, and
-gives up four times in five."""
+"""The `tiny_graded` policy's, from `tiny`. It learns what a document says of those it leads to, where
+evidence is graded, and gives up four times in five."""
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called after each step with phase, step, number of steps, and measures."""
@@ -102,7 +115,8 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 class Trainer:
     """Trains `model` in place. Deterministic for given settings, machine type and number of threads.
 
-    Matrices are trained with Muon, which shortens the look-up plateau several times; embeddings, norms and biases with AdamW.
+    Matrices are trained with Muon, which shortens the look-up plateau several times; embeddings, norms and
+    biases with AdamW.
     """
 
     def __init__(self, model: Any, protocol: TinyProtocol, settings: WarmStartSettings, progress: Progress):
@@ -131,7 +145,10 @@ class Trainer:
         self.model.eval()
 
     def learn_lookup(self) -> None:
-        """Facts of one document at a time, until 97 of 100 are read right. At most 0 steps: the policy knows how already."""
+        """Facts of one document at a time, until 97 of 100 are read right.
+
+        At most 0 steps: the policy knows how already.
+        """
         total, recent = self.settings.max_lookup_steps, 0.0
         if total == 0:
             return
@@ -144,7 +161,8 @@ class Trainer:
             if recent > 0.97:
                 return
         raise LookupFailed(
-            f"after {total} steps only {recent:.0%} of facts are read right: train longer (--lookup-steps) or try another --seed"
+            f"after {total} steps only {recent:.0%} of facts are read right: train longer (--lookup-steps) "
+            "or try another --seed"
         )
 
     def learn_phases(self) -> None:
@@ -167,8 +185,12 @@ class Trainer:
         seed = int(self.rng.integers(2**31))
         return build_world(WorldSettings(seed=seed, entities=self.settings.entities, graded_evidence=grade))
 
-    def _step(self, parts: dict[str, list[Sequence]], rate: float, weights: dict[str, float] | None = None) -> dict[str, float]:
-        """One update on the weighted sum over `parts` of the mean loss of learned tokens; returns it and each part's accuracy."""
+    def _step(
+        self, parts: dict[str, list[Sequence]], rate: float, weights: dict[str, float] | None = None
+    ) -> dict[str, float]:
+        """One update on the weighted sum over `parts` of the mean loss of learned tokens; returns it and each
+        part's accuracy.
+        """
         measures, total = {}, 0.0
         for name, part in parts.items():
             length = max(len(sequence.ids) for sequence in part)

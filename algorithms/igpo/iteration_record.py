@@ -1,4 +1,5 @@
-"""What one iteration leaves behind for logs and trackers: rollouts, and the credit that training really used."""
+"""What one iteration leaves behind for logs and trackers: rollouts, and the credit that training
+really used."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ from envs.search.trajectory import Rollout
 
 @dataclass(slots=True)
 class TurnCredit:
-    """Credit of one turn as the learner used it. `gain` and `normalised_gain` are None where the turn bears no gain."""
+    """Credit of one turn as the learner used it.
+
+    `gain` and `normalised_gain` are None where the turn bears no gain.
+    """
 
     belief_before: float | None
     """b_{t-1} = exp(s_{t-1}) after the alias rule, in (0, 1]."""
@@ -22,7 +26,8 @@ class TurnCredit:
     logp_gap_mean: float | None = None
     """Mean |learner log-prob - sampler log-prob| over the turn's decision tokens."""
     logp_gap_L: np.ndarray | None = None
-    """Learner log-prob - sampler log-prob of each decision token, before the update; kept only under `log_tokens`."""
+    """Learner log-prob - sampler log-prob of each decision token, before the update; kept only under
+    `log_tokens`."""
 
 
 @dataclass(slots=True)
@@ -52,12 +57,16 @@ class GroupCredit:
     collapsed: bool
     """Every advantage that training used is 0."""
     collapsed_or_faint: bool
-    """`collapsed`, or collapsed under the outcome and the gains' standard deviation is below 1e-3 (SPEC §4)."""
+    """`collapsed`, or collapsed under the outcome and the gains' standard deviation is below 1e-3 (SPEC §4).
+    """
 
 
 @dataclass(slots=True)
 class IterationRecord:
-    """One iteration's rollouts of one split. `credit` is keyed by (rollout id, turn index); empty for evaluation rollouts."""
+    """One iteration's rollouts of one split.
+
+    `credit` is keyed by (rollout id, turn index); empty for evaluation rollouts.
+    """
 
     iteration: int
     split: str

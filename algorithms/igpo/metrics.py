@@ -32,7 +32,9 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def ending_metrics(rollouts: list[Rollout]) -> dict[str, float]:
-    """How rollouts ended, as shares of them, their mean number of turns, and the share of tool calls with an error."""
+    """How rollouts ended, as shares of them, their mean number of turns, and the share of tool calls with an
+    error.
+    """
     calls = [call for rollout in rollouts for turn in rollout.turns for call in turn.tool_calls]
     return {
         "turns_mean": _mean(rollout.num_turns for rollout in rollouts),
@@ -78,7 +80,8 @@ def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
 
 
 def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, float]:
-    """The trained modules' metrics: gaps are the largest over modules, losses the sum, the rest the token-weighted mean.
+    """The trained modules' metrics: gaps are the largest over modules, losses the sum, the rest the
+    token-weighted mean.
 
     A frozen policy has none of them, and `kl` is left out where nobody measured it.
     """
@@ -95,7 +98,9 @@ def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, flo
         elif name == "loss":
             combined[name] = sum(parts)
         else:
-            tokens = sum(weights) or 1.0  # none where no trained policy spoke in the whole batch: all of them are 0 then
+            tokens = (
+                sum(weights) or 1.0
+            )  # none where no trained policy spoke in the whole batch: all of them are 0 then
             combined[name] = sum(w * part for w, part in zip(weights, parts, strict=True)) / tokens
     for name in ("seconds_credit", "peak_gib_learn"):
         combined[name] = results[ALL_MODULES][name]

@@ -1,7 +1,8 @@
 """Whole groups over the env runners, and what happens when a runner dies in the middle.
 
-Only a lost process is retried: its groups go to the runners that are left, or to the restarted one, with the same seeds. An
-exception inside a runner is a bug or bad input, comes back with its traceback, and ends the run.
+Only a lost process is retried: its groups go to the runners that are left, or to the restarted one, with the
+same seeds. An exception inside a runner is a bug or bad input, comes back with its traceback, and ends the
+run.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class GroupSampler:
         return self._algorithm.env_runner_group
 
     def sample(self, groups: list[list[RolloutJob]]) -> tuple[list[list[EpisodeRecord]], list]:
-        """What happened in the rollouts of every group, in the order of `groups`, and the metrics of the runners.
+        """What happened in the rollouts of every group, in the order of `groups`, and the metrics of the
+        runners.
 
         Raises:
             RolloutError: an exception inside a runner.
@@ -87,18 +89,24 @@ class GroupSampler:
             logger.warning("an env runner died: %d of %d groups are sampled again", len(missing), len(groups))
             fruitless = fruitless + 1 if len(missing) == before else 0
             if fruitless == MAX_FRUITLESS_ROUNDS:
-                raise RuntimeError(f"env runners died in {fruitless} rounds of sampling in a row: see their logs")
+                raise RuntimeError(
+                    f"env runners died in {fruitless} rounds of sampling in a row: see their logs"
+                )
             self._revive()
         return [records[index] for index in range(len(groups))], metrics
 
-    def _one_round(self, groups: list[list[RolloutJob]], missing: list[int]) -> list[tuple[list[int], bytes, Any]]:
+    def _one_round(
+        self, groups: list[list[RolloutJob]], missing: list[int]
+    ) -> list[tuple[list[int], bytes, Any]]:
         ids = self._runners.healthy_env_runner_ids()
         if not ids:  # all of them died since the last sampling
             return []
         shares = {runner: missing[k :: len(ids)] for k, runner in enumerate(ids)}
         shares = {runner: share for runner, share in shares.items() if share}
         calls = [_sample_call([groups[index] for index in share], share) for share in shares.values()]
-        results: list[Any] = self._runners.foreach_env_runner(calls, local_env_runner=False, remote_worker_ids=list(shares))
+        results: list[Any] = self._runners.foreach_env_runner(
+            calls, local_env_runner=False, remote_worker_ids=list(shares)
+        )
         for result in results:
             if isinstance(result, str):
                 raise RolloutError(f"an env runner failed:\n{result}")
@@ -146,12 +154,18 @@ def _regroup(groups: list[list[RolloutJob]], flat: list) -> list[list]:
 
 
 def training_jobs(
-    questions: Sequence[Question], drawn: Iterable[int], *, iteration: int, group_size: int, seed: int, drawn_before: Counter[int]
+    questions: Sequence[Question],
+    drawn: Iterable[int],
+    *,
+    iteration: int,
+    group_size: int,
+    seed: int,
+    drawn_before: Counter[int],
 ) -> list[list[RolloutJob]]:
     """A group of `group_size` rollouts for each of `questions` that was drawn.
 
-    `drawn_before` counts the iteration's draws of each question, and is updated: one that comes again, across the border of
-    an epoch, is a group of its own with other seeds.
+    `drawn_before` counts the iteration's draws of each question, and is updated: one that comes again, across
+    the border of an epoch, is a group of its own with other seeds.
     """
     groups = []
     for index in drawn:
@@ -160,7 +174,9 @@ def training_jobs(
         group_id = f"{iteration:06d}/{question.id}" + (f"/again{times}" if times else "")
         groups.append(
             [
-                RolloutJob(question, f"{group_id}/{g}", group_id, (seed, iteration, index, times * group_size + g))
+                RolloutJob(
+                    question, f"{group_id}/{g}", group_id, (seed, iteration, index, times * group_size + g)
+                )
                 for g in range(group_size)
             ]
         )
@@ -170,8 +186,8 @@ def training_jobs(
 def heldout_jobs(
     questions: Sequence[Question], *, samples: int, temperature: float, seed: int, first: int = 0
 ) -> list[list[RolloutJob]]:
-    """`samples` rollouts of each question, whose belief is not scored. `first` is the place of the first among all questions:
-    of several sources, two may have one id."""
+    """`samples` rollouts of each question, whose belief is not scored. `first` is the place of the first
+    among all questions: of several sources, two may have one id."""
     return [
         [
             RolloutJob(
@@ -190,7 +206,9 @@ def heldout_jobs(
 
 
 def sample_batch(algorithm: IGPO, iteration: int) -> SampledBatch:
-    """Whole groups for `prompts_per_iteration` prompts; under dynamic sampling, collapsed ones make way for new prompts."""
+    """Whole groups for `prompts_per_iteration` prompts; under dynamic sampling, collapsed ones make way for
+    new prompts.
+    """
     started, config, weights_version = time.perf_counter(), algorithm.config, algorithm.weights_version
     kept: list = []
     spare: list = []
@@ -212,7 +230,9 @@ def sample_batch(algorithm: IGPO, iteration: int) -> SampledBatch:
         metrics += new_metrics
         for name, seconds in sampling_seconds(new_metrics).items():
             phases[name] += seconds
-        tokens += sum(turn.num_decision_tokens for group in groups for record in group for turn in record.rollout.turns)
+        tokens += sum(
+            turn.num_decision_tokens for group in groups for record in group for turn in record.rollout.turns
+        )
         rollouts += sum(len(group) for group in groups)
         for group in groups:
             outcomes = {record.rollout.outcome for record in group}
@@ -224,4 +244,6 @@ def sample_batch(algorithm: IGPO, iteration: int) -> SampledBatch:
     sampled = time.perf_counter()
     episodes = [record.episode(algorithm.task.policy_of) for group in chosen for record in group]
     phases["host"] += time.perf_counter() - sampled
-    return SampledBatch(episodes, tokens, rollouts, metrics, weights_version, time.perf_counter() - started, dict(phases))
+    return SampledBatch(
+        episodes, tokens, rollouts, metrics, weights_version, time.perf_counter() - started, dict(phases)
+    )

@@ -1,4 +1,6 @@
-"""Another run with the engines of the one before: `igpo study` does it for every cell; Tune would call it reuse of actors."""
+"""Another run with the engines of the one before: `igpo study` does it for every cell; Tune would call it
+reuse of actors.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def fits_engines(old: IGPOConfig, new: IGPOConfig) -> bool:
 
 
 def start_over(algorithm: IGPO, config: IGPOConfig) -> None:
-    """Fresh weights, optimizer, cursor, counters and task, all of `config`, around the engines that run already."""
+    """Fresh weights, optimizer, cursor, counters and task, all of `config`, around the engines that run
+    already.
+    """
     config = config.copy(copy_frozen=False)
     config.validate()
     config.freeze()
@@ -29,7 +33,9 @@ def start_over(algorithm: IGPO, config: IGPOConfig) -> None:
     expected = group.num_healthy_env_runners()
     done = group.foreach_env_runner(lambda runner: runner.start_over(config))  # ty: ignore[missing-attribute]
     if len(done) != expected:
-        raise RuntimeError(f"{expected - len(done)} of {expected} env runners could not start over: see their logs")
+        raise RuntimeError(
+            f"{expected - len(done)} of {expected} env runners could not start over: see their logs"
+        )
     spaces = algorithm.env_runner_group.get_spaces()
     algorithm.learner_group.shutdown()
     algorithm.learner_group = config.build_learner_group(
@@ -44,10 +50,15 @@ def start_over(algorithm: IGPO, config: IGPOConfig) -> None:
 
 
 def _architecture(config: IGPOConfig) -> Any:
-    """What an engine is built from. It starts without weights and gets the learner's: another start of the same model will do."""
+    """What an engine is built from.
+
+    It starts without weights and gets the learner's: another start of the same model will do.
+    """
     folder = Path(resolve_model(config.model_path))
     files = [folder / name for name in ("config.json", "tokenizer.json")]
-    return [file.read_bytes() for file in files] if all(file.is_file() for file in files) else config.model_path
+    return (
+        [file.read_bytes() for file in files] if all(file.is_file() for file in files) else config.model_path
+    )
 
 
 def _engine_keys(config: IGPOConfig) -> tuple[Any, ...]:

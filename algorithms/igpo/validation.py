@@ -1,4 +1,6 @@
-"""What an `IGPOConfig` may say: bounds of its numbers, combinations that cannot work, and which policy speaks for which role."""
+"""What an `IGPOConfig` may say: bounds of its numbers, combinations that cannot work, and which policy speaks
+for which role.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def check_combinations(config: IGPOConfig) -> None:
         _check_sharding(config)
     if config.preset_settings.needs_several_updates and config.num_epochs * config.num_minibatches == 1:
         raise InputError(
-            f"preset {config.preset} with one update per batch would be grpo: set num_epochs or num_minibatches above 1"
+            f"preset {config.preset} with one update per batch would be grpo: set num_epochs or "
+            "num_minibatches above 1"
         )
     if config.reference_refresh_interval:
         _check_refresh(config)
@@ -37,26 +40,37 @@ def check_combinations(config: IGPOConfig) -> None:
 def _check_weight_lag(config: IGPOConfig) -> None:
     if config.max_weight_lag != 1:
         raise InputError(
-            f"max_weight_lag is {config.max_weight_lag}; use 0, or 1 to sample during the update: more would only be staler"
+            f"max_weight_lag is {config.max_weight_lag}; use 0, or 1 to sample during the update: more "
+            "would only be staler"
         )
-    if config.num_env_runners == 0 and not config.in_evaluation:  # RLlib validates a copy for evaluation, without runners
+    if (
+        config.num_env_runners == 0 and not config.in_evaluation
+    ):  # RLlib validates a copy for evaluation, without runners
         raise InputError("max_weight_lag 1 needs an env runner of its own: set num_env_runners to 1 or more")
     if config.mismatch_cap == 0:
         raise InputError("max_weight_lag 1 needs its importance correction: set mismatch_cap above 0")
     if config.belief_scoring.policy == "current" and not config.belief_scoring.on_engine:
-        raise InputError("max_weight_lag 1: the learner is ahead of the policy that sampled; set scoring to vllm_prefix")
+        raise InputError(
+            "max_weight_lag 1: the learner is ahead of the policy that sampled; set scoring to vllm_prefix"
+        )
 
 
 def _check_colocation(config: IGPOConfig) -> None:
     if config.max_weight_lag:
-        raise InputError("engine.placement colocated takes turns, max_weight_lag 1 overlaps: leave one of them out")
+        raise InputError(
+            "engine.placement colocated takes turns, max_weight_lag 1 overlaps: leave one of them out"
+        )
     if config.num_env_runners > 1 or config.num_learners > 1:
-        raise InputError("engine.placement colocated is for one GPU: set num_env_runners to 1 and num_learners to 0 or 1")
+        raise InputError(
+            "engine.placement colocated is for one GPU: set num_env_runners to 1 and num_learners to 0 or 1"
+        )
     if max(config.num_gpus_per_env_runner, config.num_gpus_per_learner) > 0 and not (
-        config.num_gpus_per_env_runner > 0 and 0 < config.num_gpus_per_learner <= 1 - config.num_gpus_per_env_runner
+        config.num_gpus_per_env_runner > 0
+        and 0 < config.num_gpus_per_learner <= 1 - config.num_gpus_per_env_runner
     ):
         raise InputError(
-            "engine.placement colocated: num_gpus_per_env_runner and num_gpus_per_learner share one GPU: set both to 0.5"
+            "engine.placement colocated: num_gpus_per_env_runner and num_gpus_per_learner share one GPU: "
+            "set both to 0.5"
         )
 
 
@@ -67,41 +81,69 @@ def _check_transfer_by_nccl(config: IGPOConfig) -> None:
     if EngineSettings(**config.engine).kind != "vllm":
         raise InputError(f"{what}: set engine.kind to vllm, or use shared_memory")
     for name in ("num_learners", "num_gpus_per_learner", "num_env_runners", "num_gpus_per_env_runner"):
-        is_copy = config.in_evaluation and name == "num_env_runners"  # RLlib validates a copy for evaluation, without runners
+        is_copy = (
+            config.in_evaluation and name == "num_env_runners"
+        )  # RLlib validates a copy for evaluation, without runners
         if getattr(config, name) < 1 and not is_copy:
-            raise InputError(f"{what}: set {name} to 1 or more, not {getattr(config, name)}, or use shared_memory")
+            raise InputError(
+                f"{what}: set {name} to 1 or more, not {getattr(config, name)}, or use shared_memory"
+            )
 
 
 def _check_sharding(config: IGPOConfig) -> None:
     if config.num_learners < 2:
         raise InputError(
-            f"shard_learner spreads the model over learners: set num_learners to 2 or more, not {config.num_learners}"
+            "shard_learner spreads the model over learners: set num_learners to 2 or more, not "
+            f"{config.num_learners}"
         )
     for name in ("lora", "compile_learner", "reference_refresh_interval"):
         if getattr(config, name) not in (None, False, 0):
             raise InputError(f"shard_learner cannot be combined with {name}: leave one of them out")
     if config.grad_clip_by != "global_norm":
-        raise InputError(f"shard_learner clips gradients by global_norm: leave grad_clip_by out, it is {config.grad_clip_by!r}")
+        raise InputError(
+            "shard_learner clips gradients by global_norm: leave grad_clip_by out, it is "
+            f"{config.grad_clip_by!r}"
+        )
     if not config.belief_scoring.on_engine:
-        raise InputError("shard_learner cannot score belief on the learner's side: set scoring to vllm_prefix")
+        raise InputError(
+            "shard_learner cannot score belief on the learner's side: set scoring to vllm_prefix"
+        )
 
 
 def _check_refresh(config: IGPOConfig) -> None:
     if config.reference_scored_policy is None and config.loss_settings().kl_coeff == 0:
-        raise InputError("reference_refresh_interval needs a reference: set scorer: reference, or kl_coeff above 0")
+        raise InputError(
+            "reference_refresh_interval needs a reference: set scorer: reference, or kl_coeff above 0"
+        )
     if config.lora is not None:
-        raise InputError("reference_refresh_interval cannot refresh the base of `lora` adapters: leave one of them out")
+        raise InputError(
+            "reference_refresh_interval cannot refresh the base of `lora` adapters: leave one of them out"
+        )
 
 
 WHOLE_FROM = {
-    "seed": 0, "prompts_per_iteration": 1, "group_size": 2, "max_resample": 0, "num_epochs": 1, "num_minibatches": 1,
-    "tokens_per_micro_batch": 1, "reference_refresh_interval": 0, "num_env_runners": 0, "num_learners": 0,
-    "evaluation_interval": 0, "evaluation_questions": 1,
-}  # fmt: skip
+    "seed": 0,
+    "prompts_per_iteration": 1,
+    "group_size": 2,
+    "max_resample": 0,
+    "num_epochs": 1,
+    "num_minibatches": 1,
+    "tokens_per_micro_batch": 1,
+    "reference_refresh_interval": 0,
+    "num_env_runners": 0,
+    "num_learners": 0,
+    "evaluation_interval": 0,
+    "evaluation_questions": 1,
+}
 """Whole numbers and their least value. A group of one rollout has no baseline."""
 
 
-REAL_FROM = {"max_logp_gap": 0, "num_cpus_per_env_runner": 0, "num_gpus_per_env_runner": 0, "num_gpus_per_learner": 0}
+REAL_FROM = {
+    "max_logp_gap": 0,
+    "num_cpus_per_env_runner": 0,
+    "num_gpus_per_env_runner": 0,
+    "num_gpus_per_learner": 0,
+}
 
 
 POSITIVE = ("lr", "grad_clip")
@@ -131,19 +173,31 @@ def check_numbers(config: IGPOConfig) -> None:
             kind = "a whole number, " if name in WHOLE_FROM else ""
             good, wanted = number and value >= least, f"{kind}{least} or more"
         if not good:
-            raise InputError(f"{name} is {value!r}; it must be {wanted}{' (or null)' if name in MAY_BE_NONE else ''}")
+            raise InputError(
+                f"{name} is {value!r}; it must be {wanted}{' (or null)' if name in MAY_BE_NONE else ''}"
+            )
 
 
-OVERRIDABLE = ("lr", "grad_clip", "clip_low", "clip_high", "dual_clip", "ratio_level", "kl_coeff", "mismatch_cap")
-"""What may differ between policies (RLlib's `algorithm_config_overrides_per_module`); all else is the batch's or the model's."""
+OVERRIDABLE = (
+    "lr",
+    "grad_clip",
+    "clip_low",
+    "clip_high",
+    "dual_clip",
+    "ratio_level",
+    "kl_coeff",
+    "mismatch_cap",
+)
+"""What may differ between policies (RLlib's `algorithm_config_overrides_per_module`); all else is the batch's
+or the model's."""
 
 
 def map_roles_to_policies(config: IGPOConfig) -> None:
-    """Without an own `policy_mapping_fn`, each role speaks through the policy that its settings name; with one, the roles'
-    settings are brought into line with it.
+    """Without an own `policy_mapping_fn`, each role speaks through the policy that its settings name; with
+    one, the roles' settings are brought into line with it.
 
-    Raises InputError for a policy that `policies` has not, for `policies_to_train` that names none or an unknown one, and for
-    settings of one policy that only all can have.
+    Raises InputError for a policy that `policies` has not, for `policies_to_train` that names none or an
+    unknown one, and for settings of one policy that only all can have.
     """
     roles = config.roles
     is_default = config.policy_mapping_fn is AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN
@@ -157,14 +211,19 @@ def map_roles_to_policies(config: IGPOConfig) -> None:
         config.env_config["roles"] = [{**role.model_dump(), "policy": policy_of[role.name]} for role in roles]
     unknown = sorted(set(policy_of.values()) - set(config.policies))
     if unknown:
-        raise InputError(f"roles speak through the policies {unknown}, but `policies` has only {sorted(config.policies)}")
+        raise InputError(
+            f"roles speak through the policies {unknown}, but `policies` has only {sorted(config.policies)}"
+        )
     trained = config.policies_to_train
     if isinstance(trained, list | tuple | set) and (not trained or not set(trained) <= set(config.policies)):
-        raise InputError(f"policies_to_train is {list(trained)}; name one or more of {', '.join(sorted(config.policies))}")
+        raise InputError(
+            f"policies_to_train is {list(trained)}; name one or more of {', '.join(sorted(config.policies))}"
+        )
     for policy, overrides in config.algorithm_config_overrides_per_module.items():
         for name in overrides:
             if name not in OVERRIDABLE:
                 raise InputError(
-                    f"algorithm_config_overrides_per_module sets {name} for {policy} alone; policies may differ in "
+                    f"algorithm_config_overrides_per_module sets {name} for {policy} alone; policies may "
+                    "differ in "
                     f"{', '.join(OVERRIDABLE)} only"
                 )

@@ -1,7 +1,7 @@
 """Demonstrations played through the real environment, as rows to learn from.
 
-Whoever is trained on them sees, token for token, what reinforcement learning will show: the protocol's prompt, what the tools
-really returned, cut where it will be cut. Only decisions are learned.
+Whoever is trained on them sees, token for token, what reinforcement learning will show: the protocol's
+prompt, what the tools really returned, cut where it will be cut. Only decisions are learned.
 """
 
 from __future__ import annotations
@@ -27,13 +27,18 @@ def play_all(task: SearchTask, demonstrations: Sequence[Demonstration]) -> tuple
     """The row of each demonstration that can be played, and how many can't be, for which reason.
 
     Raises:
-        InputError: several roles, no `search` among the tools, a search that failed, or no demonstration can be played.
+        InputError: several roles, no `search` among the tools, a search that failed, or no demonstration can
+            be played.
     """
     if len(task.settings.roles) > 1:
-        raise InputError("demonstrations are played by one role: give an experiment with a single one in env_config.roles")
+        raise InputError(
+            "demonstrations are played by one role: give an experiment with a single one in env_config.roles"
+        )
     if "search" not in task.settings.tools:
         raise InputError("demonstrations call the tool `search`: add it to env_config.tools")
-    questions = resolve_gold_documents([demonstration.question for demonstration in demonstrations], task.corpus)
+    questions = resolve_gold_documents(
+        [demonstration.question for demonstration in demonstrations], task.corpus
+    )
     rows: list[Row] = []
     dropped: Counter[str] = Counter()
     for demonstration, question in zip(demonstrations, questions, strict=True):
@@ -62,7 +67,9 @@ def _play(task: SearchTask, demonstration: Demonstration) -> Row | str:
     row = Row()
     row.append(np.asarray(seen.ids), decision=False)
     found, shown = "", ""
-    searches = [Action(ActionKind.TOOL, tool="search", arguments={"query": query}) for query in demonstration.searches]
+    searches = [
+        Action(ActionKind.TOOL, tool="search", arguments={"query": query}) for query in demonstration.searches
+    ]
     for action in (*searches, Action(ActionKind.ANSWER, text=answer)):
         if seen is None:
             return "it takes more than max_turns or max_context_tokens"

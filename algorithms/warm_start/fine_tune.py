@@ -1,4 +1,6 @@
-"""Supervised fine-tuning on demonstrated rows, with the module and the packed rows that reinforcement learning uses."""
+"""Supervised fine-tuning on demonstrated rows, with the module and the packed rows that reinforcement
+learning uses.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,17 @@ class FineTuneSettings:
 
 
 class FineTuner:
-    """Trains `module` in place on the decision tokens of `columns`; every token of a batch counts the same."""
+    """Trains `module` in place on the decision tokens of `columns`; every token of a batch counts
+    the same.
+    """
 
-    def __init__(self, module: HFCausalLM, columns: Columns, settings: FineTuneSettings, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        module: HFCausalLM,
+        columns: Columns,
+        settings: FineTuneSettings,
+        device: torch.device | str = "cpu",
+    ):
         self.module = module.to(device)
         self.columns = columns
         self.settings = settings
@@ -67,7 +77,10 @@ class FineTuner:
         """Mean negative log-probability of the decision tokens of `columns`, in nats."""
         self.module.eval()
         rows = np.arange(len(columns["lengths"]))
-        return sum(float(self._share(columns, micro, len_tokens)) for micro, len_tokens in self._micro_batches(columns, rows))
+        return sum(
+            float(self._share(columns, micro, len_tokens))
+            for micro, len_tokens in self._micro_batches(columns, rows)
+        )
 
     def _update(self, rows: np.ndarray) -> float:
         total = 0.0
@@ -77,7 +90,9 @@ class FineTuner:
             total += float(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(self._params, self.settings.grad_clip)
         if not math.isfinite(float(norm)):
-            raise FloatingPointError(f"the norm of the gradient is {float(norm)} in update {self._updates + 1}: lower the rate")
+            raise FloatingPointError(
+                f"the norm of the gradient is {float(norm)} in update {self._updates + 1}: lower the rate"
+            )
         for group in self._optimizer.param_groups:
             group["lr"] = self.settings.lr * self._rate()
         self._optimizer.step()

@@ -1,9 +1,9 @@
 """How good an answer is, in both dialects of SPEC §3, written from their definitions.
 
-`f1_paper`, `em_paper`: lower-case, every ASCII punctuation character to a space, white space collapsed; F1 over the
-SET of words; exact match is equality of those strings (the official code's `val_type='em'`).
-`f1_squad`, `em_squad`: SQuAD v1.1 normalisation (lower-case, punctuation deleted, articles removed), multiset F1, and
-HotpotQA's rule that yes, no and noanswer match only themselves.
+`f1_paper`, `em_paper`: lower-case, every ASCII punctuation character to a space, white space collapsed; F1
+over the SET of words; exact match is equality of those strings (the official code's `val_type='em'`).
+`f1_squad`, `em_squad`: SQuAD v1.1 normalisation (lower-case, punctuation deleted, articles removed), multiset
+F1, and HotpotQA's rule that yes, no and noanswer match only themselves.
 Every metric is the maximum over the gold aliases, lies in [0, 1], and is 0 for a rollout without an answer.
 """
 
@@ -37,7 +37,9 @@ def normalise_paper(text: str) -> str:
 
 @lru_cache(4096)
 def normalise_squad(text: str) -> str:
-    """Lower-case, ASCII punctuation deleted, then `a`, `an`, `the` removed, white space collapsed (SQuAD v1.1)."""
+    """Lower-case, ASCII punctuation deleted, then `a`, `an`, `the` removed, white space collapsed (SQuAD
+    v1.1).
+    """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_DELETE_PUNCTUATION)).split())
 
 
@@ -54,7 +56,9 @@ def em_paper(prediction: str, golds: Sequence[str]) -> float:
 
 
 def f1_squad(prediction: str, golds: Sequence[str]) -> float:
-    """F1 between the multisets of words, maximum over `golds`; yes, no, noanswer match only themselves (HotpotQA)."""
+    """F1 between the multisets of words, maximum over `golds`; yes, no, noanswer match only themselves
+    (HotpotQA).
+    """
     normalised = normalise_squad(prediction)
     return _best(golds, lambda gold: _f1_of_multisets(normalised, normalise_squad(gold)))
 
@@ -89,13 +93,15 @@ def _metrics_of(prediction: str, golds: tuple[str, ...]) -> dict[str, float]:
 
 
 def outcome_function(name: str) -> AnswerMetric:
-    """The function that rewards an answer: `f1` (the paper's), `em`, a metric by its full name, or `module:function`.
+    """The function that rewards an answer: `f1` (the paper's), `em`, a metric by its full name, or
+    `module:function`.
 
-    A user's function takes (prediction: str, golds: list of str) and returns a finite number; anything else raises
-    ValueError when it is called.
+    A user's function takes (prediction: str, golds: list of str) and returns a finite number; anything else
+    raises ValueError when it is called.
 
     Raises:
-        InputError: unknown name (the nearest known one is told), module that can't be imported, no such function.
+        InputError: unknown name (the nearest known one is told), module that can't be imported, no such
+            function.
     """
     if name in OUTCOMES:
         return OUTCOMES[name]

@@ -1,7 +1,8 @@
-"""Documents to search, read from the JSONL that Search-R1 and FlashRAG share: `id`, `contents` = `"Title"\\ntext`.
+"""Documents to search, read from the JSONL that Search-R1 and FlashRAG share: `id`, `contents` =
+`"Title"\\ntext`.
 
-A corpus has an identity, the hash of its content: results differ more by corpus than by algorithm, so every run logs
-it, and indexes are cached under it.
+A corpus has an identity, the hash of its content: results differ more by corpus than by algorithm, so every
+run logs it, and indexes are cached under it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Document:
 
     @property
     def contents(self) -> str:
-        """The corpus form: the quoted title, a line break, the text; the text alone where there is no title."""
+        """The corpus form: the quoted title, a line break, the text; the text alone where there is
+        no title.
+        """
         return f'"{self.title}"\n{self.text}' if self.title else self.text
 
 
@@ -43,13 +46,16 @@ class Corpus(Sequence[Document]):
         self.source = source
         """Where the documents came from, for messages and logs."""
         if not self._documents:
-            raise InputError(f"{source} holds no documents: a corpus needs one JSON line of `id`, `contents` per passage")
+            raise InputError(
+                f"{source} holds no documents: a corpus needs one JSON line of `id`, `contents` per passage"
+            )
         self._index_of_id: dict[str, int] = {}
         for index, document in enumerate(self._documents):
             first = self._index_of_id.setdefault(document.id, index)
             if first != index:
                 raise InputError(
-                    f"{source}: documents {first + 1} and {index + 1} share the id {document.id!r}: ids must be unique"
+                    f"{source}: documents {first + 1} and {index + 1} share the id {document.id!r}: ids "
+                    "must be unique"
                 )
 
     def __len__(self) -> int:
@@ -99,20 +105,25 @@ def load_corpus(path: str | Path) -> Corpus:
 
 
 def iter_documents(path: str | Path) -> Iterator[Document]:
-    """Stream the documents of a JSONL corpus; raises as `load_corpus`, except for what needs all documents at once."""
+    """Stream the documents of a JSONL corpus; raises as `load_corpus`, except for what needs all documents at
+    once.
+    """
     for number, record in read_jsonl(Path(path), "corpus"):
         where = f"{path}:{number}"
         document_id = text_field(record, "id", where)
         title, text = split_contents(text_field(record, "contents", where))
         if not title and not text:
-            raise InputError(f"{where}: document {document_id!r} has empty `contents`: give it text or remove the line")
+            raise InputError(
+                f"{where}: document {document_id!r} has empty `contents`: give it text or remove the line"
+            )
         yield Document(id=document_id, title=title, text=text)
 
 
 def split_contents(contents: str) -> tuple[str, str]:
     """(title, text) of `"Title"\\ntext`; contents of a single line are text without a title.
 
-    One pair of quotes around the title is taken off, inner quotes stay: `""Heroes" (song)"` is `"Heroes" (song)`.
+    One pair of quotes around the title is taken off, inner quotes stay: `""Heroes" (song)"` is
+    `"Heroes" (song)`.
     """
     title, newline, text = contents.strip().partition("\n")
     if not newline:

@@ -1,4 +1,5 @@
-"""What is in a question source: counts, answers, aliases, hops, and what a run would refuse or drop, and why."""
+"""What is in a question source: counts, answers, aliases, hops, and what a run would refuse or
+drop, and why."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ MAX_EXAMPLES = 5
 
 @dataclass
 class Description:
-    """Facts about one source. A run refuses a source with a refused record; a dropped one is left out of training."""
+    """Facts about one source.
+
+    A run refuses a source with a refused record; a dropped one is left out of training.
+    """
 
     source: str
     questions: list[Question] = field(default_factory=list)
@@ -39,7 +43,9 @@ class Description:
         """(hops, questions), fewest first, "unknown" last."""
         counts = Counter(question.hops for question in self.questions)
         known = sorted(hops for hops in counts if hops is not None)
-        return [(str(hops), counts[hops]) for hops in known] + ([("unknown", counts[None])] if counts[None] else [])
+        return [(str(hops), counts[hops]) for hops in known] + (
+            [("unknown", counts[None])] if counts[None] else []
+        )
 
     @property
     def answer_words(self) -> np.ndarray:
@@ -54,15 +60,23 @@ class Description:
     @property
     def closed_answers(self) -> int:
         """Questions that ask for yes or no: belief starts high, and a guess is often right."""
-        return sum(any(gold.casefold() in ("yes", "no") for gold in question.golds) for question in self.questions)
+        return sum(
+            any(gold.casefold() in ("yes", "no") for gold in question.golds) for question in self.questions
+        )
 
     @property
     def with_evidence(self) -> int:
         """Questions that name their evidence, so that a search can be told a hit."""
-        return sum(bool(question.gold_document_ids or question.metadata.get("supporting_titles")) for question in self.questions)
+        return sum(
+            bool(question.gold_document_ids or question.metadata.get("supporting_titles"))
+            for question in self.questions
+        )
 
     def long_answers(self, max_words: int) -> tuple[int, int]:
-        """(gold answers above `max_words` words, questions that have no shorter one). An answer has at least as many tokens."""
+        """(gold answers above `max_words` words, questions that have no shorter one).
+
+        An answer has at least as many tokens.
+        """
         too_long = [[len(gold.split()) > max_words for gold in question.golds] for question in self.questions]
         return sum(map(sum, too_long)), sum(map(all, too_long))
 

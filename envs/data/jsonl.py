@@ -18,13 +18,17 @@ def require_file(path: Path, what: str) -> None:
         raise InputError(f"{what} {path} does not exist: check the path (it is taken from {Path.cwd()})")
 
 
-def read_jsonl(path: Path, what: str, on_bad: Callable[[InputError], object] | None = None) -> Iterator[tuple[int, dict]]:
-    """Yield (line number from 1, object) of each non-blank line of a UTF-8 JSONL file, one line in memory at a time.
+def read_jsonl(
+    path: Path, what: str, on_bad: Callable[[InputError], object] | None = None
+) -> Iterator[tuple[int, dict]]:
+    """Yield (line number from 1, object) of each non-blank line of a UTF-8 JSONL file, one line in memory at
+    a time.
 
     `on_bad` takes the complaint about a bad line, and reading goes on.
 
     Raises:
-        InputError: the file is missing or unreadable, or, without `on_bad`, a line is not UTF-8, not JSON or not an object.
+        InputError: the file is missing or unreadable, or, without `on_bad`, a line is not UTF-8, not JSON or
+            not an object.
     """
     require_file(path, what)
     try:
@@ -58,7 +62,10 @@ def _object(raw: bytes, where: str) -> dict:
 
 
 def text_field(record: dict, key: str, where: str) -> str:
-    """`record[key]` as a string, integers (as ids may be) included. `where` is "file:line" for the message."""
+    """`record[key]` as a string, integers (as ids may be) included.
+
+    `where` is "file:line" for the message.
+    """
     if key not in record:
         raise InputError(f"{where}: no `{key}` (found {', '.join(map(repr, record)) or 'nothing'})")
     value = record[key]
@@ -71,8 +78,12 @@ def text_field(record: dict, key: str, where: str) -> str:
 
 
 def require_unicode(text: str, what: str, where: str) -> None:
-    """Refuse half a surrogate pair (JSON can spell one): no tokenizer and no Parquet file could take the text."""
+    """Refuse half a surrogate pair (JSON can spell one): no tokenizer and no Parquet file could take the
+    text.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{where}: {what} is not valid Unicode ({error.reason}): mend or remove the line") from error
+        raise InputError(
+            f"{where}: {what} is not valid Unicode ({error.reason}): mend or remove the line"
+        ) from error

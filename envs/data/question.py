@@ -16,8 +16,8 @@ AliasRule = Literal["first", "max", "mean"]
 class Question:
     """One prompt: a question and its gold answers (aliases).
 
-    `gold_document_ids` names the evidence documents in hop order where the data set knows them, else it is empty.
-    `hops` is the number of reasoning hops where known, else None.
+    `gold_document_ids` names the evidence documents in hop order where the data set knows them, else it is
+    empty. `hops` is the number of reasoning hops where known, else None.
     """
 
     id: str
@@ -29,11 +29,13 @@ class Question:
     metadata: dict = field(default_factory=dict)
 
 
-def eligible_aliases(token_counts_K: Sequence[int], rule: AliasRule = "max", max_answer_tokens: int = 32) -> np.ndarray:
+def eligible_aliases(
+    token_counts_K: Sequence[int], rule: AliasRule = "max", max_answer_tokens: int = 32
+) -> np.ndarray:
     """Indices of the gold answers to score, int64, ascending.
 
-    `first` scores alias 0 only. `max` and `mean` drop aliases longer than `max_answer_tokens`, but keep the shortest
-    (the first of equals) if none remains.
+    `first` scores alias 0 only. `max` and `mean` drop aliases longer than `max_answer_tokens`, but keep the
+    shortest (the first of equals) if none remains.
 
     Raises ValueError for an unknown rule or an empty alias list.
     """
@@ -41,7 +43,9 @@ def eligible_aliases(token_counts_K: Sequence[int], rule: AliasRule = "max", max
         raise ValueError(f"alias_rule={rule!r} is unknown; known values: {', '.join(get_args(AliasRule))}")
     counts_K = np.asarray(token_counts_K)
     if counts_K.ndim != 1 or counts_K.size == 0:
-        raise ValueError(f"a question needs at least one gold answer to score, got token counts of shape {counts_K.shape}")
+        raise ValueError(
+            f"a question needs at least one gold answer to score, got token counts of shape {counts_K.shape}"
+        )
     if rule == "first":
         return np.array([0])
     kept = np.flatnonzero(counts_K <= max_answer_tokens)

@@ -16,22 +16,35 @@ from envs.settings import Settings
 
 
 class QuestionFilter(Settings):
-    """`question_filter` of an experiment: what a training question must meet. The default keeps every question."""
+    """`question_filter` of an experiment: what a training question must meet.
 
-    min_hops: int | None = Field(None, ge=1, description="questions of fewer hops, or of unknown hops, are dropped")
-    max_hops: int | None = Field(None, ge=1, description="questions of more hops, or of unknown hops, are dropped")
-    scores: str | None = Field(None, description="what `rllib evaluate --samples K --out FILE` wrote: mean EM per question")
+    The default keeps every question.
+    """
+
+    min_hops: int | None = Field(
+        None, ge=1, description="questions of fewer hops, or of unknown hops, are dropped"
+    )
+    max_hops: int | None = Field(
+        None, ge=1, description="questions of more hops, or of unknown hops, are dropped"
+    )
+    scores: str | None = Field(
+        None, description="what `rllib evaluate --samples K --out FILE` wrote: mean EM per question"
+    )
     min_score: float = Field(0.0, ge=0, le=1, description="questions that scored lower are dropped")
     max_score: float = Field(1.0, ge=0, le=1, description="questions that scored higher are dropped")
 
     @model_validator(mode="after")
     def _check(self):
         if self.scores is None and (self.min_score > 0 or self.max_score < 1):
-            raise ValueError("min_score and max_score need `scores`: the file that `rllib evaluate --out` wrote")
+            raise ValueError(
+                "min_score and max_score need `scores`: the file that `rllib evaluate --out` wrote"
+            )
         return self
 
 
-def filter_questions(questions: Iterable[Question], wanted: QuestionFilter) -> tuple[list[Question], Counter[str]]:
+def filter_questions(
+    questions: Iterable[Question], wanted: QuestionFilter
+) -> tuple[list[Question], Counter[str]]:
     """The questions that are kept, in order, and how many were dropped for which reason.
 
     Raises:

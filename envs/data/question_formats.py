@@ -1,7 +1,8 @@
 """Question records in the forms that search-agent work shares, and where they come from.
 
-FlashRAG: `id`, `question`, `golden_answers` (or `answers`, `answer`), `metadata`. IGPO/verl: `prompt` (chat messages),
-`reward_model.ground_truth` (aliases joined by `<|answer_split|>`, or Search-R1's `{"target": [...]}`), `data_source`,
+FlashRAG: `id`, `question`, `golden_answers` (or `answers`, `answer`), `metadata`. IGPO/verl: `prompt` (chat
+messages), `reward_model.ground_truth` (aliases joined by `<|answer_split|>`, or Search-R1's
+`{"target": [...]}`), `data_source`,
 `extra_info.index`. Sources: a `.jsonl` file, a `.parquet` file (IGPO/verl), or a Hugging Face data set,
 `hf:NAME[:CONFIG][@SPLIT]`; a record with `reward_model` is IGPO/verl's.
 """
@@ -25,7 +26,9 @@ _HUGGING_FACE = re.compile(r"hf:(?P<name>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<spli
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One unread question: where it stands ("file:line"), its number from 0, its fields, and the data set it is of."""
+    """One unread question: where it stands ("file:line"), its number from 0, its fields, and the data set it
+    is of.
+    """
 
     where: str
     row: int
@@ -37,11 +40,15 @@ class Record:
         return _question_of_igpo(self) if "reward_model" in self.fields else _question_of_flashrag(self)
 
 
-def iter_records(source: str | Path, on_bad: Callable[[InputError], object] | None = None) -> Iterator[Record]:
-    """Stream the records of a source, one in memory at a time. `on_bad` takes the complaint about a line that holds none.
+def iter_records(
+    source: str | Path, on_bad: Callable[[InputError], object] | None = None
+) -> Iterator[Record]:
+    """Stream the records of a source, one in memory at a time. `on_bad` takes the complaint about a line that
+    holds none.
 
     Raises:
-        InputError: missing or unreadable file or data set, unknown suffix, or, without `on_bad`, a line that is no JSON object.
+        InputError: missing or unreadable file or data set, unknown suffix, or, without `on_bad`, a line that
+            is no JSON object.
     """
     if str(source).startswith("hf:"):
         return _read_hugging_face(str(source))
@@ -51,11 +58,15 @@ def iter_records(source: str | Path, on_bad: Callable[[InputError], object] | No
     if path.suffix == ".parquet":
         return _read_parquet(path)
     require_file(path, "question file")
-    raise InputError(f"question file {path} is neither .jsonl (FlashRAG) nor .parquet (IGPO/verl): rename or convert it")
+    raise InputError(
+        f"question file {path} is neither .jsonl (FlashRAG) nor .parquet (IGPO/verl): rename or convert it"
+    )
 
 
 def _data_source(path: Path) -> str:
-    """The file's name, or its folder's where the file is only a split: FlashRAG's layout is NAME/SPLIT.jsonl."""
+    """The file's name, or its folder's where the file is only a split: FlashRAG's layout is
+    NAME/SPLIT.jsonl.
+    """
     return path.absolute().parent.name if path.stem in _SPLIT_NAMES else path.stem
 
 
@@ -77,7 +88,9 @@ def _read_parquet(path: Path) -> Iterator[Record]:
         columns = set(file.schema_arrow.names)
         lacking = {"prompt", "reward_model"} - columns
         if lacking:
-            raise InputError(f"{path} lacks the column(s) {', '.join(sorted(lacking))}; found {', '.join(sorted(columns))}")
+            raise InputError(
+                f"{path} lacks the column(s) {', '.join(sorted(lacking))}; found {', '.join(sorted(columns))}"
+            )
         wanted = sorted(columns & {"data_source", "prompt", "question", "reward_model", "extra_info"})
         row = 0
         for batch in file.iter_batches(columns=wanted):
@@ -87,14 +100,21 @@ def _read_parquet(path: Path) -> Iterator[Record]:
 
 
 def _read_hugging_face(source: str) -> Iterator[Record]:
-    """Streamed, so only what is read is downloaded. A local folder of data files is a NAME too: `hf:./folder@validation`."""
+    """Streamed, so only what is read is downloaded.
+
+    A local folder of data files is a NAME too: `hf:./folder@validation`.
+    """
     match = _HUGGING_FACE.fullmatch(source)
     if match is None:
-        raise InputError(f"{source} must have the form hf:NAME[:CONFIG][@SPLIT], for instance hf:owner/name:nq@dev")
+        raise InputError(
+            f"{source} must have the form hf:NAME[:CONFIG][@SPLIT], for instance hf:owner/name:nq@dev"
+        )
     try:
         import datasets
     except ImportError as error:
-        raise InputError(f"{source} needs the package datasets: install the extra `hf` of igpo-rllib") from error
+        raise InputError(
+            f"{source} needs the package datasets: install the extra `hf` of igpo-rllib"
+        ) from error
     name, config, split = match["name"], match["config"], match["split"] or "train"
     try:
         for row, fields in enumerate(datasets.load_dataset(name, config, split=split, streaming=True)):
@@ -107,13 +127,17 @@ def _read_hugging_face(source: str) -> Iterator[Record]:
 def _question_of_flashrag(record: Record) -> Question:
     fields, where = record.fields, record.where
     question_id = text_field(fields, "id", where)
-    metadata = fields.get("metadata") or {key: fields[key] for key in ("supporting_facts", "type", "level") if key in fields}
+    metadata = fields.get("metadata") or {
+        key: fields[key] for key in ("supporting_facts", "type", "level") if key in fields
+    }
     if not isinstance(metadata, dict):
         raise InputError(f"{where}: `metadata` must be an object, found {type(metadata).__name__}")
     titles = _supporting_titles(metadata, where)
     if titles:
         metadata = metadata | {"supporting_titles": titles}
-    answers = next((key for key in ("golden_answers", "answers", "answer") if key in fields), "golden_answers")
+    answers = next(
+        (key for key in ("golden_answers", "answers", "answer") if key in fields), "golden_answers"
+    )
     return Question(
         id=question_id,
         text=_question_text(text_field(fields, "question", where), where),
@@ -126,11 +150,14 @@ def _question_of_flashrag(record: Record) -> Question:
 
 def _question_of_igpo(record: Record) -> Question:
     fields, where = record.fields, record.where
-    data_source = text_field(fields, "data_source", where) if fields.get("data_source") else record.data_source
+    data_source = (
+        text_field(fields, "data_source", where) if fields.get("data_source") else record.data_source
+    )
     extra_info = fields.get("extra_info")
     extra_info = extra_info if isinstance(extra_info, dict) else {}
     index = extra_info.get("index")
-    # An integer index counts within its data source only (verl's preprocessing), a text index is an identifier.
+    # An integer index counts within its data source only (verl's preprocessing), a text index is an
+    # identifier.
     if not (isinstance(index, str) and index):
         index = f"{data_source or 'row'}-{record.row if index in (None, '') else index}"
     reward_model = fields["reward_model"]
@@ -138,7 +165,11 @@ def _question_of_igpo(record: Record) -> Question:
     truth = truth.get("target") if isinstance(truth, dict) else truth
     aliases = truth.split(ANSWER_SPLIT) if isinstance(truth, str) else truth
     # Search-R1's `prompt` tells how to answer as well; the question alone stands beside it.
-    text = fields.get("question") or extra_info.get("question") or _last_user_message(fields.get("prompt"), where)
+    text = (
+        fields.get("question")
+        or extra_info.get("question")
+        or _last_user_message(fields.get("prompt"), where)
+    )
     return Question(
         id=index,
         text=_question_text(text, where),
@@ -148,12 +179,20 @@ def _question_of_igpo(record: Record) -> Question:
 
 
 def _last_user_message(prompt: object, where: str) -> str:
-    """The bare question; a system message holds the writer's own instructions, and this project has its own."""
+    """The bare question; a system message holds the writer's own instructions, and this project has
+    its own.
+    """
     messages = prompt if isinstance(prompt, list) else []
     for message in reversed(messages):
-        if isinstance(message, dict) and message.get("role") == "user" and isinstance(message.get("content"), str):
+        if (
+            isinstance(message, dict)
+            and message.get("role") == "user"
+            and isinstance(message.get("content"), str)
+        ):
             return message["content"]
-    raise InputError(f"{where}: `prompt` must be a list of chat messages with a `user` message that holds the question")
+    raise InputError(
+        f"{where}: `prompt` must be a list of chat messages with a `user` message that holds the question"
+    )
 
 
 def _question_text(text: object, where: str) -> str:
@@ -171,13 +210,16 @@ def _golds(value: object, question_id: str, where: str, key: str) -> list[str]:
     if candidates is None:
         candidates = []
     if not isinstance(candidates, list) or not all(isinstance(gold, str) for gold in candidates):
-        raise InputError(f"{where}: `{key}` of question {question_id!r} must be a list of texts, found {value!r:.80}")
+        raise InputError(
+            f"{where}: `{key}` of question {question_id!r} must be a list of texts, found {value!r:.80}"
+        )
     for gold in candidates:
         require_unicode(gold, f"`{key}`", where)
     golds = list(dict.fromkeys(gold.strip() for gold in candidates if gold.strip()))
     if not golds:
         raise InputError(
-            f"{where}: question {question_id!r} has no golden answers: put at least one non-empty text into `{key}` or remove it"
+            f"{where}: question {question_id!r} has no golden answers: put at least one non-empty text into "
+            f"`{key}` or remove it"
         )
     return golds
 
@@ -190,7 +232,9 @@ def _supporting_titles(metadata: dict, where: str) -> list[str]:
     if titles is None:
         return []
     if not isinstance(titles, list) or not all(isinstance(title, str) for title in titles):
-        raise InputError(f"{where}: `metadata.supporting_titles` must be a list of titles, found {titles!r:.80}")
+        raise InputError(
+            f"{where}: `metadata.supporting_titles` must be a list of titles, found {titles!r:.80}"
+        )
     return list(dict.fromkeys(titles))
 
 

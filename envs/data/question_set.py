@@ -11,7 +11,14 @@ from envs.data.corpus import Corpus
 from envs.data.prompt_sampler import PromptCursor, Share
 from envs.data.question import Question
 from envs.data.question_filter import filter_questions
-from envs.data.questions import fingerprint, load_questions, load_sources, resolve_gold_documents, split_by_hash, without
+from envs.data.questions import (
+    fingerprint,
+    load_questions,
+    load_sources,
+    resolve_gold_documents,
+    split_by_hash,
+    without,
+)
 from envs.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,11 +37,17 @@ class QuestionSet:
 
     def with_evidence(self, corpus: Corpus) -> QuestionSet:
         """The same questions with the documents that hold their evidence, where they name it by title."""
-        train, heldout = resolve_gold_documents(self.train, corpus), resolve_gold_documents(self.heldout, corpus)
+        train, heldout = (
+            resolve_gold_documents(self.train, corpus),
+            resolve_gold_documents(self.heldout, corpus),
+        )
         return replace(self, train=train, heldout=heldout)
 
     def cursor(self, seed: int, curriculum_prompts: int = 0) -> PromptCursor:
-        """Draws from `train`. Its fingerprint covers whatever decides the order, so that a resumed run is refused another."""
+        """Draws from `train`.
+
+        Its fingerprint covers whatever decides the order, so that a resumed run is refused another.
+        """
         identity = fingerprint(self.train)
         if len(self.shares) > 1 or curriculum_prompts:
             identity += f"/{[(share.size, share.weight) for share in self.shares]}/{curriculum_prompts}"
@@ -49,7 +62,8 @@ class QuestionSet:
 
 
 def load_question_set(settings: SearchEnvSettings) -> QuestionSet:
-    """The questions that `settings` names. A held-out question is never filtered: it measures, it does not teach.
+    """The questions that `settings` names. A held-out question is never filtered: it measures, it does not
+    teach.
 
     A training question that `heldout_questions` holds too is left out, with a warning.
 
@@ -65,13 +79,18 @@ def load_question_set(settings: SearchEnvSettings) -> QuestionSet:
     train = [without(questions, heldout) for questions in sources]
     both = sum(map(len, sources)) - sum(map(len, train))
     if settings.heldout_questions is not None and both:
-        logger.warning("%d training questions are left out: %s holds them too", both, settings.heldout_questions)
+        logger.warning(
+            "%d training questions are left out: %s holds them too", both, settings.heldout_questions
+        )
     named = settings.questions if isinstance(settings.questions, dict) else {str(settings.questions): 1.0}
     return mix(named, train, heldout, settings)
 
 
 def mix(
-    weights: Mapping[str, float], sources: Sequence[Sequence[Question]], heldout: list[Question], settings: SearchEnvSettings
+    weights: Mapping[str, float],
+    sources: Sequence[Sequence[Question]],
+    heldout: list[Question],
+    settings: SearchEnvSettings,
 ) -> QuestionSet:
     """The filtered `sources`, one after another. `weights` names them, in the same order.
 
@@ -83,8 +102,13 @@ def mix(
     for (name, weight), questions in zip(weights.items(), sources, strict=True):
         kept, dropped = filter_questions(questions, settings.question_filter)
         if not kept:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "all are held out"
-            raise InputError(f"{name} has no training questions left ({reasons}): give more or relax `question_filter`")
+            reasons = (
+                ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+                or "all are held out"
+            )
+            raise InputError(
+                f"{name} has no training questions left ({reasons}): give more or relax `question_filter`"
+            )
         train += kept
         shares.append(Share(len(kept), weight))
     return QuestionSet(train, heldout, tuple(shares))

@@ -18,11 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 def load_questions(source: str | Path) -> list[Question]:
-    """All questions of a `.jsonl` (FlashRAG) or `.parquet` (IGPO/verl) file or of `hf:NAME[:CONFIG][@SPLIT]`, in order.
+    """All questions of a `.jsonl` (FlashRAG) or `.parquet` (IGPO/verl) file or of `hf:NAME[:CONFIG][@SPLIT]`,
+    in order.
 
     Raises:
-        InputError: missing or unreadable source, unknown suffix, malformed line or row (named), a question without golden
-            answers, two questions of one id, no questions at all.
+        InputError: missing or unreadable source, unknown suffix, malformed line or row (named), a question
+            without golden answers, two questions of one id, no questions at all.
     """
     questions = list(iter_questions(source))
     if not questions:
@@ -36,13 +37,17 @@ def iter_questions(source: str | Path) -> Iterator[Question]:
     for record in iter_records(source):
         question = record.question()
         if question.id in seen:
-            raise InputError(f"{record.where}: id {question.id!r} was already used at {seen[question.id]}: ids must be unique")
+            raise InputError(
+                f"{record.where}: id {question.id!r} was already used at {seen[question.id]}: ids must be "
+                "unique"
+            )
         seen[question.id] = record.where
         yield question
 
 
 def load_sources(sources: str | Mapping[str, float]) -> list[list[Question]]:
-    """The questions of each source. Those of several get `data source/` in front of their ids, which count within a file.
+    """The questions of each source. Those of several get `data source/` in front of their ids, which count
+    within a file.
 
     Raises:
         InputError: as `load_questions`, and for one id in two sources.
@@ -58,7 +63,10 @@ def load_sources(sources: str | Mapping[str, float]) -> list[list[Question]]:
         for question in questions:
             other = owner.setdefault(question.id, source)
             if other != source:
-                raise InputError(f"{source} and {other} both hold a question {question.id}: rename one file or its questions")
+                raise InputError(
+                    f"{source} and {other} both hold a question {question.id}: rename one file or its "
+                    "questions"
+                )
     return loaded
 
 
@@ -73,8 +81,11 @@ def without(questions: Sequence[Question], heldout: Iterable[Question]) -> list[
     return [question for question in questions if folded(question.text) not in texts]
 
 
-def split_by_hash(questions: Sequence[Question], heldout_share: float) -> tuple[list[Question], list[Question]]:
-    """(train, held-out), decided for each question alone by SHA-256 of its text: the same everywhere, in any order.
+def split_by_hash(
+    questions: Sequence[Question], heldout_share: float
+) -> tuple[list[Question], list[Question]]:
+    """(train, held-out), decided for each question alone by SHA-256 of its text: the same everywhere, in any
+    order.
 
     The text and not the id decides, so one question under two ids never lands on both sides.
 
@@ -91,18 +102,22 @@ def split_by_hash(questions: Sequence[Question], heldout_share: float) -> tuple[
         (heldout if fraction < heldout_share else train).append(question)
     if not train or not heldout:
         raise InputError(
-            f"splitting {len(questions)} questions with heldout_share {heldout_share} leaves {len(train)} for training "
-            f"and {len(heldout)} held out: give more questions, another share, or a file of held-out questions"
+            f"splitting {len(questions)} questions with heldout_share {heldout_share} leaves {len(train)} "
+            "for training "
+            f"and {len(heldout)} held out: give more questions, another share, or a file of held-out "
+            "questions"
         )
     return train, heldout
 
 
 def resolve_gold_documents(questions: Iterable[Question], corpus: Corpus | None) -> list[Question]:
-    """The questions with `gold_document_ids` filled from `metadata["supporting_titles"]`, in the order of the titles.
+    """The questions with `gold_document_ids` filled from `metadata["supporting_titles"]`, in the order of the
+    titles.
 
-    Where the corpus cuts an article into several passages of one title, all of them count as gold. A title that the
-    corpus lacks can't be retrieved and is left out; how many those are is logged as a warning. Questions that have ids
-    or name no titles are returned as they are, and all of them where there is no corpus here (None: a server has it).
+    Where the corpus cuts an article into several passages of one title, all of them count as gold. A title
+    that the corpus lacks can't be retrieved and is left out; how many those are is logged as a warning.
+    Questions that have ids or name no titles are returned as they are, and all of them where there is no
+    corpus here (None: a server has it).
     """
     if corpus is None:
         return list(questions)
@@ -119,14 +134,17 @@ def resolve_gold_documents(questions: Iterable[Question], corpus: Corpus | None)
         resolved.append(replace(question, gold_document_ids=list(gold_ids)) if gold_ids else question)
     if missing:
         logger.warning(
-            "%d of %d supporting titles are not in %s (first: %r): gold evidence is incomplete for their questions",
+            "%d of %d supporting titles are not in %s (first: %r): gold evidence is incomplete for their "
+            "questions",
             len(missing), titles, corpus.source, missing[0],
         )  # fmt: skip
     return resolved
 
 
 def fingerprint(questions: Iterable[Question]) -> str:
-    """SHA-256 (hex) over ids, texts and golds in order: identity of a question set, logged and checked on resume."""
+    """SHA-256 (hex) over ids, texts and golds in order: identity of a question set, logged and checked on
+    resume.
+    """
     digest = hashlib.sha256()
     for question in questions:
         digest.update(json.dumps([question.id, question.text, question.golds]).encode() + b"\n")

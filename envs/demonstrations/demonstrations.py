@@ -1,7 +1,8 @@
 """Demonstrations of searching: questions with gold answers and the searches that find them.
 
-A demonstration file is a question file (FlashRAG JSONL) whose `metadata.searches` holds the queries, hop by hop, so that it also
-serves as `questions` or `heldout_questions` of an experiment. `make_demonstrations` invents some over encyclopedic passages.
+A demonstration file is a question file (FlashRAG JSONL) whose `metadata.searches` holds the queries, hop by
+hop, so that it also serves as `questions` or `heldout_questions` of an experiment. `make_demonstrations`
+invents some over encyclopedic passages.
 """
 
 from __future__ import annotations
@@ -42,10 +43,13 @@ def load_demonstrations(source: str | Path) -> list[Demonstration]:
     demonstrations = []
     for question in load_questions(source):
         searches = question.metadata.get("searches")
-        is_texts = isinstance(searches, list) and all(isinstance(text, str) and text.strip() for text in searches)
+        is_texts = isinstance(searches, list) and all(
+            isinstance(text, str) and text.strip() for text in searches
+        )
         if not is_texts or not searches:
             raise InputError(
-                f"{source}: question {question.id!r} is no demonstration: `metadata.searches` must be a list of queries"
+                f"{source}: question {question.id!r} is no demonstration: `metadata.searches` must be a "
+                "list of queries"
             )
         demonstrations.append(Demonstration(question, searches))
     return demonstrations
@@ -65,7 +69,9 @@ def save_demonstrations(demonstrations: Iterable[Demonstration], path: Path) -> 
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        partial.write_text(
+            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+        )
         os.replace(partial, path)
     except OSError as error:
         raise InputError(f"{path} can't be written: {error.strerror}") from error
@@ -83,10 +89,10 @@ def make_demonstrations(
 ) -> tuple[list[Demonstration], Counter[str]]:
     """At most `number` demonstrations over `corpus`, and how many drafts were dropped for which reason.
 
-    A one-hop question asks for a fact of a passage (`envs.demonstrations.passage_facts`), a two-hop question for a fact of
-    another passage that the first one names by its title. A draft is kept if each search brings its passage among the
-    first `top_k` and the passage shows the answer. Kinds of questions are drawn evenly, so that the commonest facts do not
-    crowd out the rest.
+    A one-hop question asks for a fact of a passage (`envs.demonstrations.passage_facts`), a two-hop question
+    for a fact of another passage that the first one names by its title. A draft is kept if each search brings
+    its passage among the first `top_k` and the passage shows the answer. Kinds of questions are drawn evenly,
+    so that the commonest facts do not crowd out the rest.
 
     Args:
         excluded: questions whose `supporting_titles` no demonstration touches, and whose texts none repeats.
@@ -111,15 +117,23 @@ def make_demonstrations(
                 kept.append(draft)
                 wanted -= 1
     if not kept:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "no pattern matches its passages"
-        raise InputError(f"no demonstration can be made of {corpus.source} ({reasons}): it needs English passages with titles")
+        reasons = (
+            ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+            or "no pattern matches its passages"
+        )
+        raise InputError(
+            f"no demonstration can be made of {corpus.source} ({reasons}): it needs English passages with "
+            "titles"
+        )
     return [kept[k] for k in rng.permutation(len(kept))], dropped
 
 
 def _drafts(corpus: Corpus, rng: np.random.Generator) -> dict[int, dict[str, list[Demonstration]]]:
     """Hops to kind of question to its drafts, shuffled. Passages that share a title are left out."""
     count = Counter(document.title for document in corpus)
-    documents = {document.title: document for document in corpus if document.title and count[document.title] == 1}
+    documents = {
+        document.title: document for document in corpus if document.title and count[document.title] == 1
+    }
     facts = {title: facts_of(document) for title, document in documents.items()}
     drafts: dict[int, dict[str, list[Demonstration]]] = {1: defaultdict(list), 2: defaultdict(list)}
     for title in documents:

@@ -1,7 +1,8 @@
-"""Facts that stand in encyclopedic passages in so many words, read off by pattern: who directed a film, where someone was born.
+"""Facts that stand in encyclopedic passages in so many words, read off by pattern: who directed a film, where
+someone was born.
 
-Few and certain: what a pattern does not catch for sure is left. The answer is always a piece of the passage, so that whoever
-finds the passage can copy it.
+Few and certain: what a pattern does not catch for sure is left. The answer is always a piece of the passage,
+so that whoever finds the passage can copy it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from dataclasses import dataclass
 from envs.data.corpus import Document
 
 _WORD = r"(?:(?:[A-Z]|St|Dr|Mt)\.|[A-ZÀ-ÖØ-Þ][\w’'-]*\w(?<!\bSt)(?<!\bDr)(?<!\bMt))"
-_NAME = rf"{_WORD}(?: (?:{_WORD}|de|del|di|van|von|bin|al)){{0,4}}(?<!\.)(?<! (?:de|di|al))(?<! (?:del|van|von|bin))"
+_NAME = (
+    rf"{_WORD}(?: (?:{_WORD}|de|del|di|van|von|bin|al)){{0,4}}"
+    r"(?<!\.)(?<! (?:de|di|al))(?<! (?:del|van|von|bin))"
+)
 _PERSON = rf"(?P<value>{_WORD} (?:(?:{_WORD}|de|del|di|van|von|bin|al) ){{0,3}}{_WORD}(?<!\.))"
 _DATE = r"\d{1,2} [A-Z][a-z]+ \d{4}|[A-Z][a-z]+ \d{1,2}, \d{4}"
 _END = r"(?=[.,;:)]|$| (?:and|in|on|who|which|that|with|from|for|as|is|was|starring|based)\b)"
@@ -42,7 +46,12 @@ _FILM = re.compile(r"^.{0,160}?\bis an? .{0,60}?\bfilm\b")
 _LIVED = re.compile(rf"^.{{0,120}}?\((?:[^()]*?\b)?(?:{_DATE})")
 RELATIONS = (
     Relation(
-        "director", re.compile(rf"\bdirected by {_PERSON}{_END}"), "Who directed {}?", "{} director", "the director of {}", _FILM
+        "director",
+        re.compile(rf"\bdirected by {_PERSON}{_END}"),
+        "Who directed {}?",
+        "{} director",
+        "the director of {}",
+        _FILM,
     ),
     Relation(
         "father",

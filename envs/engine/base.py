@@ -1,7 +1,7 @@
 """The rollout engine's interface: submit requests, step, collect what finished.
 
-A turn to write (`Generate`) and a gold answer to score (`ScoreAnswer`) are requests of the same engine, so belief scoring
-overlaps with generation. The engine knows nothing of episodes, tools or protocols.
+A turn to write (`Generate`) and a gold answer to score (`ScoreAnswer`) are requests of the same engine, so
+belief scoring overlaps with generation. The engine knows nothing of episodes, tools or protocols.
 """
 
 from __future__ import annotations
@@ -17,22 +17,32 @@ NO_WEIGHTS = -1
 
 
 class EngineSettings(BaseModel):
-    """`engine:` of an experiment file. Sampling is at temperature 1 over the whole vocabulary (SPEC §5) and has no setting."""
+    """`engine:` of an experiment file.
+
+    Sampling is at temperature 1 over the whole vocabulary (SPEC §5) and has no setting.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["vllm", "transformers"] = Field("vllm", description="transformers: slower, where vLLM does not run")
+    kind: Literal["vllm", "transformers"] = Field(
+        "vllm", description="transformers: slower, where vLLM does not run"
+    )
     max_num_seqs: int = Field(256, ge=1, description="requests that decode together")
     kv_cache_gib: float = Field(1.0, gt=0, description="GiB of KV cache on a CPU engine")
-    gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="share of GPU memory the engine may take")
+    gpu_memory_utilization: float = Field(
+        0.85, gt=0, le=1, description="share of GPU memory the engine may take"
+    )
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs one engine spreads over")
     block_size: int = Field(32, ge=1, description="tokens per KV block; a multiple of 32 on a CPU")
     enforce_eager: bool = Field(True, description="False lets a GPU engine compile and capture graphs")
     placement: Literal["separate", "colocated"] = Field(
-        "separate", description="colocated: engine and learner take turns on one GPU; the engine sleeps during the update"
+        "separate",
+        description="colocated: engine and learner take turns on one GPU; the engine sleeps during the "
+        "update",
     )
     weight_transfer: Literal["shared_memory", "nccl"] = Field(
-        "shared_memory", description="the learner's weights reach the engines through host memory, or from GPU to GPU"
+        "shared_memory",
+        description="the learner's weights reach the engines through host memory, or from GPU to GPU",
     )
 
 
@@ -67,7 +77,9 @@ class ScoreAnswer:
 
 @dataclass(slots=True)
 class Generated:
-    """A written turn: `ids` [L] with the stop where one was sampled, and their log-probs `logprobs_L` (float32)."""
+    """A written turn: `ids` [L] with the stop where one was sampled, and their log-probs `logprobs_L`
+    (float32).
+    """
 
     request_id: str
     ids: list[int]
@@ -98,9 +110,14 @@ class RolloutEngine(Protocol):
     def is_busy(self) -> bool: ...
 
     def load_weights(self, tensors: dict[str, Any], version: int) -> None:
-        """Replace the weights in place by `{hugging_face_name: tensor}` and drop every cached prefix. Wakes a sleeping engine."""
+        """Replace the weights in place by `{hugging_face_name: tensor}` and drop every cached prefix.
+
+        Wakes a sleeping engine.
+        """
         ...
 
     def sleep(self) -> None:
-        """Free the device: weights and cached prefixes are thrown away, so only `load_weights` wakes the engine."""
+        """Free the device: weights and cached prefixes are thrown away, so only `load_weights` wakes the
+        engine.
+        """
         ...

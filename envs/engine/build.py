@@ -34,12 +34,17 @@ def build_engine(
     if settings.kind == "transformers":
         from envs.engine.transformers import TransformersEngine
 
-        return TransformersEngine(model_path, settings, max_model_len=max_model_len, dtype=dtype, reads_text=reads_text)
+        return TransformersEngine(
+            model_path, settings, max_model_len=max_model_len, dtype=dtype, reads_text=reads_text
+        )
     if importlib.util.find_spec("vllm") is None:
         raise InputError(
-            "vLLM is not installed: install igpo-rllib[cpu] or igpo-rllib[gpu], or use the slower engine of transformers "
+            "vLLM is not installed: install igpo-rllib[cpu] or igpo-rllib[gpu], or use the slower engine of "
+            "transformers "
             "(`engine: {kind: transformers}`)"
         )
     from envs.engine.vllm import VLLMEngine
 
-    return VLLMEngine(model_path, settings, max_model_len=max_model_len, dtype=dtype, seed=seed, reads_text=reads_text)
+    return VLLMEngine(
+        model_path, settings, max_model_len=max_model_len, dtype=dtype, seed=seed, reads_text=reads_text
+    )

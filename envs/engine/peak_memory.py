@@ -11,7 +11,10 @@ _STATUS = Path("/proc/self/status")
 
 
 def reset_peak_memory() -> None:
-    """Begins a phase. Where the system keeps no peak that can be reset (macOS), it is that of the whole process so far."""
+    """Begins a phase.
+
+    Where the system keeps no peak that can be reset (macOS), it is that of the whole process so far.
+    """
     import torch
 
     if torch.cuda.is_initialized():

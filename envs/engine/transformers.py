@@ -1,8 +1,9 @@
-"""The rollout engine on transformers, for machines without vLLM (macOS, unusual GPUs): correct and batched, but far slower.
+"""The rollout engine on transformers, for machines without vLLM (macOS, unusual GPUs): correct and batched,
+but far slower.
 
-Requests join and leave a running batch at every step (continuous batching); each keeps its keys and values until it ends. Rows
-are padded on the left, so that all of them end in the last column. There is no cache of prefixes: a rollout's next turn reads its
-whole history again.
+Requests join and leave a running batch at every step (continuous batching); each keeps its keys and values
+until it ends. Rows are padded on the left, so that all of them end in the last column. There is no cache of
+prefixes: a rollout's next turn reads its whole history again.
 """
 
 from __future__ import annotations
@@ -55,12 +56,17 @@ class TransformersEngine:
     ):
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-        logger.warning("rollouts by the transformers engine: several times slower than vLLM, which this machine may not have")
+        logger.warning(
+            "rollouts by the transformers engine: several times slower than vLLM, which this machine may "
+            "not have"
+        )
         accelerator = torch.accelerator.current_accelerator()
         self.weights_version = NO_WEIGHTS
         self._device = torch.device("cpu") if accelerator is None else accelerator
         self._max_num_seqs, self._max_model_len = settings.max_num_seqs, max_model_len
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path), dtype=getattr(torch, dtype))
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(model_path), dtype=getattr(torch, dtype)
+        )
         self._model = model.eval().requires_grad_(False)
         if settings.placement == "separate":
             self._model.to(self._device)
@@ -76,7 +82,8 @@ class TransformersEngine:
         new = request.max_tokens if isinstance(request, Generate) else len(request.suffix_ids)
         if len(request.context_ids) + new > self._max_model_len:
             raise ValueError(
-                f"request {request.request_id} is {len(request.context_ids)} + {new} tokens long; the engine takes "
+                f"request {request.request_id} is {len(request.context_ids)} + {new} tokens long; the "
+                "engine takes "
                 f"{self._max_model_len}"
             )
         if isinstance(request, Generate):
@@ -112,7 +119,9 @@ class TransformersEngine:
         tied = set(getattr(self._model, "_tied_weights_keys", None) or ())
         missing = [name for name in missing if not (self._model.config.tie_word_embeddings and name in tied)]
         if missing or unknown:
-            raise ValueError(f"weights do not fit the engine's model: missing {missing[:3]}, unknown {unknown[:3]}")
+            raise ValueError(
+                f"weights do not fit the engine's model: missing {missing[:3]}, unknown {unknown[:3]}"
+            )
         self.weights_version = version
 
     def sleep(self) -> None:
@@ -135,11 +144,15 @@ class TransformersEngine:
             logp_LV = logits_KV[-length - 1 : -1].float().log_softmax(-1)
             target_L = torch.tensor(request.suffix_ids, device=self._device)
             logp_L = logp_LV.gather(-1, target_L[:, None])[:, 0].cpu().numpy()
-            scored.append(Scored(request.request_id, float(np.mean(logp_L[request.gold_mask_L], dtype=np.float64))))
+            scored.append(
+                Scored(request.request_id, float(np.mean(logp_L[request.gold_mask_L], dtype=np.float64)))
+            )
         return scored
 
     def _admit(self) -> list[Generated]:
-        """Lets waiting requests join as far as there is room; returns those that end with their first token."""
+        """Lets waiting requests join as far as there is room; returns those that end with their
+        first token.
+        """
         room = self._max_num_seqs - len(self._rows)
         first = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
         requests, later = _within_budget(first)
@@ -148,7 +161,9 @@ class TransformersEngine:
             return []
         rows = [_Row(request, torch.Generator().manual_seed(request.seed)) for request in requests]
         cache = _LeftPaddedCache()
-        logits_BKV = self._forward(*self._left_padded([request.context_ids for request in requests]), cache, keep=1)
+        logits_BKV = self._forward(
+            *self._left_padded([request.context_ids for request in requests]), cache, keep=1
+        )
         self._cache.append(cache)
         self._rows += rows
         return self._extend(rows, logits_BKV[:, -1])
@@ -179,17 +194,24 @@ class TransformersEngine:
         if not row.request.stop_strings:
             return False
         if self._tokenizer is None:
-            raise ValueError(f"request {row.request.request_id} has stop strings, but the engine has no tokenizer (reads_text)")
+            raise ValueError(
+                f"request {row.request.request_id} has stop strings, but the engine has no tokenizer "
+                "(reads_text)"
+            )
         text = self._tokenizer.decode(row.ids, skip_special_tokens=True)
         return any(stop in text for stop in row.request.stop_strings)
 
     def _left_padded(self, sequences: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         width = max(len(sequence) for sequence in sequences)
         ids_BL = torch.tensor([[0] * (width - len(sequence)) + sequence for sequence in sequences])
-        mask_BL = torch.tensor([[0] * (width - len(sequence)) + [1] * len(sequence) for sequence in sequences])
+        mask_BL = torch.tensor(
+            [[0] * (width - len(sequence)) + [1] * len(sequence) for sequence in sequences]
+        )
         return ids_BL.to(self._device), mask_BL.to(self._device)
 
-    def _forward(self, ids_BL: torch.Tensor, mask_BL: torch.Tensor, cache: _LeftPaddedCache | None, *, keep: int) -> torch.Tensor:
+    def _forward(
+        self, ids_BL: torch.Tensor, mask_BL: torch.Tensor, cache: _LeftPaddedCache | None, *, keep: int
+    ) -> torch.Tensor:
         """Logits [B, keep, V] of the last `keep` positions; `cache` takes in the new tokens."""
         mask_BS = mask_BL if cache is None else cache.extend_mask(mask_BL)
         positions_BL = (mask_BS.cumsum(1) - 1).clamp_min(0)[:, -ids_BL.shape[1] :]
@@ -205,7 +227,9 @@ class TransformersEngine:
 
 
 class _LeftPaddedCache:
-    """Keys and values of the rows that are being written, [B, heads, S, D] per layer, and which columns are real."""
+    """Keys and values of the rows that are being written, [B, heads, S, D] per layer, and which columns are
+    real.
+    """
 
     def __init__(self):
         from transformers import DynamicCache

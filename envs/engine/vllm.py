@@ -1,4 +1,6 @@
-"""The rollout engine on vLLM, in this process, driven by its step loop (continuous batching over turns and rollouts)."""
+"""The rollout engine on vLLM, in this process, driven by its step loop (continuous batching over turns and
+rollouts).
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ class VLLMEngine:
         reads_text: bool = False,
     ):
         check_memory(settings)
-        # The engine must live in this process: plain calls, no pickling of weights. Read when vllm is imported.
+        # The engine must live in this process: plain calls, no pickling of weights. Read when vllm is
+        # imported.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -57,7 +60,8 @@ class VLLMEngine:
             model=model_path,
             # The weights come from the learner, before the first request: nothing is read from disk twice.
             load_format="dummy",
-            # A CPU engine repacks the output head, so a reload of tied embeddings would leave the old head in place.
+            # A CPU engine repacks the output head, so a reload of tied embeddings would leave the old head in
+            # place.
             hf_overrides={"tie_word_embeddings": False} if on_cpu else None,
             dtype=dtype,
             seed=seed,
@@ -74,7 +78,8 @@ class VLLMEngine:
             logprobs_mode="raw_logprobs",
             generation_config="vllm",
             kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30) if on_cpu else None,
-            # A seeded request that is prefilled in parts rewinds its generator, which CPU generators cannot do.
+            # A seeded request that is prefilled in parts rewinds its generator, which CPU generators cannot
+            # do.
             enable_chunked_prefill=False if on_cpu else None,
             max_num_batched_tokens=max(8192, max_model_len) if on_cpu else None,
             weight_transfer_config={"backend": "nccl"} if settings.weight_transfer == "nccl" else None,
@@ -107,7 +112,8 @@ class VLLMEngine:
                 self._submit_score(request, read_cache=False)
             else:
                 raise RuntimeError(
-                    f"vLLM returned log-probs of other tokens than it was asked to score: request {request.request_id}"
+                    "vLLM returned log-probs of other tokens than it was asked to score: request "
+                    f"{request.request_id}"
                 )
         return finished
 
@@ -131,7 +137,8 @@ class VLLMEngine:
             raise RuntimeError("vLLM kept its prefix cache after a weight load: requests were still running")
         self.weights_version = version
 
-    # This engine's end of `weight_transfer: nccl`, called by the learner's (algorithms.igpo.weights.nccl) in this order.
+    # This engine's end of `weight_transfer: nccl`, called by the learner's (algorithms.igpo.weights.nccl) in
+    # this order.
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any], group: str) -> None:
         """Joins the group called `group`, and leaves the one before."""
@@ -194,14 +201,17 @@ class VLLMEngine:
             skip_clone=True,
         )
         self._scores[request.request_id] = request, read_cache
-        self._engine.add_request(request.request_id, tokens_input(request.context_ids + request.suffix_ids), params)
+        self._engine.add_request(
+            request.request_id, tokens_input(request.context_ids + request.suffix_ids), params
+        )
 
 
 def _mend_llvmlite() -> None:
     """Lets vLLM start where numba is loaded already (bm25s loads it).
 
-    While it replaces Triton kernels (vllm/triton_utils/dispatcher.py, 0.32 on CPU) vLLM reads `vars` of everything in every
-    module; llvmlite's library handle has no `__dict__`, but makes up a C function for every name it is asked for.
+    While it replaces Triton kernels (vllm/triton_utils/dispatcher.py, 0.32 on CPU) vLLM reads `vars` of
+    everything in every module; llvmlite's library handle has no `__dict__`, but makes up a C function for
+    every name it is asked for.
     """
     ffi: Any = sys.modules.get("llvmlite.binding.ffi")
     if ffi is None or not hasattr(ffi.lib, "__dict__"):
@@ -223,16 +233,20 @@ def _generated(output) -> Generated:
     logprobs_L = np.asarray([flat.logprobs[start] for start in flat.start_indices], dtype=np.float32)
     sampled = [flat.token_ids[start] for start in flat.start_indices]
     if sampled != ids:
-        raise RuntimeError(f"vLLM returned log-probs of other tokens than it sampled: {sampled} against {ids}")
-    return Generated(output.request_id, ids, logprobs_L, "stop" if completion.finish_reason == "stop" else "length")
+        raise RuntimeError(
+            f"vLLM returned log-probs of other tokens than it sampled: {sampled} against {ids}"
+        )
+    return Generated(
+        output.request_id, ids, logprobs_L, "stop" if completion.finish_reason == "stop" else "length"
+    )
 
 
 def read_score(request: ScoreAnswer, flat, num_cached_tokens: int) -> float | None:
     """s_t(a) from vLLM's prompt log-probs, or None where the prefix cache has spoilt them.
 
-    The log-prob of the token at position p is computed from position p - 1. Rows of positions that were read from the prefix
-    cache are uninitialised memory, so the first gold token at p is sound only if fewer than p tokens were cached; a spoilt
-    row's token ids are not the prompt's either, which is checked too.
+    The log-prob of the token at position p is computed from position p - 1. Rows of positions that were read
+    from the prefix cache are uninitialised memory, so the first gold token at p is sound only if fewer than p
+    tokens were cached; a spoilt row's token ids are not the prompt's either, which is checked too.
     """
     start = len(request.context_ids)
     positions = [start + offset for offset in np.flatnonzero(request.gold_mask_L)]
@@ -253,5 +267,6 @@ def check_memory(settings: EngineSettings) -> None:
     free_gib = psutil.virtual_memory().available / 2**30
     if not torch.cuda.is_available() and settings.kv_cache_gib > free_gib:
         raise InputError(
-            f"engine.kv_cache_gib is {settings.kv_cache_gib:g} but only {free_gib:.1f} GiB of memory are free: lower it"
+            f"engine.kv_cache_gib is {settings.kv_cache_gib:g} but only {free_gib:.1f} GiB of memory are "
+            "free: lower it"
         )

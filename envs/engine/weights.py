@@ -10,8 +10,8 @@ import torch
 
 
 def state_to_tensors(state: Mapping[str, np.ndarray | torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`HFCausalLM.get_state` as torch tensors by Hugging Face name; int16 arrays become bfloat16. Shares memory with
-    `state`.
+    """`HFCausalLM.get_state` as torch tensors by Hugging Face name; int16 arrays become bfloat16. Shares
+    memory with `state`.
     """
     with warnings.catch_warnings():  # arrays out of Ray's object store are read-only; they are only read here
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

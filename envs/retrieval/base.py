@@ -17,7 +17,9 @@ class Hit:
 
 
 class Found(list[list[Hit]]):
-    """Hits per query that had a price: `credits` is what a paid service took for them, 0 where all came from a cache."""
+    """Hits per query that had a price: `credits` is what a paid service took for them, 0 where all came from
+    a cache.
+    """
 
     def __init__(self, hits: list[list[Hit]], credits: float):
         super().__init__(hits)
@@ -27,8 +29,8 @@ class Found(list[list[Hit]]):
 class RetrieverError(RuntimeError):
     """A search that failed for a reason outside the policy's and the user's hands (server down, time out).
 
-    The environment shows it to the policy as an error observation and counts it; any other exception is a bug and ends
-    the run.
+    The environment shows it to the policy as an error observation and counts it; any other exception is a bug
+    and ends the run.
     """
 
 

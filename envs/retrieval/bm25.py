@@ -1,7 +1,8 @@
 """BM25 over an in-memory corpus through bm25s, with bm25s' own tokeniser.
 
-The index is built once and cached under the hash of corpus and parameters; later runs, and the processes of one run,
-map the same files into memory. Ties are broken by corpus order, so results do not depend on a sorting routine.
+The index is built once and cached under the hash of corpus and parameters; later runs, and the processes of
+one run, map the same files into memory. Ties are broken by corpus order, so results do not depend on a
+sorting routine.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class BM25Retriever:
         """Scores of the documents in corpus order, row after row: scratch space of one search at a time."""
 
     def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:
-        """At most `top_k` (>= 1) documents per query that share a word with it, best first, ties in corpus order."""
+        """At most `top_k` (>= 1) documents per query that share a word with it, best first, ties in corpus
+        order.
+        """
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         import bm25s
@@ -94,8 +97,9 @@ class BM25Retriever:
     def _best(self, word_ids: list[int], top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and scores of the best documents, best first.
 
-        Sorting or even selecting among a million scores costs more than making them. The `top_k` best cannot score below the
-        `top_k`-th best column of `scores_BC`, so only the columns that reach it are looked into.
+        Sorting or even selecting among a million scores costs more than making them. The `top_k` best cannot
+        score below the `top_k`-th best column of `scores_BC`, so only the columns that reach it are looked
+        into.
         """
         stored = cast(dict[str, np.ndarray], self._index.scores)
         with self._lock:
@@ -121,10 +125,15 @@ def _build(corpus: Corpus) -> BM25:
     show_progress = sys.stderr.isatty() and len(corpus) >= CACHED_FROM_DOCUMENTS
     texts = [f"{document.title}\n{document.text}" for document in corpus]
     tokenised = bm25s.tokenize(
-        texts, token_pattern=_TOKENISER["pattern"], stopwords=_TOKENISER["stopwords"], show_progress=show_progress
+        texts,
+        token_pattern=_TOKENISER["pattern"],
+        stopwords=_TOKENISER["stopwords"],
+        show_progress=show_progress,
     )
     if not cast("Tokenized", tokenised).vocab:
-        raise InputError(f"{corpus.source}: no document holds a word of two or more letters, so BM25 has nothing to index")
+        raise InputError(
+            f"{corpus.source}: no document holds a word of two or more letters, so BM25 has nothing to index"
+        )
     index = bm25s.BM25(**_SCORING)
     index.index(tokenised, show_progress=show_progress)
     return index

@@ -30,7 +30,9 @@ def build_retriever(settings: RetrieverSettings, documents: Corpus | Iterable[Do
 
             return WebRetriever(settings.web or WebSettings())
     if corpus is None:
-        raise InputError(f"retriever `{settings.kind}` needs a corpus to search: a JSONL file of id, contents")
+        raise InputError(
+            f"retriever `{settings.kind}` needs a corpus to search: a JSONL file of id, contents"
+        )
     match settings.kind:
         case "bm25":
             return BM25Retriever(corpus)

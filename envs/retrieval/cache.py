@@ -35,7 +35,8 @@ def cached_index(
     write: Callable[[Path], None],
     damage: tuple[type[Exception], ...],
 ) -> Index:
-    """The index that `identity` (its key `kind` names the folder) decides: loaded, after it was written where there is none.
+    """The index that `identity` (its key `kind` names the folder) decides: loaded, after it was written where
+    there is none.
 
     `damage` are the exceptions that `load` raises for a damaged one, which is then written again, and said.
     """
@@ -47,7 +48,9 @@ def cached_index(
         except damage as error:
             logger.warning("the cached index %s is damaged (%s): building it again", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
-    logger.info("indexing %s documents for %s, once; kept in %s", identity["documents"], identity["kind"], folder)
+    logger.info(
+        "indexing %s documents for %s, once; kept in %s", identity["documents"], identity["kind"], folder
+    )
     write_directory(folder, write)
     return load(folder)
 
@@ -64,7 +67,9 @@ def write_directory(target: Path, write: Callable[[Path], None]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise InputError(f"can't write the cache {target.parent} ({error}): set IGPO_CACHE to a writable folder") from error
+        raise InputError(
+            f"can't write the cache {target.parent} ({error}): set IGPO_CACHE to a writable folder"
+        ) from error
     try:
         write(temporary)
         try:

@@ -1,4 +1,6 @@
-"""JSON to and from a retrieval server: connections kept open, bounded concurrency, a time limit, retries with backoff."""
+"""JSON to and from a retrieval server: connections kept open, bounded concurrency, a time limit, retries with
+backoff.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,9 @@ LONGEST_WAIT = 5.0
 class JSONClient:
     """Asks the server at `settings.url`. Thread-safe.
 
-    A refused connection, a time-out or a busy server is tried again for `settings.retry_for` seconds, with exponential backoff
-    and jitter; then it is a `RetrieverError`. Messages name the host and never a header: `headers` may hold a key.
+    A refused connection, a time-out or a busy server is tried again for `settings.retry_for` seconds, with
+    exponential backoff and jitter; then it is a `RetrieverError`. Messages name the host and never a header:
+    `headers` may hold a key.
     """
 
     def __init__(self, settings: RemoteSettings, headers: dict[str, str] | None = None):
@@ -41,7 +44,9 @@ class JSONClient:
         self._timeout = settings.timeout
         self._free = threading.BoundedSemaphore(settings.max_concurrency)
         host = urlsplit(settings.url).hostname or ""
-        is_here = host in ("localhost", "::1") or host.startswith("127.")  # where a proxy of the environment leads nowhere
+        is_here = host in ("localhost", "::1") or host.startswith(
+            "127."
+        )  # where a proxy of the environment leads nowhere
         self._new_connection = partial(
             httpx.Client,
             timeout=settings.timeout,
@@ -49,7 +54,8 @@ class JSONClient:
             trust_env=not is_here,
             verify=httpx.create_ssl_context(trust_env=not is_here),
         )
-        # A client for each connection: one client's pool looks at all pairs of its connections for every request.
+        # A client for each connection: one client's pool looks at all pairs of its connections for every
+        # request.
         self._idle: deque[httpx.Client] = deque()
         self.server = urlsplit(settings.url).netloc
 
@@ -59,14 +65,18 @@ class JSONClient:
         Raises:
             RetrieverError: no answer in time, a status other than 200, or an answer that is no JSON.
         """
-        content = json.dumps(body).encode()  # httpx would fail on half a surrogate pair, which a policy may write
+        content = json.dumps(
+            body
+        ).encode()  # httpx would fail on half a surrogate pair, which a policy may write
         response = self._patiently("POST", self._url, content)
         if response.status_code != 200:
             raise RetrieverError(self._status(response))
         try:
             return response.json()
         except ValueError as error:
-            raise RetrieverError(f"the server {self.server} answered with something else than JSON") from error
+            raise RetrieverError(
+                f"the server {self.server} answered with something else than JSON"
+            ) from error
 
     def get(self, path: str) -> Any:
         """The JSON at `path` of the same server; None where it has none there.
@@ -90,7 +100,9 @@ class JSONClient:
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_TryAgain),
             stop=tenacity.stop_after_delay(self._retry_for),
-            wait=lambda state: min(backoff(state), max(0.0, self._retry_for - (state.seconds_since_start or 0.0))),
+            wait=lambda state: min(
+                backoff(state), max(0.0, self._retry_for - (state.seconds_since_start or 0.0))
+            ),
             before_sleep=self._note_first,
         )
         try:
@@ -107,9 +119,13 @@ class JSONClient:
         except httpx.TimeoutException as error:
             raise _TryAgain(f"the server {self.server} took longer than {self._timeout:g} s") from error
         except httpx.TransportError as error:
-            raise _TryAgain(f"the server {self.server} can't be reached ({str(error) or type(error).__name__})") from error
+            raise _TryAgain(
+                f"the server {self.server} can't be reached ({str(error) or type(error).__name__})"
+            ) from error
         except httpx.DecodingError as error:
-            raise RetrieverError(f"the server {self.server} sent an answer that can't be unpacked ({error})") from error
+            raise RetrieverError(
+                f"the server {self.server} sent an answer that can't be unpacked ({error})"
+            ) from error
         if response.status_code in RETRIED_STATUS:
             raise _TryAgain(self._status(response))
         return response

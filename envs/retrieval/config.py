@@ -14,9 +14,15 @@ class DenseSettings(Settings):
     """Nearest neighbours of a sentence encoder's embeddings (kinds `dense` and `hybrid`)."""
 
     encoder: str = Field(description="folder or hub name of a sentence-transformers or Hugging Face encoder")
-    index: Literal["flat", "hnsw"] = Field("flat", description="`flat`: exact; `hnsw`: approximate, for millions of passages")
-    query_prefix: str = Field("", description="what the encoder wants before a query, such as `query: ` for E5")
-    passage_prefix: str = Field("", description="what the encoder wants before a passage, such as `passage: ` for E5")
+    index: Literal["flat", "hnsw"] = Field(
+        "flat", description="`flat`: exact; `hnsw`: approximate, for millions of passages"
+    )
+    query_prefix: str = Field(
+        "", description="what the encoder wants before a query, such as `query: ` for E5"
+    )
+    passage_prefix: str = Field(
+        "", description="what the encoder wants before a passage, such as `passage: ` for E5"
+    )
     device: str = Field("cpu", description="where the encoder runs: `cpu`, `cuda`, `cuda:1`")
     batch_size: int = Field(64, ge=1, description="passages encoded at once")
 
@@ -25,8 +31,12 @@ class RemoteSettings(Settings):
     """How a server is talked to."""
 
     url: str
-    timeout: float = Field(20.0, gt=0, description="seconds without a sign of the server after which an attempt has failed")
-    retry_for: float = Field(30.0, ge=0, description="seconds in which a failed attempt is tried again; at most tool_timeout")
+    timeout: float = Field(
+        20.0, gt=0, description="seconds without a sign of the server after which an attempt has failed"
+    )
+    retry_for: float = Field(
+        30.0, ge=0, description="seconds in which a failed attempt is tried again; at most tool_timeout"
+    )
     max_concurrency: int = Field(16, ge=1, description="requests under way at once, per process")
 
     @field_validator("url")
@@ -36,7 +46,10 @@ class RemoteSettings(Settings):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("it must be an address such as http://127.0.0.1:8000/retrieve")
         if parts.username or parts.password or parts.query:
-            raise ValueError("an address in an experiment file is logged, so it may carry neither credentials nor a query string")
+            raise ValueError(
+                "an address in an experiment file is logged, so it may carry neither credentials nor a "
+                "query string"
+            )
         return url
 
 
@@ -50,7 +63,9 @@ class WebSettings(RemoteSettings):
     """Google through Serper's JSON API. The key is read from the environment and never written anywhere."""
 
     url: str = Field("https://google.serper.dev/search", description="where to POST")
-    api_key_variable: str = Field("SERPER_API_KEY", description="name of the environment variable that holds the key")
+    api_key_variable: str = Field(
+        "SERPER_API_KEY", description="name of the environment variable that holds the key"
+    )
 
 
 class RetrieverSettings(Settings):

@@ -1,7 +1,7 @@
 """Dense retrieval: the passages whose embeddings lie nearest to the query's, through faiss.
 
-The index is built once and cached under the hash of corpus, encoder and parameters; later runs, and the processes of one run, map
-the same file into memory.
+The index is built once and cached under the hash of corpus, encoder and parameters; later runs, and the
+processes of one run, map the same file into memory.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ HNSW_SEARCH = 128
 """Candidates that a search keeps (efSearch), at least `top_k`."""
 HNSW_BUILD = 200
 PASSAGES_PER_CHUNK = 1024
-"""Passages encoded before their vectors enter the index: bounds memory, and how rarely the progress bar moves."""
+"""Passages encoded before their vectors enter the index: bounds memory, and how rarely the progress bar
+moves."""
 
 
 class DenseRetriever:
     """Cosine similarity of title and text with the query. Thread-safe.
 
-    Every query finds `top_k` passages, however far they are. `flat` compares with all of them and is exact; `hnsw` walks a graph,
-    whose building in parallel is not the same twice, so that near ties may differ between machines.
+    Every query finds `top_k` passages, however far they are. `flat` compares with all of them and is exact;
+    `hnsw` walks a graph, whose building in parallel is not the same twice, so that near ties may differ
+    between machines.
 
     Args:
         corpus: what to search.
@@ -92,7 +94,9 @@ class DenseRetriever:
         console = Console(stderr=True)
         for start in track(starts, "embedding passages", console=console, disable=not console.is_terminal):
             chunk = self._corpus[start : start + PASSAGES_PER_CHUNK]
-            index.add(self._encoder.passages([f"{document.title}\n{document.text}".strip() for document in chunk]))
+            index.add(
+                self._encoder.passages([f"{document.title}\n{document.text}".strip() for document in chunk])
+            )
         return index
 
 
@@ -121,5 +125,7 @@ def _import_faiss():
     try:
         import faiss
     except ImportError as error:
-        raise InputError('retrievers `dense` and `hybrid` need the extra `dense`: pip install "igpo-rllib[dense]"') from error
+        raise InputError(
+            'retrievers `dense` and `hybrid` need the extra `dense`: pip install "igpo-rllib[dense]"'
+        ) from error
     return faiss

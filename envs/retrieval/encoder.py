@@ -1,4 +1,6 @@
-"""Texts to unit vectors with a sentence encoder: a sentence-transformers folder, or a plain Hugging Face one (mean pooling)."""
+"""Texts to unit vectors with a sentence encoder: a sentence-transformers folder, or a plain Hugging Face one
+(mean pooling).
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,17 @@ class Encoder:
     """Embeds queries and passages as `settings` says. Thread-safe: one batch is encoded at a time.
 
     Raises:
-        InputError: the extra `dense` is not installed, or there is no encoder at `settings.encoder`. Code that comes with a
-            model is never run (`trust_remote_code` is off).
+        InputError: the extra `dense` is not installed, or there is no encoder at `settings.encoder`. Code
+            that comes with a model is never run (`trust_remote_code` is off).
     """
 
     def __init__(self, settings: DenseSettings):
         try:
             import sentence_transformers  # noqa: F401
         except ImportError as error:
-            raise InputError('retrievers `dense` and `hybrid` need the extra `dense`: pip install "igpo-rllib[dense]"') from error
+            raise InputError(
+                'retrievers `dense` and `hybrid` need the extra `dense`: pip install "igpo-rllib[dense]"'
+            ) from error
         self._model = _load(settings.encoder, settings.device)
         self._settings = settings
         self.dimensions: int = self._model.get_embedding_dimension() or 0
@@ -43,13 +47,17 @@ class Encoder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the vectors, wherever the files lie: a hash of the weights, the modules, the prefixes."""
+        """What decides the vectors, wherever the files lie: a hash of the weights, the modules, the
+        prefixes.
+        """
         import torch
 
         digest = hashlib.sha256()
         for name, tensor in sorted(self._model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy knows no bfloat16
+            digest.update(
+                tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )  # NumPy knows no bfloat16
         return {
             "weights": digest.hexdigest()[:32],
             "modules": " ".join(str(self._model).split()),
@@ -67,23 +75,31 @@ class Encoder:
         return self._encode([self._settings.passage_prefix + text for text in texts])
 
     def _encode(self, texts: list[str]) -> np.ndarray:
-        valid = [text.encode("utf-8", "replace").decode() for text in texts]  # a policy may write half a surrogate pair
+        valid = [
+            text.encode("utf-8", "replace").decode() for text in texts
+        ]  # a policy may write half a surrogate pair
         with self._lock:
             vectors = self._model.encode(
-                valid, batch_size=self._settings.batch_size, normalize_embeddings=True, show_progress_bar=False
+                valid,
+                batch_size=self._settings.batch_size,
+                normalize_embeddings=True,
+                show_progress_bar=False,
             )
         return np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.dimensions)
 
 
 def _load(encoder: str, device: str) -> SentenceTransformer:
-    """The encoder of a folder, or of the hub: what was downloaded before is taken as it is, without a question to the hub."""
+    """The encoder of a folder, or of the hub: what was downloaded before is taken as it is, without a
+    question to the hub.
+    """
     from sentence_transformers import SentenceTransformer
 
     folder = Path(encoder).expanduser()
     is_folder = folder.is_dir()
     if not is_folder and (encoder.startswith((".", "/", "~")) or encoder.count("/") != 1):
         raise InputError(
-            f"retriever.dense.encoder: {encoder} does not exist: give a sentence-transformers folder or a hub name (OWNER/NAME)"
+            f"retriever.dense.encoder: {encoder} does not exist: give a sentence-transformers folder or a "
+            "hub name (OWNER/NAME)"
         )
     options: dict[str, Any] = {"device": device, "trust_remote_code": False}
     try:

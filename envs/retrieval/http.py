@@ -1,4 +1,6 @@
-"""A retriever behind HTTP, in Search-R1's wire format: `igpo serve-retriever`, or a server of Search-R1, verl, SkyRL, slime."""
+"""A retriever behind HTTP, in Search-R1's wire format: `igpo serve-retriever`, or a server of Search-R1,
+verl, SkyRL, slime.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ class HTTPRetriever:
 
     Args:
         settings: address and limits.
-        corpus: a copy of what the server searches, which knows the gold documents; None where only the server has it.
+        corpus: a copy of what the server searches, which knows the gold documents; None where only the server
+            has it.
     """
 
     def __init__(self, settings: HTTPSettings, corpus: Corpus | None = None):
@@ -30,7 +33,8 @@ class HTTPRetriever:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The address, and under `server` what the server says of itself at `/health`; None where it says nothing.
+        """The address, and under `server` what the server says of itself at `/health`; None where it says
+        nothing.
 
         Raises:
             RetrieverError: the server can't be reached.
@@ -43,7 +47,8 @@ class HTTPRetriever:
         }
 
     def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:
-        """The server's documents per query, in its order. Where it gives no scores, the k-th document's is 1/k.
+        """The server's documents per query, in its order. Where it gives no scores, the k-th document's is
+        1/k.
 
         Raises:
             InputError: it searches another corpus.
@@ -57,12 +62,18 @@ class HTTPRetriever:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "its top"
             raise RetrieverError(
-                f"the server {self._client.server} does not speak Search-R1's format (at {where}: {first['msg']})"
+                f"the server {self._client.server} does not speak Search-R1's format (at {where}: "
+                f"{first['msg']})"
             ) from error
         if len(result) != len(queries):
-            raise RetrieverError(f"the server {self._client.server} answered {len(result)} results for {len(queries)} queries")
+            raise RetrieverError(
+                f"the server {self._client.server} answered {len(result)} results for {len(queries)} queries"
+            )
         found = [
-            [hit.document.hit(1 / rank if hit.score is None else hit.score) for rank, hit in enumerate(hits[:top_k], start=1)]
+            [
+                hit.document.hit(1 / rank if hit.score is None else hit.score)
+                for rank, hit in enumerate(hits[:top_k], start=1)
+            ]
             for hits in result
         ]
         for hits in found:
@@ -71,7 +82,9 @@ class HTTPRetriever:
         return found
 
     def _require_known(self, hit: Hit) -> None:
-        """Refuse a document that the copy does not hold: whether a search found gold evidence is told by ids."""
+        """Refuse a document that the copy does not hold: whether a search found gold evidence is
+        told by ids.
+        """
         if self._corpus is None:
             return
         try:
@@ -80,6 +93,8 @@ class HTTPRetriever:
             same = False
         if not same:
             raise InputError(
-                f"the server {self._client.server} searches other documents than env_config.corpus {self._corpus.source}, which "
-                f"has no {hit.title!r} of id {hit.document_id!r}: give the file that it serves, or `corpus: remote`"
+                f"the server {self._client.server} searches other documents than env_config.corpus "
+                f"{self._corpus.source}, which "
+                f"has no {hit.title!r} of id {hit.document_id!r}: give the file that it serves, or `corpus: "
+                "remote`"
             )

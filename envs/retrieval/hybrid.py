@@ -16,7 +16,8 @@ DEPTH = 100
 class HybridRetriever:
     """Ranks documents by the sum over retrievers of 1 / (60 + rank), rank from 1. Thread-safe where they are.
 
-    Only ranks count, so scores of different scales need no tuning. Ties are broken by the order in which documents were met.
+    Only ranks count, so scores of different scales need no tuning. Ties are broken by the order in which
+    documents were met.
     """
 
     def __init__(self, retrievers: Sequence[Retriever]):
@@ -25,10 +26,16 @@ class HybridRetriever:
     @property
     def identity(self) -> dict[str, Any]:
         parts = [retriever.identity for retriever in self._retrievers]
-        return {"kind": "hybrid", "parts": parts, "parameters": {"rank_constant": RANK_CONSTANT, "depth": DEPTH}}
+        return {
+            "kind": "hybrid",
+            "parts": parts,
+            "parameters": {"rank_constant": RANK_CONSTANT, "depth": DEPTH},
+        }
 
     def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:
-        """At most `top_k` documents per query that any of the retrievers found, best first; the score is the sum above."""
+        """At most `top_k` documents per query that any of the retrievers found, best first; the score is the
+        sum above.
+        """
         lists = [retriever.search(queries, max(top_k, DEPTH)) for retriever in self._retrievers]
         return [fuse(found, top_k) for found in zip(*lists, strict=True)]
 

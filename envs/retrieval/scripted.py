@@ -10,7 +10,8 @@ from envs.retrieval.base import Hit
 
 
 class ScriptedRetriever:
-    """Answers each query from `answers`: its hits, or the exception given for it, raised. Unknown queries find nothing.
+    """Answers each query from `answers`: its hits, or the exception given for it, raised. Unknown queries
+    find nothing.
 
     `queries` records every query in the order in which they came.
     """

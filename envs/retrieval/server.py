@@ -1,4 +1,6 @@
-"""A retriever as a server of Search-R1's wire format (FastAPI): `POST /retrieve`, and `GET /health` to see whether it is up."""
+"""A retriever as a server of Search-R1's wire format (FastAPI): `POST /retrieve`, and `GET /health` to see
+whether it is up.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ def retrieval_app(retriever: Retriever, default_top_k: int) -> FastAPI:
             raise HTTPException(503, str(error)) from error
         documents = [[(WireDocument.of(hit).model_dump(), hit.score) for hit in hits] for hits in found]
         if request.return_scores:
-            return {"result": [[{"document": document, "score": score} for document, score in hits] for hits in documents]}
+            return {
+                "result": [
+                    [{"document": document, "score": score} for document, score in hits] for hits in documents
+                ]
+            }
         return {"result": [[document for document, _ in hits] for hits in documents]}
 
     @app.get("/health")

@@ -1,7 +1,7 @@
 """Google through Serper's JSON API (https://serper.dev): titles and snippets, as the paper searches.
 
-Answers are kept on disk for good, so a run that is repeated costs nothing. Tested against a loopback server of the documented
-format; not run against the live service.
+Answers are kept on disk for good, so a run that is repeated costs nothing. Tested against a loopback server
+of the documented format; not run against the live service.
 """
 
 from __future__ import annotations
@@ -51,17 +51,28 @@ class WebRetriever:
 
         key = os.environ.get(settings.api_key_variable)
         if not key:
-            raise InputError(f"retriever `web` needs a key of serper.dev in the environment variable {settings.api_key_variable}")
+            raise InputError(
+                "retriever `web` needs a key of serper.dev in the environment variable "
+                f"{settings.api_key_variable}"
+            )
         self._client = JSONClient(settings, headers={"X-API-KEY": key})
         self._pool = ThreadPoolExecutor(settings.max_concurrency, thread_name_prefix="web")
-        self._cache = diskcache.Cache(str((cache or cache_directory()) / "web"), disk=diskcache.JSONDisk, eviction_policy="none")
+        self._cache = diskcache.Cache(
+            str((cache or cache_directory()) / "web"), disk=diskcache.JSONDisk, eviction_policy="none"
+        )
         self.identity: dict[str, Any] = {"kind": "web", "url": settings.url}
 
     def search(self, queries: list[str], top_k: int) -> Found:
-        """At most `top_k` pages per query; a hit's id is its address, its score 1/rank. `credits` counts what was not cached."""
+        """At most `top_k` pages per query; a hit's id is its address, its score 1/rank.
+
+        `credits` counts what was not cached.
+        """
         answers = list(self._pool.map(lambda query: self._answer(query, top_k), queries))
         hits = [
-            [Hit(page.link, page.title, page.snippet, 1 / rank) for rank, page in enumerate(answer.organic[:top_k], start=1)]
+            [
+                Hit(page.link, page.title, page.snippet, 1 / rank)
+                for rank, page in enumerate(answer.organic[:top_k], start=1)
+            ]
             for answer, _ in answers
         ]
         return Found(hits, credits=sum(answer.credits for answer, is_new in answers if is_new))
@@ -74,7 +85,9 @@ class WebRetriever:
         try:
             parsed = _Answer.model_validate(answer)
         except ValidationError as error:
-            raise RetrieverError(f"the server {self._client.server} does not answer in Serper's format") from error
+            raise RetrieverError(
+                f"the server {self._client.server} does not answer in Serper's format"
+            ) from error
         if kept is None:
             self._cache.set(key, answer)
         return parsed, kept is None

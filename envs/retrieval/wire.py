@@ -1,7 +1,8 @@
 """Search-R1's wire format: `POST /retrieve {"queries": [...], "topk": k, "return_scores": true}`.
 
-The answer is `{"result": [[{"document": {"id", "contents"}, "score"}, ...] per query]}`, and without scores a list of documents
-per query. Servers differ in what a document holds besides `contents` (= `"Title"\\ntext`): some send no id, some no score.
+The answer is `{"result": [[{"document": {"id", "contents"}, "score"}, ...] per query]}`, and without scores a
+list of documents per query. Servers differ in what a document holds besides `contents` (= `"Title"\\ntext`):
+some send no id, some no score.
 """
 
 from __future__ import annotations

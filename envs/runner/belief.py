@@ -1,7 +1,9 @@
-"""Belief scoring behind one interface: gold answers after every moment of a rollout, in; s_t(a) of SPEC §2, out.
+"""Belief scoring behind one interface: gold answers after every moment of a rollout, in; s_t(a) of SPEC §2,
+out.
 
 `PrefixScorer` asks a rollout engine, whose prefix cache holds the contexts already. The scorers of
-`algorithms.igpo.belief.tree` and `algorithms.igpo.belief.naive` run on the learner's side on a transformers model.
+`algorithms.igpo.belief.tree` and `algorithms.igpo.belief.naive` run on the learner's side on a transformers
+model.
 
 Array names: T1 moments (the prompt, then each gain-bearing turn), K aliases, L tokens.
 """
@@ -21,7 +23,8 @@ from envs.search.trajectory import Rollout
 ScoringPolicy = Literal["current", "reference"]
 ScoringMethod = Literal["vllm_prefix", "tree", "naive"]
 QUERY = "belief_query"
-"""Key of `episode.custom_data` that holds the `BeliefQuery` of a rollout that the learner's side is to score."""
+"""Key of `episode.custom_data` that holds the `BeliefQuery` of a rollout that the learner's side is to score.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,16 @@ class BeliefScorer(Protocol):
     """All scorers agree within 1e-4 in float32."""
 
     def score(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
-        """The mean log-prob of the gold tokens, float64 [T1, K] for each query (temperature 1, float32 log-softmax)."""
+        """The mean log-prob of the gold tokens, float64 [T1, K] for each query (temperature 1, float32
+        log-softmax).
+        """
         ...
 
 
 class PrefixScorer:
-    """Scores as requests of a rollout engine: contexts that it has in its prefix cache cost nothing (`vllm_prefix`)."""
+    """Scores as requests of a rollout engine: contexts that it has in its prefix cache cost nothing
+    (`vllm_prefix`).
+    """
 
     def __init__(self, engine: RolloutEngine):
         self._engine = engine
@@ -69,7 +76,9 @@ class PrefixScorer:
                 for k, suffix in enumerate(query.suffixes_K):
                     request_id = f"belief/{n}/{t}/{k}"
                     place_of[request_id] = n, t, k
-                    self._engine.submit(ScoreAnswer(request_id, list(map(int, context)), suffix.ids, suffix.gold_mask_L))
+                    self._engine.submit(
+                        ScoreAnswer(request_id, list(map(int, context)), suffix.ids, suffix.gold_mask_L)
+                    )
         while place_of:
             for result in self._engine.step():
                 if isinstance(result, Scored):
@@ -79,15 +88,21 @@ class PrefixScorer:
 
 
 def enter_scores(rollout: Rollout, scores_TK: np.ndarray, policy: ScoringPolicy) -> None:
-    """Put the scores of a rollout's `BeliefQuery` where they belong: s_0, then one row for each gain-bearing turn.
+    """Put the scores of a rollout's `BeliefQuery` where they belong: s_0, then one row for each gain-bearing
+    turn.
 
     Raises RuntimeError naming rollout, turn and alias where one is not finite.
     """
     if not np.isfinite(scores_TK).all():
         moment, alias = np.argwhere(~np.isfinite(scores_TK))[0]
-        where = "after the prompt" if moment == 0 else f"after turn {rollout.gain_bearing_turns[moment - 1].index}"
+        where = (
+            "after the prompt"
+            if moment == 0
+            else f"after turn {rollout.gain_bearing_turns[moment - 1].index}"
+        )
         raise RuntimeError(
-            f"rollout {rollout.id}, {where}: the score of alias {alias} is {scores_TK[moment, alias]}: the {policy} policy's "
+            f"rollout {rollout.id}, {where}: the score of alias {alias} is {scores_TK[moment, alias]}: the "
+            f"{policy} policy's "
             "weights are broken"
         )
     rollout.scorer = policy

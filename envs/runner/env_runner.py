@@ -1,7 +1,7 @@
 """`IGPOEnvRunner`: RLlib's env runner around a rollout engine per policy and the rollout loop.
 
-One runner is one process with its own engines. It advances the state machines inside `SearchEnv` and returns a record of each
-rollout, or RLlib's `MultiAgentEpisode` of it, one timestep per turn.
+One runner is one process with its own engines. It advances the state machines inside `SearchEnv` and returns
+a record of each rollout, or RLlib's `MultiAgentEpisode` of it, one timestep per turn.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         explore: bool | None = None,
         **kwargs,
     ) -> list:
-        """The episodes of `jobs`, in their order. Without jobs, `num_episodes` (default 1) rollouts of random questions.
+        """The episodes of `jobs`, in their order. Without jobs, `num_episodes` (default 1) rollouts of random
+        questions.
 
         `explore` False samples greedily.
         """
@@ -124,19 +125,28 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, num_turns, reduce="lifetime_sum")
         self.metrics.log_value(NUM_EPISODES, len(rollouts), reduce="sum")
         if rollouts:  # the batch's mean: RLlib takes milliseconds to merge a window of single episodes
-            self.metrics.log_value(EPISODE_RETURN_MEAN, fmean(rollout.outcome for rollout in rollouts), reduce="mean", window=1)
+            self.metrics.log_value(
+                EPISODE_RETURN_MEAN, fmean(rollout.outcome for rollout in rollouts), reduce="mean", window=1
+            )
             self.metrics.log_value(EPISODE_LEN_MEAN, num_turns / len(rollouts), reduce="mean", window=1)
-        phases = {"generate": seconds.generate, "score": seconds.score, "tools": seconds.tools, "host": seconds.host}
+        phases = {
+            "generate": seconds.generate,
+            "score": seconds.score,
+            "tools": seconds.tools,
+            "host": seconds.host,
+        }
         for name, value in {**phases, "sample": total}.items():
             self.metrics.log_value(f"seconds_{name}", value, reduce="max")
         self.metrics.log_value("peak_gib_sample", peak_memory_gib(), reduce="max")
 
-    # -- weights and state ------------------------------------------------------------------------------------------------
+    # -- weights and state --
 
     @property
     def weights_version(self) -> int:
         """What all engines hold; NO_WEIGHTS where they differ, or where there is none."""
-        held = set() if self.loop is None else {engine.weights_version for engine in self.loop.engines.values()}
+        held = (
+            set() if self.loop is None else {engine.weights_version for engine in self.loop.engines.values()}
+        )
         return held.pop() if len(held) == 1 else NO_WEIGHTS
 
     def load_weights(self, modules: dict[str, dict], version: int) -> int:
@@ -155,10 +165,16 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
                 engine.sleep()
 
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
-        return {NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps_lifetime, WEIGHTS_SEQ_NO: self.weights_version}
+        return {
+            NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps_lifetime,
+            WEIGHTS_SEQ_NO: self.weights_version,
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes RLlib's state dictionary. Weights of another version than the one held are loaded, older ones too."""
+        """Takes RLlib's state dictionary.
+
+        Weights of another version than the one held are loaded, older ones too.
+        """
         self._env_steps_lifetime = state.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._env_steps_lifetime)
         modules, version = state.get(COMPONENT_RL_MODULE), state.get(WEIGHTS_SEQ_NO, 0)
         if modules is not None and version != self.weights_version:
@@ -170,7 +186,7 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
     def get_checkpointable_components(self):
         return []
 
-    # -- what RLlib asks of every env runner --------------------------------------------------------------------------------
+    # -- what RLlib asks of every env runner --
 
     def assert_healthy(self) -> None:
         if not hasattr(self, "loop"):

@@ -1,8 +1,8 @@
 """What a rollout showed its agents and what they wrote, and RLlib's episode made of it.
 
-The episode is built where it is learned from, when the rollout is over: RLlib checks a whole episode after each of its steps, and
-the engine would wait for that; and from one process to another an episode is slow, a record quick. The result is what
-`MultiAgentEpisode.add_env_step` would have made of the steps of `SearchEnv`.
+The episode is built where it is learned from, when the rollout is over: RLlib checks a whole episode after
+each of its steps, and the engine would wait for that; and from one process to another an episode is slow, a
+record quick. The result is what `MultiAgentEpisode.add_env_step` would have made of the steps of `SearchEnv`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ class _AgentRecord:
 
 @dataclass(slots=True)
 class EpisodeRecord:
-    """Call `see` and `write` in turn as the rollout goes on, then `episode`. An agent that saw something writes next."""
+    """Call `see` and `write` in turn as the rollout goes on, then `episode`.
+
+    An agent that saw something writes next.
+    """
 
     rollout: Rollout
     query: BeliefQuery | None = None
@@ -65,8 +68,8 @@ class EpisodeRecord:
     def episode(self, policy_of: RolePolicies) -> MultiAgentEpisode:
         """RLlib's episode of the finished rollout. The last speaker earns the outcome.
 
-        Ids are its observations and actions, `action_logp` and `weights_version` extra model outputs, the `Rollout` is
-        `custom_data["rollout"]`, and `query`, where there is one, `custom_data[QUERY]`.
+        Ids are its observations and actions, `action_logp` and `weights_version` extra model outputs, the
+        `Rollout` is `custom_data["rollout"]`, and `query`, where there is one, `custom_data[QUERY]`.
         """
         rollout = self.rollout
         episode_id: Any = rollout.id  # RLlib's annotations disagree about its type
@@ -81,7 +84,10 @@ class EpisodeRecord:
                 observations=[*record.observations, NOTHING],
                 actions=list(record.actions),
                 rewards=rewards,
-                extra_model_outputs={"action_logp": list(record.logps), "weights_version": list(record.versions)},
+                extra_model_outputs={
+                    "action_logp": list(record.logps),
+                    "weights_version": list(record.versions),
+                },
                 terminated=episode.is_terminated,
                 truncated=episode.is_truncated,
                 len_lookback_buffer=0,

@@ -1,7 +1,8 @@
 """Advances many rollouts at once: no rollout waits for another one's turn, tool or score.
 
-One loop steps the engine. A rollout whose turn ended goes to its tools, in threads, and comes back while others decode (tools
-that answer at once are called on the spot); belief scoring is a request like any other, so it overlaps with both.
+One loop steps the engine. A rollout whose turn ended goes to its tools, in threads, and comes back while
+others decode (tools that answer at once are called on the spot); belief scoring is a request like any other,
+so it overlaps with both.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ class RolloutLoop:
     Args:
         task: what the episodes share.
         engines: {policy id: engine}; every role's policy must be there.
-        scores_on_engine: whether belief is scored here; if not, records carry a `BeliefQuery` for the learner's side.
+        scores_on_engine: whether belief is scored here; if not, records carry a `BeliefQuery` for the
+            learner's side.
     """
 
     def __init__(self, task: SearchTask, engines: dict[str, RolloutEngine], *, scores_on_engine: bool = True):
@@ -134,7 +136,9 @@ class _Run:
         return records, seconds
 
     def _start(self, job: RolloutJob) -> _Live:
-        state = SearchEpisode(self.task, job.question, rollout_id=job.rollout_id, group_id=job.group_id, split=job.split)
+        state = SearchEpisode(
+            self.task, job.question, rollout_id=job.rollout_id, group_id=job.group_id, split=job.split
+        )
         live = _Live(job, state, EpisodeRecord(state.rollout), started=time.perf_counter())
         live.see(state.start())
         return live
@@ -158,13 +162,17 @@ class _Run:
         )
 
     def _request_scores(self, live: _Live, turn: int) -> None:
-        """Scores every alias after `turn`. Identical (context, answer) pairs, as at the start of a group, are scored once."""
+        """Scores every alias after `turn`.
+
+        Identical (context, answer) pairs, as at the start of a group, are scored once.
+        """
         context = live.state.history
         if not self.loop.scores_on_engine:
             live.unscored_contexts.append(np.asarray(context, dtype=np.int32))
             return
         engine = self.engines[self.task.answering_role.policy]
-        # A digest, since the scores of all rollouts' turns are kept: contexts of 30k tokens would fill gigabytes.
+        # A digest, since the scores of all rollouts' turns are kept: contexts of 30k tokens would fill
+        # gigabytes.
         digest = hashlib.blake2b(array("i", context).tobytes(), digest_size=16).digest()
         for k, suffix in enumerate(live.state.templates.suffixes_K):
             key = (digest, *suffix.ids)
@@ -199,7 +207,9 @@ class _Run:
 
     def _take_score(self, scored: Scored) -> None:
         if not math.isfinite(scored.score):
-            raise RuntimeError(f"the score {scored.request_id} is {scored.score}: the policy's weights are broken")
+            raise RuntimeError(
+                f"the score {scored.request_id} is {scored.score}: the policy's weights are broken"
+            )
         key = self.key_of_score.pop(scored.request_id)
         del self.score_ids[key]
         self.known_scores[key] = scored.score
@@ -229,7 +239,9 @@ class _Run:
             running.future.add_done_callback(self.tools_done.put)
 
     def _collect_tools(self, *, block: bool) -> None:
-        """Takes what tools have returned; `block` waits for the first, at most until the oldest call has taken too long."""
+        """Takes what tools have returned; `block` waits for the first, at most until the oldest call has
+        taken too long.
+        """
         while self.open_calls:
             started = time.perf_counter()
             oldest, (_, running) = next(iter(self.open_calls.items()))

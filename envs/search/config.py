@@ -1,4 +1,5 @@
-"""Settings of the search environment (`env_config` in an experiment file), validated before anything starts."""
+"""Settings of the search environment (`env_config` in an experiment file), validated before
+anything starts."""
 
 from __future__ import annotations
 
@@ -17,31 +18,54 @@ from envs.world.config import WorldSettings
 class SearchEnvSettings(Settings):
     """Everything that defines the task: questions, corpus, retriever, protocol, roles, limits, outcome."""
 
-    corpus: str = Field("world", description="`world` (generated), a JSONL file of id, contents, or `remote` (the retriever's)")
+    corpus: str = Field(
+        "world",
+        description="`world` (generated), a JSONL file of id, contents, or `remote` (the retriever's)",
+    )
     questions: str | dict[str, PositiveFloat] | None = Field(
-        None, description="training: FlashRAG JSONL, IGPO/verl Parquet, hf:NAME[:CONFIG][@SPLIT], or {source: weight, ...}"
+        None,
+        description="training: FlashRAG JSONL, IGPO/verl Parquet, hf:NAME[:CONFIG][@SPLIT], or {source: "
+        "weight, ...}",
     )
     question_filter: QuestionFilter = QuestionFilter()
-    curriculum_prompts: int = Field(0, ge=0, description="prompts over which the hops asked for grow to the most; 0: off")
-    heldout_questions: str | None = Field(None, description="held-out questions; None: a share of `questions`, split by hash")
-    heldout_share: float = Field(0.2, gt=0, lt=1, description="share split off by hash when `heldout_questions` is None")
+    curriculum_prompts: int = Field(
+        0, ge=0, description="prompts over which the hops asked for grow to the most; 0: off"
+    )
+    heldout_questions: str | None = Field(
+        None, description="held-out questions; None: a share of `questions`, split by hash"
+    )
+    heldout_share: float = Field(
+        0.2, gt=0, lt=1, description="share split off by hash when `heldout_questions` is None"
+    )
     world: WorldSettings = WorldSettings()
     retriever: RetrieverSettings = RetrieverSettings()
     protocol: Literal["tiny", "chat_short", "igpo", "search_r1", "chat"] = "tiny"
-    worked_examples: bool = Field(True, description="`chat_short` shows some in its prompt; after a warm start none are needed")
-    tokenizer: str | None = Field(None, description="folder of the tokenizer; None: the policy's (`model_path`)")
+    worked_examples: bool = Field(
+        True, description="`chat_short` shows some in its prompt; after a warm start none are needed"
+    )
+    tokenizer: str | None = Field(
+        None, description="folder of the tokenizer; None: the policy's (`model_path`)"
+    )
     roles: list[RoleSettings] = Field(default_factory=lambda: [RoleSettings(name="searcher")], min_length=1)
-    tools: list[str] = Field(["search"], min_length=1, description="`search`, `open`, `calculator`, or `module:function`")
+    tools: list[str] = Field(
+        ["search"], min_length=1, description="`search`, `open`, `calculator`, or `module:function`"
+    )
     tool_timeout: float = Field(60.0, gt=0, description="seconds after which a tool call counts as failed")
     max_turns: int = Field(6, ge=1, description="turns of all roles together")
     max_turn_tokens: int = Field(32, ge=1, description="decision tokens per turn")
     max_observation_tokens: int = Field(128, ge=1, description="tokens of observation text per turn")
-    max_context_tokens: int = Field(512, ge=32, description="tokens of any agent's context, the longest scoring suffix included")
-    outcome: str = Field("f1", description="`f1` (paper dialect), `em`, `f1_squad`, or module:function of (prediction, golds)")
+    max_context_tokens: int = Field(
+        512, ge=32, description="tokens of any agent's context, the longest scoring suffix included"
+    )
+    outcome: str = Field(
+        "f1", description="`f1` (paper dialect), `em`, `f1_squad`, or module:function of (prediction, golds)"
+    )
     format_penalty: float = -1.0
     truncation_penalty: float = 0.0
     alias_rule: AliasRule = "max"
-    max_answer_tokens: int = Field(32, ge=1, description="longer gold answers are not scored under `max` and `mean`")
+    max_answer_tokens: int = Field(
+        32, ge=1, description="longer gold answers are not scored under `max` and `mean`"
+    )
 
     @model_validator(mode="after")
     def _check(self):
@@ -52,16 +76,26 @@ class SearchEnvSettings(Settings):
             raise ValueError("no role may `answer`: add `answer` to one role's actions")
         check_roles(self.roles)
         if self.corpus == "remote" and self.retriever.kind not in ("http", "web"):
-            raise ValueError(f"retriever `{self.retriever.kind}` searches `corpus`, so that can't be `remote`: give a JSONL file")
+            raise ValueError(
+                f"retriever `{self.retriever.kind}` searches `corpus`, so that can't be `remote`: give a "
+                "JSONL file"
+            )
         if self.corpus != "remote" and self.retriever.kind == "web":
-            raise ValueError("retriever `web` finds pages of the web, not documents of `corpus`: set that to `remote`")
+            raise ValueError(
+                "retriever `web` finds pages of the web, not documents of `corpus`: set that to `remote`"
+            )
         if self.retriever.patience > self.tool_timeout:
             raise ValueError(
-                f"retriever.{self.retriever.kind}.retry_for ({self.retriever.patience:g} s) is longer than tool_timeout "
+                f"retriever.{self.retriever.kind}.retry_for ({self.retriever.patience:g} s) is longer than "
+                "tool_timeout "
                 f"({self.tool_timeout:g} s), which would end a search before: raise tool_timeout"
             )
         if self.corpus == "remote" and "open" in self.tools:
-            raise ValueError("the tool `open` reads documents of `corpus`, so that can't be `remote`: give a JSONL file")
+            raise ValueError(
+                "the tool `open` reads documents of `corpus`, so that can't be `remote`: give a JSONL file"
+            )
         if self.corpus != "world" and not self.questions:
-            raise ValueError("`questions` is needed when `corpus` is a file: a FlashRAG JSONL or IGPO Parquet path")
+            raise ValueError(
+                "`questions` is needed when `corpus` is a file: a FlashRAG JSONL or IGPO Parquet path"
+            )
         return self

@@ -1,6 +1,7 @@
 """`SearchEnv`: the search task as an RLlib `MultiAgentEnv`. Observations and actions are token ids.
 
-An agent's observation is what is new in its context (its prompt first); its action is the decision it writes. Exactly one agent
+An agent's observation is what is new in its context (its prompt first); its action is the decision it writes.
+Exactly one agent
 is in the observations of a step: the one that speaks next.
 """
 
@@ -26,10 +27,12 @@ class SearchEnv(MultiAgentEnv):
     """Multi-turn question answering with tools, one or several roles.
 
     Args:
-        config: `env_config`, a dict of `SearchEnvSettings` or a `SearchTask` under the key "task" (shared by many instances).
+        config: `env_config`, a dict of `SearchEnvSettings` or a `SearchTask` under the key "task" (shared by
+            many instances).
 
-    `reset(options={"question": Question, "rollout_id": str, "group_id": str, "split": str})` starts on a given question; without
-    options a training question is drawn by the environment's own random state (`seed`).
+    `reset(options={"question": Question, "rollout_id": str, "group_id": str, "split": str})` starts on a
+    given question; without options a training question is drawn by the environment's own random state
+    (`seed`).
     """
 
     def __init__(self, config: dict[str, Any] | SearchTask):
@@ -55,7 +58,9 @@ class SearchEnv(MultiAgentEnv):
         options = options or {}
         question = options.get("question")
         if question is None:
-            if self._rng is None:  # gathering entropy takes longer than the rest of an instance, and rollouts need none
+            if (
+                self._rng is None
+            ):  # gathering entropy takes longer than the rest of an instance, and rollouts need none
                 self._rng = np.random.default_rng()
             questions = self.task.train_questions
             question = questions[int(self._rng.integers(len(questions)))]
@@ -92,7 +97,8 @@ class SearchEnv(MultiAgentEnv):
     def observe(self):
         """Second half of `step`: `(observations, rewards, terminateds, truncateds, infos)`.
 
-        When the rollout ends, every agent that spoke gets an empty last observation and the outcome goes to the last speaker.
+        When the rollout ends, every agent that spoke gets an empty last observation and the outcome goes to
+        the last speaker.
         """
         speaker = self.episode.agent
         seen: Seen | None = self.episode.observe()
@@ -105,7 +111,13 @@ class SearchEnv(MultiAgentEnv):
         truncated = rollout.is_truncated
         rewards = {agent: rollout.outcome if agent == speaker else 0.0 for agent in spoke}
         observations = {agent: _array([]) for agent in spoke}
-        return observations, rewards, {"__all__": not truncated}, {"__all__": truncated}, {agent: {} for agent in spoke}
+        return (
+            observations,
+            rewards,
+            {"__all__": not truncated},
+            {"__all__": truncated},
+            {agent: {} for agent in spoke},
+        )
 
 
 def _array(ids: list[int]) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""One rollout as a state machine: whose turn it is, what a decision does, what is seen next, and how it ends (SPEC §1-3).
+"""One rollout as a state machine: whose turn it is, what a decision does, what is seen next, and how it ends
+(SPEC §1-3).
 
-No RLlib, no engine, no threads: `decide` says which tools to call, `observe` takes what they returned. `SearchEnv` wraps it for
-`reset`/`step`; the rollout loop calls the two halves itself, so that tools run while other rollouts decode.
+No RLlib, no engine, no threads: `decide` says which tools to call, `observe` takes what they returned.
+`SearchEnv` wraps it for `reset`/`step`; the rollout loop calls the two halves itself, so that tools run while
+other rollouts decode.
 """
 
 from __future__ import annotations
@@ -42,13 +44,15 @@ class SearchEpisode:
 
     Attributes:
         rollout: the trace so far.
-        history: ids that belief is scored on: the answering role's prompt, then all turns and observations in time order, as
-            first tokenised (SPEC §2).
+        history: ids that belief is scored on: the answering role's prompt, then all turns and observations in
+            time order, as first tokenised (SPEC §2).
         max_decision_tokens: how many tokens the next decision may take.
         done: whether the rollout has ended; then `rollout.termination` and `rollout.outcome` are set.
     """
 
-    def __init__(self, task: SearchTask, question: Question, *, rollout_id: str, group_id: str, split: str = "train"):
+    def __init__(
+        self, task: SearchTask, question: Question, *, rollout_id: str, group_id: str, split: str = "train"
+    ):
         self._task = task
         self._settings = task.settings
         self._protocol = task.protocol
@@ -58,12 +62,15 @@ class SearchEpisode:
         self._action = Action(ActionKind.CUT_OFF)
         self._cut_off = False
         self.templates = task.answer_templates(question)
-        self.rollout = Rollout(rollout_id, group_id, question, split=split, scored_golds_K=self.templates.golds_K)
+        self.rollout = Rollout(
+            rollout_id, group_id, question, split=split, scored_golds_K=self.templates.golds_K
+        )
         self.history: list[int] = task.prompt(task.answering_role, question)
         self.agent = task.settings.roles[0].name
         self.max_decision_tokens = 0
         self.done = False
-        # Room for the longest scoring suffix and the glue of one observation is reserved, so every completed turn is scored.
+        # Room for the longest scoring suffix and the glue of one observation is reserved, so every completed
+        # turn is scored.
         self._limit = self._settings.max_context_tokens - self.templates.longest - task.glue
 
     def start(self) -> Seen:
@@ -76,8 +83,10 @@ class SearchEpisode:
         self.max_decision_tokens = self._room_for_decision()
         if self.max_decision_tokens < 1:
             raise InputError(
-                f"question {self.rollout.question.id}: its prompt of {len(seen.ids)} tokens and scoring suffix of "
-                f"{self.templates.longest} leave no room in max_context_tokens={self._settings.max_context_tokens}: raise it"
+                f"question {self.rollout.question.id}: its prompt of {len(seen.ids)} tokens and scoring "
+                "suffix of "
+                f"{self.templates.longest} leave no room in "
+                f"max_context_tokens={self._settings.max_context_tokens}: raise it"
             )
         return seen
 
@@ -89,7 +98,9 @@ class SearchEpisode:
         """
         role = self._roles[self.agent]
         self._cut_off = not completed
-        self._action = self._permitted(self._protocol.parse(ids), role) if completed else Action(ActionKind.CUT_OFF)
+        self._action = (
+            self._permitted(self._protocol.parse(ids), role) if completed else Action(ActionKind.CUT_OFF)
+        )
         action = self._action
         turn = Turn(
             index=self.rollout.num_turns,
@@ -112,7 +123,9 @@ class SearchEpisode:
         return [call for call in turn.tool_calls if call.error is None]
 
     def observe(self) -> Seen | None:
-        """After the tool calls of `decide` were carried out: what the next speaker sees, or None where the rollout has ended."""
+        """After the tool calls of `decide` were carried out: what the next speaker sees, or None where the
+        rollout has ended.
+        """
         turn = self.rollout.turns[-1]
         if turn.action is ActionKind.TOOL:
             self._mark_gold(turn)
@@ -130,7 +143,9 @@ class SearchEpisode:
         wanted = PERMISSIONS.get(action.kind)
         if wanted is None or wanted in role.actions:
             return action
-        return Action(ActionKind.MALFORMED, error=f"{role.name} may not {wanted}, only {', '.join(role.actions)}")
+        return Action(
+            ActionKind.MALFORMED, error=f"{role.name} may not {wanted}, only {', '.join(role.actions)}"
+        )
 
     def _termination(self) -> Termination | None:
         action = self._action
@@ -153,12 +168,16 @@ class SearchEpisode:
             sender, text = speaker, action.text
         else:
             sender, text = "error", action.error
-        text = text.encode(errors="replace").decode()  # a server may send half a surrogate pair, which no tokenizer takes
+        text = text.encode(
+            errors="replace"
+        ).decode()  # a server may send half a surrogate pair, which no tokenizer takes
         prompt = [] if listener in self._contexts else self._open_context(listener)
         room = self._room(listener) if listener == speaker else min(self._room(listener), self._room(speaker))
         limit = max(0, min(self._settings.max_observation_tokens, room))
         context = self._contexts[listener]
-        seen = self._protocol.observation(text, decision_ids=context.last_decision, sender=sender, max_tokens=limit)
+        seen = self._protocol.observation(
+            text, decision_ids=context.last_decision, sender=sender, max_tokens=limit
+        )
         context.length += len(seen.ids)
         turn.observation_text, turn.observation_cut = seen.text, seen.cut
         turn.neutralised_tags, turn.num_observation_tokens = seen.neutralised_tags, len(seen.ids)
@@ -166,8 +185,13 @@ class SearchEpisode:
         self.agent = listener
         return Seen(listener, prompt + seen.ids)
 
-    def _in_history(self, turn: Turn, text: str, sender: str, limit: int, seen_ids: list[int] | None) -> list[int]:
-        """The observation as belief's history carries it. A message stands there already, as the decision it was."""
+    def _in_history(
+        self, turn: Turn, text: str, sender: str, limit: int, seen_ids: list[int] | None
+    ) -> list[int]:
+        """The observation as belief's history carries it.
+
+        A message stands there already, as the decision it was.
+        """
         decision = self._contexts[turn.agent].last_decision
         if turn.action is ActionKind.MESSAGE:
             return self._protocol.reopen(decision)

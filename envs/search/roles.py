@@ -19,11 +19,16 @@ class RoleSettings(Settings):
     actions: list[Literal["search", "answer", "message"]] = Field(["search", "answer"], min_length=1)
     policy: str = Field("default_policy", description="the RLModule that speaks for it")
     reads: str | None = Field(None, description="the role whose tool results it sees in that role's place")
-    to: str | None = Field(None, description="who gets its messages; None: the role it `reads`, else the answering role")
+    to: str | None = Field(
+        None, description="who gets its messages; None: the role it `reads`, else the answering role"
+    )
 
 
 class RolePolicies:
-    """RLlib's `policy_mapping_fn` from the roles of the environment: agent id to module id. Small, and can be pickled."""
+    """RLlib's `policy_mapping_fn` from the roles of the environment: agent id to module id.
+
+    Small, and can be pickled.
+    """
 
     def __init__(self, policy_of: dict[str, str]):
         self.policy_of = policy_of
@@ -40,8 +45,8 @@ def answering_role(roles: Sequence[RoleSettings]) -> RoleSettings:
 def next_speaker(speaker: RoleSettings, kind: ActionKind, roles: Sequence[RoleSettings]) -> str:
     """The rule: what a tool returned goes to the role that `reads` its caller, a message to whom it is `to`.
 
-    Without such a reader the caller sees the result itself. A message without `to` goes back to the role that its writer reads,
-    else to the answering role. After anything else (an error) the speaker tries again.
+    Without such a reader the caller sees the result itself. A message without `to` goes back to the role that
+    its writer reads, else to the answering role. After anything else (an error) the speaker tries again.
     """
     if kind is ActionKind.TOOL:
         return next((role.name for role in roles if role.reads == speaker.name), speaker.name)
@@ -51,16 +56,24 @@ def next_speaker(speaker: RoleSettings, kind: ActionKind, roles: Sequence[RoleSe
 
 
 def check_roles(roles: Sequence[RoleSettings]) -> None:
-    """Raises ValueError where `reads` or `to` name no other role, or a message would go nowhere or pass for a tool's result."""
+    """Raises ValueError where `reads` or `to` name no other role, or a message would go nowhere or pass for a
+    tool's result.
+    """
     names = [role.name for role in roles]
     for role in roles:
         if role.name in ("tool", "error"):
-            raise ValueError(f"a role can't be called {role.name}: its messages would look like those of the environment")
+            raise ValueError(
+                f"a role can't be called {role.name}: its messages would look like those of the environment"
+            )
         for key, other in (("reads", role.reads), ("to", role.to)):
             if other is not None and (other not in names or other == role.name):
-                raise ValueError(f"role {role.name}: `{key}` is {other!r}; name another of the roles {', '.join(names)}")
+                raise ValueError(
+                    f"role {role.name}: `{key}` is {other!r}; name another of the roles {', '.join(names)}"
+                )
         if "message" in role.actions and next_speaker(role, ActionKind.MESSAGE, roles) == role.name:
             raise ValueError(f"role {role.name} may write messages, but to whom? Name the role in `to`")
         readers = [reader.name for reader in roles if reader.reads == role.name]
         if len(readers) > 1:
-            raise ValueError(f"roles {' and '.join(readers)} both read what {role.name} finds: let one of them do it")
+            raise ValueError(
+                f"roles {' and '.join(readers)} both read what {role.name} finds: let one of them do it"
+            )

@@ -88,30 +88,43 @@ class SearchTask:
 
     @cached_property
     def tools(self) -> Toolbox:
-        """Ready for calls: the retriever is opened (its index built) here, outside of any call's time limit."""
+        """Ready for calls: the retriever is opened (its index built) here, outside of any call's
+        time limit.
+        """
         _ = self.retriever
         return self._toolbox
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Which documents are searched, and how: results depend on them more than on the algorithm, so every run logs them."""
+        """Which documents are searched, and how: results depend on them more than on the algorithm, so every
+        run logs them.
+        """
         corpus: dict[str, Any] = {"source": self.settings.corpus}
         if self.corpus is not None:
             corpus |= {"content_hash": self.corpus.content_hash, "documents": len(self.corpus)}
-        return {"corpus": corpus, "retriever": {**self.retriever.identity, "top_k": self.settings.retriever.top_k}}
+        return {
+            "corpus": corpus,
+            "retriever": {**self.retriever.identity, "top_k": self.settings.retriever.top_k},
+        }
 
     def _check_words(self) -> None:
-        """The embedded policy reads whole words: one that it lacks would be a hole in documents and answers."""
+        """The embedded policy reads whole words: one that it lacks would be a hole in documents and
+        answers.
+        """
         known = self.protocol.tokenizer.get_vocab()
         texts = [document.text for document in self.corpus or ()]
         texts += [
-            text for question in (*self.train_questions, *self.heldout_questions) for text in (question.text, *question.golds)
+            text
+            for question in (*self.train_questions, *self.heldout_questions)
+            for text in (question.text, *question.golds)
         ]
         unknown = sorted({word for text in texts for word in text.split()} - known.keys())
         if unknown:
             raise InputError(
-                f"the tokenizer does not know the world's words {', '.join(unknown[-5:])}: the embedded policy has those "
-                "of the default world only, so leave that setting of `world` as it is, or use a chat model and protocol `igpo`"
+                f"the tokenizer does not know the world's words {', '.join(unknown[-5:])}: the embedded "
+                "policy has those "
+                "of the default world only, so leave that setting of `world` as it is, or use a chat model "
+                "and protocol `igpo`"
             )
 
     @cached_property
@@ -127,7 +140,9 @@ class SearchTask:
     def glue(self) -> int:
         """Tokens around the text of an observation, at most."""
         senders = ("tool", "error", *self.roles)
-        return max(len(self.protocol.observation("", decision_ids=[], sender=s, max_tokens=0).ids) for s in senders)
+        return max(
+            len(self.protocol.observation("", decision_ids=[], sender=s, max_tokens=0).ids) for s in senders
+        )
 
     def prompt(self, role: RoleSettings, question: Question) -> list[int]:
         """Ids of the role's first context."""

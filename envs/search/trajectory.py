@@ -1,9 +1,9 @@
 """The typed trace of one rollout: what happened, turn by turn, in time order.
 
-A `Rollout` carries facts (texts, tool calls, beliefs, outcome). The token ids and sampler log-probs that training uses stand
-beside it in its `EpisodeRecord`, and in the RLlib episode made of that (observations, actions, ``extra_model_outputs``), whose
-`custom_data["rollout"]` is the `Rollout`. Timestep k of an agent's sub-episode is the k-th of `Rollout.turns` that this agent
-wrote.
+A `Rollout` carries facts (texts, tool calls, beliefs, outcome). The token ids and sampler log-probs that
+training uses stand beside it in its `EpisodeRecord`, and in the RLlib episode made of that (observations,
+actions, ``extra_model_outputs``), whose `custom_data["rollout"]` is the `Rollout`. Timestep k of an agent's
+sub-episode is the k-th of `Rollout.turns` that this agent wrote.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Termination(StrEnum):
     ANSWERED = "answered"
     """The last turn carries a well-formed answer."""
     MALFORMED = "malformed"
-    """The turn that ended the rollout had unbalanced or misplaced tags, no action, or more than one answer."""
+    """The turn that ended the rollout had unbalanced or misplaced tags, no action, or more than one answer.
+    """
     TURN_LIMIT = "turn_limit"
     """`max_turns` turns were spent without an answer (SPEC: truncated)."""
     TOKEN_LIMIT = "token_limit"
@@ -49,7 +50,8 @@ class ActionKind(StrEnum):
 class ToolCall:
     """One call of a tool and what came back. `error` is None for a call that worked. `seconds` is wall-clock.
 
-    `failed` is True where the error was not the policy's own: server down, time out. `credits` is what a paid service took.
+    `failed` is True where the error was not the policy's own: server down, time out. `credits` is what a paid
+    service took.
     """
 
     tool: str
@@ -67,8 +69,8 @@ class ToolCall:
 class Turn:
     """One decision of one agent and the observation that answered it.
 
-    `scores_K` are s_t(a^k) of SPEC §2, float64, one per scored alias, taken after this turn's observation; None where the turn
-    is not gain-bearing (the final turn, a turn that was cut off).
+    `scores_K` are s_t(a^k) of SPEC §2, float64, one per scored alias, taken after this turn's observation;
+    None where the turn is not gain-bearing (the final turn, a turn that was cut off).
     """
 
     index: int
@@ -89,7 +91,8 @@ class Turn:
     neutralised_tags: int = 0
     """How many protocol tags inside the observation were made harmless."""
     gold_hit: bool | None = None
-    """Whether a gold document that no earlier turn retrieved was retrieved; None where gold evidence is not known."""
+    """Whether a gold document that no earlier turn retrieved was retrieved; None where gold evidence is not
+    known."""
     scores_K: np.ndarray | None = None
     weights_version: int = 0
     seconds_generate: float = 0.0
@@ -105,8 +108,8 @@ class Turn:
 class Rollout:
     """One rollout of a prompt: turns in time order, and how it ended.
 
-    `initial_scores_K` is s_0: the score of each scored alias after the prompt alone. `scored_golds_K` are those aliases.
-    `answering_tokens` etc. are counts over the whole rollout.
+    `initial_scores_K` is s_0: the score of each scored alias after the prompt alone. `scored_golds_K` are
+    those aliases. `answering_tokens` etc. are counts over the whole rollout.
     """
 
     id: str

@@ -9,7 +9,10 @@ from envs.world.words import ALL_RELATIONS, ATTRIBUTES
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A question's meaning: start at `entity`, follow `relations` in order, read `attribute`. All are indices."""
+    """A question's meaning: start at `entity`, follow `relations` in order, read `attribute`.
+
+    All are indices.
+    """
 
     entity: int
     relations: tuple[int, ...]

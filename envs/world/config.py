@@ -12,14 +12,22 @@ class WorldSettings(Settings):
 
     seed: int = 0
     entities: int = Field(100, ge=10, description="number of entities, one document each")
-    hops: dict[int, float] = Field(default_factory=lambda: {1: 0.15, 2: 0.45, 3: 0.4}, description="share of questions by hops")
+    hops: dict[int, float] = Field(
+        default_factory=lambda: {1: 0.15, 2: 0.45, 3: 0.4}, description="share of questions by hops"
+    )
     train_questions: int = Field(1500, ge=1)
     heldout_questions: int = Field(500, ge=1)
-    relations: int = Field(4, ge=1, le=8, description="kinds of relations between entities; questions have up to one hop more")
-    graded_evidence: float = Field(0.0, ge=0, le=1, description="how much documents on the way say about the answer; 0: nothing")
+    relations: int = Field(
+        4, ge=1, le=8, description="kinds of relations between entities; questions have up to one hop more"
+    )
+    graded_evidence: float = Field(
+        0.0, ge=0, le=1, description="how much documents on the way say about the answer; 0: nothing"
+    )
     yes_no: float = Field(0.0, ge=0, le=1, description="share of yes/no questions")
     comparison: float = Field(0.0, ge=0, le=1, description="share of questions who of two has a value")
     distractors: int = Field(0, ge=0, description="documents about people whom no question asks for")
     noise: int = Field(0, ge=0, description="sentences per document that answer nothing")
-    aliases: int = Field(0, ge=0, le=5, description="further names of each value; a document uses any of them, gold are all")
+    aliases: int = Field(
+        0, ge=0, le=5, description="further names of each value; a document uses any of them, gold are all"
+    )
     collisions: int = Field(0, ge=0, description="pairs of entities that share a name")

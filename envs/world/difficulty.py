@@ -1,7 +1,7 @@
 """How hard a world is: what can be had without searching, by searching well, and by searching at random.
 
-A world is fit for training where closed-book accuracy is near zero (answers must be found), an expert is always right (they can
-be found), and a random searcher is not (it matters what is searched for).
+A world is fit for training where closed-book accuracy is near zero (answers must be found), an expert is
+always right (they can be found), and a random searcher is not (it matters what is searched for).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Difficulty:
     expert: float
     """Searches for each hop's entity by name and reads the fact out of the document that comes back."""
     random_searcher: float
-    """As many searches as `max_searches`, each for a random fact of somebody it has read of, then a value that it saw."""
+    """As many searches as `max_searches`, each for a random fact of somebody it has read of, then a value
+    that it saw."""
     belief_by_hops: dict[int, list[float]]
     """Hops of a chain question to mean belief in the gold answer after 0, 1, ... gold documents."""
 
@@ -67,7 +68,10 @@ class Expert:
     def answer(self, question: Question) -> str:
         meant = question.metadata
         if meant["kind"] == "comparison":
-            return next((name for name in meant["names"] if self._look_up(name, meant["keys"][0]) in meant["asked"]), "")
+            return next(
+                (name for name in meant["names"] if self._look_up(name, meant["keys"][0]) in meant["asked"]),
+                "",
+            )
         found = meant["entity"]
         for key in meant["keys"]:
             found = self._look_up(found, key)
@@ -116,8 +120,14 @@ def _commonest_answers(questions: Sequence[Question]) -> dict[tuple[str, str], s
     answers: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for question in questions:
         answers[_kind(question)][question.golds[0]] += 1
-    return {kind: min(counts, key=lambda answer: (-counts[answer], answer)) for kind, counts in answers.items()}
+    return {
+        kind: min(counts, key=lambda answer: (-counts[answer], answer)) for kind, counts in answers.items()
+    }
 
 
 def _exact(questions: Sequence[Question], answers: Sequence[str]) -> float:
-    return float(np.mean([em_squad(answer, question.golds) for question, answer in zip(questions, answers, strict=True)]))
+    return float(
+        np.mean(
+            [em_squad(answer, question.golds) for question, answer in zip(questions, answers, strict=True)]
+        )
+    )

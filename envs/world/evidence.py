@@ -1,9 +1,11 @@
-"""Graded evidence: who somebody is related to depends on what they are like, so that each document on the way narrows the answer.
+"""Graded evidence: who somebody is related to depends on what they are like, so that each document on the way
+narrows the answer.
 
-Each entity lives at one of 48 places and has, with the chance of `graded_evidence`, that place's value of every attribute. With
-the same chance a relation leads from place p to one of the places 3 p, 3 p + 1, 3 p + 2 (mod 48), each as likely. So at 1 a
-document leaves 27 values for the answer three relations on, 9 for two, 3 for one: belief trebles with each document on the way,
-as in natural text, where each says something about the next. At 0 there are no places and a document says nothing of another.
+Each entity lives at one of 48 places and has, with the chance of `graded_evidence`, that place's value of
+every attribute. With the same chance a relation leads from place p to one of the places 3 p, 3 p + 1, 3 p + 2
+(mod 48), each as likely. So at 1 a document leaves 27 values for the answer three relations on, 9 for two, 3
+for one: belief trebles with each document on the way, as in natural text, where each says something about the
+next. At 0 there are no places and a document says nothing of another.
 """
 
 from __future__ import annotations
@@ -22,18 +24,28 @@ if TYPE_CHECKING:
 PLACES = len(next(iter(VALUES.values())))
 """As many as an attribute has values: the value's index is its place."""
 BRANCHES = 3
-"""Places that a relation leads to from each. Powers of it up to `PLACES` is what documents leave of the answer."""
+"""Places that a relation leads to from each. Powers of it up to `PLACES` is what documents leave of the
+answer."""
 
 
 def draw_places(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Place of each of `count` entities [N], as even as can be. Raises InputError where one would be empty."""
+    """Place of each of `count` entities [N], as even as can be.
+
+    Raises InputError where one would be empty.
+    """
     if count < PLACES:
-        raise InputError(f"world.graded_evidence needs at least {PLACES} entities, got {count}: raise world.entities")
+        raise InputError(
+            f"world.graded_evidence needs at least {PLACES} entities, got {count}: raise world.entities"
+        )
     return rng.permutation(count) % PLACES
 
 
-def relate_by_place(others_NR: np.ndarray, places_N: np.ndarray, grade: float, rng: np.random.Generator) -> np.ndarray:
-    """`others_NR` with a share `grade` of its entries redrawn from where the entity's place leads, never the entity itself."""
+def relate_by_place(
+    others_NR: np.ndarray, places_N: np.ndarray, grade: float, rng: np.random.Generator
+) -> np.ndarray:
+    """`others_NR` with a share `grade` of its entries redrawn from where the entity's place leads, never the
+    entity itself.
+    """
     related_NR = others_NR.copy()
     for entity, relation in np.argwhere(_chosen(others_NR.shape, grade, rng)):
         branch = np.flatnonzero(places_N == (BRANCHES * places_N[entity] + rng.integers(BRANCHES)) % PLACES)
@@ -43,16 +55,20 @@ def relate_by_place(others_NR: np.ndarray, places_N: np.ndarray, grade: float, r
     return related_NR
 
 
-def resemble_place(values_NA: np.ndarray, places_N: np.ndarray, grade: float, rng: np.random.Generator) -> np.ndarray:
+def resemble_place(
+    values_NA: np.ndarray, places_N: np.ndarray, grade: float, rng: np.random.Generator
+) -> np.ndarray:
     """`values_NA` with a share `grade` of its entries set to the place's value."""
     return np.where(_chosen(values_NA.shape, grade, rng), places_N[:, None], values_NA)
 
 
 def belief_path(world: World, chain: Chain) -> list[float]:
-    """Belief in the gold answer after 0, 1, ... gold documents, of a reader who knows how the world is made but no fact of it.
+    """Belief in the gold answer after 0, 1, ... gold documents, of a reader who knows how the world is made
+    but no fact of it.
 
-    Bayes' rule over the places along the chain: the attributes of a document tell its entity's place, a relation leads to its
-    branches with the chance of `graded_evidence`, and a place tells its people's values. The last document states the answer: 1.
+    Bayes' rule over the places along the chain: the attributes of a document tell its entity's place, a
+    relation leads to its branches with the chance of `graded_evidence`, and a place tells its people's
+    values. The last document states the answer: 1.
     """
     grade, path = world.settings.graded_evidence, world.path(chain)
     chance_PV = grade * np.eye(PLACES) + (1 - grade) / PLACES

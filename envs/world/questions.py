@@ -1,7 +1,8 @@
 """Questions of the world that are no chains: yes or no, and comparisons.
 
-``is color of mother of mira red ?`` needs the chain's documents; ``who has color red , mira or toma ?`` needs one of two. Both
-can be guessed half the time, which is what they are for: they show whether belief and credit stand that.
+``is color of mother of mira red ?`` needs the chain's documents; ``who has color red , mira or toma ?`` needs
+one of two. Both can be guessed half the time, which is what they are for: they show whether belief and credit
+stand that.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ MAX_DRAWS = 200
 
 
 def vary(world: World, chain: Chain, id: str, seen: set[str], rng: np.random.Generator) -> Question:
-    """The question of `chain`, or by the shares of the settings a yes/no question or a comparison made from it.
+    """The question of `chain`, or by the shares of the settings a yes/no question or a comparison made from
+    it.
 
     `seen` holds the texts so far; a comparison that cannot be made new falls back to the chain.
     """
@@ -51,8 +53,12 @@ def yes_no(world: World, chain: Chain, id: str, rng: np.random.Generator) -> Que
     return plain
 
 
-def comparison(world: World, chain: Chain, id: str, seen: set[str], rng: np.random.Generator) -> Question | None:
-    """Who of two has a value; None where no new question of this kind is found for the chain's entity and attribute."""
+def comparison(
+    world: World, chain: Chain, id: str, seen: set[str], rng: np.random.Generator
+) -> Question | None:
+    """Who of two has a value; None where no new question of this kind is found for the chain's entity and
+    attribute.
+    """
     attribute, values_N = ATTRIBUTES[chain.attribute], world.values_NA[:, chain.attribute]
     for _ in range(MAX_DRAWS):
         other = int(rng.integers(len(world.names)))
@@ -70,6 +76,11 @@ def comparison(world: World, chain: Chain, id: str, seen: set[str], rng: np.rand
                 data_source="world",
                 hops=2,
                 gold_document_ids=[world.document_id(entity) for entity in pair],
-                metadata={"kind": "comparison", "names": [first, second], "keys": [attribute], "asked": asked},
+                metadata={
+                    "kind": "comparison",
+                    "names": [first, second],
+                    "keys": [attribute],
+                    "asked": asked,
+                },
             )
     return None

@@ -1,6 +1,7 @@
 """The closed vocabulary of the generated world: names, relations, attributes and their values.
 
-It is fixed, because the embedded policy's word-level tokenizer is made from it: changing a list means a new warm start.
+It is fixed, because the embedded policy's word-level tokenizer is made from it: changing a list means a new
+warm start.
 """
 
 from __future__ import annotations
@@ -8,25 +9,27 @@ from __future__ import annotations
 from functools import cache
 
 RELATIONS = ("mother", "friend", "teacher", "rival")
-"""Entity to entity. A question uses each at most once, so that the last query says how far a search has come."""
+"""Entity to entity. A question uses each at most once, so that the last query says how far a search has come.
+"""
 ALL_RELATIONS = (*RELATIONS, "neighbor", "cousin", "partner", "student")
 """What a world with another number of relations takes the first of."""
 
 _VALUES = {
     "color": """
         red blue green yellow purple pink brown black white gray teal navy maroon cyan magenta violet indigo
-        crimson scarlet amber beige ivory khaki lavender lilac mauve ochre ruby rust sapphire sienna silver gold
-        tan turquoise umber vermilion copper bronze coral jade emerald azure cobalt fuchsia burgundy cream ebony
+        crimson scarlet amber beige ivory khaki lavender lilac mauve ochre ruby rust sapphire sienna silver
+        gold tan turquoise umber vermilion copper bronze coral jade emerald azure cobalt fuchsia burgundy
+        cream ebony
     """,
     "food": """
-        apple bread butter cheese cherry chili cookie corn curry dumpling egg fig garlic ginger grape honey jam
-        lemon lentil mango melon mushroom noodle nut oat olive onion orange pancake pasta peach peanut pear
-        pepper pie pizza plum potato pumpkin radish rice salad sausage soup spinach toast tomato waffle
+        apple bread butter cheese cherry chili cookie corn curry dumpling egg fig garlic ginger grape honey
+        jam lemon lentil mango melon mushroom noodle nut oat olive onion orange pancake pasta peach peanut
+        pear pepper pie pizza plum potato pumpkin radish rice salad sausage soup spinach toast tomato waffle
     """,
     "animal": """
-        ant badger bat bear beaver bee camel cat cobra cow crab crane deer dog dolphin donkey duck eagle falcon
-        fox frog goat goose hare hawk horse jaguar koala lion lizard mole monkey moose mouse otter owl panda
-        parrot pig rabbit raven seal shark sheep snake spider swan tiger
+        ant badger bat bear beaver bee camel cat cobra cow crab crane deer dog dolphin donkey duck eagle
+        falcon fox frog goat goose hare hawk horse jaguar koala lion lizard mole monkey moose mouse otter owl
+        panda parrot pig rabbit raven seal shark sheep snake spider swan tiger
     """,
     "trade": """
         actor artist author baker banker barber brewer builder butcher carpenter chef clerk coach cook dancer
@@ -50,7 +53,8 @@ def names() -> tuple[str, ...]:
     taken = {word for values in VALUES.values() for word in values} | {*RELATIONS, *ATTRIBUTES, *OTHER_WORDS}
     found: list[str] = []
     for k in range(len(syllables) ** 2):
-        # 1009 is prime to 75 * 75: the walk visits every pair once, and neighbours in the list look different.
+        # 1009 is prime to 75 * 75: the walk visits every pair once, and neighbours in the list look
+        # different.
         first, second = divmod(k * 1009 % len(syllables) ** 2, len(syllables))
         name = syllables[first] + syllables[second]
         if first != second and name not in taken:

@@ -1,12 +1,14 @@
 """The generated multi-hop world: a seeded universe whose facts exist nowhere but in its documents.
 
-Entities have relations to other entities and attributes with values; each entity has one document that states its
-facts, such as ``mira mother toma . mira color red .``. A question of k hops needs k documents: ``color of mother of
-mira ?`` is answered by mira's document (her mother is toma), then toma's. The entity's name stands in every fact of its
-own document and at most a few times elsewhere, so that BM25 finds the document by name. Same settings, same bytes on
-every machine: only integer draws from PCG64 are used. What makes a world harder or more like natural text is off by default and
-has its own modules: `world_evidence`, `world_text`, `world_questions`; each draws from a stream of its own, so that it changes
-nothing else.
+Entities have relations to other entities and attributes with values; each entity has one document that states
+its facts, such as ``mira mother toma . mira color red .``. A question of k hops needs k documents: ``color of
+mother of mira ?`` is answered by mira's document (her mother is toma), then toma's. The entity's name stands
+in every fact of its own document and at most a few times elsewhere, so that BM25 finds the document by name.
+Same settings, same bytes on
+every machine: only integer draws from PCG64 are used. What makes a world harder or more like natural text is
+off by default and
+has its own modules: `world_evidence`, `world_text`, `world_questions`; each draws from a stream of its own,
+so that it changes nothing else.
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ Split = Literal["train", "heldout"]
 class World:
     """Facts, documents and questions.
 
-    Array names: N entities, R relations, A attributes. `relations_NR` holds entity indices (never the entity itself),
-    `values_NA` indices into `VALUES[attribute]`. `names` are what entities are called in questions and by others, `titles` what
-    their own documents call them.
+    Array names: N entities, R relations, A attributes. `relations_NR` holds entity indices (never the entity
+    itself), `values_NA` indices into `VALUES[attribute]`. `names` are what entities are called in questions
+    and by others, `titles` what their own documents call them.
     """
 
     def __init__(self, settings: WorldSettings):
@@ -44,17 +46,23 @@ class World:
         rng = np.random.Generator(np.random.PCG64(settings.seed))
         count = settings.entities
         pool = names()[: max(len(NAMES), count)]
-        self.titles, self.names = share_names([pool[i] for i in rng.permutation(len(pool))[:count]], settings.collisions)
+        self.titles, self.names = share_names(
+            [pool[i] for i in rng.permutation(len(pool))[:count]], settings.collisions
+        )
         # Drawing from N - 1 and stepping over the entity's own index leaves the draw uniform over the others.
         others_NR = rng.integers(0, count - 1, size=(count, settings.relations))
         self.relations_NR = others_NR + (others_NR >= np.arange(count)[:, None])
         self.values_NA = np.stack([rng.integers(0, len(VALUES[a]), size=count) for a in ATTRIBUTES], axis=1)
-        self._fact_order_NF = np.stack([rng.permutation(settings.relations + len(ATTRIBUTES)) for _ in range(count)])
+        self._fact_order_NF = np.stack(
+            [rng.permutation(settings.relations + len(ATTRIBUTES)) for _ in range(count)]
+        )
         self._question_seed = int(rng.integers(0, 2**31))
         if settings.graded_evidence:
             evidence = self._stream(1)
             places_N = draw_places(count, evidence)
-            self.relations_NR = relate_by_place(self.relations_NR, places_N, settings.graded_evidence, evidence)
+            self.relations_NR = relate_by_place(
+                self.relations_NR, places_N, settings.graded_evidence, evidence
+            )
             self.values_NA = resemble_place(self.values_NA, places_N, settings.graded_evidence, evidence)
         self._alias_NA = self._stream(2).integers(0, settings.aliases + 1, size=self.values_NA.shape)
 
@@ -70,13 +78,17 @@ class World:
 
     def value_names(self, entity: int, attribute: str) -> list[str]:
         """All that the entity's value may be called; without aliases one word."""
-        return value_names(attribute, int(self.values_NA[entity, ATTRIBUTES.index(attribute)]), self.settings.aliases)
+        return value_names(
+            attribute, int(self.values_NA[entity, ATTRIBUTES.index(attribute)]), self.settings.aliases
+        )
 
     def document_id(self, entity: int) -> str:
         return f"world-{entity:04d}"
 
     def facts(self, entity: int) -> list[str]:
-        """The sentences of the entity's document, in its order; where two share a name, first and last say which one it is."""
+        """The sentences of the entity's document, in its order; where two share a name, first and last say
+        which one it is.
+        """
         title, keys = self.titles[entity], [*self.relations, *ATTRIBUTES]
         facts = [f"{title} {keys[k]} {self.value(entity, keys[k])} ." for k in self._fact_order_NF[entity]]
         if title == self.names[entity]:
@@ -122,7 +134,8 @@ class World:
         )
 
     def questions(self, split: Split) -> list[Question]:
-        """The questions of one split, in a random order of hops. No text is in both splits, and none twice in one.
+        """The questions of one split, in a random order of hops. No text is in both splits, and none twice in
+        one.
 
         Raises InputError where the world is too small for the number of different questions asked for.
         """
@@ -155,8 +168,10 @@ class World:
                     tries += 1
                     if tries > 200 * count + 10_000:
                         raise InputError(
-                            f"a world of {self.settings.entities} entities has too few questions of {hops} hops for "
-                            f"{sum(sizes.values())} questions in all: raise world.entities or ask for fewer questions"
+                            f"a world of {self.settings.entities} entities has too few questions of {hops} "
+                            "hops for "
+                            f"{sum(sizes.values())} questions in all: raise world.entities or ask for fewer "
+                            "questions"
                         )
                     chain = self.draw_chain(hops, rng)
                     if chain not in seen:
@@ -167,24 +182,33 @@ class World:
 
 
 def _check(settings: WorldSettings) -> None:
-    """Raises InputError where the settings ask for more than the vocabulary holds, or contradict one another."""
+    """Raises InputError where the settings ask for more than the vocabulary holds, or contradict
+    one another.
+    """
     taken = max(len(NAMES), settings.entities) + settings.distractors
     room = len(names()) - ALIAS_NAMES - 2 * settings.collisions
     if taken > room:
         raise InputError(
-            f"world.entities {settings.entities} and world.distractors {settings.distractors} need {taken} names, but there are "
+            f"world.entities {settings.entities} and world.distractors {settings.distractors} need {taken} "
+            "names, but there are "
             f"{room}: lower one of them"
         )
     max_hops = settings.relations + 1  # a question uses each relation at most once and ends in an attribute
     bad_hops = [hops for hops in settings.hops if not 1 <= hops <= max_hops]
     if bad_hops or not settings.hops or min(settings.hops.values()) < 0 or sum(settings.hops.values()) <= 0:
-        raise InputError(f"world.hops is {settings.hops}: give a positive share to hops between 1 and {max_hops}")
+        raise InputError(
+            f"world.hops is {settings.hops}: give a positive share to hops between 1 and {max_hops}"
+        )
     if settings.yes_no + settings.comparison > 1:
-        raise InputError(f"world.yes_no {settings.yes_no} and world.comparison {settings.comparison} add up to more than 1")
+        raise InputError(
+            f"world.yes_no {settings.yes_no} and world.comparison {settings.comparison} add up to more than 1"
+        )
 
 
 def split_by_share(total: int, shares: dict[int, float]) -> dict[int, int]:
-    """`total` split into whole numbers in proportion to `shares` (largest remainder), keys in ascending order."""
+    """`total` split into whole numbers in proportion to `shares` (largest remainder), keys in ascending
+    order.
+    """
     weight = sum(shares.values())
     exact = {key: total * shares[key] / weight for key in sorted(shares)}
     counts = {key: int(x) for key, x in exact.items()}
@@ -195,5 +219,8 @@ def split_by_share(total: int, shares: dict[int, float]) -> dict[int, int]:
 
 
 def build_world(settings: WorldSettings) -> World:
-    """The world of these settings. Raises InputError where the settings ask for more than the vocabulary holds."""
+    """The world of these settings.
+
+    Raises InputError where the settings ask for more than the vocabulary holds.
+    """
     return World(settings)

@@ -31,7 +31,9 @@ def answer_text(answer: pa.Table, format: str) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(answer.column_names)
     for row in rows_of(answer):
-        writer.writerow([as_json(value) if isinstance(value, list | dict) else value for value in row.values()])
+        writer.writerow(
+            [as_json(value) if isinstance(value, list | dict) else value for value in row.values()]
+        )
     return text.getvalue()
 
 
@@ -51,8 +53,17 @@ def cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value + 0.0:.4g}"  # A zero without sign.
-    text = value if isinstance(value, str) else as_json(value) if isinstance(value, list | dict | tuple) else str(value)
-    text = "".join(c if c.isprintable() else "↵" if c == "\n" else "\t" if c == "\t" else f"\\x{ord(c):02x}" for c in text)
+    text = (
+        value
+        if isinstance(value, str)
+        else as_json(value)
+        if isinstance(value, list | dict | tuple)
+        else str(value)
+    )
+    text = "".join(
+        c if c.isprintable() else "↵" if c == "\n" else "\t" if c == "\t" else f"\\x{ord(c):02x}"
+        for c in text
+    )
     return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
 
 

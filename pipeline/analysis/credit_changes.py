@@ -29,17 +29,21 @@ _GROUPS = """
     ),
     groups AS (
         SELECT bool_and(logged = 0) AS collapsed_logged, bool_and(new = 0) AS collapsed_new,
-            CASE WHEN min(logged) < max(logged) AND min(new) < max(new) THEN corr(rank_logged, rank_new) END AS correlation
+            CASE WHEN min(logged) < max(logged) AND min(new) < max(new)
+                THEN corr(rank_logged, rank_new) END AS correlation
         FROM ranked GROUP BY iteration, group_id
     )
     SELECT count(*), count(correlation), avg(correlation), quantile_cont(correlation, [0.1, 0.5, 0.9]),
         avg(collapsed_logged::DOUBLE), avg(collapsed_new::DOUBLE)
     FROM groups
 """
-_TURNS = "SELECT count(*), avg((logged * new < 0)::DOUBLE), max(abs(advantage - advantage_logged)) FROM credit"
+_TURNS = (
+    "SELECT count(*), avg((logged * new < 0)::DOUBLE), max(abs(advantage - advantage_logged)) FROM credit"
+)
 _MOST_CHANGED = f"""
     SELECT iteration, episode_id, turn_index, agent, gain, logged, new FROM credit
-    WHERE logged <> new ORDER BY abs(new - logged) DESC, iteration, episode_id, turn_index LIMIT {MOST_CHANGED}
+    WHERE logged <> new
+    ORDER BY abs(new - logged) DESC, iteration, episode_id, turn_index LIMIT {MOST_CHANGED}
 """
 
 
@@ -64,7 +68,8 @@ class CreditChanges:
     collapsed: float
     """Share of groups whose new advantages are all 0."""
     most_changed: list[dict[str, Any]]
-    """The turns whose advantage differs most, most first, as `logged` and `new`; fewer than ten where fewer differ."""
+    """The turns whose advantage differs most, most first, as `logged` and `new`; fewer than ten where fewer
+    differ."""
 
 
 def credit_changes(table: Path) -> CreditChanges:

@@ -21,16 +21,21 @@ class AnalysisError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class RunLocation:
-    """A run that was found. `choice` says which one was picked where the words fitted several, else it is None."""
+    """A run that was found.
+
+    `choice` says which one was picked where the words fitted several, else it is None.
+    """
 
     folder: Path
-    """Where files about the run belong: its own folder; the working directory for a log that was given by URL."""
+    """Where files about the run belong: its own folder; the working directory for a log that was given by
+    URL."""
     log: LogFolder
     choice: str | None = None
 
 
 def locate_run(run: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "runs") -> RunLocation:
-    """Find a run by its folder, its log's folder or URL, an experiment's folder or name (newest run), a run id, or `last`.
+    """Find a run by its folder, its log's folder or URL, an experiment's folder or name (newest run), a run
+    id, or `last`.
 
     Raises AnalysisError naming the nearest run if there is none.
     """
@@ -87,10 +92,15 @@ def _started_at(folder: Path) -> str:
 def _not_found(text: str, home: Path) -> str:
     folder = Path(text)
     if folder.is_dir():
-        return f"no rollout log in {folder}: a run's folder holds {ROLLOUTS}/{MANIFEST}, written when the run starts"
+        return (
+            f"no rollout log in {folder}: a run's folder holds {ROLLOUTS}/{MANIFEST}, "
+            "written when the run starts"
+        )
     runs = _runs_below(home, depth=2)
     known = {path.name: path for path in runs} | {path.parent.name: path.parent for path in runs}
-    words = {name: str(path) for name, path in known.items()} | {str(path): str(path) for path in known.values()}
+    words = {name: str(path) for name, path in known.items()} | {
+        str(path): str(path) for path in known.values()
+    }
     words["last"] = "last"
     message = f"no run {text!r}"
     near = get_close_matches(text, words, n=1, cutoff=0.5)
@@ -99,4 +109,6 @@ def _not_found(text: str, home: Path) -> str:
     names = sorted({str(path.parent) for path in runs})
     if names:
         return f"{message}; there are runs of {', '.join(names)}, and `last` names the newest"
-    return f"{message}, and {home} holds no run yet: train one (`rllib train file ...`), or name a run's folder"
+    return (
+        f"{message}, and {home} holds no run yet: train one (`rllib train file ...`), or name a run's folder"
+    )

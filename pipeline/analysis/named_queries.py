@@ -1,4 +1,6 @@
-"""The questions that come up about every run, as `queries/NAME.sql` files whose leading comment states the question."""
+"""The questions that come up about every run, as `queries/NAME.sql` files whose leading comment states the
+question.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ class NamedQuery:
 def named_queries() -> dict[str, NamedQuery]:
     """Name to query, in alphabetical order."""
     folder = files("pipeline.analysis") / "queries"
-    texts = {entry.name.removesuffix(".sql"): entry.read_text() for entry in folder.iterdir() if entry.name.endswith(".sql")}
+    texts = {
+        entry.name.removesuffix(".sql"): entry.read_text()
+        for entry in folder.iterdir()
+        if entry.name.endswith(".sql")
+    }
     return {name: _parse(name, texts[name]) for name in sorted(texts)}
 
 

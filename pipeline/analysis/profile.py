@@ -1,4 +1,6 @@
-"""Where a run's time goes, as a terminal shows it: a stacked bar of seconds per phase for each stretch of iterations."""
+"""Where a run's time goes, as a terminal shows it: a stacked bar of seconds per phase for each stretch of
+iterations.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ class Profile:
 
     @property
     def means(self) -> dict[str, float]:
-        return {phase: sum(row[phase] for row in self.seconds) / len(self.seconds) for phase in (*PHASES, "total")}
+        return {
+            phase: sum(row[phase] for row in self.seconds) / len(self.seconds) for phase in (*PHASES, "total")
+        }
 
     @property
     def largest(self) -> str:
@@ -68,9 +72,16 @@ class Profile:
 
 
 def profile(run: Run) -> Profile:
-    """The profile of the finished training iterations in `run` (of one run). Raises AnalysisError if there are none."""
-    finished = "split = 'train' AND seconds['total'] IS NOT NULL"  # one that stopped the run left its rollouts alone
-    rows = rows_of(run.sql(f"SELECT iteration, seconds, metrics FROM iterations WHERE {finished} ORDER BY iteration"))
+    """The profile of the finished training iterations in `run` (of one run).
+
+    Raises AnalysisError if there are none.
+    """
+    finished = (
+        "split = 'train' AND seconds['total'] IS NOT NULL"  # one that stopped the run left its rollouts alone
+    )
+    rows = rows_of(
+        run.sql(f"SELECT iteration, seconds, metrics FROM iterations WHERE {finished} ORDER BY iteration")
+    )
     if not rows:
         raise AnalysisError("this run has no training iteration yet")
     seconds = [_by_phase(row["seconds"]) for row in rows]
@@ -97,14 +108,21 @@ def show(found: Profile, console: Console) -> None:
     console.print(Group(_chart(found), Text(), _table(found)))
     means, largest = found.means, found.largest
     console.print(
-        f"largest: {largest} ({MEANING[largest]}), {means[largest]:.2f} of {means['total']:.2f} s per iteration "
+        f"largest: {largest} ({MEANING[largest]}), {means[largest]:.2f} of {means['total']:.2f} s per "
+        "iteration "
         f"({means[largest] / means['total']:.0%}); {found.tokens_per_second:,.0f} sampled tokens/s",
         highlight=False,
     )
     if found.peak_gib:
-        console.print("peak memory: " + ", ".join(f"{p} {gib:.2f} GiB" for p, gib in found.peak_gib.items()), highlight=False)
+        console.print(
+            "peak memory: " + ", ".join(f"{p} {gib:.2f} GiB" for p, gib in found.peak_gib.items()),
+            highlight=False,
+        )
     if found.overlapped:
-        console.print("sampling ran beside learning (max_weight_lag): its phases are not part of the total", highlight=False)
+        console.print(
+            "sampling ran beside learning (max_weight_lag): its phases are not part of the total",
+            highlight=False,
+        )
 
 
 def _chart(found: Profile) -> Table:
@@ -117,7 +135,9 @@ def _chart(found: Profile) -> Table:
         label = str(found.iterations[start])
         if len(rows) > 1:
             label += f"-{found.iterations[start + len(rows) - 1]}"
-        stretches.append((label, {phase: sum(row[phase] for row in rows) / len(rows) for phase in (*PHASES, "total")}))
+        stretches.append(
+            (label, {phase: sum(row[phase] for row in rows) / len(rows) for phase in (*PHASES, "total")})
+        )
     scale = WIDTH / max(sum(mean[phase] for phase in PHASES) for _, mean in stretches)
     for label, mean in stretches:
         table.add_row(Text(label, justify="right"), _bar(mean, scale), f"{mean['total']:.2f} s")

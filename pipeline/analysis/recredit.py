@@ -1,8 +1,8 @@
 """Offline re-credit: the advantages that another estimator would have given to the turns of a finished run.
 
-Belief is logged per alias and at full precision, so credit can be computed again from the log alone, without torch, Ray
-or a model. What belongs to the loss (ratios, clipping, aggregation, resampling) acted on the policy and cannot be
-replayed; it is named instead.
+Belief is logged per alias and at full precision, so credit can be computed again from the log alone, without
+torch, Ray or a model. What belongs to the loss (ratios, clipping, aggregation, resampling) acted on the
+policy and cannot be replayed; it is named instead.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ _ROLLOUTS = """
     WHERE split = 'train' AND iteration = {iteration}
     ORDER BY group_id, episode_id
 """
-"""The rollouts that training used, with their turns in time order; those of dropped groups have no advantage."""
+"""The rollouts that training used, with their turns in time order; those of dropped groups have no advantage.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Estimator:
     """An estimator to recredit with."""
 
     name: str
-    """The preset's name, or `own` for the run's own settings; changed settings follow: `a2tgpo,gamma=0.95`."""
+    """The preset's name, or `own` for the run's own settings; changed settings follow: `a2tgpo,gamma=0.95`.
+    """
     credit: CreditConfig
     alias_rule: AliasRule
     penalties: dict[str, float]
@@ -69,12 +71,15 @@ class Estimator:
 def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any] | None = None) -> Estimator:
     """`preset` (None: the run's own estimator) with `changes` of `CreditConfig` settings.
 
-    Raises AnalysisError for an unknown preset or setting, a value out of range, or a run whose settings are not logged.
+    Raises AnalysisError for an unknown preset or setting, a value out of range, or a run whose settings are
+    not logged.
     """
     changes = changes or {}
     unknown = sorted(set(changes) - set(CREDIT_FIELDS))
     if unknown:
-        raise AnalysisError(f"unknown credit settings {', '.join(unknown)}; known: {', '.join(CREDIT_FIELDS)}")
+        raise AnalysisError(
+            f"unknown credit settings {', '.join(unknown)}; known: {', '.join(CREDIT_FIELDS)}"
+        )
     settings = _settings(run)
     try:
         base: Preset = get_preset(preset or settings["preset"])
@@ -83,7 +88,11 @@ def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any
     own = {name: settings[name] for name in CREDIT_FIELDS if settings.get(name) is not None}
     credit = _credit_config({**asdict(base.credit), **({} if preset else own), **changes})
     env = base.env if preset else {}
-    penalties = {"malformed": "format_penalty", "turn_limit": "truncation_penalty", "token_limit": "truncation_penalty"}
+    penalties = {
+        "malformed": "format_penalty",
+        "turn_limit": "truncation_penalty",
+        "token_limit": "truncation_penalty",
+    }
     updates = {"updates_per_batch": "several"} if base.needs_several_updates else {}
     return Estimator(
         name=",".join([preset or "own", *(f"{name}={value}" for name, value in changes.items())]),
@@ -109,21 +118,33 @@ def _settings(run: Run) -> dict[str, Any]:
     ((text,),) = run.sql("SELECT config FROM runs ORDER BY attempt DESC LIMIT 1").fetchall()
     settings = json.loads(text or "{}").get("config", {})
     if "preset" not in settings or "env_config" not in settings:
-        raise AnalysisError("`runs.config` does not hold the settings of this run: it was not written by `rllib train`")
+        raise AnalysisError(
+            "`runs.config` does not hold the settings of this run: it was not written by `rllib train`"
+        )
     return settings
 
 
 def iterations(run: Run) -> list[int]:
     """The training iterations of a run, in order."""
-    return [row[0] for row in run.sql("SELECT DISTINCT iteration FROM episodes WHERE split = 'train' ORDER BY 1").fetchall()]
+    return [
+        row[0]
+        for row in run.sql(
+            "SELECT DISTINCT iteration FROM episodes WHERE split = 'train' ORDER BY 1"
+        ).fetchall()
+    ]
 
 
-def recredit(run: Run, estimator: Estimator, out: Path, on_done: Callable[[int], object] = lambda iteration: None) -> None:
-    """Write the table of `SCHEMA` to `out`, which appears when it is complete. `on_done` is called after each iteration.
+def recredit(
+    run: Run, estimator: Estimator, out: Path, on_done: Callable[[int], object] = lambda iteration: None
+) -> None:
+    """Write the table of `SCHEMA` to `out`, which appears when it is complete. `on_done` is called after each
+    iteration.
 
     Raises AnalysisError where the log lacks what the estimator needs.
     """
-    schema = SCHEMA.with_metadata({"estimator": estimator.name, "credit": json.dumps(asdict(estimator.credit))})
+    schema = SCHEMA.with_metadata(
+        {"estimator": estimator.name, "credit": json.dumps(asdict(estimator.credit))}
+    )
     parts = []
     for iteration in iterations(run):
         rollouts = run.sql(_ROLLOUTS.format(iteration=iteration)).to_arrow_table().to_pylist()
@@ -149,7 +170,8 @@ def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration
         where = f"for episode {rollout['episode_id']} of iteration {iteration}"
         if estimator.scorer not in (None, rollout["scorer"]):
             raise AnalysisError(
-                f"{estimator.name} needs belief scored by the {estimator.scorer} policy, but `episodes.scorer` is "
+                f"{estimator.name} needs belief scored by the {estimator.scorer} policy, but "
+                "`episodes.scorer` is "
                 f"{rollout['scorer']!r} {where}: train with `scorer: {estimator.scorer}` to log it"
             )
         if rollout["initial_scores"] is None:
@@ -157,15 +179,19 @@ def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration
                 f"{estimator.name} needs `episodes.initial_scores`, which is null {where}: train with "
                 f"`scorer: {estimator.scorer or 'current'}` to log it"
             )
-        unscored = [turn["turn_index"] for turn in rollout["turns"] if turn["bears_gain"] and turn["scores"] is None]
+        unscored = [
+            turn["turn_index"] for turn in rollout["turns"] if turn["bears_gain"] and turn["scores"] is None
+        ]
         if unscored:
             raise AnalysisError(
-                f"{estimator.name} needs `turns.scores`, which is null {where}, turn {unscored[0]}: train with "
+                f"{estimator.name} needs `turns.scores`, which is null {where}, turn {unscored[0]}: train "
+                "with "
                 f"`scorer: {estimator.scorer or 'current'}` to log it"
             )
         if estimator.alias_rule == "first" and not rollout["first_gold_is_scored"]:
             raise AnalysisError(
-                f"{estimator.name} scores the first gold answer, which is not in `episodes.scored_golds` {where}: train "
+                f"{estimator.name} scores the first gold answer, which is not in `episodes.scored_golds` "
+                f"{where}: train "
                 "with `env_config.alias_rule: first` to log it"
             )
 
@@ -173,18 +199,26 @@ def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration
 def turn_batch(rollouts: list[dict[str, Any]], estimator: Estimator) -> TurnBatch:
     """The logged rollouts of one iteration as the input of `assign_credit`."""
     group_of = {group: k for k, group in enumerate(sorted({rollout["group_id"] for rollout in rollouts}))}
-    role_of = {agent: k for k, agent in enumerate(sorted({turn["agent"] for r in rollouts for turn in r["turns"]}))}
+    role_of = {
+        agent: k for k, agent in enumerate(sorted({turn["agent"] for r in rollouts for turn in r["turns"]}))
+    }
     scores = [_scores(rollout, estimator) for rollout in rollouts]
-    gains_M = np.concatenate([_gains(rollout, s, estimator) for rollout, s in zip(rollouts, scores, strict=True)])
+    gains_M = np.concatenate(
+        [_gains(rollout, s, estimator) for rollout, s in zip(rollouts, scores, strict=True)]
+    )
     return TurnBatch(
         group_N=np.array([group_of[rollout["group_id"]] for rollout in rollouts]),
         turns_N=np.array([len(rollout["turns"]) for rollout in rollouts]),
-        outcome_N=np.array([estimator.penalties.get(rollout["termination"], rollout["outcome"]) for rollout in rollouts]),
+        outcome_N=np.array(
+            [estimator.penalties.get(rollout["termination"], rollout["outcome"]) for rollout in rollouts]
+        ),
         gains_M=gains_M,
         gain_bearing_M=~np.isnan(gains_M),
         malformed_N=np.array([rollout["termination"] == "malformed" for rollout in rollouts]),
         turn_limit_N=np.array([rollout["termination"] == "turn_limit" for rollout in rollouts]),
-        truncated_N=np.array([rollout["termination"] in ("turn_limit", "token_limit") for rollout in rollouts]),
+        truncated_N=np.array(
+            [rollout["termination"] in ("turn_limit", "token_limit") for rollout in rollouts]
+        ),
         last_belief_N=np.array([np.exp(s[-1]) if s.size else np.nan for s in scores]),
         role_M=np.array([role_of[turn["agent"]] for rollout in rollouts for turn in rollout["turns"]]),
         rollout_ids_N=[rollout["episode_id"] for rollout in rollouts],
@@ -194,15 +228,21 @@ def turn_batch(rollouts: list[dict[str, Any]], estimator: Estimator) -> TurnBatc
 def _bearing(rollout: dict[str, Any]) -> np.ndarray:
     """Which turns bear a gain and were scored."""
     scored = rollout["initial_scores"] is not None
-    return np.array([scored and turn["bears_gain"] and turn["scores"] is not None for turn in rollout["turns"]])
+    return np.array(
+        [scored and turn["bears_gain"] and turn["scores"] is not None for turn in rollout["turns"]]
+    )
 
 
 def _scores(rollout: dict[str, Any], estimator: Estimator) -> np.ndarray:
     """s_0, then the score after each turn of `_bearing`; empty where nothing was scored."""
     if rollout["initial_scores"] is None:
         return np.zeros(0)
-    scored = [turn["scores"] for turn, bears in zip(rollout["turns"], _bearing(rollout), strict=True) if bears]
-    return reduce_aliases([rollout["initial_scores"], *scored], estimator.alias_rule, episode=rollout["episode_id"])
+    scored = [
+        turn["scores"] for turn, bears in zip(rollout["turns"], _bearing(rollout), strict=True) if bears
+    ]
+    return reduce_aliases(
+        [rollout["initial_scores"], *scored], estimator.alias_rule, episode=rollout["episode_id"]
+    )
 
 
 def _gains(rollout: dict[str, Any], scores_T1: np.ndarray, estimator: Estimator) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""The view `recredits`: what other estimators would have given, a row per turn and estimator given to `igpo recredit`."""
+"""The view `recredits`: what other estimators would have given, a row per turn and estimator given to `igpo
+recredit`.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ REPORT = "report.html"
 
 
 def write_results(folder: Path) -> list[Path]:
-    """Write `results/NAME.csv` per named query and `results/report.html` into a run's folder; returns their paths.
+    """Write `results/NAME.csv` per named query and `results/report.html` into a run's folder; returns their
+    paths.
 
     Raises AnalysisError if the run's log is empty.
     """

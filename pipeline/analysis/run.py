@@ -19,7 +19,8 @@ COLUMNS = {name: schema.names for name, schema in TABLES.items()} | {"recredits"
 
 
 def open_run(*runs: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "runs") -> Run:
-    """Open the logs of `runs` (folders, experiment names, run ids, URLs, `last`; default: `last`) as one database.
+    """Open the logs of `runs` (folders, experiment names, run ids, URLs, `last`; default: `last`) as one
+    database.
 
     Raises AnalysisError if a run does not exist, has nothing in its log yet, or its log cannot be read.
     """
@@ -27,11 +28,11 @@ def open_run(*runs: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "
 
 
 class Run:
-    """Views `runs`, `iterations`, `episodes`, `turns`, `groups`, `tool_calls` and `tokens` over the logs of one or several runs,
-    and `recredits` over what `igpo recredit` wrote beside them before they were opened.
+    """Views `runs`, `iterations`, `episodes`, `turns`, `groups`, `tool_calls` and `tokens` over the logs of
+    one or several runs, and `recredits` over what `igpo recredit` wrote beside them before they were opened.
 
-    Rows of iterations that a resumed attempt ran again are hidden. Every call sees the log as it then is; a relation
-    that is older than a merge of the log has to be asked for again.
+    Rows of iterations that a resumed attempt ran again are hidden. Every call sees the log as it then is; a
+    relation that is older than a merge of the log has to be asked for again.
     """
 
     def __init__(self, locations: list[RunLocation]):
@@ -116,7 +117,9 @@ class Run:
 
     def _logs(self, manifests: list[Manifest]) -> list[tuple[LogFolder, Manifest]]:
         """Folder and manifest of each run, with all files in place. Raises AnalysisError."""
-        logs = [(location.log, manifest) for location, manifest in zip(self.locations, manifests, strict=True)]
+        logs = [
+            (location.log, manifest) for location, manifest in zip(self.locations, manifests, strict=True)
+        ]
         try:
             for folder, manifest in logs:
                 check_files(folder, manifest)
@@ -127,12 +130,17 @@ class Run:
             raise AnalysisError(f"the same run id was given twice: {', '.join(ids)}")
         if not any(manifest.of("iterations") for manifest in manifests):
             where = ", ".join(str(folder) for folder, _ in logs)
-            raise AnalysisError(f"the log in {where} is empty: the run has not finished its first iteration yet")
+            raise AnalysisError(
+                f"the log in {where} is empty: the run has not finished its first iteration yet"
+            )
         return logs
 
 
 def _database(logs: list[tuple[LogFolder, Manifest]], recredit_files: list[str]) -> duckdb.DuckDBPyConnection:
-    files = {name: [folder.path(file.path) for folder, manifest in logs for file in manifest.of(name)] for name in TABLES}
+    files = {
+        name: [folder.path(file.path) for folder, manifest in logs for file in manifest.of(name)]
+        for name in TABLES
+    }
     superseded = " OR ".join(_superseded(logs))
     connection = connect()
     for filesystem in {
@@ -140,7 +148,8 @@ def _database(logs: list[tuple[LogFolder, Manifest]], recredit_files: list[str])
     }.values():
         connection.register_filesystem(filesystem)
     for name, schema in TABLES.items():
-        # The empty table gives a view its columns and types where no file, or only files of older versions, are there.
+        # The empty table gives a view its columns and types where no file, or only files of older versions,
+        # are there.
         connection.register("template", schema.empty_table())
         template = ", ".join(f'CAST(NULL AS {kind}) AS "{column}"' for column, kind in _types(connection))
         connection.unregister("template")
@@ -160,12 +169,16 @@ def _types(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
 
 
 def _superseded(logs: list[tuple[LogFolder, Manifest]]) -> list[str]:
-    """Conditions on rows that a later attempt replaced: attempt a, iteration i, where some b > a resumed before i."""
+    """Conditions on rows that a later attempt replaced: attempt a, iteration i, where some b > a resumed
+    before i.
+    """
     resumed: dict[str, dict[int, int | None]] = {}
     for folder, manifest in logs:
         for file in manifest.of("runs"):
             with folder.open(file.path) as opened:
-                rows = pq.read_table(opened, columns=["run_id", "attempt", "resumed_from_iteration"]).to_pylist()
+                rows = pq.read_table(
+                    opened, columns=["run_id", "attempt", "resumed_from_iteration"]
+                ).to_pylist()
             for row in rows:
                 resumed.setdefault(row["run_id"], {})[row["attempt"]] = row["resumed_from_iteration"]
     conditions = []
@@ -173,5 +186,7 @@ def _superseded(logs: list[tuple[LogFolder, Manifest]]) -> list[str]:
         for attempt in attempts:
             later = [origin for other, origin in attempts.items() if other > attempt and origin is not None]
             if later:
-                conditions.append(f"(run_id = {sql_text(run_id)} AND attempt = {attempt} AND iteration > {min(later)})")
+                conditions.append(
+                    f"(run_id = {sql_text(run_id)} AND attempt = {attempt} AND iteration > {min(later)})"
+                )
     return conditions

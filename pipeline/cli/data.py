@@ -16,18 +16,25 @@ if TYPE_CHECKING:
     from envs.world.difficulty import Difficulty
 
 app = typer.Typer(
-    help="Look at questions or the generated world; make demonstrations.", no_args_is_help=True, rich_markup_mode="markdown"
+    help="Look at questions or the generated world; make demonstrations.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
 )
 Config = Annotated[
-    str | None, typer.Option("--config", metavar="FILE", help="Experiment file whose filter and limits are applied.")
+    str | None,
+    typer.Option("--config", metavar="FILE", help="Experiment file whose filter and limits are applied."),
 ]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the experiment.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the experiment.")
+]
 
 
 @app.command("describe")
 @plain_errors
 def describe_command(
-    source: Annotated[str, typer.Argument(metavar="PATH", help="A .jsonl or .parquet file, or hf:NAME[:CONFIG][@SPLIT].")],
+    source: Annotated[
+        str, typer.Argument(metavar="PATH", help="A .jsonl or .parquet file, or hf:NAME[:CONFIG][@SPLIT].")
+    ],
     config: Config = None,
     set_: Set = None,
 ) -> None:
@@ -60,7 +67,8 @@ def describe_command(
 def world_command(
     config: Config = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the world, such as noise=3.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the world, such as noise=3."),
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="Print so many documents and questions.")] = 1,
 ) -> None:
@@ -108,7 +116,9 @@ def world_command(
     _show_difficulty(found, len(corpus), console)
     for document, question in list(zip(world.documents, questions, strict=False))[:show]:
         console.print(document.contents, highlight=False, markup=False, soft_wrap=True)
-        console.print(f"{question.text}  ->  {' / '.join(question.golds)}", highlight=False, markup=False, style="bold")
+        console.print(
+            f"{question.text}  ->  {' / '.join(question.golds)}", highlight=False, markup=False, style="bold"
+        )
 
 
 def _show_difficulty(found: Difficulty, documents: int, console: Console) -> None:
@@ -149,15 +159,25 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
         quantiles = np.quantile(words, [0.5, 0.9], method="inverted_cdf")
         limit = settings.max_answer_tokens
         long, hopeless = found.long_answers(limit)
-        table.add_row("data sources", ", ".join(f"{name} {count:,}" for name, count in found.by_source.most_common()))
-        table.add_row("hops", ", ".join(f"{hops}: {count:,} ({count / total:.0%})" for hops, count in found.by_hops))
-        table.add_row("answers", f"words: median {quantiles[0]}, 90% up to {quantiles[1]}, longest {words.max()}")
+        table.add_row(
+            "data sources", ", ".join(f"{name} {count:,}" for name, count in found.by_source.most_common())
+        )
+        table.add_row(
+            "hops", ", ".join(f"{hops}: {count:,} ({count / total:.0%})" for hops, count in found.by_hops)
+        )
+        table.add_row(
+            "answers", f"words: median {quantiles[0]}, 90% up to {quantiles[1]}, longest {words.max()}"
+        )
         if long and settings.alias_rule != "first":
             only = f"{hopeless:,} questions have only such"
-            table.add_row("", f"at least {long:,} are longer than max_answer_tokens ({limit}) and not scored; {only}")
+            table.add_row(
+                "", f"at least {long:,} are longer than max_answer_tokens ({limit}) and not scored; {only}"
+            )
         several = float((aliases > 1).mean())
         table.add_row(
-            "aliases", f"{several:.0%} of questions have several; {aliases.mean():.2f} on average, at most {aliases.max()}"
+            "aliases",
+            f"{several:.0%} of questions have several; {aliases.mean():.2f} on average, at most "
+            f"{aliases.max()}",
         )
         table.add_row("yes/no questions", f"{found.closed_answers:,}")
         table.add_row("with evidence named", f"{found.with_evidence:,}")
@@ -165,7 +185,9 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.most_common())
         table.add_row("dropped by the filter", dropped or "none")
     table.add_row(
-        "refused", f"{len(found.refused):,}" + (": a run refuses the file until they are mended" if found.refused else "")
+        "refused",
+        f"{len(found.refused):,}"
+        + (": a run refuses the file until they are mended" if found.refused else ""),
     )
     console.print(table)
     for reason in found.refused[:MAX_EXAMPLES]:

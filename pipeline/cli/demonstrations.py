@@ -1,4 +1,7 @@
-"""`igpo data demonstrations`: questions with searches and answers, invented over a corpus. `igpo` mounts this function."""
+"""`igpo data demonstrations`: questions with searches and answers, invented over a corpus.
+
+`igpo` mounts this function.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +12,46 @@ import typer
 
 
 def demonstrations_command(
-    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="JSONL of id, contents: English encyclopedic passages.")],
+    corpus: Annotated[
+        str, typer.Argument(metavar="CORPUS", help="JSONL of id, contents: English encyclopedic passages.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write (JSONL); must not exist.")],
     number: Annotated[int, typer.Option(min=1, help="How many, at most.")] = 300,
-    two_hop_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share that needs two searches.")] = 0.5,
+    two_hop_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share that needs two searches.")
+    ] = 0.5,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH", help="Questions whose supporting passages are left alone; may be given several times."),
+        typer.Option(
+            metavar="PATH",
+            help="Questions whose supporting passages are left alone; may be given several times.",
+        ),
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option("--config", metavar="FILE", help="Experiment whose retriever must find them.  [default: BM25, top 1]"),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Experiment whose retriever must find them.  [default: BM25, top 1]",
+        ),
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of it.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of it.")
+    ] = None,
 ) -> None:
-    """Invent questions over a corpus, with the searches that find the answer: for `igpo warm-start`, or to train and test on.
+    """Invent questions over a corpus, with the searches that find the answer: for `igpo warm-start`, or to
+    train and test on.
 
-    They ask for facts that stand in a passage in so many words (who directed a film, when someone was born), or for a fact of
-    a passage that another one names. Only those are kept whose searches bring the passages through the real retriever.
+    They ask for facts that stand in a passage in so many words (who directed a film, when someone was born),
+    or for a fact of a passage that another one names. Only those are kept whose searches bring the passages
+    through the real retriever.
 
     Examples:
 
     - `igpo data demonstrations passages.jsonl --out demos.jsonl --number 300 --exclude test.jsonl`
-    - `igpo data demonstrations passages.jsonl --out train.jsonl --number 600 --seed 1 --exclude test.jsonl --exclude demos.jsonl`
+    - `igpo data demonstrations
+      passages.jsonl --out train.jsonl --number 600 --seed 1 --exclude test.jsonl --exclude demos.jsonl`
     """
     from rich.console import Console
 

@@ -12,15 +12,28 @@ from pipeline.cli.common import plain_errors
 @plain_errors
 def estimate_command(
     config: Annotated[str, typer.Argument(help="Experiment file.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")] = None,
-    device: Annotated[str | None, typer.Option(help="One machine in detail: h200, h100, a100, l40s, rtx4090, cpu.")] = None,
-    turns: Annotated[float | None, typer.Option(min=1, help="Turns of an average rollout; else the most there may be.")] = None,
-    turn_tokens: Annotated[float | None, typer.Option(min=1, help="Tokens written in an average turn.")] = None,
-    observation_tokens: Annotated[float | None, typer.Option(min=0, help="Tokens of an average observation.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="One machine in detail: h200, h100, a100, l40s, rtx4090, cpu.")
+    ] = None,
+    turns: Annotated[
+        float | None, typer.Option(min=1, help="Turns of an average rollout; else the most there may be.")
+    ] = None,
+    turn_tokens: Annotated[
+        float | None, typer.Option(min=1, help="Tokens written in an average turn.")
+    ] = None,
+    observation_tokens: Annotated[
+        float | None, typer.Option(min=0, help="Tokens of an average observation.")
+    ] = None,
     prompt_tokens: Annotated[float, typer.Option(min=1, help="Tokens of an average prompt.")] = 200,
-    answer_tokens: Annotated[float, typer.Option(min=1, help="Tokens of a gold answer in its template, all aliases.")] = 24,
+    answer_tokens: Annotated[
+        float, typer.Option(min=1, help="Tokens of a gold answer in its template, all aliases.")
+    ] = 24,
 ) -> None:
-    """Estimate memory, tokens per second and hours of an experiment on kinds of GPUs and on this CPU, before it starts.
+    """Estimate memory, tokens per second and hours of an experiment on kinds of GPUs and on this CPU, before
+    it starts.
 
     A model of capacity, not a measurement; not yet run on a GPU.
 

@@ -1,5 +1,6 @@
-"""`igpo`: look before a run (`doctor`), at its rollouts (`sql`, `schema`, `compact`, `recredit`, `profile`, `report`,
-`show`, `browse`), at an answer (`ask`); make demonstrations (`data`) and learn from them (`warm-start`)."""
+"""`igpo`: look before a run (`doctor`), at its rollouts (`sql`, `schema`, `compact`, `recredit`, `profile`,
+`report`, `show`, `browse`), at an answer (`ask`); make demonstrations (`data`) and learn from them
+(`warm-start`)."""
 
 from __future__ import annotations
 
@@ -21,21 +22,27 @@ from pipeline.cli.study import study_command
 from pipeline.cli.warm_start import warm_start_command
 
 app = typer.Typer(
-    help="Look before a run, at its rollouts, and at what a policy answers. Training itself: `rllib train file`.",
+    help="Look before a run, at its rollouts, and at what a policy answers. Training itself: `rllib train "
+    "file`.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the experiment.")]
-Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the experiment.")
+]
+Verbose = Annotated[
+    int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
+]
 
 
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", callback=version_callback, is_eager=True, help="Show versions and exit.")
+        bool,
+        typer.Option("--version", callback=version_callback, is_eager=True, help="Show versions and exit."),
     ] = False,
 ) -> None:
     pass
@@ -46,13 +53,16 @@ def main(
 def doctor(
     config: Annotated[str, typer.Argument(help="Experiment file.")],
     set_: Set = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Only the checks that need no rollout engine.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only the checks that need no rollout engine.")
+    ] = False,
     verbose: Verbose = 0,
 ) -> None:
     """Check whether an experiment is worth starting.
 
-    Environment, model, questions and corpus, memory; then retrieval of the gold documents, belief with and without the gold
-    evidence, and how much of what the policy writes parses. Exit code 2 if something must be mended first.
+    Environment, model, questions and corpus, memory; then retrieval of the gold documents, belief with and
+    without the gold evidence, and how much of what the policy writes parses. Exit code 2 if something must be
+    mended first.
 
     Example: `igpo doctor conf/igpo.yaml`
     """
@@ -83,14 +93,21 @@ def doctor(
 @app.command()
 @plain_errors
 def ask(
-    policy: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a run, or a Hugging Face folder.")],
+    policy: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a run, or a Hugging Face folder.")
+    ],
     question: Annotated[str, typer.Argument(help="The question.")],
     gold: Annotated[
-        list[str] | None, typer.Option(metavar="ANSWER", help="A right answer: shows belief in it after each turn.")
+        list[str] | None,
+        typer.Option(metavar="ANSWER", help="A right answer: shows belief in it after each turn."),
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option("--config", metavar="FILE", help="Experiment file; a checkpoint brings its own, else conf/igpo.yaml."),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Experiment file; a checkpoint brings its own, else conf/igpo.yaml.",
+        ),
     ] = None,
     set_: Set = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,

@@ -25,8 +25,11 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=PIPED_WIDTH, highlight=False)
 
 
-def write_result(relation: duckdb.DuckDBPyRelation, format: str, out: Path | None, rows: int, console: Console) -> None:
-    """Print a query's answer, or write it to `out`: as `format`, and a `table` as the file's ending says, else as CSV.
+def write_result(
+    relation: duckdb.DuckDBPyRelation, format: str, out: Path | None, rows: int, console: Console
+) -> None:
+    """Print a query's answer, or write it to `out`: as `format`, and a `table` as the file's ending says,
+    else as CSV.
 
     `rows` bounds what a table shows (0: all).
 

@@ -13,12 +13,16 @@ from pipeline.cli.sql import RunsDir
 
 @plain_errors
 def profile_command(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")] = "last",
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")
+    ] = "last",
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Show where a run's time goes: seconds per phase of its iterations, stacked, and which phase is the largest.
+    """Show where a run's time goes: seconds per phase of its iterations, stacked, and which phase is the
+    largest.
 
-    Also sampled tokens per second and the peak memory of sampling and learning. `igpo report` draws the phases of several runs.
+    Also sampled tokens per second and the peak memory of sampling and learning. `igpo report` draws the
+    phases of several runs.
 
     Example: `igpo profile last`
     """

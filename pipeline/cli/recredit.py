@@ -20,18 +20,25 @@ if TYPE_CHECKING:
 @plain_errors
 def recredit_command(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")],
-    preset: Annotated[str | None, typer.Option(metavar="NAME", help="Estimator.  [default: the run's own settings]")] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Estimator.  [default: the run's own settings]")
+    ] = None,
     gamma: Annotated[float | None, typer.Option(help="Discount per turn of later gains.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of credit.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of credit.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Parquet file to write.  [default: recredit/NAME.parquet in the run]")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Parquet file to write.  [default: recredit/NAME.parquet in the run]"
+        ),
     ] = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Compute a run's advantages again under another estimator, and report how credit would have moved.
 
-    Nothing is trained: the rollouts and beliefs are those of the log, only the credit changes. What belongs to the loss
-    (ratios, clips, aggregation, resampling) is named, not replayed.
+    Nothing is trained: the rollouts and beliefs are those of the log, only the credit changes. What belongs
+    to the loss (ratios, clips, aggregation, resampling) is named, not replayed.
 
     Examples:
 

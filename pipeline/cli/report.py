@@ -13,14 +13,16 @@ from pipeline.cli.sql import RunsDir
 
 @plain_errors
 def report_command(
-    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")] = None,
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("report.html"),
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Write what happened in one or several runs as one HTML file that needs no network.
 
-    Learning curves, groups that information gain rescued, gain and advantage by turn, credit against evidence, what goes wrong,
-    where the time goes, settings that differ, and the rollouts most worth reading.
+    Learning curves, groups that information gain rescued, gain and advantage by turn, credit against
+    evidence, what goes wrong, where the time goes, settings that differ, and the rollouts most worth reading.
 
     Examples:
 

@@ -1,4 +1,5 @@
-"""`rllib`: the command line that RLlib once had, for IGPO experiments: `rllib train file`, `rllib evaluate`."""
+"""`rllib`: the command line that RLlib once had, for IGPO experiments: `rllib train file`, `rllib
+evaluate`."""
 
 from __future__ import annotations
 
@@ -32,14 +33,17 @@ class _TrainGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-train_app = typer.Typer(help="Train: `rllib train file conf/igpo.yaml`.", no_args_is_help=True, cls=_TrainGroup)
+train_app = typer.Typer(
+    help="Train: `rllib train file conf/igpo.yaml`.", no_args_is_help=True, cls=_TrainGroup
+)
 app.add_typer(train_app, name="train")
 
 
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", callback=version_callback, is_eager=True, help="Show versions and exit.")
+        bool,
+        typer.Option("--version", callback=version_callback, is_eager=True, help="Show versions and exit."),
     ] = False,
 ) -> None:
     pass
@@ -56,26 +60,49 @@ def train_file(
     config: Annotated[str, typer.Argument(help="Experiment file: YAML, or Python with a variable `config`.")],
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; dots go inward. May be given several times."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one setting; dots go inward. May be given several times.",
+        ),
     ] = None,
-    stop: Annotated[str, typer.Option("--stop", "-s", metavar="JSON", help="Stop criteria, merged over the file's.")] = "{}",
+    stop: Annotated[
+        str, typer.Option("--stop", "-s", metavar="JSON", help="Stop criteria, merged over the file's.")
+    ] = "{}",
     checkpoint_freq: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Iterations between checkpoints; 0: only at the end.  [default: 1]")
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Iterations between checkpoints; 0: only at the end.  [default: 1]"
+        ),
     ] = None,
     checkpoint_at_end: Annotated[
-        bool, typer.Option("--checkpoint-at-end", help="Save after the last iteration, even where the file says not to.")
+        bool,
+        typer.Option(
+            "--checkpoint-at-end", help="Save after the last iteration, even where the file says not to."
+        ),
     ] = False,
     keep_checkpoints_num: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Newest checkpoints to keep besides the best.  [default: 1]")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Newest checkpoints to keep besides the best.  [default: 1]"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished run of this experiment.")] = False,
-    restore: Annotated[str | None, typer.Option(metavar="PATH", help="Start a new run from this checkpoint.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the newest unfinished run of this experiment.")
+    ] = False,
+    restore: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Start a new run from this checkpoint.")
+    ] = None,
     ray_address: Annotated[
         str | None, typer.Option(metavar="ADDR", help="Join this Ray cluster instead of starting one.")
     ] = None,
-    ray_num_cpus: Annotated[int | None, typer.Option(metavar="N", min=1, help="CPUs that Ray may use.")] = None,
-    ray_num_gpus: Annotated[int | None, typer.Option(metavar="N", min=0, help="GPUs that Ray may use.")] = None,
-    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")] = 0,
+    ray_num_cpus: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="CPUs that Ray may use.")
+    ] = None,
+    ray_num_gpus: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="GPUs that Ray may use.")
+    ] = None,
+    verbose: Annotated[
+        int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
+    ] = 0,
 ) -> None:
     """Train the experiments of a file, one after another, each in `runs/NAME/RUN_ID/`.
 
@@ -95,9 +122,14 @@ def train_file(
 
     path, packaged = resolve_config_path(config)
     if resume and restore is not None:
-        raise InputError("--resume continues a run in its own directory and --restore starts a new one: give one of them.")
+        raise InputError(
+            "--resume continues a run in its own directory and --restore starts a new one: give one of them."
+        )
     if ray_address is not None and (ray_num_cpus is not None or ray_num_gpus is not None):
-        raise InputError("--ray-num-cpus and --ray-num-gpus are for a Ray that is started here, not for one at --ray-address.")
+        raise InputError(
+            "--ray-num-cpus and --ray-num-gpus are for a Ray that is started here, not for one at "
+            "--ray-address."
+        )
     if packaged:
         typer.echo(f"{config} is not here; using the copy that ships with the package: {path}")
     overrides = list(set_ or [])
@@ -128,27 +160,46 @@ def train_file(
 @app.command()
 @plain_errors
 def evaluate(
-    policy: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a run, or a Hugging Face folder.")],
+    policy: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a run, or a Hugging Face folder.")
+    ],
     config: Annotated[
         str | None,
-        typer.Option("--config", metavar="FILE", help="Experiment file; a checkpoint brings its own, else conf/igpo.yaml."),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Experiment file; a checkpoint brings its own, else conf/igpo.yaml.",
+        ),
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")
+    ] = None,
     questions: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATH", help="Questions to ask instead of the experiment's held-out ones; may be given several times."
+            metavar="PATH",
+            help="Questions to ask instead of the experiment's held-out ones; may be given several times.",
         ),
     ] = None,
     episodes: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Number of questions, of each source.  [default: all]")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Number of questions, of each source.  [default: all]"),
     ] = None,
     samples: Annotated[
-        int, typer.Option(metavar="K", min=1, help="Answers per question; above 1 sampled at temperature 1: avg@k and pass@k.")
+        int,
+        typer.Option(
+            metavar="K",
+            min=1,
+            help="Answers per question; above 1 sampled at temperature 1: avg@k and pass@k.",
+        ),
     ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
-    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Write summary and every episode as JSON.")] = None,
-    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Write summary and every episode as JSON.")
+    ] = None,
+    verbose: Annotated[
+        int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
+    ] = 0,
 ) -> None:
     """Answer held-out questions with a trained or untrained policy, greedily, and report EM and F1.
 
@@ -157,7 +208,8 @@ def evaluate(
     - `rllib evaluate runs/igpo/RUN_ID/checkpoints/best`
     - `rllib evaluate tiny` (the policy before training)
     - `rllib evaluate ./my-model --config conf/smollm2_wikipedia.yaml --questions dev.jsonl --episodes 200`
-    - `rllib evaluate ./my-model --questions nq.jsonl --questions hotpotqa.jsonl` (a table with a column for each data set)
+    - `rllib evaluate ./my-model --questions nq.jsonl --questions hotpotqa.jsonl` (a table with a column for
+      each data set)
     - `rllib evaluate runs/igpo/RUN_ID/checkpoints/best --samples 8 --out scores.json`
     """
     from pipeline.logging import quieten
@@ -199,7 +251,9 @@ def _json_object(text: str) -> dict:
             f"--stop {text}: this is not JSON: {error.msg}. Write --stop '{{\"training_iteration\": 20}}'."
         ) from error
     if not isinstance(value, dict):
-        raise InputError(f"--stop {text}: write metric and value, for instance --stop '{{\"training_iteration\": 20}}'.")
+        raise InputError(
+            f"--stop {text}: write metric and value, for instance --stop '{{\"training_iteration\": 20}}'."
+        )
     return value
 
 

@@ -1,4 +1,6 @@
-"""`igpo serve-retriever`: a corpus behind HTTP, for our `http` retriever and for every other client of Search-R1's format."""
+"""`igpo serve-retriever`: a corpus behind HTTP, for our `http` retriever and for every other client of
+Search-R1's format.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +24,35 @@ class IndexKind(StrEnum):
 
 
 def serve_retriever_command(
-    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help='JSONL of `{"id", "contents": "\\"Title\\"\\ntext"}`.')],
+    corpus: Annotated[
+        str, typer.Argument(metavar="CORPUS", help='JSONL of `{"id", "contents": "\\"Title\\"\\ntext"}`.')
+    ],
     kind: Annotated[Kind, typer.Option(help="How to search.")] = Kind.BM25,
-    encoder: Annotated[str | None, typer.Option(metavar="FOLDER", help="Sentence encoder, for `dense` and `hybrid`.")] = None,
-    index: Annotated[IndexKind, typer.Option(help="Exact, or approximate for millions of passages.")] = IndexKind.FLAT,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Sentence encoder, for `dense` and `hybrid`.")
+    ] = None,
+    index: Annotated[
+        IndexKind, typer.Option(help="Exact, or approximate for millions of passages.")
+    ] = IndexKind.FLAT,
     query_prefix: Annotated[str, typer.Option(help="What the encoder wants before a query.")] = "",
     passage_prefix: Annotated[str, typer.Option(help="What the encoder wants before a passage.")] = "",
     device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
     top_k: Annotated[int, typer.Option(min=1, help="Documents per query where a request does not say.")] = 3,
-    host: Annotated[str, typer.Option(help="Address to listen on; the server has no password.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the server has no password.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
 ) -> None:
-    """Serve a corpus over HTTP in Search-R1's wire format, on this machine only unless `--host` says otherwise.
+    """Serve a corpus over HTTP in Search-R1's wire format, on this machine only unless `--host` says
+    otherwise.
 
     The index is built once and cached. `GET /health` answers when the server is ready.
 
     Examples:
 
     - `igpo serve-retriever passages.jsonl`
-    - `igpo serve-retriever passages.jsonl --kind hybrid --encoder intfloat/e5-base-v2 --query-prefix "query: "
+    - `igpo serve-retriever passages.jsonl
+      --kind hybrid --encoder intfloat/e5-base-v2 --query-prefix "query: "
       --passage-prefix "passage: " --index hnsw --device cuda`
     """
     import logging
@@ -59,11 +71,17 @@ def serve_retriever_command(
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise InputError(f"can't listen on {host} port {port} ({error.strerror}): choose another with --port") from error
+            raise InputError(
+                f"can't listen on {host} port {port} ({error.strerror}): choose another with --port"
+            ) from error
     dense = None
     if encoder is not None:
         dense = DenseSettings(
-            encoder=encoder, index=index.value, query_prefix=query_prefix, passage_prefix=passage_prefix, device=device
+            encoder=encoder,
+            index=index.value,
+            query_prefix=query_prefix,
+            passage_prefix=passage_prefix,
+            device=device,
         )
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger().handlers[0].setLevel(logging.INFO)  # bm25s sets its own logger to debug
@@ -79,5 +97,9 @@ def serve_retriever_command(
 
     retriever = build_retriever(RetrieverSettings(kind=kind.value, top_k=top_k, dense=dense), documents)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    console.print(f"{len(documents):,} documents, {kind}: POST {address}/retrieve (Ctrl-C ends)", highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(documents):,} documents, {kind}: POST {address}/retrieve (Ctrl-C ends)",
+        highlight=False,
+        soft_wrap=True,
+    )
     uvicorn.run(retrieval_app(retriever, top_k), host=host, port=port, log_level="warning")

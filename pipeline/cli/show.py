@@ -16,15 +16,24 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="A folder, a name, a
 @plain_errors
 def show_command(
     run: RunName,
-    episode: Annotated[str | None, typer.Argument(metavar="EPISODE", help="The rollout's episode_id.")] = None,
-    question: Annotated[str | None, typer.Option(metavar="TEXT", help="Rollouts whose question contains this.")] = None,
-    best: Annotated[bool, typer.Option("--best", help="The best rollout by outcome, then by total gain.")] = False,
+    episode: Annotated[
+        str | None, typer.Argument(metavar="EPISODE", help="The rollout's episode_id.")
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Rollouts whose question contains this.")
+    ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="The best rollout by outcome, then by total gain.")
+    ] = False,
     worst: Annotated[bool, typer.Option("--worst", help="The worst one.")] = False,
-    iteration: Annotated[int | None, typer.Option(min=0, help="Only rollouts of this iteration; default: the newest.")] = None,
+    iteration: Annotated[
+        int | None, typer.Option(min=0, help="Only rollouts of this iteration; default: the newest.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Only `train` or `heldout` rollouts.")] = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Show a rollout turn by turn: query, evidence with the gold answer marked, belief, gain, advantage, seconds.
+    """Show a rollout turn by turn: query, evidence with the gold answer marked, belief, gain, advantage,
+    seconds.
 
     Without an episode, `--question`, `--best` or `--worst`, the newest rollouts are listed.
 
@@ -62,7 +71,8 @@ def show_command(
 
 @plain_errors
 def browse_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
-    """Page through all rollouts of a run: filter, sort, read, and compare the rollouts of one group side by side.
+    """Page through all rollouts of a run: filter, sort, read, and compare the rollouts of one group side by
+    side.
 
     Example: `igpo browse last`
     """

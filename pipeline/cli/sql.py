@@ -1,4 +1,7 @@
-"""`igpo sql`, `igpo schema`, `igpo compact`: the rollout log from the command line. `igpo` mounts these functions."""
+"""`igpo sql`, `igpo schema`, `igpo compact`: the rollout log from the command line.
+
+`igpo` mounts these functions.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +26,31 @@ RunsDir = Annotated[Path, typer.Option(help="Folder of all runs, where names, id
 def sql_command(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar='RUN... "QUERY"', help="Runs (a folder, a name, a run id, `last`), then the question in SQL."),
+        typer.Argument(
+            metavar='RUN... "QUERY"',
+            help="Runs (a folder, a name, a run id, `last`), then the question in SQL.",
+        ),
     ] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the query from a file.")] = None,
-    named: Annotated[str | None, typer.Option("--named", "-n", help="Ask a shipped question; --list shows them.")] = None,
+    named: Annotated[
+        str | None, typer.Option("--named", "-n", help="Ask a shipped question; --list shows them.")
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the shipped questions and end.")] = False,
     format: Annotated[str, typer.Option(help="table, csv, json or parquet.")] = "table",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the answer to a file, as its ending or --format says; else CSV.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Write the answer to a file, as its ending or --format says; else CSV."
+        ),
     ] = None,
     rows: Annotated[int, typer.Option(min=0, help="Rows that a table shows; 0: all.")] = 50,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Ask the rollout log of one or several runs in SQL (DuckDB's): which turns earned reward, and was it deserved?
+    """Ask the rollout log of one or several runs in SQL (DuckDB's): which turns earned reward, and was it
+    deserved?
 
-    Tables: `runs`, `iterations`, `episodes`, `turns`, `groups`, `tool_calls`, `tokens`; `igpo schema` explains every column. The
-    log is read-only. Without a query, a prompt with history opens.
+    Tables: `runs`, `iterations`, `episodes`, `turns`, `groups`, `tool_calls`, `tokens`; `igpo schema`
+    explains every column. The log is read-only. Without a query, a prompt with history opens.
 
     Examples:
 
@@ -70,7 +82,9 @@ def sql_command(
 
             SqlPrompt(run, rows, console).cmdloop()
         else:
-            _answer(run, sys.stdin.read(), lambda relation: write_result(relation, format, out, rows, console))
+            _answer(
+                run, sys.stdin.read(), lambda relation: write_result(relation, format, out, rows, console)
+            )
 
 
 def _answer(run: Run, query: str, use) -> None:
@@ -88,8 +102,16 @@ def _answer(run: Run, query: str, use) -> None:
 
 def _runs_and_query(words: list[str], file: Path | None, named: str | None) -> tuple[list[str], str | None]:
     """Split the positional words: a last one that has white space and is not a folder is the query."""
-    inline = words.pop() if words and any(c.isspace() for c in words[-1]) and not os.path.exists(words[-1]) else None
-    given = [name for name, value in (("a query", inline), ("--file", file), ("--named", named)) if value is not None]
+    inline = (
+        words.pop()
+        if words and any(c.isspace() for c in words[-1]) and not os.path.exists(words[-1])
+        else None
+    )
+    given = [
+        name
+        for name, value in (("a query", inline), ("--file", file), ("--named", named))
+        if value is not None
+    ]
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} were given: ask one thing at a time.")
     if named is not None:
@@ -147,7 +169,14 @@ def schema_command(
         return
     for name in [table] if table else TABLES:
         description, columns = describe(name)
-        shown = Table("column", "type", "meaning", title=f"{name}: {description}", title_justify="left", header_style="bold")
+        shown = Table(
+            "column",
+            "type",
+            "meaning",
+            title=f"{name}: {description}",
+            title_justify="left",
+            header_style="bold",
+        )
         for column in columns:
             shown.add_row(column.name, str(column.type), escape(column.description))
         console.print(shown)
@@ -187,7 +216,9 @@ def compact_command(
     from pipeline.run_directory.directory import RunDirectory
 
     if is_url(run):
-        raise InputError(f"{run}: name the run's folder instead, whose lock tells whether the log is still being written.")
+        raise InputError(
+            f"{run}: name the run's folder instead, whose lock tells whether the log is still being written."
+        )
     location = locate_run(run, runs_dir)
     has_own_lock = isinstance(location.log, LocalFolder)
     try:

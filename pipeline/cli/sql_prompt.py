@@ -17,8 +17,8 @@ from pipeline.cli.output import print_table
 HISTORY = Path.home() / ".igpo_sql_history"
 HISTORY_LINES = 2000
 HELP = """Ask in SQL, ending with [bold];[/]. Tables: {tables}.
-[bold].named[/] lists the shipped questions, [bold].named NAME[/] asks one; [bold].columns TABLE[/] names columns;
-[bold].quit[/] (or Ctrl-D) ends."""
+[bold].named[/] lists the shipped questions, [bold].named NAME[/] asks one;
+[bold].columns TABLE[/] names columns; [bold].quit[/] (or Ctrl-D) ends."""
 
 
 class SqlPrompt(cmd.Cmd):
@@ -32,7 +32,9 @@ class SqlPrompt(cmd.Cmd):
         self._rows = rows
         self._console = console
         self._lines: list[str] = []
-        self._names = sorted({*COLUMNS, *(name for columns in COLUMNS.values() for name in columns), *named_queries()})
+        self._names = sorted(
+            {*COLUMNS, *(name for columns in COLUMNS.values() for name in columns), *named_queries()}
+        )
 
     def preloop(self) -> None:
         if HISTORY.exists():

@@ -13,13 +13,20 @@ SUMMARY_WIDTH = 180
 
 def study_command(
     plan: Annotated[str, typer.Argument(metavar="[PLAN]", help="The study's file.")] = "conf/study.yaml",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cells' tables and the report.")] = Path("runs/study"),
-    quick: Annotated[bool, typer.Option("--quick", help="The few cells of the plan's `quick` section.")] = False,
-    report_only: Annotated[bool, typer.Option("--report-only", help="Run nothing: report what is finished.")] = False,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the cells' tables and the report.")
+    ] = Path("runs/study"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The few cells of the plan's `quick` section.")
+    ] = False,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Run nothing: report what is finished.")
+    ] = False,
 ) -> None:
     """Compare methods over seeds and difficulties, and write the report.
 
-    Every finished cell is kept as a small table, so a study that was stopped goes on where it was, and only missing cells run.
+    Every finished cell is kept as a small table, so a study that was stopped goes on where it was, and only
+    missing cells run.
 
     Examples:
 
@@ -51,8 +58,12 @@ def study_command(
             with native_stderr_to(out / "native.log"):
                 cells, missing = run_study(loaded, out, LaunchOptions(command=tuple(sys.argv)), console), 0
         except KeyboardInterrupt:
-            console.print(f"stopped; finished cells are kept in {out}: the same command goes on", highlight=False)
+            console.print(
+                f"stopped; finished cells are kept in {out}: the same command goes on", highlight=False
+            )
             raise typer.Exit(130) from None
     path = write_study_report(loaded, cells, missing, out / "report.html")
-    Console(width=SUMMARY_WIDTH).print(summary_table(loaded, cells))  # a narrow terminal wraps its lines, not its cells
+    Console(width=SUMMARY_WIDTH).print(
+        summary_table(loaded, cells)
+    )  # a narrow terminal wraps its lines, not its cells
     typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")

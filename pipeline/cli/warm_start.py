@@ -1,4 +1,7 @@
-"""`igpo warm-start`: teach a model the protocol before reinforcement learning. `igpo` mounts this function."""
+"""`igpo warm-start`: teach a model the protocol before reinforcement learning.
+
+`igpo` mounts this function.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,37 @@ STOPPED = 130
 
 
 def warm_start_command(
-    config: Annotated[str, typer.Argument(help="Experiment file: model, protocol, corpus, retriever, limits.")],
+    config: Annotated[
+        str, typer.Argument(help="Experiment file: model, protocol, corpus, retriever, limits.")
+    ],
     demonstrations: Annotated[
-        str, typer.Option("--demonstrations", "-d", metavar="PATH", help="Questions with `metadata.searches` (JSONL).")
+        str,
+        typer.Option(
+            "--demonstrations", "-d", metavar="PATH", help="Questions with `metadata.searches` (JSONL)."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new model; must not exist.")],
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the demonstrations.")] = 3,
-    lr: Annotated[float, typer.Option(min=1e-8, help="Highest learning rate; warms up over a tenth, then falls to 0.")] = 1e-4,
+    lr: Annotated[
+        float, typer.Option(min=1e-8, help="Highest learning rate; warms up over a tenth, then falls to 0.")
+    ] = 1e-4,
     batch_size: Annotated[int, typer.Option(min=1, help="Demonstrations per update.")] = 16,
-    heldout_share: Annotated[float, typer.Option(help="Share of the demonstrations that only measures.")] = 0.1,
+    heldout_share: Annotated[
+        float, typer.Option(help="Share of the demonstrations that only measures.")
+    ] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of split and order.")] = 0,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")] = None,
-    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")] = 0,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")
+    ] = None,
+    verbose: Annotated[
+        int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
+    ] = 0,
 ) -> None:
-    """Fine-tune an experiment's model on demonstrations, played through its own environment; only decisions are learned.
+    """Fine-tune an experiment's model on demonstrations, played through its own environment; only decisions
+    are learned.
 
-    The result is a Hugging Face folder, to be used as `model_path`. Ctrl-C ends the training after the update under way and
-    keeps what was learned.
+    The result is a Hugging Face folder, to be used as `model_path`. Ctrl-C ends the training after the update
+    under way and keeps what was learned.
 
     Examples:
 
@@ -56,15 +73,23 @@ def warm_start_command(
     tokens = experiment.algorithm_config().tokens_per_micro_batch
     settings = FineTuneSettings(epochs, batch_size, lr, seed=seed, tokens_per_micro_batch=tokens)
     with console.status("") as status:
-        start = prepare(experiment, demonstrations, settings, heldout_share=heldout_share, status=status.update)
+        start = prepare(
+            experiment, demonstrations, settings, heldout_share=heldout_share, status=status.update
+        )
     note = start.note
     dropped = "".join(f"; dropped {count}: {reason}" for reason, count in note["dropped"].items())
-    console.print(f"{note['played']} demonstrations, {note['heldout']} held out{dropped}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{note['played']} demonstrations, {note['heldout']} held out{dropped}",
+        highlight=False,
+        soft_wrap=True,
+    )
     done = 0
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with (
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-        Interrupts(lambda name: progress.console.print(f"{name}: saving after this update; again to stop at once")) as interrupts,
+        Interrupts(
+            lambda name: progress.console.print(f"{name}: saving after this update; again to stop at once")
+        ) as interrupts,
     ):
         bar = progress.add_task("measuring", total=start.num_updates)
 
@@ -80,9 +105,14 @@ def warm_start_command(
         for epoch in range(1, epochs + 1):
             if not start.tuner.epoch(show, lambda: bool(interrupts.requested)):
                 break
-            progress.console.print(f"epoch {epoch}/{epochs}: held-out loss {start.measure():.3f}", highlight=False)
+            progress.console.print(
+                f"epoch {epoch}/{epochs}: held-out loss {start.measure():.3f}", highlight=False
+            )
         start.save(out, done)
     if done < start.num_updates:
-        console.print(f"stopped after {done} of {start.num_updates} updates; what was learned is in {out}", highlight=False)
+        console.print(
+            f"stopped after {done} of {start.num_updates} updates; what was learned is in {out}",
+            highlight=False,
+        )
         raise typer.Exit(STOPPED)
     typer.echo(f"{out}: use it as model_path")

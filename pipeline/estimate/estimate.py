@@ -12,7 +12,17 @@ from envs.engine.base import EngineSettings
 from envs.engine.models import resolve_model
 from envs.errors import InputError
 from envs.search.config import SearchEnvSettings
-from pipeline.estimate.capacity import DTYPE_BYTES, GIB, GPUS, Device, Estimate, Model, Workload, estimate, this_cpu
+from pipeline.estimate.capacity import (
+    DTYPE_BYTES,
+    GIB,
+    GPUS,
+    Device,
+    Estimate,
+    Model,
+    Workload,
+    estimate,
+    this_cpu,
+)
 from pipeline.experiment.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -24,8 +34,8 @@ QWEN_SHAPES = {
     "Qwen/Qwen2.5-7B-Instruct": (3584, 18944, 28, 28, 4, 152064, False),
     "Qwen/Qwen2.5-32B-Instruct": (5120, 27648, 64, 40, 8, 152064, False),
 }
-"""Shapes of models that often are not on the machine that plans: hidden, intermediate, layers, heads, key heads, vocabulary,
-tied."""
+"""Shapes of models that often are not on the machine that plans: hidden, intermediate, layers, heads, key
+heads, vocabulary, tied."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,9 @@ class Expected:
 
 def model_of(config: IGPOConfig) -> Model:
     """Sizes of the experiment's model. Raises InputError where its configuration cannot be read."""
-    hidden, intermediate, layers, heads, kv_heads, vocabulary, tied, head_width, biased = _shape(str(config.model_path))
+    hidden, intermediate, layers, heads, kv_heads, vocabulary, tied, head_width, biased = _shape(
+        str(config.model_path)
+    )
     q_width, kv_width = heads * head_width, kv_heads * head_width
     linear = {
         "q_proj": (hidden, q_width),
@@ -60,7 +72,11 @@ def model_of(config: IGPOConfig) -> Model:
         from algorithms.igpo.model.lora import LoraSettings
 
         lora = LoraSettings(**config.lora)
-        adapted = linear if lora.targets == "all-linear" else {name: linear[name] for name in lora.targets if name in linear}
+        adapted = (
+            linear
+            if lora.targets == "all-linear"
+            else {name: linear[name] for name in lora.targets if name in linear}
+        )
         trained = layers * lora.rank * sum(one + other for one, other in adapted.values())
     return Model(parameters, trained, layers, hidden, intermediate, kv_width, vocabulary)
 
@@ -75,9 +91,16 @@ def _shape(model_path: str) -> tuple:
     try:
         config: Any = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise InputError(f"model_path {model_path}: its configuration cannot be read; give a folder or a hub name") from error
+        raise InputError(
+            f"model_path {model_path}: its configuration cannot be read; give a folder or a hub name"
+        ) from error
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    sizes = (config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.num_attention_heads)
+    sizes = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+    )
     rest = (config.num_key_value_heads, config.vocab_size, config.tie_word_embeddings, head_width)
     return *sizes, *rest, getattr(config, "attention_bias", False)
 
@@ -95,7 +118,8 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
         if expected.observation_tokens is None
         else expected.observation_tokens,
         prompt_tokens=expected.prompt_tokens,
-        scoring_tokens=expected.answer_tokens + engine.block_size / 2,  # belief is scored whatever the estimator
+        scoring_tokens=expected.answer_tokens
+        + engine.block_size / 2,  # belief is scored whatever the estimator
         max_context=settings.max_context_tokens,
         dtype_bytes=DTYPE_BYTES[config.model_dtype],
         updates=config.num_epochs * config.num_minibatches,
@@ -130,7 +154,8 @@ def show(experiment: Experiment, device_name: str | None, expected: Expected, co
     work = next(iter(works.values()))
     share = "" if model.trained == model.parameters else f" ({model.trained / 1e6:,.4g} million trained)"
     console.print(
-        f"{experiment.name}: {model.parameters / 1e6:,.4g} million parameters{share}, {work.rollouts} rollouts of at most "
+        f"{experiment.name}: {model.parameters / 1e6:,.4g} million parameters{share}, {work.rollouts} "
+        "rollouts of at most "
         f"{work.sequence_tokens:,.0f} tokens per iteration",
         highlight=False,
     )
@@ -138,8 +163,10 @@ def show(experiment: Experiment, device_name: str | None, expected: Expected, co
     if device_name is not None:
         console.print(_details(*found[device_name]))
     console.print(
-        "An estimate by arithmetic and memory traffic, every turn as long as it may be (--turns, --turn-tokens, "
-        "--observation-tokens and others say otherwise). Not yet run on a GPU: no GPU's numbers have been checked against a run.",
+        "An estimate by arithmetic and memory traffic, every turn as long as it may be (--turns, "
+        "--turn-tokens, "
+        "--observation-tokens and others say otherwise). Not yet run on a GPU: no GPU's numbers have been "
+        "checked against a run.",
         style="dim",
         highlight=False,
     )
@@ -148,11 +175,21 @@ def show(experiment: Experiment, device_name: str | None, expected: Expected, co
 def _overview(found: dict[str, tuple[Device, Estimate]], work: Workload, iterations: float | None) -> Table:
     table = Table(header_style="bold")
     table.add_column("machine")
-    for name in ("engine", "learner", "has", "sequences in cache", "written tokens/s", "s / iteration", "hours"):
+    for name in (
+        "engine",
+        "learner",
+        "has",
+        "sequences in cache",
+        "written tokens/s",
+        "s / iteration",
+        "hours",
+    ):
         table.add_column(name, justify="right")
     table.add_column("fits")
     for name, (device, answer) in found.items():
-        engine, learner = (sum(v for k, v in answer.memory.items() if k.startswith(side)) for side in ("engine", "learner"))
+        engine, learner = (
+            sum(v for k, v in answer.memory.items() if k.startswith(side)) for side in ("engine", "learner")
+        )
         seconds = answer.seconds_per_iteration
         rollout_seconds = seconds - answer.seconds["learn"] - answer.seconds["push"] - answer.seconds["swap"]
         table.add_row(
@@ -170,11 +207,15 @@ def _overview(found: dict[str, tuple[Device, Estimate]], work: Workload, iterati
 
 
 def _details(device: Device, answer: Estimate) -> Table:
-    table = Table(header_style="bold", title=f"{device.name} (speeds from {device.source})", title_justify="left")
+    table = Table(
+        header_style="bold", title=f"{device.name} (speeds from {device.source})", title_justify="left"
+    )
     for name, justify in (("part", "left"), ("memory", "right"), ("phase", "left"), ("seconds", "right")):
         table.add_column(name, justify=justify)
     memory = [(part, f"{size / GIB:.2f} GiB") for part, size in answer.memory.items()]
     seconds = [(phase, f"{value:,.2f}") for phase, value in answer.seconds.items()]
     for k in range(max(len(memory), len(seconds))):
-        table.add_row(*(memory[k] if k < len(memory) else ("", "")), *(seconds[k] if k < len(seconds) else ("", "")))
+        table.add_row(
+            *(memory[k] if k < len(memory) else ("", "")), *(seconds[k] if k < len(seconds) else ("", ""))
+        )
     return table

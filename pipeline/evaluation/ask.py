@@ -19,9 +19,18 @@ if TYPE_CHECKING:
 
 
 def ask(
-    policy: Policy, text: str, console: Console, *, golds: list[str] | None = None, temperature: float = 0.0, seed: int = 0
+    policy: Policy,
+    text: str,
+    console: Console,
+    *,
+    golds: list[str] | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> Rollout:
-    """Answers `text` and returns the rollout. With `golds`, the belief in the right answer is shown after each turn."""
+    """Answers `text` and returns the rollout.
+
+    With `golds`, the belief in the right answer is shown after each turn.
+    """
     from envs.engine.base import Generate
     from envs.runner.rollout_loop import turn_seed
     from envs.search.environment import SearchEnv
@@ -70,7 +79,9 @@ def ask(
         console.print(Text(f"no answer: {rollout.termination}", style="yellow"))
     elif golds:
         right = rollout.metrics["em_squad"] == 1.0
-        console.print(Text("right" if right else f"wrong: {' / '.join(golds)}", style="green" if right else "red"))
+        console.print(
+            Text("right" if right else f"wrong: {' / '.join(golds)}", style="green" if right else "red")
+        )
     return rollout
 
 

@@ -1,7 +1,8 @@
-"""Scores per data set and their average, in the layout of the paper's tables: one column a data set, the average last.
+"""Scores per data set and their average, in the layout of the paper's tables: one column a data set, the
+average last.
 
-The average gives every data set the same weight, as the paper does, whatever their sizes; its interval resamples the questions of
-each data set by itself.
+The average gives every data set the same weight, as the paper does, whatever their sizes; its interval
+resamples the questions of each data set by itself.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def benchmark_row(values: Values) -> dict[str, Cell]:
     """One cell per data set, and under `AVERAGE` the mean of their means."""
     resampled = {name: bootstrap_means(of_one, seed=k) for k, (name, of_one) in enumerate(values.items())}
     cells = {
-        name: Cell(float(np.mean(of_one)), *percentile_interval(resampled[name]), len(of_one)) for name, of_one in values.items()
+        name: Cell(float(np.mean(of_one)), *percentile_interval(resampled[name]), len(of_one))
+        for name, of_one in values.items()
     }
     mean = float(np.mean([cell.mean for cell in cells.values()]))
     average_B = np.mean(list(resampled.values()), axis=0)
@@ -52,6 +54,10 @@ def benchmark_table(rows: Mapping[str, Values], title: str) -> Table:
     for metric, values in rows.items():
         cells = benchmark_row(values)
         table.add_row(metric, *(f"{100 * cells[name].mean:.1f}" for name in columns), style="bold")
-        table.add_row("", *(f"{100 * cells[name].low:.1f}-{100 * cells[name].high:.1f}" for name in columns), style="dim")
+        table.add_row(
+            "",
+            *(f"{100 * cells[name].low:.1f}-{100 * cells[name].high:.1f}" for name in columns),
+            style="dim",
+        )
     table.add_row("questions", *(f"{cells[name].questions:,}" for name in columns))
     return table

@@ -1,4 +1,6 @@
-"""`rllib evaluate`: held-out questions answered by a saved policy, greedily; or sampled k times for avg@k and pass@k."""
+"""`rllib evaluate`: held-out questions answered by a saved policy, greedily; or sampled k times for avg@k and
+pass@k.
+"""
 
 from __future__ import annotations
 
@@ -49,11 +51,15 @@ class Evaluation:
         return list(dict.fromkeys(group[0].question.data_source for group in self.groups))
 
     def by_data_source(self) -> dict[str, dict[str, list[float]]]:
-        """Metric to data set to one value per question, the mean over its samples; the paper's own metric first."""
+        """Metric to data set to one value per question, the mean over its samples; the paper's own metric
+        first.
+        """
         sources = [group[0].question.data_source for group in self.groups]
         return {
             metric: {
-                source: [value for value, of in zip(self.values(metric), sources, strict=True) if of == source]
+                source: [
+                    value for value, of in zip(self.values(metric), sources, strict=True) if of == source
+                ]
                 for source in self.data_sources
             }
             for metric in sorted(METRICS, key=lambda metric: metric != "f1_paper")
@@ -68,7 +74,10 @@ class Evaluation:
         prefix = f"avg@{self.samples} " if self.samples > 1 else ""
         rows = [(prefix + metric, self.values(metric)) for metric in METRICS]
         if self.samples > 1:
-            rows += [(f"pass@{self.samples} {metric}", self.values(metric, best=True)) for metric in ("em_squad", "em_paper")]
+            rows += [
+                (f"pass@{self.samples} {metric}", self.values(metric, best=True))
+                for metric in ("em_squad", "em_paper")
+            ]
         rows += [(f"{prefix}em_squad, {hops}-hop", self.values("em_squad", hops=hops)) for hops in self.hops]
         return rows
 
@@ -77,7 +86,13 @@ class Evaluation:
         from algorithms.igpo.metrics import ending_metrics
 
         scores = {
-            label: dict(zip(("mean", "low", "high"), (float(np.mean(values)), *bootstrap_interval(values)), strict=True))
+            label: dict(
+                zip(
+                    ("mean", "low", "high"),
+                    (float(np.mean(values)), *bootstrap_interval(values)),
+                    strict=True,
+                )
+            )
             for label, values in self.rows()
         }
         counts = {"questions": len(self.groups), "samples": self.samples}
@@ -103,9 +118,11 @@ def evaluate(
     seed: int = 0,
     on_done: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """Greedy rollouts of `questions`, or `samples` > 1 sampled ones each at temperature 1. `on_done` gets the questions done.
+    """Greedy rollouts of `questions`, or `samples` > 1 sampled ones each at temperature 1. `on_done` gets the
+    questions done.
 
-    Raises InputError where more tool calls of a batch failed than `max_tool_error_share` allows: scores would say nothing.
+    Raises InputError where more tool calls of a batch failed than `max_tool_error_share` allows: scores would
+    say nothing.
     """
     from algorithms.igpo.guards import check_tools
     from algorithms.igpo.sampling import heldout_jobs
@@ -141,17 +158,31 @@ def report(evaluation: Evaluation, console: Console) -> None:
     """The scores as a table, and one line about how rollouts ended."""
     summary = evaluation.summary()
     how = "greedy" if evaluation.samples == 1 else f"{evaluation.samples} samples each at temperature 1"
-    table = Table(title=f"{evaluation.policy}: {len(evaluation.groups)} questions, {how}", title_justify="left")
+    table = Table(
+        title=f"{evaluation.policy}: {len(evaluation.groups)} questions, {how}", title_justify="left"
+    )
     for column in ("", "score", "95% interval", "questions"):
         table.add_column(column, justify="right" if column else "left")
     for label, values in evaluation.rows():
         score = summary["scores"][label]
         interval = f"[{score['low']:.3f}, {score['high']:.3f}]"
-        table.add_row(label, f"{score['mean']:.3f}", interval, str(len(values)), style="bold" if label == "em_squad" else None)
+        table.add_row(
+            label,
+            f"{score['mean']:.3f}",
+            interval,
+            str(len(values)),
+            style="bold" if label == "em_squad" else None,
+        )
     console.print(table)
     if len(evaluation.data_sources) > 1:
-        console.print(benchmark_table(evaluation.by_data_source(), f"{evaluation.policy}: % by data set, 95% interval below"))
-    endings = ", ".join(f"{name} {summary[f'{name}_share']:.1%}" for name in ("answered", "truncated", "malformed"))
+        console.print(
+            benchmark_table(
+                evaluation.by_data_source(), f"{evaluation.policy}: % by data set, 95% interval below"
+            )
+        )
+    endings = ", ".join(
+        f"{name} {summary[f'{name}_share']:.1%}" for name in ("answered", "truncated", "malformed")
+    )
     turns, errors = f"{summary['turns_mean']:.2f} turns on average", f"{summary['tool_error_share']:.1%}"
     console.print(f"rollouts: {endings}; {turns}; errors in {errors} of tool calls", highlight=False)
 
@@ -168,6 +199,7 @@ def _episode(rollout: Rollout) -> dict[str, Any]:
         "termination": str(rollout.termination),
         **rollout.metrics,
         "turns": [
-            {"agent": turn.agent, "decision": turn.decision_text, "observation": turn.observation_text} for turn in rollout.turns
+            {"agent": turn.agent, "decision": turn.decision_text, "observation": turn.observation_text}
+            for turn in rollout.turns
         ],
     }

@@ -1,6 +1,8 @@
-"""Did training help? Held-out scores question by question, before and after, with the interval of the paired difference.
+"""Did training help? Held-out scores question by question, before and after, with the interval of the paired
+difference.
 
-The same questions are answered greedily before and after, so the difference is taken per question and bootstrapped over
+The same questions are answered greedily before and after, so the difference is taken per question and
+bootstrapped over
 questions: that removes the spread between easy and hard questions from the interval.
 """
 
@@ -22,7 +24,10 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One question's held-out scores, averaged over its rollouts; each in [0, 1]. `hops` is None where not known."""
+    """One question's held-out scores, averaged over its rollouts; each in [0, 1].
+
+    `hops` is None where not known.
+    """
 
     em: float
     f1: float
@@ -35,7 +40,9 @@ Scores = dict[str, Score]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Mean of after - before over `questions` common to both, with the bounds of its 95% bootstrap interval."""
+    """Mean of after - before over `questions` common to both, with the bounds of its 95% bootstrap
+    interval.
+    """
 
     mean: float
     low: float
@@ -58,8 +65,13 @@ def scores_of(rollouts: list[Rollout]) -> Scores:
     }
 
 
-def paired_difference(before: Scores, after: Scores, *, metric: str = "em", seed: int = 0) -> Difference | None:
-    """After minus before over the questions that both have; None if there are none. Deterministic in `seed`."""
+def paired_difference(
+    before: Scores, after: Scores, *, metric: str = "em", seed: int = 0
+) -> Difference | None:
+    """After minus before over the questions that both have; None if there are none.
+
+    Deterministic in `seed`.
+    """
     common = sorted(before.keys() & after.keys())
     if not common:
         return None

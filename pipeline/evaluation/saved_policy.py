@@ -1,6 +1,7 @@
 """A saved policy, opened for answering: the rollout engine and the task, without learner or Ray cluster.
 
-`rllib evaluate`, `igpo ask` and `igpo doctor` use it. It makes rollouts with the very loop that training uses.
+`rllib evaluate`, `igpo ask` and `igpo doctor` use it. It makes rollouts with the very loop that training
+uses.
 """
 
 from __future__ import annotations
@@ -38,20 +39,24 @@ class Policy:
 def open_policy(source: str, config: str | None = None, overrides: list[str] | None = None) -> Policy:
     """Opens a checkpoint, a Hugging Face folder or hub name, `tiny` or `smollm2`.
 
-    `config` is the experiment file that says on which task; None: the checkpoint's own, else `conf/igpo.yaml`. It starts one
-    engine per policy id with the saved weights.
+    `config` is the experiment file that says on which task; None: the checkpoint's own, else
+    `conf/igpo.yaml`. It starts one engine per policy id with the saved weights.
 
     Raises:
         InputError: no policy there, another algorithm's checkpoint, or whatever is wrong with the experiment.
     """
     checkpoint = _as_checkpoint(source)
-    path, _ = resolve_config_path(config or (_experiment_of(checkpoint) if checkpoint else None) or DEFAULT_CONFIG)
+    path, _ = resolve_config_path(
+        config or (_experiment_of(checkpoint) if checkpoint else None) or DEFAULT_CONFIG
+    )
     experiment = load_experiment(path, overrides)
     return start_policy(experiment.algorithm_config(), source, checkpoint)
 
 
 def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None) -> Policy:
-    """Starts the engines of `config`'s task with the weights of `checkpoint`, or of the model `source` for every policy id."""
+    """Starts the engines of `config`'s task with the weights of `checkpoint`, or of the model `source` for
+    every policy id.
+    """
     from algorithms.igpo.model.causal_lm import DTYPES, load_causal_lm
     from envs.engine.base import EngineSettings
     from envs.engine.build import build_engine
@@ -60,10 +65,16 @@ def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None
     from envs.search.task import SearchTask
 
     policies = sorted(config.policies)
-    folders = _checkpoint_folders(checkpoint, policies) if checkpoint else dict.fromkeys(policies, resolve_model(source))
+    folders = (
+        _checkpoint_folders(checkpoint, policies)
+        if checkpoint
+        else dict.fromkeys(policies, resolve_model(source))
+    )
     config = config.copy(copy_frozen=False)
     config.model_path = next(iter(folders.values()))
-    settings = config.env_settings().model_copy(update={"question_filter": QuestionFilter()})  # which is for training
+    settings = config.env_settings().model_copy(
+        update={"question_filter": QuestionFilter()}
+    )  # which is for training
     task = SearchTask(settings)
     engines = {}
     for policy, folder in folders.items():
@@ -81,7 +92,10 @@ def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None
 
 
 def _as_checkpoint(source: str) -> Path | None:
-    """The folder, if `source` is a checkpoint of IGPO; None if it is a model. Raises `InputError` for another algorithm's."""
+    """The folder, if `source` is a checkpoint of IGPO; None if it is a model.
+
+    Raises `InputError` for another algorithm's.
+    """
     folder = Path(source).expanduser()
     if folder.is_file():
         raise InputError(f"{source} is a file; give the folder of a checkpoint or of a Hugging Face model.")
@@ -106,7 +120,8 @@ def _checkpoint_folders(checkpoint: Path, policies: list[str]) -> dict[str, str]
     saved = sorted(item.name for item in (checkpoint / "hf").iterdir())
     if saved != policies:
         raise InputError(
-            f"{checkpoint}: it holds the policies {', '.join(saved)}, but the experiment's roles speak through "
+            f"{checkpoint}: it holds the policies {', '.join(saved)}, but the experiment's roles speak "
+            "through "
             f"{', '.join(policies)}; give the experiment file that it was trained with (--config)."
         )
     return {policy: str(checkpoint / "hf" / policy) for policy in policies}

@@ -8,7 +8,9 @@ from envs.errors import InputError
 
 
 def packaged_conf() -> Path | None:
-    """The `conf/` folder that belongs to this installation: inside the package of a wheel, else at the top of the clone."""
+    """The `conf/` folder that belongs to this installation: inside the package of a wheel, else at the top of
+    the clone.
+    """
     here = Path(__file__).resolve().parent.parent
     for folder in (here / "conf", here.parent / "conf"):
         if folder.is_dir():
@@ -29,7 +31,8 @@ def packaged_file(path: str | Path) -> Path | None:
 def resolve_config_path(path: str | Path) -> tuple[Path, bool]:
     """The file to read, and whether it is the packaged copy (so that the caller can say so).
 
-    `conf/igpo.yaml` and `igpo.yaml` resolve to the packaged file where the working directory has no such file.
+    `conf/igpo.yaml` and `igpo.yaml` resolve to the packaged file where the working directory has no such
+    file.
     """
     given = Path(path).expanduser()
     if given.is_file():
@@ -40,6 +43,10 @@ def resolve_config_path(path: str | Path) -> tuple[Path, bool]:
     if packaged is not None:
         return packaged, True
     conf = packaged_conf()
-    shipped = [f"conf/{item.name}" for item in sorted(conf.glob("*.yaml"))] + ["conf/presets/*.yaml"] if conf else []
+    shipped = (
+        [f"conf/{item.name}" for item in sorted(conf.glob("*.yaml"))] + ["conf/presets/*.yaml"]
+        if conf
+        else []
+    )
     hint = f" Shipped with the package: {', '.join(shipped)}." if shipped else ""
     raise InputError(f"{path}: there is no such experiment file.{hint}")

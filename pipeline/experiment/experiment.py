@@ -1,9 +1,11 @@
 """From an experiment file to validated `Experiment`s, one per run.
 
-The format is RLlib's: `{NAME: {run: IGPO, env: search, stop: {...}, config: {...}, num_samples: 1, checkpoint_config: {...}}}`,
-or a Python file with a variable `config` (an `IGPOConfig`) and optionally `stop`. With `extends: OTHER.yaml` an experiment says
-only what is different in it. Everything is checked here, before Ray starts; what only needs the schema is checked before Ray is
-even imported.
+The format is RLlib's: `{NAME: {run:
+IGPO, env: search, stop: {...}, config: {...}, num_samples: 1, checkpoint_config:
+{...}}}`, or a Python file with a variable `config` (an `IGPOConfig`) and optionally `stop`. With `extends:
+OTHER.yaml` an experiment says only what
+is different in it. Everything is checked here, before Ray starts; what only needs the schema is checked
+before Ray is even imported.
 """
 
 from __future__ import annotations
@@ -49,8 +51,17 @@ EXPERIMENT_KEYS = {
     "mlflow",
     "time_budget_s",
 }
-TUNE_ONLY_KEYS = {"resources_per_trial", "sync_config", "trial_name_creator", "trial_dirname_creator", "log_to_file",
-                  "export_formats", "max_failures", "upload_dir", "local_dir"}  # fmt: skip
+TUNE_ONLY_KEYS = {
+    "resources_per_trial",
+    "sync_config",
+    "trial_name_creator",
+    "trial_dirname_creator",
+    "log_to_file",
+    "export_formats",
+    "max_failures",
+    "upload_dir",
+    "local_dir",
+}
 
 WITHOUT_EFFECT = {
     "train_batch_size": "set `prompts_per_iteration` and `group_size`",
@@ -69,9 +80,13 @@ WITHOUT_EFFECT = {
 class CheckpointSettings(Settings):
     """`checkpoint_config` of an experiment (the names are Tune's)."""
 
-    checkpoint_frequency: int = Field(1, ge=0, description="iterations between checkpoints; 0: only at the end")
+    checkpoint_frequency: int = Field(
+        1, ge=0, description="iterations between checkpoints; 0: only at the end"
+    )
     checkpoint_at_end: bool = Field(True, description="also after the last iteration")
-    num_to_keep: int | None = Field(1, ge=1, description="newest checkpoints kept besides the best; None keeps all")
+    num_to_keep: int | None = Field(
+        1, ge=1, description="newest checkpoints kept besides the best; None keeps all"
+    )
 
 
 class _RunSettings(Settings):
@@ -86,7 +101,10 @@ class _RunSettings(Settings):
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run to be made: a name, what RLlib is given, and when to stop. `config` holds flat `IGPOConfig` keys."""
+    """One run to be made: a name, what RLlib is given, and when to stop.
+
+    `config` holds flat `IGPOConfig` keys.
+    """
 
     name: str
     source: Path
@@ -97,7 +115,8 @@ class Experiment:
     mlflow: TrackingSettings = field(default_factory=TrackingSettings)
     storage_path: Path = Path("runs")
     rollout_log: str | None = None
-    """Folder or URL (of any file system that fsspec or pyarrow knows) of the runs' logs; None: in the run's own folder."""
+    """Folder or URL (of any file system that fsspec or pyarrow knows) of the runs' logs; None: in the run's
+    own folder."""
     restore: Path | None = None
     time_budget_s: float | None = None
     choices: dict[str, Any] = field(default_factory=dict)
@@ -113,7 +132,10 @@ class Experiment:
         return ", ".join(parts + ([f"sample {self.sample}"] if self.sample else []))
 
     def algorithm_config(self) -> IGPOConfig:
-        """A fresh, validated `IGPOConfig` (imports Ray). Unknown keys and values it refuses are `InputError`s."""
+        """A fresh, validated `IGPOConfig` (imports Ray).
+
+        Unknown keys and values it refuses are `InputError`s.
+        """
         from algorithms.igpo.config import IGPOConfig
         from algorithms.igpo.model.lora import LoraSettings
 
@@ -125,13 +147,19 @@ class Experiment:
             if config._translate_special_keys(key, warn_deprecated=False) not in known:
                 raise unknown_key("config", key, known, where)
         preset = PRESETS.get(str(self.config.get("preset", config.preset)), PRESETS["igpo"])
-        given = {key: value for key, value in self.config.items() if value is not None or getattr(config, key, None) is not None}
+        given = {
+            key: value
+            for key, value in self.config.items()
+            if value is not None or getattr(config, key, None) is not None
+        }
         check_types(given, {**vars(config), **dataclasses.asdict(preset.credit), **preset.loss}, where)
         if self.config.get("lora") is not None:
             validated(LoraSettings, self.config["lora"], "config.lora", where)
         config.update_from_dict({**self.config, "env": ENVIRONMENT})
         if any(key.startswith("evaluation/") for key in self.stop) and not config.evaluation_interval:
-            raise InputError(f"{where}: `stop` waits for a held-out score, so `config.evaluation_interval` must be set.")
+            raise InputError(
+                f"{where}: `stop` waits for a held-out score, so `config.evaluation_interval` must be set."
+            )
         try:
             config.validate()
         except InputError as error:
@@ -139,11 +167,15 @@ class Experiment:
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{where}: `config` is not usable: {' '.join(str(error).split())}") from error
         if "igpo/kl" in self.stop and not config.loss_settings().kl_coeff:
-            raise InputError(f"{where}: `stop` waits for igpo/kl, which nobody measures where `config.kl_coeff` is 0.")
+            raise InputError(
+                f"{where}: `stop` waits for igpo/kl, which nobody measures where `config.kl_coeff` is 0."
+            )
         return config
 
     def resolved(self) -> dict:
-        """This run as an experiment file that `rllib train file` takes, every setting of IGPO written out (imports Ray)."""
+        """This run as an experiment file that `rllib train file` takes, every setting of IGPO written out
+        (imports Ray).
+        """
         from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
         from algorithms.igpo.config import IGPOConfig
@@ -151,7 +183,11 @@ class Experiment:
         resolved = self.algorithm_config()
         values, inherited = _plain(resolved), _plain(AlgorithmConfig())
         known = known_config_keys(IGPOConfig())  # what `validate` derives is not a setting
-        config = {key: value for key, value in values.items() if key in known and inherited.get(key, _MISSING) != value}
+        config = {
+            key: value
+            for key, value in values.items()
+            if key in known and inherited.get(key, _MISSING) != value
+        }
         config.pop("env", None)
         settings = SearchEnvSettings(**{**resolved.preset_settings.env, **resolved.env_config})
         config["env_config"] = settings.model_dump(mode="json", exclude_none=True)
@@ -169,21 +205,31 @@ class Experiment:
 
 
 def config_hash(resolved: dict) -> str:
-    """12 hexadecimal digits that name what a run computes: its `config`, whatever the name, place or stopping point."""
+    """12 hexadecimal digits that name what a run computes: its `config`, whatever the name, place or stopping
+    point.
+    """
     (keys,) = resolved.values()
     text = json.dumps(keys["config"], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def known_config_keys(config: IGPOConfig) -> set[str]:
-    """Every key that `config:` may hold: public settings of `IGPOConfig`, without those that RLlib has abolished."""
-    return {key for key, value in vars(config).items() if not key.startswith("_") and not _is_abolished(value)}
+    """Every key that `config:` may hold: public settings of `IGPOConfig`, without those that RLlib has
+    abolished.
+    """
+    return {
+        key for key, value in vars(config).items() if not key.startswith("_") and not _is_abolished(value)
+    }
 
 
-def load_experiments(path: str | Path, overrides: list[str] | None = None, stop: dict | None = None) -> list[Experiment]:
-    """The runs that an experiment file asks for, in the order in which they are made. `stop` is merged over the file's own.
+def load_experiments(
+    path: str | Path, overrides: list[str] | None = None, stop: dict | None = None
+) -> list[Experiment]:
+    """The runs that an experiment file asks for, in the order in which they are made. `stop` is merged over
+    the file's own.
 
-    Raises `InputError` for whatever the schema shows to be wrong; `Experiment.algorithm_config()` checks the rest.
+    Raises `InputError` for whatever the schema shows to be wrong; `Experiment.algorithm_config()` checks the
+    rest.
     """
     source, _ = resolve_config_path(path)
     if source.suffix == ".py":
@@ -204,13 +250,18 @@ def load_experiments(path: str | Path, overrides: list[str] | None = None, stop:
 
 
 def load_experiment(path: str | Path, overrides: list[str] | None = None) -> Experiment:
-    """The one run that an experiment file asks for, as `load_experiments`. `InputError` where it asks for several."""
+    """The one run that an experiment file asks for, as `load_experiments`.
+
+    `InputError` where it asks for several.
+    """
     experiments = load_experiments(path, overrides)
     if len(experiments) > 1:
         shown = "; ".join(f"{one.name} {one.label}".strip() for one in experiments[:3])
         raise InputError(
-            f"{path} asks for {len(experiments)} runs ({shown}{'; ...' if len(experiments) > 3 else ''}) and this command looks "
-            "at one: choose with --set KEY=VALUE (of several samples: --set num_samples=1), or give a file of one experiment."
+            f"{path} asks for {len(experiments)} runs ({shown}{'; ...' if len(experiments) > 3 else ''}) "
+            "and this command looks "
+            "at one: choose with --set KEY=VALUE (of several samples: --set num_samples=1), or give a file "
+            "of one experiment."
         )
     return experiments[0]
 
@@ -218,11 +269,14 @@ def load_experiment(path: str | Path, overrides: list[str] | None = None) -> Exp
 def _experiments(name: str, keys: dict, source: Path, base: IGPOConfig | None) -> list[Experiment]:
     where = f"{source} ({name})"
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
-        raise InputError(f"{where}: an experiment's name becomes a folder: use letters, digits, `_`, `-`, `.` and `+`.")
+        raise InputError(
+            f"{where}: an experiment's name becomes a folder: use letters, digits, `_`, `-`, `.` and `+`."
+        )
     for key in keys:
         if key in TUNE_ONLY_KEYS:
             raise InputError(
-                f"{where}: `{key}` belongs to Ray Tune's trial scheduling, which `rllib train file` does not use; remove it."
+                f"{where}: `{key}` belongs to Ray Tune's trial scheduling, which `rllib train file` does "
+                "not use; remove it."
             )
     check_keys(keys, EXPERIMENT_KEYS, "", where)
     if keys.get("run") != ALGORITHM:
@@ -234,13 +288,17 @@ def _experiments(name: str, keys: dict, source: Path, base: IGPOConfig | None) -
     for env in (keys.get("env"), config.pop("env", None)):
         if env not in (None, ENVIRONMENT):
             raise InputError(f"{where}: `env` must be `{ENVIRONMENT}`, found {env!r}.")
-    run = validated(_RunSettings, {key: keys[key] for key in _RunSettings.model_fields if key in keys}, "", where)
+    run = validated(
+        _RunSettings, {key: keys[key] for key in _RunSettings.model_fields if key in keys}, "", where
+    )
     shared: dict[str, Any] = {
         "name": name,
         "source": source,
         "stop": stop_criteria(keys.get("stop") or {}, where),
         "mlflow": validated(TrackingSettings, keys.get("mlflow") or {}, "mlflow", where),
-        "checkpoint": validated(CheckpointSettings, keys.get("checkpoint_config") or {}, "checkpoint_config", where),
+        "checkpoint": validated(
+            CheckpointSettings, keys.get("checkpoint_config") or {}, "checkpoint_config", where
+        ),
         "storage_path": Path(run.storage_path).expanduser(),
         "rollout_log": run.rollout_log and absolute(run.rollout_log),
         "restore": Path(run.restore).expanduser() if run.restore else None,
@@ -251,7 +309,9 @@ def _experiments(name: str, keys: dict, source: Path, base: IGPOConfig | None) -
     for variant, choices, sample in experiment_file.expand_variants(config, run.num_samples):
         settings = validated(SearchEnvSettings, variant.get("env_config") or {}, "config.env_config", where)
         validated(EngineSettings, variant.get("engine") or {}, "config.engine", where)
-        experiments.append(Experiment(config=variant, env_settings=settings, choices=choices, sample=sample, **shared))
+        experiments.append(
+            Experiment(config=variant, env_settings=settings, choices=choices, sample=sample, **shared)
+        )
     return experiments
 
 
@@ -260,13 +320,17 @@ def _read_python(source: Path) -> tuple[IGPOConfig, dict]:
         variables = runpy.run_path(str(source), run_name="experiment")
     except InputError:
         raise
-    except Exception as error:  # a person's own file may fail in any way; what they need is its name, place and reason
+    except (
+        Exception
+    ) as error:  # a person's own file may fail in any way; what they need is its name, place and reason
         raise InputError(f"{source}: running this file failed: {type(error).__name__}: {error}") from error
     from algorithms.igpo.config import IGPOConfig
 
     config, stop = variables.get("config"), variables.get("stop") or {}
     if not isinstance(config, IGPOConfig):
-        raise InputError(f"{source}: it must set a variable `config` to an IGPOConfig, found {type(config).__name__}.")
+        raise InputError(
+            f"{source}: it must set a variable `config` to an IGPOConfig, found {type(config).__name__}."
+        )
     return config, {"run": ALGORITHM, "stop": stop, "config": {"env_config": dict(config.env_config)}}
 
 

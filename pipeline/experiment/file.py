@@ -1,7 +1,9 @@
-"""Reading an experiment file: YAML as people write it, `extends`, `--set` overrides, `grid_search` and `num_samples`.
+"""Reading an experiment file: YAML as people write it, `extends`, `--set` overrides, `grid_search` and
+`num_samples`.
 
-Traps of plain PyYAML are closed here, because they make a run that is not the one that was asked for: `1e-6` (YAML 1.2's float)
-would arrive as a string, `1:30` as 90 and `010` as 8, and of a key given twice the first would be dropped in silence.
+Traps of plain PyYAML are closed here, because they make a run that is not the one that was asked for: `1e-6`
+(YAML 1.2's float) would arrive as a string, `1:30` as 90 and `010` as 8, and of a key given twice the first
+would be dropped in silence.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from pipeline.experiment.conf_files import packaged_file
 
 GRID = "grid_search"
 EXTENDS = "extends"
-"""Key of an experiment that names the file of another one whose keys it takes over: relative to its own file, else packaged."""
+"""Key of an experiment that names the file of another one whose keys it takes over: relative to its own file,
+else packaged."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -34,7 +37,9 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"`{key}` is given twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"`{key}` is given twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
@@ -42,7 +47,8 @@ class _Loader(yaml.SafeLoader):
 _MERGE = "tag:yaml.org,2002:merge"
 _NUMBERS = {
     "tag:yaml.org,2002:int": r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+",
-    "tag:yaml.org,2002:float": r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+    "tag:yaml.org,2002:float": r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?"
+    r"|[-+]?\.inf|\.nan",
 }
 _Loader.yaml_implicit_resolvers = {
     first: [resolver for resolver in resolvers if resolver[0] not in _NUMBERS]
@@ -77,14 +83,19 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, dict]:
         raise InputError(f"{path}: the experiment file cannot be read: {reason}.") from error
     content = parse_yaml(text, str(path))
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{path}: an experiment file holds `NAME: {{run: IGPO, config: ...}}`, found {_kind(content)}.")
+        raise InputError(
+            f"{path}: an experiment file holds `NAME: {{run: IGPO, config: ...}}`, found {_kind(content)}."
+        )
     for name, keys in content.items():
         if not isinstance(keys, dict):
             raise InputError(
-                f"{path}: experiment `{name}` must hold keys like `run`, `stop` and `config`, found {_kind(keys)}. "
+                f"{path}: experiment `{name}` must hold keys like `run`, `stop` and `config`, found "
+                f"{_kind(keys)}. "
                 "The first level of the file is the experiment's name."
             )
-    return {str(name): _extended(keys, path, (*extended_by, path.resolve())) for name, keys in content.items()}
+    return {
+        str(name): _extended(keys, path, (*extended_by, path.resolve())) for name, keys in content.items()
+    }
 
 
 def _extended(keys: dict, path: Path, files: tuple[Path, ...]) -> dict:
@@ -98,7 +109,8 @@ def _extended(keys: dict, path: Path, files: tuple[Path, ...]) -> dict:
         base_path = packaged_file(str(base)) or base_path
     if not isinstance(base, str) or base_path.suffix not in (".yaml", ".yml") or not base_path.is_file():
         raise InputError(
-            f"{where} must name a YAML experiment file, relative to this one or one that ships with the package; there is none "
+            f"{where} must name a YAML experiment file, relative to this one or one that ships with the "
+            "package; there is none "
             f"at {base_path}."
         )
     if base_path.resolve() in files:
@@ -113,13 +125,18 @@ def _merged(base: Any, own: Any) -> Any:
     """Mappings key by key, `own` first; everything else, lists too, is replaced."""
     if not (isinstance(base, dict) and isinstance(own, dict)):
         return own
-    return {**base, **{key: _merged(base[key], value) if key in base else value for key, value in own.items()}}
+    return {
+        **base,
+        **{key: _merged(base[key], value) if key in base else value for key, value in own.items()},
+    }
 
 
 def apply_override(experiment: dict, assignment: str, top_level_keys: set[str]) -> None:
-    """Sets `KEY=VALUE` in `experiment` (in place). A key is dotted and lies in `config` unless its head is a top-level key.
+    """Sets `KEY=VALUE` in `experiment` (in place). A key is dotted and lies in `config` unless its head is a
+    top-level key.
 
-    VALUE is read as YAML: `seed=3`, `env_config.world.seed=3`, `stop.training_iteration=2`, `env_config.roles.0.name=reader`.
+    VALUE is read as YAML: `seed=3`, `env_config.world.seed=3`, `stop.training_iteration=2`,
+    `env_config.roles.0.name=reader`.
     """
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
@@ -133,7 +150,9 @@ def apply_override(experiment: dict, assignment: str, top_level_keys: set[str]) 
         place = ".".join(parts[:depth])
         if isinstance(node, list):
             if not part.isdigit() or int(part) >= len(node):
-                raise InputError(f"--set {key}: `{place}` is a list of {len(node)}; `{part}` is no position in it.")
+                raise InputError(
+                    f"--set {key}: `{place}` is a list of {len(node)}; `{part}` is no position in it."
+                )
             index: Any = int(part)
         elif isinstance(node, dict):
             index = part
@@ -150,7 +169,8 @@ def apply_override(experiment: dict, assignment: str, top_level_keys: set[str]) 
 def expand_variants(config: dict, num_samples: int) -> Iterator[tuple[dict, dict[str, Any], int]]:
     """(config, choices, sample) of every point of the grid, `num_samples` times.
 
-    `choices` maps the dotted key of each `{grid_search: [...]}` to the value taken. Sample k > 0 adds k to `seed` where one is
+    `choices` maps the dotted key of each `{grid_search: [...]}` to the value taken. Sample k > 0 adds k to
+    `seed` where one is
     set: the same seed would repeat the very same run.
     """
     places = list(_grid_places(config, ()))
@@ -164,7 +184,9 @@ def expand_variants(config: dict, num_samples: int) -> Iterator[tuple[dict, dict
                 node[place[-1]] = copy.deepcopy(value)
             if sample and isinstance(variant.get("seed"), int):
                 variant["seed"] += sample
-            choices = {".".join(map(str, place)): value for (place, _), value in zip(places, values, strict=True)}
+            choices = {
+                ".".join(map(str, place)): value for (place, _), value in zip(places, values, strict=True)
+            }
             yield variant, choices, sample
 
 
@@ -173,7 +195,8 @@ def _grid_places(node: Any, place: tuple) -> Iterator[tuple[tuple, list]]:
         options = node[GRID]
         if len(node) != 1 or not isinstance(options, list) or not options:
             raise InputError(
-                f"config.{'.'.join(map(str, place))}: write {{grid_search: [value, value, ...]}} with nothing beside it."
+                f"config.{'.'.join(map(str, place))}: write {{grid_search: [value, value, ...]}} with "
+                "nothing beside it."
             )
         yield place, options
         return
@@ -185,4 +208,6 @@ def _grid_places(node: Any, place: tuple) -> Iterator[tuple[tuple, list]]:
 def _kind(value: Any) -> str:
     if value is None:
         return "nothing"
-    return {dict: "a mapping", list: "a list", str: "a text", bool: "a truth value"}.get(type(value), f"{value!r}")
+    return {dict: "a mapping", list: "a list", str: "a text", bool: "a truth value"}.get(
+        type(value), f"{value!r}"
+    )

@@ -1,7 +1,7 @@
 """Unknown keys are errors that name the nearest known one.
 
-RLlib takes any key of a config dictionary in silence (a typo becomes a new attribute that nothing reads), so every key of an
-experiment is checked here, before Ray starts.
+RLlib takes any key of a config dictionary in silence (a typo becomes a new attribute that nothing reads), so
+every key of an experiment is checked here, before Ray starts.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def check_types(given: dict, defaults: dict, where: str) -> None:
 
 
 def validated(model: type[BaseModel], data: Any, path: str, where: str) -> Any:
-    """`model(**data)`; what pydantic finds becomes an `InputError` with the YAML path and, for an unknown key, the nearest."""
+    """`model(**data)`; what pydantic finds becomes an `InputError` with the YAML path and, for an unknown
+    key, the nearest.
+    """
     if not isinstance(data, dict):
         raise InputError(f"{where}: `{path}` must hold keys, found {data!r}.")
     try:
@@ -74,7 +76,9 @@ def validated(model: type[BaseModel], data: Any, path: str, where: str) -> Any:
         location = [*filter(None, [path]), *(str(part) for part in first["loc"])]
         if first["type"] == "extra_forbidden":
             inner = _model_at(model, first["loc"][:-1])
-            raise unknown_key(".".join(location[:-1]), location[-1], inner.model_fields if inner else (), where) from error
+            raise unknown_key(
+                ".".join(location[:-1]), location[-1], inner.model_fields if inner else (), where
+            ) from error
         message = first["msg"].removeprefix("Value error, ")
         got = f" (got {first['input']!r})" if first["type"] not in ("missing", "value_error") else ""
         place = f" `{'.'.join(location)}`:" if location else ""

@@ -9,14 +9,40 @@ from envs.errors import InputError
 from pipeline.experiment.keys import unknown_key
 
 STOP_METRICS = {
-    "training_iteration", "time_total_s", "num_env_steps_sampled_lifetime",
-    *(f"igpo/{name}" for name in (
-        "em", "f1", "outcome_mean", "gain_mean", "collapse_share_outcome", "collapse_share", "turns_mean", "answered_share",
-        "malformed_share", "truncated_share", "tool_error_share", "logp_gap_mean", "logp_gap_max", "loss", "kl", "entropy",
-        "grad_norm", "rollouts", "groups")),
-    *(f"evaluation/{name}" for name in ("em_squad", "f1_squad", "em_paper", "f1_paper", "turns_mean", "answered_share")),
-}  # fmt: skip
-"""What `stop` may name: keys of `Algorithm.train()`'s result, nested ones with a slash. A run stops when one is >= its value."""
+    "training_iteration",
+    "time_total_s",
+    "num_env_steps_sampled_lifetime",
+    *(
+        f"igpo/{name}"
+        for name in (
+            "em",
+            "f1",
+            "outcome_mean",
+            "gain_mean",
+            "collapse_share_outcome",
+            "collapse_share",
+            "turns_mean",
+            "answered_share",
+            "malformed_share",
+            "truncated_share",
+            "tool_error_share",
+            "logp_gap_mean",
+            "logp_gap_max",
+            "loss",
+            "kl",
+            "entropy",
+            "grad_norm",
+            "rollouts",
+            "groups",
+        )
+    ),
+    *(
+        f"evaluation/{name}"
+        for name in ("em_squad", "f1_squad", "em_paper", "f1_paper", "turns_mean", "answered_share")
+    ),
+}
+"""What `stop` may name: keys of `Algorithm.train()`'s result, nested ones with a slash. A run stops when one
+is >= its value."""
 _STOP_PER_HOP = re.compile(r"evaluation/em_squad_hops_\d+")
 
 
@@ -26,10 +52,17 @@ def stop_criteria(stop: Any, where: str) -> dict[str, float]:
     Raises `InputError`, which begins with `where`, for an unknown metric or a value that is no number.
     """
     if not isinstance(stop, dict):
-        raise InputError(f"{where}: `stop` must hold metric: value, for instance {{training_iteration: 60}}, found {stop!r}.")
+        raise InputError(
+            f"{where}: `stop` must hold metric: value, for instance {{training_iteration: 60}}, found "
+            f"{stop!r}."
+        )
     flat = {}
     for key, value in stop.items():
-        pairs = [(f"{key}/{inner}", number) for inner, number in value.items()] if isinstance(value, dict) else [(key, value)]
+        pairs = (
+            [(f"{key}/{inner}", number) for inner, number in value.items()]
+            if isinstance(value, dict)
+            else [(key, value)]
+        )
         for name, number in pairs:
             if name not in STOP_METRICS and not _STOP_PER_HOP.fullmatch(name):
                 raise unknown_key("stop", name, STOP_METRICS, where)

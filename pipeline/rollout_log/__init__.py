@@ -1,1 +1,2 @@
-"""The rollout log: rollouts and the credit that training used, as Parquet tables down to the grain of a turn."""
+"""The rollout log: rollouts and the credit that training used, as Parquet tables down to the grain
+of a turn."""

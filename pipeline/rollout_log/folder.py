@@ -1,7 +1,9 @@
-"""Where a log's files lie: a local folder, or a folder of any file system that fsspec or pyarrow knows by URL (`s3://...`).
+"""Where a log's files lie: a local folder, or a folder of any file system that fsspec or pyarrow knows by URL
+(`s3://...`).
 
-Both keep the one promise that the manifest needs: replacing a file shows a reader the old content or the new one. A local
-folder also makes files durable and locks out a second writer; elsewhere the lock of the run's own directory has to do.
+Both keep the one promise that the manifest needs: replacing a file shows a reader the old content or the new
+one. A local folder also makes files durable and locks out a second writer; elsewhere the lock of the run's
+own directory has to do.
 """
 
 from __future__ import annotations
@@ -43,7 +45,10 @@ class LocalFolder:
         return path.stat().st_size if path.exists() else None
 
     def write(self, name: str, fill: Callable[[BinaryIO], object]) -> int:
-        """Let `fill` write the file's content; returns its bytes. They are on disk, and under this name never in part."""
+        """Let `fill` write the file's content; returns its bytes.
+
+        They are on disk, and under this name never in part.
+        """
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_durably(path, fill)
@@ -53,7 +58,9 @@ class LocalFolder:
 
     def names(self, subfolder: str) -> list[str]:
         """The files in a subfolder."""
-        return [str(path.relative_to(self.root)) for path in (self.root / subfolder).glob("*") if path.is_file()]
+        return [
+            str(path.relative_to(self.root)) for path in (self.root / subfolder).glob("*") if path.is_file()
+        ]
 
     def path(self, name: str) -> str:
         """The file as DuckDB opens it."""
@@ -61,7 +68,9 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """A folder of another file system, with the methods of `LocalFolder`; how durable a file is, is the file system's affair."""
+    """A folder of another file system, with the methods of `LocalFolder`; how durable a file is, is the file
+    system's affair.
+    """
 
     def __init__(self, url: str):
         self.url = url.rstrip("/")
@@ -115,7 +124,9 @@ Location = str | os.PathLike[str] | LogFolder
 
 def is_url(location: Location) -> bool:
     """Whether a location that a person typed is one of a file system other than this machine's."""
-    return isinstance(location, str) and "://" in location and urlsplit(location).scheme not in ("file", "local")
+    return (
+        isinstance(location, str) and "://" in location and urlsplit(location).scheme not in ("file", "local")
+    )
 
 
 def absolute(location: str) -> str:
@@ -132,7 +143,10 @@ def join(location: str, *names: str) -> str:
 
 
 def open_folder(location: Location) -> LogFolder:
-    """The folder at a path or URL. Raises InputError for a URL of a file system that is not installed or not known."""
+    """The folder at a path or URL.
+
+    Raises InputError for a URL of a file system that is not installed or not known.
+    """
     if isinstance(location, LogFolder):
         return location
     if is_url(location):
@@ -159,7 +173,9 @@ def _filesystem(url: str):
 
 
 class WriterLock:
-    """At most one process writes a local log; the operating system releases the lock of a process that dies."""
+    """At most one process writes a local log; the operating system releases the lock of a process
+    that dies.
+    """
 
     def __init__(self, folder: LogFolder):
         self._file = None
@@ -171,7 +187,9 @@ class WriterLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise RolloutLogError(f"{folder} is being written by another process; wait until that run ends") from None
+            raise RolloutLogError(
+                f"{folder} is being written by another process; wait until that run ends"
+            ) from None
 
     def release(self) -> None:
         if self._file is not None:

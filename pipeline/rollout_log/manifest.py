@@ -1,9 +1,10 @@
-"""Which files make up a log: one small JSON file, replaced atomically, is the only thing that a reader trusts.
+"""Which files make up a log: one small JSON file, replaced atomically, is the only thing that a reader
+trusts.
 
-A file that the manifest does not name does not exist for a reader: a half-written one, a leftover of a killed writer,
-parts that were already merged. Every change of the log is therefore: write new files under temporary names, make them
-durable, rename them, replace the manifest, delete what it no longer names. Killed anywhere in between, the log reads as
-before or as after, never as a mixture.
+A file that the manifest does not name does not exist for a reader: a half-written one, a leftover of a killed
+writer, parts that were already merged. Every change of the log is therefore: write new files under temporary
+names, make them durable, rename them, replace the manifest, delete what it no longer names. Killed anywhere
+in between, the log reads as before or as after, never as a mixture.
 """
 
 from __future__ import annotations
@@ -89,11 +90,13 @@ def check_files(folder: LogFolder, manifest: Manifest) -> None:
         size = folder.size(file.path)
         if size is None:
             raise RolloutLogError(
-                f"{folder}/{file.path} is missing, though the log's {MANIFEST} names it; restore the file or remove its entry"
+                f"{folder}/{file.path} is missing, though the log's {MANIFEST} names it; restore the file "
+                "or remove its entry"
             )
         if size != file.bytes:
             raise RolloutLogError(
-                f"{folder}/{file.path} has {size} bytes, {file.bytes} were written: it is damaged; restore it or "
+                f"{folder}/{file.path} has {size} bytes, {file.bytes} were written: it is damaged; restore "
+                "it or "
                 f"remove its entry from {MANIFEST}"
             )
 

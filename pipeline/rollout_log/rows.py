@@ -1,6 +1,7 @@
 """From one iteration's record to rows: pure functions, one per table.
 
-Arrow's `from_pylist` drops unknown keys and fills missing ones with null without a word; `table` here raises instead.
+Arrow's `from_pylist` drops unknown keys and fills missing ones with null without a word; `table` here raises
+instead.
 """
 
 from __future__ import annotations
@@ -60,14 +61,18 @@ def now() -> datetime:
 
 
 def table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows as an Arrow table of the named schema. Raises ValueError if a row lacks a column or has one too many."""
+    """Rows as an Arrow table of the named schema.
+
+    Raises ValueError if a row lacks a column or has one too many.
+    """
     schema = TABLES[name]
     expected = set(schema.names)
     for row in rows:
         if row.keys() != expected:
             raise ValueError(
                 f"a row of `{name}` does not fit its schema: missing {sorted(expected - row.keys())}, "
-                f"unknown {sorted(row.keys() - expected)}; change pipeline/rollout_log/schema.py and rows.py together"
+                f"unknown {sorted(row.keys() - expected)}; change pipeline/rollout_log/schema.py and "
+                "rows.py together"
             )
     try:
         return pa.Table.from_pylist(rows, schema=schema)
@@ -127,7 +132,9 @@ def tables_of(
         written: Counter[str] = Counter()
         for turn, credit in zip(rollout.turns, credit_T, strict=True):
             is_final = turn is rollout.turns[-1]
-            rows["turns"].append(_turn_row(turn, credit, rollout.scorer, written[turn.agent], is_final, episode_keys))
+            rows["turns"].append(
+                _turn_row(turn, credit, rollout.scorer, written[turn.agent], is_final, episode_keys)
+            )
             rows["tool_calls"].extend(_tool_call_rows(turn, episode_keys))
             written[turn.agent] += 1
     tables = {name: table(name, table_rows) for name, table_rows in rows.items() if table_rows}
@@ -147,13 +154,24 @@ def _iteration_row(record: IterationRecord, metrics: Mapping[str, float], keys: 
 
 def _group_row(group, keys: dict) -> dict[str, Any]:
     columns = (
-        "group_id", "question_id", "size", "outcome_mean", "outcome_std", "gain_count", "gain_mean", "gain_std",
-        "collapsed_outcome", "collapsed", "collapsed_or_faint",
-    )  # fmt: skip
+        "group_id",
+        "question_id",
+        "size",
+        "outcome_mean",
+        "outcome_std",
+        "gain_count",
+        "gain_mean",
+        "gain_std",
+        "collapsed_outcome",
+        "collapsed",
+        "collapsed_or_faint",
+    )
     return keys | {column: _plain(getattr(group, column)) for column in columns}
 
 
-def _episode_row(rollout: Rollout, credit_T: list[TurnCredit | None], info: RunInfo, keys: dict) -> dict[str, Any]:
+def _episode_row(
+    rollout: Rollout, credit_T: list[TurnCredit | None], info: RunInfo, keys: dict
+) -> dict[str, Any]:
     question = rollout.question
     gains = [credit.gain for credit in credit_T if credit is not None and credit.gain is not None]
     beliefs = [
@@ -197,7 +215,14 @@ def _turn_row(
     turn: Turn, credit: TurnCredit | None, scorer: str, agent_turn_index: int, is_final: bool, keys: dict
 ) -> dict[str, Any]:
     errors = [call.error for call in turn.tool_calls if call.error is not None]
-    credit_columns = ("belief_before", "belief_after", "gain", "normalised_gain", "advantage", "logp_gap_mean")
+    credit_columns = (
+        "belief_before",
+        "belief_after",
+        "gain",
+        "normalised_gain",
+        "advantage",
+        "logp_gap_mean",
+    )
     return keys | {
         "turn_index": turn.index,
         "agent": turn.agent,

@@ -1,8 +1,9 @@
 """Arrow schemas of the rollout log: the one place that names its tables, columns and their meaning.
 
 Every column carries a description (`igpo schema` prints them, the documentation is generated from them).
-`SCHEMA_VERSION` stands in each file's metadata and in a column of each row. To change a schema: adding a nullable
-column raises the version, and old files read as null there; renaming, removing or redefining a column is not done.
+`SCHEMA_VERSION` stands in each file's metadata and in a column of each row. To change a schema: adding a
+nullable column raises the version, and old files read as null there; renaming, removing or redefining a
+column is not done.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Column(NamedTuple):
 
 def _schema(description: str, columns: list[Column]) -> pa.Schema:
     fields = [pa.field(c.name, c.type, metadata={DESCRIPTION_KEY: c.description.encode()}) for c in columns]
-    return pa.schema(fields, metadata={DESCRIPTION_KEY: description.encode(), VERSION_KEY: str(SCHEMA_VERSION).encode()})
+    return pa.schema(
+        fields, metadata={DESCRIPTION_KEY: description.encode(), VERSION_KEY: str(SCHEMA_VERSION).encode()}
+    )
 
 
 _RUN = [
@@ -50,7 +53,9 @@ _KEYS = [
 ]
 _EPISODE_KEYS = [
     *_KEYS,
-    Column("episode_id", pa.string(), "Identity of the rollout, unique within an attempt's iteration and split."),
+    Column(
+        "episode_id", pa.string(), "Identity of the rollout, unique within an attempt's iteration and split."
+    ),
     Column("group_id", pa.string(), "Identity of its group: all rollouts of one prompt in one iteration."),
     Column("question_id", pa.string(), "Identity of the question in its data set."),
 ]
@@ -78,18 +83,24 @@ RUNS = _schema(
         Column(
             "retriever",
             pa.string(),
-            "Identity of the retriever as JSON: `kind`, parameters, `top_k`; of a server what it says of itself.",
+            "Identity of the retriever as JSON: `kind`, parameters, `top_k`; of a server what it says of "
+            "itself.",
         ),
         Column(
             "corpus",
             pa.string(),
-            "Identity of the corpus as JSON: `source`, and `content_hash` and `documents` where they are here.",
+            "Identity of the corpus as JSON: `source`, and `content_hash` and `documents` where they are "
+            "here.",
         ),
         Column("config_hash", pa.string(), "Short hash of `config`; equal hashes mean equal settings."),
         Column("config", pa.string(), "The resolved configuration as JSON: `config->>'$.lr'`."),
         Column("versions", NAMED_STRINGS, "Package name to version."),
         Column("hardware", NAMED_STRINGS, "Cores, memory, accelerators."),
-        Column("mlflow_run_id", pa.string(), "The MLflow run; null if MLflow had not answered before the attempt ended."),
+        Column(
+            "mlflow_run_id",
+            pa.string(),
+            "The MLflow run; null if MLflow had not answered before the attempt ended.",
+        ),
     ],
 )
 
@@ -129,19 +140,31 @@ EPISODES = _schema(
         Column("em_squad", pa.float64(), "Exact match as SQuAD v1.1 and HotpotQA compute it."),
         Column("other_metrics", NAMED_NUMBERS, "Metrics beyond those four, such as a user's own reward."),
         Column("turns", pa.int32(), "Number of turns, the final one included."),
-        Column("gain_turns", pa.int32(), "Number of gain-bearing turns: completed turns except the final one."),
+        Column(
+            "gain_turns", pa.int32(), "Number of gain-bearing turns: completed turns except the final one."
+        ),
         Column("tool_calls", pa.int32(), "Number of tool calls."),
         Column("tool_errors", pa.int32(), "Number of tool calls that failed."),
         Column("decision_tokens", pa.int64(), "Tokens that the policy sampled."),
         Column("observation_tokens", pa.int64(), "Tokens of observations."),
-        Column("scored_golds", STRINGS, "The aliases that belief is scored on; `scores` columns follow this order."),
+        Column(
+            "scored_golds",
+            STRINGS,
+            "The aliases that belief is scored on; `scores` columns follow this order.",
+        ),
         Column(
             "initial_scores",
             NUMBERS,
             "s_0 per scored alias: mean log-probability of the gold tokens after the prompt alone.",
         ),
-        Column("belief_initial", pa.float64(), "b_0, belief in the gold answer before the first turn; null without credit."),
-        Column("belief_final", pa.float64(), "Belief after the last gain-bearing turn; null if there is none."),
+        Column(
+            "belief_initial",
+            pa.float64(),
+            "b_0, belief in the gold answer before the first turn; null without credit.",
+        ),
+        Column(
+            "belief_final", pa.float64(), "Belief after the last gain-bearing turn; null if there is none."
+        ),
         Column("gain_total", pa.float64(), "Sum of the gains; null if there is none."),
         Column("scorer", pa.string(), "Who scored belief: `current` policy or a `reference`."),
         Column(
@@ -156,7 +179,8 @@ EPISODES = _schema(
 )
 
 TURNS = _schema(
-    "One row per turn: what was decided, what came back, what belief it moved and what credit training gave it.",
+    "One row per turn: what was decided, what came back, what belief it moved and what credit training gave "
+    "it.",
     [
         *_EPISODE_KEYS,
         Column("turn_index", pa.int32(), "Position in the episode in time order, from 0, whoever wrote it."),
@@ -172,7 +196,9 @@ TURNS = _schema(
         Column("parse_error", pa.string(), "What was malformed; null if nothing was."),
         Column("observation_text", pa.string(), "What came back."),
         Column("observation_cut", pa.bool_(), "Whether the observation was shortened to the token limit."),
-        Column("neutralised_tags", pa.int32(), "Protocol tags inside the observation that were made harmless."),
+        Column(
+            "neutralised_tags", pa.int32(), "Protocol tags inside the observation that were made harmless."
+        ),
         Column("document_ids", STRINGS, "Documents that the turn retrieved, best first."),
         Column("document_scores", NUMBERS, "The retriever's scores of these documents."),
         Column(
@@ -180,14 +206,32 @@ TURNS = _schema(
             pa.bool_(),
             "Whether a gold document that no earlier turn retrieved was retrieved; null where not known.",
         ),
-        Column("scores", NUMBERS, "s_t per scored alias after the observation, full precision; null without a gain."),
+        Column(
+            "scores",
+            NUMBERS,
+            "s_t per scored alias after the observation, full precision; null without a gain.",
+        ),
         Column("scorer", pa.string(), "Who scored belief: `current` policy or a `reference`."),
-        Column("weights_version", pa.int64(), "Version of the weights that sampled (and, for `current`, scored) the turn."),
+        Column(
+            "weights_version",
+            pa.int64(),
+            "Version of the weights that sampled (and, for `current`, scored) the turn.",
+        ),
         Column("belief_before", pa.float64(), "b_{t-1} in (0, 1]; null where the turn bears no gain."),
         Column("belief_after", pa.float64(), "b_t in (0, 1]; null where the turn bears no gain."),
-        Column("gain", pa.float64(), "Information gain g_t in the run's basis; null where the turn bears none."),
-        Column("normalised_gain", pa.float64(), "Gain after normalisation over the group; null where the turn bears none."),
-        Column("advantage", pa.float64(), "Advantage that training gave each decision token; null for evaluation."),
+        Column(
+            "gain", pa.float64(), "Information gain g_t in the run's basis; null where the turn bears none."
+        ),
+        Column(
+            "normalised_gain",
+            pa.float64(),
+            "Gain after normalisation over the group; null where the turn bears none.",
+        ),
+        Column(
+            "advantage",
+            pa.float64(),
+            "Advantage that training gave each decision token; null for evaluation.",
+        ),
         Column(
             "logp_gap_mean",
             pa.float64(),
@@ -205,7 +249,8 @@ TURNS = _schema(
 )
 
 GROUPS = _schema(
-    "One row per group (all rollouts of one prompt in one iteration): spread of outcomes and gains, and collapse.",
+    "One row per group (all rollouts of one prompt in one iteration): spread of outcomes and gains, and "
+    "collapse.",
     [
         *_KEYS,
         Column("group_id", pa.string(), "Identity of the group."),
@@ -216,9 +261,15 @@ GROUPS = _schema(
         Column("gain_count", pa.int32(), "Gain-bearing turns in the group."),
         Column("gain_mean", pa.float64(), "Mean gain."),
         Column("gain_std", pa.float64(), "Population standard deviation of the gains."),
-        Column("collapsed_outcome", pa.bool_(), "Whether every advantage would be 0 under the outcome alone."),
+        Column(
+            "collapsed_outcome", pa.bool_(), "Whether every advantage would be 0 under the outcome alone."
+        ),
         Column("collapsed", pa.bool_(), "Whether every advantage that training used is 0."),
-        Column("collapsed_or_faint", pa.bool_(), "`collapsed`, or collapsed under the outcome with a gain std below 1e-3."),
+        Column(
+            "collapsed_or_faint",
+            pa.bool_(),
+            "`collapsed`, or collapsed under the outcome with a gain std below 1e-3.",
+        ),
     ],
 )
 
@@ -235,8 +286,16 @@ TOOL_CALLS = _schema(
         Column("document_ids", STRINGS, "Documents returned, best first."),
         Column("document_scores", NUMBERS, "The retriever's scores of these documents."),
         Column("error", pa.string(), "Why the call gave no result; null if it worked."),
-        Column("failed", pa.bool_(), "Whether the error was not the policy's own: server down, time out, a tool that broke."),
-        Column("credits", pa.float64(), "What a paid service took for the call; 0 where it is free or was cached."),
+        Column(
+            "failed",
+            pa.bool_(),
+            "Whether the error was not the policy's own: server down, time out, a tool that broke.",
+        ),
+        Column(
+            "credits",
+            pa.float64(),
+            "What a paid service took for the call; 0 where it is free or was cached.",
+        ),
         Column("seconds", pa.float64(), "Wall-clock seconds."),
     ],
 )
@@ -248,11 +307,23 @@ TOKENS = _schema(
         Column("turn_index", pa.int32(), "The turn that wrote the token, or before which it came."),
         Column("agent", pa.string(), "The role that wrote the turn."),
         Column("position", pa.int32(), "Position among the tokens that the agent saw and wrote, from 0."),
-        Column("is_decision", pa.bool_(), "Whether the agent wrote the token; otherwise it is prompt or observation."),
+        Column(
+            "is_decision",
+            pa.bool_(),
+            "Whether the agent wrote the token; otherwise it is prompt or observation.",
+        ),
         Column("token_id", pa.int32(), "Id in the policy's vocabulary."),
         Column("text", pa.string(), "The token decoded alone."),
-        Column("sampler_logp", pa.float32(), "Log-probability that the rollout engine returned; null off decisions."),
-        Column("learner_logp", pa.float32(), "The learner's before its update; null off decisions and where not trained on."),
+        Column(
+            "sampler_logp",
+            pa.float32(),
+            "Log-probability that the rollout engine returned; null off decisions.",
+        ),
+        Column(
+            "learner_logp",
+            pa.float32(),
+            "The learner's before its update; null off decisions and where not trained on.",
+        ),
     ],
 )
 

@@ -1,4 +1,7 @@
-"""The log on disk: append Parquet files and merge them, crash-safe (see `manifest`). `writer` adds the thread."""
+"""The log on disk: append Parquet files and merge them, crash-safe (see `manifest`).
+
+`writer` adds the thread.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.rollout_log.folder import Location, RolloutLogError, WriterLock, open_folder
-from pipeline.rollout_log.manifest import MANIFEST, LogFile, Manifest, check_files, load_manifest, remove_leftovers
+from pipeline.rollout_log.manifest import (
+    MANIFEST,
+    LogFile,
+    Manifest,
+    check_files,
+    load_manifest,
+    remove_leftovers,
+)
 from pipeline.rollout_log.schema import TABLES
 
 ROW_GROUP_ROWS = 122_880
@@ -31,7 +41,8 @@ class RolloutLogStore:
             self.manifest = load_manifest(self.folder) if exists else Manifest(run_id)
             if self.manifest.run_id != run_id:
                 raise RolloutLogError(
-                    f"{self.folder} holds the log of run {self.manifest.run_id}, not of {run_id}; choose another folder"
+                    f"{self.folder} holds the log of run {self.manifest.run_id}, not of {run_id}; choose "
+                    "another folder"
                 )
             remove_leftovers(self.folder, self.manifest)
             check_files(self.folder, self.manifest)
@@ -41,10 +52,15 @@ class RolloutLogStore:
         self._retired: deque[tuple[float, str]] = deque()
 
     def begin_attempt(self, attempt: int, started_at: str, run_table: pa.Table) -> None:
-        """Register an attempt with its row of `runs`. Raises RolloutLogError unless it follows those that are there."""
+        """Register an attempt with its row of `runs`.
+
+        Raises RolloutLogError unless it follows those that are there.
+        """
         expected = max(self.manifest.attempts, default=0) + 1
         if attempt < expected:
-            raise RolloutLogError(f"attempt {attempt} of {self.folder} was written before; the next is {expected}")
+            raise RolloutLogError(
+                f"attempt {attempt} of {self.folder} was written before; the next is {expected}"
+            )
         self.manifest.attempts[attempt] = started_at
         self._commit([self._write("runs", f"attempt-{attempt}", run_table)], drop=[])
 
@@ -60,7 +76,8 @@ class RolloutLogStore:
     def merge(self, *, everything: bool = False) -> None:
         """Merge the parts since the last merge, or `everything`, into one file per table.
 
-        Rows keep the order in which they were written: attempt, iteration, split, episode, turn. `runs` stays as it is.
+        Rows keep the order in which they were written: attempt, iteration, split, episode, turn. `runs` stays
+        as it is.
         """
         added, dropped = [], []
         for name in TABLES:
@@ -82,7 +99,9 @@ class RolloutLogStore:
         self._lock.release()
 
     def _write(self, name: str, label: str, table: pa.Table) -> LogFile:
-        return self._write_file(name, label, lambda file: pq.write_table(table, file, compression="zstd"), table.num_rows)
+        return self._write_file(
+            name, label, lambda file: pq.write_table(table, file, compression="zstd"), table.num_rows
+        )
 
     def _write_merged(self, name: str, files: list[LogFile]) -> LogFile:
         schema = TABLES[name]
@@ -99,14 +118,17 @@ class RolloutLogStore:
             for group in range(parquet.num_row_groups):
                 yield conform(parquet.read_row_group(group), schema)
 
-    def _write_file(self, name: str, label: str, write: Callable[[BinaryIO], object], rows: int, merged: bool = False) -> LogFile:
+    def _write_file(
+        self, name: str, label: str, write: Callable[[BinaryIO], object], rows: int, merged: bool = False
+    ) -> LogFile:
         path = f"{name}/{label}-{self.manifest.generation + 1:06d}.parquet"
         return LogFile(name, path, rows, self.folder.write(path, write), merged)
 
     def _commit(self, added: list[LogFile], drop: list[LogFile]) -> None:
         manifest = self.manifest
         kept: list[LogFile] = []
-        # A merged file takes the place of the first file that it replaces, so that the order of writing is kept.
+        # A merged file takes the place of the first file that it replaces, so that the order of writing is
+        # kept.
         place = {file.table: file for file in added if file.merged}
         for file in manifest.files:
             if file not in drop:
@@ -124,7 +146,9 @@ class RolloutLogStore:
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """A table of an older schema version in today's: columns that it lacks are null."""
     columns = [
-        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        table[field.name].cast(field.type)
+        if field.name in table.column_names
+        else pa.nulls(table.num_rows, field.type)
         for field in schema
     ]
     return pa.table(columns, schema=schema)
@@ -136,7 +160,10 @@ def _row_groups(files: Iterator[Iterator[pa.Table]]) -> Iterator[pa.Table]:
     for file in files:
         for table in file:
             gathered.append(table)
-            if sum(t.num_rows for t in gathered) >= ROW_GROUP_ROWS or sum(t.nbytes for t in gathered) >= ROW_GROUP_BYTES:
+            if (
+                sum(t.num_rows for t in gathered) >= ROW_GROUP_ROWS
+                or sum(t.nbytes for t in gathered) >= ROW_GROUP_BYTES
+            ):
                 yield pa.concat_tables(gathered)
                 gathered = []
     if gathered:
@@ -146,8 +173,8 @@ def _row_groups(files: Iterator[Iterator[pa.Table]]) -> Iterator[pa.Table]:
 def compact(location: Location) -> dict[str, tuple[int, int]]:
     """Merge the log of a run that died, as its writer's `close` would have done.
 
-    Returns table name to (number of files before, after). Raises RolloutLogError if there is no log at `location`
-    or if it is still being written (seen for a local folder only).
+    Returns table name to (number of files before, after). Raises RolloutLogError if there is no log at
+    `location` or if it is still being written (seen for a local folder only).
     """
     manifest = load_manifest(location)
     before = {name: len(manifest.of(name)) for name in TABLES}

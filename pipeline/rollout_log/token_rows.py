@@ -1,4 +1,6 @@
-"""The table `tokens`: one row per token, built column by column, because an iteration has hundreds of thousands."""
+"""The table `tokens`: one row per token, built column by column, because an iteration has hundreds of
+thousands.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,24 @@ from pipeline.rollout_log.schema import TOKENS
 
 
 def token_table(record: IterationRecord, keys: Mapping[str, Any]) -> pa.Table:
-    """`tokens` of one iteration, in the order of its rollouts and turns. `keys`: the columns that all its rows share.
+    """`tokens` of one iteration, in the order of its rollouts and turns. `keys`: the columns that all its
+    rows share.
 
     Raises KeyError for a turn whose tokens are not in the record.
     """
     parts = []
     for rollout in record.rollouts:
-        episode_keys = {"episode_id": rollout.id, "group_id": rollout.group_id, "question_id": rollout.question.id}
+        episode_keys = {
+            "episode_id": rollout.id,
+            "group_id": rollout.group_id,
+            "question_id": rollout.question.id,
+        }
         seen: Counter[str] = Counter()
         for turn in rollout.turns:
-            tokens, credit = record.tokens[rollout.id, turn.index], record.credit.get((rollout.id, turn.index))
+            tokens, credit = (
+                record.tokens[rollout.id, turn.index],
+                record.credit.get((rollout.id, turn.index)),
+            )
             shared = {**keys, **episode_keys, "turn_index": turn.index, "agent": turn.agent}
             parts.append(_turn_table(tokens, credit, seen[turn.agent], shared, record.token_texts))
             seen[turn.agent] += parts[-1].num_rows
@@ -31,7 +41,11 @@ def token_table(record: IterationRecord, keys: Mapping[str, Any]) -> pa.Table:
 
 
 def _turn_table(
-    tokens: TurnTokens, credit: TurnCredit | None, start: int, shared: Mapping[str, Any], texts: Mapping[int, str]
+    tokens: TurnTokens,
+    credit: TurnCredit | None,
+    start: int,
+    shared: Mapping[str, Any],
+    texts: Mapping[int, str],
 ) -> pa.Table:
     ids = np.concatenate([tokens.context_ids_C, tokens.decision_ids_L])
     size, num_context = len(ids), len(tokens.context_ids_C)
@@ -49,7 +63,8 @@ def _turn_table(
         "learner_logp": pa.array(learner_logp, from_pandas=True),
     }
     return pa.table(
-        [_column(columns.get(field.name), shared.get(field.name), size, field.type) for field in TOKENS], schema=TOKENS
+        [_column(columns.get(field.name), shared.get(field.name), size, field.type) for field in TOKENS],
+        schema=TOKENS,
     )
 
 

@@ -1,12 +1,12 @@
 """`RolloutLogWriter`: the rollout log as the trainer sees it, a call that returns at once.
 
-    with RolloutLogWriter(run_folder / "rollouts", run_id, attempt=1, info=RunInfo(name="igpo", config=config)) as log:
-        for record in algorithm.records:
+    with RolloutLogWriter(run_folder / "rollouts", run_id, attempt=1, info=RunInfo(name="igpo",
+        config=config)) as log: for record in algorithm.records:
             log.write(record, metrics)
         log.flush()  # before a checkpoint counts as saved: what it builds on must be in the log
 
-One background thread turns records into Parquet; a bounded queue slows the trainer down rather than fill the memory
-when the disk cannot keep up. What goes wrong in the thread is raised by the next call.
+One background thread turns records into Parquet; a bounded queue slows the trainer down rather than fill the
+memory when the disk cannot keep up. What goes wrong in the thread is raised by the next call.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ _END = None
 
 
 class RolloutLogWriter:
-    """Writes one attempt of one run's log to `location`: a folder, or a URL of any file system that fsspec or pyarrow knows.
+    """Writes one attempt of one run's log to `location`: a folder, or a URL of any file system that fsspec or
+    pyarrow knows.
 
-    `attempt` is 1 for a fresh run; a resumed one counts up and needs `info.resumed_from_iteration`. Parts are merged
-    every `merge_every` iterations and at `close`. A record must not be changed after it was handed over. Raises
-    RolloutLogError if the folder holds another run, this attempt already, or is being written by another process.
+    `attempt` is 1 for a fresh run; a resumed one counts up and needs `info.resumed_from_iteration`. Parts are
+    merged every `merge_every` iterations and at `close`. A record must not be changed after it was handed
+    over. Raises RolloutLogError if the folder holds another run, this attempt already, or is being written by
+    another process.
     """
 
     def __init__(
@@ -44,7 +46,8 @@ class RolloutLogWriter:
         info = info or RunInfo()
         if (attempt == 1) != (info.resumed_from_iteration is None):
             raise ValueError(
-                f"attempt {attempt} with resumed_from_iteration={info.resumed_from_iteration}: the first attempt "
+                f"attempt {attempt} with resumed_from_iteration={info.resumed_from_iteration}: the first "
+                "attempt "
                 "resumes from nothing, every later one from the iteration of its checkpoint"
             )
         if merge_every < 1:
@@ -60,7 +63,9 @@ class RolloutLogWriter:
         self._row = run_row(run_id, attempt, info, now())
         self._store = RolloutLogStore(location, run_id)
         try:
-            self._store.begin_attempt(attempt, self._row["started_at"].isoformat(), table("runs", [self._row]))
+            self._store.begin_attempt(
+                attempt, self._row["started_at"].isoformat(), table("runs", [self._row])
+            )
         except BaseException:
             self._store.close()
             raise
@@ -69,7 +74,8 @@ class RolloutLogWriter:
         self._thread.start()
 
     def write(self, record: IterationRecord, metrics: Mapping[str, float] | None = None) -> None:
-        """Hand over one iteration's record of one split and the flat metrics of its training result (for `iterations`).
+        """Hand over one iteration's record of one split and the flat metrics of its training result (for
+        `iterations`).
 
         Raises RolloutLogError if an earlier record could not be written.
         """
@@ -77,14 +83,18 @@ class RolloutLogWriter:
         key = (record.iteration, record.split)
         if key in self._written:
             raise ValueError(
-                f"iteration {record.iteration} of split {record.split!r} was already written by attempt {self.attempt}"
+                f"iteration {record.iteration} of split {record.split!r} was already written by attempt "
+                f"{self.attempt}"
             )
         self._written.add(key)
         numbers = dict(metrics or {})
         self._queue.put(lambda: self._write(record, numbers))
 
     def note_mlflow_run(self, mlflow_run_id: str) -> None:
-        """Enter the MLflow run into the attempt's row of `runs`. From any thread; a log that is closed stays as it is."""
+        """Enter the MLflow run into the attempt's row of `runs`.
+
+        From any thread; a log that is closed stays as it is.
+        """
         if not self._closed:
             self._queue.put(lambda: self._note(mlflow_run_id))
 
@@ -95,7 +105,9 @@ class RolloutLogWriter:
         self._check()
 
     def close(self, status: str = "finished") -> None:
-        """Write what is left, note how the attempt ended (`finished`, `interrupted`, `failed`) and merge the log."""
+        """Write what is left, note how the attempt ended (`finished`, `interrupted`, `failed`) and merge the
+        log.
+        """
         if self._closed:
             return
         self._closed = True
@@ -103,7 +115,9 @@ class RolloutLogWriter:
         self._thread.join()
         try:
             if self._failure is None:
-                self._store.replace_run_row(self.attempt, table("runs", [self._row | {"ended_at": now(), "status": status}]))
+                self._store.replace_run_row(
+                    self.attempt, table("runs", [self._row | {"ended_at": now(), "status": status}])
+                )
                 self._store.merge(everything=True)
         finally:
             self._store.close()
@@ -126,14 +140,18 @@ class RolloutLogWriter:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             where = self._store.folder
-            raise RolloutLogError(f"the rollout log in {where} could not be written: {self._failure}") from self._failure
+            raise RolloutLogError(
+                f"the rollout log in {where} could not be written: {self._failure}"
+            ) from self._failure
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not _END:
             try:
                 if self._failure is None:
                     job()
-            except BaseException as error:  # Raised by the trainer's next call; the thread stays to keep the queue moving.
+            except (
+                BaseException
+            ) as error:  # Raised by the trainer's next call; the thread stays to keep the queue moving.
                 self._failure = error
             finally:
                 self._queue.task_done()

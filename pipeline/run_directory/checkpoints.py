@@ -1,7 +1,8 @@
 """Checkpoints of a run: complete or absent, never half-written.
 
-`checkpoints/iteration_000012/` folders, with `last` and `best` as relative symbolic links to two of them. A checkpoint is saved
-under a temporary name, flushed to disk and renamed; the link is swapped atomically afterwards; only then may an older folder go.
+`checkpoints/iteration_000012/` folders, with `last` and `best` as relative symbolic links to two of them. A
+checkpoint is saved under a temporary name, flushed to disk and renamed; the link is swapped atomically
+afterwards; only then may an older folder go.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ SCHEMA_VERSION = 1
 class Checkpoints:
     """The checkpoints of one run. `num_to_keep`: newest folders kept besides the best; None keeps all.
 
-    `experiment` is copied into each as `experiment.yaml`, so that a checkpoint says by itself what it was trained on.
+    `experiment` is copied into each as `experiment.yaml`, so that a checkpoint says by itself what it was
+    trained on.
     """
 
     def __init__(self, folder: Path, num_to_keep: int | None = 1, experiment: Path | None = None):
@@ -50,10 +52,12 @@ class Checkpoints:
         best: bool = False,
         before_it_counts: Callable[[], None] = lambda: None,
     ) -> Path:
-        """Saves `algorithm` (`save_to_path`) as iteration `iteration` and makes it `last`, and `best` if told.
+        """Saves `algorithm` (`save_to_path`) as iteration `iteration` and makes it `last`, and `best` if
+        told.
 
-        `note` (JSON) is stored with it. The iteration that `last` already holds is not saved a second time. What the
-        checkpoint builds on is waited for by `before_it_counts`, called when everything but the names is on disk.
+        `note` (JSON) is stored with it. The iteration that `last` already holds is not saved a second time.
+        What the checkpoint builds on is waited for by `before_it_counts`, called when everything but the
+        names is on disk.
         """
         final = self.folder / f"iteration_{iteration:06d}"
         if self.last != final.resolve():
@@ -102,7 +106,9 @@ class Checkpoints:
 
 
 def read_note(checkpoint: str | Path) -> dict[str, Any]:
-    """What was stored beside a checkpoint; `InputError` where the folder is not a checkpoint that this program can continue."""
+    """What was stored beside a checkpoint; `InputError` where the folder is not a checkpoint that this
+    program can continue.
+    """
     folder = Path(checkpoint)
     if not folder.is_dir():
         raise InputError(f"{checkpoint}: there is no such checkpoint folder.")
@@ -113,7 +119,8 @@ def read_note(checkpoint: str | Path) -> dict[str, Any]:
         raise InputError(f"{checkpoint}: this is a checkpoint of {note.get('algorithm')}, not of IGPO.")
     if note.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
-            f"{checkpoint}: checkpoint schema version {note.get('schema_version')}, this program reads {SCHEMA_VERSION}."
+            f"{checkpoint}: checkpoint schema version {note.get('schema_version')}, this program reads "
+            f"{SCHEMA_VERSION}."
         )
     return note
 

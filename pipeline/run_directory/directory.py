@@ -1,8 +1,8 @@
 """`runs/NAME/RUN_ID/`: the one place that a run writes to, and what it says about itself.
 
-`run.json` is the run's diary: identity, versions, hardware, and one entry per attempt (a fresh start is attempt 1, each resume
-the next). It is replaced atomically, so a run that was killed at any instant can be found and resumed. A lock that dies with its
-process keeps two processes from training in one directory.
+`run.json` is the run's diary: identity, versions, hardware, and one entry per attempt (a fresh start is
+attempt 1, each resume the next). It is replaced atomically, so a run that was killed at any instant can be
+found and resumed. A lock that dies with its process keeps two processes from training in one directory.
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ class RunDirectory:
         *,
         rollout_log: str | None = None,
     ) -> RunDirectory:
-        """A new directory `root/name/RUN_ID` with `config.yaml` (from `resolved`) and `run.json` (with `facts` in it).
+        """A new directory `root/name/RUN_ID` with `config.yaml` (from `resolved`) and `run.json` (with
+        `facts` in it).
 
-        A name in use is never overwritten: every call makes a new RUN_ID. `rollout_log`: folder or URL of all runs' rollout
-        logs, of which this run's is `NAME/RUN_ID`; None: `rollouts` in the run's directory.
+        A name in use is never overwritten: every call makes a new RUN_ID. `rollout_log`: folder or URL of all
+        runs' rollout logs, of which this run's is `NAME/RUN_ID`; None: `rollouts` in the run's directory.
         """
         run_id = new_run_id()
         path = Path(root).expanduser().absolute() / name / run_id
@@ -63,19 +64,31 @@ class RunDirectory:
             raise InputError(f"{path}: the run directory cannot be made: {error.strerror}.") from error
         if rollout_log is not None:
             (path / LOG_LOCATION).write_text(join(rollout_log, name, run_id) + "\n", encoding="utf-8")
-        (path / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        (path / "config.yaml").write_text(
+            yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
         diary = {
-            "schema_version": SCHEMA_VERSION, "name": name, "run_id": run_id, "created": _now(), "status": "new",
-            "iteration": 0, "attempts": [], **(facts or {}),
-        }  # fmt: skip
+            "schema_version": SCHEMA_VERSION,
+            "name": name,
+            "run_id": run_id,
+            "created": _now(),
+            "status": "new",
+            "iteration": 0,
+            "attempts": [],
+            **(facts or {}),
+        }
         write_atomically(path / DIARY, json.dumps(diary, indent=2))
         return cls(path)
 
     @classmethod
     def find(cls, root: str | Path, name: str) -> list[RunDirectory]:
-        """The runs of `name`, oldest first. A folder whose making was cut short, before its diary, is none."""
+        """The runs of `name`, oldest first.
+
+        A folder whose making was cut short, before its diary, is none.
+        """
         folder = Path(root).expanduser() / name
-        # The configuration is written once, when the run is made: run ids of one second would be in random order.
+        # The configuration is written once, when the run is made: run ids of one second would be in random
+        # order.
         made = sorted(folder.glob("*/config.yaml"), key=lambda item: item.stat().st_mtime_ns)
         return [cls(item.parent) for item in made if (item.parent / DIARY).is_file()]
 
@@ -115,7 +128,8 @@ class RunDirectory:
         diary = json.loads(self.diary_path.read_text(encoding="utf-8"))
         if diary.get("schema_version") != SCHEMA_VERSION:
             raise InputError(
-                f"{self.diary_path}: schema version {diary.get('schema_version')}, this program reads {SCHEMA_VERSION}."
+                f"{self.diary_path}: schema version {diary.get('schema_version')}, this program reads "
+                f"{SCHEMA_VERSION}."
             )
         return diary
 
@@ -129,7 +143,8 @@ class RunDirectory:
         write_atomically(self.diary_path, json.dumps({**self.diary, **facts}, indent=2))
 
     def begin_attempt(self, resumed_from_iteration: int | None) -> int:
-        """Opens the next attempt and returns its number. None: a fresh start; -1: a resume that found no checkpoint.
+        """Opens the next attempt and returns its number. None: a fresh start; -1: a resume that found no
+        checkpoint.
 
         An attempt that a dead process left open is closed as `died`.
         """
@@ -138,10 +153,16 @@ class RunDirectory:
             if attempt["ended"] is None:
                 attempt.update(ended=_now(), how="died")
         number = len(attempts) + 1
-        attempts.append({
-            "attempt": number, "started": _now(), "resumed_from_iteration": resumed_from_iteration, "pid": os.getpid(),
-            "ended": None, "how": None,
-        })  # fmt: skip
+        attempts.append(
+            {
+                "attempt": number,
+                "started": _now(),
+                "resumed_from_iteration": resumed_from_iteration,
+                "pid": os.getpid(),
+                "ended": None,
+                "how": None,
+            }
+        )
         self.note(attempts=attempts, status="running")
         return number
 
@@ -153,7 +174,10 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Generator[None]:
-        """Holds the directory for this process; `InputError` where another process has it. Freed by the system if we die."""
+        """Holds the directory for this process; `InputError` where another process has it.
+
+        Freed by the system if we die.
+        """
         descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
         try:
             try:
@@ -161,7 +185,8 @@ class RunDirectory:
             except BlockingIOError:
                 holder = os.pread(descriptor, 32, 0).decode() or "unknown"
                 raise InputError(
-                    f"{self.path}: process {holder} is training in this run directory; wait for it or stop it."
+                    f"{self.path}: process {holder} is training in this run directory; wait for it or stop "
+                    "it."
                 ) from None
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)

@@ -60,7 +60,9 @@ def git_commit() -> str | None:
     commit = _lines("git", "-C", folder, "rev-parse", "HEAD")
     if not commit:
         return None
-    return commit[0] + ("+changes" if _lines("git", "-C", folder, "status", "--porcelain", "--untracked-files=no") else "")
+    return commit[0] + (
+        "+changes" if _lines("git", "-C", folder, "status", "--porcelain", "--untracked-files=no") else ""
+    )
 
 
 def _cores() -> int | None:
@@ -78,7 +80,9 @@ def _processor() -> str:
 
 
 def _lines(*command: str) -> list[str]:
-    """Output lines of a command; none where it is missing, fails or takes too long (nvidia-smi may, on many GPUs)."""
+    """Output lines of a command; none where it is missing, fails or takes too long (nvidia-smi may, on many
+    GPUs).
+    """
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,4 +1,5 @@
-"""The study's plots: curves of each method with its band over seeds, one figure per difficulty and question."""
+"""The study's plots: curves of each method with its band over seeds, one figure per difficulty and
+question."""
 
 from __future__ import annotations
 
@@ -24,14 +25,46 @@ def sections(cells: list[FinishedCell], methods: list[str], difficulties: list[s
     for difficulty in difficulties:
         own = [cell for cell in cells if cell.cell.difficulty == difficulty]
         figures = [
-            _figure("Held-out exact match by tokens sampled", own, methods, "tokens", "em", "tokens sampled", "exact match"),
-            _figure("The same by seconds of training", own, methods, "seconds", "em", "seconds", "exact match"),
             _figure(
-                "Groups without signal, as trained", own, methods, "tokens", "collapsed", "tokens sampled", "share of groups"
+                "Held-out exact match by tokens sampled",
+                own,
+                methods,
+                "tokens",
+                "em",
+                "tokens sampled",
+                "exact match",
+            ),
+            _figure(
+                "The same by seconds of training", own, methods, "seconds", "em", "seconds", "exact match"
+            ),
+            _figure(
+                "Groups without signal, as trained",
+                own,
+                methods,
+                "tokens",
+                "collapsed",
+                "tokens sampled",
+                "share of groups",
             ),
             _figure("Turns per rollout", own, methods, "tokens", "turns", "tokens sampled", "turns"),
-            _figure("Does gain find the evidence?", own, methods, "tokens", "gain_auroc", "tokens sampled", "AUROC of gain"),
-            _figure("Does the advantage?", own, methods, "tokens", "advantage_auroc", "tokens sampled", "AUROC of advantage"),
+            _figure(
+                "Does gain find the evidence?",
+                own,
+                methods,
+                "tokens",
+                "gain_auroc",
+                "tokens sampled",
+                "AUROC of gain",
+            ),
+            _figure(
+                "Does the advantage?",
+                own,
+                methods,
+                "tokens",
+                "advantage_auroc",
+                "tokens sampled",
+                "AUROC of advantage",
+            ),
         ]
         found.append(Section(difficulty, [figure for figure in figures if figure]))
     return [section for section in found if section.figures]
@@ -43,9 +76,16 @@ def overview(cells: list[FinishedCell], methods: list[str], difficulties: list[s
     for difficulty in difficulties:
         own = [found for found in cells if found.cell.difficulty == difficulty]
         curves = _curves(own, "tokens", "em")
-        rows += [row | {"difficulty": difficulty} for name in methods if name in curves for row in _band(name, curves[name])]
+        rows += [
+            row | {"difficulty": difficulty}
+            for name in methods
+            if name in curves
+            for row in _band(name, curves[name])
+        ]
     shown = [method for method in methods if any(row["run"] == method for row in rows)]
-    colour = alt.Color("run:N", title=None, scale=alt.Scale(domain=shown), legend=alt.Legend(orient="top", symbolOpacity=1))
+    colour = alt.Color(
+        "run:N", title=None, scale=alt.Scale(domain=shown), legend=alt.Legend(orient="top", symbolOpacity=1)
+    )
     base: Any = alt.Chart(width=230, height=190).encode(
         x=alt.X("x:Q", title="tokens sampled", axis=alt.Axis(format="~s", tickCount=5))
     )
@@ -97,5 +137,14 @@ def _band(method: str, curves: list[tuple[np.ndarray, np.ndarray]]) -> list[Row]
     rows = []
     for place in places:
         at = estimate([float(np.interp(place, x, y)) for x, y in curves])
-        rows.append({"run": method, "x": float(place), "mean": at.mean, "low": at.low, "high": at.high, "seeds": at.count})
+        rows.append(
+            {
+                "run": method,
+                "x": float(place),
+                "mean": at.mean,
+                "low": at.low,
+                "high": at.high,
+                "seeds": at.count,
+            }
+        )
     return rows

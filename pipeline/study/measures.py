@@ -12,7 +12,10 @@ from algorithms.igpo.iteration_record import IterationRecord
 from envs.search.trajectory import ActionKind
 
 COLUMNS = {
-    "split": (pa.string(), "train: an iteration; heldout: held-out questions at temperature 1; greedy: the same, greedily"),
+    "split": (
+        pa.string(),
+        "train: an iteration; heldout: held-out questions at temperature 1; greedy: the same, greedily",
+    ),
     "iteration": (pa.int32(), "iterations done"),
     "tokens": (pa.int64(), "sampled so far, those of replaced groups too"),
     "rollouts": (pa.int64(), "made so far, those of replaced groups too"),
@@ -26,10 +29,14 @@ COLUMNS = {
     "gain_auroc": (pa.float64(), "chance that a search with new gold evidence gained more than one without"),
     "advantage_auroc": (pa.float64(), "the same of the advantage"),
 }
-SCHEMA = pa.schema([pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in COLUMNS.items()])
+SCHEMA = pa.schema(
+    [pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in COLUMNS.items()]
+)
 
 
-def training_row(record: IterationRecord, metrics: Mapping[str, float], so_far: Mapping[str, float]) -> dict[str, Any]:
+def training_row(
+    record: IterationRecord, metrics: Mapping[str, float], so_far: Mapping[str, float]
+) -> dict[str, Any]:
     """The row of one iteration; `so_far` holds the cell's tokens, rollouts and seconds."""
     hits, gains, advantages = [], [], []
     for rollout in record.rollouts:
@@ -54,7 +61,9 @@ def training_row(record: IterationRecord, metrics: Mapping[str, float], so_far: 
     }
 
 
-def heldout_row(split: str, iteration: int, metrics: Mapping[str, float], so_far: Mapping[str, float]) -> dict[str, Any]:
+def heldout_row(
+    split: str, iteration: int, metrics: Mapping[str, float], so_far: Mapping[str, float]
+) -> dict[str, Any]:
     """The row of one evaluation."""
     return {
         "split": split,
@@ -69,7 +78,9 @@ def heldout_row(split: str, iteration: int, metrics: Mapping[str, float], so_far
 
 
 def auroc(values: list[float], labels: list[bool]) -> float | None:
-    """Chance that a value with label True exceeds one with label False, ties half; None unless there are both."""
+    """Chance that a value with label True exceeds one with label False, ties half; None unless there are
+    both.
+    """
     if len(set(labels)) < 2:
         return None
     from sklearn.metrics import roc_auc_score

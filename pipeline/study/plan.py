@@ -1,7 +1,8 @@
 """What a study compares: its YAML file, and the cells that follow from it.
 
-A cell is one training run: a method, a difficulty, a seed, a budget of sampled tokens. The tuning cells try learning rates on
-another seed and another world than any that is reported; a method's reported cells take the rate that did best.
+A cell is one training run: a method, a difficulty, a seed, a budget of sampled tokens. The tuning cells try
+learning rates on another seed and another world than any that is reported; a method's reported cells take the
+rate that did best.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from pipeline.experiment.file import parse_yaml
 from pipeline.experiment.keys import validated
 
 WORLD_SEED_OF_SEED_0 = 1000
-"""Seed s trains and is tested in world 1000 + s, so that every seed is another world, and none is the default one."""
+"""Seed s trains and is tested in world 1000 + s, so that every seed is another world, and none is the default
+one."""
 
 
 class Method(Settings):
@@ -30,7 +32,9 @@ class Method(Settings):
 
     config: str
     settings: dict[str, Any] = {}
-    learning_rate: float | None = Field(None, gt=0, description="fixed rate; None: the tuned one, else the file's")
+    learning_rate: float | None = Field(
+        None, gt=0, description="fixed rate; None: the tuned one, else the file's"
+    )
 
 
 class Grid(Settings):
@@ -42,7 +46,10 @@ class Grid(Settings):
 
 
 class Tuning(Settings):
-    """The same small search for every method on every difficulty: each learning rate once. The best mean held-out EM is taken."""
+    """The same small search for every method on every difficulty: each learning rate once.
+
+    The best mean held-out EM is taken.
+    """
 
     seed: int
     budget_tokens: int = Field(gt=0)
@@ -54,7 +61,8 @@ class Plan(Settings):
 
     budget_tokens: int = Field(gt=0)
     evaluate_at_tokens: list[int] = Field(min_length=1)
-    """Sampled tokens at which held-out questions are answered, before the budget is spent; the start and the end always are."""
+    """Sampled tokens at which held-out questions are answered, before the budget is spent; the start and the
+    end always are."""
     baseline: str
     """The method that the others are tested against."""
     candidate: str
@@ -87,7 +95,9 @@ class Plan(Settings):
         return self
 
     def cells(self) -> list[Cell]:
-        """The reported cells, none twice; by seed, so that a study that is stopped has compared every method on some seeds."""
+        """The reported cells, none twice; by seed, so that a study that is stopped has compared every method
+        on some seeds.
+        """
         wanted = {
             (seed, difficulty, method): None
             for grid in self.grids
@@ -95,16 +105,24 @@ class Plan(Settings):
             for seed in grid.seeds
             for method in grid.methods
         }
-        return [Cell(method, difficulty, seed, self.budget_tokens) for seed, difficulty, method in sorted(wanted)]
+        return [
+            Cell(method, difficulty, seed, self.budget_tokens) for seed, difficulty, method in sorted(wanted)
+        ]
 
     def tuning_cells(self) -> Iterator[Cell]:
-        """Every learning rate of every method on every difficulty where it is reported, unless its rate is fixed."""
+        """Every learning rate of every method on every difficulty where it is reported, unless its rate is
+        fixed.
+        """
         if self.tuning is None:
             return
-        for difficulty, name in sorted({(d, m) for grid in self.grids for d in grid.difficulties for m in grid.methods}):
+        for difficulty, name in sorted(
+            {(d, m) for grid in self.grids for d in grid.difficulties for m in grid.methods}
+        ):
             if self.methods[name].learning_rate is None:
                 for rate in self.tuning.learning_rates:
-                    yield Cell(name, difficulty, self.tuning.seed, self.tuning.budget_tokens, rate, is_tuning=True)
+                    yield Cell(
+                        name, difficulty, self.tuning.seed, self.tuning.budget_tokens, rate, is_tuning=True
+                    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +144,10 @@ class Cell:
         return f"cells/{self.difficulty}/{self.method}/seed-{self.seed}"
 
     def experiment(self, plan: Plan) -> Experiment:
-        """The cell as an experiment. Raises `InputError` for whatever is wrong with the method's file or settings."""
+        """The cell as an experiment.
+
+        Raises `InputError` for whatever is wrong with the method's file or settings.
+        """
         method = plan.methods[self.method]
         settings = {
             "evaluation_interval": None,  # the study evaluates by tokens, not by iterations
@@ -139,11 +160,14 @@ class Cell:
         rate = self.learning_rate or method.learning_rate
         if rate is not None:
             settings["lr"] = rate
-        (experiment,) = load_experiments(method.config, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+        (experiment,) = load_experiments(
+            method.config, [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+        )
         return experiment
 
     def fingerprint(self, plan: Plan) -> str:
-        """12 hexadecimal digits that name what was asked for: the settings given, the budget, when it is evaluated.
+        """12 hexadecimal digits that name what was asked for: the settings given, the budget, when it is
+        evaluated.
 
         Defaults are not in it: a new setting of a later version does not make a finished cell stale.
         """
@@ -163,7 +187,9 @@ def load_plan(path: str | Path, *, quick: bool = False) -> Plan:
     except OSError as error:
         raise InputError(f"{path}: the study cannot be read: {error.strerror}.") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: a study holds `methods`, `difficulties`, `grids`, ..., found {type(content).__name__}.")
+        raise InputError(
+            f"{path}: a study holds `methods`, `difficulties`, `grids`, ..., found {type(content).__name__}."
+        )
     smaller = content.pop("quick", None)
     if quick:
         if smaller is None:

@@ -1,4 +1,6 @@
-"""The study as one HTML file: curves, what was needed to learn, final scores, tests, and the search for learning rates."""
+"""The study as one HTML file: curves, what was needed to learn, final scores, tests, and the search for
+learning rates.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def write_study_report(plan: Plan, cells: list[FinishedCell], missing: int, path
     reported = [found for found in cells if not found.cell.is_tuning]
     tuned = [found for found in cells if found.cell.is_tuning]
     if not reported:
-        raise InputError("the study has no finished cell to report: run it first (`igpo study`, without --report-only).")
+        raise InputError(
+            "the study has no finished cell to report: run it first (`igpo study`, without --report-only)."
+        )
     order = [name for name in plan.methods if any(found.cell.method == name for found in reported)]
     html = (
         environment("pipeline.study")
@@ -56,7 +60,9 @@ def final_rows(plan: Plan, cells: list[FinishedCell]) -> list[dict]:
     return [_final_row(seeds) for seeds in _by_method(reported, list(plan.methods), list(plan.difficulties))]
 
 
-def _by_method(cells: list[FinishedCell], order: list[str], difficulties: list[str]) -> list[list[FinishedCell]]:
+def _by_method(
+    cells: list[FinishedCell], order: list[str], difficulties: list[str]
+) -> list[list[FinishedCell]]:
     """The seeds of each method and difficulty together."""
     groups = [
         [found for found in cells if (found.cell.difficulty, found.cell.method) == (difficulty, method)]
@@ -87,7 +93,9 @@ def _final_row(seeds: list[FinishedCell]) -> dict:
 def _mean_of(seeds: list[FinishedCell], column: str) -> Estimate | None:
     """Of a training column: mean over iterations, then over seeds."""
     values = [training(found)[column] for found in seeds]
-    known = [float(column_I[column_I == column_I].mean()) for column_I in values if (column_I == column_I).any()]
+    known = [
+        float(column_I[column_I == column_I].mean()) for column_I in values if (column_I == column_I).any()
+    ]
     return estimate(known) if known else None
 
 

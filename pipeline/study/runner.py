@@ -1,4 +1,6 @@
-"""Runs cells one after another: Ray and the rollout engine start once, each cell starts over with fresh weights."""
+"""Runs cells one after another: Ray and the rollout engine start once, each cell starts over with fresh
+weights.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,17 @@ class CellRunner:
             self._algorithm = None
 
     def run(self, cell: Cell, progress: Progress) -> tuple[list[dict[str, Any]], Any]:
-        """Trains until the budget is spent, evaluating on the way; returns the cell's rows and its learning rate."""
+        """Trains until the budget is spent, evaluating on the way; returns the cell's rows and its learning
+        rate.
+        """
         config = cell.experiment(self._plan).algorithm_config()
         algorithm = self._start_over(config)
         so_far = {"tokens": 0, "rollouts": 0, "seconds": 0.0}
         rows = self._evaluations(algorithm, so_far)
-        evaluations = [*(tokens for tokens in self._plan.evaluate_at_tokens if tokens < cell.budget_tokens), cell.budget_tokens]
+        evaluations = [
+            *(tokens for tokens in self._plan.evaluate_at_tokens if tokens < cell.budget_tokens),
+            cell.budget_tokens,
+        ]
         while so_far["tokens"] < cell.budget_tokens:
             started = time.perf_counter()
             metrics = algorithm.train()["igpo"]
@@ -56,10 +63,14 @@ class CellRunner:
             progress(so_far["tokens"], rows[-1])
         return rows, config.lr
 
-    def _evaluations(self, algorithm: IGPO, so_far: dict[str, Any], last: bool = False) -> list[dict[str, Any]]:
-        """Held-out rows of the policy as it is trained, at temperature 1; at the start and the end greedy too.
+    def _evaluations(
+        self, algorithm: IGPO, so_far: dict[str, Any], last: bool = False
+    ) -> list[dict[str, Any]]:
+        """Held-out rows of the policy as it is trained, at temperature 1; at the start and the end greedy
+        too.
 
-        Greedy decoding of a policy that is still unsure flips from one habit to the other as a whole, where the policy itself
+        Greedy decoding of a policy that is still unsure flips from one habit to the other as a whole, where
+        the policy itself
         changes little: it is a measure of the end, not of progress.
         """
         questions = algorithm.task.heldout_questions[: algorithm.config.evaluation_questions]

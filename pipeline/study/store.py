@@ -1,6 +1,7 @@
 """The study's folder: a small Parquet table per finished cell, kept, so that only missing cells ever run.
 
-Each table carries in its metadata what it was made from and by: the cell's fingerprint, learning rate, versions, machine, commit.
+Each table carries in its metadata what it was made from and by: the cell's fingerprint, learning rate,
+versions, machine, commit.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Store:
 
     @contextmanager
     def claim(self, cell: Cell) -> Generator[bool]:
-        """True for the one process that gets the cell; other processes that work on this folder get False until it is done.
+        """True for the one process that gets the cell; other processes that work on this folder get False
+        until it is done.
 
         The claim ends with the process, however that ends.
         """

@@ -24,7 +24,8 @@ SECONDS_BETWEEN_LOOKS = 5.0
 def run_study(plan: Plan, folder: Path, options: LaunchOptions, console: Console) -> list[FinishedCell]:
     """Runs whatever is missing and returns every finished cell, tuning cells first.
 
-    A finished cell is kept at once: a study that was stopped goes on where it was. Several processes may run the same study on
+    A finished cell is kept at once: a study that was stopped goes on where it was. Several processes may run
+    the same study on
     the same folder: each cell is run by one of them.
 
     Raises:
@@ -53,22 +54,27 @@ def finished_cells(plan: Plan, folder: Path) -> tuple[list[FinishedCell], int]:
 
 
 def best_rates(tuned: Iterable[FinishedCell]) -> dict[tuple[str, str], float]:
-    """(Method, difficulty) -> the learning rate whose tuning run had the highest held-out EM, averaged over its evaluations after
-    the start.
+    """(Method, difficulty) -> the learning rate whose tuning run had the highest held-out EM, averaged over
+    its evaluations after the start.
 
-    The average prefers a rate that learns soon and holds what it learned. Of equals the smallest rate is taken.
+    The average prefers a rate that learns soon and holds what it learned. Of equals the smallest rate is
+    taken.
     """
     scores: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for found in tuned:
         assert found.cell.learning_rate is not None, "a tuning cell has a learning rate"
         em_E = heldout(found)["em"][1:]
-        scores.setdefault((found.cell.method, found.cell.difficulty), []).append((float(em_E.mean()), -found.cell.learning_rate))
+        scores.setdefault((found.cell.method, found.cell.difficulty), []).append(
+            (float(em_E.mean()), -found.cell.learning_rate)
+        )
     return {key: -max(pairs)[1] for key, pairs in scores.items()}
 
 
 def with_rate(cell: Cell, rates: dict[tuple[str, str], float]) -> Cell:
     """The cell with its method's tuned learning rate on its difficulty, where there is one."""
-    return Cell(cell.method, cell.difficulty, cell.seed, cell.budget_tokens, rates.get((cell.method, cell.difficulty)))
+    return Cell(
+        cell.method, cell.difficulty, cell.seed, cell.budget_tokens, rates.get((cell.method, cell.difficulty))
+    )
 
 
 def _check(experiment: Experiment, name: str) -> None:
@@ -90,21 +96,29 @@ def _run_missing(
         whole = bars.add_task(what, total=len(cells))
         while missing := [cell for cell in missing if store.load(cell, fingerprints[cell]) is None]:
             bars.update(whole, completed=len(cells) - len(missing))
-            if not any([_run_if_free(plan, cell, fingerprints[cell], store, runner, bars) for cell in missing]):
+            if not any(
+                [_run_if_free(plan, cell, fingerprints[cell], store, runner, bars) for cell in missing]
+            ):
                 time.sleep(SECONDS_BETWEEN_LOOKS)  # other processes are at work on what is left
         bars.update(whole, completed=len(cells))
     return [found for cell in cells if (found := store.load(cell, fingerprints[cell]))]
 
 
-def _run_if_free(plan: Plan, cell: Cell, fingerprint: str, store: Store, runner: CellRunner, bars: Progress) -> bool:
-    """Runs and keeps the cell, unless another process is at it or has finished it; returns whether this one did."""
+def _run_if_free(
+    plan: Plan, cell: Cell, fingerprint: str, store: Store, runner: CellRunner, bars: Progress
+) -> bool:
+    """Runs and keeps the cell, unless another process is at it or has finished it; returns whether this one
+    did.
+    """
     with store.claim(cell) as claimed:
         if not claimed or store.load(cell, fingerprint):
             return False
         current = bars.add_task(f"  {cell.name}", total=cell.budget_tokens)
 
         def show(tokens: int, row: dict) -> None:
-            bars.update(current, completed=tokens, description=f"  {cell.name}  {row['split']} EM {row['em']:.3f}")
+            bars.update(
+                current, completed=tokens, description=f"  {cell.name}  {row['split']} EM {row['em']:.3f}"
+            )
 
         rows, rate = runner.run(cell, show)
         store.save(cell, fingerprint, rate, rows)

@@ -40,7 +40,8 @@ class Comparison:
     p_holm: float
     """p corrected for all comparisons of the study (Holm)."""
     rollouts_ratio: Estimate | None
-    """Rollouts to reach the baseline's final EM over those that the baseline needed itself; None where a seed never got there."""
+    """Rollouts to reach the baseline's final EM over those that the baseline needed itself; None where a seed
+    never got there."""
 
 
 def heldout(found: FinishedCell) -> dict[str, np.ndarray]:
@@ -64,7 +65,9 @@ def final(found: FinishedCell, column: str = "em") -> float:
 
 
 def rollouts_to_reach(found: FinishedCell, em: float) -> float:
-    """Rollouts after which held-out EM first reached `em`, linear between evaluations; infinite if it never did."""
+    """Rollouts after which held-out EM first reached `em`, linear between evaluations; infinite if it never
+    did.
+    """
     columns = heldout(found)
     em_E, rollouts_E = columns["em"], columns["rollouts"]
     reached = np.flatnonzero(em_E >= em)
@@ -85,10 +88,16 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 def compare(cells: list[FinishedCell], baseline: str) -> list[Comparison]:
     """Every other method against `baseline` on every difficulty where at least 2 seeds have both."""
-    by_key = {(found.cell.difficulty, found.cell.method, found.cell.seed): found for found in cells if not found.cell.is_tuning}
+    by_key = {
+        (found.cell.difficulty, found.cell.method, found.cell.seed): found
+        for found in cells
+        if not found.cell.is_tuning
+    }
     rows = []
     for difficulty, method in sorted({(d, m) for d, m, _ in by_key if m != baseline}):
-        seeds = [s for d, m, s in by_key if (d, m) == (difficulty, method) and (difficulty, baseline, s) in by_key]
+        seeds = [
+            s for d, m, s in by_key if (d, m) == (difficulty, method) and (difficulty, baseline, s) in by_key
+        ]
         if len(seeds) < 2:
             continue
         own = [by_key[difficulty, method, seed] for seed in seeds]
@@ -98,7 +107,9 @@ def compare(cells: list[FinishedCell], baseline: str) -> list[Comparison]:
     p_values = [sign_flip_p(differences) for _, _, differences, _ in rows]
     return [
         Comparison(method, difficulty, estimate(differences), p, p_holm, ratio)
-        for (method, difficulty, differences, ratio), p, p_holm in zip(rows, p_values, holm(p_values), strict=True)
+        for (method, difficulty, differences, ratio), p, p_holm in zip(
+            rows, p_values, holm(p_values), strict=True
+        )
     ]
 
 
@@ -114,11 +125,15 @@ def _rollouts_ratio(own: list[FinishedCell], base: list[FinishedCell]) -> Estima
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Exact two-sided p of the paired permutation test: share of sign flips whose |mean| is at least the observed one."""
+    """Exact two-sided p of the paired permutation test: share of sign flips whose |mean| is at least the
+    observed one.
+    """
     from scipy.stats import permutation_test
 
     values = np.asarray(differences, dtype=np.float64)
-    result = permutation_test((values,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="two-sided")
+    result = permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
+    )
     return float(result.pvalue)
 
 
@@ -134,4 +149,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _columns(found: FinishedCell, split: str) -> dict[str, np.ndarray]:
     rows = [row for row in found.table.to_pylist() if row["split"] == split]
-    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in found.table.schema.names if name != "split"}
+    return {
+        name: np.array([row[name] for row in rows], dtype=np.float64)
+        for name in found.table.schema.names
+        if name != "split"
+    }

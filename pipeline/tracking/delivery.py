@@ -1,4 +1,6 @@
-"""One background thread that hands jobs to an MLflow store, in order, and tries again for as long as the run lasts."""
+"""One background thread that hands jobs to an MLflow store, in order, and tries again for as long as the run
+lasts.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,14 @@ from queue import Queue
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, stop_when_event_set, wait_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_when_event_set,
+    wait_exponential,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,7 +43,8 @@ Job = Callable[[Connection], object]
 
 
 class Delivery:
-    """Does jobs once `connect` has answered. What the store refuses is said and left; what does not get through is retried.
+    """Does jobs once `connect` has answered. What the store refuses is said and left; what does not get
+    through is retried.
 
     `store` names the store in messages; `meanwhile` says what happens while it does not answer.
     """
@@ -62,7 +72,10 @@ class Delivery:
         self._thread.start()
 
     def put(self, job: Job) -> None:
-        """Do `job` after those before it. It must bear being done twice: a failure may come after the store has acted."""
+        """Do `job` after those before it.
+
+        It must bear being done twice: a failure may come after the store has acted.
+        """
         self._queue.put(job)
 
     def flush(self, timeout: float) -> bool:
@@ -72,7 +85,10 @@ class Delivery:
         return done.wait(timeout)
 
     def close(self, timeout: float) -> bool:
-        """Do what is left. False if the store refused something, or was silent for `timeout` seconds and the rest was left."""
+        """Do what is left.
+
+        False if the store refused something, or was silent for `timeout` seconds and the rest was left.
+        """
         self._queue.put(None)
         started = time.monotonic()
         while self._thread.is_alive():
@@ -101,7 +117,9 @@ class Delivery:
         while (job := self._queue.get()) is not None:
             try:
                 retrying(self._do, job)
-            except Exception as error:  # Tracking must not stop training; what was refused is said and counted.
+            except (
+                Exception
+            ) as error:  # Tracking must not stop training; what was refused is said and counted.
                 self._undelivered += 1
                 self.say_once(f"MLflow at {self._store} did not take something: {_brief(error)}")
 
@@ -122,7 +140,9 @@ class Delivery:
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Worth another try: the network, a server in trouble, a locked database; not a request that the server refused."""
+    """Worth another try: the network, a server in trouble, a locked database; not a request that the server
+    refused.
+    """
     from mlflow.exceptions import MlflowException
     from requests import HTTPError
     from sqlalchemy.exc import OperationalError

@@ -50,7 +50,8 @@ PARAMETER_LENGTH = 500
 
 
 def metrics_of(result: Mapping[str, Any], iteration: int) -> dict[str, float]:
-    """Curated metrics of one `train()` result: `result["igpo"]`, and `result["evaluation"]` as `heldout/...` if it evaluated.
+    """Curated metrics of one `train()` result: `result["igpo"]`, and `result["evaluation"]` as `heldout/...`
+    if it evaluated.
 
     Values that are None or not finite are left out: a tracker can neither draw nor compare them.
     """
@@ -60,12 +61,18 @@ def metrics_of(result: Mapping[str, Any], iteration: int) -> dict[str, float]:
         named[METRIC_NAMES.get(key, default)] = value
     for key, value in (result.get("evaluation") or {}).items():
         named[f"{HELDOUT_PREFIX}{key}"] = value
-    numbers = {name: value for name, value in named.items() if isinstance(value, int | float) and math.isfinite(value)}
+    numbers = {
+        name: value
+        for name, value in named.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
     return {_allowed(name): float(value) for name, value in numbers.items()}
 
 
 def parameters_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """The configuration flattened with dots, values as JSON (text stays bare): a reader gets 1e-06, true and null back."""
+    """The configuration flattened with dots, values as JSON (text stays bare): a reader gets 1e-06, true and
+    null back.
+    """
     return {_allowed(key): _cut(value) for key, value in _flatten(config, "")}
 
 

@@ -10,7 +10,11 @@ from envs.search.config import Settings
 class TrackingSettings(Settings):
     """What MLflow gets beside metrics, parameters and results."""
 
-    traces_per_iteration: int = Field(2, ge=0, description="rollouts per iteration and split that become MLflow traces")
+    traces_per_iteration: int = Field(
+        2, ge=0, description="rollouts per iteration and split that become MLflow traces"
+    )
     register_model: str | None = Field(
-        None, min_length=1, description="name in the model registry under which the run's best policy is registered at its end"
+        None,
+        min_length=1,
+        description="name in the model registry under which the run's best policy is registered at its end",
     )

@@ -14,8 +14,9 @@ from envs.durable import write_durably
 class Spool:
     """Points wait here for the checkpoint that contains them.
 
-    `resumed_from` is the iteration of the checkpoint that a resumed run goes on from, None for a fresh run: points of earlier
-    attempts beyond it do not count. Raises ValueError naming a line that is not JSON (one that a kill cut short is dropped).
+    `resumed_from` is the iteration of the checkpoint that a resumed run goes on from, None for a fresh run:
+    points of earlier attempts beyond it do not count. Raises ValueError naming a line that is not JSON (one
+    that a kill cut short is dropped).
     """
 
     def __init__(self, path: Path, resumed_from: int | None):
@@ -48,7 +49,9 @@ class Spool:
                 point = json.loads(line)
             except json.JSONDecodeError:
                 if number < len(lines):
-                    raise ValueError(f"{self.path}, line {number} is not JSON; remove the line to go on") from None
+                    raise ValueError(
+                        f"{self.path}, line {number} is not JSON; remove the line to go on"
+                    ) from None
                 continue
             if point["iteration"] <= resumed_from:
                 points.append(point)

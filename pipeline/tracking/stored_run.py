@@ -1,4 +1,6 @@
-"""This run in an MLflow store: found by its tag or created, with its parameters, its parent and the steps that have arrived."""
+"""This run in an MLflow store: found by its tag or created, with its parameters, its parent and the steps
+that have arrived.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ PARAMETERS_PER_REQUEST = 100
 
 @dataclass(frozen=True, slots=True)
 class RunInStore:
-    """What identifies and describes a run. `grid_id`: what the trials of one grid search share, None for a single run."""
+    """What identifies and describes a run.
+
+    `grid_id`: what the trials of one grid search share, None for a single run.
+    """
 
     experiment: str
     run_id: str
@@ -49,7 +54,9 @@ def find_or_create(client: MlflowClient, wanted: RunInStore, resumed_from: int |
     if wanted.grid_id is not None:
         found = _tagged(client, experiment, GRID_TAG, wanted.grid_id)
         name = f"grid {wanted.grid_id}"
-        parent = (found or client.create_run(experiment, tags={GRID_TAG: wanted.grid_id}, run_name=name)).info.run_id
+        parent = (
+            found or client.create_run(experiment, tags={GRID_TAG: wanted.grid_id}, run_name=name)
+        ).info.run_id
         client.update_run(parent, status="RUNNING")
     tags = {**wanted.tags, RUN_TAG: wanted.run_id} | ({PARENT_TAG: parent} if parent else {})
     found = _tagged(client, experiment, RUN_TAG, wanted.run_id)
@@ -61,7 +68,9 @@ def find_or_create(client: MlflowClient, wanted: RunInStore, resumed_from: int |
         for key, value in tags.items():
             client.set_tag(run_id, key, value)
         for metric in (STEP_METRIC, HELDOUT_METRIC):
-            steps[metric] = max((point.step for point in client.get_metric_history(run_id, metric)), default=-1)
+            steps[metric] = max(
+                (point.step for point in client.get_metric_history(run_id, metric)), default=-1
+            )
     _send_parameters(client, run, wanted.parameters, resumed_from)
     return FoundRun(run_id, experiment, parent, steps.get(STEP_METRIC, -1), steps.get(HELDOUT_METRIC, -1))
 
@@ -92,7 +101,9 @@ def _experiment(client: MlflowClient, wanted: RunInStore) -> str:
         return experiment.experiment_id
 
 
-def _send_parameters(client: MlflowClient, run: Run, parameters: Mapping[str, str], resumed_from: int | None) -> None:
+def _send_parameters(
+    client: MlflowClient, run: Run, parameters: Mapping[str, str], resumed_from: int | None
+) -> None:
     """Parameters can be written once: those that a resumed run changed become tags."""
     from mlflow.entities import Param
 

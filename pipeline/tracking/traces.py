@@ -1,8 +1,9 @@
-"""Sampled rollouts as MLflow traces: a span per turn, and within it one per agent's decision and per tool call.
+"""Sampled rollouts as MLflow traces: a span per turn, and within it one per agent's decision and per tool
+call.
 
-The spans go to the store directly: MLflow's own exporters drop a trace that does not get through. Clock times of a rollout's
-parts are not kept, only how long each took, so the spans follow each other in the order of the turns, ending when the trace
-was made.
+The spans go to the store directly: MLflow's own exporters drop a trace that does not get through. Clock times
+of a rollout's parts are not kept, only how long each took, so the spans follow each other in the order of the
+turns, ending when the trace was made.
 """
 
 from __future__ import annotations
@@ -46,10 +47,19 @@ class SampledRollout:
 
 def sample(record: IterationRecord, size: int, run_id: str) -> list[SampledRollout]:
     """At most `size` rollouts of a record, drawn at random by run, iteration and split."""
-    chosen = random.Random(f"{run_id}/{record.iteration}/{record.split}").sample(record.rollouts, min(size, len(record.rollouts)))
+    chosen = random.Random(f"{run_id}/{record.iteration}/{record.split}").sample(
+        record.rollouts, min(size, len(record.rollouts))
+    )
     now = time.time_ns()
     return [
-        SampledRollout(run_id, record.iteration, record.split, r, [record.credit.get((r.id, t.index)) for t in r.turns], now)
+        SampledRollout(
+            run_id,
+            record.iteration,
+            record.split,
+            r,
+            [record.credit.get((r.id, t.index)) for t in r.turns],
+            now,
+        )
         for r in chosen
     ]
 
@@ -93,11 +103,23 @@ def spans_of(sampled: SampledRollout, experiment_id: str = "0") -> list[dict[str
     rollout = sampled.rollout
     spans: list[dict[str, Any]] = []
 
-    def add(name: str, kind: str, parent: int | None, start_s: float, seconds: float, inputs, outputs, facts, error=None) -> int:
+    def add(
+        name: str,
+        kind: str,
+        parent: int | None,
+        start_s: float,
+        seconds: float,
+        inputs,
+        outputs,
+        facts,
+        error=None,
+    ) -> int:
         """Append a span that starts `start_s` seconds into the rollout; returns its number."""
         own = {"traceRequestId": _trace_id(sampled), "experimentId": experiment_id, "spanType": kind}
         own |= {"spanInputs": inputs, "spanOutputs": outputs}
-        attributes = {k: v for k, v in facts.items() if v is not None} | {f"mlflow.{k}": v for k, v in own.items()}
+        attributes = {k: v for k, v in facts.items() if v is not None} | {
+            f"mlflow.{k}": v for k, v in own.items()
+        }
         number = len(spans) + 1
         spans.append(
             {
@@ -107,7 +129,10 @@ def spans_of(sampled: SampledRollout, experiment_id: str = "0") -> list[dict[str
                 "name": name,
                 "start_time_unix_nano": begin_ns + round(start_s * SECOND_NS),
                 "end_time_unix_nano": begin_ns + round((start_s + seconds) * SECOND_NS),
-                "status": {"code": "STATUS_CODE_ERROR" if error else "STATUS_CODE_OK", "message": error or ""},
+                "status": {
+                    "code": "STATUS_CODE_ERROR" if error else "STATUS_CODE_OK",
+                    "message": error or "",
+                },
                 "attributes": {key: json.dumps(value, default=str) for key, value in attributes.items()},
                 "events": [],
             }
@@ -117,13 +142,44 @@ def spans_of(sampled: SampledRollout, experiment_id: str = "0") -> list[dict[str
     seconds_T = [turn.seconds_generate + turn.seconds_tool + turn.seconds_score for turn in rollout.turns]
     begin_ns = sampled.ended_ns - round(sum(seconds_T) * SECOND_NS)
     asked = {"question": rollout.question.text, "golds": rollout.question.golds}
-    root = add("rollout", "CHAIN", None, 0.0, sum(seconds_T), asked, {"answer": rollout.answer}, _rollout_facts(sampled))
+    root = add(
+        "rollout",
+        "CHAIN",
+        None,
+        0.0,
+        sum(seconds_T),
+        asked,
+        {"answer": rollout.answer},
+        _rollout_facts(sampled),
+    )
     start = 0.0
     for turn, credit, seconds in zip(rollout.turns, sampled.credit_T, seconds_T, strict=True):
         seen = {"observation": turn.observation_text, "answer": turn.answer}
-        number = add(f"turn {turn.index}", "CHAIN", root, start, seconds, {"query": turn.query}, seen, _turn_facts(turn, credit))
-        tokens = {"policy": turn.policy, "decision_tokens": turn.num_decision_tokens, "weights_version": turn.weights_version}
-        add(turn.agent, "AGENT", number, start, turn.seconds_generate, None, {"text": turn.decision_text}, tokens)
+        number = add(
+            f"turn {turn.index}",
+            "CHAIN",
+            root,
+            start,
+            seconds,
+            {"query": turn.query},
+            seen,
+            _turn_facts(turn, credit),
+        )
+        tokens = {
+            "policy": turn.policy,
+            "decision_tokens": turn.num_decision_tokens,
+            "weights_version": turn.weights_version,
+        }
+        add(
+            turn.agent,
+            "AGENT",
+            number,
+            start,
+            turn.seconds_generate,
+            None,
+            {"text": turn.decision_text},
+            tokens,
+        )
         for call in turn.tool_calls:  # They run at the same time.
             begin = start + turn.seconds_generate
             add(call.tool, "TOOL", number, begin, call.seconds, call.arguments, _found(call), {}, call.error)
@@ -151,7 +207,11 @@ def _turn_facts(turn: Turn, credit: TurnCredit | None) -> Mapping[str, Any]:
 
 
 def _found(call: ToolCall) -> Mapping[str, Any]:
-    return {"result": call.result_text, "document_ids": call.document_ids, "document_scores": call.document_scores}
+    return {
+        "result": call.result_text,
+        "document_ids": call.document_ids,
+        "document_scores": call.document_scores,
+    }
 
 
 def _base64(number: bytes) -> str:

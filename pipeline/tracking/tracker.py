@@ -2,12 +2,12 @@
 
 Three promises, and how they are kept:
 
-- A step is never logged twice, nor lost. Points are spooled to `logs/metrics.jsonl` and sent only once `commit` says that
-  the checkpoint that contains them is on disk; a resumed run drops what the dead attempt spooled beyond its checkpoint,
-  asks MLflow which steps have arrived, and sends the rest.
+- A step is never logged twice, nor lost. Points are spooled to `logs/metrics.jsonl` and sent only once
+  `commit` says that the checkpoint that contains them is on disk; a resumed run drops what the dead attempt
+  spooled beyond its checkpoint, asks MLflow which steps have arrived, and sends the rest.
 - A resumed run is the same MLflow run. It is found by its tag `igpo.run_id`.
-- An unreachable server stops nothing. One background thread sends, and tries again for as long as the run lasts; it says
-  so once.
+- An unreachable server stops nothing. One background thread sends, and tries again for as long as the run
+  lasts; it says so once.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ MLFLOW_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAI
 class MlflowTracker:
     """Tracks one run. `name` becomes the MLflow experiment, `run_id` the name of the run.
 
-    The store is `MLFLOW_TRACKING_URI` where that is set, else `mlflow.db` and `mlartifacts` in `runs_dir` (default: two
-    folders above `run_dir`, beside all runs). `resumed_from_iteration` is None for a fresh run, else the iteration of the
-    checkpoint. `tags` are added to the run's. The trials of one grid search have a `grid_id` in common and become children of
-    one run of that name.
+    The store is `MLFLOW_TRACKING_URI` where that is set, else `mlflow.db` and `mlartifacts` in `runs_dir`
+    (default: two folders above `run_dir`, beside all runs). `resumed_from_iteration` is None for a fresh run,
+    else the iteration of the checkpoint. `tags` are added to the run's. The trials of one grid search have a
+    `grid_id` in common and become children of one run of that name.
     """
 
     def __init__(
@@ -63,7 +63,10 @@ class MlflowTracker:
         self._wanted = RunInStore(
             experiment=name,
             run_id=run_id,
-            tags={"igpo.checkpoints": str(self.run_dir / "checkpoints"), **{k: str(v) for k, v in (tags or {}).items()}},
+            tags={
+                "igpo.checkpoints": str(self.run_dir / "checkpoints"),
+                **{k: str(v) for k, v in (tags or {}).items()},
+            },
             parameters=parameters_of(config),
             artifacts=None if self._server else (self._home / "mlartifacts").as_uri(),
             grid_id=grid_id,
@@ -104,7 +107,10 @@ class MlflowTracker:
         self._delivery.put(lambda connection: tell(connection.run_id))
 
     def log_iteration(self, iteration: int, result: Mapping[str, Any]) -> None:
-        """Keep the metrics of one `train()` result until `commit`. Durable on return: call it before the checkpoint."""
+        """Keep the metrics of one `train()` result until `commit`.
+
+        Durable on return: call it before the checkpoint.
+        """
         self._spool.add(iteration, metrics_of(result, iteration))
 
     def log_rollouts(self, record: IterationRecord) -> None:
@@ -120,14 +126,22 @@ class MlflowTracker:
         self._sampled = [rollout for rollout in self._sampled if rollout.iteration > iteration]
 
     def log_artifact(self, path: str | os.PathLike[str], folder: str | None = None) -> None:
-        """Upload a file into the run's artifacts. It is read later, from the background. Raises FileNotFoundError."""
+        """Upload a file into the run's artifacts.
+
+        It is read later, from the background. Raises FileNotFoundError.
+        """
         path = Path(path).resolve()
         if not path.is_file():
             raise FileNotFoundError(f"no file {path} to keep as an MLflow artifact")
-        self._delivery.put(lambda connection: connection.client.log_artifact(connection.run_id, str(path), folder))
+        self._delivery.put(
+            lambda connection: connection.client.log_artifact(connection.run_id, str(path), folder)
+        )
 
     def register_model(self, folder: str | os.PathLike[str]) -> None:
-        """Upload a model's folder and register it, where the settings name a model. It is read later, from the background."""
+        """Upload a model's folder and register it, where the settings name a model.
+
+        It is read later, from the background.
+        """
         name, folder = self.settings.register_model, Path(folder).resolve()
         if name is not None:
             self._delivery.put(lambda connection: register(connection, name, folder))
@@ -139,15 +153,19 @@ class MlflowTracker:
     def close(self, status: str = "finished", timeout: float = 60.0) -> None:
         """Send what is committed and end the MLflow run. `status`: `finished`, `interrupted` or `failed`.
 
-        Waits at most about `timeout` seconds for a store that does not answer; what was not sent stays in the spool, and
-        resuming the run sends it.
+        Waits at most about `timeout` seconds for a store that does not answer; what was not sent stays in the
+        spool, and resuming the run sends it.
         """
         if self._closed:
             return
         self._closed = True
         self._delivery.put(lambda connection: self._end(connection, MLFLOW_STATUS[status]))
         if not self._delivery.close(timeout):
-            logger.warning("MLflow at %s did not take everything; all metrics are in %s", self.tracking_uri, self._spool.path)
+            logger.warning(
+                "MLflow at %s did not take everything; all metrics are in %s",
+                self.tracking_uri,
+                self._spool.path,
+            )
 
     def _end(self, connection: Connection, status: str) -> None:
         connection.client.set_terminated(connection.run_id, status)
@@ -163,7 +181,8 @@ class MlflowTracker:
         self._arrived_up_to, self._heldout_up_to = found.arrived_up_to, found.heldout_up_to
         if self._resumed_from is not None and found.arrived_up_to > self._resumed_from:
             self._delivery.say_once(
-                f"MLflow already has iterations up to {found.arrived_up_to}, this attempt resumed from {self._resumed_from}: "
+                f"MLflow already has iterations up to {found.arrived_up_to}, this attempt resumed from "
+                f"{self._resumed_from}: "
                 "their points stay those of the earlier attempt"
             )
         self._found = found

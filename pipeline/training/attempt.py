@@ -1,4 +1,6 @@
-"""One attempt at a run: its entry in the diary, its part of the rollout log, its MLflow run; opened and closed together."""
+"""One attempt at a run: its entry in the diary, its part of the rollout log, its MLflow run; opened and
+closed together.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,10 @@ def open_attempt(
 
 
 def _hand_over_results(run: RunDirectory, tracker: MlflowTracker) -> None:
-    """Answers, report and model to MLflow. What goes wrong here is said; the training is done and stays so."""
+    """Answers, report and model to MLflow.
+
+    What goes wrong here is said; the training is done and stays so.
+    """
     from algorithms.igpo.algorithm import HF_FOLDER
 
     try:

@@ -10,7 +10,8 @@ from typing import Any, Self
 
 
 class Interrupts:
-    """A context in which SIGINT and SIGTERM ask for a clean end. `requested` names the one that came (`Ctrl-C` for SIGINT).
+    """A context in which SIGINT and SIGTERM ask for a clean end. `requested` names the one that came
+    (`Ctrl-C` for SIGINT).
 
     The second signal raises KeyboardInterrupt where the program stands. `on_first` is called with that name.
     """

@@ -1,7 +1,7 @@
 """From experiments to runs: one after another, each in its own run directory, each taking the whole machine.
 
-Ray Tune is not used here: two runs at once would share cores and memory, and a person who wants Tune's schedulers can give `IGPO`
-to `tune.Tuner` as any other trainable.
+Ray Tune is not used here: two runs at once would share cores and memory, and a person who wants Tune's
+schedulers can give `IGPO` to `tune.Tuner` as any other trainable.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class LaunchOptions:
 
     @property
     def resume_command(self) -> str:
-        """What was typed, with `--resume` in the place of a `--restore PATH`: the run has checkpoints of its own now."""
+        """What was typed, with `--resume` in the place of a `--restore PATH`: the run has checkpoints of its
+        own now.
+        """
         words, kept = iter(self.command), []
         for word in words:
             if word == "--restore":
@@ -61,7 +63,9 @@ class LaunchOptions:
 def launch(experiments: list[Experiment], options: LaunchOptions, console: Console) -> int:
     """Makes every run and returns the exit code. All of them are checked before the first one starts."""
     quieten_ray(options.verbosity)
-    plans = [plan_run(experiment, resume=options.resume, alone=len(experiments) == 1) for experiment in experiments]
+    plans = [
+        plan_run(experiment, resume=options.resume, alone=len(experiments) == 1) for experiment in experiments
+    ]
     unfinished = [plan for plan in plans if plan.run is None or plan.run.diary["status"] != FINISHED]
     for plan in unfinished:
         check_plan(plan, console, joins_cluster=options.ray_address is not None)
@@ -74,7 +78,9 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
     for number, plan in enumerate(plans, start=1):
         label = plan.experiment.label
         if len(plans) > 1:
-            console.rule(f"run {number} of {len(plans)}: {plan.experiment.name} {label}".rstrip(), align="left")
+            console.rule(
+                f"run {number} of {len(plans)}: {plan.experiment.name} {label}".rstrip(), align="left"
+            )
         if plan.run is not None and plan.run.diary["status"] == FINISHED:
             console.print(f"already finished: {plan.run.path}", soft_wrap=True)
             continue
@@ -88,11 +94,16 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
     """One run from opening its directory to the last word about it."""
     experiment = plan.experiment
     facts = {
-        "label": experiment.label, "source": str(experiment.source),
+        "label": experiment.label,
+        "source": str(experiment.source),
         "restored_from": str(experiment.restore.resolve()) if experiment.restore else None,
-        "config_hash": config_hash(plan.resolved), "versions": provenance.versions(), "hardware": provenance.hardware(),
-        "git_commit": provenance.git_commit(), "command": list(options.command), "grid_id": grid_id,
-    }  # fmt: skip
+        "config_hash": config_hash(plan.resolved),
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(),
+        "git_commit": provenance.git_commit(),
+        "command": list(options.command),
+        "grid_id": grid_id,
+    }
     run = plan.run or RunDirectory.create(
         experiment.storage_path, experiment.name, plan.resolved, facts, rollout_log=experiment.rollout_log
     )
@@ -103,16 +114,22 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
             with log_to_file(run.logs / "driver.log"):
                 native = run.logs / "native.log"
                 with nullcontext() if options.verbosity else native_stderr_to(native):
-                    ending = _train(plan, run, checkpoint, _resumed_from(plan, run, checkpoint), options, console)
+                    ending = _train(
+                        plan, run, checkpoint, _resumed_from(plan, run, checkpoint), options, console
+                    )
         except InputError:
             raise
         except KeyboardInterrupt:
             _say(console, ("stopped at once", ""), ("go on", options.resume_command))
             return INTERRUPTED
-        except Exception as error:  # said in one line here; whole in the run's log, and on the terminal under -v
+        except (
+            Exception
+        ) as error:  # said in one line here; whole in the run's log, and on the terminal under -v
             if options.verbosity:
                 console.print_exception()
-            console.print(f"the run failed: {type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True)
+            console.print(
+                f"the run failed: {type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True
+            )
             _say(console, ("traceback", _short(run.logs / "driver.log")), ("go on", options.resume_command))
             return FAILED
     _last_words(ending, run, options, console)
@@ -120,11 +137,18 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
 
 
 def _train(
-    plan: Plan, run: RunDirectory, checkpoint: Path | None, resumed_from: int | None, options: LaunchOptions, console: Console
+    plan: Plan,
+    run: RunDirectory,
+    checkpoint: Path | None,
+    resumed_from: int | None,
+    options: LaunchOptions,
+    console: Console,
 ) -> Ending:
     """Opens log, tracker and algorithm, trains, and closes them whatever happens."""
     experiment = plan.experiment
-    with open_attempt(run, plan.resolved, plan.config, resumed_from, plan.identity, experiment.mlflow) as attempt:
+    with open_attempt(
+        run, plan.resolved, plan.config, resumed_from, plan.identity, experiment.mlflow
+    ) as attempt:
         console.print(f"MLflow store   {attempt.tracker.tracking_uri}", soft_wrap=True, highlight=False)
         with Progress(console, experiment.stop.get("training_iteration")) as progress:
             progress.busy("starting the policy and the rollout engine ...")
@@ -149,7 +173,9 @@ def _train(
 
 
 def _resumed_from(plan: Plan, run: RunDirectory, checkpoint: Path | None) -> int | None:
-    """The iteration that this attempt continues after: None for a fresh run, -1 where a dead one left nothing to keep."""
+    """The iteration that this attempt continues after: None for a fresh run, -1 where a dead one left nothing
+    to keep.
+    """
     if plan.run is None:
         return None
     if Checkpoints(run.checkpoints).last is None and not (run.path / HELDOUT_BEFORE).is_file():
@@ -158,10 +184,15 @@ def _resumed_from(plan: Plan, run: RunDirectory, checkpoint: Path | None) -> int
 
 
 def build_algorithm(config: IGPOConfig, run: RunDirectory, checkpoint: Path | None) -> Any:
-    """The algorithm, restored from `checkpoint` if there is one. Raises `InputError` where that does not fit the experiment."""
+    """The algorithm, restored from `checkpoint` if there is one.
+
+    Raises `InputError` where that does not fit the experiment.
+    """
     from ray.tune.trainable import trainable
 
-    trainable.DEFAULT_STORAGE_PATH = str(run.logs / "rllib")  # else RLlib makes folders in ~/ray_results, and has no setting
+    trainable.DEFAULT_STORAGE_PATH = str(
+        run.logs / "rllib"
+    )  # else RLlib makes folders in ~/ray_results, and has no setting
     algorithm = config.build_algo()
     if checkpoint is not None:
         algorithm.restore_from_path(str(checkpoint.absolute().resolve()))
@@ -175,7 +206,10 @@ def _last_words(ending: Ending, run: RunDirectory, options: LaunchOptions, conso
         console.print(before_and_after(ending.before, ending.after))
     checkpoints = Checkpoints(run.checkpoints)
     best = checkpoints.folder / ("best" if checkpoints.best else "last")
-    lines = [("run directory", _short(run.path)), ("rollouts", f'igpo sql {_short(run.path)} "SELECT * FROM turns LIMIT 5"')]
+    lines = [
+        ("run directory", _short(run.path)),
+        ("rollouts", f'igpo sql {_short(run.path)} "SELECT * FROM turns LIMIT 5"'),
+    ]
     report = run.path / RESULTS / REPORT
     if report.is_file():
         lines.append(("report", _short(report)))

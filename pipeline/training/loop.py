@@ -1,7 +1,8 @@
 """The loop that a person's run is: train, log, checkpoint, track, say so; end cleanly however it ends.
 
-The order within an iteration makes every crash recoverable: the rollout log is on disk before the checkpoint that builds on it
-counts as saved, and the tracker commits last. What a dead attempt did beyond its checkpoint is superseded by the next attempt.
+The order within an iteration makes every crash recoverable: the rollout log is on disk before the checkpoint
+that builds on it counts as saved, and the tracker commits last. What a dead attempt did beyond its checkpoint
+is superseded by the next attempt.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ BEST_METRIC = "em_squad"
 HELDOUT = "heldout"
 HELDOUT_BEFORE = "heldout_before.json"
 HELDOUT_LAST = "heldout_last.json"
-"""Files of a run's directory with its held-out scores question by question, so that a resumed run need not ask again."""
+"""Files of a run's directory with its held-out scores question by question, so that a resumed run need not
+ask again."""
 
 
 class Trainable(Protocol):
@@ -55,7 +57,9 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ended: `finished`, or `interrupted` by the user; why, after which iteration, and the held-out scores."""
+    """How a run ended: `finished`, or `interrupted` by the user; why, after which iteration, and the held-out
+    scores.
+    """
 
     how: str
     reason: str
@@ -70,7 +74,8 @@ class Ending:
 class TrainingLoop:
     """Trains `algorithm` in the directory of `run` until a stop criterion, the time budget, or Ctrl-C.
 
-    `evaluate`: held-out evaluation before training, after it, and whenever the algorithm's own interval makes one.
+    `evaluate`: held-out evaluation before training, after it, and whenever the algorithm's own interval makes
+    one.
     """
 
     algorithm: Trainable
@@ -86,18 +91,25 @@ class TrainingLoop:
     def __post_init__(self):
         self._logged: set[tuple[int, str]] = set()
         """Iteration and split of the records that this attempt's log has."""
-        self._checkpoints = Checkpoints(self.run.checkpoints, self.checkpoint.num_to_keep, self.run.config_path)
+        self._checkpoints = Checkpoints(
+            self.run.checkpoints, self.checkpoint.num_to_keep, self.run.config_path
+        )
         self._seconds_log = 0.0
-        """What keeping the iteration before took; logged with the next, as its own rows are on disk before it ends."""
+        """What keeping the iteration before took; logged with the next, as its own rows are on disk before it
+        ends."""
         best = self._checkpoints.best
         self._best_score: float | None = read_note(best).get("best_score") if best else None
         self._before = load_scores(self.run.path / HELDOUT_BEFORE)
         last = load_scores(self.run.path / HELDOUT_LAST)
-        # Scores of an iteration that a dead attempt ran beyond its checkpoint are superseded like its log rows.
+        # Scores of an iteration that a dead attempt ran beyond its checkpoint are superseded like its log
+        # rows.
         self._after = last if last and last[0] <= self.algorithm.iteration else None
 
     def run_to_end(self) -> Ending:
-        """The whole run. A second Ctrl-C raises KeyboardInterrupt; the run can be resumed from its last checkpoint."""
+        """The whole run.
+
+        A second Ctrl-C raises KeyboardInterrupt; the run can be resumed from its last checkpoint.
+        """
         started = time.monotonic()
         with Interrupts(self._on_interrupt) as interrupts:
             if self.evaluate and self._before is None:
@@ -118,9 +130,13 @@ class TrainingLoop:
                 self.tracker.commit(self.algorithm.iteration)
             elif reason:
                 self._evaluate_after()
-        how, why = ("interrupted", interrupts.requested) if interrupts.requested else ("finished", reason or "")
+        how, why = (
+            ("interrupted", interrupts.requested) if interrupts.requested else ("finished", reason or "")
+        )
         before, after = (kept[1] if kept else None for kept in (self._before, self._after))
-        questions = (rollout.question.text for record in self.algorithm.records for rollout in record.rollouts)
+        questions = (
+            rollout.question.text for record in self.algorithm.records for rollout in record.rollouts
+        )
         return Ending(how, why, self.algorithm.iteration, before, after, next(questions, None))
 
     def _reason(self, result: Mapping[str, Any], started: float) -> str | None:
@@ -130,7 +146,9 @@ class TrainingLoop:
             return f"the time budget of {self.time_budget_s:g} s is spent"
         return None
 
-    def _finish_iteration(self, result: dict[str, Any], records: list[IterationRecord], *, is_last: bool) -> None:
+    def _finish_iteration(
+        self, result: dict[str, Any], records: list[IterationRecord], *, is_last: bool
+    ) -> None:
         """Everything after `train()`, in the order that makes a crash at any point recoverable."""
         started, iteration = time.perf_counter(), self.algorithm.iteration
         records[0].seconds["log"] = result["igpo"]["seconds_log"] = self._seconds_log
@@ -141,7 +159,11 @@ class TrainingLoop:
         is_best = self._note_evaluation(iteration, records, scores) if scores else False
         self.tracker.log_iteration(iteration, result)
         frequency = self.checkpoint.checkpoint_frequency
-        if is_best or (frequency and iteration % frequency == 0) or (is_last and self.checkpoint.checkpoint_at_end):
+        if (
+            is_best
+            or (frequency and iteration % frequency == 0)
+            or (is_last and self.checkpoint.checkpoint_at_end)
+        ):
             self._save(best=is_best)
             self.tracker.commit(iteration)
         elif is_last:
@@ -156,8 +178,10 @@ class TrainingLoop:
 
     @contextmanager
     def _rollouts_kept(self) -> Generator[None]:
-        """Where the algorithm stops the run (tools that fail, a loss that is not finite), the rollouts that it stopped over are
-        what one wants to look at: they are on disk before the run ends. A resumed run does that iteration again."""
+        """Where the algorithm stops the run (tools that fail, a loss that is not finite), the rollouts that
+        it stopped over are
+        what one wants to look at: they are on disk before the run ends. A resumed run does that iteration
+        again."""
         try:
             yield
         except Exception:
@@ -167,7 +191,9 @@ class TrainingLoop:
             self.log.flush()
             for record in stopped_over:
                 query = f'igpo sql {self.run.path} "SELECT * FROM turns WHERE iteration = {record.iteration}"'
-                self.progress.message(f"rollouts of iteration {record.iteration} ({record.split}): {escape(query)}")
+                self.progress.message(
+                    f"rollouts of iteration {record.iteration} ({record.split}): {escape(query)}"
+                )
             raise
 
     def _heldout(self, when: str) -> dict[str, float]:
@@ -197,7 +223,9 @@ class TrainingLoop:
             self._save(best=True)
         self.tracker.commit(iteration)
 
-    def _note_evaluation(self, iteration: int, records: list[IterationRecord], scores: Mapping[str, float]) -> bool:
+    def _note_evaluation(
+        self, iteration: int, records: list[IterationRecord], scores: Mapping[str, float]
+    ) -> bool:
         """Keeps and shows held-out scores; True where they are the best so far."""
         self._after = self._keep(HELDOUT_LAST, iteration, records)
         is_best = self._best_score is None or scores[BEST_METRIC] > self._best_score
@@ -216,10 +244,14 @@ class TrainingLoop:
     def _save(self, *, best: bool) -> None:
         diary = self.run.diary
         note = {"run_id": diary["run_id"], "attempt": len(diary["attempts"]), "best_score": self._best_score}
-        self._checkpoints.save(self.algorithm, self.algorithm.iteration, note, best=best, before_it_counts=self.log.flush)
+        self._checkpoints.save(
+            self.algorithm, self.algorithm.iteration, note, best=best, before_it_counts=self.log.flush
+        )
 
     def _on_interrupt(self, name: str) -> None:
-        self.progress.message(f"[yellow]{name}: finishing this iteration and saving a checkpoint; once more stops at once[/]")
+        self.progress.message(
+            f"[yellow]{name}: finishing this iteration and saving a checkpoint; once more stops at once[/]"
+        )
 
 
 def reached(stop: Mapping[str, float], result: Mapping[str, Any]) -> str | None:

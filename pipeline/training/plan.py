@@ -1,4 +1,6 @@
-"""What a launch settles before anything starts: which run each experiment begins or goes on with, and whether it can."""
+"""What a launch settles before anything starts: which run each experiment begins or goes on with, and whether
+it can.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,9 @@ class Plan:
 def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
     """The plan of one run: a new one, or with `resume` the newest unfinished one of the experiment.
 
-    Raises `InputError` for settings that cannot work, a configuration that is not the resumed run's, and, where the run is
-    `alone`, nothing to resume; in a grid, a run that is missing begins and one that is finished is kept.
+    Raises `InputError` for settings that cannot work, a configuration that is not the resumed run's, and,
+    where the run is `alone`, nothing to resume; in a grid, a run that is missing begins and one that is
+    finished is kept.
     """
     config, resolved = experiment.algorithm_config(), experiment.resolved()
     if experiment.rollout_log:
@@ -69,7 +72,8 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
 def check_plan(plan: Plan, console: Console, *, joins_cluster: bool) -> None:
     """The doctor's cheap checks: what is broken refuses the run, what is unpromising is said.
 
-    Too little memory on this machine does not refuse a run that joins a cluster, whose other machines may have it.
+    Too little memory on this machine does not refuse a run that joins a cluster, whose other machines may
+    have it.
     """
     subject = Subject(plan.experiment, plan.config)
     for finding in cheap_checks(subject):
@@ -77,7 +81,9 @@ def check_plan(plan: Plan, console: Console, *, joins_cluster: bool) -> None:
         if finding.status == "fail" and not elsewhere:
             raise InputError(f"{plan.experiment.source}: {finding.message}")
         if finding.status != "ok":
-            console.print(Text.assemble(("warning: ", "yellow"), f"{finding.name}: {finding.message}"), soft_wrap=True)
+            console.print(
+                Text.assemble(("warning: ", "yellow"), f"{finding.name}: {finding.message}"), soft_wrap=True
+            )
     assert subject.task is not None
     plan.identity = subject.task.identity
 
@@ -86,13 +92,20 @@ def check_resources(plan: Plan, console: Console, *, may_grow: bool) -> None:
     """A cluster that was joined may grow; this machine will not."""
     lack = lacking(plan.config)
     if lack and not may_grow:
-        raise InputError(f"{plan.experiment.source}: {lack}: lower num_env_runners, num_learners or what each of them asks for.")
+        raise InputError(
+            f"{plan.experiment.source}: {lack}: lower num_env_runners, num_learners or what each of them "
+            "asks for."
+        )
     if lack:
-        console.print(Text.assemble(("warning: ", "yellow"), f"{lack}: waiting for the cluster to grow"), soft_wrap=True)
+        console.print(
+            Text.assemble(("warning: ", "yellow"), f"{lack}: waiting for the cluster to grow"), soft_wrap=True
+        )
 
 
 def first_weights(run: RunDirectory) -> Path | None:
-    """The checkpoint that an attempt at `run` starts from: its own last one, else the one it was restored from, if any."""
+    """The checkpoint that an attempt at `run` starts from: its own last one, else the one it was restored
+    from, if any.
+    """
     restored_from = run.diary.get("restored_from")
     checkpoint = Checkpoints(run.checkpoints).last or (Path(restored_from) if restored_from else None)
     if checkpoint is not None:
@@ -101,7 +114,9 @@ def first_weights(run: RunDirectory) -> Path | None:
 
 
 def grid_ids(plans: list[Plan]) -> dict[str, str]:
-    """Experiment to what its trials have in common, for those with several; a grid that is resumed keeps its own."""
+    """Experiment to what its trials have in common, for those with several; a grid that is resumed keeps its
+    own.
+    """
     names = Counter(plan.experiment.name for plan in plans)
     known = {plan.experiment.name: plan.run.diary.get("grid_id") for plan in plans if plan.run is not None}
     return {name: known.get(name) or new_run_id() for name, trials in names.items() if trials > 1}
@@ -116,7 +131,8 @@ def _check_unchanged(run: RunDirectory, resolved: dict, experiment: Experiment) 
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     listed = ", ".join(f"`{key}` ({before.get(key)!r} -> {now.get(key)!r})" for key in changed[:3])
     raise InputError(
-        f"--resume: {experiment.source} is not what run {run.path} began with: {listed} changed. Put it back, "
+        f"--resume: {experiment.source} is not what run {run.path} began with: {listed} changed. Put it "
+        "back, "
         f"or start a new run with --restore {run.checkpoints / 'last'}."
     )
 

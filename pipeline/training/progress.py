@@ -68,7 +68,9 @@ class Progress:
         hops = {int(name.rsplit("_", 1)[1]): value for name, value in scores.items() if "_hops_" in name}
         parts += [f"EM {hop}-hop {value:.2f}" for hop, value in sorted(hops.items())]
         questions = f", {scores['questions']:.0f} questions" if "questions" in scores else ""
-        self.message(f"held-out {when}{questions}: {' · '.join(parts)}{'  [green]best so far[/]' if best else ''}")
+        self.message(
+            f"held-out {when}{questions}: {' · '.join(parts)}{'  [green]best so far[/]' if best else ''}"
+        )
 
     @property
     def _of_total(self) -> str:
@@ -82,7 +84,9 @@ class Progress:
 
 
 def describe(metrics: dict[str, float]) -> str:
-    """EM, F1, mean gain, share of collapsed groups (outcome alone -> final) and speed, as far as `metrics` has them."""
+    """EM, F1, mean gain, share of collapsed groups (outcome alone -> final) and speed, as far as `metrics`
+    has them.
+    """
     parts = []
     for name, text in (("em", "EM {:.3f}"), ("f1", "F1 {:.3f}"), ("gain_mean", "gain {:+.3f}")):
         if name in metrics:
@@ -104,7 +108,9 @@ def duration(seconds: float) -> str:
 
 
 def before_and_after(before: Scores, after: Scores) -> Table:
-    """The table at the end of a run: held-out scores before and after, and the paired difference with its 95% interval."""
+    """The table at the end of a run: held-out scores before and after, and the paired difference with its 95%
+    interval.
+    """
     table = Table(title="Held-out questions, greedy", title_justify="left")
     for column in ("", "questions", "before", "after", "difference", "95% interval"):
         table.add_column(column, justify="left" if not column else "right")
@@ -114,7 +120,10 @@ def before_and_after(before: Scores, after: Scores) -> Table:
         old = {q: s for q, s in before.items() if hops is None or s.hops == hops}
         new = {q: s for q, s in after.items() if hops is None or s.hops == hops}
         difference = paired_difference(old, new, metric=metric)
-        cells = [f"{value:.3f}" if value is not None else "-" for value in (mean_score(old, metric), mean_score(new, metric))]
+        cells = [
+            f"{value:.3f}" if value is not None else "-"
+            for value in (mean_score(old, metric), mean_score(new, metric))
+        ]
         if difference is None:
             table.add_row(label, str(len(new)), *cells, "-", "-")
         else:

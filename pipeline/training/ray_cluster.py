@@ -1,4 +1,6 @@
-"""Ray for a run: started here or joined, and whether it has what the run asks for (Ray itself would wait for ever)."""
+"""Ray for a run: started here or joined, and whether it has what the run asks for (Ray itself would wait for
+ever).
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,26 @@ if TYPE_CHECKING:
 
 
 def start_ray(options: LaunchOptions) -> None:
-    """Starts Ray, or joins the cluster at `ray_address`; InputError where it does not start or none answers there."""
+    """Starts Ray, or joins the cluster at `ray_address`; InputError where it does not start or none answers
+    there.
+    """
     import ray
 
     if ray.is_initialized():
         return
-    arguments: dict[str, Any] = {"logging_level": level_of(options.verbosity), "log_to_driver": options.verbosity > 0}
+    arguments: dict[str, Any] = {
+        "logging_level": level_of(options.verbosity),
+        "log_to_driver": options.verbosity > 0,
+    }
     if options.ray_address:
         _knock(options.ray_address)
         arguments["address"] = options.ray_address
     else:
-        arguments |= {"include_dashboard": False, "num_cpus": options.ray_num_cpus, "num_gpus": options.ray_num_gpus}
+        arguments |= {
+            "include_dashboard": False,
+            "num_cpus": options.ray_num_cpus,
+            "num_gpus": options.ray_num_gpus,
+        }
     try:
         with native_stderr_aside(options.verbosity), _deaf_to_sigterm():
             ray.init(**arguments)
@@ -36,15 +47,17 @@ def start_ray(options: LaunchOptions) -> None:
         reason = f"{(str(error) or repr(error)).splitlines()[0]} (-v shows why)"
         if options.ray_address:
             raise _nobody_there(options.ray_address, reason) from error
-        raise InputError(f"Ray can't be started on this machine, which may be short of CPU or memory: {reason}") from error
+        raise InputError(
+            f"Ray can't be started on this machine, which may be short of CPU or memory: {reason}"
+        ) from error
 
 
 @contextmanager
 def _deaf_to_sigterm() -> Generator[None]:
     """Processes that start in this context keep SIGTERM blocked, as Ray itself blocks Ctrl-C for its own.
 
-    What ends a job (Slurm, systemd) signals all of its processes at once, and the run needs Ray to finish what is under way: it
-    would wait a minute for a Ray that is gone.
+    What ends a job (Slurm, systemd) signals all of its processes at once, and the run needs Ray to finish
+    what is under way: it would wait a minute for a Ray that is gone.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
@@ -69,11 +82,17 @@ def _nobody_there(address: str, reason: str) -> InputError:
 
 
 def lacking(config: IGPOConfig) -> str | None:
-    """What env runners and learners ask for and the cluster does not have, in words; None where it has all."""
+    """What env runners and learners ask for and the cluster does not have, in words; None where it
+    has all.
+    """
     import ray
 
     settings: Any = config  # RLlib types its numbers as `int | None`
-    runners, learners, per_learner = settings.num_env_runners, settings.num_learners, settings.num_cpus_per_learner
+    runners, learners, per_learner = (
+        settings.num_env_runners,
+        settings.num_learners,
+        settings.num_cpus_per_learner,
+    )
     if per_learner == "auto":  # RLlib's rule
         per_learner = 0 if settings.num_gpus_per_learner else 1
     asked = {
@@ -83,5 +102,8 @@ def lacking(config: IGPOConfig) -> str | None:
     for kind, number in asked.items():
         present = ray.cluster_resources().get(kind, 0)
         if number > present:
-            return f"{runners} env runners and {learners} learners ask for {number:g} {kind}s, and Ray has {present:g}"
+            return (
+                f"{runners} env runners and {learners} learners ask for {number:g} {kind}s, "
+                f"and Ray has {present:g}"
+            )
     return None

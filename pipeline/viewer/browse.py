@@ -1,4 +1,6 @@
-"""`igpo browse`: a Textual app over the episodes of a log: a list to filter and sort, the rollout under the cursor, groups."""
+"""`igpo browse`: a Textual app over the episodes of a log: a list to filter and sort, the rollout under the
+cursor, groups.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class Browser(App):
 
     TITLE = "igpo browse"
     ENABLE_COMMAND_PALETTE = False
-    # Here and not in the screen, whose own rules cannot depend on the class that its breakpoints set on itself.
+    # Here and not in the screen, whose own rules cannot depend on the class that its breakpoints set on
+    # itself.
     CSS = """
     #filter { border: none; height: 1; padding: 0 1; background: $boost; }
     #status { height: auto; padding: 0 1; }
@@ -70,7 +73,9 @@ class EpisodesScreen(Screen):
         self._episodes: list[dict[str, Any]] = []
 
     def compose(self) -> ComposeResult:
-        yield Input(placeholder="words of question or answer, or: where hops = 2 AND em_squad = 0", id="filter")
+        yield Input(
+            placeholder="words of question or answer, or: where hops = 2 AND em_squad = 0", id="filter"
+        )
         yield Static(id="status")
         with Horizontal(id="panes"):
             yield DataTable(id="list", cursor_type="row", zebra_stripes=True)
@@ -114,7 +119,9 @@ class EpisodesScreen(Screen):
 
     def action_group(self) -> None:
         if self._episodes:
-            self.app.push_screen(GroupScreen(load_group(self._rollouts, self._episodes[self._list.cursor_row])))
+            self.app.push_screen(
+                GroupScreen(load_group(self._rollouts, self._episodes[self._list.cursor_row]))
+            )
 
     @property
     def _list(self) -> DataTable:
@@ -146,7 +153,9 @@ class EpisodesScreen(Screen):
             self._list.add_row(*_cells(row))
         first = self._page * PAGE
         if self._episodes:
-            self._say(Text(f"{first + 1}–{first + len(self._episodes)} of {self._count:,} episodes", style="dim"))
+            self._say(
+                Text(f"{first + 1}–{first + len(self._episodes)} of {self._count:,} episodes", style="dim")
+            )
         else:
             self._say(Text("no episode fits", style="dim"))
             self.query_one("#rollout", Static).update("")

@@ -18,7 +18,10 @@ COLUMNS = ("iteration", "split", "outcome", "gain_total", "turns", "answer", "qu
 
 @dataclass(frozen=True, slots=True)
 class EpisodeFilter:
-    """Which episodes, in which order. `words` is text in question, answer or episode id, or `where` and a condition in SQL."""
+    """Which episodes, in which order.
+
+    `words` is text in question, answer or episode id, or `where` and a condition in SQL.
+    """
 
     words: str = ""
     sort: str = "iteration"

@@ -34,12 +34,16 @@ class GroupScreen(Screen):
         episode = self._group[0].episode
         facts = f"  iteration {episode['iteration']}, {episode['split']}, {len(self._group)} rollouts"
         question = visible(episode["question"])
-        yield Static(Text.assemble((question, "bold"), "  ", (golds_line(episode), GOLD), (facts, "dim")), id="prompt")
+        yield Static(
+            Text.assemble((question, "bold"), "  ", (golds_line(episode), GOLD), (facts, "dim")), id="prompt"
+        )
         width = max(COLUMN_CELLS, self.app.size.width // len(self._group))
         with HorizontalScroll():
             for one in self._group:
                 name = Text(one.episode["episode_id"], style="dim")
                 with VerticalScroll(classes="rollout") as column:
                     column.styles.width = width
-                    yield Static(Group(name, verdict(one.episode), Text(worth(one.episode)), render_turns(one)))
+                    yield Static(
+                        Group(name, verdict(one.episode), Text(worth(one.episode)), render_turns(one))
+                    )
         yield Footer()

@@ -23,7 +23,9 @@ def render_trajectory(trajectory: Trajectory) -> RenderableType:
 
 
 def render_turns(trajectory: Trajectory) -> RenderableType:
-    """Every turn with its evidence (gold answers marked), belief, credit and seconds; `●` where it found new gold evidence."""
+    """Every turn with its evidence (gold answers marked), belief, credit and seconds; `●` where it found new
+    gold evidence.
+    """
     golds, seconds = trajectory.episode["golds"], trajectory.episode["seconds"]
     footer = Text(f"{seconds:.2f} s from prompt to end", style="dim")
     return Group(*(_turn(turn, golds) for turn in trajectory.turns_T), Rule(style="dim"), footer)
@@ -50,7 +52,9 @@ def verdict(episode: dict[str, Any]) -> Text:
 
 
 def belief_bar(before: float, after: float, cells: int = BAR_CELLS) -> Text:
-    """Belief in [0, 1] on a bar: what stayed (`█`), what the turn won (green `▓`) or lost (red `░`), what is missing (`·`)."""
+    """Belief in [0, 1] on a bar: what stayed (`█`), what the turn won (green `▓`) or lost (red `░`), what is
+    missing (`·`).
+    """
     low, high = sorted((round(before * cells), round(after * cells)))
     moved = ("▓" * (high - low), "green") if after >= before else ("░" * (high - low), "red")
     return Text.assemble(("█" * low, "cyan"), moved, ("·" * (cells - high), "dim"))
@@ -82,7 +86,11 @@ def _turn(turn: dict[str, Any], golds: list[str]) -> RenderableType:
             parts.append(Padding(Text(visible(problem), style="yellow"), INDENT))
     if turn["observation_text"].strip():
         cut = "\n(shortened to the token limit)" if turn["observation_cut"] else ""
-        parts.append(Padding(_with_golds(visible(turn["observation_text"].strip()), golds).append(cut, style="dim"), INDENT))
+        parts.append(
+            Padding(
+                _with_golds(visible(turn["observation_text"].strip()), golds).append(cut, style="dim"), INDENT
+            )
+        )
     parts.append(Padding(_credit(turn), INDENT))
     return Group(*parts)
 
@@ -108,7 +116,9 @@ def _with_golds(text: str, golds: list[str]) -> Text:
 def _credit(turn: dict[str, Any]) -> RenderableType:
     lines = []
     if turn["gain"] is not None:
-        belief = Text(f"belief {turn['belief_before']:.3f} ").append_text(belief_bar(turn["belief_before"], turn["belief_after"]))
+        belief = Text(f"belief {turn['belief_before']:.3f} ").append_text(
+            belief_bar(turn["belief_before"], turn["belief_after"])
+        )
         lines.append(belief.append(f" {turn['belief_after']:.3f}"))
     numbers = Text()
     for name in ("gain", "advantage"):

@@ -44,7 +44,9 @@ def show_episode(
     console.print(render_trajectory(load_trajectory(run, found)))
 
 
-def list_episodes(run: Run, console: Console, *, iteration: int | None = None, split: str | None = None) -> None:
+def list_episodes(
+    run: Run, console: Console, *, iteration: int | None = None, split: str | None = None
+) -> None:
     """Print a line for each of the newest rollouts, training first. Raises InputError if there is none."""
     table = Table(box=None, header_style="bold", padding=(0, 1))
     for column in ("iteration", "split", "episode", "question", "answer"):
@@ -64,5 +66,6 @@ def list_episodes(run: Run, console: Console, *, iteration: int | None = None, s
         )
     console.print(table)
     console.print(
-        "igpo show RUN EPISODE shows one, --best and --worst the extremes; igpo browse RUN pages through all", style="dim"
+        "igpo show RUN EPISODE shows one, --best and --worst the extremes; igpo browse RUN pages through all",
+        style="dim",
     )

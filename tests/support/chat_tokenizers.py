@@ -13,7 +13,9 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-FORGETFUL = CHATML.replace("{{ m.content }}", "{{ m.content if m.role == 'user' or loop.last else 'removed' }}")
+FORGETFUL = CHATML.replace(
+    "{{ m.content }}", "{{ m.content if m.role == 'user' or loop.last else 'removed' }}"
+)
 """Drops what earlier assistant turns said."""
 
 _QWEN_SYSTEM = """\
@@ -99,7 +101,14 @@ Given the following functions, answer with a JSON call {"name": function, "param
 
 {% endif %}"""
 
-_LLAMA_TOKENS = ["<|begin_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|python_tag|>"]
+_LLAMA_TOKENS = [
+    "<|begin_of_text|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|python_tag|>",
+]
 
 
 def chat_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:

@@ -57,4 +57,8 @@ class Command:
         return self.process.wait(timeout)
 
     def descendants(self, name: str) -> list[psutil.Process]:
-        return [child for child in psutil.Process(self.process.pid).children(recursive=True) if name in " ".join(child.cmdline())]
+        return [
+            child
+            for child in psutil.Process(self.process.pid).children(recursive=True)
+            if name in " ".join(child.cmdline())
+        ]

@@ -1,7 +1,8 @@
-"""`engine.weight_transfer: nccl` without a GPU: vLLM's own classes at both ends, gloo where they would call NCCL.
+"""`engine.weight_transfer: nccl` without a GPU: vLLM's own classes at both ends, gloo where they would call
+NCCL.
 
-Three things are put in their place, in the processes of learner and engines: the communicator, CUDA's streams (vLLM has stand-ins
-for its CPU engines) and the index of the current device.
+Three things are put in their place, in the processes of learner and engines: the communicator, CUDA's streams
+(vLLM has stand-ins for its CPU engines) and the index of the current device.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ class GlooCommunicator:
         from vllm.distributed.utils import stateless_init_torch_distributed_process_group
 
         self.rank, self.world_size = rank, world_size
-        self.group = stateless_init_torch_distributed_process_group(address, port, rank, world_size, backend="gloo")
+        self.group = stateless_init_torch_distributed_process_group(
+            address, port, rank, world_size, backend="gloo"
+        )
 
     def broadcast(self, tensor, src, stream=None):
         options = torch.distributed.BroadcastOptions()
@@ -70,12 +73,16 @@ class ModelOfRank:
     def __new__(cls):
         model = torch.nn.Module()
         model.held = {}
-        model.load_weights = lambda weights: model.held.update((name, tensor.clone()) for name, tensor in weights)
+        model.load_weights = lambda weights: model.held.update(
+            (name, tensor.clone()) for name, tensor in weights
+        )
         return model
 
 
 class EngineOfRanks:
-    """A `VLLMEngine` without a model: vLLM's receiving ends, one per rank of a tensor-parallel engine, each in a thread."""
+    """A `VLLMEngine` without a model: vLLM's receiving ends, one per rank of a tensor-parallel engine, each
+    in a thread.
+    """
 
     def __init__(self, num_ranks):
         from concurrent.futures import ThreadPoolExecutor
@@ -88,8 +95,12 @@ class EngineOfRanks:
         self._ends = []
         for rank, model in enumerate(self.models):
             parallel = SimpleNamespace(data_parallel_index=0, world_size=num_ranks, rank=rank)
-            config = SimpleNamespace(parallel_config=parallel, model_config=SimpleNamespace(dtype=torch.float32))
-            self._ends.append(NCCLWeightTransferEngine(WeightTransferConfig(), config, torch.device("cpu"), model))
+            config = SimpleNamespace(
+                parallel_config=parallel, model_config=SimpleNamespace(dtype=torch.float32)
+            )
+            self._ends.append(
+                NCCLWeightTransferEngine(WeightTransferConfig(), config, torch.device("cpu"), model)
+            )
         self.transfer_group, self.weights_version = None, -1
 
     def init_weight_transfer_engine(self, init_info, group):

@@ -99,12 +99,21 @@ def make_learner(paths, *, model_config=None, **settings):
     return learner
 
 
-def make_episode(rollout_id, group, agents, *, outcome, scores, rng, policy=lambda agent: "default_policy", tokens=None):
-    """An episode whose turns are written by `agents` in this order; `scores` are s_0, s_1, ... of the gain-bearing
-    turns.
+def make_episode(
+    rollout_id, group, agents, *, outcome, scores, rng, policy=lambda agent: "default_policy", tokens=None
+):
+    """An episode whose turns are written by `agents` in this order; `scores` are s_0, s_1, ... of the
+    gain-bearing turns.
     """
     turns = [
-        Turn(index=k, agent=agent, policy=policy(agent), decision_text="", action=ActionKind.TOOL, scores_K=None)
+        Turn(
+            index=k,
+            agent=agent,
+            policy=policy(agent),
+            decision_text="",
+            action=ActionKind.TOOL,
+            scores_K=None,
+        )
         for k, agent in enumerate(agents)
     ]
     rollout = Rollout(

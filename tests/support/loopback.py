@@ -37,7 +37,9 @@ def serving(app, port: int | None = None) -> Iterator[str]:
 
 @contextmanager
 def answering(answer: Callable[[dict, dict], tuple[int, object]]) -> Iterator[str]:
-    """A server that answers each POST with `answer(body, headers)` -> (status, JSON or bytes); yields the address."""
+    """A server that answers each POST with `answer(body, headers)` -> (status, JSON or bytes); yields the
+    address.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,4 +1,5 @@
-"""A log small enough to compute every answer by hand: three groups of two rollouts in two iterations, two evaluations.
+"""A log small enough to compute every answer by hand: three groups of two rollouts in two iterations, two
+evaluations.
 
 Group g1 (question q1, two hops): r1 finds both documents and is right, r2 asks one thing twice and is wrong.
 Group g2 (question q2, one hop): r3 and r4 both fail, so the outcome alone collapses; r3 hit gold evidence.
@@ -13,11 +14,30 @@ from envs.search.trajectory import ActionKind, Rollout, Termination, ToolCall, T
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
 
-Q1 = Question("q1", "Where was the author of Foo born?", ["Rome", "Roma"], "toy", 2, ["foo", "author"], {"type": "bridge"})
+Q1 = Question(
+    "q1",
+    "Where was the author of Foo born?",
+    ["Rome", "Roma"],
+    "toy",
+    2,
+    ["foo", "author"],
+    {"type": "bridge"},
+)
 Q2 = Question("q2", "Who is the mayor of Bar?", ["Ann Lee"], "toy", 1, ["bar"])
 
 
-def search(index, query, gold_hit, *, documents=("d",), agent="searcher", error=None, seconds=0.1, scores=(-1.0,), gap_tokens=4):
+def search(
+    index,
+    query,
+    gold_hit,
+    *,
+    documents=("d",),
+    agent="searcher",
+    error=None,
+    seconds=0.1,
+    scores=(-1.0,),
+    gap_tokens=4,
+):
     text, found = ("", []) if error else ("a document", list(documents))
     call = ToolCall("search", {"query": query}, text, found, error=error, seconds=seconds)
     call.document_scores = [2.5] * len(call.document_ids)
@@ -40,7 +60,16 @@ def search(index, query, gold_hit, *, documents=("d",), agent="searcher", error=
 
 
 def answer(index, text):
-    return Turn(index, "searcher", "default_policy", text, ActionKind.ANSWER, answer=text, num_decision_tokens=6, gold_hit=None)
+    return Turn(
+        index,
+        "searcher",
+        "default_policy",
+        text,
+        ActionKind.ANSWER,
+        answer=text,
+        num_decision_tokens=6,
+        gold_hit=None,
+    )
 
 
 def rollout(
@@ -81,7 +110,10 @@ def paid(advantage, gap=1e-6):
 
 
 def train_1():
-    bridge, last = search(0, "author of foo", True, documents=["foo"]), search(1, "Jane birthplace", True, documents=["author"])
+    bridge, last = (
+        search(0, "author of foo", True, documents=["foo"]),
+        search(1, "Jane birthplace", True, documents=["author"]),
+    )
     last.scores_K = np.array([-0.125])
     r1 = [bridge, last, answer(2, "Rome")]
     r2 = [search(0, "foo", False), search(1, "FOO ", False), answer(2, "Paris")]
@@ -109,7 +141,9 @@ def train_1():
         GroupCredit("g1", "q1", 2, 0.5, 0.5, 4, 0.625, 1.1388041973930374, False, False, False),
         GroupCredit("g2", "q2", 2, 0.0, 0.0, 2, 0.0, 1.0, True, False, False),
     ]
-    return IterationRecord(1, "train", 7, rollouts, credit, groups, {"generate": 3.0, "learn": 1.0, "total": 4.5})
+    return IterationRecord(
+        1, "train", 7, rollouts, credit, groups, {"generate": 3.0, "learn": 1.0, "total": 4.5}
+    )
 
 
 def train_2():
@@ -125,11 +159,20 @@ def train_2():
     cut_off = Turn(0, "searcher", "default_policy", "so", ActionKind.CUT_OFF, num_decision_tokens=8)
     credit = {("r5", 0): gain(0.1, 0.1, 0.0, 0.0), ("r5", 1): paid(0.0), ("r6", 0): paid(0.0)}
     rollouts = [
-        rollout("r5", "g3", Q1, [search(0, "foo", False), malformed], outcome=-1.0, termination=Termination.MALFORMED),
+        rollout(
+            "r5",
+            "g3",
+            Q1,
+            [search(0, "foo", False), malformed],
+            outcome=-1.0,
+            termination=Termination.MALFORMED,
+        ),
         rollout("r6", "g3", Q1, [cut_off], outcome=-1.0, termination=Termination.TOKEN_LIMIT),
     ]
     groups = [GroupCredit("g3", "q1", 2, -1.0, 0.0, 1, 0.0, 0.0, True, True, True)]
-    return IterationRecord(2, "train", 8, rollouts, credit, groups, {"generate": 1.0, "learn": 1.0, "total": 2.5})
+    return IterationRecord(
+        2, "train", 8, rollouts, credit, groups, {"generate": 1.0, "learn": 1.0, "total": 2.5}
+    )
 
 
 def heldout(iteration, *, q1_right, q2_right):
@@ -139,7 +182,9 @@ def heldout(iteration, *, q1_right, q2_right):
         turns = [answer(0, text)]
         name = f"e{question.id}"
         em = float(right)
-        rollouts.append(rollout(name, question.id, question, turns, text=text, em=em, f1=em, outcome=em, split="heldout"))
+        rollouts.append(
+            rollout(name, question.id, question, turns, text=text, em=em, f1=em, outcome=em, split="heldout")
+        )
     return IterationRecord(iteration, "heldout", 7, rollouts, seconds={"evaluate": 2.0})
 
 
@@ -154,7 +199,9 @@ def records():
 
 def write_run(folder, run_id="run-1", written=None, **info):
     """A run's folder with `written` (default: `records()`) in its log."""
-    with RolloutLogWriter(folder / run_id / "rollouts", run_id, info.pop("attempt", 1), info=RunInfo(**info)) as writer:
+    with RolloutLogWriter(
+        folder / run_id / "rollouts", run_id, info.pop("attempt", 1), info=RunInfo(**info)
+    ) as writer:
         for record in records() if written is None else written:
             writer.write(record, {"kl": 0.5})
     return folder / run_id

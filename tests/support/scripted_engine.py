@@ -10,7 +10,13 @@ from envs.search.protocols.tiny import build_tokenizer
 from envs.search.task import SearchTask
 from envs.world.words import ATTRIBUTES, NAMES, OTHER_WORDS, RELATIONS, VALUES
 
-WORDS = [*RELATIONS, *ATTRIBUTES, *(word for words in VALUES.values() for word in words), *NAMES, *OTHER_WORDS]
+WORDS = [
+    *RELATIONS,
+    *ATTRIBUTES,
+    *(word for words in VALUES.values() for word in words),
+    *NAMES,
+    *OTHER_WORDS,
+]
 
 
 def tiny_task(folder, **settings) -> SearchTask:
@@ -26,9 +32,11 @@ def ids(task: SearchTask, text: str) -> list[int]:
 
 
 class ScriptedEngine:
-    """Decides by `script(context text, turn number) -> decision text`; a decision longer than `max_tokens` is cut.
+    """Decides by `script(context text, turn number) -> decision text`; a decision longer than `max_tokens` is
+    cut.
 
-    A score is minus the context's length / 100, so that it can be told which history was scored. `order` notes what was asked.
+    A score is minus the context's length / 100, so that it can be told which history was scored. `order`
+    notes what was asked.
     """
 
     weights_version = 7

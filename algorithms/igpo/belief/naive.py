@@ -24,7 +24,8 @@ class NaiveScorer:
 
     def score(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
         return [
-            np.stack([self._score_moment(context_L, query.suffixes_K) for context_L in query.contexts_T1]) for query in queries
+            np.stack([self._score_moment(context_L, query.suffixes_K) for context_L in query.contexts_T1])
+            for query in queries
         ]
 
     @torch.no_grad()
@@ -36,8 +37,16 @@ class NaiveScorer:
             token_ids_KL[k, : lengths_K[k]] = [*context_L, *suffix.ids]
             gold_KL[k, len(context_L) : lengths_K[k]] = suffix.gold_mask_L
         device = next(self._model.parameters()).device
-        token_ids, gold = torch.from_numpy(token_ids_KL).to(device), torch.from_numpy(gold_KL[:, 1:]).to(device)
+        token_ids, gold = (
+            torch.from_numpy(token_ids_KL).to(device),
+            torch.from_numpy(gold_KL[:, 1:]).to(device),
+        )
         logp_KL, _ = token_logp(
-            self._model, token_ids, gold, self._compute_dtype, entropy="off", lengths=torch.from_numpy(lengths_K)
+            self._model,
+            token_ids,
+            gold,
+            self._compute_dtype,
+            entropy="off",
+            lengths=torch.from_numpy(lengths_K),
         )
         return (logp_KL.double().sum(1) / gold.sum(1)).cpu().numpy()

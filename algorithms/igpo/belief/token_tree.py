@@ -1,7 +1,7 @@
 """Token sequences with their common prefixes merged: one trunk, and branches that leave it.
 
-The contexts of a rollout are prefixes of its longest one, the trunk, and each answer is a branch behind its context.
-Aliases share their template; a context that does not continue the trunk is a branch too.
+The contexts of a rollout are prefixes of its longest one, the trunk, and each answer is a branch behind its
+context. Aliases share their template; a context that does not continue the trunk is a branch too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ class TokenTree:
 
         What it shares with the trunk or with the sequence added before it becomes no new nodes.
         """
-        shared, nodes = max(((_common_prefix(ids_L, ids), nodes) for ids, nodes in (self._trunk, self._last)), key=lambda x: x[0])
+        shared, nodes = max(
+            ((_common_prefix(ids_L, ids), nodes) for ids, nodes in (self._trunk, self._last)),
+            key=lambda x: x[0],
+        )
         start = len(self.trunk_L) + self.num_branch_nodes
         own = np.arange(start, start + len(ids_L) - shared)
         if own.size:
@@ -38,7 +41,9 @@ class TokenTree:
         return self._last[1]
 
     def branches(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The branch nodes: ids [B], positions in their sequence [B], and which of all nodes each may attend to [B, nodes]."""
+        """The branch nodes: ids [B], positions in their sequence [B], and which of all nodes each may attend
+        to [B, nodes].
+        """
         ids_B = np.empty(self.num_branch_nodes, dtype=self.trunk_L.dtype)
         position_B = np.empty(self.num_branch_nodes, dtype=np.int64)
         sees_BX = np.zeros((self.num_branch_nodes, len(self.trunk_L) + self.num_branch_nodes), dtype=np.bool_)

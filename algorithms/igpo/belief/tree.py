@@ -1,8 +1,9 @@
 """`tree`: all answers of a rollout in one pass over its tokens.
 
-The trunk of each `TokenTree` runs under the plain causal mask, for which every fast kernel is made, and leaves its keys
-and values behind; all branches then run together, under a mask that shows each token its ancestors only, at the
-positions that it would have in its own sequence. Work is one forward over the longest context plus the answers.
+The trunk of each `TokenTree` runs under the plain causal mask, for which every fast kernel is made, and
+leaves its keys and values behind; all branches then run together, under a mask that shows each token its
+ancestors only, at the positions that it would have in its own sequence. Work is one forward over the longest
+context plus the answers.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class TreeScorer:
     Args:
         model: the scoring policy.
         compute_dtype: bfloat16 runs it under autocast.
-        tokens_per_batch: tokens of trunks and branches, padding included, in one pass; a larger rollout goes alone.
+        tokens_per_batch: tokens of trunks and branches, padding included, in one pass; a larger rollout goes
+            alone.
     """
 
     def __init__(self, model, compute_dtype: torch.dtype = torch.float32, tokens_per_batch: int = 8192):
@@ -52,7 +54,9 @@ class TreeScorer:
         self._tokens_per_batch = tokens_per_batch
 
     def score(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
-        """Raises ValueError where a sequence is longer than the model's sliding window, which the mask does not know."""
+        """Raises ValueError where a sequence is longer than the model's sliding window, which the mask does
+        not know.
+        """
         trees = [_grow(query) for query in queries]
         self._refuse_sliding_window(trees)
         scores: list[np.ndarray] = [np.empty(0)] * len(trees)
@@ -69,7 +73,9 @@ class TreeScorer:
     @torch.no_grad()
     def _score_batch(self, trees: list[_Tree]) -> list[np.ndarray]:
         device = next(self._model.parameters()).device
-        trunks_NL, branches_NB, position_NB, sees_NBX = (torch.from_numpy(part).to(device) for part in _pad(trees))
+        trunks_NL, branches_NB, position_NB, sees_NBX = (
+            torch.from_numpy(part).to(device) for part in _pad(trees)
+        )
         model = backbone(self._model)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._compute_dtype is torch.bfloat16):
             trunk = model(input_ids=trunks_NL, use_cache=True)
@@ -83,9 +89,14 @@ class TreeScorer:
             hidden_NXH = torch.cat([trunk.last_hidden_state, branch.last_hidden_state], dim=1)
             # A node behind the trunk lies behind the longest trunk of the batch.
             behind = [trunks_NL.shape[1] - tree.trunk_size for tree in trees]
-            nodes = [tree.node_G + np.where(tree.node_G >= tree.trunk_size, b, 0) for tree, b in zip(trees, behind, strict=True)]
+            nodes = [
+                tree.node_G + np.where(tree.node_G >= tree.trunk_size, b, 0)
+                for tree, b in zip(trees, behind, strict=True)
+            ]
             row_P = np.repeat(np.arange(len(trees)), [len(tree.node_G) for tree in trees])
-            hidden_PH = hidden_NXH[torch.from_numpy(row_P).to(device), torch.from_numpy(np.concatenate(nodes)).to(device)]
+            hidden_PH = hidden_NXH[
+                torch.from_numpy(row_P).to(device), torch.from_numpy(np.concatenate(nodes)).to(device)
+            ]
             target_P = torch.from_numpy(np.concatenate([tree.target_G for tree in trees])).to(device)
             logp_P = self._logp(hidden_PH, target_P)
         logps = np.split(logp_P, np.flatnonzero(np.diff(row_P)) + 1)
@@ -95,19 +106,28 @@ class TreeScorer:
         head = self._model.get_output_embeddings()
         chunk = max(1, LOGITS_PER_CHUNK // self._model.config.vocab_size)
         parts = zip(hidden_PH.split(chunk), target_P.split(chunk), strict=True)
-        return torch.cat([head_logp(head, hidden, target, "off")[0] for hidden, target in parts]).double().cpu().numpy()
+        return (
+            torch.cat([head_logp(head, hidden, target, "off")[0] for hidden, target in parts])
+            .double()
+            .cpu()
+            .numpy()
+        )
 
     def _refuse_sliding_window(self, trees: list[_Tree]) -> None:
         window = getattr(self._model.config, "sliding_window", None)
         longest = max((tree.longest for tree in trees), default=0)
         if window is not None and window < longest:
             raise ValueError(
-                f"a context with its answer has {longest} tokens, longer than the model's sliding window of {window}: use `naive`"
+                f"a context with its answer has {longest} tokens, longer than the model's sliding window of "
+                f"{window}: use `naive`"
             )
 
 
 def _grow(query: BeliefQuery) -> _Tree:
-    """The tree of a query. An answer's tokens up to its last gold one are enough, and that one is only predicted."""
+    """The tree of a query.
+
+    An answer's tokens up to its last gold one are enough, and that one is only predicted.
+    """
     tree = TokenTree(max(query.contexts_T1, key=len))
     nodes, targets, longest = [], [], 0
     for context_L in query.contexts_T1:
@@ -145,7 +165,8 @@ def _batches(trees: list[_Tree], tokens: int) -> list[list[int]]:
 def _pad(trees: list[_Tree]) -> tuple[np.ndarray, ...]:
     """Trunks [N, L], branches [N, B], their positions [N, B] and masks [N, B, L + B], padded on the right.
 
-    Behind a trunk no real token attends to the padding; a padded branch token sees itself, since a softmax needs something.
+    Behind a trunk no real token attends to the padding; a padded branch token sees itself, since a softmax
+    needs something.
     """
     trunk = max(tree.trunk_size for tree in trees)
     branch = max(1, *(tree.tree.num_branch_nodes for tree in trees))

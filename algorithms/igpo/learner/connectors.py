@@ -1,7 +1,9 @@
 """From RLlib episodes to the learner's token columns.
 
-`TurnLevelAdvantages` only adapts: rollouts in, `algorithms.credit`, one advantage per turn out. `BuildTokenBatch` lays
-the tokens out: one row per (rollout, agent) that spoke, padded on the right, in a dictionary of columns per module.
+`TurnLevelAdvantages` only adapts: rollouts in, `algorithms.credit`, one advantage per turn out.
+`BuildTokenBatch` lays
+the tokens out: one row per (rollout, agent) that spoke, padded on the right, in a dictionary of columns per
+module.
 """
 
 from __future__ import annotations
@@ -25,7 +27,13 @@ from algorithms.credit import (
 )
 from algorithms.credit.config import AliasRule
 from algorithms.igpo.iteration_record import GroupCredit, TurnCredit
-from algorithms.igpo.learner.groups import BATCH_WIDE, batch_wide_numbers, decision_tokens, rollout_of, split_groups
+from algorithms.igpo.learner.groups import (
+    BATCH_WIDE,
+    batch_wide_numbers,
+    decision_tokens,
+    rollout_of,
+    split_groups,
+)
 from algorithms.igpo.learner.loss import Aggregation, LossSettings, aggregation_weight
 from algorithms.igpo.learner.token_batch import Row, TokenLayout, agent_steps, pad_rows, timesteps
 from envs.search.trajectory import Rollout, Termination
@@ -51,7 +59,10 @@ def find_piece(pipeline, piece_class: type):
     for piece in pipeline.connectors if pipeline else []:
         if isinstance(piece, piece_class):
             return piece
-    raise RuntimeError(f"the learner connector pipeline has no {piece_class.__name__}: append build_learner_pipeline_pieces(...)")
+    raise RuntimeError(
+        f"the learner connector pipeline has no {piece_class.__name__}: append "
+        "build_learner_pipeline_pieces(...)"
+    )
 
 
 @dataclass(slots=True)
@@ -76,7 +87,8 @@ def rollout_gains(rollout: Rollout, config: CreditConfig, alias_rule: AliasRule)
         if config.reads_belief:
             where = "the prompt" if rollout.initial_scores_K is None else "a completed turn"
             raise ValueError(
-                f"rollout {rollout.id}: {where} has no belief score, which this estimator reads; turn belief scoring on in "
+                f"rollout {rollout.id}: {where} has no belief score, which this estimator reads; turn "
+                "belief scoring on in "
                 "the env runner, or take one of the outcome alone, such as grpo"
             )
         if rollout.initial_scores_K is None:
@@ -85,7 +97,9 @@ def rollout_gains(rollout: Rollout, config: CreditConfig, alias_rule: AliasRule)
     scores_T1 = reduce_aliases(scores_TK, alias_rule, episode=rollout.id)
     beliefs_T1 = beliefs_from_scores(scores_T1)
     positions = np.array([index for index, _ in scored], dtype=np.int64)
-    gains.gain_T[positions] = gains_from_scores(scores_T1, config.gain_basis, config.gap_eps, episode=rollout.id)
+    gains.gain_T[positions] = gains_from_scores(
+        scores_T1, config.gain_basis, config.gap_eps, episode=rollout.id
+    )
     gains.after_T[positions] = beliefs_T1[1:]
     gains.before_T[:] = beliefs_T1[np.searchsorted(positions, np.arange(num_turns))]
     return gains
@@ -94,8 +108,8 @@ def rollout_gains(rollout: Rollout, config: CreditConfig, alias_rule: AliasRule)
 class TurnLevelAdvantages(ConnectorV2):
     """Episodes in, one advantage per turn out (through `shared_data`); the batch itself passes unchanged.
 
-    Groups of which fewer than 2 rollouts are left are dropped. After a call, `last_credit` and `last_groups` hold what
-    training used.
+    Groups of which fewer than 2 rollouts are left are dropped. After a call, `last_credit` and `last_groups`
+    hold what training used.
     """
 
     def __init__(self, credit: CreditConfig, *, alias_rule: AliasRule = "max", num_learners: int = 0):
@@ -106,7 +120,9 @@ class TurnLevelAdvantages(ConnectorV2):
         self.last_credit: dict[tuple[str, int], TurnCredit] = {}
         self.last_groups: list[GroupCredit] = []
 
-    def __call__(self, *, rl_module, batch, episodes, explore=None, shared_data: Any = None, metrics=None, **kwargs):
+    def __call__(
+        self, *, rl_module, batch, episodes, explore=None, shared_data: Any = None, metrics=None, **kwargs
+    ):
         started = time.perf_counter()
         kept, _ = split_groups(episodes)
         self.last_credit, self.last_groups = {}, []
@@ -114,10 +130,13 @@ class TurnLevelAdvantages(ConnectorV2):
         shared_data[NUMBERS] = self._batch_wide(episodes)
         if kept:
             shared_data[CREDIT] = self._assign(
-                [[rollout_of(episode) for episode in members] for members in kept.values()], shared_data[NUMBERS]
+                [[rollout_of(episode) for episode in members] for members in kept.values()],
+                shared_data[NUMBERS],
             )
         if metrics is not None:
-            metrics.log_value((ALL_MODULES, "seconds_credit"), time.perf_counter() - started, reduce="mean", window=1)
+            metrics.log_value(
+                (ALL_MODULES, "seconds_credit"), time.perf_counter() - started, reduce="mean", window=1
+            )
         return batch
 
     def _batch_wide(self, episodes) -> dict[str, Any] | None:
@@ -127,16 +146,21 @@ class TurnLevelAdvantages(ConnectorV2):
         if numbers is None:
             if self.num_learners > 1:
                 raise ValueError(
-                    f"{self.num_learners} learners need the numbers of the whole batch in each episode: make the "
+                    f"{self.num_learners} learners need the numbers of the whole batch in each episode: "
+                    "make the "
                     "shards with algorithms.igpo.learner.groups.shard_groups"
                 )
             numbers = batch_wide_numbers(episodes)
         return numbers
 
-    def _assign(self, groups: list[list[Rollout]], numbers: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def _assign(
+        self, groups: list[list[Rollout]], numbers: dict[str, Any]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         rollouts = [rollout for members in groups for rollout in members]
         gains = [rollout_gains(rollout, self.credit, self.alias_rule) for rollout in rollouts]
-        agents = {agent: k for k, agent in enumerate(sorted({turn.agent for r in rollouts for turn in r.turns}))}
+        agents = {
+            agent: k for k, agent in enumerate(sorted({turn.agent for r in rollouts for turn in r.turns}))
+        }
         gains_M = np.concatenate([g.gain_T for g in gains])
         turn_batch = TurnBatch(
             group_N=np.repeat(np.arange(len(groups)), [len(members) for members in groups]),
@@ -160,7 +184,9 @@ class TurnLevelAdvantages(ConnectorV2):
         advantages = turn_batch.split(credit.advantages_M)
         clip_scales = turn_batch.split(credit.clip_scale_M)
         normalised = turn_batch.split(credit.normalised_gains_M)
-        for rollout, g, advantage_T, normalised_T in zip(rollouts, gains, advantages, normalised, strict=True):
+        for rollout, g, advantage_T, normalised_T in zip(
+            rollouts, gains, advantages, normalised, strict=True
+        ):
             for k, turn in enumerate(rollout.turns):
                 self.last_credit[rollout.id, turn.index] = TurnCredit(
                     belief_before=_or_none(g.before_T[k]),
@@ -199,8 +225,8 @@ def _or_none(value: float) -> float | None:
 class BuildTokenBatch(ConnectorV2):
     """Lays the tokens of all kept rollouts out as {module id: columns} (module docstring).
 
-    Every module of the RLModule gets columns, if need be one row of no weight, so that all learners make the same
-    collective calls. After a call, `layouts` says what the ids in the columns stand for.
+    Every module of the RLModule gets columns, if need be one row of no weight, so that all learners make the
+    same collective calls. After a call, `layouts` says what the ids in the columns stand for.
     """
 
     def __init__(self, aggregation: Aggregation):
@@ -208,7 +234,9 @@ class BuildTokenBatch(ConnectorV2):
         self.aggregation = aggregation
         self.layouts: dict[str, TokenLayout] = {}
 
-    def __call__(self, *, rl_module, batch, episodes, explore=None, shared_data: Any = None, metrics=None, **kwargs):
+    def __call__(
+        self, *, rl_module, batch, episodes, explore=None, shared_data: Any = None, metrics=None, **kwargs
+    ):
         credit, numbers = shared_data[CREDIT], shared_data[NUMBERS]
         self.layouts = {module_id: TokenLayout() for module_id in rl_module.keys()}  # noqa: SIM118 (not a dict)
         rows: defaultdict[str, list[Row]] = defaultdict(list)
@@ -228,7 +256,8 @@ class BuildTokenBatch(ConnectorV2):
             module_id = agent_episode.module_id
             if module_id not in self.layouts:
                 raise ValueError(
-                    f"rollout {rollout.id}: agent {agent} speaks through module {module_id!r}, but the learner has "
+                    f"rollout {rollout.id}: agent {agent} speaks through module {module_id!r}, but the "
+                    "learner has "
                     f"only {', '.join(self.layouts)}; check policy_mapping_fn"
                 )
             layout = self.layouts[module_id]
@@ -256,7 +285,8 @@ class BuildTokenBatch(ConnectorV2):
                 layout.turn_keys.append((rollout.id, rollout.turns[k].index))
             if len(row.parts[0].ids) == 0:
                 raise ValueError(
-                    f"rollout {rollout.id}: agent {agent} has an empty prompt; its first token would have no context"
+                    f"rollout {rollout.id}: agent {agent} has an empty prompt; its first token would have "
+                    "no context"
                 )
             rows[module_id].append(row)
             layout.rollout_ids_N.append(rollout.id)

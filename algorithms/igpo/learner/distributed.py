@@ -1,6 +1,8 @@
-"""A torch learner that may be one of several: each has a copy of the model (DDP, as RLlib does it) or a slice of it (FSDP2).
+"""A torch learner that may be one of several: each has a copy of the model (DDP, as RLlib does it) or a slice
+of it (FSDP2).
 
-A model that is spread is cut up before it reaches the device, where it may not fit. Whatever leaves the learners is whole.
+A model that is spread is cut up before it reaches the device, where it may not fit. Whatever leaves the
+learners is whole.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class DistributedLearner(TorchLearner):
             super()._make_modules_ddp_if_necessary()
 
     def over_learners(self, values: list[float], how: str) -> list[float]:
-        """Sum or maximum (`how`: "sum" or "max") of each value over all learners, which must all ask for it."""
+        """Sum or maximum (`how`: "sum" or "max") of each value over all learners, which must all
+        ask for it.
+        """
         if self.config.num_learners <= 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=self._device)
@@ -50,17 +54,23 @@ class DistributedLearner(TorchLearner):
         return tensor.tolist()
 
     def stage_state(self) -> None:
-        """Sharded learners put their whole state together: every learner must call it before RLlib asks one of them."""
+        """Sharded learners put their whole state together: every learner must call it before RLlib asks one
+        of them.
+        """
         state = self.get_state(gather=True)
         self._staged = state if self._learner_index == 0 else None
 
-    def get_state(self, components=None, *, not_components=None, gather: bool = False, **kwargs) -> dict[str, Any]:
-        """RLlib's. Sharded learners put it together with `gather`, which all of them must ask for; without it, the first one
-        gives what `stage_state` left, once.
+    def get_state(
+        self, components=None, *, not_components=None, gather: bool = False, **kwargs
+    ) -> dict[str, Any]:
+        """RLlib's. Sharded learners put it together with `gather`, which all of them must ask for; without
+        it, the first one gives what `stage_state` left, once.
         """
         if self.config.shard_learner and not gather:
             if self._staged is None:
-                raise RuntimeError("the learners are sharded: call stage_state on every one before asking for the state")
+                raise RuntimeError(
+                    "the learners are sharded: call stage_state on every one before asking for the state"
+                )
             staged, self._staged = self._staged, None
             return staged
         return super().get_state(components, not_components=not_components, **kwargs)

@@ -1,7 +1,9 @@
-"""What must be known before a batch is spread over learners: whole groups, and the numbers that span the batch.
+"""What must be known before a batch is spread over learners: whole groups, and the numbers that span the
+batch.
 
-A learner sees only its shard, yet the average over sequences or tokens, the outcome baseline of REINFORCE++ and the
-cut into minibatches are about the whole batch. The driver computes them once and sends them along in each episode.
+A learner sees only its shard, yet the average over sequences or tokens, the outcome baseline of REINFORCE++
+and the cut into minibatches are about the whole batch. The driver computes them once and sends them along in
+each episode.
 """
 
 from __future__ import annotations
@@ -62,18 +64,23 @@ def decision_tokens(episode) -> dict[str, int]:
 
 
 def batch_wide_numbers(episodes: Sequence[Any]) -> dict[str, Any]:
-    """Numbers of the whole batch that every learner needs, to be put into `custom_data["batch_wide"]` before sharding.
+    """Numbers of the whole batch that every learner needs, to be put into `custom_data["batch_wide"]` before
+    sharding.
 
     Returns:
-        `num_sequences` {module: S} and `num_tokens` {module: T} over sequences (rollout, module) with a decision token;
-        `outcome_mean` and `outcome_std` over all rollouts trained on, each once; `sequence_index` {module: {rollout id:
+        `num_sequences` {module: S} and `num_tokens` {module: T} over sequences (rollout, module) with a
+        decision token; `outcome_mean` and `outcome_std` over all rollouts trained on, each once;
+        `sequence_index` {module: {rollout id:
         0..S-1}}, which decides the minibatch of a sequence.
 
     Raises ValueError if no group has two rollouts.
     """
     kept = kept_episodes(episodes)
     if not kept:
-        raise ValueError(f"none of the {len(episodes)} rollouts belongs to a group of at least {MIN_GROUP}: nothing to train on")
+        raise ValueError(
+            f"none of the {len(episodes)} rollouts belongs to a group of at least {MIN_GROUP}: nothing to "
+            "train on"
+        )
     sequence_index: defaultdict[str, dict[str, int]] = defaultdict(dict)
     num_tokens: defaultdict[str, int] = defaultdict(int)
     for episode in kept:
@@ -91,8 +98,8 @@ def batch_wide_numbers(episodes: Sequence[Any]) -> dict[str, Any]:
 
 
 def shard_groups(episodes: Sequence[Any], num_shards: int) -> list[list[Any]]:
-    """Episodes in `num_shards` lists of about equal numbers of tokens; a group stays together. Sets `batch_wide` in
-    each.
+    """Episodes in `num_shards` lists of about equal numbers of tokens; a group stays together. Sets
+    `batch_wide` in each.
 
     A shard may be empty when there are fewer groups than shards. Episodes of dropped groups are left out.
     """

@@ -1,9 +1,10 @@
-"""The learner: SPEC §5 over micro-batches, with gradient accumulation, several updates per batch, several learners.
+"""The learner: SPEC §5 over micro-batches, with gradient accumulation, several updates per batch, several
+learners.
 
-RLlib hands the whole batch to `_uncompiled_update` once (`LearnerGroup.update` without num_epochs and minibatch_size);
-epochs, minibatches and micro-batches are made here (`algorithms.igpo.learner.update_plan`), because RLlib's own
-iterators count turns for rows and train some rows twice. With several learners each holds whole groups
-(`algorithms.igpo.learner.groups.shard_groups`).
+RLlib hands the whole batch to `_uncompiled_update` once (`LearnerGroup.update` without num_epochs and
+minibatch_size); epochs, minibatches and micro-batches are made here (`algorithms.igpo.learner.update_plan`),
+because RLlib's own iterators count turns for rows and train some rows twice. With several learners each holds
+whole groups (`algorithms.igpo.learner.groups.shard_groups`).
 """
 
 from __future__ import annotations
@@ -38,16 +39,18 @@ REFERENCES, TIMESTEPS = "references", "timesteps"
 
 
 class IGPOTorchLearner(DistributedLearner):
-    """AdamW (weight decay 0.01: PyTorch's default and verl's) over the policy loss of `algorithms.igpo.learner.loss`.
+    """AdamW (weight decay 0.01: PyTorch's default and verl's) over the policy loss of
+    `algorithms.igpo.learner.loss`.
 
-    Reads from the config: `loss_settings()`, `num_epochs`, `num_minibatches`, `tokens_per_micro_batch`, `lr` (a number
-    or RLlib's schedule [[env steps, lr], ...]), `grad_clip`, `seed`, `num_learners`.
+    Reads from the config: `loss_settings()`, `num_epochs`, `num_minibatches`, `tokens_per_micro_batch`, `lr`
+    (a number or RLlib's schedule [[env steps, lr], ...]), `grad_clip`, `seed`, `num_learners`.
 
-    Metrics per module: loss, policy_loss, kl (where a reference is kept), entropy, grad_norm (before clipping),
-    ratio_mean, ratio_max, clip_share, mismatch_weight_mean, logp_gap_mean / _p999 / _max (|learner - sampler| before
-    the first step; p999 and max are the largest over the learners), lr, tokens, sequences, padding_share,
-    micro_batches. Over all modules: seconds_learn, peak_gib_learn (memory, `envs.engine.peak_memory`); from the connector
-    seconds_credit.
+    Metrics per module: loss, policy_loss, kl (where a reference is kept), entropy, grad_norm (before
+    clipping), ratio_mean, ratio_max, clip_share, mismatch_weight_mean, logp_gap_mean / _p999 / _max (|learner
+    - sampler| before the first step; p999 and max are the largest over the learners), lr, tokens, sequences,
+      padding_share,
+    micro_batches. Over all modules: seconds_learn, peak_gib_learn (memory, `envs.engine.peak_memory`); from
+    the connector seconds_credit.
 
     Raises FloatingPointError where a loss or gradient is not finite, before any step is taken with it.
     """
@@ -70,7 +73,9 @@ class IGPOTorchLearner(DistributedLearner):
 
     def _needs_reference(self, module_id: str) -> bool:
         scored = module_id == self.config.reference_scored_policy
-        return scored or (self._settings(module_id).kl_coeff > 0 and bool(self.should_module_be_updated(module_id)))
+        return scored or (
+            self._settings(module_id).kl_coeff > 0 and bool(self.should_module_be_updated(module_id))
+        )
 
     def configure_optimizers_for_module(self, module_id, config=None) -> None:
         params = [param for param in self.get_parameters(self.module[module_id]) if param.requires_grad]
@@ -82,7 +87,9 @@ class IGPOTorchLearner(DistributedLearner):
         )
 
     def take_credit(self) -> tuple[dict[tuple[str, int], TurnCredit], list[GroupCredit]]:
-        """Credit of the last batch's turns (with the log-prob gap of those trained on) and groups; clears both."""
+        """Credit of the last batch's turns (with the log-prob gap of those trained on) and groups; clears
+        both.
+        """
         piece = find_piece(self._learner_connector, TurnLevelAdvantages)
         credit, groups = piece.last_credit, piece.last_groups
         for key, gap_L in self._turn_gaps.items():
@@ -101,17 +108,27 @@ class IGPOTorchLearner(DistributedLearner):
                 return NaiveScorer(model, module.compute_dtype).score(queries)
             return TreeScorer(model, module.compute_dtype, self.config.tokens_per_micro_batch).score(queries)
 
-    def get_state(self, components=None, *, not_components=None, gather: bool = False, **kwargs) -> dict[str, Any]:
-        """RLlib's, the steps sampled so far, and the references where they are refreshed: else they are loaded again."""
+    def get_state(
+        self, components=None, *, not_components=None, gather: bool = False, **kwargs
+    ) -> dict[str, Any]:
+        """RLlib's, the steps sampled so far, and the references where they are refreshed: else they are
+        loaded again.
+        """
         state = super().get_state(components, not_components=not_components, gather=gather, **kwargs)
         state[TIMESTEPS] = self._timesteps
-        if self.config.reference_refresh_interval and self._check_component(REFERENCES, components, not_components):
+        if self.config.reference_refresh_interval and self._check_component(
+            REFERENCES, components, not_components
+        ):
             state[REFERENCES] = self._references.get_state()
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """RLlib's, but the learning rate and which policies are trained are the configuration's, not the checkpoint's."""
-        super().set_state({name: value for name, value in state.items() if name != "should_module_be_updated"})
+        """RLlib's, but the learning rate and which policies are trained are the configuration's, not the
+        checkpoint's.
+        """
+        super().set_state(
+            {name: value for name, value in state.items() if name != "should_module_be_updated"}
+        )
         if TIMESTEPS in state:
             self.after_gradient_based_update(timesteps=state[TIMESTEPS])
         if REFERENCES in state:
@@ -126,7 +143,9 @@ class IGPOTorchLearner(DistributedLearner):
         started = time.perf_counter()
         reset_peak_memory()
         self._turn_gaps = {}
-        self._works = {module_id: self._plan(module_id, dict(batch[module_id])) for module_id in sorted(batch)}
+        self._works = {
+            module_id: self._plan(module_id, dict(batch[module_id])) for module_id in sorted(batch)
+        }
         works = self._works.values()
         num_updates = self.config.num_epochs * self.config.num_minibatches
         if num_updates > 1:
@@ -142,14 +161,22 @@ class IGPOTorchLearner(DistributedLearner):
                     self._accumulate_gradient(work, update)
             gradients = {ref: param.grad for ref, param in self._params.items() if param.grad is not None}
             optimizers = self._named_optimizers.values()
-            with moments_on(self._device, optimizers) if self.config.offload_optimizer else contextlib.nullcontext():
+            with (
+                moments_on(self._device, optimizers)
+                if self.config.offload_optimizer
+                else contextlib.nullcontext()
+            ):
                 self.apply_gradients(self.postprocess_gradients(gradients))
         losses = {work.module_id: self._report(work, num_updates) for work in works}
         self._works = {}
         interval = self.config.reference_refresh_interval
         if interval and self._weights_seq_no % interval == 0:
-            self._references.refresh({module_id: self._hugging_face(module_id) for module_id in self._references})
-        self.metrics.log_value((ALL_MODULES, "seconds_learn"), time.perf_counter() - started, reduce="mean", window=1)
+            self._references.refresh(
+                {module_id: self._hugging_face(module_id) for module_id in self._references}
+            )
+        self.metrics.log_value(
+            (ALL_MODULES, "seconds_learn"), time.perf_counter() - started, reduce="mean", window=1
+        )
         self.metrics.log_value((ALL_MODULES, "peak_gib_learn"), peak_memory_gib(), reduce="max", window=1)
         return {}, losses, {}
 
@@ -170,14 +197,18 @@ class IGPOTorchLearner(DistributedLearner):
         module = self._hugging_face(work.module_id)
         work.measure_before_updates(
             lambda micro: module.forward_train(micro)["token_logp"],
-            (lambda micro: self._references.token_logp(work.module_id, micro)) if self._pays_kl(work.module_id) else None,
+            (lambda micro: self._references.token_logp(work.module_id, micro))
+            if self._pays_kl(work.module_id)
+            else None,
             self._device,
             num_minibatches=self.config.num_minibatches,
             together=self.config.shard_learner,
         )
 
     def _accumulate_gradient(self, work: Work, update: int) -> None:
-        """Forward and backward over all micro-batches of one update; then every learner holds the whole gradient."""
+        """Forward and backward over all micro-batches of one update; then every learner holds the whole
+        gradient.
+        """
         config = self.config.get_config_for_module(work.module_id)
         module = self.module[work.module_id]
         last = work.num_micro_batches[update] - 1
@@ -240,7 +271,8 @@ class IGPOTorchLearner(DistributedLearner):
         norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
         if not math.isfinite(norm):
             raise FloatingPointError(
-                f"the norm of the gradient is {norm} in module {module_id}, {self._where}; no step was taken. Lower lr, or "
+                f"the norm of the gradient is {norm} in module {module_id}, {self._where}; no step was "
+                "taken. Lower lr, or "
                 "look at the rollouts of this batch in the rollout log"
             )
         self._works[module_id].measured.grad_norms.append(norm)
@@ -271,7 +303,9 @@ class IGPOTorchLearner(DistributedLearner):
         self._move(self._device)
 
     def leave_device(self) -> None:
-        """Weights, moments and references wait in host memory while the engine has the device; gradients are dropped."""
+        """Weights, moments and references wait in host memory while the engine has the device; gradients are
+        dropped.
+        """
         for param in self._params.values():
             param.grad = None
         self._move(HOST)

@@ -1,9 +1,10 @@
 """The policy loss of SPEC §5 as pure functions of flat token tensors.
 
-All tensors are one-dimensional over the P decision tokens of a micro-batch, so that padding never enters a formula.
-How tokens are averaged (`seq_mean_token_mean`, `token_mean`, ...) is decided once per batch and arrives as a weight
-per token: a micro-batch only sums ``weight * term``, hence the batch's loss does not depend on how it is cut into
-micro-batches or spread over learners.
+All tensors are one-dimensional over the P decision tokens of a micro-batch, so that padding never enters a
+formula. How tokens are averaged (`seq_mean_token_mean`, `token_mean`, ...) is decided once per batch and
+arrives as a weight
+per token: a micro-batch only sums ``weight * term``, hence the batch's loss does not depend on how it is cut
+into micro-batches or spread over learners.
 
     loss = sum_p weight_p * ( - w_p * clipped_p  +  kl_coeff * k3_p  -  entropy_coeff * entropy_p )
 """
@@ -24,8 +25,8 @@ class LossSettings:
     """Settings of the loss; the defaults are the paper's (SPEC §5)."""
 
     ratio_level: RatioLevel = "token"
-    """Span over which log-ratios are averaged before exponentiation: `token` (PPO), `turn` (A2TGPO), `sequence`
-    (GSPO).
+    """Span over which log-ratios are averaged before exponentiation: `token` (PPO), `turn` (A2TGPO),
+    `sequence` (GSPO).
     """
     clip_low: float = 0.2
     clip_high: float = 0.2
@@ -37,8 +38,8 @@ class LossSettings:
     entropy_coeff: float = 0.0
     loss_aggregation: Aggregation = "seq_mean_token_mean"
     mismatch_cap: float = 2.0
-    """C of the mismatch weight min(pi_old / pi_sampler, C); 0: the weight is 1 (the capped value at C = 2 is still
-    logged).
+    """C of the mismatch weight min(pi_old / pi_sampler, C); 0: the weight is 1 (the capped value at C = 2 is
+    still logged).
     """
 
     def __post_init__(self):
@@ -57,7 +58,9 @@ class LossSettings:
 
 @dataclass(slots=True)
 class TokenTerms:
-    """What the loss of one micro-batch is made of, [P] over its decision tokens; only `loss` carries a gradient."""
+    """What the loss of one micro-batch is made of, [P] over its decision tokens; only `loss` carries a
+    gradient.
+    """
 
     loss: torch.Tensor
     """Scalar: sum of weight * term."""
@@ -73,7 +76,9 @@ class TokenTerms:
 def span_mean(values_P: torch.Tensor, span_id_P: torch.Tensor) -> torch.Tensor:
     """Mean over all tokens with the same `span_id`, given back to each of them; [P], differentiable."""
     spans_S, index_P = torch.unique(span_id_P, return_inverse=True)
-    sums_S = torch.zeros(len(spans_S), dtype=values_P.dtype, device=values_P.device).index_add(0, index_P, values_P)
+    sums_S = torch.zeros(len(spans_S), dtype=values_P.dtype, device=values_P.device).index_add(
+        0, index_P, values_P
+    )
     counts_S = torch.bincount(index_P, minlength=len(spans_S)).to(values_P.dtype)
     return (sums_S / counts_S)[index_P]
 
@@ -85,8 +90,8 @@ def importance_ratio(
     turn_id_P: torch.Tensor,
     sequence_id_P: torch.Tensor,
 ) -> torch.Tensor:
-    """rho = pi_theta / pi_old per token, or exp(mean log-ratio) of the token's turn or sequence (SPEC §5). [P],
-    differentiable.
+    """rho = pi_theta / pi_old per token, or exp(mean log-ratio) of the token's turn or sequence (SPEC §5).
+    [P], differentiable.
     """
     log_ratio_P = logp_P - old_logp_P.detach()
     if level == "turn":
@@ -105,8 +110,8 @@ def clipped_objective(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """PPO's pessimistic bound min(rho A, clip(rho) A), to be maximised, and where it is active.
 
-    With `dual_clip` c (Ye et al. 2020), the bound is at least c * A where A < 0, so that a huge ratio cannot dominate
-    the batch.
+    With `dual_clip` c (Ye et al. 2020), the bound is at least c * A where A < 0, so that a huge ratio cannot
+    dominate the batch.
 
     Returns:
         objective [P] (differentiable) and active [P] (1.0 where the gradient is cut).
@@ -124,8 +129,8 @@ def clipped_objective(
 
 
 def mismatch_weight(old_logp_P: torch.Tensor, sampler_logp_P: torch.Tensor, cap: float) -> torch.Tensor:
-    """w = stop_grad(min(pi_old / pi_sampler, cap)) per token: corrects for an engine that is not quite the learner
-    (SPEC §5).
+    """w = stop_grad(min(pi_old / pi_sampler, cap)) per token: corrects for an engine that is not quite the
+    learner (SPEC §5).
     """
     return torch.exp(old_logp_P.detach() - sampler_logp_P.detach()).clamp_max(cap)
 
@@ -154,8 +159,9 @@ def policy_loss(
 ) -> TokenTerms:
     """The loss of one micro-batch (module docstring). All arguments are float32 [P], ids are integers.
 
-    A span (turn or sequence, as `ratio_level` asks) must lie within one micro-batch. `clip_scale_P` multiplies both
-    clip bounds (1 for a plain clip). `reference_logp_P` is needed when kl_coeff > 0, `entropy_P` when entropy_coeff >
+    A span (turn or sequence, as `ratio_level` asks) must lie within one micro-batch. `clip_scale_P`
+    multiplies both clip bounds (1 for a plain clip). `reference_logp_P` is needed when kl_coeff > 0,
+    `entropy_P` when entropy_coeff >
     0.
     """
     ratio_P = importance_ratio(logp_P, old_logp_P, settings.ratio_level, turn_id_P, sequence_id_P)
@@ -188,7 +194,9 @@ def policy_loss(
     )
 
 
-def aggregation_weight(aggregation: Aggregation, *, num_sequences: int, num_tokens: int, sequence_tokens: int) -> float:
+def aggregation_weight(
+    aggregation: Aggregation, *, num_sequences: int, num_tokens: int, sequence_tokens: int
+) -> float:
     """Weight of each decision token of one sequence in the batch's loss (SPEC §5, Aggregation).
 
     Args:

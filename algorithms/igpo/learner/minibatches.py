@@ -1,6 +1,8 @@
-"""Cutting a padded batch of rows into minibatches (one optimizer step each) and micro-batches (one forward each).
+"""Cutting a padded batch of rows into minibatches (one optimizer step each) and micro-batches (one forward
+each).
 
-A sequence, that is all rows of one (rollout, module), is never cut apart: a ratio may average over all its tokens.
+A sequence, that is all rows of one (rollout, module), is never cut apart: a ratio may average over all its
+tokens.
 """
 
 from __future__ import annotations
@@ -12,13 +14,18 @@ from algorithms.igpo.learner.token_batch import Columns
 
 
 def plan_minibatches(
-    sequence_id_N: np.ndarray, num_sequences: int, *, num_epochs: int, num_minibatches: int, seed: tuple[int, ...]
+    sequence_id_N: np.ndarray,
+    num_sequences: int,
+    *,
+    num_epochs: int,
+    num_minibatches: int,
+    seed: tuple[int, ...],
 ) -> list[np.ndarray]:
     """Row indices of each of the num_epochs * num_minibatches updates, in order.
 
-    Each epoch shuffles the sequences of the whole batch by `seed` and cuts them into `num_minibatches` parts of equal
-    size (up to one). `sequence_id_N` are indices into the whole batch, so the parts do not depend on how it is spread
-    over learners. Rows of no weight (sequence id -1) are left out.
+    Each epoch shuffles the sequences of the whole batch by `seed` and cuts them into `num_minibatches` parts
+    of equal size (up to one). `sequence_id_N` are indices into the whole batch, so the parts do not depend on
+    how it is spread over learners. Rows of no weight (sequence id -1) are left out.
     """
     plan = []
     for epoch in range(num_epochs):
@@ -35,8 +42,8 @@ def split_micro_batches(
 ) -> list[np.ndarray]:
     """Cut `rows` into micro-batches of at most `tokens_per_micro_batch` tokens.
 
-    Sequences are sorted by their longest row, longest first: rows of similar length come together, and memory runs out
-    at once if at all. A sequence that alone exceeds the budget gets a micro-batch of its own.
+    Sequences are sorted by their longest row, longest first: rows of similar length come together, and memory
+    runs out at once if at all. A sequence that alone exceeds the budget gets a micro-batch of its own.
     """
     members: dict[int, list[int]] = {}
     for row in rows:
@@ -66,8 +73,8 @@ def take_rows(columns: Columns, rows: np.ndarray, device: torch.device | str = "
 
 
 def weightless_batch(columns: Columns, device: torch.device | str = "cpu") -> Columns:
-    """One row of two tokens that adds exactly 0 to loss and gradient: what a learner runs while others still have
-    work.
+    """One row of two tokens that adds exactly 0 to loss and gradient: what a learner runs while others still
+    have work.
     """
     row = {name: column[:1, :2] if column.dim() == 2 else column[:1] for name, column in columns.items()}
     row = {name: torch.zeros_like(column) for name, column in row.items()}

@@ -1,4 +1,6 @@
-"""Reference policies: what the KL term, and belief under `scorer: reference`, compare the trained policies with."""
+"""Reference policies: what the KL term, and belief under `scorer: reference`, compare the trained policies
+with.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,24 @@ from algorithms.igpo.model.token_logp import token_logp
 class References:
     """One reference for each of `modules`: the model that its training started from, until it is refreshed.
 
-    Frozen references of modules with the same source are one model; that of a module with adapters is its own base.
+    Frozen references of modules with the same source are one model; that of a module with adapters is its own
+    base.
 
     Args:
         modules: {module id: module}.
         device: where the references live.
-        sharded: whether the learners share each reference, layer by layer; all of them must then ask for every forward.
+        sharded: whether the learners share each reference, layer by layer; all of them must then ask for
+            every forward.
         refreshed: whether `refresh` will be called, so that each module needs a copy of its own.
     """
 
     def __init__(
-        self, modules: Mapping[str, HFCausalLM], device: torch.device, *, refreshed: bool = False, sharded: bool = False
+        self,
+        modules: Mapping[str, HFCausalLM],
+        device: torch.device,
+        *,
+        refreshed: bool = False,
+        sharded: bool = False,
     ):
         self._models: dict[str, torch.nn.Module] = {}
         self._compute_dtypes = {module_id: module.compute_dtype for module_id, module in modules.items()}
@@ -38,7 +47,9 @@ class References:
                 self._models[module_id] = module.hf
                 continue
             if source not in by_source:
-                model = load_causal_lm(module.path, module.compute_dtype, trust_remote_code=module.trust_remote_code)
+                model = load_causal_lm(
+                    module.path, module.compute_dtype, trust_remote_code=module.trust_remote_code
+                )
                 model.requires_grad_(False)
                 if sharded:
                     shard_layers(model, device)
@@ -63,7 +74,9 @@ class References:
         """Log-probs of the decision tokens of a micro-batch, [N, L - 1]; column j is about token j + 1."""
         mask, dtype = micro["decision_mask"][:, 1:], self._compute_dtypes[module_id]
         with self.model(module_id) as model:
-            return token_logp(model, micro["token_ids"], mask, dtype, entropy="off", lengths=micro["lengths"])[0]
+            return token_logp(
+                model, micro["token_ids"], mask, dtype, entropy="off", lengths=micro["lengths"]
+            )[0]
 
     def to(self, device: torch.device) -> None:
         """Moves the references, those that are a module's own base excepted."""

@@ -5,12 +5,13 @@ Columns (N rows, L tokens, all on the CPU; the learner moves micro-batches to it
     token_ids      int64   [N, L]  everything the agent saw and wrote, up to its last decision token
     lengths        int64   [N]     real tokens
     decision_mask  bool    [N, L]  tokens that the agent wrote: the only ones with a loss
-    advantages     float32 [N, L]  A of the token's turn; this and the columns below are 0 off the decision mask
-    sampler_logp   float32 [N, L]  what the rollout engine returned for the token
-    loss_weight    float32 [N, L]  weight in the batch's loss (`algorithms.igpo.learner.loss.aggregation_weight`)
-    clip_scale     float32 [N, L]  factor of both clip bounds; 1 off the decision mask
-    turn_id        int32   [N, L]  index into `TokenLayout.turn_keys`; -1 off the decision mask
-    sequence_id    int32   [N]     index of the (rollout, module) in the whole batch; -1 for a row of no weight
+    advantages     float32 [N, L]  A of the token's turn; this and the columns below are 0 off the decision
+    mask sampler_logp   float32 [N, L]  what the rollout engine returned for the token
+    loss_weight    float32 [N, L]  weight in the batch's loss
+    (`algorithms.igpo.learner.loss.aggregation_weight`) clip_scale     float32 [N, L]  factor of both clip
+    bounds; 1 off the decision mask turn_id        int32   [N, L]  index into `TokenLayout.turn_keys`; -1 off
+    the decision mask sequence_id    int32   [N]     index of the (rollout, module) in the whole batch; -1 for
+    a row of no weight
 """
 
 from __future__ import annotations
@@ -60,10 +61,14 @@ class Row:
     weight: float = 0.0
     sequence_id: int = -1
 
-    def append(self, ids, *, decision: bool, sampler_logp=None, advantage=0.0, clip_scale=1.0, turn_id=-1) -> None:
+    def append(
+        self, ids, *, decision: bool, sampler_logp=None, advantage=0.0, clip_scale=1.0, turn_id=-1
+    ) -> None:
         if sampler_logp is not None and len(sampler_logp) != len(ids):
             raise ValueError(f"{len(ids)} tokens have {len(sampler_logp)} sampler log-probs")
-        self.parts.append(Part(np.asarray(ids, np.int64), decision, sampler_logp, advantage, clip_scale, turn_id))
+        self.parts.append(
+            Part(np.asarray(ids, np.int64), decision, sampler_logp, advantage, clip_scale, turn_id)
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -71,25 +76,32 @@ class Row:
 
 
 def timesteps(buffer: InfiniteLookbackBuffer) -> list:
-    """The items of a buffer of an agent's episode (`observations`, `actions`, ...). RLlib's getters make copies."""
+    """The items of a buffer of an agent's episode (`observations`, `actions`, ...).
+
+    RLlib's getters make copies.
+    """
     items: Any = buffer.data
     return items[buffer.lookback :]
 
 
 def agent_steps(rollout: Rollout, agent: str, agent_episode, num_turns: int):
     """(new context ids, decision ids, sampler log-probs) of each turn of an agent, lengths checked."""
-    contexts = timesteps(agent_episode.observations)[: len(agent_episode)]  # the last observation is seen by nobody
+    contexts = timesteps(agent_episode.observations)[
+        : len(agent_episode)
+    ]  # the last observation is seen by nobody
     decisions = timesteps(agent_episode.actions)
     logps = timesteps(agent_episode.extra_model_outputs["action_logp"])
     if not len(decisions) == len(logps) == num_turns:
         raise ValueError(
-            f"rollout {rollout.id}: agent {agent} has {num_turns} turns in the rollout, but {len(decisions)} actions "
+            f"rollout {rollout.id}: agent {agent} has {num_turns} turns in the rollout, but "
+            f"{len(decisions)} actions "
             f"and {len(logps)} lists of log-probs in the episode"
         )
     for turn, (decision_ids, logp) in enumerate(zip(decisions, logps, strict=True)):
         if len(decision_ids) != len(logp):
             raise ValueError(
-                f"rollout {rollout.id}: turn {turn} of agent {agent} has {len(decision_ids)} decision tokens, but "
+                f"rollout {rollout.id}: turn {turn} of agent {agent} has {len(decision_ids)} decision "
+                "tokens, but "
                 f"{len(logp)} sampler log-probs"
             )
     return zip(contexts, decisions, logps, strict=True)
@@ -126,7 +138,9 @@ def pad_rows(rows: Sequence[Row]) -> Columns:
     lengths_N = np.zeros(len(rows), np.int64)
     np.maximum.at(lengths_N, row_F[decision_F], place_F[decision_F] + 1)
     if not lengths_N.all():
-        raise ValueError(f"row {np.argmin(lengths_N)} has no decision token: there is nothing to learn from it")
+        raise ValueError(
+            f"row {np.argmin(lengths_N)} has no decision token: there is nothing to learn from it"
+        )
     kept_F = place_F < lengths_N[row_F]  # nothing is learned from what comes after the last decision
     where = row_F[kept_F], place_F[kept_F]
 
@@ -138,7 +152,9 @@ def pad_rows(rows: Sequence[Row]) -> Columns:
     def of_parts(values: list[float], dtype: type) -> np.ndarray:
         return np.repeat(np.array(values, dtype), size_P)
 
-    logp_F = np.concatenate([np.zeros(len(p.ids), np.float32) if p.sampler_logp is None else p.sampler_logp for p in parts])
+    logp_F = np.concatenate(
+        [np.zeros(len(p.ids), np.float32) if p.sampler_logp is None else p.sampler_logp for p in parts]
+    )
     mask_NL = column(decision_F, False)
     weight_N = np.array([row.weight for row in rows], np.float32)
     columns = {

@@ -1,4 +1,6 @@
-"""What one batch's updates looked like, token by token: sums of a learner that become metrics of the whole batch."""
+"""What one batch's updates looked like, token by token: sums of a learner that become metrics of the whole
+batch.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ OverLearners = Callable[[list[float], str], list[float]]
 
 @dataclass(slots=True)
 class Measurements:
-    """Sums over the decision tokens of one module on one learner; tokens of no weight (turn id -1) are left out."""
+    """Sums over the decision tokens of one module on one learner; tokens of no weight (turn id -1) are left
+    out.
+    """
 
     total: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     ratio_max: float = 0.0
@@ -34,7 +38,9 @@ class Measurements:
         self.gap_parts.append((logp_P - sampler_logp_P)[real_P].double().cpu().numpy())
         self.turn_parts.append(turn_id_P[real_P].cpu().numpy())
 
-    def add_terms(self, terms: TokenTerms, entropy_P: torch.Tensor, weight_P: torch.Tensor, turn_id_P: torch.Tensor) -> None:
+    def add_terms(
+        self, terms: TokenTerms, entropy_P: torch.Tensor, weight_P: torch.Tensor, turn_id_P: torch.Tensor
+    ) -> None:
         real_P = turn_id_P >= 0
         columns = {
             "passed_tokens": torch.ones_like(terms.ratio),
@@ -66,14 +72,27 @@ class Measurements:
         return {key: part for key, part in zip(turn_keys, parts, strict=True) if len(part)}
 
     def metrics(self, num_updates: int, over_learners: OverLearners) -> dict[str, float]:
-        """Metrics of the batch, the same on every learner (two collective calls); `kl` only where it was measured."""
+        """Metrics of the batch, the same on every learner (two collective calls); `kl` only where it was
+        measured.
+        """
         measured_kl = "kl" in self.total
         gaps = np.abs(self._gaps()[0])
         self.total["gap"], self.total["gap_tokens"] = float(gaps.sum()), float(len(gaps))
-        names = ["loss", "policy_loss", "passed_tokens", "entropy", "ratio", "clipped", "mismatch_weight", "kl"]
+        names = [
+            "loss",
+            "policy_loss",
+            "passed_tokens",
+            "entropy",
+            "ratio",
+            "clipped",
+            "mismatch_weight",
+            "kl",
+        ]
         names += ["row_tokens", "padded_tokens", "gap", "gap_tokens"]
         total = dict(zip(names, over_learners([self.total[name] for name in names], "sum"), strict=True))
-        largest = [self.ratio_max, gaps.max(), np.quantile(gaps, GAP_QUANTILE)] if len(gaps) else [0.0, 0.0, 0.0]
+        largest = (
+            [self.ratio_max, gaps.max(), np.quantile(gaps, GAP_QUANTILE)] if len(gaps) else [0.0, 0.0, 0.0]
+        )
         ratio_max, gap_max, gap_p999 = over_learners([float(value) for value in largest], "max")
         passed = max(total["passed_tokens"], 1.0)
         metrics = {
@@ -96,4 +115,6 @@ class Measurements:
         return metrics
 
     def _gaps(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.concatenate(self.gap_parts or [np.zeros(0)]), np.concatenate(self.turn_parts or [np.zeros(0, int)])
+        return np.concatenate(self.gap_parts or [np.zeros(0)]), np.concatenate(
+            self.turn_parts or [np.zeros(0, int)]
+        )

@@ -1,12 +1,12 @@
-"""A Hugging Face causal language model as an RLlib module: token ids in, log-probs of the row's own decision tokens
-out.
+"""A Hugging Face causal language model as an RLlib module: token ids in, log-probs of the row's own decision
+tokens out.
 
-Weights that are trained are always float32 on the learner; `dtype: bfloat16` is the precision of the forward pass
-(autocast), of the weights that are handed to the rollout engine, and of those that LoRA freezes. Steps as small as 1e-6
-would vanish in bfloat16 weights.
+Weights that are trained are always float32 on the learner; `dtype: bfloat16` is the precision of the forward
+pass (autocast), of the weights that are handed to the rollout engine, and of those that LoRA freezes. Steps
+as small as 1e-6 would vanish in bfloat16 weights.
 
-The vocabulary is the widest thing in the model: a [tokens, vocabulary] float32 array is made only for the positions
-that are asked for, a chunk at a time, and recomputed in the backward pass.
+The vocabulary is the widest thing in the model: a [tokens, vocabulary] float32 array is made only for the
+positions that are asked for, a chunk at a time, and recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: bool = False):
-    """The model in `path` with every dropout set to 0: sampler and learner must compute the same probabilities.
+    """The model in `path` with every dropout set to 0: sampler and learner must compute the same
+    probabilities.
 
-    Raises ValueError if the model's logits are not its output head applied to its backbone's last hidden state.
+    Raises ValueError if the model's logits are not its output head applied to its backbone's last hidden
+    state.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -39,14 +41,19 @@ def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: boo
     for name, value in config.to_dict().items():
         if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
             setattr(config, name, 0.0)
-    model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=weights_dtype, trust_remote_code=trust_remote_code)
+    model = AutoModelForCausalLM.from_pretrained(
+        path, config=config, dtype=weights_dtype, trust_remote_code=trust_remote_code
+    )
     token_ids = torch.zeros((1, 2), dtype=torch.long)
     with torch.no_grad():
         expected = model(input_ids=token_ids, use_cache=False).logits
-        got = model.get_output_embeddings()(backbone(model)(input_ids=token_ids, use_cache=False).last_hidden_state)
+        got = model.get_output_embeddings()(
+            backbone(model)(input_ids=token_ids, use_cache=False).last_hidden_state
+        )
     if not torch.equal(expected, got):
         raise ValueError(
-            f"{type(model).__name__} in {path} changes its logits after the output head (soft-capping or scaling), which "
+            f"{type(model).__name__} in {path} changes its logits after the output head (soft-capping or "
+            "scaling), which "
             "this learner does not reproduce; use one without it (Llama, Qwen2, Qwen3, Mistral, SmolLM2, ...)"
         )
     model.set_attn_implementation(PACKED)
@@ -55,7 +62,9 @@ def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: boo
 
 
 def _refuse_leaks_between_rows(model, path: str) -> None:
-    """A layer that mixes tokens by other means than attention (a state space, a convolution) would see the row before."""
+    """A layer that mixes tokens by other means than attention (a state space, a convolution) would see the
+    row before.
+    """
 
     @torch.no_grad()
     def last_row(rows: list[list[int]]) -> torch.Tensor:
@@ -71,7 +80,8 @@ def _refuse_leaks_between_rows(model, path: str) -> None:
         is_alone = False
     if not is_alone:
         raise ValueError(
-            f"{type(model).__name__} in {path} does not keep packed rows apart: tokens must meet in attention only, as in "
+            f"{type(model).__name__} in {path} does not keep packed rows apart: tokens must meet in "
+            "attention only, as in "
             "Llama, Qwen2, Qwen3, Mistral or SmolLM2"
         )
 
@@ -79,10 +89,10 @@ def _refuse_leaks_between_rows(model, path: str) -> None:
 class HFCausalLM(TorchRLModule):
     """A causal language model from a Hugging Face folder.
 
-    `model_config` keys: `path` (folder or hub name), `dtype` ("float32" default, or "bfloat16"), `trust_remote_code`
-    (default False), `gradient_checkpointing` (default False), `compile` (default False: `torch.compile` of the
-    backbone), `lora` (`algorithms.igpo.model.lora.LoraSettings`; default None: all weights are trained), `entropy_grad`
-    (default False: entropies are only measured).
+    `model_config` keys: `path` (folder or hub name), `dtype` ("float32" default, or "bfloat16"),
+    `trust_remote_code` (default False), `gradient_checkpointing` (default False), `compile` (default False:
+    `torch.compile` of the backbone), `lora` (`algorithms.igpo.model.lora.LoraSettings`; default None: all
+    weights are trained), `entropy_grad` (default False: entropies are only measured).
     """
 
     def setup(self):
@@ -97,14 +107,20 @@ class HFCausalLM(TorchRLModule):
         if settings:
             raise ValueError(f"unknown keys in model_config of HFCausalLM: {', '.join(sorted(settings))}")
         if not self.path:
-            raise ValueError("model_config of HFCausalLM needs `path`: the folder of a Hugging Face causal language model")
+            raise ValueError(
+                "model_config of HFCausalLM needs `path`: the folder of a Hugging Face causal language model"
+            )
         if dtype not in DTYPES:
             raise ValueError(f"model_config `dtype` is {dtype!r}; use one of {', '.join(DTYPES)}")
         self.compute_dtype = DTYPES[dtype]
         self.has_lora = lora is not None
         try:
-            self.hf = load_causal_lm(self.path, self.compute_dtype if self.has_lora else torch.float32, self.trust_remote_code)
-        except AttributeError as error:  # RLlib takes an AttributeError here for an outdated signature and hides it
+            self.hf = load_causal_lm(
+                self.path, self.compute_dtype if self.has_lora else torch.float32, self.trust_remote_code
+            )
+        except (
+            AttributeError
+        ) as error:  # RLlib takes an AttributeError here for an outdated signature and hides it
             raise RuntimeError(f"could not load the model in {self.path}: {error}") from error
         if gradient_checkpointing:
             self.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -114,8 +130,8 @@ class HFCausalLM(TorchRLModule):
             backbone(self.hf).compile(dynamic=True)
 
     def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
-        """`token_ids` [N, L] int64, `decision_mask` [N, L] bool and `lengths` [N] to `token_logp` and `entropy`, both
-        [N, L - 1] float32.
+        """`token_ids` [N, L] int64, `decision_mask` [N, L] bool and `lengths` [N] to `token_logp` and
+        `entropy`, both [N, L - 1] float32.
 
         Column j of the output is about token j + 1; it is 0 where that token is not a decision token.
         """
@@ -130,8 +146,8 @@ class HFCausalLM(TorchRLModule):
         return {"token_logp": logp, "entropy": entropy}
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint must hold, once each, by Hugging Face name: a tied output head is its embedding, and left
-        out; with LoRA the adapters alone, as the base is in `path`.
+        """What a checkpoint must hold, once each, by Hugging Face name: a tied output head is its embedding,
+        and left out; with LoRA the adapters alone, as the base is in `path`.
         """
         if self.has_lora:
             return {name: p.detach() for name, p in self.hf.named_parameters() if p.requires_grad}
@@ -142,28 +158,32 @@ class HFCausalLM(TorchRLModule):
         tensors = _untied(merged_weights(self.hf)) if self.has_lora else self._tensors()
         return ((name, whole(tensor)) for name, tensor in tensors.items())
 
-    def get_state(self, components=None, *, not_components=None, inference_only: bool = False, **kwargs) -> dict[str, np.ndarray]:
+    def get_state(
+        self, components=None, *, not_components=None, inference_only: bool = False, **kwargs
+    ) -> dict[str, np.ndarray]:
         """Copies of the weights as NumPy arrays by Hugging Face name, tied copies left out.
 
-        With `inference_only`: the whole model for the rollout engine, which loads it through `state_to_tensors`; under
-        dtype bfloat16 the arrays are int16 and hold the bits of bfloat16 numbers (NumPy has no such type). Otherwise
-        what a checkpoint needs, float32 and exact; with LoRA the adapters alone. A sharded module is put together: all
-        learners must call it.
+        With `inference_only`: the whole model for the rollout engine, which loads it through
+        `state_to_tensors`; under dtype bfloat16 the arrays are int16 and hold the bits of bfloat16 numbers
+        (NumPy has no such type). Otherwise what a checkpoint needs, float32 and exact; with LoRA the adapters
+        alone. A sharded module is put together: all learners must call it.
         """
         if not inference_only:
             return {name: whole(t).to("cpu", copy=True).numpy() for name, t in self._tensors().items()}
         tensors = ((name, t.to("cpu", copy=True)) for name, t in self.engine_weights())
-        return {name: (t.view(torch.int16) if t.dtype is torch.bfloat16 else t).numpy() for name, t in tensors}
+        return {
+            name: (t.view(torch.int16) if t.dtype is torch.bfloat16 else t).numpy() for name, t in tensors
+        }
 
     def engine_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """What the rollout engine computes with, one by one by Hugging Face name: `_whole` in the precision `dtype`, on this
-        module's device. A sharded module is put together: all learners must iterate.
+        """What the rollout engine computes with, one by one by Hugging Face name: `_whole` in the precision
+        `dtype`, on this module's device. A sharded module is put together: all learners must iterate.
         """
         return ((name, t.to(self.compute_dtype) if t.is_floating_point() else t) for name, t in self._whole())
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Loads what `get_state` gave (either form; with LoRA the adapters). Raises ValueError if names or shapes are
-        not exactly this model's.
+        """Loads what `get_state` gave (either form; with LoRA the adapters). Raises ValueError if names or
+        shapes are not exactly this model's.
         """
         own = self._tensors()
         tensors = state_to_tensors(state)
@@ -178,13 +198,15 @@ class HFCausalLM(TorchRLModule):
             tensor.copy_(slice_of(tensors[name], tensor))
 
     def save_pretrained(self, folder: str | None) -> None:
-        """Writes a plain Hugging Face folder (weights in `dtype`, configuration; no tokenizer). With None it only takes
-        part in putting shards together.
+        """Writes a plain Hugging Face folder (weights in `dtype`, configuration; no tokenizer). With None it
+        only takes part in putting shards together.
         """
         state = dict(self.engine_weights())
         if folder is None:
             return
-        self.hf.save_pretrained(folder, state_dict=state)  # states the precision of the parameters, not of `state`
+        self.hf.save_pretrained(
+            folder, state_dict=state
+        )  # states the precision of the parameters, not of `state`
         config = copy.deepcopy(self.hf.config)
         config.dtype = self.compute_dtype
         config.save_pretrained(folder)

@@ -1,7 +1,9 @@
-"""A model spread over all learners (FSDP2): each holds a slice of every weight, gradient and optimizer moment.
+"""A model spread over all learners (FSDP2): each holds a slice of every weight, gradient and optimizer
+moment.
 
-What leaves the learners is whole: `whole` puts a tensor together (all learners must ask for it), `slice_of` takes a learner's
-part. So checkpoints, pushes and exports are those of one learner, and a checkpoint fits any number of learners.
+What leaves the learners is whole: `whole` puts a tensor together (all learners must ask for it), `slice_of`
+takes a learner's part. So checkpoints, pushes and exports are those of one learner, and a checkpoint fits any
+number of learners.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ def shard(module, device: torch.device) -> None:
 
 
 def shard_layers(model, device: torch.device):
-    """Shards the layers of `load_causal_lm`'s model in place; embedding and output head stay whole. Returns the mesh."""
+    """Shards the layers of `load_causal_lm`'s model in place; embedding and output head stay whole.
+
+    Returns the mesh.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

@@ -1,7 +1,8 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) by `peft`: the base is frozen, adapters alone have gradients and optimizer state.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) by `peft`: the base is frozen, adapters alone have gradients and
+optimizer state.
 
-Everyone else sees a plain model: engine and export get the merged weights by their Hugging Face names. The base without its
-adapters is the KL reference, so no second copy of it is kept.
+Everyone else sees a plain model: engine and export get the merged weights by their Hugging Face names. The
+base without its adapters is the KL reference, so no second copy of it is kept.
 """
 
 from __future__ import annotations
@@ -22,21 +23,31 @@ class LoraSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: int = Field(16, ge=1)
-    alpha: float | None = Field(None, gt=0, description="the adapters' product is scaled by alpha / rank; None: twice the rank")
+    alpha: float | None = Field(
+        None, gt=0, description="the adapters' product is scaled by alpha / rank; None: twice the rank"
+    )
     targets: list[str] | Literal["all-linear"] = Field(
-        "all-linear", description="names of the layers that get adapters, such as [q_proj, v_proj]; all but the output head"
+        "all-linear",
+        description="names of the layers that get adapters, such as [q_proj, v_proj]; all but the output "
+        "head",
     )
 
 
 def add_lora(model, settings: LoraSettings) -> None:
-    """Gives `model` adapters, float32 whatever the base is, and freezes everything else. They change nothing at first.
+    """Gives `model` adapters, float32 whatever the base is, and freezes everything else. They change nothing
+    at first.
 
     Raises ValueError if no layer has one of the `targets` names.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     alpha = settings.alpha or 2.0 * settings.rank
-    config = LoraConfig(r=settings.rank, lora_alpha=alpha, target_modules=settings.targets, task_type="CAUSAL_LM")  # ty: ignore[invalid-argument-type]
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=alpha,  # ty: ignore[invalid-argument-type]
+        target_modules=settings.targets,
+        task_type="CAUSAL_LM",
+    )
     inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -44,7 +55,9 @@ def add_lora(model, settings: LoraSettings) -> None:
 
 
 def merged_weights(model) -> dict[str, torch.Tensor]:
-    """State of `model` by the names that it has without adapters: weight + alpha / rank * B A, in the base's precision."""
+    """State of `model` by the names that it has without adapters: weight + alpha / rank * B A, in the base's
+    precision.
+    """
     merged = {}
     layers = dict(_adapted_layers(model))
     for name, tensor in model.state_dict(keep_vars=True).items():

@@ -1,11 +1,12 @@
 """Many rows in one forward: every layer but attention sees each token once, without padding, laid end to end.
 
-Rows that begin alike share the tokens of their common beginning: under a causal mask a token is what it is by those before it
-alone. So the prompt of a group is computed once for all its rollouts, and a row that another one continues costs nothing.
+Rows that begin alike share the tokens of their common beginning: under a causal mask a token is what it is by
+those before it alone. So the prompt of a group is computed once for all its rollouts, and a row that another
+one continues costs nothing.
 
-Attention alone must know where a row ends. For it, whole rows of similar length are put side by side, padded by at most
-`MAX_PADDING`, under the plain causal mask that every fast kernel has; a block-diagonal mask over all tokens would cost
-their square. Padding stands behind a row's real tokens, so no real token attends to it.
+Attention alone must know where a row ends. For it, whole rows of similar length are put side by side, padded
+by at most `MAX_PADDING`, under the plain causal mask that every fast kernel has; a block-diagonal mask over
+all tokens would cost their square. Padding stands behind a row's real tokens, so no real token attends to it.
 
     model.set_attn_implementation(PACKED)
     backbone(**PackedRows(token_ids_NL, lengths_N).inputs())
@@ -29,8 +30,8 @@ MAX_PADDING = 0.1
 
 
 def group_by_length(lengths_N: np.ndarray) -> list[np.ndarray]:
-    """Rows in groups of similar length, longest first: padded to its longest row, a group is padding for at most
-    `MAX_PADDING`.
+    """Rows in groups of similar length, longest first: padded to its longest row, a group is padding for at
+    most `MAX_PADDING`.
     """
     groups: list[list[int]] = []
     width = real = 0
@@ -53,8 +54,8 @@ def merge_beginnings(token_ids_NL: np.ndarray, lengths_N: np.ndarray) -> tuple[n
     """The T tokens that are left when rows share their common beginnings.
 
     Returns:
-        where each of them stands first, [T] indices into the flattened rows, and which of them every position is, [N, L]; -1
-        behind a row's length.
+        where each of them stands first, [T] indices into the flattened rows, and which of them every position
+        is, [N, L]; -1 behind a row's length.
     """
     num_rows, width = token_ids_NL.shape
     order_N = np.array(sorted(range(num_rows), key=lambda n: token_ids_NL[n, : lengths_N[n]].tobytes()))
@@ -72,13 +73,16 @@ def merge_beginnings(token_ids_NL: np.ndarray, lengths_N: np.ndarray) -> tuple[n
 
 
 def distinct_targets(token_of_P: np.ndarray, target_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first of each set of equal targets behind the same token, [U] indices, and which of them each target equals, [P]."""
+    """The first of each set of equal targets behind the same token, [U] indices, and which of them each
+    target equals, [P].
+    """
     key_P = token_of_P * (target_P.max(initial=0) + 1) + target_P
     return np.unique(key_P, return_index=True, return_inverse=True)[1:]
 
 
 class PackedRows:
-    """Where the tokens of N rows lie: end to end, each once (T tokens), and side by side for attention (P, padded).
+    """Where the tokens of N rows lie: end to end, each once (T tokens), and side by side for attention (P,
+    padded).
 
     Args:
         token_ids_NL: the rows, padded on the right.
@@ -98,7 +102,9 @@ class PackedRows:
         # A padded position repeats its row's last token.
         token_of_P = np.concatenate(
             [
-                self.token_of_NL[group[:, None], np.minimum(np.arange(width), lengths_N[group, None] - 1)].ravel()
+                self.token_of_NL[
+                    group[:, None], np.minimum(np.arange(width), lengths_N[group, None] - 1)
+                ].ravel()
                 for group, (_, width) in zip(groups, self.shapes, strict=True)
             ]
         )
@@ -122,7 +128,8 @@ class PackedRows:
         return {
             "input_ids": self.token_ids_T[None],
             "position_ids": self.position_T[None],
-            # transformers takes a mask of four dimensions as it is; a smaller one would be spread out to [T, T].
+            # transformers takes a mask of four dimensions as it is; a smaller one would be spread out to [T,
+            # T].
             "attention_mask": torch.empty((1, 1, 0, 0), device=self.token_ids_T.device),
             "packed_rows": self,
             "use_cache": False,
@@ -130,8 +137,8 @@ class PackedRows:
 
 
 class _SideBySide(torch.autograd.Function):
-    """[T, ...] to [P, ...]. The gradient of a token is the sum over the rows that share it, added up in float32; none comes from
-    padding, since attention's output there is dropped.
+    """[T, ...] to [P, ...]. The gradient of a token is the sum over the rows that share it, added up in
+    float32; none comes from padding, since attention's output there is dropped.
     """
 
     @staticmethod
@@ -164,9 +171,13 @@ class _EndToEnd(torch.autograd.Function):
         return gradient_P.index_copy_(0, place_of_T, gradients[0]), None
 
 
-@torch.compiler.disable  # the groups differ from batch to batch: compiled, it would be compiled again for each
-def packed_attention(module, query, key, value, attention_mask, packed_rows: PackedRows | None = None, **kwargs):
-    """Attention function of transformers for `PACKED`: query, key and value are [1, heads, T, D]; output [1, T, heads, D].
+# the groups differ from batch to batch: compiled, it would be compiled again for each
+@torch.compiler.disable
+def packed_attention(
+    module, query, key, value, attention_mask, packed_rows: PackedRows | None = None, **kwargs
+):
+    """Attention function of transformers for `PACKED`: query, key and value are [1, heads, T, D]; output [1,
+    T, heads, D].
 
     Raises ValueError where a layer's sliding window is shorter than a row.
     """
@@ -180,7 +191,9 @@ def packed_attention(module, query, key, value, attention_mask, packed_rows: Pac
     outputs = []
     for shape, *parts in zip(packed_rows.shapes, *(part.split(sizes) for part in padded), strict=True):
         q, k, v = (part.unflatten(0, shape).transpose(1, 2) for part in parts)
-        output, _ = sdpa_attention_forward(module, q, k, v, None, scaling=kwargs.get("scaling"), is_causal=True)
+        output, _ = sdpa_attention_forward(
+            module, q, k, v, None, scaling=kwargs.get("scaling"), is_causal=True
+        )
         outputs.append(output.flatten(0, 1))
     return _EndToEnd.apply(torch.cat(outputs), packed_rows.place_of_T)[None], None
 

@@ -43,7 +43,8 @@ def token_logp(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs of the rows' own next tokens, and the entropy of the distribution that each was drawn from.
 
-    What rows have in common at their beginning, as the prompt of a group, is computed once (`algorithms.igpo.model.packing`).
+    What rows have in common at their beginning, as the prompt of a group, is computed once
+    (`algorithms.igpo.model.packing`).
 
     Args:
         model: what `load_causal_lm` returned.
@@ -52,7 +53,8 @@ def token_logp(
         compute_dtype: bfloat16 runs the model under autocast; log-softmax is float32 always.
         entropy: `off` (zeros, and cheaper), `measured` (no gradient) or `trained`.
         logits_per_chunk: entries of logits that exist at once.
-        lengths: [N] real tokens of each row, at least 2: the padding behind them is not computed. None: all L.
+        lengths: [N] real tokens of each row, at least 2: the padding behind them is not computed. None: all
+            L.
 
     Returns:
         log-probs [N, L - 1] and entropies [N, L - 1], float32, 0 outside `target_mask`.
@@ -63,7 +65,9 @@ def token_logp(
     target_P = token_ids[:, 1:][target_mask]
     token_of_P = rows.token_of_NL[target_mask.cpu().numpy()]
     first_U, copy_of_P = distinct_targets(token_of_P, target_P.cpu().numpy())
-    before_U, first_U, copy_of_P = (torch.from_numpy(x).to(device) for x in (token_of_P[first_U], first_U, copy_of_P))
+    before_U, first_U, copy_of_P = (
+        torch.from_numpy(x).to(device) for x in (token_of_P[first_U], first_U, copy_of_P)
+    )
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute_dtype is torch.bfloat16):
         hidden_TH = backbone(model)(**rows.inputs()).last_hidden_state[0]
         hidden_UH, target_U = hidden_TH.index_select(0, before_U), target_P[first_U]
@@ -78,5 +82,7 @@ def token_logp(
             ]
             logp_U, entropy_U = (torch.cat(column) for column in zip(*parts, strict=True))
     zeros_NL = torch.zeros(target_mask.shape, dtype=torch.float32, device=device)
-    logp_NL, entropy_NL = (zeros_NL.masked_scatter(target_mask, x_U.index_select(0, copy_of_P)) for x_U in (logp_U, entropy_U))
+    logp_NL, entropy_NL = (
+        zeros_NL.masked_scatter(target_mask, x_U.index_select(0, copy_of_P)) for x_U in (logp_U, entropy_U)
+    )
     return logp_NL, entropy_NL

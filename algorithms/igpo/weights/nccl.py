@@ -1,8 +1,10 @@
-"""The learner's end of vLLM's weight transfer by NCCL (`engine.weight_transfer: nccl`): weights go from GPU to GPU.
+"""The learner's end of vLLM's weight transfer by NCCL (`engine.weight_transfer: nccl`): weights go from GPU
+to GPU.
 
-For each policy there is a group of the first learner (rank 0) and every process of every engine of that policy. vLLM's own
-classes form it and broadcast (`vllm.distributed.weight_transfer`); here is what they ask of a trainer: its weights one by one,
-and a way to call the engines. Imported only where it is used, as it imports vLLM.
+For each policy there is a group of the first learner (rank 0) and every process of every engine of that
+policy. vLLM's own classes form it and broadcast (`vllm.distributed.weight_transfer`); here is what they ask
+of a trainer: its weights one by one, and a way to call the engines. Imported only where it is used, as it
+imports vLLM.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class PolicyWeights(WeightSource):
 
 
 class Engines:
-    """The engines of `policy`, one in each env runner, as vLLM's trainer calls them (its `VLLMWeightSyncClient`)."""
+    """The engines of `policy`, one in each env runner, as vLLM's trainer calls them (its
+    `VLLMWeightSyncClient`).
+    """
 
     def __init__(self, group: TransferGroup, policy: str):
         self._group, self._policy = group, policy
@@ -54,7 +58,9 @@ class Engines:
         """Version of the weights that are being sent."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """vLLM's `init_info` is for one engine, whose processes count from `rank_offset`: each engine gets its own."""
+        """vLLM's `init_info` is for one engine, whose processes count from `rank_offset`: each engine gets
+        its own.
+        """
         size, first = self._group.engine_size, init_info["rank_offset"]
         infos = [{**init_info, "rank_offset": first + k * size} for k in range(len(self._group.runners))]
         self._call("init_weight_transfer_engine", [(info, self._group.name) for info in infos])
@@ -86,7 +92,10 @@ def _call_engine(runner, policy: str, method: str, arguments: tuple) -> str | No
 
 
 class WeightSender:
-    """Sends the weights of `learner` to the engines. Learners that share one model call it together; the first one sends."""
+    """Sends the weights of `learner` to the engines.
+
+    Learners that share one model call it together; the first one sends.
+    """
 
     def __init__(self, learner: IGPOTorchLearner):
         self._learner = learner
@@ -94,7 +103,10 @@ class WeightSender:
         self._routes: list[tuple[PolicyWeights, Engines, TrainerWeightTransferEngine]] = []
 
     def send(self, group: TransferGroup, version: int) -> int:
-        """Returns the bytes sent, once every engine holds them as `version`. Forms `group` where it is a new one."""
+        """Returns the bytes sent, once every engine holds them as `version`.
+
+        Forms `group` where it is a new one.
+        """
         with torch.accelerator.device_index(self._learner._device.index), torch.no_grad():
             if group.name != self._group_name:
                 self._form(group)

@@ -1,9 +1,11 @@
-"""The learner's weights into the engines, through shared memory or from GPU to GPU (`engine.weight_transfer`), and verified.
+"""The learner's weights into the engines, through shared memory or from GPU to GPU
+(`engine.weight_transfer`), and verified.
 
-Shared memory: the first learner puts its weights into Ray's object store, from where every runner of its node reads; the driver
+Shared memory: the first learner puts its weights into Ray's object store, from where every runner of its node
+reads; the driver
 copies nothing. `nccl`: the first learner sends them to all engines at once by vLLM's weight-transfer engine
-(`algorithms.igpo.weights.nccl`); no host memory is touched. A runner that Ray restarted takes its first weights through
-shared memory, and joins a new transfer group at the next push.
+(`algorithms.igpo.weights.nccl`); no host memory is touched. A runner that Ray restarted takes its first
+weights through shared memory, and joins a new transfer group at the next push.
 """
 
 from __future__ import annotations
@@ -38,9 +40,12 @@ class WeightPush:
         """Loads the weights into the engines of `runner_ids` (None: of all), waits, and returns their bytes.
 
         Raises:
-            RuntimeError: an engine holds another version than `version` afterwards, or a transfer did not end.
+            RuntimeError: an engine holds another version than `version` afterwards, or a transfer did not
+                end.
         """
-        transfers = EngineSettings(**self._algorithm.config.engine).weight_transfer == "nccl" and runner_ids is None
+        transfers = (
+            EngineSettings(**self._algorithm.config.engine).weight_transfer == "nccl" and runner_ids is None
+        )
         num_bytes, held = self._transfer(version) if transfers else self._share(version, runner_ids)
         if any(other != version for other in held):
             raise RuntimeError(f"pushed weights version {version}, but the env runners hold {held}")
@@ -58,7 +63,9 @@ class WeightPush:
         def share(learner):
             if leaves_device:
                 learner.leave_device()
-            state = learner.get_state(components=COMPONENT_RL_MODULE, inference_only=True, gather=True)[COMPONENT_RL_MODULE]
+            state = learner.get_state(components=COMPONENT_RL_MODULE, inference_only=True, gather=True)[
+                COMPONENT_RL_MODULE
+            ]
             if learner._learner_index:
                 return None
             return ray.put(state), sum(array.nbytes for module in state.values() for array in module.values())
@@ -69,7 +76,9 @@ class WeightPush:
             local: Any = runners.local_env_runner
             return num_bytes, [local.load_weights(ray.get(reference), version)]
         load: Any = lambda runner: runner.load_weights(ray.get(reference), version)  # noqa: E731
-        return num_bytes, runners.foreach_env_runner(load, local_env_runner=False, remote_worker_ids=runner_ids)
+        return num_bytes, runners.foreach_env_runner(
+            load, local_env_runner=False, remote_worker_ids=runner_ids
+        )
 
     def _transfer(self, version: int) -> tuple[int, list[int]]:
         runners = self._algorithm.env_runner_group
@@ -77,7 +86,11 @@ class WeightPush:
         if not members:
             return 0, []  # they are dead: `restore_env_runners` brings weights to those that come back
         group = self._group
-        if group is None or len(members) != len(group.runners) or any(names != {group.name} for _, names in members):
+        if (
+            group is None
+            or len(members) != len(group.runners)
+            or any(names != {group.name} for _, names in members)
+        ):
             group = self._group = self._new_group(tuple(runner for runner, _ in members))
 
         def send(learner):
@@ -88,8 +101,10 @@ class WeightPush:
         sent = self._on_senders(send, MAX_TRANSFER_SECONDS)
         if len(sent) < (self._algorithm.config.num_learners if self._algorithm.config.shard_learner else 1):
             raise RuntimeError(
-                f"the weights were not with all engines after {MAX_TRANSFER_SECONDS:.0f} s: an env runner died in the middle, or "
-                "NCCL cannot reach it (NCCL_DEBUG=INFO says more). engine.weight_transfer shared_memory takes another way"
+                f"the weights were not with all engines after {MAX_TRANSFER_SECONDS:.0f} s: an env runner "
+                "died in the middle, or "
+                "NCCL cannot reach it (NCCL_DEBUG=INFO says more). engine.weight_transfer shared_memory "
+                "takes another way"
             )
         held: Any = lambda runner: runner.weights_version  # noqa: E731
         return max(sent), runners.foreach_env_runner(held, local_env_runner=False)
@@ -108,4 +123,6 @@ class WeightPush:
 
 def _membership(runner) -> tuple[ActorHandle, set[str | None]]:
     """The runner's own handle, and the names of its engines' transfer groups."""
-    return ray.get_runtime_context().current_actor, {engine.transfer_group for engine in runner.loop.engines.values()}
+    return ray.get_runtime_context().current_actor, {
+        engine.transfer_group for engine in runner.loop.engines.values()
+    }

@@ -1,7 +1,8 @@
-"""What a protocol is: prompt, parser, observation format and scoring template of one way of talking to the policy.
+"""What a protocol is: prompt, parser, observation format and scoring template of one way of talking to the
+policy.
 
-A protocol turns text into token ids and back; it knows nothing of tools, engines or learners. Every method is pure.
-Token-in, token-out: ids that the policy sampled are never decoded and tokenised again.
+A protocol turns text into token ids and back; it knows nothing of tools, engines or learners. Every method is
+pure. Token-in, token-out: ids that the policy sampled are never decoded and tokenised again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from envs.search.trajectory import ActionKind
 class Action:
     """A parsed decision. `arguments` are the tool's arguments.
 
-    `error` says what was malformed; with a TOOL action, what was wrong inside a well-formed call, which is then not carried out.
+    `error` says what was malformed; with a TOOL action, what was wrong inside a well-formed call, which is
+    then not carried out.
     """
 
     kind: ActionKind
@@ -29,12 +31,15 @@ class Action:
     """The answer's or the message's content."""
     error: str = ""
     ends_rollout: bool = True
-    """For MALFORMED: whether the rollout is over (no action at all, a broken or a second answer), or the policy may try again."""
+    """For MALFORMED: whether the rollout is over (no action at all, a broken or a second answer), or the
+    policy may try again."""
 
 
 @dataclass(slots=True)
 class Observation:
-    """What is appended after a decision: `ids` close it if the engine did not, carry the text, and open the next turn."""
+    """What is appended after a decision: `ids` close it if the engine did not, carry the text, and open the
+    next turn.
+    """
 
     ids: list[int]
     text: str
@@ -46,8 +51,8 @@ class Observation:
 class ScoringSuffix:
     """The answer template of SPEC §2 for one gold answer, to be appended to a history that has an open turn.
 
-    `ids` [L]: template prefix, gold answer, template suffix, tokenised once as a whole. `gold_mask_L` [L] bool marks the tokens
-    that overlap any character of the gold answer.
+    `ids` [L]: template prefix, gold answer, template suffix, tokenised once as a whole. `gold_mask_L` [L]
+    bool marks the tokens that overlap any character of the gold answer.
     """
 
     ids: list[int]
@@ -63,14 +68,21 @@ class Protocol(TypingProtocol):
     stop_token_ids: list[int]
     """A sampled token of this list ends the turn; it belongs to the decision."""
     stop_strings: list[str]
-    """The turn also ends where the decision's text ends in one of these; empty where tokens alone end turns."""
+    """The turn also ends where the decision's text ends in one of these; empty where tokens alone end turns.
+    """
 
     def prompt(self, system: str, question: str, actions: list[str]) -> list[int]:
-        """Ids of an agent's first context; ends where its first decision begins. `system` is the role's own instruction."""
+        """Ids of an agent's first context; ends where its first decision begins.
+
+        `system` is the role's own instruction.
+        """
         ...
 
     def parse(self, decision_ids: list[int]) -> Action:
-        """The action that a completed decision asks for. Never raises; linear time; bad text gives `ActionKind.MALFORMED`."""
+        """The action that a completed decision asks for.
+
+        Never raises; linear time; bad text gives `ActionKind.MALFORMED`.
+        """
         ...
 
     def is_complete(self, decision_ids: list[int]) -> bool:
@@ -78,7 +90,9 @@ class Protocol(TypingProtocol):
         ...
 
     def decision(self, action: Action) -> list[int]:
-        """What a policy writes to ask for `action` (TOOL or ANSWER), its end included: `parse` gives `action` back."""
+        """What a policy writes to ask for `action` (TOOL or ANSWER), its end included: `parse` gives `action`
+        back.
+        """
         ...
 
     def text(self, decision_ids: list[int]) -> str:
@@ -90,7 +104,8 @@ class Protocol(TypingProtocol):
         ...
 
     def observation(self, text: str, *, decision_ids: list[int], sender: str, max_tokens: int) -> Observation:
-        """`text` from `sender` ("tool", "error" or a role's name) as plain text after `decision_ids`, cut to `max_tokens`.
+        """`text` from `sender` ("tool", "error" or a role's name) as plain text after `decision_ids`, cut to
+        `max_tokens`.
 
         Special-token strings and the protocol's own tags inside `text` are made harmless and counted.
         """

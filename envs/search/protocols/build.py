@@ -13,10 +13,12 @@ SHOWS_TOOLS = ("igpo", "chat")
 def build_protocol(settings: SearchEnvSettings, tools: list[dict]) -> Protocol:
     """The protocol that `settings.protocol` names, over the tokenizer in the folder `settings.tokenizer`.
 
-    `tools` are the JSON schemas (`name`, `description`, `parameters`) that those of `SHOWS_TOOLS` show to the policy.
+    `tools` are the JSON schemas (`name`, `description`, `parameters`) that those of `SHOWS_TOOLS` show to the
+    policy.
 
     Raises:
-        InputError: no tokenizer there, or one that lacks what the protocol needs (control tokens, a chat template).
+        InputError: no tokenizer there, or one that lacks what the protocol needs (control tokens, a chat
+            template).
     """
     tokenizer = load_tokenizer(settings.tokenizer)
     try:
@@ -50,8 +52,13 @@ def load_tokenizer(folder: str | None):
     from transformers import AutoTokenizer
 
     if folder is None:
-        raise InputError("env_config.tokenizer is missing: give the policy's folder (experiments take it from `model_path`)")
+        raise InputError(
+            "env_config.tokenizer is missing: give the policy's folder (experiments take it from "
+            "`model_path`)"
+        )
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise InputError(f"no tokenizer could be loaded from {folder}: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"no tokenizer could be loaded from {folder}: {str(error).splitlines()[0]}"
+        ) from error

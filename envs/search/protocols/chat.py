@@ -5,7 +5,8 @@ Two forms are known, told apart by what the template makes of a tool call:
 - Qwen and Hermes: ``<tool_call>{"name": ..., "arguments": ...}</tool_call>``
 - Llama 3: the turn is ``{"name": ..., "parameters": ...}``, perhaps after ``<|python_tag|>``
 
-The template shows the tools' schemas and frames their results (role `tool`); the answer stands in ``<answer>`` tags.
+The template shows the tools' schemas and frames their results (role `tool`); the answer stands in
+``<answer>`` tags.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TASK = "Answer the question. Call the tools until what they return contains the answer."
-READ = "You read what a tool returned for a colleague who answers the question. Pass on the fact that matters."
+READ = (
+    "You read what a tool returned for a colleague who answers the question. Pass on the fact that matters."
+)
 HOW = {
     "search": "Call one tool a turn.",
     "answer": "Write the final answer in as few words as possible inside <answer> and </answer>.",
@@ -50,10 +53,14 @@ class ChatProtocol(TaggedProtocol):
             self.call_frame = ("", "")
         self.result = self.error = self.frame.glue("tool")
         self.message = self.frame.glue("user", "<message>\n{}\n</message>")
-        self._python_tag_id = next((i for i, string in self.frame.plain.control.items() if string == PYTHON_TAG), None)
+        self._python_tag_id = next(
+            (i for i, string in self.frame.plain.control.items() if string == PYTHON_TAG), None
+        )
 
     def prompt(self, system: str, question: str, actions: list[str]) -> list[int]:
-        text = " ".join([system or (READ if actions == ["message"] else TASK), *(HOW[action] for action in actions)])
+        text = " ".join(
+            [system or (READ if actions == ["message"] else TASK), *(HOW[action] for action in actions)]
+        )
         tools = self._tools if "search" in actions else None
         return self.frame.prompt([("system", text), ("user", "{question}")], question, tools)
 
@@ -78,13 +85,22 @@ class ChatProtocol(TaggedProtocol):
         user = {"role": "user", "content": "?"}
         about = {"name": "qztool", "description": "?", "parameters": {"type": "object", "properties": {}}}
         tool = {"type": "function", "function": about}
-        turns = [user, {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "?"}]
+        turns = [
+            user,
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "?"},
+        ]
         shown, called = self.frame.render([user], [tool]), self.frame.render(turns)
         without = f"the chat template of {self.tokenizer.name_or_path}"
         if "qztool" not in shown:
-            raise ValueError(f"protocol `chat`: {without} shows no tools: use protocol `igpo`, which needs no template for them")
+            raise ValueError(
+                f"protocol `chat`: {without} shows no tools: use protocol `igpo`, which needs no template "
+                "for them"
+            )
         if "<tool_call>" in called and "qzcall" in called:
             return True
         if '"parameters"' in called and "qzcall" in called:
             return False
-        raise ValueError(f"protocol `chat`: {without} calls tools neither as Qwen and Hermes nor as Llama 3: use `igpo`")
+        raise ValueError(
+            f"protocol `chat`: {without} calls tools neither as Qwen and Hermes nor as Llama 3: use `igpo`"
+        )

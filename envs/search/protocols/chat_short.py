@@ -1,11 +1,12 @@
-"""The `chat_short` protocol: one line a turn through the model's own chat template, short enough for a 135M model.
+"""The `chat_short` protocol: one line a turn through the model's own chat template, short enough for a 135M
+model.
 
     assistant   Search: author of The Silent Orchard
     user        The Silent Orchard: a 1921 novel by Marta Lindqvist ...
     assistant   Answer: Marta Lindqvist
 
-The end-of-turn token or a line break ends a turn. Turns are appended as suffixes, and only the template's own pieces may hold
-control tokens (`chat_frame`): questions, documents and messages are tokenised as plain text.
+The end-of-turn token or a line break ends a turn. Turns are appended as suffixes, and only the template's own
+pieces may hold control tokens (`chat_frame`): questions, documents and messages are tokenised as plain text.
 """
 
 from __future__ import annotations
@@ -21,20 +22,30 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 INSTRUCTION = (
-    "You answer questions with the help of a search engine. Write one line only: 'Search: ' and a query, or 'Answer: ' and a "
+    "You answer questions with the help of a search engine. Write one line only: 'Search: ' and a query, or "
+    "'Answer: ' and a "
     "short answer. Search until the results contain the answer."
 )
 HINT = " Reply with one line that starts with 'Search:' or 'Answer:'."
-"""Stands behind every question: a 135M model forgets the instruction by then (first turns that parse at temperature 1: 90% with
-it, against 52% without, 40 HotpotQA questions)."""
-READER_INSTRUCTION = "You read search results for a colleague. Write one line only: 'Note: ' and the fact that matters."
+"""Stands behind every question: a 135M model forgets the instruction by then (first turns that parse at
+temperature 1: 90% with it, against 52% without, 40 HotpotQA questions)."""
+READER_INSTRUCTION = (
+    "You read search results for a colleague. Write one line only: 'Note: ' and the fact that matters."
+)
 EXAMPLES = {
     "searcher": [
         ("user", "Question: In which country was the author of The Silent Orchard born?" + HINT),
         ("assistant", "Search: The Silent Orchard author"),
-        ("user", "The Silent Orchard: The Silent Orchard is a 1921 novel by Marta Lindqvist, set on an island farm."),
+        (
+            "user",
+            "The Silent Orchard: The Silent Orchard is a 1921 novel by Marta Lindqvist, set on an island "
+            "farm.",
+        ),
         ("assistant", "Search: Marta Lindqvist born"),
-        ("user", "Marta Lindqvist: Marta Lindqvist (1884-1950) was a novelist. She was born in Uppsala, Sweden."),
+        (
+            "user",
+            "Marta Lindqvist: Marta Lindqvist (1884-1950) was a novelist. She was born in Uppsala, Sweden.",
+        ),
         ("assistant", "Answer: Sweden"),
         ("user", "Question: Are the Harrow Bridge and the Tolden Bridge in the same city?" + HINT),
         ("assistant", "Search: Harrow Bridge city"),
@@ -46,7 +57,11 @@ EXAMPLES = {
     "reader": [
         ("user", "Question: In which country was the author of The Silent Orchard born?"),
         ("assistant", "Note: nothing found yet"),
-        ("user", "The Silent Orchard: The Silent Orchard is a 1921 novel by Marta Lindqvist, set on an island farm."),
+        (
+            "user",
+            "The Silent Orchard: The Silent Orchard is a 1921 novel by Marta Lindqvist, set on an island "
+            "farm.",
+        ),
         ("assistant", "Note: the author of The Silent Orchard is Marta Lindqvist"),
     ],
 }
@@ -58,7 +73,8 @@ _KINDS = {"search": ActionKind.TOOL, "answer": ActionKind.ANSWER, "note": Action
 class ChatShortProtocol:
     """`envs.search.protocols.base.Protocol` over a chat model's tokenizer.
 
-    `worked_examples` stand in the prompt of an untrained model; a policy that has seen demonstrations is spared their length.
+    `worked_examples` stand in the prompt of an untrained model; a policy that has seen demonstrations is
+    spared their length.
 
     Raises ValueError for a tokenizer without a chat template, or one that can't be appended to.
     """
@@ -71,11 +87,17 @@ class ChatShortProtocol:
         self._worked_examples = worked_examples
         self._frame = ChatFrame(tokenizer, self.name)
         end = self._frame.end_id
-        newlines = {i for token, i in tokenizer.get_vocab().items() if token and set(token) <= {"\n", "Ċ"} and i != end}
+        newlines = {
+            i
+            for token, i in tokenizer.get_vocab().items()
+            if token and set(token) <= {"\n", "Ċ"} and i != end
+        }
         self.stop_token_ids = [end, *sorted(newlines)]
 
     def prompt(self, system: str, question: str, actions: list[str]) -> list[int]:
-        """Instruction (`system`, or this protocol's own), worked examples if any, the question, and an open assistant turn."""
+        """Instruction (`system`, or this protocol's own), worked examples if any, the question, and an open
+        assistant turn.
+        """
         reads = actions == ["message"]
         instruction = system or (READER_INSTRUCTION if reads else INSTRUCTION)
         asked = ("user", "Question: {question}" + ("" if reads else HINT))
@@ -83,7 +105,11 @@ class ChatShortProtocol:
         return self._frame.prompt([("system", instruction), *examples, asked], question)
 
     def decision(self, action: Action) -> list[int]:
-        kind, words = ("Search: ", action.arguments["query"]) if action.kind is ActionKind.TOOL else ("Answer: ", action.text)
+        kind, words = (
+            ("Search: ", action.arguments["query"])
+            if action.kind is ActionKind.TOOL
+            else ("Answer: ", action.text)
+        )
         return self._frame.decision(kind, words, "")
 
     def text(self, decision_ids: list[int]) -> str:
@@ -93,11 +119,16 @@ class ChatShortProtocol:
         return len(decision_ids) > 0 and decision_ids[-1] in self.stop_token_ids
 
     def parse(self, decision_ids: list[int]) -> Action:
-        """`Search: q`, `Answer: a` or `Note: m` on the only line of the decision; anything else is MALFORMED."""
+        """`Search: q`, `Answer: a` or `Note: m` on the only line of the decision; anything else is
+        MALFORMED.
+        """
         text = str(self.tokenizer.decode(decision_ids, skip_special_tokens=True)).strip()
         match = _LINE.fullmatch(text)
         if match is None:
-            return Action(ActionKind.MALFORMED, error="write one line: 'Search: ' and a query, or 'Answer: ' and a short answer")
+            return Action(
+                ActionKind.MALFORMED,
+                error="write one line: 'Search: ' and a query, or 'Answer: ' and a short answer",
+            )
         kind, content = _KINDS[match[1].lower()], match[2].strip()
         if _MARK.search(content):
             return Action(ActionKind.MALFORMED, error="write one 'Search:' or one 'Answer:', not several")

@@ -1,8 +1,8 @@
 """A model's chat template, taken apart once: prompt, and the pieces between an assistant's turn and the next.
 
-Turns are appended as suffixes: the pieces that the template puts around words are found with sentinels, and no conversation is
-ever rendered again. So a template that rewrites earlier turns (Qwen3's drops earlier thinking) does no harm: the policy goes on
-from the very tokens that it sampled.
+Turns are appended as suffixes: the pieces that the template puts around words are found with sentinels, and
+no conversation is ever rendered again. So a template that rewrites earlier turns (Qwen3's drops earlier
+thinking) does no harm: the policy goes on from the very tokens that it sampled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _SENTINEL = "qzsentinel{}qz"
 
 @dataclass(frozen=True, slots=True)
 class Glue:
-    """Ids around the words of one message: `opening` closes the assistant's turn before it, `closing` opens the next one."""
+    """Ids around the words of one message: `opening` closes the assistant's turn before it, `closing` opens
+    the next one.
+    """
 
     opening: list[int]
     closing: list[int]
@@ -45,13 +47,15 @@ class ChatFrame:
     Attributes:
         end_id: the token that ends an assistant's turn.
         stop_token_ids: `end_id` and the tokenizer's other ends (``<|eom_id|>``, the end-of-text token).
-        rewrites_earlier_turns: whether the template would render earlier turns differently once a conversation goes on.
+        rewrites_earlier_turns: whether the template would render earlier turns differently once a
+            conversation goes on.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, protocol: str):
         if not tokenizer.chat_template:
             raise ValueError(
-                f"protocol `{protocol}` needs a chat template, and the tokenizer of {tokenizer.name_or_path} has none: use an "
+                f"protocol `{protocol}` needs a chat template, and the tokenizer of "
+                f"{tokenizer.name_or_path} has none: use an "
                 "instruct model, or another protocol"
             )
         self.tokenizer = tokenizer
@@ -59,14 +63,21 @@ class ChatFrame:
         self.user = self.glue("user")
         self.end_id = self.user.opening[0]
         if self.end_id not in self.plain.control:
-            raise ValueError(f"protocol `{protocol}`: the chat template of {tokenizer.name_or_path} ends turns without a token")
+            raise ValueError(
+                f"protocol `{protocol}`: the chat template of {tokenizer.name_or_path} ends turns without a "
+                "token"
+            )
         others = {i for i, string in self.plain.control.items() if string == "<|eom_id|>"}
         self._end_ids = {self.end_id} | others
-        self.stop_token_ids = [self.end_id, *sorted((others | {tokenizer.eos_token_id}) - {self.end_id, None})]
+        self.stop_token_ids = [
+            self.end_id,
+            *sorted((others | {tokenizer.eos_token_id}) - {self.end_id, None}),
+        ]
         self.rewrites_earlier_turns = self._rewrites()
         if self.rewrites_earlier_turns:
             logger.warning(
-                "the chat template of %s rewrites earlier turns; turns are appended to the sampled tokens instead",
+                "the chat template of %s rewrites earlier turns; turns are appended to the sampled tokens "
+                "instead",
                 tokenizer.name_or_path,
             )
 
@@ -81,10 +92,14 @@ class ChatFrame:
                 )
             )
         except TemplateError as error:
-            raise ValueError(f"the chat template of {self.tokenizer.name_or_path} can't be used: {error}") from error
+            raise ValueError(
+                f"the chat template of {self.tokenizer.name_or_path} can't be used: {error}"
+            ) from error
 
     def glue(self, role: str, wrap: str = "{}") -> Glue:
-        """The pieces around a message of `role` after an assistant's turn; `wrap` stands around its words, such as tags."""
+        """The pieces around a message of `role` after an assistant's turn; `wrap` stands around its words,
+        such as tags.
+        """
         before, said = _SENTINEL.format(0), _SENTINEL.format(1)
         words = _SENTINEL.format(2) + '"' + _SENTINEL.format(3)
         chat = [("user", before), ("assistant", said), (role, wrap.format(words))]
@@ -93,7 +108,8 @@ class ChatFrame:
         shown = json.dumps(words)[1:-1] if as_json else words
         if whole.count(said) != 1 or whole.count(shown) != 1 or whole.index(said) > whole.index(shown):
             raise ValueError(
-                f"the chat template of {self.tokenizer.name_or_path} rewrites earlier turns or drops a message of role {role}: "
+                f"the chat template of {self.tokenizer.name_or_path} rewrites earlier turns or drops a "
+                f"message of role {role}: "
                 "use a template that only appends"
             )
         between, after = whole.split(said)[1].split(shown)
@@ -103,8 +119,12 @@ class ChatFrame:
         """Ids of our own or the template's text, in which control tokens mean what they say."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def prompt(self, messages: list[tuple[str, str]], question: str, tools: list[Any] | None = None) -> list[int]:
-        """Ids of the trusted `messages` (role, content), of which the last says ``{question}``, and an open assistant turn."""
+    def prompt(
+        self, messages: list[tuple[str, str]], question: str, tools: list[Any] | None = None
+    ) -> list[int]:
+        """Ids of the trusted `messages` (role, content), of which the last says ``{question}``, and an open
+        assistant turn.
+        """
         sentinel = _SENTINEL.format("question")
         chat = [{"role": role, "content": content} for role, content in messages]
         chat[-1]["content"] = chat[-1]["content"].replace("{question}", sentinel, 1)
@@ -112,7 +132,9 @@ class ChatFrame:
         return [*self.control_ids(before), *self.plain.ids(question), *self.control_ids(after)]
 
     def decision(self, prefix: str, words: str, suffix: str) -> list[int]:
-        """A whole turn of the policy's: tokenised once, as in `scoring_suffix`, with the token that ends it."""
+        """A whole turn of the policy's: tokenised once, as in `scoring_suffix`, with the token that
+        ends it.
+        """
         return self.scoring_suffix(prefix, words, suffix).ids
 
     def text(self, decision_ids: list[int]) -> str:
@@ -123,8 +145,13 @@ class ChatFrame:
         ended = len(decision_ids) > 0 and decision_ids[-1] in self._end_ids
         return glue.opening[1:] if ended else glue.opening
 
-    def observation(self, text: str, *, glue: Glue, decision_ids: list[int], max_tokens: int, neutralised: int) -> Observation:
-        """`text` as plain text in `glue`, cut to `max_tokens`. `neutralised` tags were made harmless in it before."""
+    def observation(
+        self, text: str, *, glue: Glue, decision_ids: list[int], max_tokens: int, neutralised: int
+    ) -> Observation:
+        """`text` as plain text in `glue`, cut to `max_tokens`.
+
+        `neutralised` tags were made harmless in it before.
+        """
         ids = self.plain.ids(json.dumps(text, ensure_ascii=False)[1:-1] if glue.as_json else text)
         return Observation(
             ids=[*self.opening(glue, decision_ids), *ids[:max_tokens], *glue.closing],
@@ -134,7 +161,9 @@ class ChatFrame:
         )
 
     def scoring_suffix(self, prefix: str, answer: str, suffix: str) -> ScoringSuffix:
-        """`prefix`, `answer`, `suffix`, tokenised once, and the end of the turn; what overlaps the answer counts (SPEC §2)."""
+        """`prefix`, `answer`, `suffix`, tokenised once, and the end of the turn; what overlaps the answer
+        counts (SPEC §2).
+        """
         if not answer.strip():
             raise ValueError(f"an empty answer can't be scored: {answer!r}")
         encoded = self.tokenizer(

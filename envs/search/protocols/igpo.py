@@ -1,4 +1,5 @@
-"""The `igpo` protocol, the paper's: think, then a tool call in JSON or the answer, in tags (arXiv 2510.14967, section 3).
+"""The `igpo` protocol, the paper's: think, then a tool call in JSON or the answer, in tags (arXiv 2510.14967,
+section 3).
 
     assistant   <think> ... </think>
                 <tool_call>
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TASK = "Answer the question. Use the tools until what they return contains the answer."
-READ = "You read what a tool returned for a colleague who answers the question. Pass on the fact that matters."
+READ = (
+    "You read what a tool returned for a colleague who answers the question. Pass on the fact that matters."
+)
 THINK = "In each turn, reason first inside <think> and </think>. Then do one thing only:"
 HOW = {
     "search": (
-        '- call a tool, with <tool_call>{"name": tool, "arguments": {...}}</tool_call>; what it returns comes back inside '
+        '- call a tool, with <tool_call>{"name": tool, "arguments": {...}}</tool_call>; what it returns '
+        "comes back inside "
         "<tool_response> and </tool_response>"
     ),
     "answer": "- give the final answer in as few words as possible, with <answer>answer</answer>",
@@ -43,7 +47,9 @@ HOW = {
 
 def instruction(system: str, actions: list[str]) -> str:
     """The role's own instruction, or one for what it may do; then how each of its actions is written."""
-    return "\n".join([system or (READ if actions == ["message"] else TASK), THINK, *(HOW[action] for action in actions)])
+    return "\n".join(
+        [system or (READ if actions == ["message"] else TASK), THINK, *(HOW[action] for action in actions)]
+    )
 
 
 class IGPOProtocol(TaggedProtocol):

@@ -7,8 +7,9 @@
 
                 <think> ... </think> <answer> Marta Lindqvist </answer>
 
-A closing tag ends a turn: the engine stops at that string, and the tokens sampled so far stay as they are. The prompt is this
-project's own; a policy trained elsewhere wants the prompt it was trained with as its role's `instruction`.
+A closing tag ends a turn: the engine stops at that string, and the tokens sampled so far stay as they are.
+The prompt is this project's own; a policy trained elsewhere wants the prompt it was trained with as its
+role's `instruction`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 TASK = "Answer the question. Whenever you learn something new, reason first inside <think> and </think>."
 HOW = {
     "search": (
-        "If you lack knowledge, search with <search> query </search>; what is found comes back between <information> and "
+        "If you lack knowledge, search with <search> query </search>; what is found comes back between "
+        "<information> and "
         "</information>. Search as often as you like."
     ),
     "answer": "When you know enough, answer in as few words as possible with <answer> answer </answer>.",

@@ -1,4 +1,6 @@
-"""What the protocols that speak in tags share: `igpo`, `search_r1` and `chat` differ in prompt, tags and glue only."""
+"""What the protocols that speak in tags share: `igpo`, `search_r1` and `chat` differ in prompt, tags and glue
+only.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 class TaggedProtocol(ABC):
     """Base of `envs.search.protocols.base.Protocol` implementations over a chat model's tokenizer.
 
-    A subclass sets the class attributes, and `result`, `error` and `message`: the glue around what each sender says.
-    `call_frame` stands around the words of a search.
+    A subclass sets the class attributes, and `result`, `error` and `message`: the glue around what each
+    sender says. `call_frame` stands around the words of a search.
 
     Raises ValueError for a tokenizer that can't be used.
     """
@@ -67,7 +69,9 @@ class TaggedProtocol(ABC):
         """`parse` of a decision without its stop token."""
         forbidden = next((self._forbidden[i] for i in ids if i in self._forbidden), None)
         if forbidden:
-            return Action(ActionKind.MALFORMED, error=f"the control token {forbidden} does not belong into a turn")
+            return Action(
+                ActionKind.MALFORMED, error=f"the control token {forbidden} does not belong into a turn"
+            )
         found = self.tags.read(self.text(ids))
         if isinstance(found, Action):
             return found
@@ -95,7 +99,9 @@ class TaggedProtocol(ABC):
     def observation(self, text: str, *, decision_ids: list[int], sender: str, max_tokens: int) -> Observation:
         glue: Glue = {"tool": self.result, "error": self.error}.get(sender, self.message)
         shown, tags = self.tags.disarm(text)
-        return self.frame.observation(shown, glue=glue, decision_ids=decision_ids, max_tokens=max_tokens, neutralised=tags)
+        return self.frame.observation(
+            shown, glue=glue, decision_ids=decision_ids, max_tokens=max_tokens, neutralised=tags
+        )
 
     def scoring_suffix(self, answer: str) -> ScoringSuffix:
         return self.frame.scoring_suffix(self.answer_prefix, answer, self.answer_suffix)

@@ -1,7 +1,7 @@
 """Tags such as ``<think>`` and ``<answer>``: read out of a decision, and made harmless inside a document.
 
-Reading and disarming share one definition of what a tag is, so no document can hold one that a reader would take for real.
-Both are one pass of a regular expression without repetition: linear in the text.
+Reading and disarming share one definition of what a tag is, so no document can hold one that a reader would
+take for real. Both are one pass of a regular expression without repetition: linear in the text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Block:
 
 
 class Tags:
-    """The tags of a protocol: `actions` that a decision may take one of, `observations` that only the environment writes.
+    """The tags of a protocol: `actions` that a decision may take one of, `observations` that only the
+    environment writes.
 
     ``<think>`` comes on top. Tags are exact: lower case, no blanks, no attributes.
     """
@@ -41,10 +42,12 @@ class Tags:
         return self._tag_like.subn("< ", text)
 
     def read(self, text: str) -> Block | Action:
-        """The one action block of a decision, or the MALFORMED action that says what is wrong with it (SPEC §3).
+        """The one action block of a decision, or the MALFORMED action that says what is wrong with it (SPEC
+        §3).
 
-        A thought is optional and comes first; text outside of tags is ignored. Without any sign of an action, or with an answer
-        in it, a malformed decision ends the rollout; a spoilt tool call or message may be tried again.
+        A thought is optional and comes first; text outside of tags is ignored. Without any sign of an action,
+        or with an answer in it, a malformed decision ends the rollout; a spoilt tool call or message may be
+        tried again.
         """
         blocks, error = self._blocks(text)
         taken = [block for block in blocks if block.tag in self.actions]
@@ -66,7 +69,9 @@ class Tags:
         return Action(ActionKind.MALFORMED, error=error, ends_rollout=not tried or "answer" in tried)
 
     def _blocks(self, text: str) -> tuple[list[Block], str]:
-        """Blocks in order, up to the first tag that is out of place, and what is wrong with that one ("" if none is)."""
+        """Blocks in order, up to the first tag that is out of place, and what is wrong with that one ("" if
+        none is).
+        """
         blocks: list[Block] = []
         open_tag, start = "", 0
         for match in self._tag.finditer(text):

@@ -7,11 +7,12 @@ A decision is an action token, plain words, and ``<end>``::
     <doc> " mira " mira mother toma . ... </doc>    observation (from the tool)
     <answer> red <end>                              decision
 
-A reader's message reaches the searcher as ``<note> ... </note>``, an error as ``<error> ... </error>``. Nothing opens a
+A reader's message reaches the searcher as ``<note> ... </note>``, an error as ``<error> ... </error>``.
+Nothing opens a
 turn: the action token that the policy samples does.
 
-Text is tokenised by words and punctuation, so that no string can become a control token: ``"<answer>"`` is the three
-words ``<``, ``answer``, ``>``, none of them known. Unknown words become ``<unk>``.
+Text is tokenised by words and punctuation, so that no string can become a control token: ``"<answer>"`` is
+the three words ``<``, ``answer``, ``>``, none of them known. Unknown words become ``<unk>``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ _CONTROL_PATTERN = re.compile("|".join(re.escape(token) for token in CONTROL_TOK
 
 
 def build_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over the control tokens and `words`, lower-casing, splitting at spaces and punctuation.
+    """A word-level tokenizer over the control tokens and `words`, lower-casing, splitting at spaces and
+    punctuation.
 
     `CONTROL_TOKENS` take the first ids. `words` must be in lower case and different from one another.
     """
@@ -48,10 +50,14 @@ def build_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
 
     vocabulary = {token: i for i, token in enumerate([*CONTROL_TOKENS, *words])}
     if len(vocabulary) != len(CONTROL_TOKENS) + len(words):
-        raise ValueError("words of the tiny tokenizer must be different from one another and from its control tokens")
+        raise ValueError(
+            "words of the tiny tokenizer must be different from one another and from its control tokens"
+        )
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
     core.normalizer = normalizers.Lowercase()
-    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token=BOS,
@@ -99,17 +105,22 @@ class TinyProtocol:
         self._num_tags = lru_cache(maxsize=8192)(lambda text: len(_CONTROL_PATTERN.findall(text)))
         self._words = [str(word) for word in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
         if set(self._plain("<end> <answer>")) != {self._unk_id}:
-            raise ValueError("protocol `tiny`: the tokenizer reads control tokens out of the plain text '<end> <answer>'")
+            raise ValueError(
+                "protocol `tiny`: the tokenizer reads control tokens out of the plain text '<end> <answer>'"
+            )
 
     def _tokenise(self, text: str) -> tuple[int, ...]:
         """Ids of `text` as plain text: a control token's string never becomes that token."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         if any(i in self._control_ids and i != self._unk_id for i in ids):
-            raise ValueError(f"protocol `tiny`: the tokenizer made a control token of plain text: {text[:80]!r}")
+            raise ValueError(
+                f"protocol `tiny`: the tokenizer made a control token of plain text: {text[:80]!r}"
+            )
         return tuple(ids)
 
     def prompt(self, system: str, question: str, actions: list[str]) -> list[int]:
-        """``<bos> <reader> question`` for a role that only writes messages, else ``<bos> <searcher> question``.
+        """``<bos> <reader> question`` for a role that only writes messages, else ``<bos> <searcher>
+        question``.
 
         `system` is not used: this policy knows its role by the token.
         """
@@ -117,24 +128,34 @@ class TinyProtocol:
         return [self._control[BOS], self._control[role], *self._plain(question)]
 
     def parse(self, decision_ids: list[int]) -> Action:
-        """The action of a completed decision: an action token, at least one plain word, ``<end>``; else MALFORMED."""
+        """The action of a completed decision: an action token, at least one plain word, ``<end>``; else
+        MALFORMED.
+        """
         kind = self._kinds.get(decision_ids[0]) if len(decision_ids) else None
         if kind is None:
-            return Action(ActionKind.MALFORMED, error=f"a decision must start with {SEARCH}, {ANSWER} or {MESSAGE}")
+            return Action(
+                ActionKind.MALFORMED, error=f"a decision must start with {SEARCH}, {ANSWER} or {MESSAGE}"
+            )
         if decision_ids[-1] != self._end_id:
             return Action(ActionKind.MALFORMED, error=f"a decision must end with {END}")
         words = decision_ids[1:-1]
         if not len(words):
-            return Action(ActionKind.MALFORMED, error=f"a decision needs words between its action token and {END}")
+            return Action(
+                ActionKind.MALFORMED, error=f"a decision needs words between its action token and {END}"
+            )
         if not self._control_ids.isdisjoint(words):
-            return Action(ActionKind.MALFORMED, error="a decision may hold only plain words after its action token")
+            return Action(
+                ActionKind.MALFORMED, error="a decision may hold only plain words after its action token"
+            )
         text = self.text(words)
         if kind is ActionKind.TOOL:
             return Action(kind, tool="search", arguments={"query": text})
         return Action(kind, text=text)
 
     def decision(self, action: Action) -> list[int]:
-        kind, text = (SEARCH, action.arguments["query"]) if action.kind is ActionKind.TOOL else (ANSWER, action.text)
+        kind, text = (
+            (SEARCH, action.arguments["query"]) if action.kind is ActionKind.TOOL else (ANSWER, action.text)
+        )
         return [self._control[kind], *self._plain(text), self._end_id]
 
     def is_complete(self, decision_ids: list[int]) -> bool:
@@ -144,11 +165,14 @@ class TinyProtocol:
         return " ".join([self._words[i] for i in decision_ids])
 
     def reopen(self, decision_ids: list[int]) -> list[int]:
-        """Ids that close the decision, if the engine cut it before ``<end>``, and open a next turn without text."""
+        """Ids that close the decision, if the engine cut it before ``<end>``, and open a next turn without
+        text.
+        """
         return [] if len(decision_ids) == 0 or decision_ids[-1] == self._end_id else [self._end_id]
 
     def observation(self, text: str, *, decision_ids: list[int], sender: str, max_tokens: int) -> Observation:
-        """``<doc>`` (sender "tool"), ``<error>`` (sender "error") or ``<note>`` (a role's name) around `text`.
+        """``<doc>`` (sender "tool"), ``<error>`` (sender "error") or ``<note>`` (a role's name) around
+        `text`.
 
         `max_tokens` bounds the words of `text`; the two tags and a closing ``<end>`` come on top.
         """
@@ -167,7 +191,10 @@ class TinyProtocol:
         )
 
     def scoring_suffix(self, answer: str) -> ScoringSuffix:
-        """``<answer> answer <end>``, what the policy would write. Raises ValueError for an answer without words."""
+        """``<answer> answer <end>``, what the policy would write.
+
+        Raises ValueError for an answer without words.
+        """
         words = self._plain(answer)
         if not words:
             raise ValueError(f"protocol `tiny` cannot score an answer without words: {answer!r}")

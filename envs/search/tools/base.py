@@ -1,8 +1,9 @@
 """What a tool is: a typed function that a decision may call, with a JSON schema made from its signature.
 
-A failed call is a result with an `error`, which the policy sees and the log keeps. An error is the policy's own (unknown tool,
-bad arguments: `ToolError`) or a failure of the tool (server down, time out: `ToolFailure`); only failures count towards the share
-that stops a run.
+A failed call is a result with an `error`, which the policy sees and the log keeps. An error is the policy's
+own (unknown tool,
+bad arguments: `ToolError`) or a failure of the tool (server down, time out: `ToolFailure`); only failures
+count towards the share that stops a run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from envs.search.trajectory import ToolCall
 
 
 class ToolError(Exception):
-    """A call that the policy got wrong; the text tells it how to do better. A user's tool may raise it too."""
+    """A call that the policy got wrong; the text tells it how to do better.
+
+    A user's tool may raise it too.
+    """
 
 
 class ToolFailure(Exception):
@@ -46,15 +50,15 @@ class Tool:
     """A typed function as the policy sees it. The first paragraph of its docstring says what it is for.
 
     Args:
-        function: takes typed parameters, `Annotated[str, Field(description=...)]` where a word of explanation helps; returns a
-            `ToolResult`, or anything that is shown as text (JSON where it is no string).
+        function: takes typed parameters, `Annotated[str, Field(description=...)]` where a word of explanation
+            helps; returns a `ToolResult`, or anything that is shown as text (JSON where it is no string).
         name: what the policy calls it.
-        at_once: whether a call takes less time than handing it to a thread would. Asked before each call, since a retriever opens
-            late.
+        at_once: whether a call takes less time than handing it to a thread would. Asked before each call,
+            since a retriever opens late.
 
     Raises:
-        InputError: a parameter without a type, of a type that JSON can't carry, or with a name that no argument can have
-            (`*args`, `**kwargs`, `_x`).
+        InputError: a parameter without a type, of a type that JSON can't carry, or with a name that no
+            argument can have (`*args`, `**kwargs`, `_x`).
     """
 
     def __init__(self, function: Callable[..., Any], name: str, at_once: Callable[[], bool] = lambda: False):
@@ -64,20 +68,30 @@ class Tool:
         try:
             parameters = inspect.signature(function, eval_str=True).parameters.values()
         except NameError as error:
-            raise InputError(f"tool {self.name!r}: a type of its parameters is not known where it is called: {error}") from error
+            raise InputError(
+                f"tool {self.name!r}: a type of its parameters is not known where it is called: {error}"
+            ) from error
         fields: dict[str, Any] = {}
         for parameter in parameters:
             is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
             if parameter.annotation is parameter.empty or not is_named or parameter.name.startswith("_"):
                 raise InputError(
-                    f"tool {self.name!r}: its parameter {parameter.name!r} needs a name and a type, as in `text: str`"
+                    f"tool {self.name!r}: its parameter {parameter.name!r} needs a name and a type, as in "
+                    "`text: str`"
                 )
-            fields[parameter.name] = (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
+            fields[parameter.name] = (
+                parameter.annotation,
+                ... if parameter.default is parameter.empty else parameter.default,
+            )
         try:
-            self._arguments: type[BaseModel] = create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
+            self._arguments: type[BaseModel] = create_model(
+                self.name, __config__=ConfigDict(extra="forbid"), **fields
+            )
             self._arguments.model_json_schema()
         except PydanticUserError as error:
-            raise InputError(f"tool {self.name!r}: JSON can't carry a parameter's type: {str(error).splitlines()[0]}") from error
+            raise InputError(
+                f"tool {self.name!r}: JSON can't carry a parameter's type: {str(error).splitlines()[0]}"
+            ) from error
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -87,10 +101,16 @@ class Tool:
         for parameter in parameters["properties"].values():
             parameter.pop("title", None)
         description = " ".join((inspect.getdoc(self.function) or "").partition("\n\n")[0].split())
-        return {"type": "function", "function": {"name": self.name, "description": description, "parameters": parameters}}
+        return {
+            "type": "function",
+            "function": {"name": self.name, "description": description, "parameters": parameters},
+        }
 
     def __call__(self, arguments: dict[str, Any]) -> ToolResult:
-        """Checks `arguments` and calls the function. Raises ToolError for bad ones, and whatever the function raises."""
+        """Checks `arguments` and calls the function.
+
+        Raises ToolError for bad ones, and whatever the function raises.
+        """
         try:
             checked = self._arguments.model_validate(arguments)
         except ValidationError as error:
@@ -101,7 +121,10 @@ class Tool:
 
 
 def as_result(value: Any) -> ToolResult:
-    """What a tool's function returned, as a result. Raises what `json.dumps` does for a value that is no JSON (keys, circles)."""
+    """What a tool's function returned, as a result.
+
+    Raises what `json.dumps` does for a value that is no JSON (keys, circles).
+    """
     if isinstance(value, ToolResult):
         return value
     return ToolResult(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
@@ -128,8 +151,8 @@ class Toolbox:
 
     Args:
         tools: with different names.
-        timeout: seconds after which a call counts as failed. What it was doing is abandoned, not stopped: Python cannot.
-            Tools that answer at once have no limit.
+        timeout: seconds after which a call counts as failed. What it was doing is abandoned, not stopped:
+            Python cannot. Tools that answer at once have no limit.
     """
 
     def __init__(self, tools: Sequence[Tool], timeout: float = 60.0):
@@ -144,7 +167,10 @@ class Toolbox:
         return [tool.schema for tool in self._tools.values()]
 
     def __call__(self, call: ToolCall) -> ToolCall:
-        """Carries out `call` and fills in its result or its error. A bug in a tool of this package is raised."""
+        """Carries out `call` and fills in its result or its error.
+
+        A bug in a tool of this package is raised.
+        """
         if not self.call_at_once(call):
             running = self.start(call)
             wait([running.future], self.timeout)
@@ -152,7 +178,10 @@ class Toolbox:
         return call
 
     def call_at_once(self, call: ToolCall) -> bool:
-        """Carries out a `call` that is over sooner than a thread could begin with it. Returns False for any other."""
+        """Carries out a `call` that is over sooner than a thread could begin with it.
+
+        Returns False for any other.
+        """
         tool = self._tools.get(call.tool)
         if tool is None:
             call.error = f"unknown tool {call.tool!r}, known: {', '.join(self._tools)}"
@@ -165,7 +194,10 @@ class Toolbox:
         return True
 
     def start(self, call: ToolCall) -> RunningCall:
-        """Lets a thread carry out `call` of a known tool. When its future is done, or `timeout` seconds have passed: `finish`."""
+        """Lets a thread carry out `call` of a known tool.
+
+        When its future is done, or `timeout` seconds have passed: `finish`.
+        """
         running = RunningCall(call, self._tools[call.tool], time.perf_counter())
         _THREADS.submit(_carry_out, running)
         return running
@@ -179,7 +211,9 @@ class Toolbox:
             return running.future.result()
 
         _enter(running.call, result)
-        running.call.seconds = time.perf_counter() - running.started if running.seconds is None else running.seconds
+        running.call.seconds = (
+            time.perf_counter() - running.started if running.seconds is None else running.seconds
+        )
 
 
 def _enter(call: ToolCall, function: Callable[..., ToolResult], *arguments: Any) -> None:

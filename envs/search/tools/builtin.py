@@ -26,23 +26,30 @@ logger = logging.getLogger(__name__)
 MAX_QUERIES = 16
 """Queries of one `search` call."""
 AT_ONCE_DOCUMENTS = 100_000
-"""BM25 searches this many in 0.2 ms (benchmarks/README.md), which is what handing the search to a thread costs."""
+"""BM25 searches this many in 0.2 ms (benchmarks/README.md), which is what handing the search to a thread
+costs."""
 REMEMBERED_SEARCHES = 16384
 """The rollouts of a group search alike, and so do those of the next iterations."""
 PAGE_CHARACTERS_PER_TOKEN = 3
 """A page of `open` fits into an observation: English has about four characters a token."""
 
 
-def build_toolbox(settings: SearchEnvSettings, retriever: Callable[[], Retriever], corpus: Corpus | None) -> Toolbox:
+def build_toolbox(
+    settings: SearchEnvSettings, retriever: Callable[[], Retriever], corpus: Corpus | None
+) -> Toolbox:
     """The tools that `settings.tools` names. `retriever` is called at the first search.
 
     Raises:
         InputError: an unknown tool, or a user's tool that can't be imported or lacks types.
     """
-    return Toolbox([_build(name, settings, retriever, corpus) for name in settings.tools], settings.tool_timeout)
+    return Toolbox(
+        [_build(name, settings, retriever, corpus) for name in settings.tools], settings.tool_timeout
+    )
 
 
-def _build(name: str, settings: SearchEnvSettings, retriever: Callable[[], Retriever], corpus: Corpus | None) -> Tool:
+def _build(
+    name: str, settings: SearchEnvSettings, retriever: Callable[[], Retriever], corpus: Corpus | None
+) -> Tool:
     match name:
         case "search":
             return search_tool(retriever, settings.retriever.top_k, show_ids="open" in settings.tools)
@@ -53,9 +60,13 @@ def _build(name: str, settings: SearchEnvSettings, retriever: Callable[[], Retri
         case _ if ":" in name:
             function = import_function(name, "tool")
             if not isinstance(function, FunctionType) or inspect.iscoroutinefunction(function):
-                raise InputError(f"tool {name!r} must be a plain function (`def`): calls run in threads of their own")
+                raise InputError(
+                    f"tool {name!r} must be a plain function (`def`): calls run in threads of their own"
+                )
             return user_tool(function)
-    raise InputError(f"unknown tool {name!r}. Known: search, open, calculator, or `module:function` for your own")
+    raise InputError(
+        f"unknown tool {name!r}. Known: search, open, calculator, or `module:function` for your own"
+    )
 
 
 def search_tool(retriever: Callable[[], Retriever], top_k: int, *, show_ids: bool = False) -> Tool:
@@ -87,7 +98,9 @@ def search_tool(retriever: Callable[[], Retriever], top_k: int, *, show_ids: boo
 
     def search(
         query: Annotated[str, Field(description="what to look for")] = "",
-        queries: Annotated[tuple[str, ...], Field(description="several things to look for at once", max_length=MAX_QUERIES)] = (),
+        queries: Annotated[
+            tuple[str, ...], Field(description="several things to look for at once", max_length=MAX_QUERIES)
+        ] = (),
     ) -> ToolResult:
         """Search the documents. Give `query`, or `queries`."""
         wanted = tuple(filter(None, map(str.strip, (query, *queries))))
@@ -99,7 +112,10 @@ def search_tool(retriever: Callable[[], Retriever], top_k: int, *, show_ids: boo
 
 
 def searched_text(arguments: dict[str, Any]) -> str | None:
-    """What a call of `search` looks for, for the log: several queries stand one a line. None where it names nothing."""
+    """What a call of `search` looks for, for the log: several queries stand one a line.
+
+    None where it names nothing.
+    """
     query, queries = arguments.get("query"), arguments.get("queries")
     texts = [query, *queries] if isinstance(queries, list) else [query]
     return "\n".join([text for text in texts if isinstance(text, str) and text]) or None
@@ -120,7 +136,9 @@ def open_tool(corpus: Corpus, page_characters: int) -> Tool:
         pages = textwrap.wrap(document.text, page_characters, replace_whitespace=False) or [""]
         if page > len(pages):
             raise ToolError(f"document {document_id!r} ends with page {len(pages)}")
-        return ToolResult(f"{document.title} (page {page} of {len(pages)})\n{pages[page - 1]}".strip(), [document.id])
+        return ToolResult(
+            f"{document.title} (page {page} of {len(pages)})\n{pages[page - 1]}".strip(), [document.id]
+        )
 
     return Tool(open_document, "open")
 
@@ -134,7 +152,8 @@ def calculator(expression: Annotated[str, Field(description="such as (1884 + 3) 
 
 
 def user_tool(function: FunctionType) -> Tool:
-    """A user's function as a tool: whatever it raises is a failure that the policy sees, with its traceback in the log.
+    """A user's function as a tool: whatever it raises is a failure that the policy sees, with its traceback
+    in the log.
 
     So is a result that can't be shown, and an attempt to end the process.
     """

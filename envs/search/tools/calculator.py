@@ -28,7 +28,8 @@ def evaluate(expression: str) -> int | float:
     """The value of numbers, `+ - * / // % **`, brackets, and `abs round min max sqrt`.
 
     Raises:
-        ValueError: anything else, a division by zero, or a number that grows too large; the message is for the policy.
+        ValueError: anything else, a division by zero, or a number that grows too large; the message is for
+            the policy.
     """
     if len(expression) > MAX_CHARACTERS:
         raise ValueError(f"an expression may have {MAX_CHARACTERS} characters")

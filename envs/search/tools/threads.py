@@ -11,8 +11,8 @@ from typing import Any
 class DaemonThreads:
     """Calls functions in threads; one more is started whenever all are busy.
 
-    `ThreadPoolExecutor` waits at exit for whatever its threads are doing, so a tool that hangs would hang the process; and it has
-    a limit, so tools that hang would take the others' places.
+    `ThreadPoolExecutor` waits at exit for whatever its threads are doing, so a tool that hangs would hang the
+    process; and it has a limit, so tools that hang would take the others' places.
     """
 
     def __init__(self, name: str):

@@ -1,4 +1,6 @@
-"""The paper's case-study figure: belief in the gold answer over the turns of one rollout, its group behind it."""
+"""The paper's case-study figure: belief in the gold answer over the turns of one rollout, its group behind
+it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ GOLD, NOTHING = "gold evidence", "nothing new"
 def case_study_figure(run: Run, chosen: Trajectory) -> Figure:
     """Belief after each turn of `chosen`, a diamond where the turn retrieved new gold evidence."""
     chosen_id = chosen.episode["episode_id"]
-    rows = [row | {"is_chosen": row["rollout"] == chosen_id} for one in load_group(run, chosen.episode) for row in _steps(one)]
+    rows = [
+        row | {"is_chosen": row["rollout"] == chosen_id}
+        for one in load_group(run, chosen.episode)
+        for row in _steps(one)
+    ]
     base = chart(rows).encode(
         x=alt.X("step:Q", title="turns so far", axis=alt.Axis(tickMinStep=1, format="d")),
         y=alt.Y("belief:Q", title="belief in the gold answer", scale=alt.Scale(domain=[0, 1])),
@@ -23,7 +29,9 @@ def case_study_figure(run: Run, chosen: Trajectory) -> Figure:
         tooltip=["step:Q", "did:N", alt.Tooltip("belief:Q", format=".4f"), "retrieved:N", "answered:N"],
     )
     others, own = base.transform_filter("!datum.is_chosen"), base.transform_filter("datum.is_chosen")
-    shape = alt.Shape("retrieved:N", title="retrieved", scale=alt.Scale(domain=[GOLD, NOTHING], range=["diamond", "circle"]))
+    shape = alt.Shape(
+        "retrieved:N", title="retrieved", scale=alt.Scale(domain=[GOLD, NOTHING], range=["diamond", "circle"])
+    )
     drawn = (
         others.mark_line(opacity=0.4, strokeWidth=1.5, color="gray")
         + own.mark_line(strokeWidth=2.5)

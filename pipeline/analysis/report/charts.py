@@ -1,4 +1,5 @@
-"""The three ways in which the report draws: lines over iterations, boxes over categories, and what they share.
+"""The three ways in which the report draws: lines over iterations, boxes over categories, and what they
+share.
 
 Specifications carry no colours and no fonts: the page sets them by its theme (`page.js`).
 """
@@ -36,7 +37,9 @@ def run_colour(labels: list[str]) -> alt.Color:
 
 
 def learning_curve(rows: list[Row], labels: list[str]) -> dict[str, Any]:
-    """Columns of the named query `learning_curve`, one split: exact match per run as a line in its 95% band."""
+    """Columns of the named query `learning_curve`, one split: exact match per run as a line in its
+    95% band.
+    """
     for row in rows:
         half = row["em_ci95"] or 0.0
         row |= {"low": max(row["em_squad"] - half, 0.0), "high": min(row["em_squad"] + half, 1.0)}
@@ -75,7 +78,9 @@ def lines(rows: list[Row], order: list[str], title: str, is_share: bool) -> dict
     drawn = chart(rows).encode(
         x=ITERATION,
         y=value,
-        color=alt.Color("series:N", title=None, scale=scale, legend=alt.Legend(symbolType="stroke", symbolSize=300)),
+        color=alt.Color(
+            "series:N", title=None, scale=scale, legend=alt.Legend(symbolType="stroke", symbolSize=300)
+        ),
         opacity=_faint_unless(picked),
         tooltip=["series:N", "iteration:Q", alt.Tooltip("value:Q", format=".3f")],
     )
@@ -84,7 +89,9 @@ def lines(rows: list[Row], order: list[str], title: str, is_share: bool) -> dict
 
 
 def boxes(rows: list[Row], labels: list[str], category: str, value: str) -> dict[str, Any]:
-    """`category`, `mean`, `QUANTILES` per run: box from q25 to q75 with the median, line from q05 to q95, dot at the mean."""
+    """`category`, `mean`, `QUANTILES` per run: box from q25 to q75 with the median, line from q05 to q95, dot
+    at the mean.
+    """
     data = chart(rows)
     base = data.encode(
         x=alt.X("category:O", title=category, axis=alt.Axis(labelAngle=0)),

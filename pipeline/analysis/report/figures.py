@@ -9,13 +9,30 @@ from typing import Any
 import altair as alt
 
 from pipeline.analysis.answers import rows_of
-from pipeline.analysis.report.charts import QUANTILES, Row, boxes, chart, learning_curve, lines, run_colour, spec
+from pipeline.analysis.report.charts import (
+    QUANTILES,
+    Row,
+    boxes,
+    chart,
+    learning_curve,
+    lines,
+    run_colour,
+    spec,
+)
 from pipeline.analysis.report.reported_runs import ReportedRun
 from pipeline.analysis.run import Run
 
 COLOURS = 7
 """Colours in the page's palette (`--series` in style.css)."""
-ENDINGS = ("right", "wrong", "wrong, evidence missing", "wrong, all evidence found", "turn limit", "token limit", "malformed")
+ENDINGS = (
+    "right",
+    "wrong",
+    "wrong, evidence missing",
+    "wrong, all evidence found",
+    "turn limit",
+    "token limit",
+    "malformed",
+)
 """Endings of the query `endings` in the order in which they are stacked."""
 BOX = "Box: middle half, with the median; line: 5% to 95%; dot: mean."
 
@@ -38,7 +55,10 @@ class Section:
 
 
 def sections(run: Run, runs: list[ReportedRun]) -> list[Section]:
-    """Every figure that the log has data for, in reading order. A figure of several lines is drawn once per run."""
+    """Every figure that the log has data for, in reading order.
+
+    A figure of several lines is drawn once per run.
+    """
     plots = _Plots(run, runs)
     found = [
         Section("Does it learn?", plots.learning_curves()),
@@ -71,7 +91,8 @@ class _Plots:
     def collapse(self) -> list[Figure]:
         return self._lines(
             "Groups without any signal",
-            "Share of groups whose advantages are all 0. What lies between the lines is what information gain rescued.",
+            "Share of groups whose advantages are all 0. What lies between the lines is what information "
+            "gain rescued.",
             self._named("advantage_collapse"),
             {
                 "collapsed_outcome": "under the outcome alone",
@@ -97,7 +118,13 @@ class _Plots:
         if not rows:
             return []
         reading = f"Deserved credit sets the two apart. {BOX}"
-        return [Figure("Gain by what the turn retrieved", reading, boxes(rows, self._labels, "the turn retrieved", "gain"))]
+        return [
+            Figure(
+                "Gain by what the turn retrieved",
+                reading,
+                boxes(rows, self._labels, "the turn retrieved", "gain"),
+            )
+        ]
 
     def auroc(self) -> list[Figure]:
         rows = [row for row in self._named("credit_auroc_by_hop") if row["auroc"] is not None]
@@ -111,7 +138,10 @@ class _Plots:
             tooltip=["run:N", "hops:O", alt.Tooltip("auroc:Q", format=".3f"), "hit_turns:Q", "other_turns:Q"],
         )
         coin = chart([{"auroc": 0.5}]).mark_rule(strokeDash=[4, 4]).encode(y="auroc:Q")
-        reading = "Chance that a turn with new gold evidence gains more than one without; the dashed line is a coin."
+        reading = (
+            "Chance that a turn with new gold evidence gains more than one without; "
+            "the dashed line is a coin."
+        )
         drawn = coin + points.mark_point(filled=True, size=130, opacity=1)
         return [Figure("Does gain find the evidence?", reading, spec(drawn))]
 
@@ -136,7 +166,12 @@ class _Plots:
                 .mark_bar()
                 .encode(
                     x=alt.X("iteration:O", axis=alt.Axis(labelOverlap=True, labelAngle=0)),
-                    y=alt.Y("share:Q", title="share of rollouts", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
+                    y=alt.Y(
+                        "share:Q",
+                        title="share of rollouts",
+                        axis=alt.Axis(format="%"),
+                        scale=alt.Scale(domain=[0, 1]),
+                    ),
                     color=alt.Color("ending:N", title=None, scale=alt.Scale(domain=order)),
                     order="rank:Q",
                     tooltip=["ending:N", "iteration:O", alt.Tooltip("share:Q", format=".1%"), "rollouts:Q"],
@@ -149,7 +184,8 @@ class _Plots:
     def searching(self) -> list[Figure]:
         return self._lines(
             "Over- and under-searching",
-            "Searches against the hops of the question, over training rollouts of questions whose hops are known.",
+            "Searches against the hops of the question, over training rollouts of questions whose hops are "
+            "known.",
             [row for row in self._named("search_length") if row["split"] == "train"],
             {"over_searching": "more searches than hops", "under_searching": "answered after fewer"},
             "share of rollouts",
@@ -166,7 +202,11 @@ class _Plots:
         )
 
     def phases(self) -> list[Figure]:
-        rows = [row for row in self._named("phase_seconds") if row["split"] == "train" and row["share"] is not None]
+        rows = [
+            row
+            for row in self._named("phase_seconds")
+            if row["split"] == "train" and row["share"] is not None
+        ]
         if not rows:
             return []
         seconds = Counter[str]()
@@ -174,9 +214,14 @@ class _Plots:
             seconds[row["phase"]] += row["mean_seconds"]
         ranked = [phase for phase, _ in seconds.most_common()]
         # As many colours as can be told apart; what is too short for one of its own shares the last.
-        order = ranked if len(ranked) <= COLOURS else [*ranked[: COLOURS - 1], ", ".join(ranked[COLOURS - 1 :])]
+        order = (
+            ranked if len(ranked) <= COLOURS else [*ranked[: COLOURS - 1], ", ".join(ranked[COLOURS - 1 :])]
+        )
         rank = {phase: place for place, phase in enumerate(ranked)}
-        rows = [row | {"rank": rank[row["phase"]], "colour": order[min(rank[row["phase"]], len(order) - 1)]} for row in rows]
+        rows = [
+            row | {"rank": rank[row["phase"]], "colour": order[min(rank[row["phase"]], len(order) - 1)]}
+            for row in rows
+        ]
         bars = (
             chart(rows, height=60 + 50 * len({row["run"] for row in rows}))
             .mark_bar()
@@ -193,9 +238,17 @@ class _Plots:
         return [Figure("Seconds by phase", "Mean over training iterations.", spec(bars))]
 
     def _lines(
-        self, title: str, reading: str, rows: list[Row], names: dict[str, str], axis: str, is_share: bool = True
+        self,
+        title: str,
+        reading: str,
+        rows: list[Row],
+        names: dict[str, str],
+        axis: str,
+        is_share: bool = True,
     ) -> list[Figure]:
-        """Columns of `rows` (`names`: column -> what it is called) as lines over iterations, one figure per run."""
+        """Columns of `rows` (`names`: column -> what it is called) as lines over iterations, one figure per
+        run.
+        """
         long = [
             {"run": row["run"], "iteration": row["iteration"], "series": name, "value": row[column]}
             for row in rows
@@ -204,7 +257,8 @@ class _Plots:
         ]
         order = list(names.values())
         return [
-            Figure(self._titled(title, label), reading, lines(own, order, axis, is_share)) for label, own in self._per_run(long)
+            Figure(self._titled(title, label), reading, lines(own, order, axis, is_share))
+            for label, own in self._per_run(long)
         ]
 
     def _quantiles(self, column: str, category: str, condition: str) -> list[Row]:

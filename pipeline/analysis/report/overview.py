@@ -1,4 +1,6 @@
-"""The first minute: a dozen numbers per run that say whether it learnt, whether credit was deserved, and what went wrong."""
+"""The first minute: a dozen numbers per run that say whether it learnt, whether credit was deserved, and what
+went wrong.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from pipeline.analysis.run import Run
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One line of the overview: what it is, how to read it, one text per run (`–` where the log cannot say)."""
+    """One line of the overview: what it is, how to read it, one text per run (`–` where the log
+    cannot say).
+    """
 
     name: str
     reading: str
@@ -36,7 +40,11 @@ def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
     named = {name: _by_run(run.named(name)) for name in _QUERIES} | {"unearned": _by_run(run.sql(_UNEARNED))}
 
     def line(name: str, reading: str, text) -> Measure:
-        return Measure(name, reading, [text({key: rows.get(one.run_id, []) for key, rows in named.items()}) for one in runs])
+        return Measure(
+            name,
+            reading,
+            [text({key: rows.get(one.run_id, []) for key, rows in named.items()}) for one in runs],
+        )
 
     return [
         Part(
@@ -90,7 +98,8 @@ def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
                 ),
                 line(
                     "Advantage agrees with evidence",
-                    "sign of a turn's advantage against its retrieval; in brackets what the outcome alone would have paid",
+                    "sign of a turn's advantage against its retrieval; in brackets what the outcome alone "
+                    "would have paid",
                     lambda q: _agreement(q["advantage_agreement"]),
                 ),
                 line(
@@ -113,8 +122,16 @@ def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
                     "commonest first; evidence: the question's gold documents",
                     lambda q: _failures([row for row in q["endings"] if row["split"] == "train"]),
                 ),
-                line("Turns with a broken format", "training turns that were malformed or cut off", _format_failures),
-                line("Tool calls that failed", "all tools", lambda q: _ratio(q["tool_errors"], "errors", "calls")),
+                line(
+                    "Turns with a broken format",
+                    "training turns that were malformed or cut off",
+                    _format_failures,
+                ),
+                line(
+                    "Tool calls that failed",
+                    "all tools",
+                    lambda q: _ratio(q["tool_errors"], "errors", "calls"),
+                ),
                 line("Seconds per iteration", "training, mean", lambda q: _seconds(q["phase_seconds"])),
             ],
         ),
@@ -122,14 +139,24 @@ def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
 
 
 _QUERIES = (
-    "learning_curve", "gain_by_turn", "advantage_collapse", "credit_auroc", "advantage_agreement", "bridge_turns_punished",
-    "endings", "format_failures", "search_length", "tool_errors", "phase_seconds",
-)  # fmt: skip
+    "learning_curve",
+    "gain_by_turn",
+    "advantage_collapse",
+    "credit_auroc",
+    "advantage_agreement",
+    "bridge_turns_punished",
+    "endings",
+    "format_failures",
+    "search_length",
+    "tool_errors",
+    "phase_seconds",
+)
 _TURNS = 6
 _FAILURES = 3
 """How many turns, and how many kinds of failure, a line names."""
 
-# `gain_without_evidence` over all iterations: shares of iterations cannot be averaged, their denominators differ.
+# `gain_without_evidence` over all iterations: shares of iterations cannot be averaged, their denominators
+# differ.
 _UNEARNED = """
     SELECT run_id, coalesce(sum(gain) FILTER (WHERE NOT gold_hit), 0) / sum(gain) AS share
     FROM turns WHERE gain > 0 AND gold_hit IS NOT NULL AND split = 'train' GROUP BY run_id
@@ -174,7 +201,10 @@ def _first_last(queries: dict[str, list[Row]], split: str) -> str:
     if not rows:
         return "–"
     shown = [rows[0]] if len(rows) == 1 else [rows[0], rows[-1]]
-    return " → ".join(f"{row['em_squad']:.3f}" + ("" if row["em_ci95"] is None else f" ± {row['em_ci95']:.3f}") for row in shown)
+    return " → ".join(
+        f"{row['em_squad']:.3f}" + ("" if row["em_ci95"] is None else f" ± {row['em_ci95']:.3f}")
+        for row in shown
+    )
 
 
 def _by_turn(rows: list[Row], column: str) -> str:
@@ -188,7 +218,9 @@ def _pair(rows: list[Row], *columns: str) -> str:
 
 
 def _punished(rows: list[Row]) -> str:
-    by_gain, by_advantage = (_mean(rows, column, "hit_turns") for column in ("punished_share", "negative_advantage_share"))
+    by_gain, by_advantage = (
+        _mean(rows, column, "hit_turns") for column in ("punished_share", "negative_advantage_share")
+    )
     return f"{by_gain:.1%} by gain, {_share(by_advantage)} by advantage" if by_gain is not None else "–"
 
 
@@ -210,10 +242,15 @@ def _agreement(rows: list[Row]) -> str:
 
 
 def _format_failures(queries: dict[str, list[Row]]) -> str:
-    turns = sum(row["mean_turns"] * row["rollouts"] for row in queries["search_length"] if row["split"] == "train")
+    turns = sum(
+        row["mean_turns"] * row["rollouts"] for row in queries["search_length"] if row["split"] == "train"
+    )
     failures = sum(row["failures"] for row in queries["format_failures"] if row["split"] == "train")
     return f"{failures / turns:.1%} of {turns:,.0f}" if turns else "–"
 
 
 def _seconds(rows: list[Row]) -> str:
-    return next((f"{row['mean_seconds']:.1f}" for row in rows if row["split"] == "train" and row["phase"] == "total"), "–")
+    return next(
+        (f"{row['mean_seconds']:.1f}" for row in rows if row["split"] == "train" and row["phase"] == "total"),
+        "–",
+    )

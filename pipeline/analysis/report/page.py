@@ -1,4 +1,6 @@
-"""What every page of this project shares: template engine, style, and the plotting library in the file itself."""
+"""What every page of this project shares: template engine, style, and the plotting library in the file
+itself.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ def environment(package: str = PACKAGE) -> Environment:
 
 def assets() -> dict[str, Any]:
     """What a template needs to stand alone: `style`, `script` (which draws the plots) and `vega`."""
-    return {"style": Markup(_asset("style.css")), "script": Markup(_asset("page.js")), "vega": Markup(_vega())}
+    return {
+        "style": Markup(_asset("style.css")),
+        "script": Markup(_asset("page.js")),
+        "vega": Markup(_vega()),
+    }
 
 
 def _asset(name: str) -> str:
@@ -29,7 +35,9 @@ def _asset(name: str) -> str:
 
 @cache
 def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script; `</script` inside it would end the element that holds it."""
+    """Vega, Vega-Lite and Vega-Embed as one script; `</script` inside it would end the element that
+    holds it.
+    """
     import vl_convert
 
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")

@@ -1,4 +1,6 @@
-"""What the report says about each run itself: a name that tells it from the others, its settings, and where they differ."""
+"""What the report says about each run itself: a name that tells it from the others, its settings, and where
+they differ.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,19 @@ def reported_runs(run: Run) -> list[ReportedRun]:
     settings = [_settings(json.loads(row[-1])) for row in rows]
     labels = _labels([row[0] for row in rows], [row[1] for row in rows], settings)
     return [
-        ReportedRun(run_id, label, name, status, started, model, corpus, attempts, *counts.get(run_id, (0, 0)), config_hash, flat)
+        ReportedRun(
+            run_id,
+            label,
+            name,
+            status,
+            started,
+            model,
+            corpus,
+            attempts,
+            *counts.get(run_id, (0, 0)),
+            config_hash,
+            flat,
+        )
         for (run_id, name, status, started, model, corpus, attempts, config_hash, _), flat, label in zip(
             rows, settings, labels, strict=True
         )
@@ -65,11 +79,15 @@ def reported_runs(run: Run) -> list[ReportedRun]:
 
 
 def config_differences(runs: list[ReportedRun]) -> list[tuple[str, list[str]]]:
-    """Settings that are not the same in all runs: (dotted key, value per run as JSON; empty where the run lacks the key)."""
+    """Settings that are not the same in all runs: (dotted key, value per run as JSON; empty where the run
+    lacks the key).
+    """
     keys = sorted({key for run in runs for key in run.settings})
     differences = []
     for key in keys:
-        values = [json.dumps(run.settings[key], ensure_ascii=False) if key in run.settings else "" for run in runs]
+        values = [
+            json.dumps(run.settings[key], ensure_ascii=False) if key in run.settings else "" for run in runs
+        ]
         if len(set(values)) > 1:
             differences.append((key, values))
     return differences
@@ -90,18 +108,24 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _labels(run_ids: list[str], names: list[str], settings: list[dict[str, Any]]) -> list[str]:
-    """A run's name; where several share it, with the preset or seed that tells them apart, else with the run id."""
+    """A run's name; where several share it, with the preset or seed that tells them apart, else with the run
+    id.
+    """
     labels = list(names)
     for key in ("preset", "seed"):
         if len(set(labels)) == len(labels):
             return labels
         clashes = {label for label, count in Counter(labels).items() if count > 1}
         differ = {
-            label: len({str(s.get(key)) for s, own in zip(settings, labels, strict=True) if own == label}) for label in clashes
+            label: len({str(s.get(key)) for s, own in zip(settings, labels, strict=True) if own == label})
+            for label in clashes
         }
         labels = [
             f"{label} {key}={flat.get(key)}" if differ.get(label, 1) > 1 else label
             for label, flat in zip(labels, settings, strict=True)
         ]
     counts = Counter(labels)
-    return [label if counts[label] == 1 else f"{label} {run_id}" for label, run_id in zip(labels, run_ids, strict=True)]
+    return [
+        label if counts[label] == 1 else f"{label} {run_id}"
+        for label, run_id in zip(labels, run_ids, strict=True)
+    ]

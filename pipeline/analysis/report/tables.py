@@ -1,4 +1,5 @@
-"""Named queries that read best as a table, each with the question it answers; long ones are cut and say so."""
+"""Named queries that read best as a table, each with the question it answers; long ones are cut and
+say so."""
 
 from __future__ import annotations
 
@@ -16,12 +17,22 @@ ROWS = 12
 BOTH_ENDS = "queries_by_gain"
 """Sorted from the most earned to the most lost: its first and its last rows are worth seeing."""
 
-TABLES = ("gain_breakdown", BOTH_ENDS, "bridge_turns_punished", "unsolved_questions", "format_failures", "tool_errors")
+TABLES = (
+    "gain_breakdown",
+    BOTH_ENDS,
+    "bridge_turns_punished",
+    "unsolved_questions",
+    "format_failures",
+    "tool_errors",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class NamedTable:
-    """A query's answer as text. `numeric` says which columns are numbers; `left_out` counts rows that are not shown."""
+    """A query's answer as text.
+
+    `numeric` says which columns are numbers; `left_out` counts rows that are not shown.
+    """
 
     name: str
     question: str
@@ -33,7 +44,9 @@ class NamedTable:
 
 
 def tables(run: Run, runs: list[ReportedRun]) -> list[NamedTable]:
-    """The tables of `TABLES` that have rows; the run's label stands for its id, and is left out where there is one run."""
+    """The tables of `TABLES` that have rows; the run's label stands for its id, and is left out where there
+    is one run.
+    """
     return [table for name in TABLES if (table := _table(run, runs, name)).rows]
 
 

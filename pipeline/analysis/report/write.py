@@ -24,12 +24,16 @@ TEXT_CHARACTERS = 1200
 
 
 def write_report(
-    runs: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "runs"
+    runs: Sequence[str | os.PathLike[str]],
+    path: str | os.PathLike[str],
+    runs_dir: str | os.PathLike[str] = "runs",
 ) -> Path:
-    """Write the report of `runs` (folders, experiment names, run ids, `last`) to `path`, one self-contained HTML file.
+    """Write the report of `runs` (folders, experiment names, run ids, `last`) to `path`, one self-contained
+    HTML file.
 
-    The page loads nothing over the network and says so to the browser (its content security policy forbids it).
-    Returns `path`. Raises AnalysisError if a run does not exist or has an empty log, or if `path` cannot be written.
+    The page loads nothing over the network and says so to the browser (its content security policy forbids
+    it). Returns `path`. Raises AnalysisError if a run does not exist or has an empty log, or if `path` cannot
+    be written.
     """
     path = Path(path)
     if not path.parent.is_dir():

@@ -23,12 +23,15 @@ Z = 0.5 / (0.5 + EPS)
 
 
 def test_a_hole_is_a_turn_without_a_gain():
-    # Turn 1 of rollout 0 was cut off: it counts in exponents, not in the statistics nor in the number of terms.
+    # Turn 1 of rollout 0 was cut off: it counts in exponents, not in the statistics nor in the number of
+    # terms.
     batch = TurnBatch.from_lists([0, 0], [0.0, 0.0], [[1.0, None, 3.0], [2.0]])
     config = CreditConfig(normalisation="none", gamma=0.5, depth_rescale="sqrt")
     credit = assign_credit(batch, config)
     root = math.sqrt(2)
-    np.testing.assert_allclose(credit.advantages_M, [(1 + 0.25 * 3) / root, 1.5, 3.0, 0.0, 2.0, 0.0], rtol=1e-15)
+    np.testing.assert_allclose(
+        credit.advantages_M, [(1 + 0.25 * 3) / root, 1.5, 3.0, 0.0, 2.0, 0.0], rtol=1e-15
+    )
     np.testing.assert_array_equal(credit.gains_M, [1.0, np.nan, 3.0, np.nan, 2.0, np.nan])
     assert credit.groups.gain_count_P.tolist() == [3]
     assert credit.groups.gain_mean_P.tolist() == [2.0]
@@ -50,17 +53,23 @@ def test_zero_gain_is_still_a_turn():
 
 
 def test_scale_only_subtracts_no_mean():
-    credit = assign_credit(TurnBatch.from_lists([0, 0], [0, 0], [[1.0], [3.0]]), CreditConfig(normalisation="scale_only"))
+    credit = assign_credit(
+        TurnBatch.from_lists([0, 0], [0, 0], [[1.0], [3.0]]), CreditConfig(normalisation="scale_only")
+    )
     np.testing.assert_allclose(credit.normalised_gains_M[[0, 2]], [1 / (1 + EPS), 3 / (1 + EPS)], rtol=1e-15)
 
 
 def test_turn_index_counts_gain_bearing_turns_per_role():
     # rollout 0: planner, searcher, planner, end; rollout 1: searcher, planner, planner, end
-    batch = TurnBatch.from_lists([0, 0], [0, 0], [[1.0, 10.0, 5.0], [30.0, 3.0, 9.0]], role_M=[0, 1, 0, 1, 1, 0, 0, 1])
+    batch = TurnBatch.from_lists(
+        [0, 0], [0, 0], [[1.0, 10.0, 5.0], [30.0, 3.0, 9.0]], role_M=[0, 1, 0, 1, 1, 0, 0, 1]
+    )
     credit = assign_credit(batch, CreditConfig(normalisation="turn_index"))
     # populations: planner first (1, 3), searcher first (10, 30), planner second (5, 9)
     z1, z10, z2 = 1 / (1 + EPS), 10 / (10 + EPS), 2 / (2 + EPS)
-    np.testing.assert_allclose(credit.normalised_gains_M, [-z1, -z10, -z2, np.nan, z10, z1, z2, np.nan], rtol=1e-14)
+    np.testing.assert_allclose(
+        credit.normalised_gains_M, [-z1, -z10, -z2, np.nan, z10, z1, z2, np.nan], rtol=1e-14
+    )
 
 
 def test_turn_index_skips_holes():
@@ -77,7 +86,9 @@ def test_turn_index_separates_prompts():
 
 def test_gate_drops_the_gains_of_malformed_rollouts():
     batch = TurnBatch.from_lists([0, 0, 0], [0.0, 1.0, -1.0], [[1.0], [2.0], [50.0]], malformed_N=[0, 0, 1])
-    gated = assign_credit(batch, CreditConfig(ig_gate="valid_format", outcome_weight=0.0, turn_clip_scale=0.3))
+    gated = assign_credit(
+        batch, CreditConfig(ig_gate="valid_format", outcome_weight=0.0, turn_clip_scale=0.3)
+    )
     np.testing.assert_allclose(gated.advantages_M, [-Z, 0.0, Z, 0.0, 0.0, 0.0], rtol=1e-14)
     assert gated.normalised_gains_M[4] == 0.0
     assert gated.gains_M[4] == 50.0
@@ -120,7 +131,10 @@ def test_one_rollout_alone(preset):
 
 def test_empty_batch():
     assert advantages([], []) == []
-    assert assign_credit(TurnBatch.from_lists([], [], []), get_preset("reinforce_pp").credit).groups.size_P.size == 0
+    assert (
+        assign_credit(TurnBatch.from_lists([], [], []), get_preset("reinforce_pp").credit).groups.size_P.size
+        == 0
+    )
 
 
 def test_groups_need_not_be_adjacent_nor_labelled_from_zero():
@@ -200,7 +214,13 @@ def test_lengths_are_checked():
     with pytest.raises(ValueError, match="got 1 groups, 1 outcomes and 2 lists of gains"):
         advantages([1.0], [[1.0], [2.0]])
     with pytest.raises(ValueError, match=r"gains_M has shape \(4,\), expected \(5,\)"):
-        TurnBatch(group_N=[0, 0], turns_N=[2, 3], outcome_N=[0, 1], gains_M=[1.0, 0, 2.0, 6.0], gain_bearing_M=[1, 0, 1, 1, 0])
+        TurnBatch(
+            group_N=[0, 0],
+            turns_N=[2, 3],
+            outcome_N=[0, 1],
+            gains_M=[1.0, 0, 2.0, 6.0],
+            gain_bearing_M=[1, 0, 1, 1, 0],
+        )
     with pytest.raises(ValueError, match="turns_N has shape"):
         TurnBatch(group_N=[0, 0], turns_N=[2], outcome_N=[0, 1], gains_M=[1.0, 0], gain_bearing_M=[1, 0])
     with pytest.raises(ValueError, match="rollout b has no turns"):
@@ -246,6 +266,8 @@ def test_config_refuses(change, message):
 
 
 def test_import_costs_neither_torch_nor_ray():
-    code = "import sys, algorithms.credit; print(sorted({'torch', 'ray', 'scipy', 'pandas'} & set(sys.modules)))"
+    code = (
+        "import sys, algorithms.credit; print(sorted({'torch', 'ray', 'scipy', 'pandas'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -28,7 +28,9 @@ def test_the_three_bases_by_hand():
 def test_gains_telescope(scores_T1):
     last, first = scores_T1[-1], scores_T1[0]
     assert gains_from_scores(scores_T1).sum() == pytest.approx(last - first, abs=1e-12)
-    assert gains_from_scores(scores_T1, "prob").sum() == pytest.approx(math.exp(last) - math.exp(first), abs=1e-12)
+    assert gains_from_scores(scores_T1, "prob").sum() == pytest.approx(
+        math.exp(last) - math.exp(first), abs=1e-12
+    )
     ratio = math.log((-first + 0.1) / (-last + 0.1))
     assert gains_from_scores(scores_T1, "log_ratio").sum() == pytest.approx(ratio, abs=1e-12)
 
@@ -62,7 +64,9 @@ def test_impossible_alias_scores_name_episode_turn_and_alias():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match="gain_basis='logprob' is unknown; known values: log_prob, prob, log_ratio"):
+    with pytest.raises(
+        ValueError, match="gain_basis='logprob' is unknown; known values: log_prob, prob, log_ratio"
+    ):
         gains_from_scores([-1.0], "logprob")
     with pytest.raises(ValueError, match="alias_rule='best' is unknown; known values: first, max, mean"):
         reduce_aliases([[-1.0]], "best")

@@ -1,4 +1,6 @@
-"""Belief as a potential: outcomes against the last belief, and gains that are paid back, by hand and as identities."""
+"""Belief as a potential: outcomes against the last belief, and gains that are paid back, by hand and as
+identities.
+"""
 
 import numpy as np
 import pytest
@@ -21,7 +23,10 @@ def test_at_lambda_1_each_turn_gets_the_outcome_minus_the_belief_before_it():
 
 
 def test_at_lambda_0_each_turn_gets_what_it_changed():
-    check(advantages(OUTCOMES, GAINS, "belief_critic", gamma=0.0, last_beliefs=LAST), [[0.2, -0.3], [0.1, 0.5, 0.3]])
+    check(
+        advantages(OUTCOMES, GAINS, "belief_critic", gamma=0.0, last_beliefs=LAST),
+        [[0.2, -0.3], [0.1, 0.5, 0.3]],
+    )
 
 
 def test_in_between_later_changes_count_less():
@@ -36,7 +41,9 @@ def test_rewards_of_a_rollout_add_up_to_the_outcome_minus_the_first_belief(belie
 
 
 def test_unequal_outcomes_decide_what_collapses_under_the_outcome_alone():
-    batch = TurnBatch.from_lists([0, 0, 1, 1], [1, 1, 0, 1], [[0.5], [], [], []], last_belief_N=[0.7, 0.2, 0.2, 0.2])
+    batch = TurnBatch.from_lists(
+        [0, 0, 1, 1], [1, 1, 0, 1], [[0.5], [], [], []], last_belief_N=[0.7, 0.2, 0.2, 0.2]
+    )
     groups = assign_credit(batch, get_preset("belief_critic").credit).groups
     assert groups.collapsed_outcome_P.tolist() == [True, False]
     assert groups.collapsed_P.tolist() == [False, False]

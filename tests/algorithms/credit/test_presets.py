@@ -1,7 +1,7 @@
 """Every preset by hand on one ragged group: T = [2, 3], gains [[a], [b, c]], outcomes [0, 1].
 
-The gains are 1, 2 and 6: mean 3, population variance 14/3. A ragged group separates normalise-then-discount from
-discount-then-normalise, and separate from joint normalisation.
+The gains are 1, 2 and 6: mean 3, population variance 14/3. A ragged group separates normalise-then-discount
+from discount-then-normalise, and separate from joint normalisation.
 """
 
 import math
@@ -9,7 +9,15 @@ import math
 import numpy as np
 import pytest
 
-from algorithms.credit import LOSS_DEFAULTS, PRESETS, CreditConfig, TurnBatch, advantages, assign_credit, get_preset
+from algorithms.credit import (
+    LOSS_DEFAULTS,
+    PRESETS,
+    CreditConfig,
+    TurnBatch,
+    advantages,
+    assign_credit,
+    get_preset,
+)
 
 EPS = 1e-6
 OUTCOMES = [0.0, 1.0]
@@ -67,7 +75,10 @@ def test_igpo_discounted():
 
 def test_a2tgpo():
     z = 0.5 / (0.5 + EPS)  # turn 1: gains 1 and 2; turn 2: one member, so 0
-    check(advantages(OUTCOMES, GAINS, "a2tgpo"), [[-0.3 * z - OUT, -OUT], [0.3 * z / math.sqrt(2) + OUT, OUT, OUT]])
+    check(
+        advantages(OUTCOMES, GAINS, "a2tgpo"),
+        [[-0.3 * z - OUT, -OUT], [0.3 * z / math.sqrt(2) + OUT, OUT, OUT]],
+    )
 
 
 def test_a2tgpo_clip_scale():
@@ -88,7 +99,10 @@ def test_trace():
     c_01 = 1 - 2 * 0.8 * OUT
     c_11 = (2 + 0.8 * 6) / 1.8 + 2 * 0.8**2 * OUT
     c_12 = 6 + 2 * 0.8 * OUT
-    check(advantages(OUTCOMES, GAINS, "trace"), [[-OUT + 0.2 * c_01, -OUT], [OUT + 0.2 * c_11, OUT + 0.2 * c_12, OUT]])
+    check(
+        advantages(OUTCOMES, GAINS, "trace"),
+        [[-OUT + 0.2 * c_01, -OUT], [OUT + 0.2 * c_11, OUT + 0.2 * c_12, OUT]],
+    )
 
 
 def test_trace_window_that_does_not_reach_the_end_has_no_outcome():
@@ -130,7 +144,9 @@ def test_reinforce_pp_is_over_the_batch():
 
 
 def test_official_drops_gains_at_the_turn_limit():
-    batch = TurnBatch.from_lists([0, 0, 0], [0.0, 1.0, -2.0], [[1.0], [2.0], [9.0]], turn_limit_N=[False, False, True])
+    batch = TurnBatch.from_lists(
+        [0, 0, 0], [0.0, 1.0, -2.0], [[1.0], [2.0], [9.0]], turn_limit_N=[False, False, True]
+    )
     z = 0.5 / (0.5 + EPS)
     credit = assign_credit(batch, get_preset("igpo_official").credit)
     np.testing.assert_allclose(credit.normalised_gains_M, [-z, np.nan, z, np.nan, 0.0, np.nan], rtol=1e-12)
@@ -155,7 +171,13 @@ def test_preset_table():
     assert {name for name in bases if bases[name] == "log_ratio"} == {"trace"}
     assert {name for name in PRESETS if PRESETS[name].scorer == "reference"} == {"trace"}
     assert {name for name in PRESETS if PRESETS[name].needs_several_updates} == {"gspo"}
-    assert {name for name in PRESETS if not PRESETS[name].credit.reads_belief} == {"grpo", "rloo", "reinforce_pp", "gspo", "dapo"}
+    assert {name for name in PRESETS if not PRESETS[name].credit.reads_belief} == {
+        "grpo",
+        "rloo",
+        "reinforce_pp",
+        "gspo",
+        "dapo",
+    }
     assert PRESETS["igpo"].loss == LOSS_DEFAULTS
     assert PRESETS["dapo"].loss["clip_high"] == 0.28
     assert PRESETS["igpo_official"].env["alias_rule"] == "first"
@@ -169,5 +191,7 @@ def test_unknown_preset_lists_the_known_ones():
 
 
 def test_unknown_setting_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown credit settings \['discount'\]; known: gain_basis, .*gamma"):
+    with pytest.raises(
+        ValueError, match=r"unknown credit settings \['discount'\]; known: gain_basis, .*gamma"
+    ):
         advantages([1.0], [[]], discount=0.5)

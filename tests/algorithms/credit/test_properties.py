@@ -52,13 +52,18 @@ def reference(groups, outcomes, gains, config):
                 borne = [[x for x in gains[i] if x is not None] for i in members]
                 g.append(normal(value, [row[index] for row in borne if len(row) > index]))
             else:
-                g.append(normal(value, both if joint else all_gains, centre=config.normalisation != "scale_only"))
+                g.append(
+                    normal(value, both if joint else all_gains, centre=config.normalisation != "scale_only")
+                )
         turns = len(own) + 1
         row = []
         for t in range(turns):
             terms = [config.gamma ** (k - t) * g[k] for k in range(t, turns - 1) if g[k] is not None]
             d = sum(terms) / (len(terms) ** 0.5 if config.depth_rescale == "sqrt" and terms else 1.0)
-            row.append(config.ig_weight * d + config.outcome_weight * config.resolved_outcome_gamma ** (turns - 1 - t) * o)
+            row.append(
+                config.ig_weight * d
+                + config.outcome_weight * config.resolved_outcome_gamma ** (turns - 1 - t) * o
+            )
         result.append(row)
     return result
 
@@ -67,7 +72,9 @@ def reference(groups, outcomes, gains, config):
 @given(rollouts, normalisation, discount, discount, st.sampled_from(["none", "sqrt"]))
 def test_equals_the_definition_in_plain_loops(batch, norm, gamma, outcome_gamma, depth):
     groups, outcomes, gains = unzip(batch)
-    config = CreditConfig(normalisation=norm, gamma=gamma, outcome_gamma=outcome_gamma, depth_rescale=depth, ig_weight=0.7)
+    config = CreditConfig(
+        normalisation=norm, gamma=gamma, outcome_gamma=outcome_gamma, depth_rescale=depth, ig_weight=0.7
+    )
     turns = TurnBatch.from_lists(groups, outcomes, gains)
     result = turns.split(assign_credit(turns, config).advantages_M)
     for row, wanted in zip(result, reference(groups, outcomes, gains, config), strict=True):
@@ -80,9 +87,16 @@ def test_permuting_rollouts_permutes_advantages(batch, preset, random):
     groups, outcomes, gains = unzip(batch)
     order = list(range(len(batch)))
     random.shuffle(order)
-    rows = {"outcomes": outcomes, "gains": gains, "groups": groups, "last_beliefs": [abs(outcome) / 4 for outcome in outcomes]}
+    rows = {
+        "outcomes": outcomes,
+        "gains": gains,
+        "groups": groups,
+        "last_beliefs": [abs(outcome) / 4 for outcome in outcomes],
+    }
     result = advantages(preset=preset, **rows)
-    shuffled = advantages(preset=preset, **{name: [column[i] for i in order] for name, column in rows.items()})
+    shuffled = advantages(
+        preset=preset, **{name: [column[i] for i in order] for name, column in rows.items()}
+    )
     for place, i in enumerate(order):
         np.testing.assert_allclose(shuffled[place], result[i], rtol=1e-9, atol=1e-9)
 
@@ -129,7 +143,9 @@ def test_float32_and_float64_agree(batch, preset):
         last_belief_N=turns64.last_belief_N.astype(np.float32),
     )
     config = get_preset(preset).credit
-    np.testing.assert_array_equal(assign_credit(turns32, config).advantages_M, assign_credit(turns64, config).advantages_M)
+    np.testing.assert_array_equal(
+        assign_credit(turns32, config).advantages_M, assign_credit(turns64, config).advantages_M
+    )
 
 
 @quick
@@ -166,7 +182,9 @@ def test_other_groups_do_not_matter(batch, preset):
     together = advantages(preset=preset, groups=groups, **rows)
     for group in set(groups):
         members = [i for i, other in enumerate(groups) if other == group]
-        alone = advantages(preset=preset, **{name: [column[i] for i in members] for name, column in rows.items()})
+        alone = advantages(
+            preset=preset, **{name: [column[i] for i in members] for name, column in rows.items()}
+        )
         for i, row in zip(members, alone, strict=True):
             np.testing.assert_allclose(row, together[i], rtol=1e-9, atol=1e-12)
 

@@ -28,7 +28,12 @@ def learned_words(sequence):
 
 
 def test_every_part_of_every_recipe_is_made(parts):
-    names = {name for settings in (WarmStartSettings(), GRADED) for phase in settings.phases for name in phase.parts}
+    names = {
+        name
+        for settings in (WarmStartSettings(), GRADED)
+        for phase in settings.phases
+        for name in phase.parts
+    }
     for name in sorted(names):
         made = getattr(parts, name)(3)
         assert len(made) == 3 and all(any(sequence.learned) for sequence in made), name

@@ -28,11 +28,16 @@ def group(name, *outcomes, tokens=10):
 
 
 def runner_metrics(seconds):
-    return {f"seconds_{name}": SimpleNamespace(peek=lambda: seconds) for name in ("generate", "score", "tools", "host")}
+    return {
+        f"seconds_{name}": SimpleNamespace(peek=lambda: seconds)
+        for name in ("generate", "score", "tools", "host")
+    }
 
 
 def sample_batch_of(rounds, *, dynamic=True, max_resample=3):
-    """What `sample_batch` makes of the groups that each round of sampling brings; also how many prompts each round asked for."""
+    """What `sample_batch` makes of the groups that each round of sampling brings; also how many prompts each
+    round asked for.
+    """
     asked, rounds = [], iter(rounds)
 
     def one_round(jobs):
@@ -41,9 +46,15 @@ def sample_batch_of(rounds, *, dynamic=True, max_resample=3):
 
     algorithm = SimpleNamespace(
         config=SimpleNamespace(
-            prompts_per_iteration=WANTED, dynamic_sampling=dynamic, max_resample=max_resample, group_size=2, seed=0
+            prompts_per_iteration=WANTED,
+            dynamic_sampling=dynamic,
+            max_resample=max_resample,
+            group_size=2,
+            seed=0,
         ),
-        task=SimpleNamespace(train_questions=[Question(f"q{k}", "?", ["a"]) for k in range(20)], policy_of="the task's"),
+        task=SimpleNamespace(
+            train_questions=[Question(f"q{k}", "?", ["a"]) for k in range(20)], policy_of="the task's"
+        ),
         cursor=PromptCursor(20, seed=0),
         sampler=SimpleNamespace(sample=one_round),
         weights_version=0,
@@ -77,13 +88,18 @@ def test_collapsed_groups_fill_the_batch_when_the_rounds_are_spent(max_resample)
 
 
 def test_other_presets_take_what_comes():
-    names, tokens, asked = sample([[group("a", 0.0, 0.0), group("b", 0.0, 1.0), group("c", 0.0, 0.0)]], dynamic=False)
+    names, tokens, asked = sample(
+        [[group("a", 0.0, 0.0), group("b", 0.0, 1.0), group("c", 0.0, 0.0)]], dynamic=False
+    )
     assert names == ["a0", "a1", "b0", "b1", "c0", "c1"] and asked == [3] and tokens == 60
 
 
 @pytest.mark.parametrize("max_resample", [0, 2])
 def test_seconds_are_the_slowest_runner_s_in_each_round_added_up(max_resample):
-    rounds = [[group("a", 1.0, 0.0), group("b", 0.0, 0.0), group("c", 1.0, 0.0)], *[[group(name, 0.0, 0.0)] for name in "xy"]]
+    rounds = [
+        [group("a", 1.0, 0.0), group("b", 0.0, 0.0), group("c", 1.0, 0.0)],
+        *[[group(name, 0.0, 0.0)] for name in "xy"],
+    ]
     batch, _ = sample_batch_of(rounds, max_resample=max_resample)
     rounds_seconds = 3.0 * (1 + max_resample)
     host = batch.seconds_by_phase.pop("host")

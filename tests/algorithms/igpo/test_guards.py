@@ -15,7 +15,10 @@ SLOW = "search took longer than 60 s"
 
 
 def rollouts(*calls: ToolCall) -> list[Rollout]:
-    turns = [Turn(k, "searcher", "default_policy", "", ActionKind.TOOL, tool_calls=[call]) for k, call in enumerate(calls)]
+    turns = [
+        Turn(k, "searcher", "default_policy", "", ActionKind.TOOL, tool_calls=[call])
+        for k, call in enumerate(calls)
+    ]
     return [Rollout("r", "g", Question("q", "?", ["a"]), turns=turns)]
 
 
@@ -36,7 +39,8 @@ def test_more_failures_than_the_bound_stop_the_run_and_name_the_commonest():
     with pytest.raises(RuntimeError) as stopped:
         check(*calls)
     assert str(stopped.value) == (
-        "3 of 10 tool calls failed in this iteration, more than max_tool_error_share 0.2; the commonest error: " + DOWN
+        "3 of 10 tool calls failed in this iteration, more than max_tool_error_share 0.2; the commonest "
+        "error: " + DOWN
     )
     check(*calls, bound=0.3)
 
@@ -55,9 +59,12 @@ def test_a_training_step_that_stops_leaves_the_rollouts_that_it_stopped_over():
     episodes = [SimpleNamespace(custom_data={"rollout": rollout}) for rollout in sampled]
     algorithm = SimpleNamespace(
         config=SimpleNamespace(max_tool_error_share=0.2, max_weight_lag=0),
-        iteration=6, weights_version=6, records=[], metrics=SimpleNamespace(aggregate=lambda values, key: None),
+        iteration=6,
+        weights_version=6,
+        records=[],
+        metrics=SimpleNamespace(aggregate=lambda values, key: None),
         _ahead=SampledBatch(episodes, 10, 1, [], 6, 1.0, {}),
-    )  # fmt: skip
+    )
     with pytest.raises(RuntimeError, match="1 of 2 tool calls failed in this iteration"):
         IGPO.training_step(algorithm)
     (record,) = algorithm.records

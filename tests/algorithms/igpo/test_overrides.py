@@ -19,7 +19,11 @@ def test_what_a_policy_may_have_of_its_own():
     assert config.loss_settings().kl_coeff == 0.001
 
 
-@pytest.mark.parametrize("name", ["entropy_coeff", "loss_aggregation", "num_epochs", "gamma", "preset", "model_path"])
+@pytest.mark.parametrize(
+    "name", ["entropy_coeff", "loss_aggregation", "num_epochs", "gamma", "preset", "model_path"]
+)
 def test_what_only_all_can_have_is_refused(name):
-    with pytest.raises(InputError, match=f"sets {name} for default_policy alone; policies may differ in lr, grad_clip"):
+    with pytest.raises(
+        InputError, match=f"sets {name} for default_policy alone; policies may differ in lr, grad_clip"
+    ):
         config_with(**{name: 1}).validate()

@@ -1,4 +1,5 @@
-"""Engine and learner on one device (`engine.placement: colocated`), and what a learner keeps in host memory."""
+"""Engine and learner on one device (`engine.placement: colocated`), and what a learner keeps in
+host memory."""
 
 import numpy as np
 import pytest
@@ -23,18 +24,28 @@ def llama(tmp_path_factory):
 
 def devices_of(learner):
     """Devices of weights, gradients, moments and references."""
-    model, reference = learner._hugging_face("default_policy").hf, learner._references._models["default_policy"]
-    moments = [t for o in learner._named_optimizers.values() for state in o.state.values() for t in state.values()]
+    model, reference = (
+        learner._hugging_face("default_policy").hf,
+        learner._references._models["default_policy"],
+    )
+    moments = [
+        t for o in learner._named_optimizers.values() for state in o.state.values() for t in state.values()
+    ]
     assert moments
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return {t.device.type for t in [*model.state_dict().values(), *reference.state_dict().values(), *moments, *gradients]}
+    return {
+        t.device.type
+        for t in [*model.state_dict().values(), *reference.state_dict().values(), *moments, *gradients]
+    }
 
 
 def test_nothing_of_the_learner_stays_on_the_device(llama, monkeypatch):
     learner = make_learner(llama, loss=LossSettings(kl_coeff=0.01))
     update(learner, make_batch())
     assert devices_of(learner) == {"cpu"}
-    monkeypatch.setattr(learner_module, "HOST", META)  # where it would be seen: this machine has no other device
+    monkeypatch.setattr(
+        learner_module, "HOST", META
+    )  # where it would be seen: this machine has no other device
     learner.leave_device()
     assert devices_of(learner) == {"meta"}
 
@@ -55,7 +66,9 @@ def test_restored_moments_wait_in_host_memory(llama, monkeypatch, tmp_path):
     saved.save_to_path(str(tmp_path))
     monkeypatch.setattr(learner_module, "HOST", META)
     restored.restore_from_path(str(tmp_path))
-    moments = [t for o in restored._named_optimizers.values() for state in o.state.values() for t in state.values()]
+    moments = [
+        t for o in restored._named_optimizers.values() for state in o.state.values() for t in state.values()
+    ]
     assert {t.device.type for t in moments} == {"meta"}
 
 
@@ -84,7 +97,9 @@ def test_what_is_offloaded_is_learnt_all_the_same(llama):
 def make_config(placement, **training):
     return (
         IGPOConfig()
-        .environment("search", env_config={"world": {"train_questions": 20, "heldout_questions": 5}, "max_turns": 3})
+        .environment(
+            "search", env_config={"world": {"train_questions": 20, "heldout_questions": 5}, "max_turns": 3}
+        )
         .training(
             model_path="tiny",
             lr=1e-3,
@@ -144,7 +159,10 @@ def test_the_engine_sleeps_while_the_learner_updates():
             note(learner, "leave_device", "leave")
             note(learner, "_possibly_compiled_update", "update")
             algorithm.train()
-            turns = {"separate": ["update", "wake"], "colocated": ["sleep", "enter", "update", "leave", "wake"]}
+            turns = {
+                "separate": ["update", "wake"],
+                "colocated": ["sleep", "enter", "update", "leave", "wake"],
+            }
             assert order == turns[placement]
             assert engine.weights_version == 1
             if placement == "colocated":
@@ -155,11 +173,18 @@ def test_the_engine_sleeps_while_the_learner_updates():
                 algorithm.push_weights()
             algorithm.train()
             (optimizer,) = learner._named_optimizers.values()
-            moments[placement] = np.concatenate([slots["exp_avg"].flatten().numpy() for slots in optimizer.state.values()])
-            decisions[placement] = [turn.decision_text for rollout in algorithm.records[0].rollouts for turn in rollout.turns]
+            moments[placement] = np.concatenate(
+                [slots["exp_avg"].flatten().numpy() for slots in optimizer.state.values()]
+            )
+            decisions[placement] = [
+                turn.decision_text for rollout in algorithm.records[0].rollouts for turn in rollout.turns
+            ]
             algorithm.stop()
-        # Mean gradients, not weights: AdamW makes whole steps of the rounding in gradients near 0, which no two runs share.
-        np.testing.assert_allclose(moments["colocated"], moments["separate"], atol=1e-3 * np.abs(moments["separate"]).max())
+        # Mean gradients, not weights: AdamW makes whole steps of the rounding in gradients near 0, which no
+        # two runs share.
+        np.testing.assert_allclose(
+            moments["colocated"], moments["separate"], atol=1e-3 * np.abs(moments["separate"]).max()
+        )
         assert decisions["colocated"] == decisions["separate"]
     finally:
         ray.shutdown()

@@ -14,14 +14,19 @@ def make_jobs(num_questions, iteration, *num_prompts):
     return [
         group
         for count in num_prompts
-        for group in training_jobs(questions, cursor.next(count), iteration=iteration, group_size=2, seed=3, drawn_before=drawn)
+        for group in training_jobs(
+            questions, cursor.next(count), iteration=iteration, group_size=2, seed=3, drawn_before=drawn
+        )
     ]
 
 
 def test_every_prompt_is_a_group_whose_jobs_are_named_by_iteration_question_and_number():
     (group,) = make_jobs(1, 7, 1)
     assert [job.rollout_id for job in group] == ["000007/q0/0", "000007/q0/1"]
-    assert {job.group_id for job in group} == {"000007/q0"} and [job.seed_parts for job in group] == [(3, 7, 0, 0), (3, 7, 0, 1)]
+    assert {job.group_id for job in group} == {"000007/q0"} and [job.seed_parts for job in group] == [
+        (3, 7, 0, 0),
+        (3, 7, 0, 1),
+    ]
 
 
 def test_a_question_that_is_drawn_again_in_one_iteration_is_another_group_with_other_seeds():

@@ -20,7 +20,9 @@ def task(tmp_path):
 def demonstration(task, index=0):
     """A question of the generated world, with the names of its documents to search for."""
     question = task.train_questions[index]
-    return Demonstration(question, [task.corpus.by_id(document).title for document in question.gold_document_ids])
+    return Demonstration(
+        question, [task.corpus.by_id(document).title for document in question.gold_document_ids]
+    )
 
 
 def test_a_row_is_what_a_rollout_of_the_same_decisions_would_be(task):
@@ -28,12 +30,18 @@ def test_a_row_is_what_a_rollout_of_the_same_decisions_would_be(task):
     rows, dropped = play_all(task, demonstrations)
     assert len(rows) == 5 and not dropped
     for row, one in zip(rows, demonstrations, strict=True):
-        words = [f"<search> {query} <end>" for query in one.searches] + [f"<answer> {one.question.golds[0]} <end>"]
-        loop = RolloutLoop(task, {"default_policy": ScriptedEngine(task, lambda context, turn, words=words: words[turn])})
+        words = [f"<search> {query} <end>" for query in one.searches] + [
+            f"<answer> {one.question.golds[0]} <end>"
+        ]
+        loop = RolloutLoop(
+            task, {"default_policy": ScriptedEngine(task, lambda context, turn, words=words: words[turn])}
+        )
         [record], _ = loop.run([RolloutJob(one.question, "r", "g", (0, 0, 0, 0))])
         assert record.rollout.metrics["em_squad"] == 1.0
         tokens = turn_tokens([record.episode(task.policy_of)])
-        expected = [(one_turn.context_ids_C, one_turn.decision_ids_L) for _, one_turn in sorted(tokens.items())]
+        expected = [
+            (one_turn.context_ids_C, one_turn.decision_ids_L) for _, one_turn in sorted(tokens.items())
+        ]
         assert [(part.ids.tolist(), part.decision) for part in row.parts] == [
             (ids.tolist(), bool(k)) for pair in expected for k, ids in enumerate(pair)
         ]
@@ -43,7 +51,10 @@ def test_only_decisions_are_learned(task):
     one = demonstration(task)
     columns = pad_rows(play_all(task, [one])[0])
     learned = columns["token_ids"][0][columns["decision_mask"][0]].tolist()
-    decisions = " ".join(f"<search> {query} <end>" for query in one.searches) + f" <answer> {one.question.golds[0]} <end>"
+    decisions = (
+        " ".join(f"<search> {query} <end>" for query in one.searches)
+        + f" <answer> {one.question.golds[0]} <end>"
+    )
     assert learned == ids(task, decisions)
 
 
@@ -84,7 +95,12 @@ def test_a_search_that_fails_ends_it(task):
     [
         ({"tools": ["calculator"]}, "call the tool `search`"),
         (
-            {"roles": [{"name": "searcher"}, {"name": "reader", "actions": ["message"], "reads": "searcher"}]},
+            {
+                "roles": [
+                    {"name": "searcher"},
+                    {"name": "reader", "actions": ["message"], "reads": "searcher"},
+                ]
+            },
             "played by one role",
         ),
     ],

@@ -1,4 +1,5 @@
-"""Supervised fine-tuning on a tiny random Llama: the loss is Hugging Face's, however it is cut, and it falls."""
+"""Supervised fine-tuning on a tiny random Llama: the loss is Hugging Face's, however it is cut, and
+it falls."""
 
 import numpy as np
 import pytest
@@ -34,7 +35,9 @@ def tuner(tmp_path):
 
 
 def hugging_face_loss(model, columns):
-    """The model's own loss with everything but decisions and padding masked: mean over the tokens of all rows."""
+    """The model's own loss with everything but decisions and padding masked: mean over the tokens of all
+    rows.
+    """
     labels = columns["token_ids"].masked_fill(~columns["decision_mask"], -100)
     attention = torch.arange(labels.shape[1]) < columns["lengths"][:, None]
     model.set_attn_implementation("eager")

@@ -17,7 +17,9 @@ from envs.data.answer_metrics import (
 from envs.errors import InputError
 
 texts = st.text(max_size=40) | st.lists(
-    st.sampled_from(["the", "a", "yes", "no", "noanswer", "U.S.", "Oneida", "Limited", "1851", "-", "'s", "ﬁn", "İ"]),
+    st.sampled_from(
+        ["the", "a", "yes", "no", "noanswer", "U.S.", "Oneida", "Limited", "1851", "-", "'s", "ﬁn", "İ"]
+    ),
     max_size=6,
 ).map(" ".join)
 
@@ -58,7 +60,12 @@ def test_exact_values(prediction, golds, expected):
 
 
 def test_no_answer_is_zero_and_no_golds_is_an_error():
-    assert answer_metrics(None, ["Paris"]) == {"f1_paper": 0.0, "em_paper": 0.0, "f1_squad": 0.0, "em_squad": 0.0}
+    assert answer_metrics(None, ["Paris"]) == {
+        "f1_paper": 0.0,
+        "em_paper": 0.0,
+        "f1_squad": 0.0,
+        "em_squad": 0.0,
+    }
     with pytest.raises(ValueError, match="no gold answers"):
         f1_paper("Paris", [])
 

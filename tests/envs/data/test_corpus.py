@@ -40,7 +40,14 @@ def test_reads_titles_and_texts_and_skips_blank_lines(write):
 
 
 def test_titles_are_looked_up_exactly_then_folded():
-    corpus = Corpus([Document("a", "Café", "1"), Document("b", "CAFÉ", "2"), Document("c", "Café", "3"), Document("d", "", "4")])
+    corpus = Corpus(
+        [
+            Document("a", "Café", "1"),
+            Document("b", "CAFÉ", "2"),
+            Document("c", "Café", "3"),
+            Document("d", "", "4"),
+        ]
+    )
     assert corpus.ids_with_title("Café") == ["a", "c"]
     assert corpus.ids_with_title("cafe\u0301") == ["a", "b", "c"]
     assert corpus.ids_with_title("Tea") == corpus.ids_with_title("") == []
@@ -48,7 +55,9 @@ def test_titles_are_looked_up_exactly_then_folded():
 
 def test_hash_is_the_content_and_its_order():
     one, two = Document("1", "A", "x"), Document("2", "B", "y")
-    fields = b"".join(len(field).to_bytes(8, "little") + field for field in (b"1", b"A", b"x", b"2", b"B", b"y"))
+    fields = b"".join(
+        len(field).to_bytes(8, "little") + field for field in (b"1", b"A", b"x", b"2", b"B", b"y")
+    )
     assert Corpus([one, two]).content_hash == hashlib.sha256(fields).hexdigest()
     assert Corpus([one, two], source="elsewhere").content_hash == Corpus([one, two]).content_hash
     others = [[two, one], [one], [Document("1", "Ax", ""), two], [Document("1", "", "Ax"), two]]
@@ -92,7 +101,9 @@ def test_missing_file_and_folder_are_refused(tmp_path):
         load_corpus(tmp_path)
 
 
-@pytest.mark.skipif("IGPO_TEST_DATA" not in os.environ, reason="IGPO_TEST_DATA (folder of real data) is not set")
+@pytest.mark.skipif(
+    "IGPO_TEST_DATA" not in os.environ, reason="IGPO_TEST_DATA (folder of real data) is not set"
+)
 def test_real_passages():
     corpus = load_corpus(Path(os.environ["IGPO_TEST_DATA"]) / "wikipedia_passages.jsonl")
     assert len(corpus) == 7119

@@ -20,7 +20,12 @@ from envs.errors import InputError
 def write_questions(path, count, hops=None, **changes):
     path.parent.mkdir(parents=True, exist_ok=True)
     records = [
-        {"id": f"{k}", "question": f"{path} {k}?", "golden_answers": [f"a{k}"], "metadata": {"hops": hops[k] if hops else 2}}
+        {
+            "id": f"{k}",
+            "question": f"{path} {k}?",
+            "golden_answers": [f"a{k}"],
+            "metadata": {"hops": hops[k] if hops else 2},
+        }
         for k in range(count)
     ]
     path.write_text("".join(json.dumps(record | changes) + "\n" for record in records))
@@ -50,7 +55,9 @@ def test_a_mixture_survives_a_restore_and_keeps_to_its_weights(sizes, data, cut,
     weights = data.draw(st.lists(st.floats(0.1, 5), min_size=len(sizes), max_size=len(sizes)))
     options = {
         "shares": [Share(size, weight) for size, weight in zip(sizes, weights, strict=True)],
-        "hops_N": data.draw(st.lists(st.sampled_from([None, 1, 2, 3]), min_size=sum(sizes), max_size=sum(sizes))),
+        "hops_N": data.draw(
+            st.lists(st.sampled_from([None, 1, 2, 3]), min_size=sum(sizes), max_size=sum(sizes))
+        ),
         "curriculum_prompts": curriculum,
     }
     whole = PromptCursor(sum(sizes), 5, **options).next(60)
@@ -79,11 +86,16 @@ def test_hops_grow():
 
 
 def test_sources_of_one_layout_keep_apart(tmp_path):
-    nq, hotpot = write_questions(tmp_path / "nq/train.jsonl", 40), write_questions(tmp_path / "hotpotqa/train.jsonl", 20)
+    nq, hotpot = (
+        write_questions(tmp_path / "nq/train.jsonl", 40),
+        write_questions(tmp_path / "hotpotqa/train.jsonl", 20),
+    )
     loaded = load_question_set(settings({nq: 1.0, hotpot: 3.0}))
     assert {question.data_source for question in loaded.train} == {"nq", "hotpotqa"}
     assert {question.id.split("/")[0] for question in loaded.train} == {"nq", "hotpotqa"}
-    assert len(loaded.train) + len(loaded.heldout) == 60 and sum(share.size for share in loaded.shares) == len(loaded.train)
+    assert len(loaded.train) + len(loaded.heldout) == 60 and sum(
+        share.size for share in loaded.shares
+    ) == len(loaded.train)
     drawn = loaded.cursor(seed=0).next(40)
     assert sum(loaded.train[index].data_source == "hotpotqa" for index in drawn) == 30
     other = load_question_set(settings({nq: 1.0, hotpot: 2.0})).cursor(seed=0)
@@ -101,7 +113,9 @@ def test_the_filter_says_what_it_drops(tmp_path):
     scores = tmp_path / "scores.json"
     episodes = [("q0", 1.0), ("q0", 1.0), ("q1", 1.0), ("q1", 0.0), ("q2", 0.0)]
     scores.write_text(json.dumps({"episodes": [{"question": text, "em_squad": em} for text, em in episodes]}))
-    kept, dropped = filter_questions(questions, QuestionFilter(scores=str(scores), min_score=0.1, max_score=0.9))
+    kept, dropped = filter_questions(
+        questions, QuestionFilter(scores=str(scores), min_score=0.1, max_score=0.9)
+    )
     assert [question.id for question in kept] == ["1"]
     assert dropped == {"scored above 0.9": 1, "scored below 0.1": 1, "not scored": 2}
     scores.write_text("[]")
@@ -114,7 +128,9 @@ def test_the_filter_says_what_it_drops(tmp_path):
 def test_nothing_left_is_said(tmp_path):
     source = write_questions(tmp_path / "one.jsonl", 30)
     other, few = write_questions(tmp_path / "two.jsonl", 30, hops=[3] * 30), QuestionFilter(min_hops=3)
-    with pytest.raises(InputError, match=r"one.jsonl has no training questions left \(\d+ fewer than 3 hops\)"):
+    with pytest.raises(
+        InputError, match=r"one.jsonl has no training questions left \(\d+ fewer than 3 hops\)"
+    ):
         load_question_set(settings({other: 1.0, source: 1.0}, question_filter=few))
     with pytest.raises(InputError, match=r"one.jsonl has no training questions left \(all are held out\)"):
         load_question_set(settings(source, heldout_questions=source))
@@ -136,7 +152,9 @@ def test_a_hugging_face_data_set(tmp_path):
     write_questions(tmp_path / "set/dev.jsonl", 3)
     write_questions(tmp_path / "set/train.jsonl", 5)
     loaded = load_questions(f"hf:{tmp_path}/set@validation")
-    assert [(q.id, q.golds, q.data_source, q.hops) for q in loaded] == [(f"{k}", [f"a{k}"], "set", 2) for k in range(3)]
+    assert [(q.id, q.golds, q.data_source, q.hops) for q in loaded] == [
+        (f"{k}", [f"a{k}"], "set", 2) for k in range(3)
+    ]
     assert len(load_questions(f"hf:{tmp_path}/set")) == 5
     with pytest.raises(InputError, match="can't be loaded"):
         load_questions(f"hf:{tmp_path}/set@nowhere")
@@ -158,7 +176,12 @@ def test_a_hugging_face_data_set_that_breaks_off(monkeypatch):
 
 def test_hugging_face_s_own_field_names(tmp_path):
     pytest.importorskip("datasets")
-    record = {"id": "x", "question": "Who?", "answer": "Ada", "supporting_facts": {"title": ["A", "B"], "sent_id": [0, 1]}}
+    record = {
+        "id": "x",
+        "question": "Who?",
+        "answer": "Ada",
+        "supporting_facts": {"title": ["A", "B"], "sent_id": [0, 1]},
+    }
     (tmp_path / "hotpot").mkdir()
     (tmp_path / "hotpot/train.jsonl").write_text(json.dumps(record))
     (question,) = load_questions(f"hf:{tmp_path}/hotpot")

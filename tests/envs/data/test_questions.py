@@ -82,13 +82,19 @@ def test_igpo_parquet(write_parquet):
 
 @pytest.mark.parametrize("place", ["column", "extra_info", "prompt"])
 def test_search_r1_parquet(write_parquet, place):
-    """verl's search recipe: answers under `target`; the prompt's instructions are left out where the question stands alone."""
+    """verl's search recipe: answers under `target`; the prompt's instructions are left out where the question
+    stands alone.
+    """
     index = {"index": 3, "split": "train"}
     changes = {"extra_info": index | {"question": "Who?"} if place == "extra_info" else index}
     changes |= {"question": "Who?"} if place == "column" else {}
     said = "Who?" if place == "prompt" else "Answer the given question. Question: Who?"
     truth = {"target": ["Ada", "Ada Lovelace"]}
-    row = igpo(prompt=[{"role": "user", "content": said}], reward_model={"ground_truth": truth, "style": "rule"}, **changes)
+    row = igpo(
+        prompt=[{"role": "user", "content": said}],
+        reward_model={"ground_truth": truth, "style": "rule"},
+        **changes,
+    )
     (question,) = load_questions(write_parquet(row))
     assert question == Question(id="popqa-3", text="Who?", golds=["Ada", "Ada Lovelace"], data_source="popqa")
 
@@ -104,9 +110,15 @@ def test_integer_indices_count_within_their_source(write_parquet):
         ("{", r"hotpot\.jsonl:2: not valid JSON"),
         ('{"id": ' + "1" * 5000 + "}", r"hotpot\.jsonl:2: not valid JSON"),
         ("[1]", r"hotpot\.jsonl:2: expected a JSON object, found list"),
-        (flashrag(golden_answers=...), r"hotpot\.jsonl:2: question 'q1' has no golden answers: put at least one"),
+        (
+            flashrag(golden_answers=...),
+            r"hotpot\.jsonl:2: question 'q1' has no golden answers: put at least one",
+        ),
         (flashrag(golden_answers=[" "]), r"hotpot\.jsonl:2: question 'q1' has no golden answers"),
-        (flashrag(golden_answers=[3]), r"hotpot\.jsonl:2: `golden_answers` of question 'q1' must be a list of texts"),
+        (
+            flashrag(golden_answers=[3]),
+            r"hotpot\.jsonl:2: `golden_answers` of question 'q1' must be a list of texts",
+        ),
         (flashrag(question=...), r"hotpot\.jsonl:2: no `question`"),
         (flashrag(golden_answers=["\ud800"]), r"hotpot\.jsonl:2: `golden_answers` is not valid Unicode"),
         (flashrag(question="  "), r"hotpot\.jsonl:2: the question is empty"),
@@ -125,7 +137,10 @@ def test_bad_lines_are_refused_with_file_and_line(write_jsonl, record, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reward_model": {"ground_truth": "<|answer_split|>"}}, "row 0: question 'popqa_7' has no golden answers"),
+        (
+            {"reward_model": {"ground_truth": "<|answer_split|>"}},
+            "row 0: question 'popqa_7' has no golden answers",
+        ),
         ({"reward_model": {"style": "rule"}}, "row 0: question 'popqa_7' has no golden answers"),
         ({"prompt": [{"role": "system", "content": "x"}]}, "row 0: `prompt` must be a list of chat messages"),
         ({"prompt": "Who?"}, "row 0: `prompt` must be a list of chat messages"),
@@ -216,7 +231,9 @@ def test_fingerprint_follows_ids_texts_golds_and_order():
     assert len({fingerprint(variant) for variant in variants}) == 5
 
 
-@pytest.mark.skipif("IGPO_TEST_DATA" not in os.environ, reason="IGPO_TEST_DATA (folder of real data) is not set")
+@pytest.mark.skipif(
+    "IGPO_TEST_DATA" not in os.environ, reason="IGPO_TEST_DATA (folder of real data) is not set"
+)
 def test_real_questions():
     folder = Path(os.environ["IGPO_TEST_DATA"])
     hotpot = resolve_gold_documents(
@@ -225,7 +242,15 @@ def test_real_questions():
     assert [len(q.gold_document_ids) for q in hotpot] == [2] * 60
     benchmarks = load_questions(folder / "igpo_benchmarks_448.parquet")
     assert len(benchmarks) == 448
-    assert {q.data_source for q in benchmarks} == {"2wiki", "Bamboogle", "hotpotqa", "musique", "nq", "popqa", "tq"}
+    assert {q.data_source for q in benchmarks} == {
+        "2wiki",
+        "Bamboogle",
+        "hotpotqa",
+        "musique",
+        "nq",
+        "popqa",
+        "tq",
+    }
     alberta = next(q for q in benchmarks if q.id == "popqa_1511830")
     assert alberta.text == "What is the capital of Alberta?"
     assert alberta.golds == ["Edmonton", "Edmonton, Alberta", "Edmonton, AB", "City of Edmonton"]

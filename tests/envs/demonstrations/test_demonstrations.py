@@ -15,10 +15,18 @@ from envs.retrieval.bm25 import BM25Retriever
 from envs.retrieval.scripted import ScriptedRetriever
 
 FILM = Document(
-    "1", "The Glass Boat", "The Glass Boat is a 1934 French drama film directed by Constantin J. David and starring Ida Moor."
+    "1",
+    "The Glass Boat",
+    "The Glass Boat is a 1934 French drama film directed by Constantin J. David and starring Ida Moor.",
 )
-DIRECTOR = Document("2", "Constantin J. David", "Constantin J. David( 18 February 1886 – 5 May 1964) was a German film director.")
-OTHER = Document("3", "Rough Shoot", "Rough Shoot is a 1953 British thriller film directed by Robert Parrish.")
+DIRECTOR = Document(
+    "2",
+    "Constantin J. David",
+    "Constantin J. David( 18 February 1886 – 5 May 1964) was a German film director.",
+)
+OTHER = Document(
+    "3", "Rough Shoot", "Rough Shoot is a 1953 British thriller film directed by Robert Parrish."
+)
 PASSAGES = [FILM, DIRECTOR, OTHER]
 
 
@@ -29,7 +37,11 @@ def make(passages=PASSAGES, retriever=None, number=100, **options):
 
 def test_facts_stand_in_the_passage():
     assert facts_of(FILM) == {"director": "Constantin J. David", "year": "1934"}
-    assert facts_of(DIRECTOR) == {"birth date": "18 February 1886", "death date": "5 May 1964", "nationality": "German"}
+    assert facts_of(DIRECTOR) == {
+        "birth date": "18 February 1886",
+        "death date": "5 May 1964",
+        "nationality": "German",
+    }
 
 
 @pytest.mark.parametrize(
@@ -45,10 +57,16 @@ def test_facts_stand_in_the_passage():
             {"birth date": "3 May 1950", "father": "Carl Bo"},
         ),
         ("A. Bo was born in New York and lives there.", {}),
-        ("A. Bo (born 3 May 1950) was born in New York and", {"birth date": "3 May 1950", "birthplace": "New York"}),
+        (
+            "A. Bo (born 3 May 1950) was born in New York and",
+            {"birth date": "3 May 1950", "birthplace": "New York"},
+        ),
         ("It was directed by Bo. The Office followed.", {}),
         ("It is a film directed by Malcolm St. Clair, and", {"director": "Malcolm St. Clair"}),
-        ("A. Bo (born 3 May 1950) was born in St. John's, Canada.", {"birth date": "3 May 1950", "birthplace": "St. John's"}),
+        (
+            "A. Bo (born 3 May 1950) was born in St. John's, Canada.",
+            {"birth date": "3 May 1950", "birthplace": "St. John's"},
+        ),
     ],
 )
 def test_what_is_not_certain_is_left(text, facts):
@@ -83,10 +101,15 @@ def test_kinds_are_drawn_evenly_and_a_seed_repeats():
 def test_excluded_passages_are_left_alone():
     test_question = Question("t", "Who?", ["x"], metadata={"supporting_titles": ["Constantin J. David"]})
     made, dropped = make(excluded=[test_question])
-    assert {title for one in made for title in one.question.metadata["supporting_titles"]} == {"The Glass Boat", "Rough Shoot"}
+    assert {title for one in made for title in one.question.metadata["supporting_titles"]} == {
+        "The Glass Boat",
+        "Rough Shoot",
+    }
     assert dropped == {"excluded": 3 + 3}
     made, dropped = make(excluded=[Question("t", "Who directed Rough Shoot?", ["Robert Parrish"])])
-    assert "Who directed Rough Shoot?" not in [one.question.text for one in made] and dropped == {"excluded": 1}
+    assert "Who directed Rough Shoot?" not in [one.question.text for one in made] and dropped == {
+        "excluded": 1
+    }
 
 
 def test_a_search_must_find_its_passage():
@@ -118,5 +141,7 @@ def test_a_file_serves_as_demonstrations_and_as_questions(tmp_path):
 def test_a_question_without_searches_is_no_demonstration(tmp_path, searches):
     record = {"id": "q", "question": "Who?", "golden_answers": ["Ada"], "metadata": {"searches": searches}}
     (tmp_path / "demos.jsonl").write_text(json.dumps(record))
-    with pytest.raises(InputError, match="question 'q' is no demonstration: `metadata.searches` must be a list of queries"):
+    with pytest.raises(
+        InputError, match="question 'q' is no demonstration: `metadata.searches` must be a list of queries"
+    ):
         load_demonstrations(tmp_path / "demos.jsonl")

@@ -72,7 +72,9 @@ def generates(count, **changes):
 
 
 def test_log_probs_of_requests_that_come_and_go(model):
-    """Four at a time of eleven, of unequal lengths: rows join, end and are padded anew at almost every step."""
+    """Four at a time of eleven, of unequal lengths: rows join, end and are padded anew at almost
+    every step.
+    """
     engine = make_engine(model, max_num_seqs=4)
     requests = generates(11)
     results = run(engine, requests)
@@ -104,7 +106,9 @@ def test_a_request_may_join_while_others_decode(model):
         finished += engine.step()
     for result in finished:
         request = early if result.request_id == early.request_id else late
-        np.testing.assert_allclose(result.logprobs_L, reference(model[0], request.context_ids, result.ids), atol=1e-4)
+        np.testing.assert_allclose(
+            result.logprobs_L, reference(model[0], request.context_ids, result.ids), atol=1e-4
+        )
     assert {result.request_id for result in finished} == {early.request_id, late.request_id}
 
 
@@ -115,7 +119,9 @@ def test_scores(model):
         length = int(rng.integers(2, 30))
         gold_mask_L = rng.random(length) < 0.5
         gold_mask_L[-1] = True
-        requests.append(ScoreAnswer(f"s{k}", context, rng.integers(6, 200, size=length).tolist(), gold_mask_L))
+        requests.append(
+            ScoreAnswer(f"s{k}", context, rng.integers(6, 200, size=length).tolist(), gold_mask_L)
+        )
     results = run(make_engine(model), [*requests, *generates(3)])
     expected = [reference(model[0], r.context_ids, r.suffix_ids)[r.gold_mask_L].mean() for r in requests]
     np.testing.assert_allclose([results[r.request_id].score for r in requests], expected, atol=1e-4)
@@ -132,7 +138,9 @@ def test_pushed_weights_are_used_and_must_fit(model):
     after = run(engine, [request])["g0"]
     assert engine.weights_version == 4 and after.logprobs_L[0] != before.logprobs_L[0]
     with pytest.raises(ValueError, match=r"missing \['model.norm.weight'\]"):
-        engine.load_weights({name: tensor for name, tensor in moved.items() if name != "model.norm.weight"}, version=5)
+        engine.load_weights(
+            {name: tensor for name, tensor in moved.items() if name != "model.norm.weight"}, version=5
+        )
     engine.submit(request)
     with pytest.raises(RuntimeError, match="while requests were running"):
         engine.load_weights(moved, version=5)
@@ -164,7 +172,10 @@ def test_agrees_with_vllm(model):
     requests = generates(8)
     for request in requests:
         request.temperature = 0.0
-    scores = [ScoreAnswer(f"s{k}", context, [9, 8, 7], np.array([True, True, False])) for k, context in enumerate(contexts(4))]
+    scores = [
+        ScoreAnswer(f"s{k}", context, [9, 8, 7], np.array([True, True, False]))
+        for k, context in enumerate(contexts(4))
+    ]
     ours, theirs = (run(make_engine(model, kind), [*requests, *scores]) for kind in ("transformers", "vllm"))
     for request in requests:
         one, other = ours[request.request_id], theirs[request.request_id]

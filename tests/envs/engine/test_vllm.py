@@ -38,7 +38,9 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(model):
-    engine = VLLMEngine(model[1], EngineSettings(kv_cache_gib=0.25, max_num_seqs=32), max_model_len=512, dtype="float32")
+    engine = VLLMEngine(
+        model[1], EngineSettings(kv_cache_gib=0.25, max_num_seqs=32), max_model_len=512, dtype="float32"
+    )
     with pytest.raises(RuntimeError, match="no weights yet"):
         engine.submit(Generate("early", [1], 1, [], 0.0, 0))
     engine.load_weights(weights(model[0]), version=0)
@@ -71,11 +73,15 @@ def contexts(count, seed=0):
 
 def test_sampled_log_probs_before_and_after_a_weight_push(model, engine):
     for version in range(2):
-        requests = [Generate(f"g{version}/{k}", context, 24, [STOP], 1.0, k) for k, context in enumerate(contexts(16))]
+        requests = [
+            Generate(f"g{version}/{k}", context, 24, [STOP], 1.0, k) for k, context in enumerate(contexts(16))
+        ]
         results = run(engine, requests)
         for request in requests:
             result = results[request.request_id]
-            np.testing.assert_allclose(result.logprobs_L, reference(model[0], request.context_ids, result.ids), atol=1e-4)
+            np.testing.assert_allclose(
+                result.logprobs_L, reference(model[0], request.context_ids, result.ids), atol=1e-4
+            )
             assert (result.finish == "stop") == (result.ids[-1] == STOP) and STOP not in result.ids[:-1]
         with torch.no_grad():
             for parameter in model[0].parameters():
@@ -85,7 +91,9 @@ def test_sampled_log_probs_before_and_after_a_weight_push(model, engine):
 
 
 def test_a_sleeping_engine_wakes_with_the_next_weights(model, engine):
-    """The calls of `placement: colocated`; a CPU worker frees nothing, but vLLM's own state goes to sleep and wakes."""
+    """The calls of `placement: colocated`; a CPU worker frees nothing, but vLLM's own state goes to sleep and
+    wakes.
+    """
     request = Generate("late", contexts(1)[0], 8, [], 1.0, 0)
     engine.submit(request)
     with pytest.raises(RuntimeError, match="while requests were running"):
@@ -99,7 +107,9 @@ def test_a_sleeping_engine_wakes_with_the_next_weights(model, engine):
     engine.load_weights(weights(model[0]), version=9)
     assert engine.weights_version == 9 and not engine._engine.is_sleeping()
     result = run(engine, [request])["late"]
-    np.testing.assert_allclose(result.logprobs_L, reference(model[0], request.context_ids, result.ids), atol=1e-4)
+    np.testing.assert_allclose(
+        result.logprobs_L, reference(model[0], request.context_ids, result.ids), atol=1e-4
+    )
 
 
 def test_the_same_seed_gives_the_same_turn_whatever_is_beside_it(engine):
@@ -136,7 +146,9 @@ def test_a_stop_string_ends_a_turn_and_keeps_its_tokens(tmp_path):
     torch.manual_seed(1)
     tokenizer = chat_tokenizer()
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, eos_token_id=None, **sizes))
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, eos_token_id=None, **sizes)
+    )
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     settings = EngineSettings(kv_cache_gib=0.25, max_num_seqs=4)
@@ -146,7 +158,9 @@ def test_a_stop_string_ends_a_turn_and_keeps_its_tokens(tmp_path):
     whole = run(engine, [Generate("whole", **asked)])["whole"]
     # Two neighbouring plain letters that occur for the first time: where the turn has to end.
     text = [tokenizer.decode([i]) for i in whole.ids]
-    at = next(k for k in range(5, 59) if (text[k] + text[k + 1]).isascii() and (text[k] + text[k + 1]).isalpha())
+    at = next(
+        k for k in range(5, 59) if (text[k] + text[k + 1]).isascii() and (text[k] + text[k + 1]).isalpha()
+    )
     stop = text[at] + text[at + 1]
     cut = run(engine, [Generate("cut", **asked, stop_strings=[stop])])["cut"]
     assert cut.ids == whole.ids[: at + 2] and cut.finish == "stop"

@@ -162,7 +162,9 @@ def test_scripted_retriever():
     assert retriever.identity["kind"] == "scripted"
 
 
-@pytest.mark.skipif("IGPO_TEST_DATA" not in os.environ, reason="IGPO_TEST_DATA (folder of real data) is not set")
+@pytest.mark.skipif(
+    "IGPO_TEST_DATA" not in os.environ, reason="IGPO_TEST_DATA (folder of real data) is not set"
+)
 def test_recall_on_real_questions(tmp_path, monkeypatch):
     monkeypatch.setenv("IGPO_CACHE", str(tmp_path))
     folder = Path(os.environ["IGPO_TEST_DATA"])
@@ -180,11 +182,17 @@ def test_recall_on_real_questions(tmp_path, monkeypatch):
 @given(st.data())
 def test_the_best_documents_are_those_of_a_full_sort(data):
     words = ["red", "blue", "green", "toma", "mira"]
-    texts = data.draw(st.lists(st.lists(st.sampled_from(words), min_size=1, max_size=6).map(" ".join), min_size=1, max_size=200))
+    texts = data.draw(
+        st.lists(
+            st.lists(st.sampled_from(words), min_size=1, max_size=6).map(" ".join), min_size=1, max_size=200
+        )
+    )
     retriever = BM25Retriever(Corpus(Document(str(n), "", text) for n, text in enumerate(texts)))
     query = data.draw(st.lists(st.sampled_from(words), min_size=1, max_size=4))
     top_k = data.draw(st.integers(1, 20))
     known = [word for word in query if any(word in text.split() for text in texts)]
     scores = retriever._index.get_scores(known) if known else np.zeros(len(texts))
-    expected = [(str(n), float(scores[n])) for n in np.argsort(-scores, kind="stable")[:top_k] if scores[n] > 0]
+    expected = [
+        (str(n), float(scores[n])) for n in np.argsort(-scores, kind="stable")[:top_k] if scores[n] > 0
+    ]
     assert hits(retriever, " ".join(query), top_k) == expected

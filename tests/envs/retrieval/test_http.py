@@ -1,4 +1,6 @@
-"""The HTTP client against the project's own server, and against servers that are dead, slow, busy or speak otherwise."""
+"""The HTTP client against the project's own server, and against servers that are dead, slow, busy or speak
+otherwise.
+"""
 
 import json
 import subprocess
@@ -33,7 +35,9 @@ FORMAT = {"result": [[{"document": {"id": "7", "contents": '"kalo"\ncolor blue'}
 
 
 def client(address: str, **settings) -> HTTPRetriever:
-    return HTTPRetriever(HTTPSettings(url=f"{address}/retrieve", **{"retry_for": 0.0, "timeout": 5.0, **settings}))
+    return HTTPRetriever(
+        HTTPSettings(url=f"{address}/retrieve", **{"retry_for": 0.0, "timeout": 5.0, **settings})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +80,9 @@ def test_a_server_of_another_corpus_is_refused(address):
     settings = RetrieverSettings(kind="http", http={"url": f"{address}/retrieve"})
     assert build_retriever(settings, CORPUS).search(["kalo"], 1)[0][0].document_id == "d2"
     for other in (Document("d2", "mira", "color blue"), Document("2", "kalo", "color blue")):
-        with pytest.raises(InputError, match="other documents than env_config.corpus mine.jsonl, which has no 'kalo' of id"):
+        with pytest.raises(
+            InputError, match="other documents than env_config.corpus mine.jsonl, which has no 'kalo' of id"
+        ):
             build_retriever(settings, Corpus([other], source="mine.jsonl")).search(["kalo"], 1)
 
 
@@ -92,20 +98,27 @@ def test_the_wire_format_is_search_r1s(address):
     assert httpx.get(f"{address}/health").json()["status"] == "ok"
 
 
-@pytest.mark.parametrize("body", [{}, {"queries": "red"}, {"queries": ["red"], "topk": 0}, {"queries": ["red"], "topk": 10**6}])
+@pytest.mark.parametrize(
+    "body", [{}, {"queries": "red"}, {"queries": ["red"], "topk": 0}, {"queries": ["red"], "topk": 10**6}]
+)
 def test_the_server_refuses_what_is_not_a_request(address, body):
     assert httpx.post(f"{address}/retrieve", json=body).status_code == 422
 
 
 def test_a_failed_search_behind_the_server_is_an_unavailable_server():
     broken = ScriptedRetriever({"down": RetrieverError("the disk is gone")})
-    with serving(retrieval_app(broken, 1)) as address, pytest.raises(RetrieverError, match="503 Service Unavailable"):
+    with (
+        serving(retrieval_app(broken, 1)) as address,
+        pytest.raises(RetrieverError, match="503 Service Unavailable"),
+    ):
         client(address).search(["down"], 1)
 
 
 def test_a_dead_server_is_an_error_after_the_time_for_retries():
     started = time.perf_counter()
-    with pytest.raises(RetrieverError, match=r"^the server 127.0.0.1:\d+ can't be reached \(.*Connection refused\)$"):
+    with pytest.raises(
+        RetrieverError, match=r"^the server 127.0.0.1:\d+ can't be reached \(.*Connection refused\)$"
+    ):
         client(f"http://127.0.0.1:{free_port()}", retry_for=0.5).search(["red"], 1)
     assert 0.4 < time.perf_counter() - started < 5
 
@@ -137,7 +150,13 @@ def test_the_command_comes_back_after_ten_seconds(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client(f"http://127.0.0.1:{port}", retry_for=60).search, ["red"], 1)
         time.sleep(10)
-        command = [sys.executable, "-m", "pipeline.cli.igpo", "serve-retriever", str(tmp_path / "passages.jsonl")]
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline.cli.igpo",
+            "serve-retriever",
+            str(tmp_path / "passages.jsonl"),
+        ]
         server = subprocess.Popen([*command, "--port", str(port)])
         try:
             [[hit]] = waiting.result(timeout=60)
@@ -165,7 +184,10 @@ def test_an_answer_that_cannot_be_unpacked_is_an_error():
     def retrieve(body: dict):
         return Response(b"no gzip", headers={"Content-Encoding": "gzip"})
 
-    with serving(app) as address, pytest.raises(RetrieverError, match="sent an answer that can't be unpacked"):
+    with (
+        serving(app) as address,
+        pytest.raises(RetrieverError, match="sent an answer that can't be unpacked"),
+    ):
         client(address).search(["red"], 1)
 
 
@@ -196,7 +218,10 @@ def test_a_busy_server_is_asked_again_and_a_broken_one_is_not():
     ],
 )
 def test_another_format_is_an_error_that_says_so(answer, message):
-    with answering(lambda body, headers: (200, answer)) as address, pytest.raises(RetrieverError, match=message):
+    with (
+        answering(lambda body, headers: (200, answer)) as address,
+        pytest.raises(RetrieverError, match=message),
+    ):
         client(address).search(["red"], 1)
 
 
@@ -231,7 +256,14 @@ def test_no_more_requests_at_once_than_allowed():
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://host/x", "http://user:secret@host/x", "http://host/x?api_key=secret", "http://"]
+    "url",
+    [
+        "localhost:8000",
+        "ftp://host/x",
+        "http://user:secret@host/x",
+        "http://host/x?api_key=secret",
+        "http://",
+    ],
 )
 def test_addresses_that_cannot_be_logged_or_reached_are_refused(url):
     with pytest.raises(ValueError) as refused:

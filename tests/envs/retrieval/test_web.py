@@ -1,4 +1,6 @@
-"""Web search against a loopback server of Serper's documented format: hits, cost, cache, and a key that stays where it is."""
+"""Web search against a loopback server of Serper's documented format: hits, cost, cache, and a key that stays
+where it is.
+"""
 
 import logging
 
@@ -15,11 +17,18 @@ KEY = "secret-key-1234"
 
 
 def serper(body, headers):
-    """As https://serper.dev documents it: the key in a header, `organic` results, the credits that were charged."""
+    """As https://serper.dev documents it: the key in a header, `organic` results, the credits that were
+    charged.
+    """
     if headers.get("X-API-KEY") != KEY:
         return 403, {"message": "Unauthorized."}
     pages = [
-        {"title": f"{body['q']} {n}", "link": f"https://example.org/{n}", "snippet": f"about {n}", "position": n}
+        {
+            "title": f"{body['q']} {n}",
+            "link": f"https://example.org/{n}",
+            "snippet": f"about {n}",
+            "position": n,
+        }
         for n in range(1, body["num"] + 2)
     ]
     del pages[1]["snippet"]
@@ -94,7 +103,13 @@ def test_the_key_never_leaves_the_request(monkeypatch, tmp_path, caplog):
     with pytest.raises(RetrieverError) as unreachable:
         dead.search(["green"], 1)
     settings = RetrieverSettings(kind="web", web=WebSettings(url=f"{address}/search"))
-    seen = [caplog.text, str(refused.value), str(unreachable.value), repr(retriever.identity), settings.model_dump_json()]
+    seen = [
+        caplog.text,
+        str(refused.value),
+        str(unreachable.value),
+        repr(retriever.identity),
+        settings.model_dump_json(),
+    ]
     assert "403" in str(refused.value) and len(caplog.records) > 0
     assert not any("secret" in text for text in seen)
     files = [file for file in tmp_path.rglob("*") if file.is_file()]

@@ -22,7 +22,9 @@ def suffix(text: str, prefix: str = "<answer>", end: str = "</answer>") -> Scori
 
 
 def trajectories():
-    """Growing contexts, one whose last block is full, one that shrinks; answers of 1 and 30 tokens and of several scripts."""
+    """Growing contexts, one whose last block is full, one that shrinks; answers of 1 and 30 tokens and of
+    several scripts.
+    """
     rng = np.random.default_rng(0)
     aliases = [suffix("x"), suffix("a" * 30), suffix("Malmö 東京 🏔"), suffix("y", prefix="")]
     for ends in ([9, 40, 90], [BLOCK, 2 * BLOCK, 4 * BLOCK], [7], [120, 50, 51, 20]):
@@ -40,20 +42,31 @@ def test_all_scorers_agree(tmp_path):
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=257, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=None, eos_token_id=None, pad_token_id=0,
+        vocab_size=257,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
         initializer_range=0.2,
-    )  # fmt: skip
+    )
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     model = load_causal_lm(str(tmp_path), torch.float32)
-    engine = VLLMEngine(str(tmp_path), EngineSettings(kv_cache_gib=0.25, block_size=BLOCK), max_model_len=512, dtype="float32")
+    engine = VLLMEngine(
+        str(tmp_path), EngineSettings(kv_cache_gib=0.25, block_size=BLOCK), max_model_len=512, dtype="float32"
+    )
     engine.load_weights({name: tensor.clone() for name, tensor in model.state_dict().items()}, version=0)
     queries = list(trajectories())
     expected = NaiveScorer(model).score(queries)
     assert np.ptp(np.concatenate(expected)) > 1
     for scores, got in zip(expected, TreeScorer(model).score(queries), strict=True):
         np.testing.assert_allclose(got, scores, atol=1e-4)
-    # Cold; with every context in the prefix cache, as decoding leaves it; and with the answers' own blocks there too.
+    # Cold; with every context in the prefix cache, as decoding leaves it; and with the answers' own blocks
+    # there too.
     for round in range(3):
         if round == 1:
             for n, query in enumerate(queries):
@@ -65,7 +78,9 @@ def test_all_scorers_agree(tmp_path):
 
 
 def scored_rollout():
-    turns = [Turn(k, "s", "p", "", ActionKind.TOOL) for k in range(2)] + [Turn(2, "s", "p", "", ActionKind.ANSWER)]
+    turns = [Turn(k, "s", "p", "", ActionKind.TOOL) for k in range(2)] + [
+        Turn(2, "s", "p", "", ActionKind.ANSWER)
+    ]
     return Rollout("r", "g", Question("q", "?", ["a", "b"]), turns=turns)
 
 
@@ -96,9 +111,15 @@ def test_a_score_that_is_not_finite_names_rollout_turn_and_alias(moment, where, 
     [
         ({"scorer": "frozen"}, "scorer is 'frozen'; use one of current, reference"),
         ({"scoring": "fast"}, "scoring is 'fast'; use one of vllm_prefix, tree, naive"),
-        ({"preset": "trace", "scoring": "vllm_prefix"}, "scored on the learner's side: set scoring to tree or naive"),
+        (
+            {"preset": "trace", "scoring": "vllm_prefix"},
+            "scored on the learner's side: set scoring to tree or naive",
+        ),
         ({"reference_refresh_interval": -1}, "reference_refresh_interval is -1"),
-        ({"reference_refresh_interval": 5, "loss": {"kl_coeff": 0.0}}, "needs a reference: set scorer: reference"),
+        (
+            {"reference_refresh_interval": 5, "loss": {"kl_coeff": 0.0}},
+            "needs a reference: set scorer: reference",
+        ),
     ],
 )
 def test_scoring_that_cannot_be_is_refused(settings, message):

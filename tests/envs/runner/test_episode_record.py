@@ -1,4 +1,6 @@
-"""The loop builds an episode at the end of its rollout: it must be the one that RLlib's own bookkeeping makes step by step."""
+"""The loop builds an episode at the end of its rollout: it must be the one that RLlib's own bookkeeping makes
+step by step.
+"""
 
 import pickle
 from collections import defaultdict
@@ -31,7 +33,9 @@ def stepped(task, engine, job) -> MultiAgentEpisode:
     """The rollout of `job`, driven through the environment and RLlib's episode."""
     env = SearchEnv(task)
     policy_of = {role.name: role.policy for role in task.settings.roles}
-    episode = MultiAgentEpisode(id_=job.rollout_id, agent_to_module_mapping_fn=lambda agent, _: policy_of[agent])
+    episode = MultiAgentEpisode(
+        id_=job.rollout_id, agent_to_module_mapping_fn=lambda agent, _: policy_of[agent]
+    )
     observations, infos = env.reset(options={"question": job.question, "rollout_id": job.rollout_id})
     episode.add_env_reset(observations=observations, infos=infos)
     contexts = {agent: ids.tolist() for agent, ids in observations.items()}
@@ -45,7 +49,13 @@ def stepped(task, engine, job) -> MultiAgentEpisode:
         observations, rewards, terminateds, truncateds, infos = env.step(actions)
         extra = {agent: {"action_logp": decision.logprobs_L, "weights_version": engine.weights_version}}
         episode.add_env_step(
-            observations, actions, rewards, infos, terminateds=terminateds, truncateds=truncateds, extra_model_outputs=extra
+            observations,
+            actions,
+            rewards,
+            infos,
+            terminateds=terminateds,
+            truncateds=truncateds,
+            extra_model_outputs=extra,
         )
         for other, ids in observations.items():
             contexts[other] = [*contexts.get(other, []), *ids.tolist()]
@@ -53,11 +63,20 @@ def stepped(task, engine, job) -> MultiAgentEpisode:
 
 
 def plain(value):
-    """Without identities that are drawn at random, clocks, zeros that a defaultdict makes up, and the kinds of containers."""
+    """Without identities that are drawn at random, clocks, zeros that a defaultdict makes up, and the kinds
+    of containers.
+    """
     if isinstance(value, defaultdict) and value.default_factory is int:
         return {key: item for key, item in value.items() if item}
     if isinstance(value, dict):
-        dropped = ("id_", "_start_time", "_last_step_time", "custom_data", "_custom_data", "agent_to_module_mapping_fn")
+        dropped = (
+            "id_",
+            "_start_time",
+            "_last_step_time",
+            "custom_data",
+            "_custom_data",
+            "agent_to_module_mapping_fn",
+        )
         return {key: plain(item) for key, item in value.items() if key not in dropped}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
@@ -77,7 +96,15 @@ def plain(value):
         (in_turn, {"roles": TWO_ROLES, "max_turns": 2}),
         (in_turn, {"roles": TWO_ROLES, "max_turns": 3}),
     ],
-    ids=["answered", "turn_limit", "cut_off", "malformed", "two_roles", "ends_with_reader", "ends_with_searcher"],
+    ids=[
+        "answered",
+        "turn_limit",
+        "cut_off",
+        "malformed",
+        "two_roles",
+        "ends_with_reader",
+        "ends_with_searcher",
+    ],
 )
 def test_an_episode_built_at_the_end_is_the_one_built_step_by_step(tmp_path, script, settings):
     task = tiny_task(tmp_path, **settings)

@@ -21,7 +21,10 @@ def task(tmp_path):
 
 def jobs_of(task, count, group=None, **changes):
     questions = task.train_questions
-    return [RolloutJob(questions[0 if group else k], f"r{k}", group or f"g{k}", (0, 1, k, 0), **changes) for k in range(count)]
+    return [
+        RolloutJob(questions[0 if group else k], f"r{k}", group or f"g{k}", (0, 1, k, 0), **changes)
+        for k in range(count)
+    ]
 
 
 def search_then_answer(context, turn):
@@ -49,7 +52,9 @@ def test_episodes_carry_the_sampled_ids_as_they_are(task):
         ]
         assert [len(x) for x in agent.get_extra_model_outputs("action_logp")] == [3, 3, 3]
         assert list(agent.get_extra_model_outputs("weights_version")) == [7, 7, 7]
-        assert agent.get_observations()[0].tolist() == task.protocol.prompt("", rollout.question.text, ["search", "answer"])
+        assert agent.get_observations()[0].tolist() == task.protocol.prompt(
+            "", rollout.question.text, ["search", "answer"]
+        )
         assert agent.module_id == "default_policy" and agent.is_terminated
 
 
@@ -88,12 +93,19 @@ def test_what_the_learner_s_side_is_to_score_is_what_the_engine_would_have_score
     assert [suffix.ids for suffix in query.suffixes_K] == [suffix.ids for suffix in suffixes]
     contexts = {tuple(context) for context in engine.scored_contexts}
     assert {tuple(context.tolist()) for context in query.contexts_T1} == contexts and len(contexts) == 3
-    enter_scores(unscored[0].custom_data["rollout"], -np.array([[len(c) / 100] for c in query.contexts_T1]), "reference")
+    enter_scores(
+        unscored[0].custom_data["rollout"],
+        -np.array([[len(c) / 100] for c in query.contexts_T1]),
+        "reference",
+    )
     scored, expected = (e[0].custom_data["rollout"] for e in (unscored, episodes))
     np.testing.assert_allclose(scored.initial_scores_K, expected.initial_scores_K)
     for turn, other in zip(scored.gain_bearing_turns, expected.gain_bearing_turns, strict=True):
         np.testing.assert_allclose(turn.scores_K, other.scores_K)
-    assert QUERY not in episodes[0].custom_data and (scored.scorer, expected.scorer) == ("reference", "current")
+    assert QUERY not in episodes[0].custom_data and (scored.scorer, expected.scorer) == (
+        "reference",
+        "current",
+    )
 
 
 def test_a_failed_search_is_an_observation_and_a_row(task):
@@ -123,7 +135,9 @@ def test_slow_tools_of_many_rollouts_overlap(task):
     _, (episodes, seconds) = run(task, search_then_answer, jobs_of(task, 16))
     # One after another the 32 searches take 6.4 s.
     assert time.perf_counter() - started < 3.2
-    assert seconds.tools > 0 and all(e.custom_data["rollout"].termination is Termination.ANSWERED for e in episodes)
+    assert seconds.tools > 0 and all(
+        e.custom_data["rollout"].termination is Termination.ANSWERED for e in episodes
+    )
 
 
 def test_a_search_that_hangs_fails_alone(task):
@@ -148,7 +162,9 @@ def test_a_search_that_hangs_fails_alone(task):
     assert answered.wait(60)  # what it returns after all changes nothing
     assert (hung.error, hung.failed, hung.result_text) == ("search took longer than 0.3 s", True, "")
     assert hung.seconds >= 0.3
-    assert len(calls) == 6 and all(e.custom_data["rollout"].termination is Termination.ANSWERED for e in episodes)
+    assert len(calls) == 6 and all(
+        e.custom_data["rollout"].termination is Termination.ANSWERED for e in episodes
+    )
 
 
 def test_tools_that_answer_at_once_need_no_threads(task):
@@ -159,10 +175,15 @@ def test_tools_that_answer_at_once_need_no_threads(task):
 
 
 def test_a_cut_decision_ends_as_truncated(task):
-    _, (episodes, _) = run(task, lambda context, turn: "<search> " + "mother " * 60 + "<end>", jobs_of(task, 1))
+    _, (episodes, _) = run(
+        task, lambda context, turn: "<search> " + "mother " * 60 + "<end>", jobs_of(task, 1)
+    )
     rollout = episodes[0].custom_data["rollout"]
     assert rollout.termination is Termination.TOKEN_LIMIT
-    assert episodes[0].agent_episodes["searcher"].is_truncated and len(episodes[0].agent_episodes["searcher"]) == 1
+    assert (
+        episodes[0].agent_episodes["searcher"].is_truncated
+        and len(episodes[0].agent_episodes["searcher"]) == 1
+    )
 
 
 def test_two_agents_that_never_finish_their_turn_are_whole_episodes(tmp_path):
@@ -199,6 +220,9 @@ def test_equal_rollout_ids_are_refused(task):
 def test_seeds_depend_on_every_part_and_on_nothing_else():
     base = turn_seed((0, 1, 2, 3), 4)
     assert base == turn_seed((0, 1, 2, 3), 4)
-    others = [turn_seed(p, t) for p, t in [((1, 1, 2, 3), 4), ((0, 2, 2, 3), 4), ((0, 1, 3, 3), 4), ((0, 1, 2, 4), 4)]]
+    others = [
+        turn_seed(p, t)
+        for p, t in [((1, 1, 2, 3), 4), ((0, 2, 2, 3), 4), ((0, 1, 3, 3), 4), ((0, 1, 2, 4), 4)]
+    ]
     assert len({base, *others, turn_seed((0, 1, 2, 3), 5)}) == 6
     assert 0 <= base < 2**31

@@ -139,12 +139,16 @@ def test_reader_gets_the_documents_and_the_searcher_its_note(tmp_path):
 
 
 def test_the_environment_through_plain_reset_and_step(tmp_path):
-    env = SearchEnv({"tokenizer": str(tiny_task(tmp_path).settings.tokenizer), "roles": TWO_ROLES, "max_turns": 6})
+    env = SearchEnv(
+        {"tokenizer": str(tiny_task(tmp_path).settings.tokenizer), "roles": TWO_ROLES, "max_turns": 6}
+    )
     question = env.task.train_questions[3]
     observations, infos = env.reset(seed=1, options={"question": question})
     assert list(observations) == list(infos) == ["searcher"]
     script = {
-        "searcher": iter([f"<search> {question.metadata['entity']} <end>", f"<answer> {question.golds[0]} <end>"]),
+        "searcher": iter(
+            [f"<search> {question.metadata['entity']} <end>", f"<answer> {question.golds[0]} <end>"]
+        ),
         "reader": iter(["<message> mother <end>"]),
     }
     agents = []

@@ -34,7 +34,9 @@ def test_the_rule():
     pair = roles({"name": "searcher"}, {"name": "reader", "actions": ["message"], "reads": "searcher"})
     assert next_speaker(pair[0], ActionKind.TOOL, pair) == "reader"
     assert next_speaker(pair[1], ActionKind.MESSAGE, pair) == "searcher"
-    scout = roles({"name": "scout", "actions": ["search", "message"]}, {"name": "answerer", "actions": ["answer"]})
+    scout = roles(
+        {"name": "scout", "actions": ["search", "message"]}, {"name": "answerer", "actions": ["answer"]}
+    )
     assert next_speaker(scout[0], ActionKind.MESSAGE, scout) == "answerer"
 
 
@@ -45,7 +47,10 @@ def test_the_rule():
         ([{"name": "a", "reads": "a"}], "role a: `reads` is 'a'"),
         ([{"name": "tool"}], "a role can't be called tool"),
         ([{"name": "a", "actions": ["answer", "message"]}], "role a may write messages, but to whom"),
-        ([{"name": "a"}, {"name": "b", "reads": "a"}, {"name": "c", "reads": "a"}], "roles b and c both read what a finds"),
+        (
+            [{"name": "a"}, {"name": "b", "reads": "a"}, {"name": "c", "reads": "a"}],
+            "roles b and c both read what a finds",
+        ),
     ],
 )
 def test_roles_that_lead_nowhere_are_refused(settings, message):
@@ -79,7 +84,10 @@ def test_planner_searcher_and_answerer(tmp_path):
         seen = episode.observe()
         shown.append("" if seen is None else task.protocol.text(seen.ids))
     assert f"<message>\nlook for {name}\n</message>" in shown[1]
-    assert f"<tool_response>\n{task.corpus.by_id(question.gold_document_ids[0]).text}\n</tool_response>" in shown[2]
+    assert (
+        f"<tool_response>\n{task.corpus.by_id(question.gold_document_ids[0]).text}\n</tool_response>"
+        in shown[2]
+    )
     assert "<tool_response>\nthe tool call is not valid JSON" in shown[3]
     assert f"<message>\nit is {gold}\n</message>" in shown[4]
     rollout = episode.rollout
@@ -88,7 +96,9 @@ def test_planner_searcher_and_answerer(tmp_path):
     assert rollout.turns[2].tool_calls[0].error and not rollout.turns[2].tool_calls[0].failed
     # Belief is scored in the answerer's view: its prompt, then every turn in time order.
     history = task.protocol.text(episode.history)
-    assert history.startswith(task.protocol.text(task.protocol.prompt("", question.text, ["answer", "message"])))
+    assert history.startswith(
+        task.protocol.text(task.protocol.prompt("", question.text, ["answer", "message"]))
+    )
     assert [history.index(text) for _, text in script] == sorted(history.index(text) for _, text in script)
 
 
@@ -96,6 +106,9 @@ def test_the_roles_that_the_documentation_shows_are_valid():
     page = (Path(__file__).parents[3] / "docs" / "multi_agent.md").read_text()
     blocks = [yaml.safe_load(block.partition("```")[0]) for block in page.split("```yaml\n")[1:]]
     shown = [roles(*(block.get("env_config") or block)["roles"]) for block in blocks]
-    assert [[role.name for role in team] for team in shown] == [["searcher", "reader"], ["planner", "searcher", "answerer"]]
+    assert [[role.name for role in team] for team in shown] == [
+        ["searcher", "reader"],
+        ["planner", "searcher", "answerer"],
+    ]
     for team in shown:
         check_roles(team)

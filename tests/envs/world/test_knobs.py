@@ -1,4 +1,6 @@
-"""What makes a world harder: each knob does what it says, changes nothing else, and an expert still gets everything right."""
+"""What makes a world harder: each knob does what it says, changes nothing else, and an expert still gets
+everything right.
+"""
 
 import hashlib
 
@@ -21,7 +23,10 @@ def world_of(**knobs):
 
 def play(world):
     index, tokenize = bm25s.BM25(), bm25s.tokenization.Tokenizer(stopwords=[])
-    index.index(tokenize.tokenize([document.contents for document in world.documents], show_progress=False), show_progress=False)
+    index.index(
+        tokenize.tokenize([document.contents for document in world.documents], show_progress=False),
+        show_progress=False,
+    )
 
     def search(query):
         ids = tokenize.tokenize([query], update_vocab=False, show_progress=False)
@@ -51,9 +56,27 @@ def test_same_settings_same_bytes(knobs, digest):
 
 @pytest.mark.parametrize(
     "knobs",
-    [{}, {"noise": 3}, {"distractors": 100}, {"aliases": 3}, {"collisions": 30}, {"graded_evidence": 0.8}, {"relations": 8}]
+    [
+        {},
+        {"noise": 3},
+        {"distractors": 100},
+        {"aliases": 3},
+        {"collisions": 30},
+        {"graded_evidence": 0.8},
+        {"relations": 8},
+    ]
     + [{"yes_no": 0.5, "comparison": 0.5}, {"entities": 400}]
-    + [{"noise": 2, "distractors": 50, "aliases": 2, "collisions": 20, "graded_evidence": 0.5, "yes_no": 0.2, "comparison": 0.2}],
+    + [
+        {
+            "noise": 2,
+            "distractors": 50,
+            "aliases": 2,
+            "collisions": 20,
+            "graded_evidence": 0.5,
+            "yes_no": 0.2,
+            "comparison": 0.2,
+        }
+    ],
 )
 def test_an_expert_is_always_right_and_nobody_else_is(knobs):
     found = play(world_of(**knobs))
@@ -65,8 +88,15 @@ def test_an_expert_is_always_right_and_nobody_else_is(knobs):
 
 def test_each_knob_leaves_the_rest_as_it_was():
     documents, questions = texts(PLAIN)
-    assert texts(world_of(distractors=5))[0][:100] == documents and len(world_of(distractors=5).documents) == 105
-    assert texts(world_of(noise=1))[1] == texts(world_of(distractors=5))[1] == texts(world_of(aliases=2))[1] == questions
+    assert (
+        texts(world_of(distractors=5))[0][:100] == documents and len(world_of(distractors=5).documents) == 105
+    )
+    assert (
+        texts(world_of(noise=1))[1]
+        == texts(world_of(distractors=5))[1]
+        == texts(world_of(aliases=2))[1]
+        == questions
+    )
     assert texts(world_of(yes_no=1.0))[0] == documents
     noisy = texts(world_of(noise=2))[0]
     for before, after in zip(documents, noisy, strict=True):
@@ -85,7 +115,10 @@ def test_yes_no_and_comparison_questions_say_what_the_documents_say():
     (attribute,), (asked,) = one.metadata["keys"], one.metadata["asked"]
     values = {name: world.value(world.names.index(name), attribute) for name in one.metadata["names"]}
     assert one.golds == [name for name, value in values.items() if value == asked]
-    assert one.text == f"who has {attribute} {asked} , {one.metadata['names'][0]} or {one.metadata['names'][1]} ?"
+    assert (
+        one.text
+        == f"who has {attribute} {asked} , {one.metadata['names'][0]} or {one.metadata['names'][1]} ?"
+    )
 
 
 def test_aliases_and_shared_names():
@@ -93,10 +126,14 @@ def test_aliases_and_shared_names():
     question = world.questions("train")[0]
     assert len(set(question.golds)) == 3 and question.golds[:1] == PLAIN.questions("train")[0].golds
     said = {world.value(entity, "color") for entity in range(100)}
-    assert said - {PLAIN.value(entity, "color") for entity in range(100)}, "some documents use another name of the color"
+    assert said - {PLAIN.value(entity, "color") for entity in range(100)}, (
+        "some documents use another name of the color"
+    )
     shared = world_of(collisions=2)
     assert shared.titles[0] == shared.titles[1] and len({*shared.names[:2], shared.titles[0]}) == 3
-    assert shared.documents[1].text.startswith(f"{shared.titles[0]} is {shared.names[1]} . {shared.titles[0]} ")
+    assert shared.documents[1].text.startswith(
+        f"{shared.titles[0]} is {shared.names[1]} . {shared.titles[0]} "
+    )
 
 
 def test_graded_evidence_narrows_the_answer_on_the_way():
@@ -109,7 +146,8 @@ def test_graded_evidence_narrows_the_answer_on_the_way():
         path = mean_path(0.9, hops)
         assert path[0] == pytest.approx(1 / 48) and path[-1] == 1.0
         assert np.all(np.diff(path) > 0.004), path
-    # With certainty a relation leaves three places of each, so the documents of four hops leave 27 values, 9, 3 and 1.
+    # With certainty a relation leaves three places of each, so the documents of four hops leave 27 values, 9,
+    # 3 and 1.
     np.testing.assert_allclose(mean_path(1.0, 4), [1 / 48, 1 / 27, 1 / 9, 1 / 3, 1.0], atol=1e-9)
     np.testing.assert_allclose(mean_path(1.0, 2), [1 / 48, 1 / 3, 1.0], atol=1e-9)
 

@@ -33,7 +33,9 @@ def test_documents_state_the_facts_under_the_entity_s_name():
 
 
 def test_gold_follows_from_the_gold_documents_alone():
-    world = build_world(WorldSettings(hops={1: 1, 2: 1, 3: 1, 4: 1}, train_questions=80, heldout_questions=20))
+    world = build_world(
+        WorldSettings(hops={1: 1, 2: 1, 3: 1, 4: 1}, train_questions=80, heldout_questions=20)
+    )
     documents = {d.id: d for d in world.documents}
     for question in world.questions("train") + world.questions("heldout"):
         words = question.text.removesuffix(" ?").split(" of ")
@@ -42,23 +44,31 @@ def test_gold_follows_from_the_gold_documents_alone():
             document = documents[document_id]
             assert document.title == name
             name = document.text.split(f"{name} {words.pop()} ")[1].split()[0]
-        assert question.golds == [name] and not words and question.hops == len(set(question.gold_document_ids))
+        assert (
+            question.golds == [name] and not words and question.hops == len(set(question.gold_document_ids))
+        )
 
 
 def test_splits_are_disjoint_and_keep_the_hop_mix():
     world = build_world(WorldSettings())
     train, heldout = world.questions("train"), world.questions("heldout")
     texts = {q.text for q in train}
-    assert len(texts) == 1500 and len({q.text for q in heldout}) == 500 and not texts & {q.text for q in heldout}
+    assert (
+        len(texts) == 1500 and len({q.text for q in heldout}) == 500 and not texts & {q.text for q in heldout}
+    )
     for split in (train, heldout):
         assert [sum(q.hops == h for q in split) / len(split) for h in (1, 2, 3)] == [0.15, 0.45, 0.4]
-    assert all(a.isdisjoint(b) for a in map(set, VALUES.values()) for b in map(set, VALUES.values()) if a != b)
+    assert all(
+        a.isdisjoint(b) for a in map(set, VALUES.values()) for b in map(set, VALUES.values()) if a != b
+    )
 
 
 def test_bm25_finds_a_document_by_its_title():
     world = build_world(WorldSettings())
     index = bm25s.BM25()
-    index.index(bm25s.tokenize([d.contents for d in world.documents], show_progress=False), show_progress=False)
+    index.index(
+        bm25s.tokenize([d.contents for d in world.documents], show_progress=False), show_progress=False
+    )
     queries = [f"{d.title} {key}" for d in world.documents for key in ("mother", "color", "")]
     found, _ = index.retrieve(bm25s.tokenize(queries, show_progress=False), k=1, show_progress=False)
     assert [int(row[0]) for row in found] == [entity for entity in range(100) for _ in range(3)]

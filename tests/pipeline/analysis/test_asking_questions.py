@@ -1,4 +1,6 @@
-"""The page of questions: each can be asked of a log, and the script that fills in the answers finds its own places again."""
+"""The page of questions: each can be asked of a log, and the script that fills in the answers finds its own
+places again.
+"""
 
 import datetime
 import importlib.util
@@ -37,6 +39,9 @@ def test_every_question_has_an_answer(run, sql):
 def test_answers_take_the_place_of_those_before(run):
     page = "# Page\n\n<!-- answers -->\n\n```sql\nSELECT count(*) AS n FROM turns\n```\n\nText.\n"
     filled = fill_answers.fill(page, run, TODAY)
-    assert "experiment `toy`, preset `igpo`, 2 iterations, 10 rollouts, 17 turns; filled in on 2026-01-02" in filled
+    assert (
+        "experiment `toy`, preset `igpo`, 2 iterations, 10 rollouts, 17 turns; filled in on 2026-01-02"
+        in filled
+    )
     assert "```text\n┏━━━━┓\n┃  n ┃\n┡━━━━┩\n│ 17 │\n└────┘\n```\n\nText.\n" in filled
     assert fill_answers.fill(filled.replace("17", "99"), run, TODAY) == filled

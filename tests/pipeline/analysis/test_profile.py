@@ -19,9 +19,16 @@ def logged_twice():
 def test_seconds_by_hand(tmp_path):
     with open_run(write_run(tmp_path, written=logged_twice())) as run:
         found = profile(run)
-    # The second iteration: 1 s each of generating and learning in 2.5 s, and 0.5 s in which the first was logged.
+    # The second iteration: 1 s each of generating and learning in 2.5 s, and 0.5 s in which the first was
+    # logged.
     assert found.iterations == [1, 2]
-    assert {p: s for p, s in found.seconds[1].items() if s} == {"generate": 1, "learn": 1, "log": 0.5, "other": 0.5, "total": 3}
+    assert {p: s for p, s in found.seconds[1].items() if s} == {
+        "generate": 1,
+        "learn": 1,
+        "log": 0.5,
+        "other": 0.5,
+        "total": 3,
+    }
     assert found.means["generate"] == 2 and found.means["total"] == 3.75 and found.largest == "generate"
     assert not found.overlapped and found.peak_gib == {}
 

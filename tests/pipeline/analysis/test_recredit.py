@@ -1,4 +1,6 @@
-"""Offline re-credit: the run's own estimator gives the logged advantages, another one gives those of its definition."""
+"""Offline re-credit: the run's own estimator gives the logged advantages, another one gives those of its
+definition.
+"""
 
 import json
 from dataclasses import replace
@@ -29,44 +31,82 @@ ENV = {"alias_rule": "max", "format_penalty": -1.0, "truncation_penalty": 0.0}
 def make_rollout(name, group, scores, *, outcome, agents=("searcher",), termination=Termination.ANSWERED):
     """`scores` are s_0, s_1, ... of two aliases each; the last turn bears no gain."""
     turns = [
-        Turn(k, agents[k % len(agents)], "default_policy", f"turn {k}", ActionKind.TOOL, scores_K=np.array(score))
+        Turn(
+            k,
+            agents[k % len(agents)],
+            "default_policy",
+            f"turn {k}",
+            ActionKind.TOOL,
+            scores_K=np.array(score),
+        )
         for k, score in enumerate(scores[1:])
     ]
     turns.append(Turn(len(turns), agents[0], "default_policy", "answer", ActionKind.ANSWER))
     question = Question(f"q-{group}", "?", ["red", "crimson"])
     return Rollout(
-        name, group, question, turns=turns, scored_golds_K=["red", "crimson"], initial_scores_K=np.array(scores[0]),
-        termination=termination, outcome=outcome,
-    )  # fmt: skip
+        name,
+        group,
+        question,
+        turns=turns,
+        scored_golds_K=["red", "crimson"],
+        initial_scores_K=np.array(scores[0]),
+        termination=termination,
+        outcome=outcome,
+    )
 
 
 def random_rollouts(iteration, seed):
-    """Three groups of four: several agents, ragged, malformed and out of turns; the last group has one rollout left."""
+    """Three groups of four: several agents, ragged, malformed and out of turns; the last group has one
+    rollout left.
+    """
     rng = np.random.default_rng(seed)
     rollouts = []
     for group, size in (("a", 4), ("b", 4), ("c", 1)):
         for k in range(size):
             scores = -rng.uniform(0.1, 4.0, size=(int(rng.integers(1, 6)), 2))
-            ending = [Termination.ANSWERED, Termination.MALFORMED, Termination.TURN_LIMIT, Termination.ANSWERED][k]
-            outcome = {Termination.MALFORMED: -1.0, Termination.TURN_LIMIT: 0.0}.get(ending, float(rng.uniform()))
+            ending = [
+                Termination.ANSWERED,
+                Termination.MALFORMED,
+                Termination.TURN_LIMIT,
+                Termination.ANSWERED,
+            ][k]
+            outcome = {Termination.MALFORMED: -1.0, Termination.TURN_LIMIT: 0.0}.get(
+                ending, float(rng.uniform())
+            )
             name = f"{iteration}/{group}/{k}"
             rollouts.append(
-                make_rollout(name, f"{iteration}/{group}", scores, outcome=outcome, agents=("s", "r"), termination=ending)
+                make_rollout(
+                    name,
+                    f"{iteration}/{group}",
+                    scores,
+                    outcome=outcome,
+                    agents=("s", "r"),
+                    termination=ending,
+                )
             )
     return rollouts
 
 
 def write_log(folder, rollouts_of, *, preset="igpo", env=ENV, damage=lambda rollouts: None, **settings):
-    """The log of a run whose credit was made by the learner's own connector; `damage` is done to the rollouts afterwards."""
+    """The log of a run whose credit was made by the learner's own connector; `damage` is done to the rollouts
+    afterwards.
+    """
     credit = replace(get_preset(preset).credit, **settings)
     keys = {"preset": preset, "env_config": env, **settings}
     with RolloutLogWriter(folder / "rollouts", folder.name, 1, info=RunInfo(config={"config": keys})) as log:
         for iteration, rollouts in enumerate(rollouts_of, 1):
             connector = TurnLevelAdvantages(credit, alias_rule=env["alias_rule"])  # ty: ignore[invalid-argument-type]
-            episodes = [SimpleNamespace(custom_data={"rollout": rollout}, agent_episodes={}) for rollout in rollouts]
+            episodes = [
+                SimpleNamespace(custom_data={"rollout": rollout}, agent_episodes={}) for rollout in rollouts
+            ]
             connector(rl_module=None, batch={}, episodes=episodes, shared_data={})
             damage(rollouts)
-            log.write(IterationRecord(iteration, "train", 0, rollouts, connector.last_credit, connector.last_groups), {"kl": 0.0})
+            log.write(
+                IterationRecord(
+                    iteration, "train", 0, rollouts, connector.last_credit, connector.last_groups
+                ),
+                {"kl": 0.0},
+            )
     return folder
 
 
@@ -86,7 +126,9 @@ def by_rollout(table):
     }
 
 
-@pytest.mark.parametrize("preset", ["igpo", "igpo_v1", "igpo_official", "a2tgpo", "dr_venus", "rloo", "reinforce_pp"])
+@pytest.mark.parametrize(
+    "preset", ["igpo", "igpo_v1", "igpo_official", "a2tgpo", "dr_venus", "rloo", "reinforce_pp"]
+)
 def test_the_run_s_own_preset_gives_the_logged_advantages(tmp_path, preset):
     env = ENV | get_preset(preset).env
     rollouts_of = [random_rollouts(i, seed=i) for i in (1, 2)]
@@ -97,7 +139,12 @@ def test_the_run_s_own_preset_gives_the_logged_advantages(tmp_path, preset):
     folder = write_log(tmp_path / "run", rollouts_of, preset=preset, env=env)
     for chosen in (None, preset):
         _, table = recredited(folder, chosen)
-        assert table.schema.equals(SCHEMA) and set(table["group_id"].to_pylist()) == {"1/a", "1/b", "2/a", "2/b"}
+        assert table.schema.equals(SCHEMA) and set(table["group_id"].to_pylist()) == {
+            "1/a",
+            "1/b",
+            "2/a",
+            "2/b",
+        }
         logged, new = (np.array(table[name]) for name in ("advantage_logged", "advantage"))
         assert len(set(logged.tolist())) > 3 and np.abs(new - logged).max() <= 1e-6
 
@@ -132,7 +179,11 @@ def test_a_preset_s_aliases_and_penalties_are_replayed_and_its_loss_is_named(tmp
     expected = advantages([1.0, -2.0], [[1.0, 0.0], [-1.0]], "igpo_official", outcome_baseline="rloo")
     assert by_rollout(table)["x"] == pytest.approx(expected[0].tolist())
     assert by_rollout(table)["y"] == pytest.approx(expected[1].tolist())
-    assert estimator.not_replayed == {"loss_aggregation": "seq_mean_token_sum", "dual_clip": 3.0, "entropy_coeff": 0.001}
+    assert estimator.not_replayed == {
+        "loss_aggregation": "seq_mean_token_sum",
+        "dual_clip": 3.0,
+        "entropy_coeff": 0.001,
+    }
     with open_run(folder) as run:
         assert choose_estimator(run, "gspo").not_replayed["updates_per_batch"] == "several"
         assert choose_estimator(run).not_replayed == {}
@@ -157,10 +208,22 @@ def nothing(rollouts):
 @pytest.mark.parametrize(
     ("lacking", "preset", "message"),
     [
-        (unscored_turn, "igpo", r"igpo needs `turns.scores`, which is null for episode x of iteration 1, turn 1: train with"),
+        (
+            unscored_turn,
+            "igpo",
+            r"igpo needs `turns.scores`, which is null for episode x of iteration 1, turn 1: train with",
+        ),
         (unscored_prompt, "igpo", r"needs `episodes.initial_scores`, which is null for episode x"),
-        (long_first_alias, "igpo_official", r"not in `episodes.scored_golds` .* `env_config.alias_rule: first`"),
-        (nothing, "trace", r"scored by the reference policy, but `episodes.scorer` is 'current' .* `scorer: reference`"),
+        (
+            long_first_alias,
+            "igpo_official",
+            r"not in `episodes.scored_golds` .* `env_config.alias_rule: first`",
+        ),
+        (
+            nothing,
+            "trace",
+            r"scored by the reference policy, but `episodes.scorer` is 'current' .* `scorer: reference`",
+        ),
     ],
 )
 def test_what_the_log_lacks_is_named_with_the_setting_that_logs_it(tmp_path, lacking, preset, message):
@@ -187,7 +250,9 @@ def test_an_impossible_score_names_episode_and_turn(tmp_path):
         rollouts[1].turns[0].scores_K[0] = np.nan
 
     folder = write_log(tmp_path / "run", [two_rollouts()], damage=damage)
-    with pytest.raises(AnalysisError, match="iteration 1 cannot be credited: episode y, turn 1: the score of alias 0 is nan"):
+    with pytest.raises(
+        AnalysisError, match="iteration 1 cannot be credited: episode y, turn 1: the score of alias 0 is nan"
+    ):
         recredited(folder)
 
 
@@ -208,7 +273,11 @@ def test_belief_of_the_reference_is_enough_for_trace(tmp_path):
         ("igpoo", {}, "known presets: igpo, igpo_v1"),
         ("igpo", {"gama": 1.0}, "unknown credit settings gama; known: gain_basis"),
         ("igpo", {"gamma": 2.0}, r"gamma=2.0 must lie in \[0, 1\]"),
-        ("igpo", {"gain_basis": "logits"}, "gain_basis='logits': Input should be 'log_prob', 'prob' or 'log_ratio'"),
+        (
+            "igpo",
+            {"gain_basis": "logits"},
+            "gain_basis='logits': Input should be 'log_prob', 'prob' or 'log_ratio'",
+        ),
         ("igpo", {"ig_weight": "much"}, "ig_weight='much': Input should be a valid number"),
     ],
 )
@@ -221,13 +290,26 @@ def test_estimators_that_do_not_exist(tmp_path, preset, changes, message):
 def test_a_log_without_its_settings_is_refused(tmp_path):
     with RolloutLogWriter(tmp_path / "rollouts", "r", 1) as log:
         log.write(IterationRecord(1, "train", 0, two_rollouts()), {})
-    with open_run(tmp_path) as run, pytest.raises(AnalysisError, match="`runs.config` does not hold the settings"):
+    with (
+        open_run(tmp_path) as run,
+        pytest.raises(AnalysisError, match="`runs.config` does not hold the settings"),
+    ):
         choose_estimator(run, "igpo")
 
 
 def test_changes_by_hand(tmp_path):
-    """Group a: one flip of four, ranks (2.5, 2.5, 1, 4) against (4, 2, 1, 3). Group b collapses under the new estimator."""
-    rows = [("a", 1.0, 3.0), ("a", 1.0, 0.5), ("a", -1.0, -2.0), ("a", 2.0, 1.0), ("b", 1.0, 0.0), ("b", -1.0, 0.0)]
+    """Group a: one flip of four, ranks (2.5, 2.5, 1, 4) against (4, 2, 1, 3).
+
+    Group b collapses under the new estimator.
+    """
+    rows = [
+        ("a", 1.0, 3.0),
+        ("a", 1.0, 0.5),
+        ("a", -1.0, -2.0),
+        ("a", 2.0, 1.0),
+        ("b", 1.0, 0.0),
+        ("b", -1.0, 0.0),
+    ]
     rows += [("c", 0.0, 0.0), ("c", 0.0, -1e-17)]
     rows[1] = ("a", 1.0, -0.5)
     table = pa.table(
@@ -257,7 +339,9 @@ def test_the_command(tmp_path, monkeypatch):
     folder = write_log(tmp_path / "runs" / "demo" / "r1", [random_rollouts(i, seed=i) for i in (1, 2)])
 
     def call(*arguments):
-        result = CliRunner().invoke(pipeline.cli.igpo.app, ["recredit", "demo", "--runs-dir", str(tmp_path / "runs"), *arguments])
+        result = CliRunner().invoke(
+            pipeline.cli.igpo.app, ["recredit", "demo", "--runs-dir", str(tmp_path / "runs"), *arguments]
+        )
         return result.exit_code, " ".join(result.output.split())
 
     code, said = call("--preset", "a2tgpo", "--gamma", "0.9", "--set", "ig_weight=0.5")
@@ -265,12 +349,19 @@ def test_the_command(tmp_path, monkeypatch):
     target = folder / "recredit" / "a2tgpo,gamma=0.9,ig_weight=0.5.parquet"
     assert "turns whose sign flips" in said and "ratio_level=turn" in said and "turn 0" in said
     metadata = pq.read_schema(target).metadata
-    assert json.loads(metadata[b"credit"])["gamma"] == 0.9 and metadata[b"estimator"] == b"a2tgpo,gamma=0.9,ig_weight=0.5"
+    assert (
+        json.loads(metadata[b"credit"])["gamma"] == 0.9
+        and metadata[b"estimator"] == b"a2tgpo,gamma=0.9,ig_weight=0.5"
+    )
     code, said = call()
-    assert code == 0 and "turns that differ most" not in said and (folder / "recredit" / "own.parquet").exists()
+    assert (
+        code == 0 and "turns that differ most" not in said and (folder / "recredit" / "own.parquet").exists()
+    )
     with open_run(folder) as run:
-        rows = run.sql("SELECT estimator, count(*), count(turns.advantage) FROM recredits JOIN turns"
-                       " USING (run_id, iteration, episode_id, turn_index) GROUP BY 1 ORDER BY 1").fetchall()  # fmt: skip
+        rows = run.sql(
+            "SELECT estimator, count(*), count(turns.advantage) FROM recredits JOIN turns"
+            " USING (run_id, iteration, episode_id, turn_index) GROUP BY 1 ORDER BY 1"
+        ).fetchall()
         ((turns,),) = run.sql("SELECT count(advantage) FROM turns").fetchall()
     assert rows == [("a2tgpo,gamma=0.9,ig_weight=0.5", turns, turns), ("own", turns, turns)]
     assert call("--preset", "trace")[0] == call("--set", "gamma")[0] == call("--preset", "x")[0] == 2

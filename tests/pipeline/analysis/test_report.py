@@ -1,4 +1,6 @@
-"""The report of the hand-made log: every number that it shows, its plots' data, several runs, size, no network, bad input."""
+"""The report of the hand-made log: every number that it shows, its plots' data, several runs, size, no
+network, bad input.
+"""
 
 import json
 import re
@@ -23,7 +25,9 @@ from pipeline.cli.igpo import app
 
 
 class Page(HTMLParser):
-    """What of a page matters here: titles of plots with their specifications, visible text, addresses it would load."""
+    """What of a page matters here: titles of plots with their specifications, visible text, addresses it
+    would load.
+    """
 
     def __init__(self, html):
         super().__init__()
@@ -34,7 +38,9 @@ class Page(HTMLParser):
         attrs = dict(attrs)
         if tag not in ("meta", "link", "br", "img"):
             self._in.append((tag, attrs))
-        self.loads += [attrs[key] for key in ("src", "href") if key in attrs and not attrs[key].startswith("#")]
+        self.loads += [
+            attrs[key] for key in ("src", "href") if key in attrs and not attrs[key].startswith("#")
+        ]
 
     def handle_endtag(self, tag):
         assert self._in.pop()[0] == tag
@@ -56,7 +62,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "toy", name="toy", config={"config": {"lr": 1e-5, "seed": 0}})
+    return write_run(
+        tmp_path_factory.mktemp("runs") / "toy", name="toy", config={"config": {"lr": 1e-5, "seed": 0}}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +85,9 @@ def test_glance_has_the_numbers_computed_by_hand(run_folder):
         "Groups rescued by information gain": ["33.3%"],  # g2
         "Does gain find the evidence? (AUROC)": ["0.750"],
         "Gain with, without evidence": ["+1.00, -0.12"],
-        "Advantage agrees with evidence": ["100.0% (85.7%)"],  # 7 turns of 7; the outcome alone is wrong about r3's
+        "Advantage agrees with evidence": [
+            "100.0% (85.7%)"
+        ],  # 7 turns of 7; the outcome alone is wrong about r3's
         "Right turns punished": ["33.3% by gain, 0.0% by advantage"],  # r1's first search
         "Gain taken without evidence": ["12.5%"],  # 0.5 of 4
         "Training rollouts that fail, and how": [
@@ -108,7 +118,11 @@ def test_plots_draw_the_numbers_computed_by_hand(page):
         ("nothing new", 4, -0.125),
     ]
     assert points("How rollouts end", "iteration", "ending", "rollouts", "share") == [
-        *((1, "wrong, evidence missing", 2, 0.5), (1, "right", 1, 0.25), (1, "wrong, all evidence found", 1, 0.25)),
+        *(
+            (1, "wrong, evidence missing", 2, 0.5),
+            (1, "right", 1, 0.25),
+            (1, "wrong, all evidence found", 1, 0.25),
+        ),
         *((2, "malformed", 1, 0.5), (2, "token limit", 1, 0.5)),
     ]
     assert points("Training exact match", "iteration", "em_squad", "low", "high") == [
@@ -120,8 +134,13 @@ def test_plots_draw_the_numbers_computed_by_hand(page):
         *((2, "more searches than hops", 0.0), (2, "answered after fewer", 0.0)),
     ]
     assert points("Seconds by phase", "phase", "mean_seconds") == [("generate", 2.0), ("learn", 1.0)]
-    # r1, the only success: 0.1, then 0.05 and 0.9 after its two searches; r2 is the other rollout of the group.
-    chosen = [(row["step"], row["belief"], row["retrieved"]) for row in page.rows("Belief over the turns") if row["is_chosen"]]
+    # r1, the only success: 0.1, then 0.05 and 0.9 after its two searches; r2 is the other rollout of the
+    # group.
+    chosen = [
+        (row["step"], row["belief"], row["retrieved"])
+        for row in page.rows("Belief over the turns")
+        if row["is_chosen"]
+    ]
     assert chosen == [(0, 0.1, "nothing new"), (1, 0.05, "gold evidence"), (2, 0.9, "gold evidence")]
     assert {row["rollout"] for row in page.rows("Belief over the turns")} == {"r1", "r2"}
 
@@ -147,7 +166,9 @@ def test_rollouts_to_read_are_the_extremes_each_once(run_folder):
 def test_a_right_turn_in_a_failed_rollout_is_found(tmp_path):
     """r3 stays for it once other rollouts hold the biggest gain and loss."""
     more = train_1()
-    more.rollouts.append(rollout("r7", "g4", more.rollouts[2].question, [search(0, "bar", False), answer(1, "Bob")]))
+    more.rollouts.append(
+        rollout("r7", "g4", more.rollouts[2].question, [search(0, "bar", False), answer(1, "Bob")])
+    )
     more.credit |= {("r7", 0): gain(0.1, 0.9, 4.0, 1.0), ("r7", 1): paid(0.0)}
     with open_run(write_run(tmp_path, written=[more])) as run:
         found = {one.reason: one for one in instructive_trajectories(run, "run-1")}
@@ -175,7 +196,11 @@ def test_text_of_a_model_cannot_become_markup_or_script(tmp_path):
 
 def test_one_file_that_loads_nothing(page):
     assert page.loads == []
-    assert set(page.plots) >= {"Held-out exact match", "Does gain find the evidence?", "Advantage against evidence"}
+    assert set(page.plots) >= {
+        "Held-out exact match",
+        "Does gain find the evidence?",
+        "Advantage against evidence",
+    }
 
 
 def test_every_plot_compiles_to_vega(page):
@@ -193,14 +218,22 @@ def test_a_hundred_iterations_stay_below_five_megabytes(tmp_path):
 
 def test_several_runs_are_told_apart_and_compared(tmp_path):
     folders = [
-        write_run(tmp_path / "igpo", f"run-{preset}", name="igpo", config={"config": {"preset": preset, "lr": lr}, "run": "IGPO"})
+        write_run(
+            tmp_path / "igpo",
+            f"run-{preset}",
+            name="igpo",
+            config={"config": {"preset": preset, "lr": lr}, "run": "IGPO"},
+        )
         for preset, lr in (("igpo", 1e-5), ("grpo", 2e-5))
     ]
     page = Page(write_report(folders, tmp_path / "report.html").read_text())
     assert "Groups without any signal: igpo preset=igpo" in page.plots
     assert "Groups without any signal: igpo preset=grpo" in page.plots
     with open_run(*folders) as run:
-        assert config_differences(reported_runs(run)) == [("lr", ["1e-05", "2e-05"]), ("preset", ['"igpo"', '"grpo"'])]
+        assert config_differences(reported_runs(run)) == [
+            ("lr", ["1e-05", "2e-05"]),
+            ("preset", ['"igpo"', '"grpo"']),
+        ]
 
 
 def test_runs_of_equal_settings_are_told_apart_by_their_ids(tmp_path):
@@ -229,7 +262,11 @@ def test_long_tables_are_cut_and_say_so(tmp_path):
     queries = found["queries_by_gain"]
     shown = [i for i in range(14) if i < 6 or i >= 8]
     assert [row[:3] for row in queries.rows] == [[f"query {i:02}", "1", f"{7 - i}"] for i in shown]
-    assert queries.columns[:3] == ["query", "uses", "total_gain"] and queries.numeric[:3] == [False, True, True]
+    assert queries.columns[:3] == ["query", "uses", "total_gain"] and queries.numeric[:3] == [
+        False,
+        True,
+        True,
+    ]
     assert queries.left_out == 2
     assert "tool_errors" in found and "format_failures" not in found
 

@@ -1,4 +1,6 @@
-"""Questions to a small log, with answers computed by hand; several runs, superseded rows, bad input, the command line."""
+"""Questions to a small log, with answers computed by hand; several runs, superseded rows, bad input, the
+command line.
+"""
 
 import csv
 import io
@@ -109,7 +111,8 @@ NAMED = {
         ("train", 1, "wrong, all evidence found", 1, 0.25),
         *(("train", 2, ending, 1, 0.5) for ending in ("malformed", "token limit")),
     ],
-    # Train 1: 3, 3, 2, 2 turns and 14, 14, 10, 10 tokens; everyone searches as often as the question has hops.
+    # Train 1: 3, 3, 2, 2 turns and 14, 14, 10, 10 tokens; everyone searches as often as the question has
+    # hops.
     "search_length": [
         ("heldout", 1, 2, 1.0, 1.0, 1.0, 6.0, 0.0, 1.0),
         ("heldout", 2, 2, 1.0, 1.0, 1.0, 6.0, 0.0, 1.0),
@@ -140,7 +143,9 @@ NAMED = {
         ("train", "q1", 2, 2, 0.0, 0.0, -1.0, 0.0),
         ("train", "q2", 1, 2, 0.0, 0.25, 0.0, 0.0),
     ],
-    "unsolved_questions": [("train", "q2", "Who is the mayor of Bar?", ["Ann Lee"], 1, 2, 1, 0.5, 0.4, "Bob")],
+    "unsolved_questions": [
+        ("train", "q2", "Who is the mayor of Bar?", ["Ann Lee"], 1, 2, 1, 0.5, 0.4, "Bob")
+    ],
 }
 
 
@@ -158,20 +163,32 @@ def test_named_query(run, name):
     for got, wanted in zip(answer, expected, strict=True):
         assert len(got) == len(wanted)
         for value, right in zip(got, wanted, strict=True):
-            assert value == (pytest.approx(right, abs=1e-12) if isinstance(right, float) else right), (got, wanted)
+            assert value == (pytest.approx(right, abs=1e-12) if isinstance(right, float) else right), (
+                got,
+                wanted,
+            )
 
 
 def test_reformulated_queries_are_close_but_not_the_same(tmp_path):
-    turns = [search(0, "birthplace of jane doe", False), search(1, "birthplace of jane d.", False), search(2, "rome", False)]
+    turns = [
+        search(0, "birthplace of jane doe", False),
+        search(1, "birthplace of jane d.", False),
+        search(2, "rome", False),
+    ]
     write_run(tmp_path, written=[IterationRecord(1, "train", 0, [rollout("r", "g", Q1, turns)])])
-    ((_, _, queries, repeated, reformulated, *_),) = open_run(tmp_path / "run-1").named("repeated_queries").fetchall()
+    ((_, _, queries, repeated, reformulated, *_),) = (
+        open_run(tmp_path / "run-1").named("repeated_queries").fetchall()
+    )
     assert (queries, repeated, reformulated) == (3, 0.0, pytest.approx(1 / 3))
 
 
 def test_one_search_may_find_all_the_evidence(tmp_path):
     found = [search(0, "both", True, documents=["author", "foo"]), answer(1, "Paris")]
     half = [search(0, "one", True, documents=["foo", "x"]), answer(1, "Paris")]
-    write_run(tmp_path, written=[IterationRecord(1, "train", 0, [rollout("a", "g", Q1, found), rollout("b", "g", Q1, half)])])
+    write_run(
+        tmp_path,
+        written=[IterationRecord(1, "train", 0, [rollout("a", "g", Q1, found), rollout("b", "g", Q1, half)])],
+    )
     answers = open_run(tmp_path / "run-1").named("endings").project("ending").fetchall()
     assert answers == [("wrong, all evidence found",), ("wrong, evidence missing",)]
 
@@ -185,7 +202,9 @@ def test_views_have_the_schemas_columns_and_no_copy(run):
     assert run.turns().filter("gold_hit AND gain < 0").fetchall()[0][5] == "r1"
     assert [len(run.table(name).fetchall()) for name in TABLES] == [1, 4, 10, 17, 3, 7, 0]
     assert run.sql("SELECT count(*) FROM duckdb_tables()").fetchall() == [(0,)]
-    metrics = run.sql("SELECT metrics['kl'], seconds['learn'] FROM iterations WHERE iteration = 1 AND split = 'train'")
+    metrics = run.sql(
+        "SELECT metrics['kl'], seconds['learn'] FROM iterations WHERE iteration = 1 AND split = 'train'"
+    )
     assert metrics.fetchall() == [(0.5, 1.0)]
 
 
@@ -203,7 +222,10 @@ def test_rows_that_a_later_attempt_ran_again_are_hidden(tmp_path):
     visible = [(1, 1), (1, 2), (3, 3), (3, 4)]
     for table in ("iterations", "episodes", "turns", "tool_calls"):
         assert run.sql(f"SELECT attempt, iteration FROM {table} ORDER BY ALL").fetchall() == visible
-    assert run.runs().filter("attempt < 3").order("attempt").project("resumed_from_iteration").fetchall() == [(None,), (3,)]
+    assert run.runs().filter("attempt < 3").order("attempt").project("resumed_from_iteration").fetchall() == [
+        (None,),
+        (3,),
+    ]
 
 
 def test_an_attempt_that_resumed_before_the_first_iteration_hides_the_evaluation_before_it(tmp_path):
@@ -239,7 +261,9 @@ def test_a_run_that_is_being_written_is_seen_as_it_grows_and_merges(tmp_path):
             before = run.turns()
             writer.write(one_turn(iteration))
             writer.flush()
-            assert before.count("*").fetchall() == [(iteration - 1,)]  # What was asked before a merge can still be answered.
+            assert before.count("*").fetchall() == [
+                (iteration - 1,)
+            ]  # What was asked before a merge can still be answered.
             assert run.turns().count("*").fetchall() == [(iteration,)]
     assert run.sql("SELECT count(*) FROM turns").fetchall() == [(3,)]
 
@@ -250,9 +274,13 @@ def test_columns_that_older_files_lack_are_null(tmp_path):
     (file,) = manifest.of("turns")
     path = folder / file.path
     pq.write_table(pq.ParquetFile(path).read().drop_columns(["tool_error", "gain"]), path)
-    manifest.files = [f for f in manifest.files if f != file] + [type(file)("turns", file.path, 1, path.stat().st_size)]
+    manifest.files = [f for f in manifest.files if f != file] + [
+        type(file)("turns", file.path, 1, path.stat().st_size)
+    ]
     manifest.save(folder)
-    assert open_run(tmp_path / "run-1").sql("SELECT gain, tool_error, query FROM turns").fetchall() == [(None, None, "q")]
+    assert open_run(tmp_path / "run-1").sql("SELECT gain, tool_error, query FROM turns").fetchall() == [
+        (None, None, "q")
+    ]
 
 
 # What is refused.
@@ -301,7 +329,8 @@ def test_a_comment_cannot_hide_a_write_from_the_check(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source", ["read_csv('/etc/passwd')", "read_text('{here}')", "'https://example.com/a.parquet'", "glob('/*')"]
+    "source",
+    ["read_csv('/etc/passwd')", "read_text('{here}')", "'https://example.com/a.parquet'", "glob('/*')"],
 )
 def test_other_files_and_the_network_are_closed(run, source):
     with pytest.raises(AnalysisError, match="disabled by configuration|does not exist"):
@@ -320,10 +349,16 @@ def test_python_variables_are_not_tables(run):
         ("SELECT gian FROM turns", r"there is no column gian; did you mean gain \(in turns, recredits\)\?"),
         ("SELECT t.gian FROM turns t", "did you mean gain"),
         ("SELECT hops FROM turns", "there is no column hops here; episodes have it"),
-        ("SELECT * FROM turns JOIN episodes USING (episod)", "there is no column episod; did you mean episode_id"),
+        (
+            "SELECT * FROM turns JOIN episodes USING (episod)",
+            "there is no column episod; did you mean episode_id",
+        ),
         ("SELECT * EXCLUDE (gian) FROM turns", "did you mean gain"),
         ('SELECT * FROM turns WHERE split = "qwxyz"', "If it is text, use single quotes: 'qwxyz'"),
-        ('SELECT * FROM turns WHERE agent = "searcher"', "did you mean .* If it is text, use single quotes: 'searcher'"),
+        (
+            'SELECT * FROM turns WHERE agent = "searcher"',
+            "did you mean .* If it is text, use single quotes: 'searcher'",
+        ),
         ("SELECT * FROM turn", "there is no table turn; did you mean turns"),
         ("SELEC 1", 'syntax error at or near "SELEC"'),
         ("SELECT 1; SELECT 2", "one statement at a time, this is 2"),
@@ -391,7 +426,9 @@ def test_a_half_written_file_and_a_missing_one_are_named(tmp_path):
     path = folder / "rollouts" / load_manifest(folder / "rollouts").of("turns")[0].path
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(AnalysisError, match=rf"{path.name} has \d+ bytes, {len(whole)} were written: it is damaged"):
+    with pytest.raises(
+        AnalysisError, match=rf"{path.name} has \d+ bytes, {len(whole)} were written: it is damaged"
+    ):
         open_run(folder)
     path.unlink()
     with pytest.raises(AnalysisError, match=f"{path.name} is missing"):
@@ -416,7 +453,9 @@ def invoke(runs_dir, *words, stdin=None):
 
 
 def test_a_table_for_people(runs_dir):
-    result = invoke(runs_dir, "last", "SELECT turn_index, avg(gain) AS mean FROM turns GROUP BY ALL ORDER BY ALL")
+    result = invoke(
+        runs_dir, "last", "SELECT turn_index, avg(gain) AS mean FROM turns GROUP BY ALL ORDER BY ALL"
+    )
     assert result.exit_code == 0
     assert "│          1 │  1.5 │" in result.stdout
     assert "toy/run-1, the only one in" in result.stderr
@@ -428,11 +467,16 @@ def test_a_table_for_people(runs_dir):
 def test_formats_for_programs(runs_dir, tmp_path):
     query = "SELECT episode_id, golds, other_metrics FROM episodes ORDER BY ALL LIMIT 1"
     rows = list(csv.reader(io.StringIO(invoke(runs_dir, "toy", query, "--format", "csv").stdout)))
-    assert rows == [["episode_id", "golds", "other_metrics"], ["eq1", '["Rome", "Roma"]', '{"politeness": 0.5}']]
+    assert rows == [
+        ["episode_id", "golds", "other_metrics"],
+        ["eq1", '["Rome", "Roma"]', '{"politeness": 0.5}'],
+    ]
     answer = json.loads(invoke(runs_dir, "toy", query, "--format", "json").stdout)
     assert answer == [{"episode_id": "eq1", "golds": ["Rome", "Roma"], "other_metrics": {"politeness": 0.5}}]
     no_numbers = "SELECT 'nan'::FLOAT AS a, [1.5, '-inf'::FLOAT] AS b"
-    assert json.loads(invoke(runs_dir, "toy", no_numbers, "--format", "json").stdout) == [{"a": None, "b": [1.5, None]}]
+    assert json.loads(invoke(runs_dir, "toy", no_numbers, "--format", "json").stdout) == [
+        {"a": None, "b": [1.5, None]}
+    ]
     out = tmp_path / "answer.parquet"
     assert "1 rows to" in invoke(runs_dir, "toy", query, "--format", "parquet", "--out", out).stdout
     assert pq.read_table(out)["episode_id"].to_pylist() == ["eq1"]
@@ -445,7 +489,9 @@ def test_the_ending_of_a_file_says_how_it_is_written(runs_dir, tmp_path):
     assert pq.read_table(tmp_path / "answer.parquet").to_pylist() == [{"answer": 42}]
     assert json.loads((tmp_path / "answer.json").read_text()) == [{"answer": 42}]
     assert (tmp_path / "answer.CSV").read_text() == (tmp_path / "answer").read_text() == "answer\n42\n"
-    assert invoke(runs_dir, "last", query, "--format", "csv", "--out", tmp_path / "answer.json").exit_code == 0
+    assert (
+        invoke(runs_dir, "last", query, "--format", "csv", "--out", tmp_path / "answer.json").exit_code == 0
+    )
     assert (tmp_path / "answer.json").read_text() == "answer\n42\n"
 
 
@@ -492,7 +538,10 @@ def test_schema_explains_every_column():
     assert all(name in everything for schema in TABLES.values() for name in schema.names)
     assert "did you mean turns?" in CliRunner().invoke(app, ["schema", "turn"]).stderr
     assert "| `gain` | double | Information gain g_t" in schema_markdown(["turns"])
-    assert "\\|learner - sampler\\|" in CliRunner().invoke(app, ["schema", "turns", "--format", "markdown"]).stdout
+    assert (
+        "\\|learner - sampler\\|"
+        in CliRunner().invoke(app, ["schema", "turns", "--format", "markdown"]).stdout
+    )
 
 
 def test_the_documentation_shows_the_schema():
@@ -533,7 +582,9 @@ def test_the_prompt_asks_over_several_lines_and_survives_mistakes(run, monkeypat
     prompt = sql_prompt.SqlPrompt(run, 50, console)
     prompt.cmdloop()
     shown = console.file.getvalue()
-    assert "42" in shown and "did you mean gain" in shown and "0.75" in shown and "collapsed_or_faint" in shown
+    assert (
+        "42" in shown and "did you mean gain" in shown and "0.75" in shown and "collapsed_or_faint" in shown
+    )
     assert (tmp_path / "history").exists()
     assert prompt.completenames("tool_e") == ["tool_error", "tool_errors"]
 

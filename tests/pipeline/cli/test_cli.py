@@ -1,4 +1,6 @@
-"""The command line: help at once, and one clear sentence with exit code 2 for whatever the user can mend, before Ray starts."""
+"""The command line: help at once, and one clear sentence with exit code 2 for whatever the user can mend,
+before Ray starts.
+"""
 
 import json
 import resource
@@ -23,14 +25,18 @@ def policy(tmp_path_factory):
 
 
 def write_lines(path: Path, *records) -> Path:
-    path.write_text("".join((record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records))
+    path.write_text(
+        "".join((record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records)
+    )
     return path
 
 
 @pytest.mark.parametrize("module", ["pipeline.cli.rllib", "pipeline.cli.igpo"])
 def test_help_costs_less_than_a_second(module):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
     assert "Usage:" in done.stdout
@@ -73,7 +79,9 @@ def test_flags_that_say_nothing(run, refused, tmp_path, policy):
     assert "Did you mean `lr`" in refused("train", "file", file, "--set", "lrr=1")
     assert "there is no run in" in refused("train", "file", file, "--resume")
     assert "give one of them" in refused("train", "file", file, "--resume", "--restore", tmp_path)
-    assert "are for a Ray that is started here" in refused("train", "file", file, "--ray-address", "a:1", "--ray-num-cpus", 2)
+    assert "are for a Ray that is started here" in refused(
+        "train", "file", file, "--ray-address", "a:1", "--ray-num-cpus", 2
+    )
     code, said = run("train", file)
     assert code == 2 and "Write: rllib train file" in said
 
@@ -150,12 +158,16 @@ def test_checkpoints_of_others(refused, tmp_path, policy, note, expected):
         assert expected in refused("evaluate", checkpoint)
         assert expected in refused("ask", checkpoint, "Who?", app=pipeline.cli.igpo.app)
     assert expected in refused("train", "file", file, "--restore", checkpoint)
-    assert "there is no such checkpoint folder" in refused("train", "file", file, "--restore", tmp_path / "nowhere")
+    assert "there is no such checkpoint folder" in refused(
+        "train", "file", file, "--restore", tmp_path / "nowhere"
+    )
 
 
 def test_evaluate_without_a_policy(refused, tmp_path, policy):
     file = write_experiment(tmp_path / "demo.yaml", policy)
-    assert "does not exist" in refused("evaluate", "./nowhere", "--config", file, "--out", tmp_path / "scores.json")
+    assert "does not exist" in refused(
+        "evaluate", "./nowhere", "--config", file, "--out", tmp_path / "scores.json"
+    )
     assert not (tmp_path / "scores.json").exists()
     assert "demo.yaml is a file" in refused("evaluate", file, "--config", file)
     assert "no file can be written there" in refused("evaluate", policy, "--config", file, "--out", tmp_path)

@@ -17,7 +17,11 @@ def run(*arguments):
 
 
 def record(number, **changes):
-    return {"id": f"q{number}", "question": f"Who is {number}?", "golden_answers": ["Ada", "Ada Lovelace"]} | changes
+    return {
+        "id": f"q{number}",
+        "question": f"Who is {number}?",
+        "golden_answers": ["Ada", "Ada Lovelace"],
+    } | changes
 
 
 def write(path, *records):
@@ -38,7 +42,10 @@ def test_describe_counts(tmp_path):
     assert code == 0
     for text in (
         *("4 questions", "data sources mine 4", "hops 2: 1 (25%), 3: 1 (25%), unknown: 2 (50%)"),
-        *("words: median 1, 90% up to 40, longest 40", "at least 1 are longer than max_answer_tokens (32) and not scored"),
+        *(
+            "words: median 1, 90% up to 40, longest 40",
+            "at least 1 are longer than max_answer_tokens (32) and not scored",
+        ),
         *("1 questions have only such", "yes/no questions 1", "with evidence named 1"),
         "50% of questions have several; 1.50 on average, at most 2",
         *("repeated texts 1", "dropped by the filter none", "refused 0"),
@@ -47,14 +54,29 @@ def test_describe_counts(tmp_path):
 
 
 def test_describe_goes_on_after_bad_records_and_applies_an_experiment_s_filter(tmp_path):
-    path = write(tmp_path / "mine.jsonl", record(1), record(1), record(2, golden_answers=[]), record(3, metadata={"hops": 3}))
+    path = write(
+        tmp_path / "mine.jsonl",
+        record(1),
+        record(1),
+        record(2, golden_answers=[]),
+        record(3, metadata={"hops": 3}),
+    )
     experiment = tmp_path / "mine.yaml"
-    env = {"corpus": "passages.jsonl", "questions": str(path), "protocol": "chat_short", "question_filter": {"min_hops": 2}}
-    experiment.write_text(json.dumps({"mine": {"run": "IGPO", "env": "search", "config": {"env_config": env}}}))
+    env = {
+        "corpus": "passages.jsonl",
+        "questions": str(path),
+        "protocol": "chat_short",
+        "question_filter": {"min_hops": 2},
+    }
+    experiment.write_text(
+        json.dumps({"mine": {"run": "IGPO", "env": "search", "config": {"env_config": env}}})
+    )
     code, said = run("describe", path, "--config", experiment)
     assert code == 2
     assert (
-        "2 questions" in said and "dropped by the filter 1 hops unknown" in said and "refused 2: a run refuses the file" in said
+        "2 questions" in said
+        and "dropped by the filter 1 hops unknown" in said
+        and "refused 2: a run refuses the file" in said
     )
     assert "id 'q1' was already used at" in said and "question 'q2' has no golden answers" in said
     code, said = run("describe", tmp_path / "nowhere.jsonl")
@@ -64,13 +86,30 @@ def test_describe_goes_on_after_bad_records_and_applies_an_experiment_s_filter(t
 def test_describe_goes_on_after_lines_that_are_no_records(tmp_path):
     """What it counts as refused is what a run refuses: training stops at the first of them."""
     path = tmp_path / "mine.jsonl"
-    lines = [json.dumps(record(1)), "{broken", "[1]", "", json.dumps(record(2)), '{"id": "q3"}', *['"text"'] * 4]
+    lines = [
+        json.dumps(record(1)),
+        "{broken",
+        "[1]",
+        "",
+        json.dumps(record(2)),
+        '{"id": "q3"}',
+        *['"text"'] * 4,
+    ]
     path.write_text("\n".join(lines) + "\n")
     with path.open("ab") as file:
         file.write(b"\xff\n")
     code, said = run("describe", path)
-    assert code == 2 and "2 questions" in said and "refused 8: a run refuses the file" in said and "and 3 more" in said
-    for place, reason in ((2, "not valid JSON"), (3, "expected a JSON object, found list"), (6, "no `question`")):
+    assert (
+        code == 2
+        and "2 questions" in said
+        and "refused 8: a run refuses the file" in said
+        and "and 3 more" in said
+    )
+    for place, reason in (
+        (2, "not valid JSON"),
+        (3, "expected a JSON object, found list"),
+        (6, "no `question`"),
+    ):
         assert f"{path}:{place}: {reason}" in said
     with pytest.raises(InputError, match=r"mine\.jsonl:2: not valid JSON"):
         load_questions(path)
@@ -86,7 +125,10 @@ def test_world_reports_its_difficulty():
     small = ["--set", "heldout_questions=60", "--set", "train_questions=100"]
     code, said = run("world", *small, "--set", "graded_evidence=1.0", "--set", "hops={2: 1.0}")
     assert code == 0 and "world of 100 documents; held out: 60 chain" in said
-    assert "expert (a search per hop) 1.000" in said and "an ideal reader, 2 hops: 0.021 -> 0.333 -> 1.000" in said
+    assert (
+        "expert (a search per hop) 1.000" in said
+        and "an ideal reader, 2 hops: 0.021 -> 0.333 -> 1.000" in said
+    )
     code, said = run("world", "--set", "nois=3")
     assert code == 2 and "Did you mean `world.noise`" in said or "Did you mean `noise`" in said
     code, said = run("world", "--set", "collisions=80")

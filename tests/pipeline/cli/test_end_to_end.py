@@ -1,4 +1,6 @@
-"""The real command line on a tiny random policy: train, lose the env runner, lose the driver, resume, evaluate."""
+"""The real command line on a tiny random policy: train, lose the env runner, lose the driver, resume,
+evaluate.
+"""
 
 import json
 import signal
@@ -20,7 +22,12 @@ PROMPTS, GROUP, TRAIN_QUESTIONS = 8, 4, 100
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("end_to_end")
-    write_experiment(folder / "demo.yaml", write_policy(folder / "policy"), evaluation_interval=100, evaluation_questions=10)
+    write_experiment(
+        folder / "demo.yaml",
+        write_policy(folder / "policy"),
+        evaluation_interval=100,
+        evaluation_questions=10,
+    )
     return folder
 
 
@@ -30,10 +37,13 @@ def the_run(folder: Path) -> Path:
 
 
 def prompts_by_iteration(run: Path) -> dict[int, list[str]]:
-    """The visible training prompts of each iteration, sorted (the order in which they were drawn is not logged)."""
+    """The visible training prompts of each iteration, sorted (the order in which they were drawn is not
+    logged).
+    """
     with open_run(run) as log:
         rows = log.sql(
-            "SELECT iteration, question_id, count(*) FROM episodes WHERE split = 'train' GROUP BY ALL ORDER BY ALL"
+            "SELECT iteration, question_id, count(*) FROM episodes WHERE split = 'train' GROUP BY ALL ORDER "
+            "BY ALL"
         ).fetchall()
     assert all(count == GROUP for _, _, count in rows)
     prompts: dict[int, list[str]] = {}
@@ -52,7 +62,9 @@ def drawn_prompts(run: Path, iterations: int) -> dict[int, list[str]]:
     config = load_experiments(run / "config.yaml")[0].algorithm_config()
     questions = SearchTask(config.env_settings()).train_questions
     cursor = PromptCursor(len(questions), config.seed, fingerprint(questions))
-    return {i: sorted(questions[index].id for index in cursor.next(PROMPTS)) for i in range(1, iterations + 1)}
+    return {
+        i: sorted(questions[index].id for index in cursor.next(PROMPTS)) for i in range(1, iterations + 1)
+    }
 
 
 def mlflow_points(folder: Path, metric: str) -> tuple[list[str], list[int]]:
@@ -61,7 +73,9 @@ def mlflow_points(folder: Path, metric: str) -> tuple[list[str], list[int]]:
 
     client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'runs/mlflow.db'}")
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    return [run.info.run_id for run in runs], [point.step for point in client.get_metric_history(runs[0].info.run_id, metric)]
+    return [run.info.run_id for run in runs], [
+        point.step for point in client.get_metric_history(runs[0].info.run_id, metric)
+    ]
 
 
 def test_a_run_survives_its_env_runner_and_its_driver(folder):
@@ -71,7 +85,9 @@ def test_a_run_survives_its_env_runner_and_its_driver(folder):
     time.sleep(0.2)
     runner.send_signal(signal.SIGKILL)
     first.wait_for("an env runner died")
-    done = max(int(word.split("/")[0]) for word in first.said.split("iteration ")[1:] if "/" in word.split()[0])
+    done = max(
+        int(word.split("/")[0]) for word in first.said.split("iteration ")[1:] if "/" in word.split()[0]
+    )
     first.wait_for(f"iteration {done + 2}/")
     left = first.descendants("")
     first.process.kill()
@@ -83,13 +99,18 @@ def test_a_run_survives_its_env_runner_and_its_driver(folder):
     assert saved >= done + 1
     (mlflow_run,), _ = mlflow_points(folder, "train/em")
     last = saved + 2
-    second = Command(folder, "train", "file", "demo.yaml", "--resume", "--stop", json.dumps({"training_iteration": last}))
+    second = Command(
+        folder, "train", "file", "demo.yaml", "--resume", "--stop", json.dumps({"training_iteration": last})
+    )
     assert second.end() == 0, second.said
     assert f"iteration {saved + 1}/{last}" in second.said and f"iteration {saved}/" not in second.said
     assert "held-out before training" not in second.said, "it was done before the driver died"
 
     diary = json.loads((run / "run.json").read_text())
-    assert [(a["resumed_from_iteration"], a["how"]) for a in diary["attempts"]] == [(None, "died"), (saved, "finished")]
+    assert [(a["resumed_from_iteration"], a["how"]) for a in diary["attempts"]] == [
+        (None, "died"),
+        (saved, "finished"),
+    ]
     assert prompts_by_iteration(run) == drawn_prompts(run, last)
     runs, steps = mlflow_points(folder, "train/em")
     assert runs == [mlflow_run] and steps == list(range(1, last + 1))
@@ -101,12 +122,24 @@ def test_a_finished_run_can_be_restored_evaluated_and_asked(folder):
     best = the_run(folder) / "checkpoints/best"
     hf = str(best / "hf/default_policy")
     evaluated = Command(
-        folder, "evaluate", hf, "--config", "demo.yaml", "--episodes", "3", "--samples", "2", "--out", "scores.json"
+        folder,
+        "evaluate",
+        hf,
+        "--config",
+        "demo.yaml",
+        "--episodes",
+        "3",
+        "--samples",
+        "2",
+        "--out",
+        "scores.json",
     )
     assert evaluated.end() == 0 and "3 questions, 2 samples each" in evaluated.said, evaluated.said
     scores = json.loads((folder / "scores.json").read_text())
     assert scores["summary"]["questions"] == 3 and len(scores["episodes"]) == 6
-    asked = Command(folder, "ask", str(best), "food of friend of duto ?", "--gold", "red", module="pipeline.cli.igpo")
+    asked = Command(
+        folder, "ask", str(best), "food of friend of duto ?", "--gold", "red", module="pipeline.cli.igpo"
+    )
     assert asked.end() == 0 and "belief in the right answer" in asked.said, asked.said
     at = json.loads((best / "igpo_checkpoint.json").read_text())["iteration"]
     stop = json.dumps({"training_iteration": at + 50})
@@ -121,8 +154,13 @@ def test_sigterm_to_every_process_of_a_run_ends_it_as_ctrl_c_does(folder):
     run = Command(folder, "train", "file", "demo.yaml", "--stop", '{"training_iteration": 1000}')
     run.wait_for_iteration()
     assert run.descendants("IGPOEnvRunner")
-    assert run.interrupt(signal.SIGTERM) == 130, run.said  # waiting for a Ray that is gone ends in 1, a minute later
+    assert run.interrupt(signal.SIGTERM) == 130, (
+        run.said
+    )  # waiting for a Ray that is gone ends in 1, a minute later
     newest = max((folder / "runs/demo").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
     diary, last = json.loads(newest.read_text()), newest.parent / "checkpoints/last/igpo_checkpoint.json"
-    assert diary["status"] == "interrupted" and diary["iteration"] == json.loads(last.read_text())["iteration"] > 0
+    assert (
+        diary["status"] == "interrupted"
+        and diary["iteration"] == json.loads(last.read_text())["iteration"] > 0
+    )
     assert "an env runner died" not in run.said and "saving a checkpoint" in run.said

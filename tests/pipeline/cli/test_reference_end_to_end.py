@@ -1,4 +1,6 @@
-"""Preset `trace` from the command line: belief scored by a frozen reference on the learner's side, then credited again."""
+"""Preset `trace` from the command line: belief scored by a frozen reference on the learner's side, then
+credited again.
+"""
 
 import json
 import os
@@ -43,9 +45,12 @@ def test_trace_trains_on_the_belief_of_a_frozen_reference(tmp_path):
     questions = {question.id: question for question in task.train_questions}
     scorer = NaiveScorer(load_causal_lm(str(policy), torch.float32))
     with open_run(folder) as run:
-        assert run.sql("SELECT DISTINCT scorer FROM episodes WHERE split = 'train'").fetchall() == [("reference",)]
+        assert run.sql("SELECT DISTINCT scorer FROM episodes WHERE split = 'train'").fetchall() == [
+            ("reference",)
+        ]
         rows = run.sql(
-            "SELECT question_id, initial_scores FROM episodes WHERE split = 'train' AND iteration = 2 ORDER BY ALL"
+            "SELECT question_id, initial_scores FROM episodes WHERE split = 'train' AND iteration = 2 ORDER "
+            "BY ALL"
         ).fetchall()
     for question_id, initial_scores in rows:  # after one update the policy has moved, its reference has not
         question = questions[question_id]

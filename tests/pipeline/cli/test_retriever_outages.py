@@ -1,4 +1,6 @@
-"""A retriever that goes away while a run is under way, by the real command line: the table of docs/your_data.md, row by row."""
+"""A retriever that goes away while a run is under way, by the real command line: the table of
+docs/your_data.md, row by row.
+"""
 
 import json
 import time
@@ -22,7 +24,10 @@ pytestmark = pytest.mark.slow
 
 WORLD: dict[str, Any] = {"train_questions": 100, "heldout_questions": 20}
 DOCUMENTS = Corpus(build_world(WorldSettings(**WORLD)).documents)
-STOPPED = "tool calls failed in this iteration, more than max_tool_error_share 0.2; the commonest error: the search failed: "
+STOPPED = (
+    "tool calls failed in this iteration, more than max_tool_error_share 0.2; "
+    "the commonest error: the search failed: "
+)
 
 
 def experiment(folder: Path, address: str, **settings) -> None:
@@ -36,7 +41,9 @@ def experiment(folder: Path, address: str, **settings) -> None:
 def retriever_server(folder: Path, port: int):
     passages = folder / "passages.jsonl"
     passages.write_text("".join(json.dumps({"id": d.id, "contents": d.contents}) + "\n" for d in DOCUMENTS))
-    server = Command(folder, "serve-retriever", str(passages), "--port", str(port), module="pipeline.cli.igpo")
+    server = Command(
+        folder, "serve-retriever", str(passages), "--port", str(port), module="pipeline.cli.igpo"
+    )
     server.wait_for("POST http://")
     try:
         yield
@@ -57,7 +64,9 @@ def test_a_server_that_is_gone_for_ten_seconds_is_waited_for(tmp_path):
         run.wait_for_iteration(after=done + 1)
         assert run.interrupt() == 130, run.said
     with open_run(next((tmp_path / "runs/demo").glob("*/run.json")).parent) as log:
-        [(failed, slowest)] = log.sql("SELECT count(*) FILTER (failed), max(seconds) FROM tool_calls").fetchall()
+        [(failed, slowest)] = log.sql(
+            "SELECT count(*) FILTER (failed), max(seconds) FROM tool_calls"
+        ).fetchall()
     assert failed == 0 and 9 < slowest < 60
 
 
@@ -70,7 +79,10 @@ def test_a_server_that_fails_stops_the_run_which_goes_on_once_it_is_mended(tmp_p
         if behave == "in another format":
             return 200, {"hits": []}
         found = retriever.search(body["queries"], body["topk"])
-        shown = [[{"document": WireDocument.of(hit).model_dump(), "score": hit.score} for hit in hits] for hits in found]
+        shown = [
+            [{"document": WireDocument.of(hit).model_dump(), "score": hit.score} for hit in hits]
+            for hits in found
+        ]
         return 200, {"result": shown}
 
     faults = {

@@ -1,4 +1,6 @@
-"""Retrievers from the command line: what is broken is refused before Ray starts, in one sentence, and no secret is repeated."""
+"""Retrievers from the command line: what is broken is refused before Ray starts, in one sentence, and no
+secret is repeated.
+"""
 
 import json
 import socket
@@ -20,7 +22,9 @@ def policy(tmp_path_factory):
 
 @pytest.fixture
 def files(tmp_path):
-    questions = [{"id": f"q{n}", "question": f"color of toma {n} ?", "golden_answers": ["red"]} for n in range(20)]
+    questions = [
+        {"id": f"q{n}", "question": f"color of toma {n} ?", "golden_answers": ["red"]} for n in range(20)
+    ]
     paths = {"corpus": tmp_path / "passages.jsonl", "questions": tmp_path / "questions.jsonl"}
     for path, records in zip(paths.values(), (PASSAGES, questions), strict=True):
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -45,14 +49,18 @@ def test_a_dead_server(refused, tmp_path, policy, files):
 
 def test_a_server_of_another_format(refused, tmp_path, policy, files):
     with answering(lambda body, headers: (200, {"hits": []})) as address:
-        assert "does not speak Search-R1's format" in refused("train", "file", experiment(tmp_path, policy, files, http(address)))
+        assert "does not speak Search-R1's format" in refused(
+            "train", "file", experiment(tmp_path, policy, files, http(address))
+        )
 
 
 def test_a_server_of_another_corpus(refused, tmp_path, policy, files):
     found = {"result": [[{"document": {"id": "d1", "contents": '"kalo"\ncolor blue'}, "score": 1.0}]]}
     with answering(lambda body, headers: (200, found)) as address:
         said = refused("train", "file", experiment(tmp_path, policy, files, http(address)))
-    assert "searches other documents than env_config.corpus" in said and "which has no 'kalo' of id 'd1'" in said
+    assert (
+        "searches other documents than env_config.corpus" in said and "which has no 'kalo' of id 'd1'" in said
+    )
 
 
 def test_a_slow_server(refused, tmp_path, policy, files):
@@ -87,15 +95,39 @@ def test_a_corpus_without_documents(refused, tmp_path, policy, files):
         ({"kind": "bm52"}, {}, "env_config.retriever.kind"),
         ({"kind": "http", "http": {"ulr": "x"}}, {}, "env_config.retriever.http.ulr`. Did you mean `url`?"),
         ({"kind": "dense"}, {}, "kind `dense` needs an encoder"),
-        ({"kind": "dense", "dense": {"encoder": "e", "index": "ivf"}}, {}, "env_config.retriever.dense.index"),
-        ({"kind": "bm25"}, {"corpus": "remote"}, "retriever `bm25` searches `corpus`, so that can't be `remote`"),
-        ({"kind": "http"}, {"corpus": "remote", "tools": ["open"]}, "the tool `open` reads documents of `corpus`"),
+        (
+            {"kind": "dense", "dense": {"encoder": "e", "index": "ivf"}},
+            {},
+            "env_config.retriever.dense.index",
+        ),
+        (
+            {"kind": "bm25"},
+            {"corpus": "remote"},
+            "retriever `bm25` searches `corpus`, so that can't be `remote`",
+        ),
+        (
+            {"kind": "http"},
+            {"corpus": "remote", "tools": ["open"]},
+            "the tool `open` reads documents of `corpus`",
+        ),
         ({"kind": "bm25"}, {"tools": ["serch"]}, "unknown tool 'serch'. Known: search, open, calculator"),
         ({"kind": "bm25"}, {"tools": ["nowhere:tool"]}, "module 'nowhere' can't be imported"),
-        ({"kind": "web"}, {"corpus": "remote"}, "needs a key of serper.dev in the environment variable SERPER_API_KEY"),
+        (
+            {"kind": "web"},
+            {"corpus": "remote"},
+            "needs a key of serper.dev in the environment variable SERPER_API_KEY",
+        ),
         ({"kind": "web"}, {}, "retriever `web` finds pages of the web, not documents of `corpus`"),
-        ({"kind": "http", "http": {"retry_for": 90}}, {}, "retriever.http.retry_for (90 s) is longer than tool_timeout (60 s)"),
-        ({"kind": "http"}, {"tool_timeout": 10}, "retriever.http.retry_for (30 s) is longer than tool_timeout (10 s)"),
+        (
+            {"kind": "http", "http": {"retry_for": 90}},
+            {},
+            "retriever.http.retry_for (90 s) is longer than tool_timeout (60 s)",
+        ),
+        (
+            {"kind": "http"},
+            {"tool_timeout": 10},
+            "retriever.http.retry_for (30 s) is longer than tool_timeout (10 s)",
+        ),
     ],
 )
 def test_settings_that_cannot_be(refused, tmp_path, policy, files, retriever, env, expected, monkeypatch):
@@ -115,7 +147,9 @@ def test_the_key_is_in_nothing_that_a_run_writes(tmp_path, policy, files, monkey
     from pipeline.tracking.names import parameters_of
 
     monkeypatch.setenv("SERPER_API_KEY", KEY)
-    [loaded] = load_experiments(experiment(tmp_path, policy, files, {"kind": "web", "top_k": 3}, corpus="remote"))
+    [loaded] = load_experiments(
+        experiment(tmp_path, policy, files, {"kind": "web", "top_k": 3}, corpus="remote")
+    )
     resolved = loaded.resolved()
     assert resolved["demo"]["config"]["env_config"]["retriever"] == {"kind": "web", "top_k": 3}
     written = [resolved, parameters_of(resolved), provenance.versions(), provenance.hardware()]
@@ -133,13 +167,17 @@ def test_serve_retriever_says_what_is_wrong(refused, tmp_path, files):
         taken.listen()
         port = taken.getsockname()[1]
         said = serve(files["corpus"], "--port", port)
-    assert f"can't listen on 127.0.0.1 port {port} (Address already in use): choose another with --port" in said
+    assert (
+        f"can't listen on 127.0.0.1 port {port} (Address already in use): choose another with --port" in said
+    )
 
 
 def test_serve_retriever_listens_on_loopback_unless_told(run, files, monkeypatch):
     asked = []
     monkeypatch.setattr("uvicorn.run", lambda app, **options: asked.append(options))
     for more in ([], ["--host", "0.0.0.0"]):
-        code, said = run("serve-retriever", files["corpus"], "--port", free_port(), *more, app=pipeline.cli.igpo.app)
+        code, said = run(
+            "serve-retriever", files["corpus"], "--port", free_port(), *more, app=pipeline.cli.igpo.app
+        )
         assert code == 0 and "2 documents, bm25: POST http://" in said
     assert [options["host"] for options in asked] == ["127.0.0.1", "0.0.0.0"]

@@ -15,8 +15,14 @@ from envs.search.task import SearchTask
 from pipeline.experiment.experiment import load_experiments
 
 PASSAGES = [
-    ("The Glass Boat", "The Glass Boat is a 1934 French drama film directed by Constantin J. David and starring Ida Moor."),
-    ("Constantin J. David", "Constantin J. David( 18 February 1886 – 5 May 1964) was a German film director."),
+    (
+        "The Glass Boat",
+        "The Glass Boat is a 1934 French drama film directed by Constantin J. David and starring Ida Moor.",
+    ),
+    (
+        "Constantin J. David",
+        "Constantin J. David( 18 February 1886 – 5 May 1964) was a German film director.",
+    ),
     ("Rough Shoot", "Rough Shoot is a 1953 British thriller film directed by Robert Parrish."),
 ]
 
@@ -33,32 +39,53 @@ def igpo_refused(refused):
 
 @pytest.fixture
 def passages(tmp_path):
-    lines = [json.dumps({"id": str(k), "contents": f'"{title}"\n{text}'}) for k, (title, text) in enumerate(PASSAGES)]
+    lines = [
+        json.dumps({"id": str(k), "contents": f'"{title}"\n{text}'})
+        for k, (title, text) in enumerate(PASSAGES)
+    ]
     (tmp_path / "passages.jsonl").write_text("\n".join(lines))
     return tmp_path / "passages.jsonl"
 
 
 def test_demonstrations_are_written_and_said(igpo, igpo_refused, passages, tmp_path):
-    test = {"id": "t", "question": "Who?", "golden_answers": ["x"], "metadata": {"supporting_titles": ["Rough Shoot"]}}
+    test = {
+        "id": "t",
+        "question": "Who?",
+        "golden_answers": ["x"],
+        "metadata": {"supporting_titles": ["Rough Shoot"]},
+    }
     (tmp_path / "test.jsonl").write_text(json.dumps(test))
     out = tmp_path / "demos.jsonl"
     call = ("data", "demonstrations", passages, "--out", out, "--exclude", tmp_path / "test.jsonl")
     code, said = igpo(*call)
     assert code == 0
-    assert "8 demonstrations (5 of one hop, 3 of two) written to" in said and "300 were wanted: the corpus has no more" in said
+    assert (
+        "8 demonstrations (5 of one hop, 3 of two) written to" in said
+        and "300 were wanted: the corpus has no more" in said
+    )
     assert "dropped: 2 excluded" in said and len(load_demonstrations(out)) == 8
     assert "demos.jsonl exists: give a file that does not" in igpo_refused(*call)
-    assert "name one with --config" in igpo_refused("data", "demonstrations", passages, "-o", tmp_path / "x", "--set", "a=1")
-    assert "does not exist" in igpo_refused("data", "demonstrations", tmp_path / "no.jsonl", "-o", tmp_path / "x")
+    assert "name one with --config" in igpo_refused(
+        "data", "demonstrations", passages, "-o", tmp_path / "x", "--set", "a=1"
+    )
+    assert "does not exist" in igpo_refused(
+        "data", "demonstrations", tmp_path / "no.jsonl", "-o", tmp_path / "x"
+    )
 
 
 @pytest.fixture
 def world(tmp_path):
-    """An experiment on the generated world and demonstrations of its training questions: the names of the documents."""
-    experiment = write_experiment(tmp_path / "demo.yaml", write_policy(tmp_path / "policy"), env={"max_turns": 4})
+    """An experiment on the generated world and demonstrations of its training questions: the names of the
+    documents.
+    """
+    experiment = write_experiment(
+        tmp_path / "demo.yaml", write_policy(tmp_path / "policy"), env={"max_turns": 4}
+    )
     task = SearchTask(load_experiments(experiment)[0].algorithm_config().env_settings())
     demonstrations = [
-        Demonstration(question, [task.corpus.by_id(document).title for document in question.gold_document_ids])
+        Demonstration(
+            question, [task.corpus.by_id(document).title for document in question.gold_document_ids]
+        )
         for question in task.train_questions[:40]
     ]
     save_demonstrations(demonstrations, tmp_path / "demos.jsonl")
@@ -68,10 +95,25 @@ def world(tmp_path):
 def test_a_warm_start_makes_a_model_that_trains_on(igpo, igpo_refused, world, tmp_path):
     experiment, demonstrations, task = world
     out = tmp_path / "made" / "warm"
-    call = ("warm-start", experiment, "--demonstrations", demonstrations, "--out", out, "--epochs", 2, "--lr", "0.01")
+    call = (
+        "warm-start",
+        experiment,
+        "--demonstrations",
+        demonstrations,
+        "--out",
+        out,
+        "--epochs",
+        2,
+        "--lr",
+        "0.01",
+    )
     code, said = igpo(*call)
     assert code == 0, said
-    assert "40 demonstrations, 4 held out" in said and "epoch 2/2: held-out loss" in said and "use it as model_path" in said
+    assert (
+        "40 demonstrations, 4 held out" in said
+        and "epoch 2/2: held-out loss" in said
+        and "use it as model_path" in said
+    )
     note = json.loads((out / "warm_start.json").read_text())
     before, *_, after = note["heldout_loss"]
     assert len(note["heldout_loss"]) == 3 and after < before - 0.5
@@ -84,9 +126,13 @@ def test_a_warm_start_makes_a_model_that_trains_on(igpo, igpo_refused, world, tm
 
 def test_ctrl_c_keeps_what_was_learned(igpo, world, tmp_path, monkeypatch):
     update = FineTuner._update
-    monkeypatch.setattr(FineTuner, "_update", lambda self, rows: (signal.raise_signal(signal.SIGINT), update(self, rows))[1])
+    monkeypatch.setattr(
+        FineTuner, "_update", lambda self, rows: (signal.raise_signal(signal.SIGINT), update(self, rows))[1]
+    )
     experiment, demonstrations, _ = world
-    code, said = igpo("warm-start", experiment, "-d", demonstrations, "--out", tmp_path / "warm", "--epochs", 5)
+    code, said = igpo(
+        "warm-start", experiment, "-d", demonstrations, "--out", tmp_path / "warm", "--epochs", 5
+    )
     assert code == 130 and "saving after this update; again to stop at once" in said, said
     assert "stopped after 1 of 15 updates" in said
     note = json.loads((tmp_path / "warm" / "warm_start.json").read_text())
@@ -113,5 +159,7 @@ def test_a_test_question_is_not_taught(igpo_refused, world, tmp_path):
 )
 def test_bad_input_is_one_sentence(igpo_refused, world, tmp_path, arguments, message):
     experiment, demonstrations, _ = world
-    assert message in igpo_refused("warm-start", experiment, "-d", demonstrations, "--out", tmp_path / "warm", *arguments)
+    assert message in igpo_refused(
+        "warm-start", experiment, "-d", demonstrations, "--out", tmp_path / "warm", *arguments
+    )
     assert not (tmp_path / "warm").exists()

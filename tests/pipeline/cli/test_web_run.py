@@ -1,4 +1,6 @@
-"""A run that searches the web (a server on this machine that answers as serper.dev documents), with every log switched on."""
+"""A run that searches the web (a server on this machine that answers as serper.dev documents), with every log
+switched on.
+"""
 
 import json
 from pathlib import Path
@@ -23,11 +25,14 @@ WORLD: dict[str, Any] = {"train_questions": 100, "heldout_questions": 20}
 
 
 def written(folder: Path, run: Path) -> str:
-    """Everything that a run leaves: every file as it is, and what is compressed (rollout log, cache of answers) as text."""
+    """Everything that a run leaves: every file as it is, and what is compressed (rollout log, cache of
+    answers) as text.
+    """
     files = [path.read_bytes().decode(errors="replace") for path in folder.rglob("*") if path.is_file()]
     with open_run(run) as log:
         tables = [
-            str(log.sql(f"SELECT * FROM {name}").fetchall()) for name in ("runs", "iterations", "episodes", "turns", "tool_calls")
+            str(log.sql(f"SELECT * FROM {name}").fetchall())
+            for name in ("runs", "iterations", "episodes", "turns", "tool_calls")
         ]
     with diskcache.Cache(str(folder / "cache" / "web"), disk=diskcache.JSONDisk) as cache:
         answers = [f"{key} {cache[key]}" for key in cache]
@@ -43,7 +48,9 @@ def test_the_key_is_in_no_file_of_a_run_and_the_cost_is_in_its_log(tmp_path, mon
     def answer(body, headers):
         asked.append(headers["X-API-KEY"])
         [hits] = retriever.search([body["q"]], body["num"])
-        pages = [{"title": hit.title, "link": f"https://{hit.document_id}", "snippet": hit.text} for hit in hits]
+        pages = [
+            {"title": hit.title, "link": f"https://{hit.document_id}", "snippet": hit.text} for hit in hits
+        ]
         return 200, {"organic": pages, "credits": 1}
 
     monkeypatch.setenv("SERPER_API_KEY", KEY)
@@ -60,5 +67,7 @@ def test_the_key_is_in_no_file_of_a_run_and_the_cost_is_in_its_log(tmp_path, mon
     assert "https://world-0" in left and KEY not in left
     with open_run(folder) as log:
         # The doctor's own question before the run was paid for too, but is no tool call of a rollout.
-        [(credits, failed)] = log.sql("SELECT sum(credits), count(*) FILTER (failed) FROM tool_calls").fetchall()
+        [(credits, failed)] = log.sql(
+            "SELECT sum(credits), count(*) FILTER (failed) FROM tool_calls"
+        ).fetchall()
     assert failed == 0 and credits == len(asked) - 1

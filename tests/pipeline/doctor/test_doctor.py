@@ -1,4 +1,6 @@
-"""What the doctor's cheap checks refuse, and what they must not: a check that is wrong stops a run that would have worked."""
+"""What the doctor's cheap checks refuse, and what they must not: a check that is wrong stops a run that would
+have worked.
+"""
 
 import io
 import subprocess
@@ -43,7 +45,10 @@ def gpus(monkeypatch):
         (("lora={rank: 16}",), 2 + 2),
         (("num_learners=2",), 2 * (4 + 12 + 2) + 2),
         (("num_learners=2", "shard_learner=true"), 4 + 12 + 2 + 2),
-        (("engine.placement=colocated", "num_gpus_per_env_runner=0.5", "num_gpus_per_learner=0.5"), 4 + 12 + 2),
+        (
+            ("engine.placement=colocated", "num_gpus_per_env_runner=0.5", "num_gpus_per_learner=0.5"),
+            4 + 12 + 2,
+        ),
         (("num_gpus_per_learner=0",), 2),
     ],
 )
@@ -58,7 +63,9 @@ def test_memory_is_a_lower_bound(gpus, overrides, bytes_per_parameter):
 def test_a_cluster_may_have_the_memory_that_this_machine_lacks(monkeypatch, joins_cluster):
     lack = Finding("memory", "fail", "at least 9 GiB of 1 GiB free memory")
     monkeypatch.setattr("pipeline.training.plan.cheap_checks", lambda subject: iter([lack]))
-    monkeypatch.setattr("pipeline.training.plan.Subject", lambda *_: SimpleNamespace(task=SimpleNamespace(identity={})))
+    monkeypatch.setattr(
+        "pipeline.training.plan.Subject", lambda *_: SimpleNamespace(task=SimpleNamespace(identity={}))
+    )
     nothing: Any = SimpleNamespace(source="demo.yaml")
     plan, said = Plan(nothing, nothing, {}, None), io.StringIO()
     with nullcontext() if joins_cluster else pytest.raises(InputError, match="demo.yaml: at least 9 GiB"):
@@ -90,6 +97,8 @@ def test_facts_about_a_machine_stop_nothing(monkeypatch):
     def hangs(command, **_):
         raise subprocess.TimeoutExpired(command, 10)
 
-    monkeypatch.setattr(provenance, "subprocess", SimpleNamespace(run=hangs, TimeoutExpired=subprocess.TimeoutExpired))
+    monkeypatch.setattr(
+        provenance, "subprocess", SimpleNamespace(run=hangs, TimeoutExpired=subprocess.TimeoutExpired)
+    )
     facts = provenance.hardware()
     assert facts["cores"] and facts["gpus"] == [] and provenance.git_commit() is None

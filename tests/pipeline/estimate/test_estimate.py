@@ -35,18 +35,22 @@ WORK = Workload(
     kv_cache=0,
     shares_device=False,
 )
-FULL = Assumptions(decode_bandwidth=1.0, decode_flops=1.0, prefill_flops=1.0, learn_flops=1.0, push_bandwidth=1000)
+FULL = Assumptions(
+    decode_bandwidth=1.0, decode_flops=1.0, prefill_flops=1.0, learn_flops=1.0, push_bandwidth=1000
+)
 DEVICE = Device("a toy", memory=100_000, flops=1e6, bandwidth=1e5, step_overhead=0.5, assumed=FULL)
 
 
 def test_an_iteration_by_hand():
     found = estimate(MODEL, WORK, DEVICE)
-    # 80 tokens per rollout. 160 are written, 4 at a time: 40 steps that read 2,000 bytes of weights, 4 x 40 tokens of 40 bytes.
+    # 80 tokens per rollout. 160 are written, 4 at a time: 40 steps that read 2,000 bytes of weights, 4 x 40
+    # tokens of 40 bytes.
     assert found.seconds["generate"] == pytest.approx(40 * ((2000 + 4 * 40 * 40) / 1e5 + 0.5))
     # Prefilled: 30 of each rollout's observations, and 2 prompts of 30.
     assert found.seconds["prefill"] == pytest.approx(2 * 1000 * (8 * 30 + 2 * 30) / 1e6)
     assert found.seconds["score"] == pytest.approx(2 * 1000 * 8 * 2 * 6 / 1e6)
-    # 640 tokens: forward 2 and backward 4 operations a parameter; attention 2 * 2 * 2 * 10 * 40 = 3,200, three times.
+    # 640 tokens: forward 2 and backward 4 operations a parameter; attention 2 * 2 * 2 * 10 * 40 = 3,200,
+    # three times.
     assert found.seconds["learn"] == pytest.approx(640 * (6 * 1000 + 3 * 3200) / 1e6)
     assert found.seconds["push"] == 2.0
     # Half of the memory is 2,000 bytes of weights and 48,000 of cache: 15 sequences of 80 tokens of 40 bytes.
@@ -74,7 +78,9 @@ def test_extra_forwards_cost_what_they_compute():
 
 def test_learners_that_share_the_model_share_memory_and_work():
     work = dataclasses.replace(WORK, has_reference=True)
-    one, two = (estimate(MODEL, w, DEVICE) for w in (work, dataclasses.replace(work, num_learners=2, sharded=True)))
+    one, two = (
+        estimate(MODEL, w, DEVICE) for w in (work, dataclasses.replace(work, num_learners=2, sharded=True))
+    )
     for part in ("weights", "gradients and AdamW", "reference"):
         assert two.memory[f"learner: {part}"] == one.memory[f"learner: {part}"] / 2 > 0
     assert two.seconds["learn"] == one.seconds["learn"] / 2
@@ -84,7 +90,9 @@ def test_learners_that_share_the_model_share_memory_and_work():
 
 def test_taking_turns_costs_the_way_to_host_memory_and_back():
     turns = dataclasses.replace(WORK, has_reference=True, takes_turns=True)
-    found = estimate(MODEL, turns, dataclasses.replace(DEVICE, assumed=dataclasses.replace(FULL, host_bandwidth=1000)))
+    found = estimate(
+        MODEL, turns, dataclasses.replace(DEVICE, assumed=dataclasses.replace(FULL, host_bandwidth=1000))
+    )
     # 4,000 bytes of weights, 8,000 of moments, 2,000 of the reference.
     assert found.seconds["swap"] == 2 * 14_000 / 1000 and estimate(MODEL, WORK, DEVICE).seconds["swap"] == 0
     config = load_experiments("conf/igpo.yaml")[0].algorithm_config()
@@ -108,7 +116,9 @@ def test_what_does_not_fit_is_said():
     lighter = dataclasses.replace(WORK, gradient_checkpointing=True, micro_batch_tokens=10)
     assert estimate(adapters, lighter, small).fits
     no_cache = dataclasses.replace(WORK, engine_memory_share=0.02)
-    assert estimate(MODEL, no_cache, DEVICE).engine_capacity == 0 and not estimate(MODEL, no_cache, DEVICE).fits
+    assert (
+        estimate(MODEL, no_cache, DEVICE).engine_capacity == 0 and not estimate(MODEL, no_cache, DEVICE).fits
+    )
 
 
 def test_parameters_are_the_models_own():
@@ -119,13 +129,15 @@ def test_parameters_are_the_models_own():
     (experiment,) = load_experiments("conf/igpo.yaml")
     config = experiment.algorithm_config()
     model = AutoModelForCausalLM.from_pretrained(resolve_model("tiny"), dtype=torch.float32)
-    assert model_of(config).parameters == sum(p.numel() for p in model.parameters()) == model_of(config).trained
+    assert (
+        model_of(config).parameters == sum(p.numel() for p in model.parameters()) == model_of(config).trained
+    )
     config.lora = {"rank": 4}
     add_lora(model, LoraSettings(rank=4))
     assert model_of(config).trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert model_of(load_experiments("conf/qwen2.5_7b.yaml")[0].algorithm_config()).parameters / 1e9 == pytest.approx(
-        7.62, abs=0.01
-    )
+    assert model_of(
+        load_experiments("conf/qwen2.5_7b.yaml")[0].algorithm_config()
+    ).parameters / 1e9 == pytest.approx(7.62, abs=0.01)
 
 
 def test_the_workload_is_the_experiments():
@@ -137,7 +149,9 @@ def test_the_workload_is_the_experiments():
 
 def test_belief_is_scored_whatever_the_estimator_and_trace_keeps_a_reference_for_it():
     grpo, trace = (
-        workload_of(load_experiments("conf/igpo.yaml", changes)[0].algorithm_config(), Expected(), on_cpu=True)
+        workload_of(
+            load_experiments("conf/igpo.yaml", changes)[0].algorithm_config(), Expected(), on_cpu=True
+        )
         for changes in (["preset=grpo"], ["preset=trace", "kl_coeff=0"])
     )
     assert grpo.scoring_tokens == trace.scoring_tokens > 0 and trace.has_reference

@@ -69,8 +69,14 @@ def test_questions_of_several_files(tmp_path):
         (tmp_path / name).mkdir()
         records = [{"id": str(k), "question": f"{name} {k}?", "golden_answers": ["a"]} for k in range(count)]
         (tmp_path / name / "dev.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    policy = SimpleNamespace(task=SimpleNamespace(corpus=None, heldout_questions=[Question("own", "Own?", ["a"])]))
+    policy = SimpleNamespace(
+        task=SimpleNamespace(corpus=None, heldout_questions=[Question("own", "Own?", ["a"])])
+    )
     files = [str(tmp_path / name / "dev.jsonl") for name in ("nq", "popqa")]
     chosen = select_questions(policy, files, episodes=2)
-    assert [(question.data_source, question.id) for question in chosen] == [("nq", "0"), ("nq", "1"), ("popqa", "0")]
+    assert [(question.data_source, question.id) for question in chosen] == [
+        ("nq", "0"),
+        ("nq", "1"),
+        ("popqa", "0"),
+    ]
     assert [question.id for question in select_questions(policy, [], None)] == ["own"]

@@ -1,4 +1,5 @@
-"""`rllib evaluate` where tools fail: scores that would say nothing are refused, and a few failures are told."""
+"""`rllib evaluate` where tools fail: scores that would say nothing are refused, and a few failures
+are told."""
 
 import io
 from types import SimpleNamespace
@@ -24,14 +25,20 @@ def policy(failures: int) -> Any:
     def run(jobs):
         records = []
         for k, job in enumerate(jobs):
-            call = ToolCall("search", {"query": "?"}, error=DOWN, failed=True) if k < failures else ToolCall("search", {})
+            call = (
+                ToolCall("search", {"query": "?"}, error=DOWN, failed=True)
+                if k < failures
+                else ToolCall("search", {})
+            )
             turns = [Turn(0, "searcher", "default_policy", "", ActionKind.TOOL, tool_calls=[call])]
             rollout = Rollout(job.rollout_id, job.group_id, job.question, turns=turns)
             rollout.termination, rollout.metrics = Termination.ANSWERED, dict.fromkeys(METRICS, 0.0)
             records.append(SimpleNamespace(rollout=rollout))
         return records, None
 
-    return SimpleNamespace(source="mine", config=SimpleNamespace(max_tool_error_share=0.2), loop=SimpleNamespace(run=run))
+    return SimpleNamespace(
+        source="mine", config=SimpleNamespace(max_tool_error_share=0.2), loop=SimpleNamespace(run=run)
+    )
 
 
 QUESTIONS = [Question(str(k), "Who?", ["a"], data_source="nq") for k in range(10)]
@@ -42,7 +49,8 @@ def test_scores_of_a_policy_that_could_not_search_are_refused():
         evaluate(policy(failures=3), QUESTIONS)
     assert (
         str(refused.value)
-        == f"3 of 10 tool calls failed while answering, more than max_tool_error_share 0.2; the commonest error: {DOWN}"
+        == "3 of 10 tool calls failed while answering, more than max_tool_error_share 0.2; the commonest "
+        f"error: {DOWN}"
     )
 
 

@@ -11,12 +11,16 @@ from pipeline.experiment.conf_files import packaged_conf
 from pipeline.experiment.experiment import load_experiments
 
 CONF = Path(packaged_conf() or "")
-FILES = sorted(set(CONF.rglob("*.yaml")) - set(CONF.glob("study*.yaml")))  # a study is no experiment: test_study.py
+FILES = sorted(
+    set(CONF.rglob("*.yaml")) - set(CONF.glob("study*.yaml"))
+)  # a study is no experiment: test_study.py
 SEVERAL_UPDATES = {"gspo", "a2tgpo"}
 
 
 def test_there_are_files():
-    assert {"igpo.yaml", "igpo_multi_agent.yaml", "smollm2_wikipedia.yaml", "qwen2.5_7b.yaml"} <= {f.name for f in FILES}
+    assert {"igpo.yaml", "igpo_multi_agent.yaml", "smollm2_wikipedia.yaml", "qwen2.5_7b.yaml"} <= {
+        f.name for f in FILES
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF).with_suffix("")))

@@ -103,7 +103,11 @@ def test_overrides_reach_every_level(tmp_path):
             "checkpoint_config.num_to_keep=4", "env_config.roles=[{name: a}, {name: b}]",
             "env_config.roles.1.policy=p"]  # fmt: skip
     first, second = load(tmp_path, overrides=sets)
-    assert first.config["lr"] == 1e-6 and first.env_settings.world.seed == 3 and first.stop == {"training_iteration": 2}
+    assert (
+        first.config["lr"] == 1e-6
+        and first.env_settings.world.seed == 3
+        and first.stop == {"training_iteration": 2}
+    )
     assert [first.config["seed"], second.config["seed"]] == [9, 10]
     assert first.checkpoint.num_to_keep == 4
     assert [role.policy for role in first.env_settings.roles] == ["default_policy", "p"]
@@ -131,10 +135,16 @@ def test_grid_search_and_samples(tmp_path):
 
     experiments = load(tmp_path, change, num_samples=2)
     assert len(experiments) == 12
-    assert [(e.config["lr"], e.env_settings.world.seed) for e in experiments[:3]] == [(0.1, 1), (0.1, 2), (0.1, 3)]
+    assert [(e.config["lr"], e.env_settings.world.seed) for e in experiments[:3]] == [
+        (0.1, 1),
+        (0.1, 2),
+        (0.1, 3),
+    ]
     assert experiments[4].label == "lr=0.2, env_config.world.seed=2"
     assert experiments[6].label == "lr=0.1, env_config.world.seed=1, sample 1"
-    assert {e.config["seed"] for e in experiments[:6]} == {5} and {e.config["seed"] for e in experiments[6:]} == {6}
+    assert {e.config["seed"] for e in experiments[:6]} == {5} and {
+        e.config["seed"] for e in experiments[6:]
+    } == {6}
 
 
 def test_a_command_for_one_run_takes_no_grid_in_silence(tmp_path):
@@ -142,7 +152,9 @@ def test_a_command_for_one_run_takes_no_grid_in_silence(tmp_path):
     content["demo"]["config"]["lr"] = {"grid_search": [0.1, 0.2]}
     content["demo"]["num_samples"] = 2
     path = write(tmp_path, content)
-    with pytest.raises(InputError, match=r"asks for 4 runs \(demo lr=0.1; demo lr=0.2; demo lr=0.1, sample 1; \.\.\.\)"):
+    with pytest.raises(
+        InputError, match=r"asks for 4 runs \(demo lr=0.1; demo lr=0.2; demo lr=0.1, sample 1; \.\.\.\)"
+    ):
         load_experiment(path)
     assert load_experiment(path, ["lr=0.2", "num_samples=1"]).config["lr"] == 0.2
 
@@ -154,23 +166,27 @@ def test_a_command_for_one_run_takes_no_grid_in_silence(tmp_path):
         (lambda k: k.update(run="PPO"), "`run` must be `IGPO`, found 'PPO'"),
         (lambda k: k.update(env="CartPole-v1"), "`env` must be `search`"),
         (lambda k: k.update(max_failures=3), "`max_failures` belongs to Ray Tune"),
-        (lambda k: k.update(num_samples=0), "`num_samples`: Input should be greater than or equal to 1 (got 0)"),
+        (lambda k: k.update(num_samples=0), "`num_samples`: Input should be greater than or equal to 1 (got "
+        "0)"),
         (lambda k: k.update(checkpoint_config={"checkpoint_freq": 1}),
          "unknown key `checkpoint_config.checkpoint_freq`. Did you mean `checkpoint_frequency`?"),
         (lambda k: k.update(stop={"training_iterations": 1}), "Did you mean `training_iteration`?"),
         (lambda k: k.update(stop={"evaluation": {"em_squat": 1}}),
          "unknown key `stop.evaluation/em_squat`. Did you mean `evaluation/em_squad`?"),
-        (lambda k: k.update(stop={"training_iteration": "ten"}), "`stop.training_iteration` must be a number"),
+        (lambda k: k.update(stop={"training_iteration": "ten"}), "`stop.training_iteration` must be a "
+        "number"),
         (lambda k: k["config"]["env_config"].update(max_turn=3),
          "unknown key `config.env_config.max_turn`. Did you mean `max_turns`?"),
         (lambda k: k["config"]["env_config"]["world"].update(sed=3),
          "unknown key `config.env_config.world.sed`. Did you mean `seed`?"),
         (lambda k: k["config"]["env_config"].update(roles=[{"name": "a", "polcy": "p"}]),
          "unknown key `config.env_config.roles.0.polcy`. Did you mean `policy`?"),
-        (lambda k: k["config"]["env_config"].update(max_turns=0), "`config.env_config.max_turns`: Input should be greater"),
+        (lambda k: k["config"]["env_config"].update(max_turns=0), "`config.env_config.max_turns`: Input "
+        "should be greater"),
         (lambda k: k["config"].update(engine={"kv_cache_gb": 1}),
          "unknown key `config.engine.kv_cache_gb`. Did you mean `kv_cache_gib`?"),
-        (lambda k: k["config"]["env_config"].update(corpus="a.jsonl"), "`questions` is needed when `corpus` is a file"),
+        (lambda k: k["config"]["env_config"].update(corpus="a.jsonl"), "`questions` is needed when `corpus` "
+        "is a file"),
         (lambda k: k["config"].update(lr={"grid_search": []}), "config.lr: write {grid_search:"),
         (lambda k: k.update(config=3), "`config` must hold keys, found 3"),
         (lambda k: k.update(config=None, stop=[1]), "`stop` must hold metric: value"),
@@ -192,7 +208,10 @@ def test_slips_are_named_with_their_cure(tmp_path, change, expected):
         ("num_env_runners=-1", "num_env_runners is -1; it must be a whole number, 0 or more"),
         ("num_env_runners=true", "`config.num_env_runners` must be a number, found True"),
         ("seed=null", "seed is None; it must be a whole number"),
-        ("evaluation_questions=0", "evaluation_questions is 0; it must be a whole number, 1 or more (or null)"),
+        (
+            "evaluation_questions=0",
+            "evaluation_questions is 0; it must be a whole number, 1 or more (or null)",
+        ),
         ("max_tool_error_share=20", "max_tool_error_share is 20; it must be from 0 to 1"),
         ("num_gpus_per_env_runner=-0.5", "num_gpus_per_env_runner is -0.5; it must be 0 or more"),
         ("preset=igop", "preset 'igop' is unknown"),
@@ -213,13 +232,17 @@ def test_settings_that_rllib_would_take_in_silence(tmp_path, override, expected)
 
 def test_a_criterion_that_nothing_would_meet_is_refused(tmp_path):
     (experiment,) = load(tmp_path, stop={"igpo/kl": 0.5}, overrides=["kl_coeff=0"])
-    with pytest.raises(InputError, match="waits for igpo/kl, which nobody measures where `config.kl_coeff` is 0"):
+    with pytest.raises(
+        InputError, match="waits for igpo/kl, which nobody measures where `config.kl_coeff` is 0"
+    ):
         experiment.algorithm_config()
     (experiment,) = load(tmp_path, stop={"igpo/kl": 0.5})
     assert experiment.algorithm_config()
 
 
-@pytest.mark.parametrize("override", ["grad_clip=null", "lr=[[0, 1e-3], [9, 1e-4]]", "num_env_runners=0", "max_logp_gap=null"])
+@pytest.mark.parametrize(
+    "override", ["grad_clip=null", "lr=[[0, 1e-3], [9, 1e-4]]", "num_env_runners=0", "max_logp_gap=null"]
+)
 def test_settings_at_their_bounds(tmp_path, override):
     (experiment,) = load(tmp_path, overrides=[override])
     assert experiment.algorithm_config()
@@ -250,7 +273,8 @@ def test_missing_file_and_wrong_suffix(tmp_path):
 PYTHON = """
 from algorithms.igpo.config import IGPOConfig
 
-config = IGPOConfig().environment("search", env_config={"max_turns": 4}).training(model_path="tiny", lr=1e-3, group_size=4)
+config = IGPOConfig().environment("search", env_config={"max_turns": 4})
+config.training(model_path="tiny", lr=1e-3, group_size=4)
 stop = {"training_iteration": 7}
 """
 
@@ -264,7 +288,9 @@ def test_a_python_file_with_a_config(tmp_path):
     assert (config.lr, config.group_size, config.env_settings().max_turns) == (1e-2, 4, 5)
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(experiment.resolved()))
     (again,) = load_experiments(tmp_path / "again.yaml")
-    assert again.resolved() == experiment.resolved(), "what a run keeps of it is a YAML file that makes the same run"
+    assert again.resolved() == experiment.resolved(), (
+        "what a run keeps of it is a YAML file that makes the same run"
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,7 +298,10 @@ def test_a_python_file_with_a_config(tmp_path):
     [
         ("x = 1", "must set a variable `config` to an IGPOConfig, found NoneType"),
         ("config = {'lr': 1}", "found dict"),
-        ("import nowhere_at_all", "running this file failed: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        (
+            "import nowhere_at_all",
+            "running this file failed: ModuleNotFoundError: No module named 'nowhere_at_all'",
+        ),
         ("config = (", "running this file failed: SyntaxError"),
     ],
 )
@@ -313,7 +342,9 @@ def test_extends_takes_over_what_is_not_said_again(tmp_path):
 
 
 def test_extends_goes_through_several_files_and_replaces_lists(tmp_path):
-    (tmp_path / "first.yaml").write_text("a: {run: IGPO, config: {seed: 1, env_config: {roles: [{name: x}, {name: y}]}}}")
+    (tmp_path / "first.yaml").write_text(
+        "a: {run: IGPO, config: {seed: 1, env_config: {roles: [{name: x}, {name: y}]}}}"
+    )
     base = "b: {extends: first.yaml, config: {lr: 0.1, env_config: {roles: [{name: z}]}}}"
     (experiment,) = extend(tmp_path, "c: {extends: base.yaml}", base)
     assert experiment.config["seed"] == 1 and experiment.config["lr"] == 0.1
@@ -331,7 +362,11 @@ def test_extends_finds_the_files_that_ship_with_the_package(tmp_path):
     [
         (BASE, "nowhere.yaml", "demo.yaml: `extends: nowhere.yaml` must name a YAML experiment file"),
         (BASE, "3", "`extends: 3` must name a YAML experiment file"),
-        (BASE | {"other": BASE["demo"]}, "base.yaml", "must name a file of one experiment; it holds demo, other"),
+        (
+            BASE | {"other": BASE["demo"]},
+            "base.yaml",
+            "must name a file of one experiment; it holds demo, other",
+        ),
         ("b: {extends: demo.yaml}", "base.yaml", "base.yaml: `extends: demo.yaml` goes round in a circle"),
     ],
 )

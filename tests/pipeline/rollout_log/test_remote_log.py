@@ -1,4 +1,6 @@
-"""The rollout log on another file system, `memory://` standing for an object store: written, read, killed, mended."""
+"""The rollout log on another file system, `memory://` standing for an object store: written, read, killed,
+mended.
+"""
 
 import fsspec
 import pyarrow as pa
@@ -47,7 +49,10 @@ def test_a_log_in_a_bucket_reads_like_a_local_one(bucket, tmp_path):
             for record in records():
                 writer.write(record, {"kl": 0.5})
     with open_run(bucket) as remote, open_run(tmp_path) as local:
-        for query in ("SELECT * FROM turns ORDER BY ALL", "SELECT * EXCLUDE (written_at) FROM iterations ORDER BY ALL"):
+        for query in (
+            "SELECT * FROM turns ORDER BY ALL",
+            "SELECT * EXCLUDE (written_at) FROM iterations ORDER BY ALL",
+        ):
             assert remote.sql(query).fetchall() == local.sql(query).fetchall() != []
         assert remote.named("credit_auroc").fetchall() == local.named("credit_auroc").fetchall()
         with pytest.raises(AnalysisError, match="disabled by configuration|does not exist"):
@@ -67,7 +72,11 @@ def test_a_bucket_is_read_while_it_is_written_and_after_a_resume(bucket):
     writer.close("interrupted")
     with RolloutLogWriter(bucket, "run-1", 2, info=RunInfo(resumed_from_iteration=2)) as writer:
         writer.write(record_of(3))
-    assert run.sql("SELECT DISTINCT attempt, iteration FROM turns ORDER BY ALL").fetchall() == [(1, 1), (1, 2), (2, 3)]
+    assert run.sql("SELECT DISTINCT attempt, iteration FROM turns ORDER BY ALL").fetchall() == [
+        (1, 1),
+        (1, 2),
+        (2, 3),
+    ]
 
 
 def test_a_missing_or_short_object_is_named(bucket):
@@ -77,7 +86,9 @@ def test_a_missing_or_short_object_is_named(bucket):
     (file,) = load_manifest(bucket).of("turns")
     whole = folder.read(file.path)
     folder.filesystem.pipe_file(f"{folder._root}/{file.path}", whole[:100])
-    with pytest.raises(AnalysisError, match=f"{file.path} has 100 bytes, {file.bytes} were written: it is damaged"):
+    with pytest.raises(
+        AnalysisError, match=f"{file.path} has 100 bytes, {file.bytes} were written: it is damaged"
+    ):
         open_run(bucket)
     folder.delete(file.path)
     with pytest.raises(AnalysisError, match=f"{file.path} is missing"):
@@ -128,7 +139,9 @@ def test_killed_at_any_step_a_bucket_shows_every_row_once(bucket, monkeypatch):
         compact(url)
         folder = open_folder(url)
         files = load_manifest(url).files
-        iterations = [row["iteration"] for file in files for row in pq.read_table(folder.open(file.path)).to_pylist()]
+        iterations = [
+            row["iteration"] for file in files for row in pq.read_table(folder.open(file.path)).to_pylist()
+        ]
         assert iterations == list(range(1, len(iterations) + 1))
         assert set(folder.names("iterations")) == {file.path for file in files}
         seen.add(len(iterations))
@@ -158,7 +171,9 @@ def test_a_run_names_its_log_elsewhere(bucket, tmp_path, monkeypatch):
 
 
 def test_a_folder_of_its_own_for_all_logs(tmp_path):
-    directory = RunDirectory.create(tmp_path / "runs", "demo", {"demo": {}}, rollout_log=str(tmp_path / "logs"))
+    directory = RunDirectory.create(
+        tmp_path / "runs", "demo", {"demo": {}}, rollout_log=str(tmp_path / "logs")
+    )
     with RolloutLogWriter(directory.rollouts, directory.run_id, 1) as writer:
         writer.write(record_of(1))
     assert (tmp_path / "logs" / "demo" / directory.run_id / "manifest.json").exists()
@@ -166,9 +181,16 @@ def test_a_folder_of_its_own_for_all_logs(tmp_path):
 
 
 def test_urls(tmp_path):
-    assert isinstance(open_folder(f"file://{tmp_path}"), LocalFolder) and str(open_folder(f"file://{tmp_path}")) == str(tmp_path)
+    assert isinstance(open_folder(f"file://{tmp_path}"), LocalFolder) and str(
+        open_folder(f"file://{tmp_path}")
+    ) == str(tmp_path)
     s3 = RemoteFolder("s3://bucket/runs?region=eu-west-1")  # By pyarrow, where s3fs is not installed.
-    assert isinstance(s3.filesystem, ArrowFSWrapper) and s3.path("turns/x.parquet") == "s3://bucket/runs/turns/x.parquet"
-    assert join("s3://bucket/runs/?region=eu-west-1", "demo", "1") == "s3://bucket/runs/demo/1?region=eu-west-1"
+    assert (
+        isinstance(s3.filesystem, ArrowFSWrapper)
+        and s3.path("turns/x.parquet") == "s3://bucket/runs/turns/x.parquet"
+    )
+    assert (
+        join("s3://bucket/runs/?region=eu-west-1", "demo", "1") == "s3://bucket/runs/demo/1?region=eu-west-1"
+    )
     with pytest.raises(InputError, match="nosuch://bucket: no file system for this URL"):
         open_folder("nosuch://bucket")

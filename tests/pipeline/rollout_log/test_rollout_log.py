@@ -1,4 +1,6 @@
-"""The rollout log: every row once, whatever is killed when; rows that fit the schema; descriptions for every column."""
+"""The rollout log: every row once, whatever is killed when; rows that fit the schema; descriptions for every
+column.
+"""
 
 import os
 import signal
@@ -32,7 +34,9 @@ def read(directory, name):
 
 def record_of(iteration):
     """One rollout of one turn."""
-    return IterationRecord(iteration, "train", iteration, [rollout(f"r{iteration}", "g", Q1, [search(0, "q", True)])])
+    return IterationRecord(
+        iteration, "train", iteration, [rollout(f"r{iteration}", "g", Q1, [search(0, "q", True)])]
+    )
 
 
 def write_all(directory, *, attempt=1, resumed_from=None, iterations=None, **options):
@@ -107,7 +111,12 @@ def test_a_turn_row_holds_the_decision_the_evidence_and_the_credit(tmp_path):
 def test_an_episode_row_sums_its_turns(tmp_path):
     write_all(tmp_path)
     episode = read(tmp_path, "episodes")[0]
-    assert (episode["turns"], episode["gain_turns"], episode["tool_calls"], episode["tool_errors"]) == (3, 2, 2, 0)
+    assert (episode["turns"], episode["gain_turns"], episode["tool_calls"], episode["tool_errors"]) == (
+        3,
+        2,
+        2,
+        0,
+    )
     assert (episode["decision_tokens"], episode["observation_tokens"]) == (14, 20)
     assert (episode["belief_initial"], episode["belief_final"], episode["gain_total"]) == (0.1, 0.9, 2.0)
     assert (episode["em_squad"], episode["outcome"], episode["termination"]) == (1.0, 1.0, "answered")
@@ -121,32 +130,47 @@ def test_an_episode_row_sums_its_turns(tmp_path):
 def test_iterations_groups_tool_calls_and_runs(tmp_path):
     write_all(tmp_path)
     first = read(tmp_path, "iterations")[0]
-    assert dict(first["seconds"]) == {"generate": 3.0, "learn": 1.0, "total": 4.5} and dict(first["metrics"]) == {"kl": 0.5}
+    assert dict(first["seconds"]) == {"generate": 3.0, "learn": 1.0, "total": 4.5} and dict(
+        first["metrics"]
+    ) == {"kl": 0.5}
     assert (first["rollouts"], first["groups"], first["weights_version"]) == (4, 2, 7)
     assert [row["collapsed_outcome"] for row in read(tmp_path, "groups")] == [False, True, True]
     failed = [row for row in read(tmp_path, "tool_calls") if row["error"]]
-    assert [(row["episode_id"], row["arguments"], row["seconds"]) for row in failed] == [("r4", '{"query": "bar mayr"}', 2.0)]
+    assert [(row["episode_id"], row["arguments"], row["seconds"]) for row in failed] == [
+        ("r4", '{"query": "bar mayr"}', 2.0)
+    ]
     (run,) = read(tmp_path, "runs")
     assert (run["name"], run["status"], run["config"]) == ("toy", "finished", '{"lr": 0.001}')
-    assert run["ended_at"] >= run["started_at"] and run["config_hash"] == RunInfo(config={"lr": 1e-3}).config_hash
+    assert (
+        run["ended_at"] >= run["started_at"]
+        and run["config_hash"] == RunInfo(config={"lr": 1e-3}).config_hash
+    )
 
 
 def test_agents_count_their_own_turns():
     turns = [search(0, "a", None), search(1, "b", None, agent="reader"), search(2, "c", None)]
-    tables = tables_of(IterationRecord(1, "train", 0, [rollout("r", "g", Q1, turns)]), {}, "run", 1, RunInfo())
+    tables = tables_of(
+        IterationRecord(1, "train", 0, [rollout("r", "g", Q1, turns)]), {}, "run", 1, RunInfo()
+    )
     assert tables["turns"]["agent_turn_index"].to_pylist() == [0, 0, 1]
 
 
 def test_full_precision_and_numpy_values_survive():
     turn = search(0, "q", np.bool_(True), scores=(-1 / 3, np.nextafter(-1.0, 0)))
-    tables = tables_of(IterationRecord(1, "train", 0, [rollout("r", "g", Q1, [turn])]), {}, "run", 1, RunInfo())
+    tables = tables_of(
+        IterationRecord(1, "train", 0, [rollout("r", "g", Q1, [turn])]), {}, "run", 1, RunInfo()
+    )
     assert tables["turns"]["scores"].to_pylist() == [[-1 / 3, float(np.nextafter(-1.0, 0))]]
     assert tables["turns"]["gold_hit"].to_pylist() == [True]
 
 
 def test_half_a_surrogate_pair_in_a_models_json_does_not_stop_the_log():
     tables = tables_of(
-        IterationRecord(1, "train", 0, [rollout("r", "g", Q1, [search(0, "\ud800x", None)])]), {}, "r", 1, RunInfo()
+        IterationRecord(1, "train", 0, [rollout("r", "g", Q1, [search(0, "\ud800x", None)])]),
+        {},
+        "r",
+        1,
+        RunInfo(),
     )
     assert tables["turns"]["query"].to_pylist() == ["?x"]
 
@@ -199,9 +223,14 @@ def test_parts_merge_every_n_iterations_and_at_the_end(tmp_path):
     assert [row["iteration"] for row in read(tmp_path, "turns")] == list(range(1, 8))
     schema = pq.read_schema(tmp_path / merged.path)
     assert schema.names == TABLES["turns"].names
-    assert (schema.metadata[VERSION_KEY], schema.field("gain").metadata) == (b"2", TABLES["turns"].field("gain").metadata)
+    assert (schema.metadata[VERSION_KEY], schema.field("gain").metadata) == (
+        b"2",
+        TABLES["turns"].field("gain").metadata,
+    )
     assert pq.ParquetFile(tmp_path / merged.path).metadata.row_group(0).column(0).compression == "ZSTD"
-    assert sorted(path.name for path in (tmp_path / "turns").iterdir()) == [merged.path.removeprefix("turns/")]
+    assert sorted(path.name for path in (tmp_path / "turns").iterdir()) == [
+        merged.path.removeprefix("turns/")
+    ]
 
 
 def test_merged_parts_stay_for_queries_under_way_then_go(tmp_path, monkeypatch):
@@ -210,7 +239,9 @@ def test_merged_parts_stay_for_queries_under_way_then_go(tmp_path, monkeypatch):
     writer.write(record_of(2))
     writer.flush()
     assert len(list((tmp_path / "turns").iterdir())) == 3
-    monkeypatch.setattr(store_module, "monotonic", lambda: time.monotonic() + store_module.READER_GRACE_SECONDS)
+    monkeypatch.setattr(
+        store_module, "monotonic", lambda: time.monotonic() + store_module.READER_GRACE_SECONDS
+    )
     writer.write(record_of(3))
     writer.flush()
     assert len(list((tmp_path / "turns").iterdir())) == 2
@@ -282,8 +313,17 @@ def test_attempts_follow_each_other_in_one_log(tmp_path):
     with pytest.raises(ValueError, match="every later one from the iteration of its checkpoint"):
         RolloutLogWriter(tmp_path, "run-1", 2)
     write_all(tmp_path, attempt=2, resumed_from=2, iterations=[3, 4])
-    assert [(row["attempt"], row["iteration"]) for row in read(tmp_path, "turns")] == [(1, 1), (1, 2), (1, 3), (2, 3), (2, 4)]
-    assert [(row["attempt"], row["resumed_from_iteration"]) for row in read(tmp_path, "runs")] == [(1, None), (2, 2)]
+    assert [(row["attempt"], row["iteration"]) for row in read(tmp_path, "turns")] == [
+        (1, 1),
+        (1, 2),
+        (1, 3),
+        (2, 3),
+        (2, 4),
+    ]
+    assert [(row["attempt"], row["resumed_from_iteration"]) for row in read(tmp_path, "runs")] == [
+        (1, None),
+        (2, 2),
+    ]
 
 
 def test_one_writer_at_a_time(tmp_path):
@@ -342,7 +382,9 @@ def scenario(directory, stop_at, monkeypatch):
 
 
 def test_killed_at_any_step_a_reader_sees_every_row_once_and_the_log_can_be_mended(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # The steps count; waiting for the disk does not.
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: None
+    )  # The steps count; waiting for the disk does not.
     stop_at, seen = 0, set()
     while True:
         directory = tmp_path / str(stop_at)
@@ -376,7 +418,9 @@ def test_kill_9_while_writing(tmp_path):
     )
     here = Path(__file__).parent
     helpers = here.parents[1] / "support"
-    process = subprocess.Popen([sys.executable, "-c", code, tmp_path, here, helpers], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path, here, helpers], stdout=subprocess.PIPE, text=True
+    )
     while int(process.stdout.readline()) < 20:
         pass
     process.send_signal(signal.SIGKILL)
@@ -402,7 +446,9 @@ def test_files_of_an_older_schema_read_as_null_and_merge(tmp_path):
     store.close()
     compact(tmp_path)
     assert [row["logp_gap_mean"] for row in read(tmp_path, "turns")] == [None, None]
-    assert pa.types.is_float64(pq.read_schema(tmp_path / load_manifest(tmp_path).of("turns")[0].path).field("logp_gap_mean").type)
+    assert pa.types.is_float64(
+        pq.read_schema(tmp_path / load_manifest(tmp_path).of("turns")[0].path).field("logp_gap_mean").type
+    )
 
 
 def test_a_log_of_version_1_is_read_and_mended(tmp_path):
@@ -415,7 +461,9 @@ def test_a_log_of_version_1_is_read_and_mended(tmp_path):
         (file,) = store.manifest.of(name)
         old = pq.read_table(tmp_path / file.path)
         column = old.schema.get_field_index("schema_version")
-        store.append({name: old.set_column(column, "schema_version", pa.array([1] * old.num_rows, pa.int32()))}, "v1")
+        store.append(
+            {name: old.set_column(column, "schema_version", pa.array([1] * old.num_rows, pa.int32()))}, "v1"
+        )
     store.close()
     compact(tmp_path)
     assert [row["schema_version"] for row in read(tmp_path, "turns")] == [2, 1]

@@ -86,8 +86,14 @@ def test_rolling_last_and_best(tmp_path):
     assert checkpoints.last is None and checkpoints.best is None
     for iteration in range(1, 6):
         checkpoints.save(saver, iteration, {"best_score": 0.5}, best=iteration == 2)
-    assert checkpoints.last == tmp_path / "iteration_000005" and checkpoints.best == tmp_path / "iteration_000002"
-    assert sorted(path.name for path in tmp_path.glob("iteration_*")) == ["iteration_000002", "iteration_000005"]
+    assert (
+        checkpoints.last == tmp_path / "iteration_000005"
+        and checkpoints.best == tmp_path / "iteration_000002"
+    )
+    assert sorted(path.name for path in tmp_path.glob("iteration_*")) == [
+        "iteration_000002",
+        "iteration_000005",
+    ]
     assert read_note(checkpoints.last)["iteration"] == 5 and read_note(tmp_path / "best")["best_score"] == 0.5
     assert not os.path.isabs(os.readlink(tmp_path / "last"))
 
@@ -145,7 +151,10 @@ def test_what_a_checkpoint_builds_on_is_waited_for_before_it_counts(tmp_path):
     checkpoints, names = Checkpoints(tmp_path, None), []
     for iteration in (1, 1):
         checkpoints.save(
-            Saver(), iteration, {}, before_it_counts=lambda: names.append(sorted(p.name for p in tmp_path.iterdir()))
+            Saver(),
+            iteration,
+            {},
+            before_it_counts=lambda: names.append(sorted(p.name for p in tmp_path.iterdir())),
         )
     assert names == [[".saving-000001"], ["iteration_000001", "last"]]
 

@@ -36,13 +36,23 @@ PLAN = {
 }
 
 
-def finished(method: str, seed: int, em: list[float], *, rate: float | None = None, is_tuning: bool = False) -> FinishedCell:
+def finished(
+    method: str, seed: int, em: list[float], *, rate: float | None = None, is_tuning: bool = False
+) -> FinishedCell:
     """A cell whose held-out EM at 0, 100, 200, ... rollouts was `em`, with one training row."""
     row = dict.fromkeys(SCHEMA.names, 0.5) | {"iteration": 1, "tokens": 10, "rollouts": 10}
-    rows = [row | {"split": "heldout", "em": score, "rollouts": 100 * k, "tokens": 1000 * k} for k, score in enumerate(em)]
+    rows = [
+        row | {"split": "heldout", "em": score, "rollouts": 100 * k, "tokens": 1000 * k}
+        for k, score in enumerate(em)
+    ]
     rows += [row | {"split": "greedy", "em": em[-1] / 2}, row | {"split": "train"}]
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    facts = {"learning_rate": rate or 1e-4, "git_commit": "abc", "versions": {"ray": "2"}, "hardware": {"cpus": 2}}
+    facts = {
+        "learning_rate": rate or 1e-4,
+        "git_commit": "abc",
+        "versions": {"ray": "2"},
+        "hardware": {"cpus": 2},
+    }
     return FinishedCell(Cell(method, "easy", seed, 3000, rate, is_tuning), table, facts)
 
 
@@ -51,8 +61,16 @@ def plan(**changes) -> Plan:
 
 
 def test_cells_go_by_seed_and_tuning_leaves_out_fixed_rates():
-    assert [(cell.seed, cell.method) for cell in plan().cells()] == [(0, "grpo"), (0, "igpo"), (1, "grpo"), (1, "igpo")]
-    assert [cell.name for cell in plan().tuning_cells()] == ["tuning/easy/igpo/lr-0.0001", "tuning/easy/igpo/lr-0.0002"]
+    assert [(cell.seed, cell.method) for cell in plan().cells()] == [
+        (0, "grpo"),
+        (0, "igpo"),
+        (1, "grpo"),
+        (1, "igpo"),
+    ]
+    assert [cell.name for cell in plan().tuning_cells()] == [
+        "tuning/easy/igpo/lr-0.0001",
+        "tuning/easy/igpo/lr-0.0002",
+    ]
 
 
 def test_methods_of_a_seed_see_the_same_prompts_and_tuning_another_world():
@@ -79,7 +97,9 @@ def test_a_wrong_plan_is_one_sentence(tmp_path: Path, change: dict, message: str
         load_plan(path)
 
 
-@pytest.mark.parametrize(("file", "quick"), [("study.yaml", False), ("study.yaml", True), ("study_presets.yaml", False)])
+@pytest.mark.parametrize(
+    ("file", "quick"), [("study.yaml", False), ("study.yaml", True), ("study_presets.yaml", False)]
+)
 def test_a_shipped_plan_is_valid_and_so_is_every_cell_of_it(file: str, quick: bool):
     shipped = load_plan(f"conf/{file}", quick=quick)
     cells = [*shipped.tuning_cells(), *shipped.cells()]
@@ -107,7 +127,9 @@ def test_comparison_is_paired_by_seed():
 
 
 def test_no_ratio_where_a_seed_never_got_there():
-    cells = [finished("grpo", seed, [0.0, 0.9]) for seed in (0, 1)] + [finished("igpo", seed, [0.0, 0.1]) for seed in (0, 1)]
+    cells = [finished("grpo", seed, [0.0, 0.9]) for seed in (0, 1)] + [
+        finished("igpo", seed, [0.0, 0.1]) for seed in (0, 1)
+    ]
     (row,) = compare(cells, "grpo")
     assert row.rollouts_ratio is None
 
@@ -160,7 +182,10 @@ def test_report_of_a_part_says_what_is_missing(tmp_path: Path):
 
 @pytest.mark.slow
 def test_study_runs_missing_cells_with_one_engine_and_repeats_itself(tmp_path: Path):
-    small = PLAN | {"grids": [{"methods": ["igpo", "grpo"], "difficulties": ["easy"], "seeds": [0]}], "tuning": None}
+    small = PLAN | {
+        "grids": [{"methods": ["igpo", "grpo"], "difficulties": ["easy"], "seeds": [0]}],
+        "tuning": None,
+    }
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(small))
     for out in ("a", "b"):
@@ -174,7 +199,12 @@ def test_study_runs_missing_cells_with_one_engine_and_repeats_itself(tmp_path: P
     for cells, missing in (finished_cells(loaded, tmp_path / out) for out in ("a", "b")):
         assert (len(cells), missing) == (2, 0)
     curves = [
-        np.array([row["em"] for row in Store(tmp_path / out).load(cell, cell.fingerprint(loaded)).table.to_pylist()])  # ty: ignore
+        np.array(
+            [
+                row["em"]
+                for row in Store(tmp_path / out).load(cell, cell.fingerprint(loaded)).table.to_pylist()
+            ]
+        )  # ty: ignore
         for out in ("a", "b")
         for cell in loaded.cells()
         if cell.method == "igpo"

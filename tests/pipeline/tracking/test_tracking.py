@@ -1,4 +1,5 @@
-"""MLflow through a real SQLite store: one run per run, no step twice, no step lost, nothing stops training."""
+"""MLflow through a real SQLite store: one run per run, no step twice, no step lost, nothing stops
+training."""
 
 import json
 import logging
@@ -18,7 +19,12 @@ from pipeline.tracking import MlflowTracker, TrackingSettings, delivery
 from pipeline.tracking.names import metrics_of, parameters_of
 from pipeline.tracking.traces import SampledRollout, spans_of
 
-CONFIG = {"lr": 1e-6, "preset": "igpo", "env_config": {"max_turns": 6, "world": {"hops": {1: 0.5}}}, "seed": None}
+CONFIG = {
+    "lr": 1e-6,
+    "preset": "igpo",
+    "env_config": {"max_turns": 6, "world": {"hops": {1: 0.5}}},
+    "seed": None,
+}
 
 
 @pytest.fixture
@@ -55,7 +61,12 @@ def test_a_run_leaves_metrics_parameters_tags_and_its_config(run_dir):
     tracker.commit(1)
     tracker.close()
     client, run = stored(tracker)
-    assert run.data.metrics == {"train/em": 0.25, "learner/kl": 0.5, "heldout/em_squad": 0.5, "progress/iteration": 1.0}
+    assert run.data.metrics == {
+        "train/em": 0.25,
+        "learner/kl": 0.5,
+        "heldout/em_squad": 0.5,
+        "progress/iteration": 1.0,
+    }
     assert run.data.params == parameters_of(CONFIG)
     assert run.data.tags["igpo.run_id"] == "run-1"
     assert run.data.tags["igpo.checkpoints"] == str(run_dir / "checkpoints")
@@ -72,7 +83,9 @@ def test_one_request_per_iteration(run_dir, monkeypatch):
     assert tracker.flush()
     calls = []
     log_batch = MlflowClient.log_batch
-    monkeypatch.setattr(MlflowClient, "log_batch", lambda self, *a, **k: calls.append(k) or log_batch(self, *a, **k))
+    monkeypatch.setattr(
+        MlflowClient, "log_batch", lambda self, *a, **k: calls.append(k) or log_batch(self, *a, **k)
+    )
     tracker.log_iteration(1, result(0.1))
     tracker.commit(1)
     tracker.close()
@@ -113,7 +126,10 @@ def test_a_resumed_run_logs_no_step_twice_and_loses_none(run_dir):
     assert run.data.params["lr"] == "1e-06"
     assert run.data.params["new"] == "true"
     assert run.data.tags["changed_after_3.lr"] == "1e-05"
-    spooled = [json.loads(line)["iteration"] for line in (run_dir / "logs" / "metrics.jsonl").read_text().splitlines()]
+    spooled = [
+        json.loads(line)["iteration"]
+        for line in (run_dir / "logs" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert spooled == [1, 2, 3, 4]
 
 
@@ -239,7 +255,9 @@ def test_mlflow_is_imported_late():
 
 
 def test_the_evaluation_at_the_end_may_follow_its_iteration(run_dir):
-    """Interrupted after iteration 1 had arrived, resumed only to evaluate; a third attempt does not send it again."""
+    """Interrupted after iteration 1 had arrived, resumed only to evaluate; a third attempt does not send it
+    again.
+    """
     tracker = track(run_dir)
     tracker.log_iteration(1, result(0.25))
     tracker.commit(1)
@@ -250,7 +268,9 @@ def test_the_evaluation_at_the_end_may_follow_its_iteration(run_dir):
         tracker.commit(1)
         tracker.close()
     assert history(tracker, "heldout/em_squad") == [(1, 0.5)]
-    assert history(tracker, "train/em") == [(1, 0.25)] and history(tracker, "progress/iteration") == [(1, 1.0)]
+    assert history(tracker, "train/em") == [(1, 0.25)] and history(tracker, "progress/iteration") == [
+        (1, 1.0)
+    ]
 
 
 # Traces.
@@ -276,7 +296,11 @@ def test_spans_of_a_rollout_hold_turns_decisions_tools_and_credit():
     assert [(s["start_time_unix_nano"] / 1e9, s["end_time_unix_nano"] / 1e9) for s in spans[:4]] == [
         (7, 10), (7, 10), (7, 8), (8, 10),
     ]  # fmt: skip
-    facts = {key: json.loads(value) for key, value in spans[1]["attributes"].items() if not key.startswith("mlflow.")}
+    facts = {
+        key: json.loads(value)
+        for key, value in spans[1]["attributes"].items()
+        if not key.startswith("mlflow.")
+    }
     assert facts == {
         "action": "tool", "gold_hit": False, "belief_before": 0.1, "belief_after": 0.05, "gain": -1.0,
         "normalised_gain": -0.5, "advantage": -1.0, "logp_gap_mean": 1e-6,
@@ -293,12 +317,22 @@ def test_a_sample_of_rollouts_becomes_traces_of_the_run_and_iteration(run_dir):
     assert tracker.flush()
     client, run = stored(tracker)
     traces = client.search_traces(locations=[run.info.experiment_id], run_id=run.info.run_id)
-    assert sorted(trace.info.tags["igpo.split"] for trace in traces) == ["heldout", "heldout", "train", "train"]
-    assert {trace.info.tags["igpo.iteration"] for trace in traces} == {"1"}, "iteration 2 waits for its checkpoint"
+    assert sorted(trace.info.tags["igpo.split"] for trace in traces) == [
+        "heldout",
+        "heldout",
+        "train",
+        "train",
+    ]
+    assert {trace.info.tags["igpo.iteration"] for trace in traces} == {"1"}, (
+        "iteration 2 waits for its checkpoint"
+    )
     (trace,) = [trace for trace in traces if trace.info.tags["igpo.episode_id"] == "eq1"]
     assert trace.info.request_metadata["mlflow.sourceRun"] == run.info.run_id
     assert [span.name for span in trace.data.spans] == ["rollout", "turn 0", "searcher"]
-    assert trace.data.spans[0].inputs == {"question": "Where was the author of Foo born?", "golds": ["Rome", "Roma"]}
+    assert trace.data.spans[0].inputs == {
+        "question": "Where was the author of Foo born?",
+        "golds": ["Rome", "Roma"],
+    }
     train = next(trace for trace in traces if trace.info.tags["igpo.split"] == "train")
     assert {"belief_before", "gain", "advantage"} <= set(train.data.spans[1].attributes)
     for _ in range(2):  # As a retry after a failure would do.
@@ -321,12 +355,16 @@ def test_the_model_is_registered_once_on_request(run_dir):
     client = MlflowClient(tracking_uri=plain.tracking_uri)
     assert client.search_registered_models() == []
     for resumed_from in (1, 1):
-        tracker = track(run_dir, resumed_from_iteration=resumed_from, settings=TrackingSettings(register_model="searcher"))
+        tracker = track(
+            run_dir, resumed_from_iteration=resumed_from, settings=TrackingSettings(register_model="searcher")
+        )
         tracker.register_model(folder)
         tracker.close()
     (version,) = client.search_model_versions("name = 'searcher'")
     assert version.run_id == tracker.mlflow_run_id
-    assert [a.path for a in client.list_artifacts(version.run_id, "model/default_policy")] == ["model/default_policy/config.json"]
+    assert [a.path for a in client.list_artifacts(version.run_id, "model/default_policy")] == [
+        "model/default_policy/config.json"
+    ]
     assert version.source.endswith(f"{version.run_id}/artifacts/model")
 
 
@@ -372,11 +410,29 @@ def test_a_server_that_comes_up_later_gets_everything(run_dir, caplog, monkeypat
             tracker.commit(record.iteration)
         assert not tracker.flush(timeout=1.0) and tracker.mlflow_run_id is None
         home = run_dir.parent.parent
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--artifacts-destination", str(home / "kept")]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ]
+        command += [
+            "--backend-store-uri",
+            f"sqlite:///{home / 'mlflow.db'}",
+            "--artifacts-destination",
+            str(home / "kept"),
+        ]
         environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
         with (home / "server.log").open("w") as output:
-            server = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+            server = subprocess.Popen(
+                command, stdout=output, stderr=output, env=environment, start_new_session=True
+            )
         try:
             assert tracker.flush(timeout=180.0), (home / "server.log").read_text()
             tracker.close()

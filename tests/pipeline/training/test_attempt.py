@@ -1,4 +1,6 @@
-"""An attempt from opening to the last artifact: log, MLflow run and diary agree, and results never undo a training."""
+"""An attempt from opening to the last artifact: log, MLflow run and diary agree, and results never undo a
+training.
+"""
 
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +29,9 @@ def run(tmp_path, empty_store, monkeypatch):
 
 
 def attempt_of(run, *, resumed_from=None, how="finished", written=None, **settings):
-    with open_attempt(run, run.resolved, CONFIG, resumed_from, IDENTITY, TrackingSettings(**settings)) as attempt:
+    with open_attempt(
+        run, run.resolved, CONFIG, resumed_from, IDENTITY, TrackingSettings(**settings)
+    ) as attempt:
         for record in records() if written is None else written:
             attempt.log.write(record, {"kl": 0.5})
             attempt.tracker.log_rollouts(record)
@@ -47,16 +51,28 @@ def test_a_finished_attempt_leaves_results_report_model_and_traces(run):
 
     names = {f"{name}.csv" for name in named_queries()} | {"report.html"}
     assert {path.name for path in (run.path / "results").iterdir()} == names
-    assert (run.path / "results" / "credit_auroc.csv").read_text().splitlines()[1] == f"{run.run_id},3,4,0.75,1.0,-0.125,1.125"
+    assert (run.path / "results" / "credit_auroc.csv").read_text().splitlines()[
+        1
+    ] == f"{run.run_id},3,4,0.75,1.0,-0.125,1.125"
     client, run_id = MlflowClient(tracking_uri=attempt.tracker.tracking_uri), attempt.tracker.mlflow_run_id
-    assert {artifact.path for artifact in client.list_artifacts(run_id)} == {"config.yaml", "results", "model"}
-    assert {artifact.path for artifact in client.list_artifacts(run_id, "results")} == {f"results/{name}" for name in names}
+    assert {artifact.path for artifact in client.list_artifacts(run_id)} == {
+        "config.yaml",
+        "results",
+        "model",
+    }
+    assert {artifact.path for artifact in client.list_artifacts(run_id, "results")} == {
+        f"results/{name}" for name in names
+    }
     experiment = client.get_run(run_id).info.experiment_id
-    assert len(client.search_traces(locations=[experiment], run_id=run_id)) == 8, "two per iteration and split"
+    assert len(client.search_traces(locations=[experiment], run_id=run_id)) == 8, (
+        "two per iteration and split"
+    )
     assert [version.run_id for version in client.search_model_versions("name = 'searcher'")] == [run_id]
     with open_run(run.path) as log:
         assert log.sql("SELECT status, mlflow_run_id FROM runs").fetchall() == [("finished", run_id)]
-        searched = log.sql("SELECT corpus->>'$.content_hash', retriever->>'$.kind', retriever->>'$.top_k' FROM runs").fetchall()
+        searched = log.sql(
+            "SELECT corpus->>'$.content_hash', retriever->>'$.kind', retriever->>'$.top_k' FROM runs"
+        ).fetchall()
         assert searched == [("ab12", "bm25", "2")]
         assert log.sql("SELECT DISTINCT retriever->>'$.kind' FROM episodes").fetchall() == [("bm25",)]
     assert run.diary["mlflow_run_id"] == run_id and run.diary["status"] == "finished"
@@ -67,7 +83,10 @@ def test_a_resumed_attempt_knows_its_mlflow_run_from_the_start(run):
     second = attempt_of(run, resumed_from=2, written=[])
     with open_run(run.path) as log:
         rows = log.sql("SELECT attempt, status, mlflow_run_id FROM runs ORDER BY ALL").fetchall()
-    assert rows == [(1, "interrupted", first.tracker.mlflow_run_id), (2, "finished", first.tracker.mlflow_run_id)]
+    assert rows == [
+        (1, "interrupted", first.tracker.mlflow_run_id),
+        (2, "finished", first.tracker.mlflow_run_id),
+    ]
     assert second.tracker.mlflow_run_id == first.tracker.mlflow_run_id
 
 
@@ -80,7 +99,10 @@ def test_a_failed_attempt_writes_no_results(run):
 
 def test_an_attempt_that_was_stopped_before_its_first_iteration_ends_without_a_traceback(run, caplog):
     attempt_of(run, how="interrupted", written=[])
-    assert "there are no results yet: " in caplog.text and "has not finished its first iteration yet" in caplog.text
+    assert (
+        "there are no results yet: " in caplog.text
+        and "has not finished its first iteration yet" in caplog.text
+    )
     assert "Traceback" not in caplog.text
 
 

@@ -27,7 +27,9 @@ def policy(tmp_path_factory):
 
 @pytest.fixture
 def attempt(tmp_path, policy, monkeypatch):
-    """Makes an attempt at the experiment that dies at once; returns (checkpoint, iteration resumed from) and its run."""
+    """Makes an attempt at the experiment that dies at once; returns (checkpoint, iteration resumed from) and
+    its run.
+    """
     monkeypatch.setattr("pipeline.training.launch.quieten_ray", lambda verbosity: None)
     monkeypatch.setattr("pipeline.training.launch.start_ray", lambda options: None)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
@@ -70,7 +72,9 @@ def test_a_fresh_run_and_its_resume(attempt):
 
 @pytest.mark.parametrize("typed_again", [True, False])
 def test_a_restored_run_that_died_before_its_first_checkpoint(attempt, tmp_path, typed_again):
-    """It goes on from the weights that it was restored from, wherever the link that named them points by then."""
+    """It goes on from the weights that it was restored from, wherever the link that named them points by
+    then.
+    """
     source = write_checkpoint(tmp_path / "other" / "iteration_000040", 40)
     link = tmp_path / "other" / "last"
     link.symlink_to(source.name)
@@ -82,7 +86,9 @@ def test_a_restored_run_that_died_before_its_first_checkpoint(attempt, tmp_path,
     again = restore if typed_again else []
     assert attempt(*again, resume=True)[0] == (source, -1)
     save_scores(run.path / HELDOUT_BEFORE, 40, {"q": Score(1.0, 1.0)})
-    assert attempt(*again, resume=True)[0] == (source, 40), "the scores before training are those of iteration 40"
+    assert attempt(*again, resume=True)[0] == (source, 40), (
+        "the scores before training are those of iteration 40"
+    )
     shutil.rmtree(source)
     with pytest.raises(InputError, match="there is no such checkpoint folder"):
         attempt(*again, resume=True)
@@ -139,5 +145,7 @@ def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch):
 
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", init)
-    with pytest.raises(InputError, match=r"can't be started on this machine.*timed out during startup\. \(-v shows why\)$"):
+    with pytest.raises(
+        InputError, match=r"can't be started on this machine.*timed out during startup\. \(-v shows why\)$"
+    ):
         start_ray(LaunchOptions(("rllib",)))

@@ -1,4 +1,6 @@
-"""The loop: order of writing, stopping, best and last, interrupts, and going on after a crash without a gap or a repeat."""
+"""The loop: order of writing, stopping, best and last, interrupts, and going on after a crash without a gap
+or a repeat.
+"""
 
 import io
 import json
@@ -25,7 +27,9 @@ from pipeline.training.progress import Progress, before_and_after, describe, dur
 class FakeAlgorithm:
     """Held-out EM is `em_of(iteration)` of the questions; `on_train(algorithm)` runs inside each train()."""
 
-    def __init__(self, em_of=lambda iteration: min(iteration, 10) / 10, interval=2, on_train=None, questions=10):
+    def __init__(
+        self, em_of=lambda iteration: min(iteration, 10) / 10, interval=2, on_train=None, questions=10
+    ):
         self.iteration = 0
         self.records = []
         self.em_of, self.interval, self.on_train, self.questions = em_of, interval, on_train, questions
@@ -79,7 +83,9 @@ class FakeAlgorithm:
             )
             for n in range(self.questions)
         ]
-        return IterationRecord(iteration=self.iteration, split=split, weights_version=self.iteration, rollouts=rollouts)
+        return IterationRecord(
+            iteration=self.iteration, split=split, weights_version=self.iteration, rollouts=rollouts
+        )
 
 
 class FakeTracker:
@@ -128,7 +134,9 @@ def test_a_run_from_start_to_end(setting):
     algorithm = FakeAlgorithm(em_of=lambda i: {0: 0.1, 2: 0.5, 4: 0.9, 6: 0.7}.get(i, 0.0))
     loop = make(algorithm)
     ending = loop.run_to_end()
-    assert ending.how == "finished" and ending.iteration == 6 and "training_iteration reached 6" in ending.reason
+    assert (
+        ending.how == "finished" and ending.iteration == 6 and "training_iteration reached 6" in ending.reason
+    )
     assert algorithm.calls[:3] == ["evaluate 0", "train 1", "save 1"]
     assert [call for call in algorithm.calls if call.startswith("save")] == [f"save {i}" for i in range(1, 7)]
     assert algorithm.calls.count("evaluate 6") == 0, "the algorithm's own evaluation at 6 is the final one"
@@ -173,7 +181,9 @@ def test_final_evaluation_where_the_interval_misses_the_end(setting):
 def test_checkpoint_frequency(setting, frequency, at_end, saved):
     _, make, _ = setting
     algorithm = FakeAlgorithm(interval=None)
-    checkpoint = CheckpointSettings(checkpoint_frequency=frequency, checkpoint_at_end=at_end, num_to_keep=None)
+    checkpoint = CheckpointSettings(
+        checkpoint_frequency=frequency, checkpoint_at_end=at_end, num_to_keep=None
+    )
     make(algorithm, checkpoint=checkpoint, evaluate=False).run_to_end()
     assert [call for call in algorithm.calls if call.startswith("save")] == [f"save {i}" for i in saved]
     assert not [call for call in algorithm.calls if call.startswith("evaluate")]
@@ -195,7 +205,9 @@ def test_ctrl_c_once_finishes_the_iteration_and_saves(setting):
             os.kill(os.getpid(), signal.SIGINT)
 
     handler = signal.getsignal(signal.SIGINT)
-    ending = make(FakeAlgorithm(on_train=interrupt), checkpoint=CheckpointSettings(checkpoint_frequency=0)).run_to_end()
+    ending = make(
+        FakeAlgorithm(on_train=interrupt), checkpoint=CheckpointSettings(checkpoint_frequency=0)
+    ).run_to_end()
     assert (ending.how, ending.reason, ending.iteration) == ("interrupted", "Ctrl-C", 3)
     assert (run.checkpoints / "last").resolve().name == "iteration_000003"
     assert "Ctrl-C: finishing this iteration" in output.getvalue()
@@ -222,7 +234,9 @@ class Crash(Exception):
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_whatever_dies_when_the_visible_log_has_no_gap_and_no_repeat(data, tmp_path_factory):
-    """Kill the run after any number of effects, several times; what the log shows afterwards is one clean run."""
+    """Kill the run after any number of effects, several times; what the log shows afterwards is one clean
+    run.
+    """
     run = RunDirectory.create(tmp_path_factory.mktemp("runs"), "demo", {"demo": {"config": {}}})
     frequency = data.draw(st.integers(1, 3), label="frequency")
     rows, resumed_from = [], {}
@@ -265,9 +279,14 @@ def test_whatever_dies_when_the_visible_log_has_no_gap_and_no_repeat(data, tmp_p
         algorithm.save_to_path = dying_save
         run.begin_attempt(resumed_from[attempt])
         loop = TrainingLoop(
-            algorithm=algorithm, run=run, log=Disk(), tracker=Dying(), progress=Progress(Console(file=io.StringIO()), 5),
-            stop={"training_iteration": 5}, checkpoint=CheckpointSettings(checkpoint_frequency=frequency),
-        )  # fmt: skip
+            algorithm=algorithm,
+            run=run,
+            log=Disk(),
+            tracker=Dying(),
+            progress=Progress(Console(file=io.StringIO()), 5),
+            stop={"training_iteration": 5},
+            checkpoint=CheckpointSettings(checkpoint_frequency=frequency),
+        )
         try:
             loop.run_to_end()
         except Crash:
@@ -279,13 +298,21 @@ def test_whatever_dies_when_the_visible_log_has_no_gap_and_no_repeat(data, tmp_p
         for attempt, iteration, split in rows
         if not any(later > attempt and start < iteration for later, start in resumed_from.items())
     ]
-    wanted = [(0, "heldout"), *((i, "train") for i in range(1, 6)), (2, "heldout"), (4, "heldout"), (5, "heldout")]
+    wanted = [
+        (0, "heldout"),
+        *((i, "train") for i in range(1, 6)),
+        (2, "heldout"),
+        (4, "heldout"),
+        (5, "heldout"),
+    ]
     assert sorted(visible) == sorted(wanted)
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
 def test_the_rollouts_that_stopped_a_run_are_on_disk_before_it_ends(setting, split):
-    """Once each, whether training or an evaluation raised, and an iteration that was logged before is not logged again."""
+    """Once each, whether training or an evaluation raised, and an iteration that was logged before is not
+    logged again.
+    """
     _, make, output = setting
     algorithm = FakeAlgorithm(interval=3)
 
@@ -358,8 +385,14 @@ def test_the_table_and_the_words():
     text = console.file.getvalue()
     assert "EM, 2-hop" in text and "+1.000" in text and "[+1.000, +1.000]" in text and "+0.250" in text
     assert [duration(seconds) for seconds in (4.4, 185, 3723)] == ["4s", "3:05", "1:02:03"]
-    metrics = {"em": 0.25, "f1": 0.5, "gain_mean": -0.01, "collapse_share_outcome": 0.62, "collapse_share": 0.08,
-               "tokens_per_second": 1234.5}  # fmt: skip
+    metrics = {
+        "em": 0.25,
+        "f1": 0.5,
+        "gain_mean": -0.01,
+        "collapse_share_outcome": 0.62,
+        "collapse_share": 0.08,
+        "tokens_per_second": 1234.5,
+    }
     assert describe(metrics) == "EM 0.250 · F1 0.500 · gain -0.010 · collapsed 62% → 8% · 1,234 tok/s"
 
 
@@ -373,7 +406,9 @@ def test_the_live_line_on_a_terminal():
 
 
 def test_an_evaluation_after_the_end_is_tracked(setting):
-    """Interrupted at 2 and resumed where 2 is the end: the held-out scores of 2 are all that is left to make."""
+    """Interrupted at 2 and resumed where 2 is the end: the held-out scores of 2 are all that is
+    left to make.
+    """
     _, make, _ = setting
     algorithm = FakeAlgorithm(interval=100)
     algorithm.iteration = 2

@@ -139,7 +139,9 @@ def test_sorting_by_key_and_by_heading(run):
         await pilot.press("r")
         assert [row[2] for row in listed(app)] == ["-1.00", "-1.00", "+0.00", "+0.00", "+0.00", "+1.00"]
         table = app.screen.query_one("#list", DataTable)
-        table.post_message(DataTable.HeaderSelected(table, list(table.columns)[3], 3, table.ordered_columns[3].label))
+        table.post_message(
+            DataTable.HeaderSelected(table, list(table.columns)[3], 3, table.ordered_columns[3].label)
+        )
         await pilot.pause()
         assert [row[3] for row in listed(app)] == ["+2.000", "+1.000", "+0.500", "+0.000", "-1.000", "–"]
 

@@ -107,7 +107,10 @@ def test_gold_answers_are_marked_in_the_evidence(tmp_path):
 
 def test_control_characters_of_a_model_do_not_reach_the_terminal(tmp_path):
     turns = [answer(0, "\x1b[2Jwiped")]
-    write_run(tmp_path, written=[IterationRecord(1, "train", 0, [rollout("r", "g", Q1, turns, text="\x1b[2Jwiped")])])
+    write_run(
+        tmp_path,
+        written=[IterationRecord(1, "train", 0, [rollout("r", "g", Q1, turns, text="\x1b[2Jwiped")])],
+    )
     output = show(tmp_path / "run-1", "r")
     assert "\x1b" not in output and "\\x1b[2Jwiped" in output
 
@@ -132,20 +135,32 @@ def test_a_group_is_the_rollouts_of_one_prompt_in_one_iteration(run_folder):
 
 def test_bad_input_is_one_sentence(run_folder, tmp_path):
     assert error("nope", "--runs-dir", tmp_path).startswith("no run 'nope', and")
-    assert "is empty: the run has not finished its first iteration yet" in error(write_run(tmp_path, written=[]))
+    assert "is empty: the run has not finished its first iteration yet" in error(
+        write_run(tmp_path, written=[])
+    )
     lists = "`igpo show RUN` lists the newest"
     assert error(run_folder, "eq3") == f"no episode 'eq3', the nearest is 'eq1'; {lists}"
     assert error(run_folder, "zzz") == f"no episode 'zzz'; {lists}"
     nearest = "the nearest is 'Who is the mayor of Bar?'"
-    assert error(run_folder, "--question", "mayer of Bar") == f"no question like 'mayer of Bar', {nearest}; {lists}"
-    missing = "no such episode in iteration 9 and split 'train'; the log has iterations 1 to 2 of heldout and train"
+    assert (
+        error(run_folder, "--question", "mayer of Bar")
+        == f"no question like 'mayer of Bar', {nearest}; {lists}"
+    )
+    missing = (
+        "no such episode in iteration 9 and split 'train'; the log has iterations 1 to 2 of heldout and train"
+    )
     assert error(run_folder, "--iteration", "9", "--split", "train") == missing
     assert error(run_folder, "--split", "test") == "--split test: it must be train or heldout."
-    assert error(run_folder, "--best", "--worst") == "--best and --worst were both given: ask for one of them."
+    assert (
+        error(run_folder, "--best", "--worst") == "--best and --worst were both given: ask for one of them."
+    )
     assert "names one rollout already" in error(run_folder, "r1", "--best")
 
 
 def test_browse_needs_a_terminal(run_folder):
     result = CliRunner().invoke(app, ["browse", str(run_folder)])
     assert result.exit_code == 2
-    assert result.stderr == "error: igpo browse needs a terminal; `igpo show` prints a rollout, `igpo sql` a table.\n"
+    assert (
+        result.stderr
+        == "error: igpo browse needs a terminal; `igpo show` prints a rollout, `igpo sql` a table.\n"
+    )

@@ -42,17 +42,27 @@ def make_suffix(rng, length, *, prefix=(7, 8, 9), end=(10,)):
 def make_query(rng, *, turns=4, answers=(1, 30, 3), step=(1, 25), **template):
     history = rng.integers(0, VOCAB, 200).astype(np.int32)
     ends = np.cumsum(rng.integers(*step, turns + 1))
-    return BeliefQuery([history[:end] for end in ends], [make_suffix(rng, length, **template) for length in answers])
+    return BeliefQuery(
+        [history[:end] for end in ends], [make_suffix(rng, length, **template) for length in answers]
+    )
 
 
 def scorers(model):
-    return {"naive": NaiveScorer(model), "tree": TreeScorer(model), "tree alone": TreeScorer(model, tokens_per_batch=1)}
+    return {
+        "naive": NaiveScorer(model),
+        "tree": TreeScorer(model),
+        "tree alone": TreeScorer(model, tokens_per_batch=1),
+    }
 
 
 @pytest.mark.parametrize("name", ["naive", "tree", "tree alone"])
 def test_ragged_trajectories_together_are_scored_as_each_answer_alone(model, name):
     rng = np.random.default_rng(0)
-    queries = [make_query(rng, turns=turns, answers=answers) for turns in (0, 1, 5) for answers in ((1,), (30,), (1, 30, 3, 3))]
+    queries = [
+        make_query(rng, turns=turns, answers=answers)
+        for turns in (0, 1, 5)
+        for answers in ((1,), (30,), (1, 30, 3, 3))
+    ]
     got = scorers(model)[name].score(queries)
     for query, scores in zip(queries, got, strict=True):
         assert scores.shape == (len(query.contexts_T1), len(query.suffixes_K)) and scores.dtype == np.float64
@@ -61,12 +71,17 @@ def test_ragged_trajectories_together_are_scored_as_each_answer_alone(model, nam
 
 @pytest.mark.parametrize("name", ["naive", "tree"])
 def test_contexts_that_do_not_grow(model, name):
-    """A history that shrinks, one that is rewritten in the middle, the same one twice, and one token alone."""
+    """A history that shrinks, one that is rewritten in the middle, the same one twice, and one
+    token alone.
+    """
     rng = np.random.default_rng(1)
     long = rng.integers(0, VOCAB, 60).astype(np.int32)
     rewritten = long.copy()
     rewritten[20:25] = (rewritten[20:25] + 1) % VOCAB
-    query = BeliefQuery([long, long[:30], rewritten, rewritten[:40], long, long[:1]], [make_suffix(rng, 2), make_suffix(rng, 5)])
+    query = BeliefQuery(
+        [long, long[:30], rewritten, rewritten[:40], long, long[:1]],
+        [make_suffix(rng, 2), make_suffix(rng, 5)],
+    )
     (got,) = scorers(model)[name].score([query])
     np.testing.assert_allclose(got, expected_scores(model, query), atol=1e-4)
 
@@ -75,7 +90,9 @@ def test_contexts_that_do_not_grow(model, name):
 def test_templates_without_prefix_and_answers_that_continue_the_context(model, name):
     rng = np.random.default_rng(2)
     query = make_query(rng, prefix=(), end=())
-    observed = query.contexts_T1[-1][len(query.contexts_T1[0]) :][:6].tolist()  # the trunk itself holds this answer
+    observed = query.contexts_T1[-1][len(query.contexts_T1[0]) :][
+        :6
+    ].tolist()  # the trunk itself holds this answer
     query.suffixes_K.append(ScoringSuffix(observed, np.ones(len(observed), dtype=bool)))
     (got,) = scorers(model)[name].score([query])
     np.testing.assert_allclose(got, expected_scores(model, query), atol=1e-4)
@@ -96,15 +113,21 @@ def test_a_left_padded_batch_says_the_same(model):
     logp = output.logits.float().log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
     expected = logp[:, -5:-1].double().mean(1).numpy()  # four gold tokens, then the template's end
     for name, scorer in scorers(model).items():
-        np.testing.assert_allclose(np.concatenate(scorer.score(queries)).ravel(), expected, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            np.concatenate(scorer.score(queries)).ravel(), expected, atol=1e-4, err_msg=name
+        )
 
 
 def test_a_score_does_not_depend_on_later_turns_nor_on_other_rollouts(model):
     rng = np.random.default_rng(4)
     query = make_query(rng)
     first = TreeScorer(model).score([query])[0]
-    edited = BeliefQuery([*query.contexts_T1[:3], *(context[::-1] for context in query.contexts_T1[3:])], query.suffixes_K)
-    np.testing.assert_allclose(TreeScorer(model).score([make_query(rng), edited])[1][:3], first[:3], atol=1e-5)
+    edited = BeliefQuery(
+        [*query.contexts_T1[:3], *(context[::-1] for context in query.contexts_T1[3:])], query.suffixes_K
+    )
+    np.testing.assert_allclose(
+        TreeScorer(model).score([make_query(rng), edited])[1][:3], first[:3], atol=1e-5
+    )
 
 
 def test_bfloat16_and_the_training_mode_of_checkpointing(model):
@@ -137,12 +160,16 @@ def test_a_tree_by_hand():
 
 def test_a_sliding_window_that_the_mask_does_not_know_is_refused(model):
     query = make_query(np.random.default_rng(6), answers=(1,), prefix=(7,))
-    longest = max(map(len, query.contexts_T1)) + 1  # the template's first token; the gold one is only predicted
+    longest = (
+        max(map(len, query.contexts_T1)) + 1
+    )  # the template's first token; the gold one is only predicted
     try:
         model.config.sliding_window = longest
         TreeScorer(model).score([query])
         model.config.sliding_window = longest - 1
-        with pytest.raises(ValueError, match=f"longer than the model's sliding window of {longest - 1}: use `naive`"):
+        with pytest.raises(
+            ValueError, match=f"longer than the model's sliding window of {longest - 1}: use `naive`"
+        ):
             TreeScorer(model).score([query])
     finally:
         del model.config.sliding_window

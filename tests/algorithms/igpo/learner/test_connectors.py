@@ -22,7 +22,9 @@ class Modules(dict):
 ONE = Modules(default_policy=None)
 
 
-def run(episodes, *, credit=None, modules=ONE, aggregation="seq_mean_token_mean", num_learners=0, alias_rule="max"):
+def run(
+    episodes, *, credit=None, modules=ONE, aggregation="seq_mean_token_mean", num_learners=0, alias_rule="max"
+):
     shared = {}
     turns = TurnLevelAdvantages(credit or CreditConfig(), alias_rule=alias_rule, num_learners=num_learners)
     tokens = BuildTokenBatch(aggregation)
@@ -63,7 +65,9 @@ def test_columns_of_a_row():
 
 
 def test_tokens_of_two_agents_for_the_log():
-    episode = make_episode("a", "g", ["s", "r", "s"], outcome=1.0, scores=[-3.0, -2.0, -1.0], rng=np.random.default_rng(0))
+    episode = make_episode(
+        "a", "g", ["s", "r", "s"], outcome=1.0, scores=[-3.0, -2.0, -1.0], rng=np.random.default_rng(0)
+    )
     tokens = turn_tokens([episode])
     assert list(tokens) == [("a", 0), ("a", 2), ("a", 1)]
     agent = episode.agent_episodes["s"]
@@ -75,7 +79,9 @@ def test_tokens_of_two_agents_for_the_log():
 def test_credit_is_kept_for_the_log():
     turns, _, _ = run(two_rollouts())
     first, last = turns.last_credit["a", 0], turns.last_credit["a", 1]
-    assert first.belief_before == pytest.approx(np.exp(-2)) and first.belief_after == pytest.approx(np.exp(-1))
+    assert first.belief_before == pytest.approx(np.exp(-2)) and first.belief_after == pytest.approx(
+        np.exp(-1)
+    )
     assert first.gain == pytest.approx(1.0) and first.normalised_gain == 0.0, "a single gain has no spread"
     assert last.belief_before == pytest.approx(np.exp(-1))
     assert (last.belief_after, last.gain, last.normalised_gain) == (None, None, None)
@@ -107,7 +113,9 @@ def test_two_agents_of_one_policy_are_two_rows_of_one_sequence():
     assert tokens.layouts["default_policy"].turn_keys[:3] == [("a", 0), ("a", 2), ("a", 1)]
     for sequence in (0, 1):
         rows = columns["sequence_id"] == sequence
-        assert columns["loss_weight"][rows].sum().item() == pytest.approx(0.5), "a mean over both rows' tokens"
+        assert columns["loss_weight"][rows].sum().item() == pytest.approx(0.5), (
+            "a mean over both rows' tokens"
+        )
     for k, (rollout_id, turn) in enumerate(tokens.layouts["default_policy"].turn_keys):
         values = columns["advantages"][columns["turn_id"] == k]
         assert values.numpy() == pytest.approx(turns.last_credit[rollout_id, turn].advantage)
@@ -116,7 +124,9 @@ def test_two_agents_of_one_policy_are_two_rows_of_one_sequence():
 def test_an_agent_that_wrote_nothing_has_no_row():
     rng = np.random.default_rng(0)
     episodes = [
-        make_episode(name, "g", ["searcher", "reader"], outcome=outcome, scores=[-3.0, -2.0], rng=rng, tokens=tokens)
+        make_episode(
+            name, "g", ["searcher", "reader"], outcome=outcome, scores=[-3.0, -2.0], rng=rng, tokens=tokens
+        )
         for name, outcome, tokens in (("a", 1.0, [[5, 6], []]), ("b", 0.0, [[5], [6, 7, 8]]))
     ]
     _, tokens, batch = run(episodes)
@@ -140,7 +150,11 @@ def test_two_policies_are_two_batches():
         assert len(columns["lengths"]) == count, "a rollout in which an agent never spoke gives it no row"
         assert columns["loss_weight"].sum().item() == pytest.approx(1.0)
     idle = batch["idle_policy"]
-    assert idle["loss_weight"].sum() == 0 and idle["decision_mask"].sum() == 1 and idle["sequence_id"].tolist() == [-1]
+    assert (
+        idle["loss_weight"].sum() == 0
+        and idle["decision_mask"].sum() == 1
+        and idle["sequence_id"].tolist() == [-1]
+    )
 
 
 @pytest.mark.parametrize(("aggregation", "total"), [("token_mean", 1.0), ("seq_mean_token_sum", None)])
@@ -201,7 +215,9 @@ def test_incomplete_groups():
     turns, tokens, batch = run(left)
     assert [(group.group_id, group.size) for group in turns.last_groups] == [("g1", 2), ("g2", 3)]
     assert not any(rollout_id.startswith("0-") for rollout_id, _ in turns.last_credit)
-    assert batch["default_policy"]["loss_weight"].sum().item() == pytest.approx(1.0), "S counts what is trained on"
+    assert batch["default_policy"]["loss_weight"].sum().item() == pytest.approx(1.0), (
+        "S counts what is trained on"
+    )
     assert tokens.layouts["default_policy"].num_sequences == 5
     rollouts = [episode.custom_data["rollout"] for episode in left]
     for rollout in rollouts:
@@ -302,4 +318,6 @@ def test_numbers_are_float32_and_ids_integers():
     _, _, batch = run(make_batch())
     types = {name: column.dtype for name, column in batch["default_policy"].items()}
     assert types["token_ids"] == torch.int64 and types["decision_mask"] == torch.bool
-    assert {types[name] for name in ("advantages", "sampler_logp", "loss_weight", "clip_scale")} == {torch.float32}
+    assert {types[name] for name in ("advantages", "sampler_logp", "loss_weight", "clip_scale")} == {
+        torch.float32
+    }

@@ -37,7 +37,9 @@ def untied_llama(tmp_path_factory):
 
 def columns_of(learner, episodes):
     """The token columns as the learner's own connector pipeline makes them."""
-    return learner._learner_connector(rl_module=learner.module, batch={}, episodes=episodes, shared_data={})["default_policy"]
+    return learner._learner_connector(rl_module=learner.module, batch={}, episodes=episodes, shared_data={})[
+        "default_policy"
+    ]
 
 
 def metrics_of(result, module_id="default_policy"):
@@ -46,7 +48,9 @@ def metrics_of(result, module_id="default_policy"):
 
 def sample_with(learner, episodes):
     """Put the learner's own log-probs where the engine's would be."""
-    layout_rows = [(episode, agent) for episode in episodes for agent in episode.agent_episodes.values() if len(agent)]
+    layout_rows = [
+        (episode, agent) for episode in episodes for agent in episode.agent_episodes.values() if len(agent)
+    ]
     module = learner.module["default_policy"].unwrapped()
     for _, agent in layout_rows:
         logps = agent.extra_model_outputs["action_logp"].data
@@ -55,13 +59,16 @@ def sample_with(learner, episodes):
             ids += [*context, *decision]
             mask += [False] * len(context) + [True] * len(decision)
         with torch.no_grad():
-            got = module.forward_train({"token_ids": torch.tensor([ids]).long(), "decision_mask": torch.tensor([mask])})
+            got = module.forward_train(
+                {"token_ids": torch.tensor([ids]).long(), "decision_mask": torch.tensor([mask])}
+            )
         got = got["token_logp"][0][torch.tensor(mask)[1:]].numpy()
         for k, part in enumerate(np.split(got, np.cumsum([len(logp) for logp in logps])[:-1])):
             logps[k] = part
 
 
-# The module ---------------------------------------------------------------------------------------------------------
+# The module
+# ---------------------------------------------------------------------------------------------------------
 
 
 def random_rows(lengths=(9, 5, 12), seed=0):
@@ -89,7 +96,10 @@ def test_token_logp_is_the_log_softmax_of_each_row_alone(llama):
             rtol=0,
         )
         torch.testing.assert_close(
-            entropy[n, : length - 1][kept].double(), torch.special.entr(expected.exp()).sum(-1)[kept], atol=1e-5, rtol=0
+            entropy[n, : length - 1][kept].double(),
+            torch.special.entr(expected.exp()).sum(-1)[kept],
+            atol=1e-5,
+            rtol=0,
         )
     assert (logp[~mask[:, 1:]] == 0).all() and (entropy[~mask[:, 1:]] == 0).all()
 
@@ -173,7 +183,9 @@ def test_weights_of_another_model_are_refused(llama, tmp_path):
         module.set_state(other.get_state())
     state = module.get_state()
     state["surprise"] = state.pop("model.norm.weight")
-    with pytest.raises(ValueError, match=r"missing \['model.norm.weight'\] \(1\), unknown \['surprise'\] \(1\)"):
+    with pytest.raises(
+        ValueError, match=r"missing \['model.norm.weight'\] \(1\), unknown \['surprise'\] \(1\)"
+    ):
         module.set_state(state)
 
 
@@ -185,7 +197,9 @@ def test_saved_folder_loads_again_in_its_precision(llama, tmp_path):
         module.save_pretrained(str(tmp_path / dtype))
         model = AutoModelForCausalLM.from_pretrained(tmp_path / dtype, dtype="auto")
         assert str(model.dtype) == f"torch.{dtype}"
-        torch.testing.assert_close(model.model.norm.weight.float(), module.hf.model.norm.weight.detach().to(model.dtype).float())
+        torch.testing.assert_close(
+            model.model.norm.weight.float(), module.hf.model.norm.weight.detach().to(model.dtype).float()
+        )
 
 
 def test_model_with_scaled_logits_is_refused(tmp_path):
@@ -200,15 +214,24 @@ def test_model_with_scaled_logits_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("model_config", "message"),
-    [({}, "needs `path`"), ({"path": "x", "dtype": "float16"}, "dtype"), ({"path": "x", "dtpye": "float32"}, "dtpye")],
+    [
+        ({}, "needs `path`"),
+        ({"path": "x", "dtype": "float16"}, "dtype"),
+        ({"path": "x", "dtpye": "float32"}, "dtpye"),
+    ],
 )
 def test_bad_model_config_is_named(model_config, message):
     spec = module_spec({"m": None}).rl_module_specs["m"]
     with pytest.raises(ValueError, match=message):
-        HFCausalLM(observation_space=spec.observation_space, action_space=spec.action_space, model_config=model_config)
+        HFCausalLM(
+            observation_space=spec.observation_space,
+            action_space=spec.action_space,
+            model_config=model_config,
+        )
 
 
-# Cutting batches ----------------------------------------------------------------------------------------------------
+# Cutting batches
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_micro_batches_keep_sequences_and_budget():
@@ -228,10 +251,15 @@ def test_minibatches_do_not_depend_on_the_sharding():
         assert sorted(np.concatenate(epoch).tolist()) == list(range(8)), "every row once per epoch"
         sizes = [len(set(sequence[rows])) for rows in epoch]
         assert max(sizes) - min(sizes) <= 1
-    assert any((a.tolist() != b.tolist()) for a, b in zip(whole[:3], whole[3:], strict=True)), "shuffled per epoch"
+    assert any((a.tolist() != b.tolist()) for a, b in zip(whole[:3], whole[3:], strict=True)), (
+        "shuffled per epoch"
+    )
     odd = sequence % 2 == 1
     for one, other, both in zip(
-        plan_minibatches(sequence[odd], 7, **plan), plan_minibatches(sequence[~odd], 7, **plan), whole, strict=True
+        plan_minibatches(sequence[odd], 7, **plan),
+        plan_minibatches(sequence[~odd], 7, **plan),
+        whole,
+        strict=True,
     ):
         rows = [*np.flatnonzero(odd)[one], *np.flatnonzero(~odd)[other]]
         assert sorted(rows) == both.tolist()
@@ -244,7 +272,8 @@ def test_rows_of_no_weight_are_never_planned():
     assert isinstance(Row().weight, float)
 
 
-# The update ----------------------------------------------------------------------------------------------------------
+# The update
+# ----------------------------------------------------------------------------------------------------------
 
 
 def reference_loss(model, frozen, columns, loss: LossSettings, rows=ALL):
@@ -264,7 +293,9 @@ def reference_loss(model, frozen, columns, loss: LossSettings, rows=ALL):
         target = ids[0, 1:, None][mask]
         all_logp = logp(model)
         own = all_logp.gather(-1, target)[:, 0]
-        weight = torch.exp(own.detach() - columns["sampler_logp"][n, 1:length][mask].double()).clamp(max=loss.mismatch_cap)
+        weight = torch.exp(own.detach() - columns["sampler_logp"][n, 1:length][mask].double()).clamp(
+            max=loss.mismatch_cap
+        )
         term = -weight * torch.exp(own - own.detach()) * columns["advantages"][n, 1:length][mask].double()
         if loss.kl_coeff:
             d = logp(frozen).gather(-1, target)[:, 0].detach() - own
@@ -300,15 +331,21 @@ def test_loss_and_gradient_of_an_update(llama, aggregation):
     got = gradients(learner)
     for name, param in model.named_parameters():
         torch.testing.assert_close(got[name], param.grad, atol=1e-6 * max(1, metrics["grad_norm"]), rtol=1e-5)
-    assert metrics["grad_norm"] == pytest.approx(torch.stack([p.grad.norm() for p in model.parameters()]).norm().item(), rel=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(
+        torch.stack([p.grad.norm() for p in model.parameters()]).norm().item(), rel=1e-5
+    )
 
 
-@pytest.mark.parametrize(("aggregation", "level"), list(zip(AGGREGATIONS, ("turn", "token", "sequence"), strict=True)))
+@pytest.mark.parametrize(
+    ("aggregation", "level"), list(zip(AGGREGATIONS, ("turn", "token", "sequence"), strict=True))
+)
 def test_micro_batches_do_not_change_the_update(llama, aggregation, level):
     loss = LossSettings(kl_coeff=0.05, loss_aggregation=aggregation, ratio_level=level)
     results = []
     for budget in (10_000, 1):
-        learner = make_learner(llama, loss=loss, tokens_per_micro_batch=budget, num_epochs=2, num_minibatches=2, lr=1e-4)
+        learner = make_learner(
+            llama, loss=loss, tokens_per_micro_batch=budget, num_epochs=2, num_minibatches=2, lr=1e-4
+        )
         metrics = metrics_of(update(learner, make_batch(agents=("searcher", "reader"))))
         results.append((metrics, gradients(learner)))
     assert results[0][0]["micro_batches"] == 4 and results[1][0]["micro_batches"] == 18
@@ -344,21 +381,30 @@ def test_several_updates_keep_pi_old(llama):
         losses.append(value.item())
         ratios.append(ratio.detach())
     assert metrics["loss"] == pytest.approx(np.mean(losses), abs=1e-6)
-    assert metrics["ratio_max"] == pytest.approx(ratios[1].max().item(), abs=1e-4) and metrics["ratio_max"] > 1.02
+    assert (
+        metrics["ratio_max"] == pytest.approx(ratios[1].max().item(), abs=1e-4)
+        and metrics["ratio_max"] > 1.02
+    )
     assert metrics["clip_share"] > 0
     for name, param in module.hf.named_parameters():
-        torch.testing.assert_close(dict(learner.module["default_policy"].hf.named_parameters())[name], param, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            dict(learner.module["default_policy"].hf.named_parameters())[name], param, atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_a_minibatch_is_averaged_over_itself(llama, aggregation):
-    """With lr 0 nothing moves: the mean loss over minibatches is that of each, averaged over its own sequences."""
+    """With lr 0 nothing moves: the mean loss over minibatches is that of each, averaged over its own
+    sequences.
+    """
     loss = LossSettings(kl_coeff=0.0, loss_aggregation=aggregation)
     learner = make_learner(llama, loss=loss, num_minibatches=3, lr=0.0)
     episodes = make_batch()
     columns = columns_of(learner, episodes)
     metrics = metrics_of(update(learner, episodes))
-    plan = plan_minibatches(columns["sequence_id"].numpy(), 9, num_epochs=1, num_minibatches=3, seed=(0, learner._weights_seq_no))
+    plan = plan_minibatches(
+        columns["sequence_id"].numpy(), 9, num_epochs=1, num_minibatches=3, seed=(0, learner._weights_seq_no)
+    )
     model = learner.module["default_policy"].hf
     expected = [reference_loss(model, None, columns, loss, rows.tolist()).item() for rows in plan]
     assert metrics["loss"] == pytest.approx(np.mean(expected), abs=1e-6)
@@ -369,13 +415,17 @@ def test_gap_to_the_sampler_and_credit(llama):
     episodes = make_batch()
     sample_with(learner, episodes)
     agent = next(iter(episodes[0].agent_episodes.values()))
-    agent.extra_model_outputs["action_logp"].data[0] = agent.extra_model_outputs["action_logp"].data[0] - np.float32(0.5)
+    agent.extra_model_outputs["action_logp"].data[0] = agent.extra_model_outputs["action_logp"].data[
+        0
+    ] - np.float32(0.5)
     metrics = metrics_of(update(learner, episodes))
     tokens = len(agent.get_actions()[0])
     assert metrics["logp_gap_max"] == pytest.approx(0.5, abs=1e-5)
     assert metrics["logp_gap_mean"] == pytest.approx(0.5 * tokens / metrics["tokens"], abs=1e-5)
     assert metrics["logp_gap_p999"] == pytest.approx(0.5, abs=1e-5)
-    assert metrics["mismatch_weight_mean"] == pytest.approx(1 + (np.exp(0.5) - 1) * tokens / metrics["tokens"], abs=1e-5)
+    assert metrics["mismatch_weight_mean"] == pytest.approx(
+        1 + (np.exp(0.5) - 1) * tokens / metrics["tokens"], abs=1e-5
+    )
     credit, groups = learner.take_credit()
     assert credit["0-0", 0].logp_gap_mean == pytest.approx(0.5, abs=1e-5)
     assert all(c.logp_gap_mean < 1e-5 for key, c in credit.items() if key != ("0-0", 0))
@@ -397,7 +447,9 @@ def test_on_request_the_gap_of_every_token_is_kept(llama):
     for episode in episodes:
         decisions = next(iter(episode.agent_episodes.values())).get_actions()
         rollout_id = episode.custom_data["rollout"].id
-        assert [len(credit[rollout_id, k].logp_gap_L) for k in range(len(decisions))] == [len(ids) for ids in decisions]
+        assert [len(credit[rollout_id, k].logp_gap_L) for k in range(len(decisions))] == [
+            len(ids) for ids in decisions
+        ]
 
 
 def test_gradient_is_clipped_after_its_norm_was_noted(llama):
@@ -414,17 +466,25 @@ def test_a_loss_that_is_not_finite_names_the_rollout_and_takes_no_step(llama, nu
     before = learner.module["default_policy"].get_state()
     episodes = make_batch()
     next(iter(episodes[4].agent_episodes.values())).extra_model_outputs["action_logp"].data[0][:] = np.nan
-    with pytest.raises(FloatingPointError, match=r"loss is not finite in module default_policy, batch 1.*rollouts 1-1;"):
+    with pytest.raises(
+        FloatingPointError, match=r"loss is not finite in module default_policy, batch 1.*rollouts 1-1;"
+    ):
         update(learner, episodes)
     after = learner.module["default_policy"].get_state()
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 def test_a_row_of_no_weight_has_no_rollout_to_name():
-    """With weights that are not finite, every loss is, also that of rows which a learner adds while others work."""
+    """With weights that are not finite, every loss is, also that of rows which a learner adds while others
+    work.
+    """
     layout = TokenLayout(rollout_ids_N=["1-1"], num_sequences=1)
-    work = Work("default_policy", {}, layout, [[np.array([0])]], num_micro_batches=[2], weight_scale=[1.0], size={})
-    with pytest.raises(FloatingPointError, match=r"in module default_policy, batch 3, among the rollouts 1-1;"):
+    work = Work(
+        "default_policy", {}, layout, [[np.array([0])]], num_micro_batches=[2], weight_scale=[1.0], size={}
+    )
+    with pytest.raises(
+        FloatingPointError, match=r"in module default_policy, batch 3, among the rollouts 1-1;"
+    ):
         work.refuse_non_finite(0, [math.nan, math.nan], "batch 3", lambda values, _how: values)
 
 
@@ -432,7 +492,9 @@ def test_a_gradient_that_is_not_finite_takes_no_step(llama):
     learner = make_learner(llama)
     param = next(learner.module["default_policy"].hf.parameters())
     param.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(FloatingPointError, match=r"norm of the gradient is (inf|nan) in module default_policy, batch 1"):
+    with pytest.raises(
+        FloatingPointError, match=r"norm of the gradient is (inf|nan) in module default_policy, batch 1"
+    ):
         update(learner, make_batch())
 
 
@@ -443,7 +505,9 @@ def policy(agent):
 def test_a_gradient_that_is_not_finite_is_that_of_its_module(llama, untied_llama):
     learner = make_learner({"a_policy": llama, "z_policy": untied_llama})
     next(learner.module["a_policy"].hf.parameters()).register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(FloatingPointError, match=r"norm of the gradient is (inf|nan) in module a_policy, batch 1"):
+    with pytest.raises(
+        FloatingPointError, match=r"norm of the gradient is (inf|nan) in module a_policy, batch 1"
+    ):
         update(learner, make_batch(agents=("a", "z"), policy=policy))
 
 
@@ -464,7 +528,9 @@ def driver_metrics(result, policies):
 
 
 def test_a_frozen_policy_has_no_part_in_the_metrics(llama, untied_llama):
-    learner = make_learner({"searcher_policy": llama, "reader_policy": untied_llama}, loss=LossSettings(kl_coeff=0.01))
+    learner = make_learner(
+        {"searcher_policy": llama, "reader_policy": untied_llama}, loss=LossSettings(kl_coeff=0.01)
+    )
     learner.config.multi_agent(policies_to_train=["searcher_policy"])
     result = update(learner, make_batch(agents=("searcher", "reader"), policy=policy))
     metrics = driver_metrics(result, ["reader_policy", "searcher_policy"])
@@ -484,7 +550,11 @@ def test_where_no_trained_policy_spoke_nothing_was_learnt(llama, untied_llama):
 def test_a_kl_that_was_not_measured_is_not_reported(llama):
     for coefficient in (0.0, 0.01):
         result = update(make_learner(llama, loss=LossSettings(kl_coeff=coefficient)), make_batch())
-        assert ("kl" in metrics_of(result)) is ("kl" in driver_metrics(result, ["default_policy"])) is (coefficient > 0)
+        assert (
+            ("kl" in metrics_of(result))
+            is ("kl" in driver_metrics(result, ["default_policy"]))
+            is (coefficient > 0)
+        )
 
 
 def test_two_modules_of_which_one_is_frozen(llama, untied_llama):
@@ -513,7 +583,9 @@ def test_a_module_that_nobody_spoke_through_does_not_move(llama):
     for _ in range(2):
         update(learner, make_batch())
     before = load_causal_lm(llama, torch.float32).state_dict()
-    assert all(np.array_equal(array, before[name]) for name, array in learner.module["idle"].get_state().items())
+    assert all(
+        np.array_equal(array, before[name]) for name, array in learner.module["idle"].get_state().items()
+    )
 
 
 def test_modules_of_the_same_source_share_one_reference(llama):
@@ -558,7 +630,11 @@ def test_a_restored_learner_goes_on_exactly(llama, tmp_path):
 
 @pytest.mark.parametrize("lr", [1e-5, [[0, 3e-5], [200, 0.0]]])
 def test_a_restored_learner_has_the_rate_of_its_own_configuration(llama, tmp_path, lr):
-    saved, restored, never_saved = make_learner(llama, lr=1e-3), make_learner(llama, lr=lr), make_learner(llama, lr=lr)
+    saved, restored, never_saved = (
+        make_learner(llama, lr=1e-3),
+        make_learner(llama, lr=lr),
+        make_learner(llama, lr=lr),
+    )
     for learner in (saved, never_saved):
         update(learner, make_batch())
     saved.save_to_path(str(tmp_path))

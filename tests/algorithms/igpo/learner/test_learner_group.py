@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from igpo_learner_setup import LearnerConfig, gradients, make_batch, make_learner, module_spec, save_tiny_llama, update
+from igpo_learner_setup import (
+    LearnerConfig,
+    gradients,
+    make_batch,
+    make_learner,
+    module_spec,
+    save_tiny_llama,
+    update,
+)
 
 from algorithms.credit import get_preset
 from algorithms.igpo.learner.groups import shard_groups
@@ -17,8 +25,14 @@ def ray_of_two_cpus():
     import ray
 
     tests = Path(__file__).resolve().parents[3]
-    path = os.pathsep.join([str(tests / "support"), str(tests.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}})
+    path = os.pathsep.join(
+        [str(tests / "support"), str(tests.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
+    )
     yield ray
     ray.shutdown()
 
@@ -64,7 +78,15 @@ def test_two_learners_equal_one(ray_of_two_cpus, tmp_path, preset, loss):
             )
             assert len(results) == 2
             for result in results:
-                for name in ("loss", "policy_loss", "entropy", "grad_norm", "logp_gap_mean", "logp_gap_max", "tokens"):
+                for name in (
+                    "loss",
+                    "policy_loss",
+                    "entropy",
+                    "grad_norm",
+                    "logp_gap_mean",
+                    "logp_gap_max",
+                    "tokens",
+                ):
                     got = result["default_policy"][name].peek()
                     assert got == pytest.approx(alone[name].peek(), abs=1e-6, rel=1e-6), name
             of_each = [result.get() for result in group.foreach_learner(gradients)]

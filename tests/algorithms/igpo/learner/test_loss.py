@@ -21,7 +21,19 @@ TENTHS = torch.arange(10) / 10
 PLAIN = LossSettings(kl_coeff=0.0, mismatch_cap=0.0)
 
 
-def loss_of(settings, logp, *, old=None, sampler=None, advantage=1.0, weight=1.0, turn=0, sequence=0, scale=1.0, **more):
+def loss_of(
+    settings,
+    logp,
+    *,
+    old=None,
+    sampler=None,
+    advantage=1.0,
+    weight=1.0,
+    turn=0,
+    sequence=0,
+    scale=1.0,
+    **more,
+):
     size = len(logp)
 
     def column(value, dtype=torch.float32):
@@ -60,7 +72,9 @@ def test_ratio_levels():
 
 def test_gradient_of_a_sequence_ratio_is_shared_by_its_tokens():
     logp = torch.tensor([-1.0, -2.0, -1.0], requires_grad=True)
-    ratio = importance_ratio(logp, logp.detach(), "sequence", torch.tensor([0, 1, 2]), torch.tensor([0, 0, 5]))
+    ratio = importance_ratio(
+        logp, logp.detach(), "sequence", torch.tensor([0, 1, 2]), torch.tensor([0, 0, 5])
+    )
     ratio[0].backward()
     torch.testing.assert_close(logp.grad, torch.tensor([0.5, 0.5, 0.0]))
 
@@ -87,7 +101,9 @@ def test_clip(ratio, advantage, objective, active):
 
 def test_dual_clip_bounds_bad_tokens_only():
     ratio = torch.tensor([5.0, 5.0, 2.0], requires_grad=True)
-    got, clipped = clipped_objective(ratio, torch.tensor([-1.0, 1.0, -1.0]), TENTHS[2], TENTHS[2], dual_clip=3.0)
+    got, clipped = clipped_objective(
+        ratio, torch.tensor([-1.0, 1.0, -1.0]), TENTHS[2], TENTHS[2], dual_clip=3.0
+    )
     assert got.tolist() == pytest.approx([-3.0, 1.2, -2.0])
     assert clipped.tolist() == [1, 1, 0]
     got.sum().backward()
@@ -97,7 +113,11 @@ def test_dual_clip_bounds_bad_tokens_only():
 def test_clip_scale_multiplies_both_bounds_of_its_turn():
     old, up = [-1.0] * 4, math.log(2.0)
     terms = loss_of(
-        PLAIN, [-1.0 + up, -1.0 + up, -1.0 - up, -1.0 - up], old=old, advantage=[1, 1, -1, -1], scale=[1, 1.5, 1, 1.5]
+        PLAIN,
+        [-1.0 + up, -1.0 + up, -1.0 - up, -1.0 - up],
+        old=old,
+        advantage=[1, 1, -1, -1],
+        scale=[1, 1.5, 1, 1.5],
     )
     assert terms.policy.tolist() == pytest.approx([-1.2, -1.3, 0.8, 0.7])
 
@@ -116,7 +136,8 @@ def test_mismatch_weight_is_capped_and_carries_no_gradient():
 
 
 def test_mismatch_enters_once():
-    # One update: rho = 1 in value, gradient 1; the engine was half as likely to draw the token, so w = 2 (cap 4).
+    # One update: rho = 1 in value, gradient 1; the engine was half as likely to draw the token, so w = 2 (cap
+    # 4).
     logp = torch.tensor([-1.0], requires_grad=True)
     sampler = [-1.0 - math.log(2)]
     terms = loss_of(LossSettings(kl_coeff=0.0, mismatch_cap=4.0), logp, sampler=sampler, advantage=3.0)
@@ -172,7 +193,8 @@ def test_missing_reference_or_entropy_is_refused():
 )
 def test_aggregation(aggregation, expected):
     weight = [
-        aggregation_weight(aggregation, num_sequences=2, num_tokens=5, sequence_tokens=tokens) for tokens in (2, 2, 3, 3, 3)
+        aggregation_weight(aggregation, num_sequences=2, num_tokens=5, sequence_tokens=tokens)
+        for tokens in (2, 2, 3, 3, 3)
     ]
     terms = loss_of(PLAIN, [-1.0] * 5, advantage=[-1.0, -2.0, -3.0, -4.0, -8.0], weight=weight)
     assert terms.loss.item() == pytest.approx(expected)
@@ -181,7 +203,10 @@ def test_aggregation(aggregation, expected):
 finite = st.floats(-3, 3, width=32)
 
 
-@given(tokens=st.lists(st.tuples(finite, finite, finite, finite, finite), min_size=2, max_size=20), cut=st.integers(1, 19))
+@given(
+    tokens=st.lists(st.tuples(finite, finite, finite, finite, finite), min_size=2, max_size=20),
+    cut=st.integers(1, 19),
+)
 def test_loss_is_a_sum_over_micro_batches(tokens, cut):
     settings = LossSettings(kl_coeff=0.1, dual_clip=3.0)
     logp, old, sampler, advantage, reference = (list(column) for column in zip(*tokens, strict=True))

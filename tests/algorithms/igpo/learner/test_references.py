@@ -84,7 +84,10 @@ def test_modules_share_a_frozen_reference_but_never_a_refreshed_one(llama):
         learner = make_learner(paths, loss=loss, reference_refresh_interval=interval)
         with learner._references.model("default_policy") as one, learner._references.model("other") as other:
             assert (one is other) == (interval == 0)
-    update(learner, make_batch(agents=("a", "b"), policy=lambda agent: "default_policy" if agent == "a" else "other"))
+    update(
+        learner,
+        make_batch(agents=("a", "b"), policy=lambda agent: "default_policy" if agent == "a" else "other"),
+    )
     for module_id in paths:
         with learner._references.model(module_id) as model:
             current = learner.module[module_id].hf.state_dict()

@@ -14,7 +14,13 @@ from algorithms.igpo.learner.loss import LossSettings
 from envs.engine.weights import state_to_tensors
 from envs.errors import InputError
 
-SETTINGS = {"loss": LossSettings(kl_coeff=0.01), "tokens_per_micro_batch": 60, "num_minibatches": 2, "lr": 1e-4, "grad_clip": 0.1}
+SETTINGS = {
+    "loss": LossSettings(kl_coeff=0.01),
+    "tokens_per_micro_batch": 60,
+    "num_minibatches": 2,
+    "lr": 1e-4,
+    "grad_clip": 0.1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +28,14 @@ def ray_of_two_cpus():
     import ray
 
     tests = Path(__file__).resolve().parents[3]
-    path = os.pathsep.join([str(tests / "support"), str(tests.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}})
+    path = os.pathsep.join(
+        [str(tests / "support"), str(tests.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
+    )
     yield ray
     ray.shutdown()
 
@@ -65,7 +77,9 @@ def test_three_steps_equal_those_of_one_learner(ray_of_two_cpus, tmp_path):
         data, timesteps = TrainingData(episodes_refs=shards), {"num_env_steps_sampled_lifetime": 100}
         for result in group.update(training_data=data, timesteps=timesteps):
             for name in ("loss", "kl", "grad_norm", "logp_gap_mean", "tokens"):
-                assert result["default_policy"][name].peek() == pytest.approx(alone[name].peek(), abs=1e-5, rel=1e-5), name
+                assert result["default_policy"][name].peek() == pytest.approx(
+                    alone[name].peek(), abs=1e-5, rel=1e-5
+                ), name
         return episodes
 
     def check(learner=one):
@@ -75,7 +89,9 @@ def test_three_steps_equal_those_of_one_learner(ray_of_two_cpus, tmp_path):
                 np.testing.assert_allclose(array, expected[name], atol=1e-5)
 
     try:
-        held = of_each(group, lambda learner: sum(p.to_local().numel() for p in module_of(learner).parameters()))
+        held = of_each(
+            group, lambda learner: sum(p.to_local().numel() for p in module_of(learner).parameters())
+        )
         total = sum(p.numel() for p in one.module["default_policy"].parameters())
         assert sum(held) == total and max(held) < 0.6 * total, "each learner holds its half"
         step(1, groups=5)
@@ -101,7 +117,10 @@ def test_three_steps_equal_those_of_one_learner(ray_of_two_cpus, tmp_path):
 
         folder = str(tmp_path / "hf")
         of_each(
-            group, lambda learner: learner.module["default_policy"].save_pretrained(None if learner._learner_index else folder)
+            group,
+            lambda learner: learner.module["default_policy"].save_pretrained(
+                None if learner._learner_index else folder
+            ),
         )
         from transformers import AutoModelForCausalLM
 
@@ -126,7 +145,9 @@ def test_a_checkpoint_goes_on_with_another_number_of_learners(ray_of_two_cpus, t
     def step_two(episodes):
         shards = [ray_of_two_cpus.put(shard) for shard in shard_groups(episodes, 2)]
         two.update(
-            training_data=TrainingData(episodes_refs=shards), timesteps={"num_env_steps_sampled_lifetime": 100}, num_epochs=1
+            training_data=TrainingData(episodes_refs=shards),
+            timesteps={"num_env_steps_sampled_lifetime": 100},
+            num_epochs=1,
         )
 
     def save(group, name):

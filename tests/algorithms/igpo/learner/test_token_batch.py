@@ -12,7 +12,14 @@ def test_columns_by_hand():
     one.append([7, 8], decision=False)
     one.append([9], decision=True, sampler_logp=np.float32([-1.5]), advantage=2.0, clip_scale=1.5, turn_id=0)
     one.append([], decision=False)
-    one.append([4, 5], decision=True, sampler_logp=np.float32([-0.5, -0.25]), advantage=-1.0, clip_scale=0.5, turn_id=1)
+    one.append(
+        [4, 5],
+        decision=True,
+        sampler_logp=np.float32([-0.5, -0.25]),
+        advantage=-1.0,
+        clip_scale=0.5,
+        turn_id=1,
+    )
     one.append([3, 3, 3], decision=False)  # seen by nobody who writes again
     two.append([6], decision=False)
     two.append([2], decision=True, advantage=3.0, turn_id=2)
@@ -30,7 +37,12 @@ def test_columns_by_hand():
     }
     assert {name: column.tolist() for name, column in columns.items()} == expected
     dtypes = dict.fromkeys(["advantages", "sampler_logp", "clip_scale", "loss_weight"], torch.float32)
-    dtypes |= {"token_ids": torch.int64, "lengths": torch.int64, "turn_id": torch.int32, "sequence_id": torch.int32}
+    dtypes |= {
+        "token_ids": torch.int64,
+        "lengths": torch.int64,
+        "turn_id": torch.int32,
+        "sequence_id": torch.int32,
+    }
     assert {name: column.dtype for name, column in columns.items()} == dtypes | {"decision_mask": torch.bool}
 
 

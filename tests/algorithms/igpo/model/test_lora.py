@@ -65,8 +65,12 @@ def test_merging_by_hand(llama):
     torch.nn.init.normal_(layer.lora_B["default"].weight)
     from algorithms.igpo.model.lora import merged_weights
 
-    expected = layer.base_layer.weight + 3.0 / 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-    torch.testing.assert_close(merged_weights(model)["model.layers.1.self_attn.v_proj.weight"], expected, atol=1e-6, rtol=0)
+    expected = (
+        layer.base_layer.weight + 3.0 / 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    )
+    torch.testing.assert_close(
+        merged_weights(model)["model.layers.1.self_attn.v_proj.weight"], expected, atol=1e-6, rtol=0
+    )
 
 
 def test_the_reference_is_the_base_and_the_gradient_that_of_the_adapters(llama):
@@ -106,7 +110,10 @@ def test_export_is_a_plain_model(llama, tmp_path, dtype):
     learner = make_learner(llama, model_config={**LORA, "dtype": dtype}, lr=0.02)
     update(learner, make_batch())
     module = module_of(learner)
-    kinds = {p.dtype for p in module.hf.parameters() if p.requires_grad}, {p.dtype for p in module.hf.parameters()}
+    kinds = (
+        {p.dtype for p in module.hf.parameters() if p.requires_grad},
+        {p.dtype for p in module.hf.parameters()},
+    )
     assert kinds == ({torch.float32}, {torch.float32, getattr(torch, dtype)})
     module.save_pretrained(str(tmp_path / dtype))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / dtype, dtype="auto")

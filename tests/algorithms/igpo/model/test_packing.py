@@ -55,22 +55,37 @@ def test_side_by_side_and_back(lengths):
     token_T = torch.arange(sum(lengths))
     assert torch.equal(token_T[rows.token_of_P][rows.place_of_T], token_T)
     assert rows.position_T.tolist() == [j for length in lengths for j in range(length)]
-    assert rows.token_ids_T.tolist() == [20 * n + j for n, length in enumerate(lengths) for j in range(length)]
-    assert len(rows.token_of_P) == padded_size(np.array(lengths)) == sum(n * width for n, width in rows.shapes)
+    assert rows.token_ids_T.tolist() == [
+        20 * n + j for n, length in enumerate(lengths) for j in range(length)
+    ]
+    assert (
+        len(rows.token_of_P) == padded_size(np.array(lengths)) == sum(n * width for n, width in rows.shapes)
+    )
     assert not rows.shares_tokens
 
 
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=8), min_size=1, max_size=12))
 def test_a_token_is_what_stands_before_it(contents):
-    """Two positions are one token exactly where the rows are equal up to there; attention sees every token."""
+    """Two positions are one token exactly where the rows are equal up to there; attention sees
+    every token.
+    """
     lengths = [len(row) for row in contents]
     rows = PackedRows(torch.tensor([row + [0] * (8 - len(row)) for row in contents]), lengths)
-    tokens = {tuple(row[: j + 1]): int(rows.token_of_NL[n, j]) for n, row in enumerate(contents) for j in range(len(row))}
+    tokens = {
+        tuple(row[: j + 1]): int(rows.token_of_NL[n, j])
+        for n, row in enumerate(contents)
+        for j in range(len(row))
+    }
     assert len(set(tokens.values())) == len(tokens) == len(rows.token_ids_T)
     for n, row in enumerate(contents):
-        assert rows.token_of_NL[n].tolist() == [tokens[tuple(row[: j + 1])] for j in range(len(row))] + [-1] * (8 - len(row))
+        assert rows.token_of_NL[n].tolist() == [tokens[tuple(row[: j + 1])] for j in range(len(row))] + [
+            -1
+        ] * (8 - len(row))
     for beginning, token in tokens.items():
-        assert (int(rows.token_ids_T[token]), int(rows.position_T[token])) == (beginning[-1], len(beginning) - 1)
+        assert (int(rows.token_ids_T[token]), int(rows.position_T[token])) == (
+            beginning[-1],
+            len(beginning) - 1,
+        )
     assert set(rows.token_of_P.tolist()) == set(tokens.values())
     ends = {beginning for beginning in tokens if not any(beginning == other[:-1] for other in tokens)}
     assert sum(count for count, _ in rows.shapes) == len(ends)
@@ -83,7 +98,9 @@ def test_packed_rows_equal_rows_alone(llama, checkpointing):
     if checkpointing:
         packed.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     token_ids, mask = rows_of(LENGTHS)
-    logp, entropy = token_logp(packed, token_ids, mask[:, 1:], entropy="trained", lengths=torch.tensor(LENGTHS))
+    logp, entropy = token_logp(
+        packed, token_ids, mask[:, 1:], entropy="trained", lengths=torch.tensor(LENGTHS)
+    )
     num_targets = int(mask.sum())
     ((logp.sum() + 0.3 * entropy.sum()) / num_targets).backward()
     total = 0.0
@@ -113,8 +130,12 @@ def test_common_beginnings_are_computed_once(llama, dtype):
 
     def run(rows):
         model = load_causal_lm(llama, torch.float32)
-        handle = model.model.embed_tokens.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].numel()))
-        outputs = [token_logp(model, token_ids[k], mask[k, 1:], dtype, "trained", lengths=lengths[k]) for k in rows]
+        handle = model.model.embed_tokens.register_forward_hook(
+            lambda _m, inputs, _o: seen.append(inputs[0].numel())
+        )
+        outputs = [
+            token_logp(model, token_ids[k], mask[k, 1:], dtype, "trained", lengths=lengths[k]) for k in rows
+        ]
         logp, entropy = (torch.cat(parts) for parts in zip(*outputs, strict=True))
         (weight * (logp + 0.1 * entropy)).sum().backward()
         handle.remove()
@@ -132,7 +153,9 @@ def test_common_beginnings_are_computed_once(llama, dtype):
 def test_padding_is_not_computed(llama):
     model = load_causal_lm(llama, torch.float32)
     seen = []
-    model.model.layers[0].mlp.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[1]))
+    model.model.layers[0].mlp.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0].shape[1])
+    )
     token_ids, mask = rows_of(LENGTHS)
     token_ids[:, 0] = torch.arange(len(LENGTHS))
     token_logp(model, token_ids, mask[:, 1:], lengths=torch.tensor(LENGTHS))
@@ -148,7 +171,10 @@ def test_a_row_of_no_weight_passes(llama):
 
 def test_without_packed_rows_attention_is_as_ever(llama):
     """Generation, padding masks and masks of four dimensions pass through."""
-    packed, plain = load_causal_lm(llama, torch.float32), AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    packed, plain = (
+        load_causal_lm(llama, torch.float32),
+        AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32),
+    )
     token_ids, _ = rows_of((12, 12))
     left_padded = torch.ones_like(token_ids)
     left_padded[0, :4] = 0
@@ -162,19 +188,31 @@ def test_without_packed_rows_attention_is_as_ever(llama):
 def test_a_row_beyond_the_sliding_window_is_refused(tmp_path):
     from transformers import MistralConfig, MistralForCausalLM
 
-    sizes = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "sliding_window": 8}
-    MistralForCausalLM(MistralConfig(**sizes, num_attention_heads=2, num_key_value_heads=1)).save_pretrained(tmp_path)
+    sizes = {
+        "vocab_size": 61,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "sliding_window": 8,
+    }
+    MistralForCausalLM(MistralConfig(**sizes, num_attention_heads=2, num_key_value_heads=1)).save_pretrained(
+        tmp_path
+    )
     model = load_causal_lm(str(tmp_path), torch.float32)
     token_ids, mask = rows_of((9, 4))
     assert token_logp(model, token_ids, mask[:, 1:], lengths=torch.tensor((9, 4)))[0].isfinite().all()
     with pytest.raises(ValueError, match="a row of 9 tokens is longer than the model's sliding window of 8"):
-        token_logp(model, *(part[:, k:] for k, part in enumerate(rows_of((10, 4)))), lengths=torch.tensor((10, 4)))
+        token_logp(
+            model, *(part[:, k:] for k, part in enumerate(rows_of((10, 4)))), lengths=torch.tensor((10, 4))
+        )
 
 
 def test_a_model_that_mixes_tokens_outside_attention_is_refused(tmp_path):
     from transformers import MambaConfig, MambaForCausalLM
 
-    MambaForCausalLM(MambaConfig(vocab_size=61, hidden_size=16, num_hidden_layers=1, state_size=4)).save_pretrained(tmp_path)
+    MambaForCausalLM(
+        MambaConfig(vocab_size=61, hidden_size=16, num_hidden_layers=1, state_size=4)
+    ).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="does not keep packed rows apart"):
         load_causal_lm(str(tmp_path), torch.float32)
 
@@ -182,4 +220,6 @@ def test_a_model_that_mixes_tokens_outside_attention_is_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_pretrained_model_passes_although_its_values_are_large(dtype):
-    load_causal_lm(resolve_model("smollm2"), dtype)  # hidden values around 27: an absolute tolerance refused it
+    load_causal_lm(
+        resolve_model("smollm2"), dtype
+    )  # hidden values around 27: an absolute tolerance refused it

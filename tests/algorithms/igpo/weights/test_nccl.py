@@ -1,4 +1,6 @@
-"""`engine.weight_transfer: nccl`: vLLM's own classes carry the weights from learners to engines; without a GPU, over gloo."""
+"""`engine.weight_transfer: nccl`: vLLM's own classes carry the weights from learners to engines; without a
+GPU, over gloo.
+"""
 
 import os
 from pathlib import Path
@@ -27,13 +29,20 @@ POLICIES = ("reader", "searcher")
         ({}, {"num_env_runners": 0}, "set num_env_runners to 1 or more"),
         ({}, {"num_gpus_per_env_runner": 0.5}, "set num_gpus_per_env_runner to 1 or more, not 0.5"),
         ({"kind": "transformers"}, {}, "set engine.kind to vllm"),
-        ({"placement": "colocated"}, {"num_gpus_per_learner": 0.5, "num_gpus_per_env_runner": 0.5}, "leave one of them out"),
+        (
+            {"placement": "colocated"},
+            {"num_gpus_per_learner": 0.5, "num_gpus_per_env_runner": 0.5},
+            "leave one of them out",
+        ),
     ],
 )
 def test_what_has_no_gpus_of_its_own_is_refused(engine, change, message):
     config = IGPOConfig().environment("search", env_config={}).training(model_path="tiny")
     config.engine = {"weight_transfer": "nccl"}
-    gpus = {name: 1 for name in ("num_learners", "num_gpus_per_learner", "num_env_runners", "num_gpus_per_env_runner")}
+    gpus = {
+        name: 1
+        for name in ("num_learners", "num_gpus_per_learner", "num_env_runners", "num_gpus_per_env_runner")
+    }
     for name, value in gpus.items():
         setattr(config, name, value)
     config.validate()
@@ -71,8 +80,13 @@ def push_to(runners, learners, *, shard_learner=False, engine_size=1):
 def test_a_transfer_that_does_not_end_is_one_sentence():
     members = [("a handle", {None})]
     runners = SimpleNamespace(foreach_env_runner=lambda *args, **kwargs: members)
-    learners = SimpleNamespace(foreach_learner=lambda *args, **kwargs: [])  # RLlib leaves out who has not answered in time
-    with pytest.raises(RuntimeError, match="not with all engines after 600 s: an env runner died in the middle, or NCCL cannot"):
+    learners = SimpleNamespace(
+        foreach_learner=lambda *args, **kwargs: []
+    )  # RLlib leaves out who has not answered in time
+    with pytest.raises(
+        RuntimeError,
+        match="not with all engines after 600 s: an env runner died in the middle, or NCCL cannot",
+    ):
         push_to(runners, learners).push(3)
     members.clear()
     assert push_to(runners, learners).push(3) == 0  # all have died: RLlib's restoring brings them weights
@@ -93,7 +107,10 @@ def ray():
     tests = Path(__file__).resolve().parents[3]
     paths = [tests / "support", tests.parent]
     path = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
-    settings = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # before `use_gloo` imports vLLM
+    settings = {
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }  # before `use_gloo` imports vLLM
     variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", **settings}
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": variables})
     yield ray
@@ -142,7 +159,11 @@ def test_every_process_of_every_engine_gets_the_learners_weights(ray, tmp_path, 
         return expected["reader"]
 
     def groups():
-        return [group for names in runners.foreach_env_runner(lambda runner: runner.transfer_groups) for group in names]
+        return [
+            group
+            for names in runners.foreach_env_runner(lambda runner: runner.transfer_groups)
+            for group in names
+        ]
 
     try:
         before = check(0)
@@ -155,19 +176,26 @@ def test_every_process_of_every_engine_gets_the_learners_weights(ray, tmp_path, 
         ray.kill(runners.runners[1])
         runners.runners[1] = actors.remote(2, POLICIES)
         check(2)
-        assert len(set(groups())) == 1 and set(groups()) != set(first), "with a new runner there is a new group"
+        assert len(set(groups())) == 1 and set(groups()) != set(first), (
+            "with a new runner there is a new group"
+        )
         ray.kill(runners.runners.pop())
         check(3)
 
         failing = Engines(TransferGroup("", tuple(runners.runners), POLICIES, 2), "nobody")
-        with pytest.raises(RuntimeError, match=r"start_weight_update failed in an env runner:\nTraceback[^$]*KeyError: 'nobody'"):
+        with pytest.raises(
+            RuntimeError,
+            match=r"start_weight_update failed in an env runner:\nTraceback[^$]*KeyError: 'nobody'",
+        ):
             failing.start_weight_update()
     finally:
         learners.shutdown()
 
 
 def untied_policy(folder):
-    """The embedded policy with an output head of its own: on a CPU vLLM's engine cannot tie it to the embedding."""
+    """The embedded policy with an output head of its own: on a CPU vLLM's engine cannot tie it to the
+    embedding.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from envs.engine.models import resolve_model
@@ -187,7 +215,9 @@ def test_vllm_samples_with_the_weights_that_were_sent_to_it(ray, tmp_path):
 
     config = (
         GlooConfig()
-        .environment("search", env_config={"world": {"train_questions": 40, "heldout_questions": 5}, "max_turns": 3})
+        .environment(
+            "search", env_config={"world": {"train_questions": 40, "heldout_questions": 5}, "max_turns": 3}
+        )
         .training(
             model_path=untied_policy(tmp_path / "policy"),
             lr=1e-3,
@@ -202,7 +232,9 @@ def test_vllm_samples_with_the_weights_that_were_sent_to_it(ray, tmp_path):
     algorithm = config.build_algo()
 
     def iterate():
-        """Trains; then the engines' log-probs of what they sampled are those of plain transformers with the same weights."""
+        """Trains; then the engines' log-probs of what they sampled are those of plain transformers with the
+        same weights.
+        """
         algorithm.export_hf(tmp_path / "hf")
         metrics = algorithm.train()["igpo"]
         assert metrics["logp_gap_mean"] < 1e-4 and metrics["weight_lag"] == 0
@@ -214,7 +246,9 @@ def test_vllm_samples_with_the_weights_that_were_sent_to_it(ray, tmp_path):
             decision = turn.decision_ids_L.tolist()
             contexts[rollout_id] = context + decision
             with torch.no_grad():
-                logp = model(torch.tensor([context + decision])).logits[0, len(context) - 1 : -1].log_softmax(-1)
+                logp = (
+                    model(torch.tensor([context + decision])).logits[0, len(context) - 1 : -1].log_softmax(-1)
+                )
             expected = logp.gather(-1, torch.tensor(decision)[:, None])[:, 0].numpy()
             np.testing.assert_allclose(turn.sampler_logp_L, expected, atol=1e-4)
 

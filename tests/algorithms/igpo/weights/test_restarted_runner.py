@@ -1,4 +1,6 @@
-"""A runner that dies between two samplings is started anew by Ray without RLlib's knowing: it gets weights before it samples."""
+"""A runner that dies between two samplings is started anew by Ray without RLlib's knowing: it gets weights
+before it samples.
+"""
 
 import os
 import signal
@@ -16,7 +18,9 @@ def test_a_runner_that_died_while_nothing_sampled_is_given_weights():
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     algorithm = (
         IGPOConfig()
-        .environment("search", env_config={"world": {"train_questions": 40, "heldout_questions": 5}, "max_turns": 3})
+        .environment(
+            "search", env_config={"world": {"train_questions": 40, "heldout_questions": 5}, "max_turns": 3}
+        )
         .training(model_path="tiny", prompts_per_iteration=2, group_size=2, engine={"kind": "transformers"})
         .env_runners(num_env_runners=1)
     ).build_algo()

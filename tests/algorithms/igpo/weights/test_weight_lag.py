@@ -1,4 +1,6 @@
-"""Sampling during the update (`max_weight_lag` 1): what is refused, and that it is exact about versions and resuming."""
+"""Sampling during the update (`max_weight_lag` 1): what is refused, and that it is exact about versions and
+resuming.
+"""
 
 import threading
 from types import SimpleNamespace
@@ -15,7 +17,9 @@ from envs.errors import InputError
 def make_config(**training):
     return (
         IGPOConfig()
-        .environment("search", env_config={"world": {"train_questions": 40, "heldout_questions": 5}, "max_turns": 3})
+        .environment(
+            "search", env_config={"world": {"train_questions": 40, "heldout_questions": 5}, "max_turns": 3}
+        )
         .training(
             model_path="tiny",
             lr=1e-3,
@@ -92,7 +96,9 @@ def trace(algorithm):
 
 
 def weights_of(algorithm):
-    return algorithm.learner_group.get_state(components="learner/rl_module")["learner"]["rl_module"]["default_policy"]
+    return algorithm.learner_group.get_state(components="learner/rl_module")["learner"]["rl_module"][
+        "default_policy"
+    ]
 
 
 @pytest.mark.slow
@@ -113,7 +119,8 @@ def test_versions_and_an_exact_resume(tmp_path):
         resumed.restore_from_path(str(tmp_path / "checkpoint"))
         assert [trace(resumed), trace(resumed)] == traces[2:]
         for name, array in weights_of(resumed).items():
-            # Requests meet others in another order, so sums are rounded differently; a wrong batch moves weights by 1e-3.
+            # Requests meet others in another order, so sums are rounded differently; a wrong batch moves
+            # weights by 1e-3.
             np.testing.assert_allclose(array, expected[name], atol=1e-4)
         resumed.stop()
     finally:

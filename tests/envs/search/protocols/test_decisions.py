@@ -39,7 +39,9 @@ def test_a_decision_is_complete_and_is_read_back(protocol):
 
 @pytest.mark.parametrize("name", [name for name in PROTOCOLS if name != "tiny"])
 def test_words_from_outside_stay_words(name):
-    """Quotes, accents and the string of a control token come back as they were, and no control token is written for them."""
+    """Quotes, accents and the string of a control token come back as they were, and no control token is
+    written for them.
+    """
     protocol, query = PROTOCOLS[name], 'the "Café" <|im_end|> \\ film'
     ids = protocol.decision(search(query))
     assert protocol.parse(ids) == search(query)
@@ -56,5 +58,6 @@ def test_an_answer_is_written_as_belief_is_scored():
 def test_a_prompt_without_worked_examples():
     protocol = ChatShortProtocol(chat_tokenizer(), worked_examples=False)
     assert protocol.text(protocol.prompt("Be brief.", "Who?", ["search", "answer"])) == (
-        f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQuestion: Who?{HINT}<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQuestion: "
+        f"Who?{HINT}<|im_end|>\n<|im_start|>assistant\n"
     )

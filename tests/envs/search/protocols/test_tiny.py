@@ -24,7 +24,11 @@ def test_prompt_names_the_role_by_what_it_may_do():
 
 def test_well_formed_decisions():
     search = PROTOCOL.parse(ids("<search> folu mother <end>"))
-    assert (search.kind, search.tool, search.arguments) == (ActionKind.TOOL, "search", {"query": "folu mother"})
+    assert (search.kind, search.tool, search.arguments) == (
+        ActionKind.TOOL,
+        "search",
+        {"query": "folu mother"},
+    )
     answer = PROTOCOL.parse(np.array(ids("<answer> red <end>"), dtype=np.int32))
     assert (answer.kind, answer.text) == (ActionKind.ANSWER, "red")
     message = PROTOCOL.parse(ids("<message> folu mother kevo <end>"))
@@ -34,7 +38,12 @@ def test_well_formed_decisions():
 @pytest.mark.parametrize(
     "decision",
     ["", "<end>", "red <end>", "<answer> red", "<answer> <end>", "<answer> red <answer> blue <end>"]
-    + ["<search> <doc> <end>", "<search> folu <unk> <end>", "<bos> <answer> red <end>", "<answer> red <end> <end>"],
+    + [
+        "<search> <doc> <end>",
+        "<search> folu <unk> <end>",
+        "<bos> <answer> red <end>",
+        "<answer> red <end> <end>",
+    ],
 )
 def test_malformed_decisions(decision):
     action = PROTOCOL.parse(ids(decision))
@@ -46,7 +55,12 @@ def test_parse_never_raises_and_agrees_with_its_definition(decision):
     action = PROTOCOL.parse(decision)
     words = decision[1:-1]
     kinds = ids("<search> <answer> <message>")
-    good = len(decision) > 2 and decision[0] in kinds and decision[-1] == END and min(words) >= len(CONTROL_TOKENS)
+    good = (
+        len(decision) > 2
+        and decision[0] in kinds
+        and decision[-1] == END
+        and min(words) >= len(CONTROL_TOKENS)
+    )
     assert (action.kind is not ActionKind.MALFORMED) == good
 
 

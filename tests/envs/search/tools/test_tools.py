@@ -1,4 +1,5 @@
-"""Tools: schemas from signatures, results and errors by hand, time-outs, concurrency, a user's own function."""
+"""Tools: schemas from signatures, results and errors by hand, time-outs, concurrency, a user's own
+function."""
 
 import contextlib
 import threading
@@ -19,13 +20,22 @@ from envs.retrieval.bm25 import BM25Retriever
 from envs.retrieval.scripted import ScriptedRetriever
 from envs.search.config import SearchEnvSettings
 from envs.search.tools.base import Tool, Toolbox, ToolError
-from envs.search.tools.builtin import AT_ONCE_DOCUMENTS, build_toolbox, open_tool, search_tool, searched_text, user_tool
+from envs.search.tools.builtin import (
+    AT_ONCE_DOCUMENTS,
+    build_toolbox,
+    open_tool,
+    search_tool,
+    searched_text,
+    user_tool,
+)
 from envs.search.tools.calculator import evaluate
 from envs.search.trajectory import ToolCall
 
 MIRA = Hit("d0", "mira", "mother toma", 2.0)
 TOMA = Hit("d1", "toma", "toma is red", 1.0)
-RETRIEVER = ScriptedRetriever({"mira": [MIRA, TOMA], "toma": [TOMA], "down": RetrieverError("the server is down")})
+RETRIEVER = ScriptedRetriever(
+    {"mira": [MIRA, TOMA], "toma": [TOMA], "down": RetrieverError("the server is down")}
+)
 CORPUS = Corpus([Document("d0", "mira", "one two three four"), Document("d1", "", "alone")])
 
 
@@ -52,7 +62,10 @@ def test_several_queries_are_one_batch():
 
 
 def test_ids_are_shown_where_documents_can_be_opened():
-    assert call(search_tool(lambda: RETRIEVER, 1, show_ids=True), query="mira").result_text == "[d0] mira: mother toma"
+    assert (
+        call(search_tool(lambda: RETRIEVER, 1, show_ids=True), query="mira").result_text
+        == "[d0] mira: mother toma"
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +75,10 @@ def test_ids_are_shown_where_documents_can_be_opened():
         ({"query": "  "}, "search needs a query: a text that is not empty"),
         ({"query": 7}, "search: bad argument `query`: Input should be a valid string"),
         ({"query": "a", "topk": 100}, "search: bad argument `topk`: Extra inputs are not permitted"),
-        ({"queries": ["a"] * 17}, "search: bad argument `queries`: Tuple should have at most 16 items after validation, not 17"),
+        (
+            {"queries": ["a"] * 17},
+            "search: bad argument `queries`: Tuple should have at most 16 items after validation, not 17",
+        ),
     ],
 )
 def test_bad_arguments_are_the_policys_own_errors(arguments, message):
@@ -112,8 +128,16 @@ def test_a_small_index_is_searched_on_the_spot_and_once_for_equal_queries():
     for each in calls:
         assert box.call_at_once(each)
         each.document_ids.append("mine")  # no call sees what was done to another's result
-    assert [each.document_ids for each in calls] == [["d0", "mine"], ["d0", "mine"], ["d1", "mine"], ["d0", "mine"]]
-    assert [each.result_text for each in calls] == ["mira: one two three four"] * 2 + ["alone", "mira: one two three four"]
+    assert [each.document_ids for each in calls] == [
+        ["d0", "mine"],
+        ["d0", "mine"],
+        ["d1", "mine"],
+        ["d0", "mine"],
+    ]
+    assert [each.result_text for each in calls] == ["mira: one two three four"] * 2 + [
+        "alone",
+        "mira: one two three four",
+    ]
     assert retriever.threads == [threading.current_thread()] * 2
 
 
@@ -132,7 +156,11 @@ def test_a_large_index_or_another_retriever_is_searched_in_a_thread_each_time():
 def test_what_was_searched_for():
     assert searched_text({"query": "a"}) == "a"
     assert searched_text({"query": "a", "queries": ["b", 3, ""]}) == "a\nb"
-    assert searched_text({"query": 5}) is None and searched_text({"queries": "b"}) is None and searched_text({}) is None
+    assert (
+        searched_text({"query": 5}) is None
+        and searched_text({"queries": "b"}) is None
+        and searched_text({}) is None
+    )
 
 
 def test_the_schema_says_what_the_signature_says():
@@ -163,7 +191,11 @@ def test_the_schema_says_what_the_signature_says():
 
 def test_the_schema_of_search():
     parameters = search_tool(lambda: RETRIEVER, 1).schema["function"]["parameters"]
-    assert parameters["properties"]["query"] == {"type": "string", "default": "", "description": "what to look for"}
+    assert parameters["properties"]["query"] == {
+        "type": "string",
+        "default": "",
+        "description": "what to look for",
+    }
     assert parameters["properties"]["queries"]["items"] == {"type": "string"} and "required" not in parameters
 
 
@@ -222,7 +254,14 @@ def test_open_reads_pages():
 
 @pytest.mark.parametrize(
     "expression, value",
-    [("(1884 + 3) * 2", 3774), ("-7 // 2", -4), ("2 ** 10 % 7", 2), ("max(1, 2.5) / 2", 1.25), ("sqrt(16)", 4.0), ("2**-1", 0.5)],
+    [
+        ("(1884 + 3) * 2", 3774),
+        ("-7 // 2", -4),
+        ("2 ** 10 % 7", 2),
+        ("max(1, 2.5) / 2", 1.25),
+        ("sqrt(16)", 4.0),
+        ("2**-1", 0.5),
+    ],
 )
 def test_arithmetic(expression, value):
     assert evaluate(expression) == value
@@ -230,9 +269,30 @@ def test_arithmetic(expression, value):
 
 @pytest.mark.parametrize(
     "expression",
-    ["", "1 +", "x", "True", "'a' * 9", "(1).real", "__import__('os')", "[1][0]", "1 / 0", "9**9**9", "(-8) ** 0.5", "1e308 * 10",
-     "max()", "round(1, ndigits=2)", "sqrt(-1)", "(" * 99, "9" * 201, "3**999999", "1 if 1 else 2", "lambda: 1", "1 << 9"],
-)  # fmt: skip
+    [
+        "",
+        "1 +",
+        "x",
+        "True",
+        "'a' * 9",
+        "(1).real",
+        "__import__('os')",
+        "[1][0]",
+        "1 / 0",
+        "9**9**9",
+        "(-8) ** 0.5",
+        "1e308 * 10",
+        "max()",
+        "round(1, ndigits=2)",
+        "sqrt(-1)",
+        "(" * 99,
+        "9" * 201,
+        "3**999999",
+        "1 if 1 else 2",
+        "lambda: 1",
+        "1 << 9",
+    ],
+)
 def test_whatever_is_not_arithmetic_is_refused(expression):
     with pytest.raises(ValueError):
         evaluate(expression)
@@ -255,7 +315,11 @@ def test_a_call_that_takes_too_long_fails_and_holds_nobody_up():
 
     toolbox = Toolbox([Tool(slow, "slow")], timeout=0.1)
     started = time.perf_counter()
-    calls = [ToolCall("slow", {"seconds": 30}), ToolCall("slow", {"seconds": 0}), ToolCall("slow", {"seconds": 30})]
+    calls = [
+        ToolCall("slow", {"seconds": 30}),
+        ToolCall("slow", {"seconds": 0}),
+        ToolCall("slow", {"seconds": 30}),
+    ]
     with ThreadPoolExecutor(3) as pool:
         done = list(pool.map(toolbox, calls))
     release.set()
@@ -297,7 +361,10 @@ def test_a_users_tool_cannot_end_the_run():
         raise SystemExit(3)
 
     done = call(user_tool(table), word="x")
-    assert done.failed and done.error == "table failed: TypeError: keys must be str, int, float, bool or None, not tuple"
+    assert (
+        done.failed
+        and done.error == "table failed: TypeError: keys must be str, int, float, bool or None, not tuple"
+    )
     done = call(user_tool(leaves), word="x")
     assert done.failed and done.error == "leaves failed: SystemExit: 3"
 
@@ -313,10 +380,19 @@ def settings(**changes) -> SearchEnvSettings:
 
 
 def test_tools_by_name_and_by_import_path(tmp_path, monkeypatch):
-    (tmp_path / "my_tools.py").write_text("def double(x: int) -> int:\n    '''Twice as much.'''\n    return 2 * x\n")
+    (tmp_path / "my_tools.py").write_text(
+        "def double(x: int) -> int:\n    '''Twice as much.'''\n    return 2 * x\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
-    toolbox = build_toolbox(settings(tools=["search", "open", "calculator", "my_tools:double"]), lambda: RETRIEVER, CORPUS)
-    assert [schema["function"]["name"] for schema in toolbox.schemas] == ["search", "open", "calculator", "double"]
+    toolbox = build_toolbox(
+        settings(tools=["search", "open", "calculator", "my_tools:double"]), lambda: RETRIEVER, CORPUS
+    )
+    assert [schema["function"]["name"] for schema in toolbox.schemas] == [
+        "search",
+        "open",
+        "calculator",
+        "double",
+    ]
     assert toolbox(ToolCall("double", {"x": 4})).result_text == "8"
     assert toolbox(ToolCall("calculator", {"expression": "6 * 7"})).result_text == "42"
     assert toolbox(ToolCall("calculator", {"expression": "six"})).error.startswith("calculator: only numbers")
