@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -9,8 +11,8 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 
-from algorithms.igpo.config import LOSS_KEYS, IGPOConfig
-from algorithms.igpo.learner.groups import shard_groups
+from algorithms.igpo.config import IGPOConfig
+from algorithms.igpo.learner.groups import BATCH_WIDE, batch_wide_numbers
 from algorithms.igpo.learner.learner import IGPOTorchLearner
 from algorithms.igpo.learner.loss import LossSettings
 from algorithms.igpo.model.causal_lm import HFCausalLM
@@ -41,10 +43,9 @@ def save_tiny_llama(folder, *, seed=0, tied=True, hidden=32):
 
 
 def learner_config(*, loss=None, **settings):
-    """An `IGPOConfig` of one policy without KL; `loss` are `LossSettings`, `settings` its other attributes."""
-    loss = loss or LossSettings(kl_coeff=0.0)
-    config = IGPOConfig().training(loss={name: getattr(loss, name) for name in LOSS_KEYS})
-    for name, value in {"model_path": "tiny", "lr": 1e-3, "mismatch_cap": loss.mismatch_cap, **settings}.items():
+    """An `IGPOConfig` without KL; `loss` is a `LossSettings`, `settings` are other attributes."""
+    config, loss = IGPOConfig(), loss or LossSettings(kl_coeff=0.0)
+    for name, value in {"model_path": "tiny", "lr": 1e-3, **asdict(loss), **settings}.items():
         if not hasattr(config, name):
             raise AttributeError(name)
         setattr(config, name, value)
@@ -146,9 +147,26 @@ def make_batch(*, groups=3, size=3, seed=0, agents=("searcher",), policy=lambda 
     ]
 
 
+def stamp(episodes):
+    """Puts the numbers of the whole batch into every episode, in place and in this order."""
+    numbers = batch_wide_numbers(episodes)
+    for episode in episodes:
+        episode.custom_data[BATCH_WIDE] = numbers
+
+
 def update(learner, episodes):
-    (shard,) = shard_groups(episodes, 1)
-    return learner.update(episodes=shard, timesteps={"num_env_steps_sampled_lifetime": 100})
+    stamp(episodes)
+    return learner.update(episodes=episodes, timesteps={"num_env_steps_sampled_lifetime": 100})
+
+
+def random_rows(lengths=(9, 5, 12), seed=0):
+    """`token_ids`, `loss_mask` and `row_id` of rows of these lengths; every second token is a target."""
+    generator = torch.Generator().manual_seed(seed)
+    token_ids = torch.randint(0, VOCAB, (sum(lengths),), generator=generator)
+    mask = torch.rand(token_ids.shape, generator=generator) < 0.5
+    start = np.cumsum(lengths) - lengths
+    mask[start], mask[start + 1] = False, True
+    return token_ids, mask, torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
 
 
 def gradients(learner, module_id="default_policy"):

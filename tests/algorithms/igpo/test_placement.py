@@ -52,7 +52,9 @@ def test_nothing_of_the_learner_stays_on_the_device(llama, monkeypatch):
 
 def test_moments_are_on_the_device_only_while_it_steps(llama, monkeypatch):
     calls = []
-    monkeypatch.setattr(distributed, "move_optimizer_state", lambda optimizers, device: calls.append(device.type))
+    monkeypatch.setattr(
+        distributed, "move_optimizer_state", lambda optimizers, device: calls.append(device.type)
+    )
     learner = make_learner(llama, offload_optimizer=True)
     monkeypatch.setattr(learner, "apply_gradients", lambda gradients: calls.append("step"))
     monkeypatch.setattr(distributed, "HOST", META)

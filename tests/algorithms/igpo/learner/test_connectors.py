@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from igpo_learner_setup import make_batch, make_episode
+from igpo_learner_setup import make_batch, make_episode, stamp
 
 from algorithms.credit import CreditConfig, advantages, get_preset
 from algorithms.igpo.learner.connectors import BatchNotes, build_learner_pipeline_pieces
-from algorithms.igpo.learner.groups import BATCH_WIDE, batch_wide_numbers, shard_groups
+from algorithms.igpo.learner.groups import batch_wide_numbers, shard_groups
 from algorithms.igpo.learner.loss import LossSettings
 from algorithms.igpo.learner.token_batch import row_lengths, turn_tokens
 from algorithms.igpo.metrics import training_metrics
@@ -34,9 +34,7 @@ def run(
 ):
     """The pieces' notes and batch; `is_shard`: the episodes hold the numbers of a larger batch already."""
     if not is_shard:
-        numbers = batch_wide_numbers(episodes)
-        for episode in episodes:
-            episode.custom_data[BATCH_WIDE] = numbers
+        stamp(episodes)
     notes, shared, batch = BatchNotes(), {}, {}
     loss = LossSettings(loss_aggregation=aggregation)
     pieces = build_learner_pipeline_pieces(credit or CreditConfig(), loss, notes, alias_rule=alias_rule)
@@ -168,11 +166,7 @@ def test_two_policies_are_two_batches():
         assert len(row_lengths(columns)) == count, "a rollout in which an agent never spoke gives it no row"
         assert columns["loss_weight"].sum().item() == pytest.approx(1.0)
     idle = batch["idle_policy"]
-    assert (
-        idle["loss_weight"].sum() == 0
-        and idle["loss_mask"].sum() == 1
-        and sequences_of_rows(idle) == [-1]
-    )
+    assert idle["loss_weight"].sum() == 0 and idle["loss_mask"].sum() == 1 and sequences_of_rows(idle) == [-1]
 
 
 @pytest.mark.parametrize(("aggregation", "total"), [("token_mean", 1.0), ("seq_mean_token_sum", None)])
