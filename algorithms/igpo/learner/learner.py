@@ -43,7 +43,7 @@ class IGPOTorchLearner(UpdatingLearner):
 
     @functools.cached_property
     def weight_sender(self) -> WeightSender:
-        """Sends the weights to the engines (`engine.weight_transfer: nccl`) and keeps its groups between pushes.
+        """Sends the weights to the engines (`engine.weight_transfer: nccl`); keeps its groups.
 
         Made at the first push, because it imports vLLM.
         """

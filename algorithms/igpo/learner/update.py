@@ -46,10 +46,10 @@ class UpdatingLearner(DistributedLearner):
     `grad_clip`, `seed`, `reference_scored_policy`, `reference_refresh_interval`.
 
     Metrics per module: loss, policy_loss, kl (if it is paid), entropy, grad_norm (before clipping),
-    ratio_mean, ratio_max, clip_share, mismatch_weight_mean, logp_gap_mean / _p999 / _max (|learner - sampler| before the
-    first step; p999 and max are the largest over the learners), lr, tokens, sequences, padding_share,
-    micro_batches. Over all modules: seconds_learn, peak_gib_learn (`envs.engine.peak_memory`), and the
-    connector's seconds_credit.
+    ratio_mean, ratio_max, clip_share, mismatch_weight_mean, logp_gap_mean / _p999 / _max (|learner - sampler|
+    before the first step; p999 and max are the largest over the learners), lr, tokens, sequences,
+    padding_share, micro_batches. Over all modules: seconds_learn, peak_gib_learn
+    (`envs.engine.peak_memory`), and the connector's seconds_credit.
 
     Raises:
         FloatingPointError: a loss or gradient is not finite; no step is taken with it.

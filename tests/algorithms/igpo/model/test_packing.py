@@ -66,7 +66,7 @@ def test_beginnings_by_hand():
 
 
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=8), min_size=1, max_size=12))
-def test_a_token_is_what_stands_before_it(contents):
+def test_equal_beginnings_are_the_same_tokens(contents):
     """Two positions are one token exactly where the rows are equal up to there; attention sees
     every token.
     """
