@@ -19,20 +19,28 @@ import warnings
 
 import numpy as np
 import torch
+from ray.rllib.core.columns import Columns
+from torch.nn.utils.rnn import pad_sequence
 
 from algorithms.igpo.config import IGPOConfig
-from algorithms.igpo.learner.connectors import BuildTokenBatch, find_piece
 from algorithms.igpo.learner.learner import IGPOTorchLearner
-from algorithms.igpo.learner.minibatches import split_micro_batches, take_rows
-from algorithms.igpo.learner.token_batch import Columns, Row, TokenLayout, pad_rows
+from algorithms.igpo.learner.token_batch import (
+    Row,
+    TokenBatch,
+    TokenLayout,
+    join_rows,
+    row_lengths,
+    take_rows,
+)
+from algorithms.igpo.learner.update_plan import split_micro_batches
 from algorithms.igpo.model.packing import PackedRows, padded_size
 
 TURN_TOKENS = 12
 OBSERVATION_TOKENS = 30
 
 
-def make_columns(rows: int, longest: int, vocabulary: int, seed: int = 0) -> tuple[Columns, TokenLayout]:
-    """Rows of turns and observations, of lengths spread as those of searching rollouts are: from a third to
+def make_batch(rows: int, longest: int, vocabulary: int, seed: int = 0) -> tuple[TokenBatch, TokenLayout]:
+    """Rows of turns and observations with lengths like those of searching rollouts: a third of `longest` to
     `longest`.
     """
     rng = np.random.default_rng(seed)
@@ -58,22 +66,29 @@ def make_columns(rows: int, longest: int, vocabulary: int, seed: int = 0) -> tup
             used += OBSERVATION_TOKENS + TURN_TOKENS
         layout.rollout_ids_N.append(str(n))
         made.append(row)
-    return pad_rows(made), layout
+    return join_rows(made), layout
 
 
-def bare_update(model, optimizer, columns: Columns, micro_batches: list[np.ndarray], *, packed: bool) -> None:
+def bare_update(
+    model, optimizer, batch: TokenBatch, micro_batches: list[np.ndarray], *, packed: bool
+) -> None:
     """Forward, backward and a step over the micro-batches, and nothing else."""
     optimizer.zero_grad(set_to_none=True)
+    lengths_N = row_lengths(batch)
     for rows in micro_batches:
-        micro = take_rows(columns, rows)
-        ids, target_mask, lengths = micro["token_ids"], micro["decision_mask"][:, 1:], micro["lengths"] - 1
+        micro = take_rows(batch, lengths_N, rows)
+        lengths = lengths_N[rows].tolist()
+        target = micro["token_ids"][micro[Columns.LOSS_MASK]]
+        # A row's last token predicts nothing; any other predicts a target where the next one is a decision.
+        ids = [row_ids[:-1] for row_ids in micro["token_ids"].split(lengths)]
+        predicts = [row_mask[1:] for row_mask in micro[Columns.LOSS_MASK].split(lengths)]
         if packed:
-            rows = PackedRows(ids[:, :-1], lengths.numpy())  # random rows: they share no beginning
-            hidden = model.model(**rows.inputs()).last_hidden_state[0]
-            hidden = hidden[torch.from_numpy(rows.token_of_NL)[target_mask]]
+            packed_rows = PackedRows(torch.cat(ids), lengths_N[rows] - 1)  # random rows share no beginning
+            hidden = model.model(**packed_rows.inputs()).last_hidden_state[0]
+            hidden = hidden[torch.from_numpy(packed_rows.token_of_F)[torch.cat(predicts)]]
         else:
-            hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[target_mask]
-        target = ids[:, 1:][target_mask]
+            padded, mask = (pad_sequence(part, batch_first=True) for part in (ids, predicts))
+            hidden = model.model(input_ids=padded, use_cache=False).last_hidden_state[mask]
         torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), target, reduction="sum").backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -113,19 +128,17 @@ def main() -> None:
     )
     learner.build()
     model = learner._hugging_face("default_policy").hf
-    columns, layout = make_columns(args.rows, args.longest, model.config.vocab_size)
-    find_piece(learner._learner_connector, BuildTokenBatch).layouts = {"default_policy": layout}
-    lengths_N = columns["lengths"].numpy()
-    micro_batches = split_micro_batches(
-        np.arange(args.rows), lengths_N, columns["sequence_id"].numpy(), config.tokens_per_micro_batch
-    )
+    batch, layout = make_batch(args.rows, args.longest, model.config.vocab_size)
+    learner.notes.layouts = {"default_policy": layout}
+    lengths_N, rows = row_lengths(batch), np.arange(args.rows)
+    micro_batches = split_micro_batches(rows, lengths_N, rows, config.tokens_per_micro_batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
     def ours() -> None:
-        learner._uncompiled_update({"default_policy": columns})
+        learner._uncompiled_update({"default_policy": batch})
 
     def bare(packed: bool) -> None:
-        bare_update(model, optimizer, columns, micro_batches, packed=packed)
+        bare_update(model, optimizer, batch, micro_batches, packed=packed)
 
     for warm_up in (ours, lambda: bare(True), lambda: bare(False)):
         warm_up()

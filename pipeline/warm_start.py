@@ -46,9 +46,9 @@ class WarmStart:
 
     def measure(self) -> float:
         """The held-out loss as it is now, kept in `losses`."""
-        from algorithms.igpo.learner.token_batch import pad_rows
+        from algorithms.igpo.learner.token_batch import join_rows
 
-        self.losses.append(self.tuner.loss(pad_rows(self.heldout)))
+        self.losses.append(self.tuner.loss(join_rows(self.heldout)))
         return self.losses[-1]
 
     def save(self, folder: Path, updates: int) -> None:
@@ -86,7 +86,7 @@ def prepare(
     """
     import torch
 
-    from algorithms.igpo.learner.token_batch import pad_rows
+    from algorithms.igpo.learner.token_batch import join_rows
     from algorithms.warm_start.demonstrated import play_all
     from algorithms.warm_start.fine_tune import FineTuner
     from envs.demonstrations.demonstrations import load_demonstrations
@@ -121,7 +121,7 @@ def prepare(
         "settings": asdict(settings),
         "task": task.settings.model_dump(mode="json", exclude={"tokenizer"}),
     }
-    return WarmStart(task, FineTuner(module, pad_rows(train), settings, device), heldout, note)
+    return WarmStart(task, FineTuner(module, join_rows(train), settings, device), heldout, note)
 
 
 def check_folder(folder: Path) -> None:

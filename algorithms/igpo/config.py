@@ -329,18 +329,3 @@ class IGPOConfig(AlgorithmConfig):
                 "entropy_grad": self.loss_settings().entropy_coeff > 0,
             },
         )
-
-    def build_learner_connector(self, input_observation_space, input_action_space, device=None):
-        from algorithms.igpo.learner.connectors import build_learner_pipeline_pieces
-
-        pipeline: Any = super().build_learner_connector(
-            input_observation_space, input_action_space, device=device
-        )
-        for piece in build_learner_pipeline_pieces(
-            self.credit_config(),
-            self.loss_settings(),
-            alias_rule=self.env_settings().alias_rule,
-            num_learners=self.num_learners,
-        ):
-            pipeline.append(piece)
-        return pipeline

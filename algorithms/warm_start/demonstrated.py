@@ -1,7 +1,7 @@
-"""Demonstrations played through the real environment, as rows to learn from.
+"""Plays demonstrations through the real environment and turns them into rows to learn from.
 
-Whoever is trained on them sees, token for token, what reinforcement learning will show: the protocol's
-prompt, what the tools really returned, cut where it will be cut. Only decisions are learned.
+The rows hold, token for token, what reinforcement learning will show: the protocol's prompt and the tools'
+real results, cut at the same length. Only decisions are learned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from envs.search.trajectory import ActionKind
 
 
 def play_all(task: SearchTask, demonstrations: Sequence[Demonstration]) -> tuple[list[Row], Counter[str]]:
-    """The row of each demonstration that can be played, and how many can't be, for which reason.
+    """The rows of the demonstrations that can be played, and {reason: how many cannot}.
 
     Raises:
         InputError: several roles, no `search` among the tools, a search that failed, or no demonstration can
@@ -56,7 +56,7 @@ def play_all(task: SearchTask, demonstrations: Sequence[Demonstration]) -> tuple
 
 
 def _play(task: SearchTask, demonstration: Demonstration) -> Row | str:
-    """The row, or why there is none."""
+    """The row, or the reason why there is none."""
     question, protocol = demonstration.question, task.protocol
     answer = question.golds[0]
     episode = SearchEpisode(task, question, rollout_id=question.id, group_id=question.id)

@@ -1,18 +1,19 @@
-"""Supervised fine-tuning on demonstrated rows, with the module and the packed rows that reinforcement
-learning uses.
+"""Supervised fine-tuning on demonstrated rows, with the module and the token batches of reinforcement
+learning.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from ray.rllib.core.columns import Columns
 
-from algorithms.igpo.learner.minibatches import split_micro_batches, take_rows
-from algorithms.igpo.learner.token_batch import Columns
+from algorithms.igpo.learner.token_batch import TokenBatch, row_lengths, take_rows
+from algorithms.igpo.learner.update_plan import split_micro_batches
 from algorithms.igpo.model.causal_lm import HFCausalLM
 
 Progress = Callable[[int, float], None]
@@ -34,22 +35,20 @@ class FineTuneSettings:
 
 
 class FineTuner:
-    """Trains `module` in place on the decision tokens of `columns`; every token of a batch counts
-    the same.
-    """
+    """Trains `module` in place on the decision tokens of `rows`; every token of an update counts the same."""
 
     def __init__(
         self,
         module: HFCausalLM,
-        columns: Columns,
+        rows: TokenBatch,
         settings: FineTuneSettings,
         device: torch.device | str = "cpu",
     ):
         self.module = module.to(device)
-        self.columns = columns
+        self.rows = rows
         self.settings = settings
         self.device = device
-        self.updates_per_epoch = math.ceil(len(columns["lengths"]) / settings.batch_size)
+        self.updates_per_epoch = math.ceil(_num_rows(rows) / settings.batch_size)
         self.num_updates = settings.epochs * self.updates_per_epoch
         self._params = [param for param in module.parameters() if param.requires_grad]
         self._optimizer = torch.optim.AdamW(self._params, lr=settings.lr, fused=True)
@@ -57,14 +56,17 @@ class FineTuner:
         module.entropy = "off"
 
     def epoch(self, progress: Progress, should_stop: Callable[[], bool] = lambda: False) -> bool:
-        """One pass over the rows in a new order. False where `should_stop` ended it before the last update.
+        """One pass over the rows in a new order.
+
+        Returns:
+            False if `should_stop` ended it before the last update.
 
         Raises:
             FloatingPointError: a gradient is not finite; no step was taken with it.
         """
         self.module.train()
         number = self._updates // self.updates_per_epoch
-        order = np.random.default_rng((self.settings.seed, number)).permutation(len(self.columns["lengths"]))
+        order = np.random.default_rng((self.settings.seed, number)).permutation(_num_rows(self.rows))
         for rows in np.array_split(order, self.updates_per_epoch):
             if should_stop():
                 return False
@@ -73,19 +75,14 @@ class FineTuner:
         return True
 
     @torch.no_grad()
-    def loss(self, columns: Columns) -> float:
-        """Mean negative log-probability of the decision tokens of `columns`, in nats."""
+    def loss(self, rows: TokenBatch) -> float:
+        """Mean negative log-probability of the decision tokens of `rows`, in nats."""
         self.module.eval()
-        rows = np.arange(len(columns["lengths"]))
-        return sum(
-            float(self._share(columns, micro, len_tokens))
-            for micro, len_tokens in self._micro_batches(columns, rows)
-        )
+        return sum(float(share) for share in self._shares(rows, np.arange(_num_rows(rows))))
 
     def _update(self, rows: np.ndarray) -> float:
         total = 0.0
-        for micro, tokens in self._micro_batches(self.columns, rows):
-            loss = self._share(self.columns, micro, tokens)
+        for loss in self._shares(self.rows, rows):
             loss.backward()
             total += float(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(self._params, self.settings.grad_clip)
@@ -104,14 +101,15 @@ class FineTuner:
         done, warm_up = self._updates, max(1, round(WARM_UP * self.num_updates))
         return min((done + 1) / warm_up, (self.num_updates - done) / max(1, self.num_updates - warm_up))
 
-    def _micro_batches(self, columns: Columns, rows: np.ndarray):
-        """(rows of a micro-batch, decision tokens of the whole batch)."""
-        tokens = int(columns["decision_mask"][torch.as_tensor(rows)].sum())
-        lengths, sequences = columns["lengths"].numpy(), columns["sequence_id"].numpy()
-        for micro in split_micro_batches(rows, lengths, sequences, self.settings.tokens_per_micro_batch):
-            yield micro, tokens
+    def _shares(self, batch: TokenBatch, rows: np.ndarray) -> Iterator[torch.Tensor]:
+        """The share of each micro-batch in the mean loss over the decision tokens of `rows`."""
+        lengths_N = row_lengths(batch)
+        tokens = int(take_rows(batch, lengths_N, rows)[Columns.LOSS_MASK].sum())
+        budget = self.settings.tokens_per_micro_batch
+        for micro_rows in split_micro_batches(rows, lengths_N, np.arange(len(lengths_N)), budget):
+            micro = take_rows(batch, lengths_N, micro_rows, self.device)
+            yield -self.module.forward_train(micro)["token_logp"].sum() / tokens
 
-    def _share(self, columns: Columns, rows: np.ndarray, tokens: int) -> torch.Tensor:
-        """What `rows` add to the mean over `tokens` decision tokens."""
-        micro = take_rows(columns, rows, self.device)
-        return -self.module.forward_train(micro)["token_logp"].sum() / tokens
+
+def _num_rows(batch: TokenBatch) -> int:
+    return len(row_lengths(batch))

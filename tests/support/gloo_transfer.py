@@ -1,7 +1,6 @@
-"""`engine.weight_transfer: nccl` without a GPU: vLLM's own classes at both ends, gloo where they would call
-NCCL.
+"""`engine.weight_transfer: nccl` without a GPU: vLLM's own classes at both ends, gloo in place of NCCL.
 
-Three things are put in their place, in the processes of learner and engines: the communicator, CUDA's streams
+`use_gloo` replaces three things in the processes of learner and engines: the communicator, CUDA's streams
 (vLLM has stand-ins for its CPU engines) and the index of the current device.
 """
 
@@ -10,6 +9,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import torch
+from ray.rllib.utils.annotations import override
 
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.learner.learner import IGPOTorchLearner
@@ -17,7 +17,7 @@ from envs.runner.env_runner import IGPOEnvRunner
 
 
 class GlooCommunicator:
-    """What vLLM's weight transfer uses of its `PyNcclCommunicator`."""
+    """The part of vLLM's `PyNcclCommunicator` that its weight transfer uses."""
 
     def __init__(self, address, port, rank, world_size, device):
         from vllm.distributed.utils import stateless_init_torch_distributed_process_group
@@ -47,6 +47,7 @@ def use_gloo():
 
 
 class GlooLearner(IGPOTorchLearner):
+    @override(IGPOTorchLearner)
     def build(self):
         use_gloo()
         super().build()
@@ -59,8 +60,9 @@ class GlooEnvRunner(IGPOEnvRunner):
 
 
 class GlooConfig(IGPOConfig):
-    """Passes the checks, which ask for GPUs."""
+    """Skips the checks that require GPUs."""
 
+    @override(IGPOConfig)
     def validate(self):
         nccl, self.engine = self.engine, {**self.engine, "weight_transfer": "shared_memory"}
         super().validate()
@@ -122,7 +124,7 @@ class EngineOfRanks:
 
 
 class RunnerOfRanks:
-    """What the transfer needs of an env runner."""
+    """The part of an env runner that the transfer uses."""
 
     def __init__(self, num_ranks, policies):
         use_gloo()

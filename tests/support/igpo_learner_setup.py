@@ -1,22 +1,22 @@
-"""A tiny random Llama, hand-made episodes and a minimal RLlib config for the tests of the learner."""
+"""A tiny random Llama, hand-made episodes and a learner for the tests."""
 
 from __future__ import annotations
+
+from dataclasses import asdict
 
 import gymnasium as gym
 import numpy as np
 import torch
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 
-from algorithms.credit import CreditConfig
-from algorithms.igpo.learner.connectors import build_learner_pipeline_pieces
+from algorithms.igpo.config import IGPOConfig
+from algorithms.igpo.learner.groups import BATCH_WIDE, batch_wide_numbers
 from algorithms.igpo.learner.learner import IGPOTorchLearner
 from algorithms.igpo.learner.loss import LossSettings
 from algorithms.igpo.model.causal_lm import HFCausalLM
 from envs.data.question import Question
-from envs.runner.belief import BeliefScoring
 from envs.search.trajectory import ActionKind, Rollout, Termination, Turn
 
 VOCAB = 61
@@ -42,35 +42,14 @@ def save_tiny_llama(folder, *, seed=0, tied=True, hidden=32):
     return str(folder)
 
 
-class LearnerConfig(AlgorithmConfig):
-    """What the learner reads of `IGPOConfig`."""
-
-    def __init__(self, algo_class=None):
-        super().__init__(algo_class)
-        self.credit = CreditConfig()
-        self.loss = LossSettings(kl_coeff=0.0)
-        self.num_epochs = 1
-        self.num_minibatches = 1
-        self.tokens_per_micro_batch = 4096
-        self.shard_learner = False
-        self.offload_optimizer = False
-        self.torch_skip_nan_gradients = True
-        self.belief_scoring = BeliefScoring("current", "vllm_prefix")
-        self.reference_scored_policy = None
-        self.reference_refresh_interval = 0
-        self.lr = 1e-3
-        self.grad_clip = 1.0
-        self.log_tokens = False
-
-    def loss_settings(self):
-        return self.loss
-
-    def build_learner_connector(self, input_observation_space, input_action_space, device=None):
-        self.add_default_connectors_to_learner_pipeline = False
-        pipeline = super().build_learner_connector(input_observation_space, input_action_space, device=device)
-        for piece in build_learner_pipeline_pieces(self.credit, self.loss, num_learners=self.num_learners):
-            pipeline.append(piece)
-        return pipeline
+def learner_config(*, loss=None, **settings):
+    """An `IGPOConfig` without KL; `loss` is a `LossSettings`, `settings` are other attributes."""
+    config, loss = IGPOConfig(), loss or LossSettings(kl_coeff=0.0)
+    for name, value in {"model_path": "tiny", "lr": 1e-3, **asdict(loss), **settings}.items():
+        if not hasattr(config, name):
+            raise AttributeError(name)
+        setattr(config, name, value)
+    return config
 
 
 def module_spec(paths, **model_config):
@@ -88,13 +67,10 @@ def module_spec(paths, **model_config):
 
 
 def make_learner(paths, *, model_config=None, **settings):
-    config = LearnerConfig()
     paths = paths if isinstance(paths, dict) else {"default_policy": paths}
-    for name, value in settings.items():
-        if not hasattr(config, name):
-            raise AttributeError(name)
-        setattr(config, name, value)
-    learner = IGPOTorchLearner(config=config, module_spec=module_spec(paths, **(model_config or {})))
+    learner = IGPOTorchLearner(
+        config=learner_config(**settings), module_spec=module_spec(paths, **(model_config or {}))
+    )
     learner.build()
     return learner
 
@@ -171,8 +147,26 @@ def make_batch(*, groups=3, size=3, seed=0, agents=("searcher",), policy=lambda 
     ]
 
 
+def stamp(episodes):
+    """Puts the numbers of the whole batch into every episode, in place and in this order."""
+    numbers = batch_wide_numbers(episodes)
+    for episode in episodes:
+        episode.custom_data[BATCH_WIDE] = numbers
+
+
 def update(learner, episodes):
+    stamp(episodes)
     return learner.update(episodes=episodes, timesteps={"num_env_steps_sampled_lifetime": 100})
+
+
+def random_rows(lengths=(9, 5, 12), seed=0):
+    """`token_ids`, `loss_mask` and `row_id` of rows of these lengths; every second token is a target."""
+    generator = torch.Generator().manual_seed(seed)
+    token_ids = torch.randint(0, VOCAB, (sum(lengths),), generator=generator)
+    mask = torch.rand(token_ids.shape, generator=generator) < 0.5
+    start = np.cumsum(lengths) - lengths
+    mask[start], mask[start + 1] = False, True
+    return token_ids, mask, torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
 
 
 def gradients(learner, module_id="default_policy"):

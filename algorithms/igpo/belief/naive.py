@@ -1,4 +1,4 @@
-"""`naive`: one plain forward per moment. Slow, and what the other scorers are checked against."""
+"""`naive`: one plain forward pass per moment. Slow; the tests check the other scorers against it."""
 
 from __future__ import annotations
 
@@ -31,22 +31,14 @@ class NaiveScorer:
     @torch.no_grad()
     def _score_moment(self, context_L: np.ndarray, suffixes_K: list[ScoringSuffix]) -> np.ndarray:
         lengths_K = np.array([len(context_L) + len(suffix.ids) for suffix in suffixes_K])
-        token_ids_KL = np.zeros((len(suffixes_K), lengths_K.max()), dtype=np.int64)
-        gold_KL = np.zeros(token_ids_KL.shape, dtype=np.bool_)
-        for k, suffix in enumerate(suffixes_K):
-            token_ids_KL[k, : lengths_K[k]] = [*context_L, *suffix.ids]
-            gold_KL[k, len(context_L) : lengths_K[k]] = suffix.gold_mask_L
+        not_gold_L = np.zeros(len(context_L), dtype=np.bool_)
+        ids_F = np.concatenate([part for suffix in suffixes_K for part in (context_L, suffix.ids)])
+        gold_F = np.concatenate([part for suffix in suffixes_K for part in (not_gold_L, suffix.gold_mask_L)])
+        alias_F = np.repeat(np.arange(len(suffixes_K)), lengths_K)
         device = next(self._model.parameters()).device
-        token_ids, gold = (
-            torch.from_numpy(token_ids_KL).to(device),
-            torch.from_numpy(gold_KL[:, 1:]).to(device),
+        columns = (
+            torch.from_numpy(column).to(device) for column in (ids_F.astype(np.int64), gold_F, alias_F)
         )
-        logp_KL, _ = token_logp(
-            self._model,
-            token_ids,
-            gold,
-            self._compute_dtype,
-            entropy="off",
-            lengths=torch.from_numpy(lengths_K),
-        )
-        return (logp_KL.double().sum(1) / gold.sum(1)).cpu().numpy()
+        logp_P, _ = token_logp(self._model, *columns, self._compute_dtype, entropy="off")
+        alias_P = alias_F[gold_F]
+        return np.bincount(alias_P, weights=logp_P.double().cpu().numpy()) / np.bincount(alias_P)

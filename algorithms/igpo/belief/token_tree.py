@@ -1,12 +1,14 @@
-"""Token sequences with their common prefixes merged: one trunk, and branches that leave it.
+"""Token sequences with their common prefixes merged: one trunk and the branches that leave it.
 
-The contexts of a rollout are prefixes of its longest one, the trunk, and each answer is a branch behind its
-context. Aliases share their template; a context that does not continue the trunk is a branch too.
+The trunk is a rollout's longest context. The other contexts are prefixes of it, and each answer is a branch
+behind its context. Aliases share their template. A context that leaves the trunk becomes a branch too.
 """
 
 from __future__ import annotations
 
 import numpy as np
+
+from algorithms.igpo.model.packing import common_prefix
 
 
 class TokenTree:
@@ -24,12 +26,16 @@ class TokenTree:
         self.num_branch_nodes = 0
 
     def add(self, ids_L: np.ndarray) -> np.ndarray:
-        """Adds a sequence and returns the node of each of its tokens [L].
+        """Adds a sequence and returns the node of each of its tokens, [L].
 
-        What it shares with the trunk or with the sequence added before it becomes no new nodes.
+        Only the tokens behind its common prefix with the trunk, or with the sequence added just before,
+        become new nodes. With the trunk [a b c] (nodes 0 1 2):
+
+            add [a b x y]  ->  [0 1 3 4]    branch [x y] behind nodes [0 1]
+            add [a b x z]  ->  [0 1 3 5]    shares x with the sequence before; branch [z] behind [0 1 3]
         """
         shared, nodes = max(
-            ((_common_prefix(ids_L, ids), nodes) for ids, nodes in (self._trunk, self._last)),
+            ((common_prefix(ids_L, ids), nodes) for ids, nodes in (self._trunk, self._last)),
             key=lambda x: x[0],
         )
         start = len(self.trunk_L) + self.num_branch_nodes
@@ -41,8 +47,11 @@ class TokenTree:
         return self._last[1]
 
     def branches(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The branch nodes: ids [B], positions in their sequence [B], and which of all nodes each may attend
-        to [B, nodes].
+        """The branch nodes.
+
+        Returns:
+            ids [B], positions in their sequence [B], and a mask [B, nodes] of the nodes that each may attend
+            to: its ancestors and itself.
         """
         ids_B = np.empty(self.num_branch_nodes, dtype=self.trunk_L.dtype)
         position_B = np.empty(self.num_branch_nodes, dtype=np.int64)
@@ -57,9 +66,3 @@ class TokenTree:
             sees_BX[span, own : own + len(ids)] = np.tri(len(ids), dtype=np.bool_)
             start += len(ids)
         return ids_B, position_B, sees_BX
-
-
-def _common_prefix(one_L: np.ndarray, other_L: np.ndarray) -> int:
-    length = min(len(one_L), len(other_L))
-    differs = np.flatnonzero(one_L[:length] != other_L[:length])
-    return int(differs[0]) if differs.size else length

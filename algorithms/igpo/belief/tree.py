@@ -1,9 +1,9 @@
-"""`tree`: all answers of a rollout in one pass over its tokens.
+"""`tree`: scores all answers of a rollout in one pass over its tokens.
 
-The trunk of each `TokenTree` runs under the plain causal mask, for which every fast kernel is made, and
-leaves its keys and values behind; all branches then run together, under a mask that shows each token its
-ancestors only, at the positions that it would have in its own sequence. Work is one forward over the longest
-context plus the answers.
+First the trunk of each `TokenTree` runs with the plain causal mask, which every fast kernel supports, and
+fills the cache of keys and values. Then all branches run together, with a mask that shows each token only its
+ancestors, at the positions of its own sequence. The cost is one forward pass over the longest context plus
+the answers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from envs.runner.belief import BeliefQuery
 
 @dataclass(slots=True)
 class _Tree:
-    """One query's tree, and where its gold tokens are predicted."""
+    """One query's tree, and the nodes whose outputs predict its gold tokens."""
 
     tree: TokenTree
     node_G: np.ndarray
@@ -54,14 +54,16 @@ class TreeScorer:
         self._tokens_per_batch = tokens_per_batch
 
     def score(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
-        """Raises ValueError where a sequence is longer than the model's sliding window, which the mask does
-        not know.
+        """Scores of each query, [T1, K].
+
+        Raises:
+            ValueError: a sequence is longer than the model's sliding window, which the mask ignores.
         """
         trees = [_grow(query) for query in queries]
         self._refuse_sliding_window(trees)
         scores: list[np.ndarray] = [np.empty(0)] * len(trees)
         was_training = self._model.training
-        self._model.eval()  # gradient checkpointing, which acts in training mode, would drop keys and values
+        self._model.eval()  # in training mode, gradient checkpointing would drop keys and values
         try:
             for batch in _batches(trees, self._tokens_per_batch):
                 for n, score_TK in zip(batch, self._score_batch([trees[n] for n in batch]), strict=True):
@@ -87,7 +89,7 @@ class TreeScorer:
                 use_cache=True,
             )
             hidden_NXH = torch.cat([trunk.last_hidden_state, branch.last_hidden_state], dim=1)
-            # A node behind the trunk lies behind the longest trunk of the batch.
+            # Padding separates a tree's trunk from its branch nodes: shift their indices by its length.
             behind = [trunks_NL.shape[1] - tree.trunk_size for tree in trees]
             nodes = [
                 tree.node_G + np.where(tree.node_G >= tree.trunk_size, b, 0)
@@ -126,7 +128,7 @@ class TreeScorer:
 def _grow(query: BeliefQuery) -> _Tree:
     """The tree of a query.
 
-    An answer's tokens up to its last gold one are enough, and that one is only predicted.
+    It leaves out an answer's last gold token and those behind it: they predict nothing.
     """
     tree = TokenTree(max(query.contexts_T1, key=len))
     nodes, targets, longest = [], [], 0
@@ -149,7 +151,7 @@ def _grow(query: BeliefQuery) -> _Tree:
 
 
 def _batches(trees: list[_Tree], tokens: int) -> list[list[int]]:
-    """Indices of trees of similar trunks that fit into `tokens` together, the longest first."""
+    """Groups trees of similar trunks, longest first, so that each group fits into `tokens` with padding."""
     batches: list[list[int]] = []
     width = branch = 0
     for n in sorted(range(len(trees)), key=lambda n: -trees[n].trunk_size):
@@ -165,8 +167,8 @@ def _batches(trees: list[_Tree], tokens: int) -> list[list[int]]:
 def _pad(trees: list[_Tree]) -> tuple[np.ndarray, ...]:
     """Trunks [N, L], branches [N, B], their positions [N, B] and masks [N, B, L + B], padded on the right.
 
-    Behind a trunk no real token attends to the padding; a padded branch token sees itself, since a softmax
-    needs something.
+    No real token attends to the padding behind a trunk. A padded branch token attends to itself, because a
+    softmax needs at least one entry.
     """
     trunk = max(tree.trunk_size for tree in trees)
     branch = max(1, *(tree.tree.num_branch_nodes for tree in trees))

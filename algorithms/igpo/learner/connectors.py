@@ -1,20 +1,20 @@
-"""From RLlib episodes to the learner's token columns.
+"""From RLlib episodes to the learner's token batches.
 
-`TurnLevelAdvantages` only adapts: rollouts in, `algorithms.credit`, one advantage per turn out.
-`BuildTokenBatch` lays
-the tokens out: one row per (rollout, agent) that spoke, padded on the right, in a dictionary of columns per
-module.
+`TurnLevelAdvantages` adapts rollouts to `algorithms.credit`, which gives each turn an advantage.
+`BuildTokenBatch` makes the token batch of each module: one row per (rollout, agent) that spoke. Both leave in
+`BatchNotes` what the learner needs to know besides.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import ALL_MODULES
 
 from algorithms.credit import (
@@ -29,40 +29,43 @@ from algorithms.credit.config import AliasRule
 from algorithms.igpo.iteration_record import GroupCredit, TurnCredit
 from algorithms.igpo.learner.groups import (
     BATCH_WIDE,
-    batch_wide_numbers,
     decision_tokens,
     rollout_of,
     split_groups,
 )
 from algorithms.igpo.learner.loss import Aggregation, LossSettings, aggregation_weight
-from algorithms.igpo.learner.token_batch import Row, TokenLayout, agent_steps, pad_rows, timesteps
+from algorithms.igpo.learner.token_batch import Row, TokenLayout, agent_steps, join_rows, timesteps
 from envs.search.trajectory import Rollout, Termination
 
 CREDIT = "igpo_credit"
 """Key of the pipeline's `shared_data`: {rollout id: (advantages_T, clip_scale_T)}."""
 NUMBERS = "igpo_batch_wide"
-"""Key of the pipeline's `shared_data`: what `batch_wide_numbers` returned for the whole batch."""
+"""Key of the pipeline's `shared_data`: the result of `batch_wide_numbers` for the whole batch."""
+
+
+@dataclass(slots=True)
+class BatchNotes:
+    """The connector pieces' hand-over to the learner: facts of the last batch that no tensor can hold.
+
+    The learner makes one, gives it to both pieces and reads it after each call of the pipeline.
+    """
+
+    credit: dict[tuple[str, int], TurnCredit] = field(default_factory=dict)
+    """By (rollout id, turn index), of this learner's rollouts."""
+    groups: list[GroupCredit] = field(default_factory=list)
+    """Statistics of this learner's groups."""
+    layouts: dict[str, TokenLayout] = field(default_factory=dict)
+    """By module id: the rollouts and turns behind the ids in the module's token batch."""
 
 
 def build_learner_pipeline_pieces(
-    credit: CreditConfig, loss: LossSettings, *, alias_rule: AliasRule = "max", num_learners: int = 0
+    credit: CreditConfig, loss: LossSettings, notes: BatchNotes, *, alias_rule: AliasRule = "max"
 ) -> list[ConnectorV2]:
     """The pieces to append to RLlib's learner connector pipeline (its default pieces must be off)."""
     return [
-        TurnLevelAdvantages(credit, alias_rule=alias_rule, num_learners=num_learners),
-        BuildTokenBatch(loss.loss_aggregation),
+        TurnLevelAdvantages(credit, notes, alias_rule=alias_rule),
+        BuildTokenBatch(loss.loss_aggregation, notes),
     ]
-
-
-def find_piece(pipeline, piece_class: type):
-    """The piece of that class in a learner's connector pipeline. Raises RuntimeError where there is none."""
-    for piece in pipeline.connectors if pipeline else []:
-        if isinstance(piece, piece_class):
-            return piece
-    raise RuntimeError(
-        f"the learner connector pipeline has no {piece_class.__name__}: append "
-        "build_learner_pipeline_pieces(...)"
-    )
 
 
 @dataclass(slots=True)
@@ -75,9 +78,10 @@ class _Gains:
 
 
 def rollout_gains(rollout: Rollout, config: CreditConfig, alias_rule: AliasRule) -> _Gains:
-    """Gains of a rollout's turns from its logged scores (SPEC §2).
+    """Gains of a rollout's turns from its scores (SPEC §2).
 
-    Raises ValueError where the estimator reads belief and a gain-bearing turn, or the prompt, was not scored.
+    Raises:
+        ValueError: the estimator reads belief, and the prompt or a gain-bearing turn was not scored.
     """
     num_turns = rollout.num_turns
     gains = _Gains(*(np.full(num_turns, np.nan) for _ in range(3)))
@@ -88,8 +92,7 @@ def rollout_gains(rollout: Rollout, config: CreditConfig, alias_rule: AliasRule)
             where = "the prompt" if rollout.initial_scores_K is None else "a completed turn"
             raise ValueError(
                 f"rollout {rollout.id}: {where} has no belief score, which this estimator reads; turn "
-                "belief scoring on in "
-                "the env runner, or take one of the outcome alone, such as grpo"
+                "belief scoring on in the env runner, or take one of the outcome alone, such as grpo"
             )
         if rollout.initial_scores_K is None:
             return gains
@@ -106,28 +109,26 @@ def rollout_gains(rollout: Rollout, config: CreditConfig, alias_rule: AliasRule)
 
 
 class TurnLevelAdvantages(ConnectorV2):
-    """Episodes in, one advantage per turn out (through `shared_data`); the batch itself passes unchanged.
+    """Computes one advantage per turn and puts it into `shared_data`; the batch passes unchanged.
 
-    Groups of which fewer than 2 rollouts are left are dropped. After a call, `last_credit` and `last_groups`
-    hold what training used.
+    Drops groups of fewer than 2 rollouts. Fills `credit` and `groups` of the notes.
     """
 
-    def __init__(self, credit: CreditConfig, *, alias_rule: AliasRule = "max", num_learners: int = 0):
+    def __init__(self, credit: CreditConfig, notes: BatchNotes, *, alias_rule: AliasRule = "max"):
         super().__init__()
         self.credit = credit
         self.alias_rule = alias_rule
-        self.num_learners = num_learners
-        self.last_credit: dict[tuple[str, int], TurnCredit] = {}
-        self.last_groups: list[GroupCredit] = []
+        self.notes = notes
 
+    @override(ConnectorV2)
     def __call__(
         self, *, rl_module, batch, episodes, explore=None, shared_data: Any = None, metrics=None, **kwargs
     ):
         started = time.perf_counter()
         kept, _ = split_groups(episodes)
-        self.last_credit, self.last_groups = {}, []
+        self.notes.credit, self.notes.groups = {}, []
         shared_data[CREDIT] = {}
-        shared_data[NUMBERS] = self._batch_wide(episodes)
+        shared_data[NUMBERS] = _batch_wide(episodes)
         if kept:
             shared_data[CREDIT] = self._assign(
                 [[rollout_of(episode) for episode in members] for members in kept.values()],
@@ -138,20 +139,6 @@ class TurnLevelAdvantages(ConnectorV2):
                 (ALL_MODULES, "seconds_credit"), time.perf_counter() - started, reduce="mean", window=1
             )
         return batch
-
-    def _batch_wide(self, episodes) -> dict[str, Any] | None:
-        if not episodes:
-            return None
-        numbers = episodes[0].custom_data.get(BATCH_WIDE)
-        if numbers is None:
-            if self.num_learners > 1:
-                raise ValueError(
-                    f"{self.num_learners} learners need the numbers of the whole batch in each episode: "
-                    "make the "
-                    "shards with algorithms.igpo.learner.groups.shard_groups"
-                )
-            numbers = batch_wide_numbers(episodes)
-        return numbers
 
     def _assign(
         self, groups: list[list[Rollout]], numbers: dict[str, Any]
@@ -188,7 +175,7 @@ class TurnLevelAdvantages(ConnectorV2):
             rollouts, gains, advantages, normalised, strict=True
         ):
             for k, turn in enumerate(rollout.turns):
-                self.last_credit[rollout.id, turn.index] = TurnCredit(
+                self.notes.credit[rollout.id, turn.index] = TurnCredit(
                     belief_before=_or_none(g.before_T[k]),
                     belief_after=_or_none(g.after_T[k]),
                     gain=_or_none(g.gain_T[k]),
@@ -197,7 +184,7 @@ class TurnLevelAdvantages(ConnectorV2):
                 )
         s = credit.groups
         for k, members in enumerate(groups):
-            self.last_groups.append(
+            self.notes.groups.append(
                 GroupCredit(
                     group_id=members[0].group_id,
                     question_id=members[0].question.id,
@@ -218,34 +205,48 @@ class TurnLevelAdvantages(ConnectorV2):
         }
 
 
+def _batch_wide(episodes) -> dict[str, Any] | None:
+    """The numbers of the whole batch; None for an empty shard."""
+    if not episodes:
+        return None
+    if BATCH_WIDE not in episodes[0].custom_data:
+        raise ValueError(
+            "the episodes do not hold the numbers of the whole batch: make the learners' shards with "
+            "algorithms.igpo.learner.groups.shard_groups"
+        )
+    return episodes[0].custom_data[BATCH_WIDE]
+
+
 def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
 class BuildTokenBatch(ConnectorV2):
-    """Lays the tokens of all kept rollouts out as {module id: columns} (module docstring).
+    """Makes {module id: token batch} of all kept rollouts.
 
-    Every module of the RLModule gets columns, if need be one row of no weight, so that all learners make the
-    same collective calls. After a call, `layouts` says what the ids in the columns stand for.
+    Every module of the RLModule gets a batch, if need be a dummy, so that all learners make the same
+    collective calls. Fills `layouts` of the notes.
     """
 
-    def __init__(self, aggregation: Aggregation):
+    def __init__(self, aggregation: Aggregation, notes: BatchNotes):
         super().__init__()
         self.aggregation = aggregation
-        self.layouts: dict[str, TokenLayout] = {}
+        self.notes = notes
 
+    @override(ConnectorV2)
     def __call__(
         self, *, rl_module, batch, episodes, explore=None, shared_data: Any = None, metrics=None, **kwargs
     ):
         credit, numbers = shared_data[CREDIT], shared_data[NUMBERS]
-        self.layouts = {module_id: TokenLayout() for module_id in rl_module.keys()}  # noqa: SIM118 (not a dict)
+        layouts = {module_id: TokenLayout() for module_id in rl_module.keys()}  # noqa: SIM118 (not a dict)
+        self.notes.layouts = layouts
         rows: defaultdict[str, list[Row]] = defaultdict(list)
         for episode in episodes:
             if rollout_of(episode).id in credit:
                 self._add_rollout(episode, *credit[rollout_of(episode).id], numbers, rows)
-        for module_id, layout in self.layouts.items():
+        for module_id, layout in layouts.items():
             layout.num_sequences = numbers["num_sequences"].get(module_id, 0) if numbers else 0
-        return {module_id: pad_rows(rows[module_id]) for module_id in self.layouts}
+        return {module_id: join_rows(rows[module_id]) for module_id in layouts}
 
     def _add_rollout(self, episode, advantages_T, clip_scales_T, numbers, rows) -> None:
         rollout = rollout_of(episode)
@@ -254,13 +255,12 @@ class BuildTokenBatch(ConnectorV2):
             if not any(len(ids) for ids in timesteps(agent_episode.actions)):
                 continue  # without a decision token there is no row
             module_id = agent_episode.module_id
-            if module_id not in self.layouts:
+            if module_id not in self.notes.layouts:
                 raise ValueError(
                     f"rollout {rollout.id}: agent {agent} speaks through module {module_id!r}, but the "
-                    "learner has "
-                    f"only {', '.join(self.layouts)}; check policy_mapping_fn"
+                    f"learner has only {', '.join(self.notes.layouts)}; check policy_mapping_fn"
                 )
-            layout = self.layouts[module_id]
+            layout = self.notes.layouts[module_id]
             row = Row(
                 weight=aggregation_weight(
                     self.aggregation,

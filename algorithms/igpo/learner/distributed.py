@@ -1,51 +1,58 @@
-"""A torch learner that may be one of several: each has a copy of the model (DDP, as RLlib does it) or a slice
-of it (FSDP2).
+"""A torch learner that may be one of several: each has a copy of the model (RLlib's DDP) or a shard of it
+(FSDP2).
 
-A model that is spread is cut up before it reaches the device, where it may not fit. Whatever leaves the
-learners is whole.
+A model is sharded before it reaches the device, where the full one may not fit. Only full tensors leave the
+learners. With `offload_optimizer`, the optimizer state is on the device only during a step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.utils.annotations import override
 from ray.rllib.utils.numpy import convert_to_numpy
 from torch.utils._pytree import tree_map_only
 
-from algorithms.igpo.model.fsdp import shard, slice_of, whole
+from algorithms.igpo.model.fsdp import full_tensor, shard, shard_like
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
+HOST = torch.device("cpu")
+
 
 class DistributedLearner(TorchLearner):
-    """Reads from the config: `num_learners`, `shard_learner`."""
+    """Reads from the config: `num_learners`, `shard_learner`, `offload_optimizer`."""
 
     config: IGPOConfig
     _device: torch.device
 
+    @override(TorchLearner)
     def build(self) -> None:
         self._staged: dict[str, Any] | None = None
         super().build()
 
+    @override(TorchLearner)
     def _make_module(self):
         if not self.config.shard_learner:
             return super()._make_module()
-        module = super(TorchLearner, self)._make_module()  # not yet on the device: it may not fit there whole
+        # Skip TorchLearner's version, which moves the full module to the device, where it may not fit.
+        module = super(TorchLearner, self)._make_module()
         for module_id in module.keys():  # noqa: SIM118 (not a dict)
             shard(module[module_id], self._device)
         return module
 
+    @override(TorchLearner)
     def _make_modules_ddp_if_necessary(self) -> None:
         if not self.config.shard_learner:
             super()._make_modules_ddp_if_necessary()
 
     def over_learners(self, values: list[float], how: str) -> list[float]:
-        """Sum or maximum (`how`: "sum" or "max") of each value over all learners, which must all
-        ask for it.
-        """
+        """Reduces each value over all learners (a collective call): `how` is "sum" or "max"."""
         if self.config.num_learners <= 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=self._device)
@@ -53,18 +60,37 @@ class DistributedLearner(TorchLearner):
         torch.distributed.all_reduce(tensor, op=operation)
         return tensor.tolist()
 
+    @override(TorchLearner)
+    def postprocess_gradients_for_module(self, *, module_id, config=None, module_gradients_dict):
+        """RLlib's clipping, which does not know sharded gradients; those are clipped here."""
+        if not module_gradients_dict:
+            return module_gradients_dict
+        if not self.config.shard_learner:
+            return super().postprocess_gradients_for_module(
+                module_id=module_id, config=config, module_gradients_dict=module_gradients_dict
+            )
+        if config.grad_clip is not None:
+            gradients = list(module_gradients_dict.values())
+            torch._foreach_mul_(gradients, min(1.0, config.grad_clip / (gradient_norm(gradients) + 1e-6)))
+        return module_gradients_dict
+
     def stage_state(self) -> None:
-        """Sharded learners put their whole state together: every learner must call it before RLlib asks one
-        of them.
+        """Gathers the full state of sharded learners.
+
+        Every learner must call it before RLlib asks one of them for its state.
         """
         state = self.get_state(gather=True)
         self._staged = state if self._learner_index == 0 else None
 
+    @override(TorchLearner)
     def get_state(
         self, components=None, *, not_components=None, gather: bool = False, **kwargs
     ) -> dict[str, Any]:
-        """RLlib's. Sharded learners put it together with `gather`, which all of them must ask for; without
-        it, the first one gives what `stage_state` left, once.
+        """RLlib's state.
+
+        Args:
+            gather: sharded learners gather the full state now (a collective call). Without it, the first
+                learner returns the state that `stage_state` gathered, once.
         """
         if self.config.shard_learner and not gather:
             if self._staged is None:
@@ -75,21 +101,47 @@ class DistributedLearner(TorchLearner):
             return staged
         return super().get_state(components, not_components=not_components, **kwargs)
 
+    @override(TorchLearner)
     def _get_optimizer_state(self) -> dict[str, Any]:
         if not self.config.shard_learner:
             return super()._get_optimizer_state()
         return {
             name: {
                 "module_id": self._optimizer_name_to_module[name],
-                "state": convert_to_numpy(tree_map_only(torch.Tensor, whole, optimizer.state_dict())),
+                "state": convert_to_numpy(tree_map_only(torch.Tensor, full_tensor, optimizer.state_dict())),
             }
             for name, optimizer in self._named_optimizers.items()
         }
 
+    @override(TorchLearner)
     def _set_optimizer_state(self, state: dict[str, Any]) -> None:
         super()._set_optimizer_state(state)
         for optimizer in self._named_optimizers.values():
-            for param, moments in optimizer.state.items():
-                for name, moment in moments.items():
-                    if moment.shape == param.shape:
-                        moments[name] = slice_of(moment, param)
+            for param, state_of_param in optimizer.state.items():
+                for name, value in state_of_param.items():
+                    if value.shape == param.shape:
+                        state_of_param[name] = shard_like(value, param)
+        if self.config.offload_optimizer:
+            move_optimizer_state(self._named_optimizers.values(), HOST)
+
+
+def gradient_norm(gradients: list[torch.Tensor]) -> float:
+    """The norm of all gradients together; of sharded ones that of the full gradients (a collective call)."""
+    return float(full_tensor(torch.nn.utils.get_total_norm(gradients)))
+
+
+def move_optimizer_state(optimizers: Iterable[torch.optim.Optimizer], device: torch.device) -> None:
+    """Moves the state that `optimizers` keep of each parameter."""
+    for optimizer in optimizers:
+        for state in optimizer.state.values():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    state[name] = value.to(device)
+
+
+@contextmanager
+def optimizer_state_on(device: torch.device, optimizers: Iterable[torch.optim.Optimizer]) -> Generator[None]:
+    """Keeps the state of `optimizers` on `device` in the context, and in host memory afterwards."""
+    move_optimizer_state(optimizers, device)
+    yield
+    move_optimizer_state(optimizers, HOST)

@@ -1,8 +1,7 @@
-"""What must be known before a batch is spread over learners: whole groups, and the numbers that span the
-batch.
+"""Spreads a batch over learners: complete groups, and numbers of the whole batch for each of them.
 
-A learner sees only its shard, yet the average over sequences or tokens, the outcome baseline of REINFORCE++
-and the cut into minibatches are about the whole batch. The driver computes them once and sends them along in
+A learner sees only its shard, but the average over sequences or tokens, the outcome baseline of REINFORCE++
+and the cut into minibatches concern the whole batch. The driver computes them once and sends them along in
 each episode.
 """
 
@@ -19,7 +18,7 @@ from envs.search.trajectory import Rollout
 MIN_GROUP = 2
 """A group with fewer rollouts left has no baseline and is dropped."""
 BATCH_WIDE = "batch_wide"
-"""Key of `episode.custom_data` that holds what `batch_wide_numbers` returned."""
+"""Key of `episode.custom_data` for the result of `batch_wide_numbers`."""
 
 
 def rollout_of(episode) -> Rollout:
@@ -32,7 +31,8 @@ def split_groups(episodes: Sequence[Any]) -> tuple[dict[str, list[Any]], dict[st
     A rollout without a turn (it was lost before it could speak) counts as missing. Groups are keyed by
     `Rollout.group_id`, never by the episode's own id, which RLlib rewrites.
 
-    Raises ValueError if two episodes carry the same rollout id.
+    Raises:
+        ValueError: two episodes carry the same rollout id.
     """
     groups: defaultdict[str, list[Any]] = defaultdict(list)
     seen: set[str] = set()
@@ -64,16 +64,15 @@ def decision_tokens(episode) -> dict[str, int]:
 
 
 def batch_wide_numbers(episodes: Sequence[Any]) -> dict[str, Any]:
-    """Numbers of the whole batch that every learner needs, to be put into `custom_data["batch_wide"]` before
-    sharding.
+    """Numbers of the whole batch that every learner needs; `shard_groups` puts them into each episode.
 
     Returns:
         `num_sequences` {module: S} and `num_tokens` {module: T} over sequences (rollout, module) with a
         decision token; `outcome_mean` and `outcome_std` over all rollouts trained on, each once;
-        `sequence_index` {module: {rollout id:
-        0..S-1}}, which decides the minibatch of a sequence.
+        `sequence_index` {module: {rollout id: 0..S-1}}, which decides the minibatch of a sequence.
 
-    Raises ValueError if no group has two rollouts.
+    Raises:
+        ValueError: no group has two rollouts.
     """
     kept = kept_episodes(episodes)
     if not kept:
@@ -98,10 +97,10 @@ def batch_wide_numbers(episodes: Sequence[Any]) -> dict[str, Any]:
 
 
 def shard_groups(episodes: Sequence[Any], num_shards: int) -> list[list[Any]]:
-    """Episodes in `num_shards` lists of about equal numbers of tokens; a group stays together. Sets
-    `batch_wide` in each.
+    """Splits episodes into `num_shards` lists of about equal numbers of tokens; a group stays together.
 
-    A shard may be empty when there are fewer groups than shards. Episodes of dropped groups are left out.
+    Puts `batch_wide_numbers` into `custom_data["batch_wide"]` of each. A shard may be empty when there are
+    fewer groups than shards. Episodes of dropped groups are left out.
     """
     numbers = batch_wide_numbers(episodes)
     kept, _ = split_groups(episodes)

@@ -1,10 +1,9 @@
 """The policy loss of SPEC §5 as pure functions of flat token tensors.
 
-All tensors are one-dimensional over the P decision tokens of a micro-batch, so that padding never enters a
-formula. How tokens are averaged (`seq_mean_token_mean`, `token_mean`, ...) is decided once per batch and
-arrives as a weight
-per token: a micro-batch only sums ``weight * term``, hence the batch's loss does not depend on how it is cut
-into micro-batches or spread over learners.
+All tensors are one-dimensional over the P decision tokens of a micro-batch. The average over tokens
+(`seq_mean_token_mean`, `token_mean`, ...) is a weight per token, computed once per batch. A micro-batch only
+sums ``weight * term``, so the batch's loss does not depend on its cut into micro-batches or its spread over
+learners.
 
     loss = sum_p weight_p * ( - w_p * clipped_p  +  kl_coeff * k3_p  -  entropy_coeff * entropy_p )
 """
@@ -58,23 +57,21 @@ class LossSettings:
 
 @dataclass(slots=True)
 class TokenTerms:
-    """What the loss of one micro-batch is made of, [P] over its decision tokens; only `loss` carries a
-    gradient.
-    """
+    """The terms of one micro-batch's loss, [P] over its decision tokens; only `loss` carries a gradient."""
 
     loss: torch.Tensor
     """Scalar: sum of weight * term."""
     policy: torch.Tensor
     ratio: torch.Tensor
     clipped: torch.Tensor
-    """1.0 where the bound is active, i.e. where the policy term has no gradient (dual clip included)."""
+    """1.0 where the bound is active (dual clip included): there the policy term has no gradient."""
     mismatch_weight: torch.Tensor
-    """min(pi_old / pi_sampler, C), also where it is switched off."""
+    """min(pi_old / pi_sampler, C), computed even if the weight is switched off."""
     kl: torch.Tensor | None
 
 
 def span_mean(values_P: torch.Tensor, span_id_P: torch.Tensor) -> torch.Tensor:
-    """Mean over all tokens with the same `span_id`, given back to each of them; [P], differentiable."""
+    """For each token the mean over all tokens of its span; [P], differentiable."""
     spans_S, index_P = torch.unique(span_id_P, return_inverse=True)
     sums_S = torch.zeros(len(spans_S), dtype=values_P.dtype, device=values_P.device).index_add(
         0, index_P, values_P
@@ -91,7 +88,9 @@ def importance_ratio(
     sequence_id_P: torch.Tensor,
 ) -> torch.Tensor:
     """rho = pi_theta / pi_old per token, or exp(mean log-ratio) of the token's turn or sequence (SPEC §5).
-    [P], differentiable.
+
+    Returns:
+        [P], differentiable.
     """
     log_ratio_P = logp_P - old_logp_P.detach()
     if level == "turn":
@@ -129,15 +128,17 @@ def clipped_objective(
 
 
 def mismatch_weight(old_logp_P: torch.Tensor, sampler_logp_P: torch.Tensor, cap: float) -> torch.Tensor:
-    """w = stop_grad(min(pi_old / pi_sampler, cap)) per token: corrects for an engine that is not quite the
-    learner (SPEC §5).
+    """w = stop_grad(min(pi_old / pi_sampler, cap)) per token (SPEC §5): corrects for the difference between
+    engine and learner.
     """
     return torch.exp(old_logp_P.detach() - sampler_logp_P.detach()).clamp_max(cap)
 
 
 def k3_kl(logp_P: torch.Tensor, reference_logp_P: torch.Tensor) -> torch.Tensor:
-    """Schulman's k3 estimate of KL(pi || pi_ref) per token: exp(d) - d - 1 with d = log pi_ref - log pi. [P],
-    differentiable.
+    """Schulman's k3 estimate of KL(pi || pi_ref) per token: exp(d) - d - 1 with d = log pi_ref - log pi.
+
+    Returns:
+        [P], differentiable.
     """
     difference_P = reference_logp_P.detach() - logp_P
     return torch.exp(difference_P) - difference_P - 1
@@ -157,12 +158,17 @@ def policy_loss(
     reference_logp_P: torch.Tensor | None = None,
     entropy_P: torch.Tensor | None = None,
 ) -> TokenTerms:
-    """The loss of one micro-batch (module docstring). All arguments are float32 [P], ids are integers.
+    """The loss of one micro-batch (module docstring). All arguments are float32 [P]; ids are integers.
 
-    A span (turn or sequence, as `ratio_level` asks) must lie within one micro-batch. `clip_scale_P`
-    multiplies both clip bounds (1 for a plain clip). `reference_logp_P` is needed when kl_coeff > 0,
-    `entropy_P` when entropy_coeff >
-    0.
+    One micro-batch must hold all tokens of a span (turn or sequence, by `ratio_level`).
+
+    Args:
+        clip_scale_P: factor of both clip bounds; 1 for a plain clip.
+        reference_logp_P: needed if kl_coeff > 0.
+        entropy_P: needed if entropy_coeff > 0.
+
+    Raises:
+        ValueError: a needed argument is missing.
     """
     ratio_P = importance_ratio(logp_P, old_logp_P, settings.ratio_level, turn_id_P, sequence_id_P)
     objective_P, clipped_P = clipped_objective(

@@ -1,5 +1,5 @@
-"""Reference policies: what the KL term, and belief under `scorer: reference`, compare the trained policies
-with.
+"""Reference policies: earlier copies of the trained policies, for the KL term and for belief under
+`scorer: reference`.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from ray.rllib.core.columns import Columns
 
-from algorithms.igpo.learner.token_batch import Columns
+from algorithms.igpo.learner.token_batch import TokenBatch
 from algorithms.igpo.model.causal_lm import HFCausalLM, load_causal_lm
 from algorithms.igpo.model.fsdp import shard_layers
 from algorithms.igpo.model.lora import without_adapters
@@ -17,17 +18,17 @@ from algorithms.igpo.model.token_logp import token_logp
 
 
 class References:
-    """One reference for each of `modules`: the model that its training started from, until it is refreshed.
+    """One reference for each of `modules`: the model that its training started from, until a refresh.
 
-    Frozen references of modules with the same source are one model; that of a module with adapters is its own
-    base.
+    Modules with the same source share one frozen reference. The reference of a module with adapters is its
+    own base.
 
     Args:
         modules: {module id: module}.
-        device: where the references live.
-        sharded: whether the learners share each reference, layer by layer; all of them must then ask for
-            every forward.
-        refreshed: whether `refresh` will be called, so that each module needs a copy of its own.
+        device: device of the references.
+        sharded: whether the learners shard each reference, layer by layer; then all of them must run every
+            forward pass.
+        refreshed: whether `refresh` will be called; then each module needs a copy of its own.
     """
 
     def __init__(
@@ -65,27 +66,25 @@ class References:
 
     @contextmanager
     def model(self, module_id: str) -> Generator[torch.nn.Module]:
-        """The reference of `module_id`, for as long as the context lasts."""
+        """The reference of `module_id`, valid in the context."""
         with without_adapters(self._models[module_id]):
             yield self._models[module_id]
 
     @torch.no_grad()
-    def token_logp(self, module_id: str, micro: Columns) -> torch.Tensor:
-        """Log-probs of the decision tokens of a micro-batch, [N, L - 1]; column j is about token j + 1."""
-        mask, dtype = micro["decision_mask"][:, 1:], self._compute_dtypes[module_id]
+    def token_logp(self, module_id: str, micro: TokenBatch) -> torch.Tensor:
+        """Log-probs of the decision tokens of a micro-batch, float32 [P]."""
+        columns = micro["token_ids"], micro[Columns.LOSS_MASK], micro["row_id"]
         with self.model(module_id) as model:
-            return token_logp(
-                model, micro["token_ids"], mask, dtype, entropy="off", lengths=micro["lengths"]
-            )[0]
+            return token_logp(model, *columns, self._compute_dtypes[module_id], entropy="off")[0]
 
     def to(self, device: torch.device) -> None:
-        """Moves the references, those that are a module's own base excepted."""
+        """Moves the references, except those that are a module's own base."""
         for model in self._own:
             model.to(device)
 
     @torch.no_grad()
     def refresh(self, modules: Mapping[str, HFCausalLM]) -> None:
-        """Every reference becomes what its module is now."""
+        """Copies the weights of each module into its reference."""
         for module_id, model in self._models.items():
             model.load_state_dict(modules[module_id].hf.state_dict())
 

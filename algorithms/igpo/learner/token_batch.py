@@ -1,17 +1,22 @@
-"""The learner's token columns: one row per (rollout, agent) that spoke, padded on the right.
+"""The learner's token batch: the rows of all agents that spoke, end to end, without padding.
 
-Columns (N rows, L tokens, all on the CPU; the learner moves micro-batches to its device):
+A row holds everything that one agent of one rollout saw and wrote, up to its last decision token. A batch is
+a dictionary of flat columns of one length. Array names: F tokens of all rows, N rows, P decision tokens.
 
-    token_ids      int64   [N, L]  everything the agent saw and wrote, up to its last decision token
-    lengths        int64   [N]     real tokens
-    decision_mask  bool    [N, L]  tokens that the agent wrote: the only ones with a loss
-    advantages     float32 [N, L]  A of the token's turn; this and the columns below are 0 off the decision
-    mask sampler_logp   float32 [N, L]  what the rollout engine returned for the token
-    loss_weight    float32 [N, L]  weight in the batch's loss
-    (`algorithms.igpo.learner.loss.aggregation_weight`) clip_scale     float32 [N, L]  factor of both clip
-    bounds; 1 off the decision mask turn_id        int32   [N, L]  index into `TokenLayout.turn_keys`; -1 off
-    the decision mask sequence_id    int32   [N]     index of the (rollout, module) in the whole batch; -1 for
-    a row of no weight
+    token_ids      int64   [F]
+    row_id         int32   [F]  the token's row, 0 to N - 1; the tokens of a row are neighbours
+    sequence_id    int32   [F]  index of the row's (rollout, module) in the whole batch; -1 in a dummy row
+    loss_mask      bool    [F]  True at decision tokens, the only ones with a loss; a row begins with another
+    advantages     float32 [F]  advantage of the token's turn; 0 off the loss mask
+    action_logp    float32 [F]  log-prob that the rollout engine returned; 0 off the loss mask
+    loss_weight    float32 [F]  weight in the batch's loss (`aggregation_weight`); 0 off the loss mask
+    clip_scale     float32 [F]  factor of both clip bounds; 1 off the loss mask
+    turn_id        int32   [F]  index into `TokenLayout.turn_keys`; -1 off the loss mask and in a dummy row
+
+`join_rows` makes the columns on the CPU; the learner moves micro-batches to its device.
+
+    rows [p q | x y]  [p | z] (x, y, z decided)    token_ids  p q x y p z    loss_mask  0 0 1 1 0 1
+                                                   row_id     0 0 0 0 1 1
 """
 
 from __future__ import annotations
@@ -22,28 +27,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from ray.rllib.core.columns import Columns
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
 from algorithms.igpo.iteration_record import TurnTokens
 from envs.search.trajectory import Rollout
 
-Columns = dict[str, torch.Tensor]
+TokenBatch = dict[str, torch.Tensor]
 
 
 @dataclass(slots=True)
 class TokenLayout:
-    """What the integers in one module's columns stand for."""
+    """The rollouts and turns behind the ids in one module's token batch."""
 
     turn_keys: list[tuple[str, int]] = field(default_factory=list)
     """(rollout id, turn index) of each `turn_id`."""
     rollout_ids_N: list[str] = field(default_factory=list)
-    """Rollout of each row; empty for the one row of no weight of a module without rows."""
+    """Rollout of each row; empty where the only row is a dummy."""
     num_sequences: int = 0
     """S of the whole batch, over all learners."""
 
 
 class Part(NamedTuple):
-    """A context or a decision: ids, and what holds for each of them."""
+    """A context or a decision: its token ids, and the values that all of them share."""
 
     ids: np.ndarray
     decision: bool
@@ -55,7 +61,7 @@ class Part(NamedTuple):
 
 @dataclass(slots=True)
 class Row:
-    """A row in the making: contexts and decisions in the order of time."""
+    """A row under construction: contexts and decisions in the order of time."""
 
     parts: list[Part] = field(default_factory=list)
     weight: float = 0.0
@@ -76,33 +82,35 @@ class Row:
 
 
 def timesteps(buffer: InfiniteLookbackBuffer) -> list:
-    """The items of a buffer of an agent's episode (`observations`, `actions`, ...).
+    """The items of a buffer of an agent's episode (`observations`, `actions`, ...), without a copy.
 
-    RLlib's getters make copies.
+    RLlib's getters would copy every item.
     """
     items: Any = buffer.data
     return items[buffer.lookback :]
 
 
 def agent_steps(rollout: Rollout, agent: str, agent_episode, num_turns: int):
-    """(new context ids, decision ids, sampler log-probs) of each turn of an agent, lengths checked."""
-    contexts = timesteps(agent_episode.observations)[
-        : len(agent_episode)
-    ]  # the last observation is seen by nobody
+    """Yields (new context ids, decision ids, sampler log-probs) of each turn of an agent.
+
+    Raises:
+        ValueError: the episode has another number of turns than the rollout, or a turn has another number of
+            log-probs than of tokens.
+    """
+    # No decision follows the last observation.
+    contexts = timesteps(agent_episode.observations)[: len(agent_episode)]
     decisions = timesteps(agent_episode.actions)
-    logps = timesteps(agent_episode.extra_model_outputs["action_logp"])
+    logps = timesteps(agent_episode.extra_model_outputs[Columns.ACTION_LOGP])
     if not len(decisions) == len(logps) == num_turns:
         raise ValueError(
             f"rollout {rollout.id}: agent {agent} has {num_turns} turns in the rollout, but "
-            f"{len(decisions)} actions "
-            f"and {len(logps)} lists of log-probs in the episode"
+            f"{len(decisions)} actions and {len(logps)} lists of log-probs in the episode"
         )
     for turn, (decision_ids, logp) in enumerate(zip(decisions, logps, strict=True)):
         if len(decision_ids) != len(logp):
             raise ValueError(
                 f"rollout {rollout.id}: turn {turn} of agent {agent} has {len(decision_ids)} decision "
-                "tokens, but "
-                f"{len(logp)} sampler log-probs"
+                f"tokens, but {len(logp)} sampler log-probs"
             )
     return zip(contexts, decisions, logps, strict=True)
 
@@ -120,54 +128,81 @@ def turn_tokens(episodes: Sequence) -> dict[tuple[str, int], TurnTokens]:
     return tokens
 
 
-def pad_rows(rows: Sequence[Row]) -> Columns:
-    """Columns of `rows`, padded on the right; one row of no weight if there are none.
+def join_rows(rows: Sequence[Row]) -> TokenBatch:
+    """The token batch of `rows` (module docstring); the dummy batch where there are none.
 
-    Array names: N rows, P parts of all rows, F tokens of all rows in one line.
+    Tokens behind a row's last decision are dropped: nothing is learned from them.
+
+    Raises:
+        ValueError: a row has no decision token.
     """
-    if not rows:
-        rows = [Row()]
-        rows[0].append([0], decision=False)
-        rows[0].append([0], decision=True)
+    rows = rows or [_dummy_row()]
     parts = [part for row in rows for part in row.parts]
     size_P = np.array([len(part.ids) for part in parts], np.int64)
     decision_F = np.repeat(np.array([part.decision for part in parts], bool), size_P)
     row_F = np.repeat(np.arange(len(rows)), [row.num_tokens for row in rows])
-    first_N = np.searchsorted(row_F, np.arange(len(rows)))
-    place_F = np.arange(len(row_F)) - first_N[row_F]
-    lengths_N = np.zeros(len(rows), np.int64)
-    np.maximum.at(lengths_N, row_F[decision_F], place_F[decision_F] + 1)
-    if not lengths_N.all():
-        raise ValueError(
-            f"row {np.argmin(lengths_N)} has no decision token: there is nothing to learn from it"
-        )
-    kept_F = place_F < lengths_N[row_F]  # nothing is learned from what comes after the last decision
-    where = row_F[kept_F], place_F[kept_F]
-
-    def column(value_F: np.ndarray, padding: float | bool = 0) -> np.ndarray:
-        column_NL = np.full((len(rows), lengths_N.max()), padding, value_F.dtype)
-        column_NL[where] = value_F[kept_F]
-        return column_NL
+    last_N = np.full(len(rows), -1)
+    np.maximum.at(last_N, row_F[decision_F], np.flatnonzero(decision_F))
+    if (last_N < 0).any():
+        raise ValueError(f"row {np.argmin(last_N)} has no decision token: there is nothing to learn from it")
+    kept_F = np.arange(len(row_F)) <= last_N[row_F]
 
     def of_parts(values: list[float], dtype: type) -> np.ndarray:
         return np.repeat(np.array(values, dtype), size_P)
 
+    def of_rows(values: list[float], dtype: type) -> np.ndarray:
+        return np.array(values, dtype)[row_F]
+
     logp_F = np.concatenate(
         [np.zeros(len(p.ids), np.float32) if p.sampler_logp is None else p.sampler_logp for p in parts]
     )
-    mask_NL = column(decision_F, False)
-    weight_N = np.array([row.weight for row in rows], np.float32)
     columns = {
-        "token_ids": column(np.concatenate([part.ids for part in parts])),
-        "decision_mask": mask_NL,
-        "advantages": column(of_parts([part.advantage for part in parts], np.float32)),
-        "sampler_logp": column(logp_F.astype(np.float32, copy=False)),
-        "clip_scale": column(of_parts([part.clip_scale for part in parts], np.float32), 1),
-        "turn_id": column(of_parts([part.turn_id for part in parts], np.int32), -1),
-        "loss_weight": weight_N[:, None] * mask_NL.astype(np.float32),
+        "token_ids": np.concatenate([part.ids for part in parts]),
+        "row_id": row_F.astype(np.int32),
+        "sequence_id": of_rows([row.sequence_id for row in rows], np.int32),
+        Columns.LOSS_MASK: decision_F,
+        Columns.ADVANTAGES: of_parts([part.advantage for part in parts], np.float32),
+        Columns.ACTION_LOGP: logp_F.astype(np.float32, copy=False),
+        "loss_weight": of_rows([row.weight for row in rows], np.float32) * decision_F.astype(np.float32),
+        "clip_scale": of_parts([part.clip_scale for part in parts], np.float32),
+        "turn_id": of_parts([part.turn_id for part in parts], np.int32),
     }
-    return {
-        "lengths": torch.from_numpy(lengths_N),
-        **{name: torch.from_numpy(column_NL) for name, column_NL in columns.items()},
-        "sequence_id": torch.tensor([row.sequence_id for row in rows], dtype=torch.int32),
-    }
+    return {name: torch.from_numpy(column_F[kept_F]) for name, column_F in columns.items()}
+
+
+def _dummy_row() -> Row:
+    row = Row()
+    row.append([0], decision=False)
+    row.append([0], decision=True)
+    return row
+
+
+def dummy_batch(like: TokenBatch, device: torch.device | str = "cpu") -> TokenBatch:
+    """One row of two tokens that adds exactly 0 to loss and gradient, with the columns of `like`.
+
+    A learner runs it while others still have work. Columns that `join_rows` does not make are 0.
+    """
+    batch = join_rows([])
+    batch |= {name: column.new_zeros(2) for name, column in like.items() if name not in batch}
+    return {name: column.to(device) for name, column in batch.items()}
+
+
+def row_lengths(batch: TokenBatch) -> np.ndarray:
+    """Tokens of each row, [N]."""
+    return np.bincount(batch["row_id"].cpu().numpy())
+
+
+def tokens_of_rows(lengths_N: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Indices into the flat columns of all tokens of `rows`, row after row."""
+    start_N = np.cumsum(lengths_N) - lengths_N
+    return np.concatenate([np.arange(start_N[row], start_N[row] + lengths_N[row]) for row in rows])
+
+
+def take_rows(
+    batch: TokenBatch, lengths_N: np.ndarray, rows: np.ndarray, device: torch.device | str = "cpu"
+) -> TokenBatch:
+    """The given rows of `batch` as a token batch on `device`; their row ids count from 0."""
+    index = torch.from_numpy(tokens_of_rows(lengths_N, rows))
+    taken = {name: column[index] for name, column in batch.items()}
+    taken["row_id"] = torch.from_numpy(np.repeat(np.arange(len(rows), dtype=np.int32), lengths_N[rows]))
+    return {name: column.to(device, non_blocking=True) for name, column in taken.items()}

@@ -1,153 +1,209 @@
-"""A module's share of one batch, cut into updates (optimizer steps) and micro-batches (forwards).
+"""Which rows of a token batch are in which update (optimizer step) and micro-batch (forward pass).
 
-What concerns the whole batch is agreed on with the other learners before the first forward: all of them run
-the same number of micro-batches, and those with less work add rows of no weight.
+A plan is data: it holds no model and calls none. Two epochs of two minibatches over five sequences of one
+row, with room for one row in a micro-batch, on a learner that holds the sequences 0, 1 and 3:
+
+    epoch 0 shuffles 3 0 4 | 1 2    update 0: micro-batches [0] [3]    update 1: micro-batch [1]
+    epoch 1 shuffles 1 4 3 | 0 2    update 2: micro-batches [1] [3]    update 3: micro-batch [0]
+    The other learner holds 2 and 4. In update 0 it has one micro-batch, so it adds a dummy: [4] [dummy].
+
+A sequence, that is all rows of one (rollout, module), is never split: a ratio may average over all its
+tokens. All learners agree on the numbers of the whole batch before the first forward pass.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
+from ray.rllib.core.columns import Columns
 
 from algorithms.igpo.learner.loss import Aggregation
-from algorithms.igpo.learner.minibatches import (
-    plan_minibatches,
-    split_micro_batches,
+from algorithms.igpo.learner.token_batch import (
+    TokenBatch,
+    TokenLayout,
+    dummy_batch,
+    row_lengths,
     take_rows,
-    weightless_batch,
+    tokens_of_rows,
 )
-from algorithms.igpo.learner.token_batch import Columns, TokenLayout
-from algorithms.igpo.learner.update_stats import Measurements, OverLearners
 
-TokenLogp = Callable[[Columns], torch.Tensor]
-"""Columns of a micro-batch to the log-probs of its tokens after the first, [N, L - 1]; 0 off the decision
-mask."""
+OverLearners = Callable[[list[float], str], list[float]]
+"""Reduces each value over all learners by "sum" or "max" (a collective call)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One module's share of one optimizer step on this learner."""
+
+    plan: UpdatePlan
+    epoch: int
+    minibatch: int
+    rows: list[np.ndarray]
+    """Row indices of each of this learner's micro-batches."""
+    num_micro_batches: int
+    """The most that any learner has; 0 if no learner has tokens in this update."""
+    weight_scale: float
+    """The batch over the minibatch, in sequences or tokens; 0 if no learner has tokens in this update."""
+
+    def micro_batches(self, device: torch.device) -> Iterator[TokenBatch]:
+        """This learner's micro-batches on `device`, then dummy batches up to `num_micro_batches`.
+
+        `loss_weight` is scaled from a share of the batch to a share of the minibatch.
+        """
+        for k in range(self.num_micro_batches):
+            if k < len(self.rows):
+                micro = take_rows(self.plan.batch, self.plan.lengths_N, self.rows[k], device)
+            else:
+                micro = dummy_batch(self.plan.batch, device)
+            micro["loss_weight"] = micro["loss_weight"] * self.weight_scale
+            yield micro
+
+    def rollout_ids(self, micro_batches: list[int]) -> list[str]:
+        """Ids of the rollouts in these micro-batches, sorted; dummy batches have none."""
+        own = [k for k in micro_batches if k < len(self.rows)]
+        return sorted({self.plan.layout.rollout_ids_N[row] for k in own for row in self.rows[k]})
 
 
 @dataclass(slots=True)
-class Work:
-    """One module's share of a batch."""
+class UpdatePlan:
+    """All updates of one module with one batch; iteration yields them in order."""
 
     module_id: str
-    columns: Columns
+    batch: TokenBatch
+    """The module's rows on this learner, on the CPU. `add_column` may add columns."""
+    lengths_N: np.ndarray
+    """Tokens of each row."""
     layout: TokenLayout
-    updates: list[list[np.ndarray]]
-    """Rows of each micro-batch of each update."""
-    num_micro_batches: list[int]
-    """Per update: the most that any learner has."""
-    weight_scale: list[float]
-    """Per update: the batch over the minibatch, in sequences or tokens; 0 if no learner has tokens in it."""
-    size: dict[str, float]
-    """Decision tokens and sequences of the whole batch."""
-    measured: Measurements = field(default_factory=Measurements)
+    num_minibatches: int
+    rows_U: list[list[np.ndarray]]
+    """`Update.rows` of each update; `num_micro_batches_U` and `weight_scale_U` likewise."""
+    num_micro_batches_U: list[int]
+    weight_scale_U: list[float]
+    num_tokens: float
+    """Decision tokens of the whole batch, over all learners."""
+    num_sequences: float
+    """Sequences of the whole batch, over all learners."""
 
-    def micro_batch(self, update: int, k: int, device: torch.device) -> Columns:
-        """The k-th micro-batch of `update`, weighted as a part of its minibatch; one of no weight where only
-        others have work.
+    def __iter__(self) -> Iterator[Update]:
+        columns = zip(self.rows_U, self.num_micro_batches_U, self.weight_scale_U, strict=True)
+        for u, (rows, num_micro_batches, weight_scale) in enumerate(columns):
+            epoch, minibatch = divmod(u, self.num_minibatches)
+            yield Update(self, epoch, minibatch, rows, num_micro_batches, weight_scale)
+
+    def first_epoch(self) -> Iterator[Update]:
+        """The updates of the first epoch, which together hold every row once."""
+        return islice(self, self.num_minibatches)
+
+    def add_column(self, name: str, update: Update, k: int, value_P: torch.Tensor) -> None:
+        """Sets the column `name` of `batch` at the decision tokens of one micro-batch; a dummy batch has no
+        place in it.
         """
-        own = self.updates[update]
-        if k < len(own):
-            micro = take_rows(self.columns, own[k], device)
-            self.measured.add_micro_batch(self.columns["lengths"].numpy()[own[k]])
-        else:
-            micro = weightless_batch(self.columns, device)
-        micro["loss_weight"] = micro["loss_weight"] * self.weight_scale[update]
-        return micro
+        column_F = self.batch.setdefault(name, torch.zeros_like(self.batch[Columns.ACTION_LOGP]))
+        if k < len(update.rows):
+            index = torch.from_numpy(tokens_of_rows(self.lengths_N, update.rows[k]))
+            column_F[index[self.batch[Columns.LOSS_MASK][index]]] = value_P.cpu()
 
-    @torch.no_grad()
-    def measure_before_updates(
-        self,
-        policy: TokenLogp,
-        reference: TokenLogp | None,
-        device: torch.device,
+    @classmethod
+    def cut(
+        cls,
+        module_id: str,
+        batch: TokenBatch,
+        layout: TokenLayout,
+        over_learners: OverLearners,
         *,
+        num_epochs: int,
         num_minibatches: int,
-        together: bool,
-    ) -> None:
-        """Adds the columns `old_logp` (pi_old) and, with a reference, `reference_logp`, and notes the gap to
-        the sampler.
-
-        For several updates per batch, before the first one. `together`: a forward needs every learner, so all
-        make as many.
+        tokens_per_micro_batch: int,
+        aggregation: Aggregation,
+        seed: tuple[int, ...],
+    ) -> UpdatePlan:
+        """Cuts `batch` into updates and agrees with the other learners on their common numbers (three
+        collective calls).
         """
-        self.columns["old_logp"] = torch.zeros_like(self.columns["sampler_logp"])
-        if reference is not None:
-            self.columns["reference_logp"] = torch.zeros_like(self.columns["sampler_logp"])
-        own = [rows for update in self.updates[:num_minibatches] for rows in update]
-        for rows in own:
-            micro = take_rows(self.columns, rows, device)
-            mask = micro["decision_mask"][:, 1:]
-            logp = policy(micro)
-            width = logp.shape[1] + 1
-            self.columns["old_logp"][rows, 1:width] = logp.cpu()
-            self.measured.add_gap(
-                logp[mask], micro["sampler_logp"][:, 1:][mask], micro["turn_id"][:, 1:][mask]
-            )
-            if reference is not None:
-                self.columns["reference_logp"][rows, 1:width] = reference(micro).cpu()
-        if together:
-            micro = weightless_batch(self.columns, device)
-            for _ in range(sum(self.num_micro_batches[:num_minibatches]) - len(own)):
-                policy(micro)
-                if reference is not None:
-                    reference(micro)
-
-    def refuse_non_finite(
-        self, update: int, losses: list[float], where: str, over_learners: OverLearners
-    ) -> None:
-        """Raises FloatingPointError on every learner where the loss of a micro-batch of any is not finite (a
-        collective call).
-        """
-        bad = [k for k, loss in enumerate(losses) if not math.isfinite(loss)]
-        if not over_learners([float(len(bad))], "sum")[0]:
-            return
-        own = self.updates[update]
-        rollouts = sorted({self.layout.rollout_ids_N[row] for k in bad if k < len(own) for row in own[k]})
-        names = ", ".join(rollouts[:8]) + (" ..." if len(rollouts) > 8 else "")
-        raise FloatingPointError(
-            f"the loss is not finite in module {self.module_id}, {where}, among the rollouts "
-            f"{names or 'of another learner'}; no "
-            "step was taken. Lower lr, or look at them in the rollout log"
+        lengths_N = row_lengths(batch)
+        sequence_id_N = batch["sequence_id"].numpy()[np.cumsum(lengths_N) - 1]
+        tokens_N = np.bincount(batch["row_id"].numpy()[batch[Columns.LOSS_MASK].numpy()])
+        minibatches = plan_minibatches(
+            sequence_id_N,
+            layout.num_sequences,
+            num_epochs=num_epochs,
+            num_minibatches=num_minibatches,
+            seed=seed,
+        )
+        rows_U = [
+            split_micro_batches(rows, lengths_N, sequence_id_N, tokens_per_micro_batch)
+            for rows in minibatches
+        ]
+        tokens_U = over_learners([float(tokens_N[rows].sum()) for rows in minibatches], "sum")
+        sequences_U = over_learners(
+            [float(np.unique(sequence_id_N[rows]).size) for rows in minibatches], "sum"
+        )
+        micro_batches_U = over_learners([float(len(rows)) for rows in rows_U], "max")
+        share_U = tokens_U if aggregation == "token_mean" else sequences_U
+        whole = sum(share_U) / num_epochs
+        return cls(
+            module_id,
+            batch,
+            lengths_N,
+            layout,
+            num_minibatches,
+            rows_U=rows_U,
+            num_micro_batches_U=[int(count) for count in micro_batches_U],
+            weight_scale_U=[whole / share if share else 0.0 for share in share_U],
+            num_tokens=sum(tokens_U) / num_epochs,
+            num_sequences=sum(sequences_U) / num_epochs,
         )
 
 
-def plan_work(
-    module_id: str,
-    columns: Columns,
-    layout: TokenLayout,
-    over_learners: OverLearners,
+def plan_minibatches(
+    sequence_id_N: np.ndarray,
+    num_sequences: int,
     *,
     num_epochs: int,
     num_minibatches: int,
-    tokens_per_micro_batch: int,
-    aggregation: Aggregation,
     seed: tuple[int, ...],
-) -> Work:
-    """Cuts the batch, and settles with the other learners on what concerns all (three collective calls)."""
-    sequence_id_N, lengths_N = columns["sequence_id"].numpy(), columns["lengths"].numpy()
-    minibatches = plan_minibatches(
-        sequence_id_N, layout.num_sequences, num_epochs=num_epochs, num_minibatches=num_minibatches, seed=seed
-    )
-    updates = [
-        split_micro_batches(rows, lengths_N, sequence_id_N, tokens_per_micro_batch) for rows in minibatches
-    ]
-    tokens_N = columns["decision_mask"].sum(1).numpy()
-    tokens_U = over_learners([float(tokens_N[rows].sum()) for rows in minibatches], "sum")
-    sequences_U = over_learners([float(np.unique(sequence_id_N[rows]).size) for rows in minibatches], "sum")
-    share_U = tokens_U if aggregation == "token_mean" else sequences_U
-    batch = sum(share_U) / num_epochs
-    return Work(
-        module_id=module_id,
-        columns=columns,
-        layout=layout,
-        updates=updates,
-        num_micro_batches=[int(n) for n in over_learners([float(len(u)) for u in updates], "max")],
-        weight_scale=[batch / share if share else 0.0 for share in share_U],
-        size={
-            name: sum(n_U) / num_epochs for name, n_U in (("tokens", tokens_U), ("sequences", sequences_U))
-        },
-    )
+) -> list[np.ndarray]:
+    """Row indices of each of the num_epochs * num_minibatches updates, in order.
+
+    Each epoch shuffles the sequences of the whole batch by `seed` and cuts them into `num_minibatches` parts
+    of equal size (up to one). `sequence_id_N` index the whole batch, so the parts do not depend on how it is
+    spread over learners. Dummy rows (sequence id -1) are left out.
+    """
+    plan = []
+    for epoch in range(num_epochs):
+        order = np.random.default_rng((*seed, epoch)).permutation(num_sequences)
+        minibatch_S = np.empty(num_sequences, dtype=np.int64)
+        minibatch_S[order] = np.arange(num_sequences) * num_minibatches // max(num_sequences, 1)
+        minibatch_N = np.where(sequence_id_N >= 0, minibatch_S[sequence_id_N] if num_sequences else -1, -1)
+        plan += [np.flatnonzero(minibatch_N == k) for k in range(num_minibatches)]
+    return plan
+
+
+def split_micro_batches(
+    rows: np.ndarray, lengths_N: np.ndarray, sequence_id_N: np.ndarray, tokens_per_micro_batch: int
+) -> list[np.ndarray]:
+    """Cuts `rows` into micro-batches of at most `tokens_per_micro_batch` tokens.
+
+    Sequences are sorted by their longest row, longest first: rows of similar length come together, and if
+    memory runs out it does so at once. A sequence that alone exceeds the budget gets a micro-batch of its
+    own.
+    """
+    members: dict[int, list[int]] = {}
+    for row in rows:
+        members.setdefault(int(sequence_id_N[row]), []).append(int(row))
+    sequences = sorted(members.values(), key=lambda m: (-max(lengths_N[m]), int(sequence_id_N[m[0]])))
+    micro_batches: list[list[int]] = []
+    tokens = 0
+    for sequence in sequences:
+        size = int(lengths_N[sequence].sum())
+        if micro_batches and tokens + size <= tokens_per_micro_batch:
+            micro_batches[-1] += sequence
+            tokens += size
+        else:
+            micro_batches.append(list(sequence))
+            tokens = size
+    return [np.array(micro_batch) for micro_batch in micro_batches]

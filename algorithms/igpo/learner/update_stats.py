@@ -1,30 +1,28 @@
-"""What one batch's updates looked like, token by token: sums of a learner that become metrics of the whole
-batch.
+"""Statistics of one batch's updates: sums over this learner's decision tokens, which become metrics of the
+whole batch.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
+from ray.rllib.core.columns import Columns
 
 from algorithms.igpo.learner.loss import TokenTerms
+from algorithms.igpo.learner.token_batch import TokenBatch
+from algorithms.igpo.learner.update_plan import OverLearners, UpdatePlan
 from algorithms.igpo.model.packing import padded_size
 
 GAP_QUANTILE = 0.999
 
-OverLearners = Callable[[list[float], str], list[float]]
-"""Values and "sum" or "max" to the same values reduced over all learners."""
-
 
 @dataclass(slots=True)
-class Measurements:
-    """Sums over the decision tokens of one module on one learner; tokens of no weight (turn id -1) are left
-    out.
-    """
+class UpdateStats:
+    """Sums over the decision tokens of one module on one learner; those of dummy batches are left out."""
 
     total: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     ratio_max: float = 0.0
@@ -32,20 +30,27 @@ class Measurements:
     gap_parts: list[np.ndarray] = field(default_factory=list)
     turn_parts: list[np.ndarray] = field(default_factory=list)
 
-    def add_gap(self, logp_P: torch.Tensor, sampler_logp_P: torch.Tensor, turn_id_P: torch.Tensor) -> None:
-        """Learner - sampler of each token, before the first step of the batch."""
+    def add_gap(self, micro: TokenBatch, logp_P: torch.Tensor) -> None:
+        """Adds learner - sampler of each decision token of `micro`, measured before the first step.
+
+        Args:
+            logp_P: the learner's log-probs of the decision tokens.
+        """
+        turn_id_P, sampler_logp_P = (
+            micro[name][micro[Columns.LOSS_MASK]] for name in ("turn_id", Columns.ACTION_LOGP)
+        )
         real_P = turn_id_P >= 0
         self.gap_parts.append((logp_P - sampler_logp_P)[real_P].double().cpu().numpy())
         self.turn_parts.append(turn_id_P[real_P].cpu().numpy())
 
-    def add_terms(
-        self, terms: TokenTerms, entropy_P: torch.Tensor, weight_P: torch.Tensor, turn_id_P: torch.Tensor
-    ) -> None:
+    def add_terms(self, micro: TokenBatch, terms: TokenTerms, entropy_P: torch.Tensor) -> None:
+        """Adds the terms of the loss of one micro-batch, and the entropies at its decision tokens."""
+        turn_id_P, weight_P = (micro[name][micro[Columns.LOSS_MASK]] for name in ("turn_id", "loss_weight"))
         real_P = turn_id_P >= 0
         columns = {
             "passed_tokens": torch.ones_like(terms.ratio),
             "policy_loss": weight_P * terms.policy,
-            "entropy": entropy_P,
+            "entropy": entropy_P.detach(),
             "ratio": terms.ratio,
             "clipped": terms.clipped,
             "mismatch_weight": terms.mismatch_weight,
@@ -58,10 +63,12 @@ class Measurements:
         if real_P.any():
             self.ratio_max = max(self.ratio_max, float(terms.ratio[real_P].max()))
 
-    def add_micro_batch(self, lengths_N: np.ndarray) -> None:
-        self.total["micro_batches"] += 1
-        self.total["row_tokens"] += int(lengths_N.sum())
-        self.total["padded_tokens"] += padded_size(lengths_N)
+    def add_sizes(self, plan: UpdatePlan) -> None:
+        """Adds the sizes of all micro-batches of this learner, with and without attention's padding."""
+        for lengths_N in (plan.lengths_N[rows] for rows in chain.from_iterable(plan.rows_U)):
+            self.total["micro_batches"] += 1
+            self.total["row_tokens"] += int(lengths_N.sum())
+            self.total["padded_tokens"] += padded_size(lengths_N)
 
     def turn_gaps(self, turn_keys: list[tuple[str, int]]) -> dict[tuple[str, int], np.ndarray]:
         """Learner - sampler of each decision token of each turn that was trained on, in order."""
@@ -72,8 +79,9 @@ class Measurements:
         return {key: part for key, part in zip(turn_keys, parts, strict=True) if len(part)}
 
     def metrics(self, num_updates: int, over_learners: OverLearners) -> dict[str, float]:
-        """Metrics of the batch, the same on every learner (two collective calls); `kl` only where it was
-        measured.
+        """Metrics of the batch, the same on every learner (two collective calls).
+
+        `kl` is among them only if it was measured.
         """
         measured_kl = "kl" in self.total
         gaps = np.abs(self._gaps()[0])

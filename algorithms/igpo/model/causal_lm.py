@@ -1,12 +1,11 @@
-"""A Hugging Face causal language model as an RLlib module: token ids in, log-probs of the row's own decision
-tokens out.
+"""A Hugging Face causal language model as an RLlib module: token ids in, log-probs of decision tokens out.
 
-Weights that are trained are always float32 on the learner; `dtype: bfloat16` is the precision of the forward
-pass (autocast), of the weights that are handed to the rollout engine, and of those that LoRA freezes. Steps
-as small as 1e-6 would vanish in bfloat16 weights.
+Trained weights are always float32 on the learner, because steps as small as 1e-6 would vanish in bfloat16.
+`dtype: bfloat16` sets the precision of the forward pass (autocast), of the weights that the rollout engine
+gets, and of the weights that LoRA freezes.
 
-The vocabulary is the widest thing in the model: a [tokens, vocabulary] float32 array is made only for the
-positions that are asked for, a chunk at a time, and recomputed in the backward pass.
+A [tokens, vocabulary] float32 array would be the largest of all. It is computed at decision tokens only, a
+chunk at a time, and again in the backward pass.
 """
 
 from __future__ import annotations
@@ -17,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from ray.rllib.utils.annotations import override
 
-from algorithms.igpo.model.fsdp import slice_of, whole
+from algorithms.igpo.model.fsdp import full_tensor, shard_like
 from algorithms.igpo.model.lora import LoraSettings, add_lora, merged_weights
 from algorithms.igpo.model.packing import PACKED, PackedRows
 from algorithms.igpo.model.token_logp import Entropy, backbone, token_logp
@@ -29,11 +30,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: bool = False):
-    """The model in `path` with every dropout set to 0: sampler and learner must compute the same
+    """Loads the model in `path` and sets every dropout to 0: sampler and learner must compute the same
     probabilities.
 
-    Raises ValueError if the model's logits are not its output head applied to its backbone's last hidden
-    state.
+    Raises:
+        ValueError: the model's logits are not its output head applied to its backbone's last hidden state, or
+            its tokens meet elsewhere than in attention.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -53,8 +55,8 @@ def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: boo
     if not torch.equal(expected, got):
         raise ValueError(
             f"{type(model).__name__} in {path} changes its logits after the output head (soft-capping or "
-            "scaling), which "
-            "this learner does not reproduce; use one without it (Llama, Qwen2, Qwen3, Mistral, SmolLM2, ...)"
+            "scaling), which this learner does not reproduce; use one without it (Llama, Qwen2, "
+            "Qwen3, Mistral, SmolLM2, ...)"
         )
     model.set_attn_implementation(PACKED)
     _refuse_leaks_between_rows(model, path)
@@ -62,13 +64,14 @@ def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: boo
 
 
 def _refuse_leaks_between_rows(model, path: str) -> None:
-    """A layer that mixes tokens by other means than attention (a state space, a convolution) would see the
-    row before.
+    """Raises ValueError where a row's hidden states depend on the row packed before it.
+
+    A layer that mixes tokens without attention (a state space, a convolution) causes that.
     """
 
     @torch.no_grad()
     def last_row(rows: list[list[int]]) -> torch.Tensor:
-        inputs = PackedRows(torch.tensor(rows), [len(row) for row in rows]).inputs()
+        inputs = PackedRows(torch.tensor(sum(rows, [])), [len(row) for row in rows]).inputs()
         return backbone(model)(**inputs).last_hidden_state[0, -2:].float()
 
     try:
@@ -81,8 +84,8 @@ def _refuse_leaks_between_rows(model, path: str) -> None:
     if not is_alone:
         raise ValueError(
             f"{type(model).__name__} in {path} does not keep packed rows apart: tokens must meet in "
-            "attention only, as in "
-            "Llama, Qwen2, Qwen3, Mistral or SmolLM2"
+            "attention only, "
+            "as in Llama, Qwen2, Qwen3, Mistral or SmolLM2"
         )
 
 
@@ -95,6 +98,7 @@ class HFCausalLM(TorchRLModule):
     weights are trained), `entropy_grad` (default False: entropies are only measured).
     """
 
+    @override(TorchRLModule)
     def setup(self):
         settings = dict(self.model_config or {})
         self.path = settings.pop("path", None)
@@ -118,9 +122,8 @@ class HFCausalLM(TorchRLModule):
             self.hf = load_causal_lm(
                 self.path, self.compute_dtype if self.has_lora else torch.float32, self.trust_remote_code
             )
-        except (
-            AttributeError
-        ) as error:  # RLlib takes an AttributeError here for an outdated signature and hides it
+        except AttributeError as error:
+            # RLlib would take an AttributeError for an outdated signature and hide it.
             raise RuntimeError(f"could not load the model in {self.path}: {error}") from error
         if gradient_checkpointing:
             self.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -129,61 +132,80 @@ class HFCausalLM(TorchRLModule):
         if compiled:
             backbone(self.hf).compile(dynamic=True)
 
+    @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
-        """`token_ids` [N, L] int64, `decision_mask` [N, L] bool and `lengths` [N] to `token_logp` and
-        `entropy`, both [N, L - 1] float32.
+        """Log-probs and entropies of the decision tokens.
 
-        Column j of the output is about token j + 1; it is 0 where that token is not a decision token.
+        Args:
+            batch: reads `token_ids`, `loss_mask` and `row_id` of a token batch
+                (`algorithms.igpo.learner.token_batch`).
+
+        Returns:
+            `token_logp` and `entropy`, both float32 [P] over the tokens where the loss mask is True, in nats.
         """
-        logp, entropy = token_logp(
+        logp_P, entropy_P = token_logp(
             self.hf,
             batch["token_ids"],
-            batch["decision_mask"][:, 1:],
+            batch[Columns.LOSS_MASK],
+            batch["row_id"],
             self.compute_dtype,
             self.entropy,
-            lengths=batch.get("lengths"),
         )
-        return {"token_logp": logp, "entropy": entropy}
+        return {"token_logp": logp_P, "entropy": entropy_P}
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint must hold, once each, by Hugging Face name: a tied output head is its embedding,
-        and left out; with LoRA the adapters alone, as the base is in `path`.
+        """The tensors of a checkpoint by Hugging Face name, each once.
+
+        A tied output head is left out, because it is the embedding. With LoRA: the adapters alone, because
+        `path` holds the base.
         """
         if self.has_lora:
             return {name: p.detach() for name, p in self.hf.named_parameters() if p.requires_grad}
         return _untied(self.hf.state_dict(keep_vars=True))
 
-    def _whole(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The weights of the whole model one by one, adapters merged and shards put together."""
+    def _full_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The weights of the model one by one, adapters merged and shards gathered."""
         tensors = _untied(merged_weights(self.hf)) if self.has_lora else self._tensors()
-        return ((name, whole(tensor)) for name, tensor in tensors.items())
+        return ((name, full_tensor(tensor)) for name, tensor in tensors.items())
 
+    @override(TorchRLModule)
     def get_state(
         self, components=None, *, not_components=None, inference_only: bool = False, **kwargs
     ) -> dict[str, np.ndarray]:
         """Copies of the weights as NumPy arrays by Hugging Face name, tied copies left out.
 
-        With `inference_only`: the whole model for the rollout engine, which loads it through
-        `state_to_tensors`; under dtype bfloat16 the arrays are int16 and hold the bits of bfloat16 numbers
-        (NumPy has no such type). Otherwise what a checkpoint needs, float32 and exact; with LoRA the adapters
-        alone. A sharded module is put together: all learners must call it.
+        Gathers a sharded module: all learners must call it.
+
+        Args:
+            inference_only: True: the full model for the rollout engine, which loads it through
+                `state_to_tensors`. With dtype bfloat16 the arrays are int16 and hold the bits of bfloat16
+                numbers (NumPy has no such type). False: the tensors of a checkpoint, float32 and exact; with
+                LoRA the adapters alone.
         """
         if not inference_only:
-            return {name: whole(t).to("cpu", copy=True).numpy() for name, t in self._tensors().items()}
+            return {name: full_tensor(t).to("cpu", copy=True).numpy() for name, t in self._tensors().items()}
         tensors = ((name, t.to("cpu", copy=True)) for name, t in self.engine_weights())
         return {
             name: (t.view(torch.int16) if t.dtype is torch.bfloat16 else t).numpy() for name, t in tensors
         }
 
     def engine_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """What the rollout engine computes with, one by one by Hugging Face name: `_whole` in the precision
-        `dtype`, on this module's device. A sharded module is put together: all learners must iterate.
-        """
-        return ((name, t.to(self.compute_dtype) if t.is_floating_point() else t) for name, t in self._whole())
+        """Yields (Hugging Face name, tensor) of the rollout engine's weights: the full model in the precision
+        `dtype`, on this module's device.
 
+        Gathers a sharded module: all learners must iterate.
+        """
+        return (
+            (name, t.to(self.compute_dtype) if t.is_floating_point() else t)
+            for name, t in self._full_tensors()
+        )
+
+    @override(TorchRLModule)
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Loads what `get_state` gave (either form; with LoRA the adapters). Raises ValueError if names or
-        shapes are not exactly this model's.
+        """Loads the result of `get_state` (either form; with LoRA the adapters).
+
+        Raises:
+            ValueError: names or shapes are not exactly this model's.
         """
         own = self._tensors()
         tensors = state_to_tensors(state)
@@ -195,18 +217,18 @@ class HFCausalLM(TorchRLModule):
                 f"unknown {unknown[:3]} ({len(unknown)}), of another shape {shapes[:3]} ({len(shapes)})"
             )
         for name, tensor in own.items():
-            tensor.copy_(slice_of(tensors[name], tensor))
+            tensor.copy_(shard_like(tensors[name], tensor))
 
     def save_pretrained(self, folder: str | None) -> None:
-        """Writes a plain Hugging Face folder (weights in `dtype`, configuration; no tokenizer). With None it
-        only takes part in putting shards together.
+        """Writes a plain Hugging Face folder: weights in `dtype` and configuration, no tokenizer.
+
+        With `folder` None the module only takes part in gathering shards.
         """
         state = dict(self.engine_weights())
         if folder is None:
             return
-        self.hf.save_pretrained(
-            folder, state_dict=state
-        )  # states the precision of the parameters, not of `state`
+        # Hugging Face records the precision of the parameters, not that of `state`: correct it afterwards.
+        self.hf.save_pretrained(folder, state_dict=state)
         config = copy.deepcopy(self.hf.config)
         config.dtype = self.compute_dtype
         config.save_pretrained(folder)

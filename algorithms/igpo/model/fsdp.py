@@ -1,9 +1,8 @@
-"""A model spread over all learners (FSDP2): each holds a slice of every weight, gradient and optimizer
-moment.
+"""A model sharded over all learners (FSDP2): each holds a shard of weights, gradients and optimizer state.
 
-What leaves the learners is whole: `whole` puts a tensor together (all learners must ask for it), `slice_of`
-takes a learner's part. So checkpoints, pushes and exports are those of one learner, and a checkpoint fits any
-number of learners.
+Only full tensors leave the learners: `full_tensor` gathers one (all learners must call it), `shard_like`
+takes a learner's shard. So checkpoints, pushes and exports are those of one learner, and a checkpoint fits
+any number of learners.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(module, device: torch.device) -> None:
-    """Shards `HFCausalLM` in place, layer by layer: a layer's weights are whole only while it computes."""
+    """Shards `HFCausalLM` in place, layer by layer: a layer's weights are gathered only while it computes."""
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = shard_layers(module.hf, device)
@@ -23,7 +22,7 @@ def shard(module, device: torch.device) -> None:
 
 
 def shard_layers(model, device: torch.device):
-    """Shards the layers of `load_causal_lm`'s model in place; embedding and output head stay whole.
+    """Shards the layers of `load_causal_lm`'s model in place; embedding and output head are not sharded.
 
     Returns the mesh.
     """
@@ -38,13 +37,13 @@ def shard_layers(model, device: torch.device):
     return mesh
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """All slices together; a tensor that is not sharded as it is."""
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """Gathers the shards of `tensor`; returns a tensor that is not sharded unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def slice_of(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """`tensor`, which every learner has whole, sharded as `like` is."""
+def shard_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Shards `tensor`, a full copy on every learner, as `like` is sharded."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

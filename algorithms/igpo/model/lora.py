@@ -1,8 +1,8 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) by `peft`: the base is frozen, adapters alone have gradients and
+"""Low-rank adapters (LoRA, arXiv 2106.09685) by `peft`: the base is frozen; only adapters have gradients and
 optimizer state.
 
-Everyone else sees a plain model: engine and export get the merged weights by their Hugging Face names. The
-base without its adapters is the KL reference, so no second copy of it is kept.
+Engine and export get a plain model: merged weights by their Hugging Face names. The base without its adapters
+serves as the KL reference, so no second copy of it is kept.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ class LoraSettings(BaseModel):
 
 
 def add_lora(model, settings: LoraSettings) -> None:
-    """Gives `model` adapters, float32 whatever the base is, and freezes everything else. They change nothing
-    at first.
+    """Adds float32 adapters to `model` in place and freezes its other parameters. New adapters change no
+    output.
 
-    Raises ValueError if no layer has one of the `targets` names.
+    Raises:
+        ValueError: no layer has one of the `targets` names.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -55,8 +56,9 @@ def add_lora(model, settings: LoraSettings) -> None:
 
 
 def merged_weights(model) -> dict[str, torch.Tensor]:
-    """State of `model` by the names that it has without adapters: weight + alpha / rank * B A, in the base's
-    precision.
+    """State of `model` under the names that it has without adapters, in the base's precision.
+
+    The merged weight of an adapted layer is weight + alpha / rank * B A.
     """
     merged = {}
     layers = dict(_adapted_layers(model))
@@ -73,7 +75,9 @@ def merged_weights(model) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def without_adapters(model) -> Generator[None]:
-    """The base alone: what the model was before training. Does nothing to a model without adapters."""
+    """Switches the adapters off in the context: the model as it was before training. Does nothing to a model
+    without adapters.
+    """
     layers = [layer for _, layer in _adapted_layers(model)]
     for layer in layers:
         layer.enable_adapters(False)

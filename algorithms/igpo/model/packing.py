@@ -1,20 +1,21 @@
-"""Many rows in one forward: every layer but attention sees each token once, without padding, laid end to end.
+"""Many rows in one forward pass: every layer but attention sees each distinct token once, without padding.
 
-Rows that begin alike share the tokens of their common beginning: under a causal mask a token is what it is by
-those before it alone. So the prompt of a group is computed once for all its rollouts, and a row that another
-one continues costs nothing.
+Rows with a common beginning share its tokens: with a causal mask, a token's hidden state depends only on the
+tokens before it. So the prompt of a group is computed once for all its rollouts, and a row that is the
+beginning of another one costs nothing.
 
-Attention alone must know where a row ends. For it, whole rows of similar length are put side by side, padded
-by at most `MAX_PADDING`, under the plain causal mask that every fast kernel has; a block-diagonal mask over
-all tokens would cost their square. Padding stands behind a row's real tokens, so no real token attends to it.
+Only attention needs the ends of rows. It gets rows of similar length side by side, padded by at most
+`MAX_PADDING`, with the plain causal mask that every fast kernel supports; a block-diagonal mask over all
+tokens would cost their square. Padding follows a row's real tokens, so no real token attends to it.
 
     model.set_attn_implementation(PACKED)
-    backbone(**PackedRows(token_ids_NL, lengths_N).inputs())
+    backbone(**PackedRows(token_ids_F, lengths_N).inputs())
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,9 @@ MAX_PADDING = 0.1
 
 
 def group_by_length(lengths_N: np.ndarray) -> list[np.ndarray]:
-    """Rows in groups of similar length, longest first: padded to its longest row, a group is padding for at
-    most `MAX_PADDING`.
+    """Groups rows of similar length, longest first.
+
+    In a group that is padded to its longest row, at most `MAX_PADDING` of the tokens are padding.
     """
     groups: list[list[int]] = []
     width = real = 0
@@ -50,60 +52,78 @@ def padded_size(lengths_N: np.ndarray) -> int:
     return int(sum(len(group) * lengths_N[group].max() for group in group_by_length(lengths_N)))
 
 
-def merge_beginnings(token_ids_NL: np.ndarray, lengths_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The T tokens that are left when rows share their common beginnings.
+def merge_beginnings(token_ids_F: np.ndarray, lengths_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Merges the common beginnings of rows into T distinct tokens.
+
+    Sorted by content, a row shares no more with any earlier row than with the one just before it. For the
+    rows [a b c], [a b], [a d]:
+
+        sorted by content    [a b]   [a b c]   [a d]
+        first appearance      3 4     3 4 2     3 6     index into the flat rows a b c a b a d
+        first_T = [2 3 4 6] (c a b d)     token_of_F = [1 2 0 1 2 1 3]
+
+    Args:
+        token_ids_F: the rows, end to end.
+        lengths_N: tokens of each row.
 
     Returns:
-        where each of them stands first, [T] indices into the flattened rows, and which of them every position
-        is, [N, L]; -1 behind a row's length.
+        first_T: index of the first appearance of each distinct token, ascending.
+        token_of_F: the distinct token of every position.
     """
-    num_rows, width = token_ids_NL.shape
-    order_N = np.array(sorted(range(num_rows), key=lambda n: token_ids_NL[n, : lengths_N[n]].tobytes()))
-    ids_NL, in_row_NL = token_ids_NL[order_N], np.arange(width) < lengths_N[order_N, None]
-    # Sorted, a row has no more in common with any row before it than with its neighbour.
-    continues_NL = np.zeros_like(in_row_NL)
-    equal_NL = (ids_NL[1:] == ids_NL[:-1]) & in_row_NL[1:] & in_row_NL[:-1]
-    continues_NL[1:] = np.logical_and.accumulate(equal_NL, axis=1)
-    first_row_NL = np.maximum.accumulate(np.where(continues_NL, 0, np.arange(num_rows)[:, None]), axis=0)
-    place_NL = order_N[first_row_NL] * width + np.arange(width)
-    first_T, token_of = np.unique(place_NL[in_row_NL], return_inverse=True)
-    token_of_NL = np.full((num_rows, width), -1)
-    token_of_NL[order_N[np.nonzero(in_row_NL)[0]], np.nonzero(in_row_NL)[1]] = token_of
-    return first_T, token_of_NL
+    ends_N = np.cumsum(lengths_N)
+    rows = np.split(token_ids_F, ends_N[:-1])
+    order = sorted(range(len(rows)), key=lambda n: rows[n].tobytes())
+    first_F = np.arange(len(token_ids_F))
+    for before, row in pairwise(order):
+        shared = common_prefix(rows[before], rows[row])
+        start, start_before = ends_N[row] - lengths_N[row], ends_N[before] - lengths_N[before]
+        first_F[start : start + shared] = first_F[start_before : start_before + shared]
+    return np.unique(first_F, return_inverse=True)
+
+
+def common_prefix(one_L: np.ndarray, other_L: np.ndarray) -> int:
+    """Number of tokens that both sequences begin with."""
+    length = min(len(one_L), len(other_L))
+    differs = np.flatnonzero(one_L[:length] != other_L[:length])
+    return int(differs[0]) if differs.size else length
 
 
 def distinct_targets(token_of_P: np.ndarray, target_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first of each set of equal targets behind the same token, [U] indices, and which of them each
-    target equals, [P].
+    """Finds the U distinct pairs of a token and the target that follows it.
+
+    Returns:
+        first_U: index of the first appearance of each pair.
+        pair_of_P: the pair of each target.
     """
     key_P = token_of_P * (target_P.max(initial=0) + 1) + target_P
     return np.unique(key_P, return_index=True, return_inverse=True)[1:]
 
 
 class PackedRows:
-    """Where the tokens of N rows lie: end to end, each once (T tokens), and side by side for attention (P,
-    padded).
+    """Two layouts of the tokens of N rows: end to end, each distinct token once (T tokens), and side by side
+    for attention (P positions, padded).
 
     Args:
-        token_ids_NL: the rows, padded on the right.
+        token_ids_F: the rows, end to end.
         lengths_N: tokens of each row, at least 1.
 
     Attributes:
-        token_of_NL: which of the T tokens each position is; -1 behind a row's length.
+        token_of_F: the distinct token of each position of the rows.
         shapes: rows and width of each group that attention sees.
     """
 
-    def __init__(self, token_ids_NL: torch.Tensor, lengths_N: Sequence[int] | np.ndarray):
-        lengths_N, device = np.asarray(lengths_N), token_ids_NL.device
-        first_T, self.token_of_NL = merge_beginnings(token_ids_NL.cpu().numpy(), lengths_N)
-        rows_M = self._rows_that_none_continues(lengths_N, len(first_T))
+    def __init__(self, token_ids_F: torch.Tensor, lengths_N: Sequence[int] | np.ndarray):
+        lengths_N, device = np.asarray(lengths_N), token_ids_F.device
+        start_N = np.cumsum(lengths_N) - lengths_N
+        first_T, self.token_of_F = merge_beginnings(token_ids_F.cpu().numpy(), lengths_N)
+        rows_M = self._rows_that_none_continues(start_N + lengths_N - 1, len(first_T))
         groups = [rows_M[group] for group in group_by_length(lengths_N[rows_M])]
         self.shapes = [(len(group), int(lengths_N[group].max())) for group in groups]
         # A padded position repeats its row's last token.
         token_of_P = np.concatenate(
             [
-                self.token_of_NL[
-                    group[:, None], np.minimum(np.arange(width), lengths_N[group, None] - 1)
+                self.token_of_F[
+                    start_N[group, None] + np.minimum(np.arange(width), lengths_N[group, None] - 1)
                 ].ravel()
                 for group, (_, width) in zip(groups, self.shapes, strict=True)
             ]
@@ -111,16 +131,17 @@ class PackedRows:
         self.token_of_P = torch.from_numpy(token_of_P).to(device)
         self.place_of_T = torch.from_numpy(np.unique(token_of_P, return_index=True)[1]).to(device)
         self.shares_tokens = bool(lengths_N[rows_M].sum() > len(first_T))
-        first_T = torch.from_numpy(first_T).to(device)
-        self.token_ids_T = token_ids_NL.flatten()[first_T]
-        self.position_T = first_T % token_ids_NL.shape[1]
+        position_F = np.arange(len(token_ids_F)) - np.repeat(start_N, lengths_N)
+        self.position_T = torch.from_numpy(position_F[first_T]).to(device)
+        self.token_ids_T = token_ids_F[torch.from_numpy(first_T).to(device)]
 
-    def _rows_that_none_continues(self, lengths_N: np.ndarray, num_tokens: int) -> np.ndarray:
-        """Rows that hold every token; of equal rows the first."""
+    def _rows_that_none_continues(self, last_N: np.ndarray, num_tokens: int) -> np.ndarray:
+        """Rows that together hold every token; of equal rows the first. `last_N`: index of each row's last
+        token.
+        """
         has_next_T = np.zeros(num_tokens, dtype=bool)
-        has_next_T[self.token_of_NL[:, :-1][self.token_of_NL[:, 1:] >= 0]] = True
-        last_N = self.token_of_NL[np.arange(len(lengths_N)), lengths_N - 1]
-        ends_U, row_U = np.unique(last_N, return_index=True)
+        has_next_T[np.delete(self.token_of_F, last_N)] = True
+        ends_U, row_U = np.unique(self.token_of_F[last_N], return_index=True)
         return np.sort(row_U[~has_next_T[ends_U]])
 
     def inputs(self) -> dict[str, Any]:

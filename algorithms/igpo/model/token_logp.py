@@ -1,4 +1,4 @@
-"""Log-probs of the tokens that were written, without a logit that nobody asks for."""
+"""Log-probs of target tokens, with logits at the positions of targets only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 from algorithms.igpo.model.packing import PackedRows, distinct_targets
 
 Entropy = Literal["off", "measured", "trained"]
-
 
 LOGITS_PER_CHUNK = 1 << 25
 """Entries of one float32 chunk of logits (128 MiB)."""
@@ -34,39 +33,47 @@ def head_logp(head, hidden_PH, target_P, entropy: Entropy):
 
 def token_logp(
     model,
-    token_ids: torch.Tensor,
-    target_mask: torch.Tensor,
+    token_ids_F: torch.Tensor,
+    target_mask_F: torch.Tensor,
+    row_id_F: torch.Tensor,
     compute_dtype: torch.dtype = torch.float32,
     entropy: Entropy = "measured",
     logits_per_chunk: int = LOGITS_PER_CHUNK,
-    lengths: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probs of the rows' own next tokens, and the entropy of the distribution that each was drawn from.
+    """Log-probs of the rows' own tokens, and the entropy of the distributions that they were drawn from.
 
-    What rows have in common at their beginning, as the prompt of a group, is computed once
-    (`algorithms.igpo.model.packing`).
+    Common beginnings of rows, such as the prompt of a group, are computed once
+    (`algorithms.igpo.model.packing`). So are equal targets behind the same token. For the rows [a b c] and
+    [a b d] with all tokens but the first as targets:
+
+        target_P     b c b d    of which U = 3 are distinct (token before it, target): a-b, b-c, b-d
+        gather 1     hidden_TH[before_U] picks the hidden states of a, b, b; the output head sees these only
+        gather 2     logp_U[pair_of_P] gives the first value to both b: [P] values in the order of the rows
 
     Args:
-        model: what `load_causal_lm` returned.
-        token_ids: [N, L] int64, padded on the right with any valid id.
-        target_mask: [N, L - 1] bool; entry j is about token j + 1. Only these positions pass the output head.
+        model: a model of `load_causal_lm`.
+        token_ids_F: [F] int64, the rows end to end.
+        target_mask_F: [F] bool, True at the P targets; False at the first token of every row. Only targets
+            pass the output head.
+        row_id_F: [F] integers, the row of each token: 0 to N - 1, ascending. A row has at least 2 tokens.
         compute_dtype: bfloat16 runs the model under autocast; log-softmax is float32 always.
         entropy: `off` (zeros, and cheaper), `measured` (no gradient) or `trained`.
         logits_per_chunk: entries of logits that exist at once.
-        lengths: [N] real tokens of each row, at least 2: the padding behind them is not computed. None: all
-            L.
 
     Returns:
-        log-probs [N, L - 1] and entropies [N, L - 1], float32, 0 outside `target_mask`.
+        log-probs and entropies of the targets in nats, both float32 [P].
     """
-    device = token_ids.device
-    lengths_N = np.full(len(token_ids), token_ids.shape[1]) if lengths is None else lengths.cpu().numpy()
-    rows = PackedRows(token_ids[:, :-1], lengths_N - 1)  # the last token predicts nothing that is asked for
-    target_P = token_ids[:, 1:][target_mask]
-    token_of_P = rows.token_of_NL[target_mask.cpu().numpy()]
-    first_U, copy_of_P = distinct_targets(token_of_P, target_P.cpu().numpy())
-    before_U, first_U, copy_of_P = (
-        torch.from_numpy(x).to(device) for x in (token_of_P[first_U], first_U, copy_of_P)
+    device = token_ids_F.device
+    # The last token of a row predicts nothing, so the forward pass leaves it out. The token before a target
+    # is then at the target's index - 1, less one for each row before its own.
+    row_F, target_F = row_id_F.cpu().numpy(), np.flatnonzero(target_mask_F.cpu().numpy())
+    has_next_F = torch.from_numpy(np.append(row_F[1:] == row_F[:-1], False)).to(device)
+    rows = PackedRows(token_ids_F[has_next_F], np.bincount(row_F) - 1)
+    target_P = token_ids_F[target_mask_F]
+    token_of_P = rows.token_of_F[target_F - 1 - row_F[target_F]]
+    first_U, pair_of_P = distinct_targets(token_of_P, target_P.cpu().numpy())
+    before_U, first_U, pair_of_P = (
+        torch.from_numpy(x).to(device) for x in (token_of_P[first_U], first_U, pair_of_P)
     )
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute_dtype is torch.bfloat16):
         hidden_TH = backbone(model)(**rows.inputs()).last_hidden_state[0]
@@ -81,8 +88,4 @@ def token_logp(
                 for hidden, target in zip(hidden_UH.split(chunk), target_U.split(chunk), strict=True)
             ]
             logp_U, entropy_U = (torch.cat(column) for column in zip(*parts, strict=True))
-    zeros_NL = torch.zeros(target_mask.shape, dtype=torch.float32, device=device)
-    logp_NL, entropy_NL = (
-        zeros_NL.masked_scatter(target_mask, x_U.index_select(0, copy_of_P)) for x_U in (logp_U, entropy_U)
-    )
-    return logp_NL, entropy_NL
+    return logp_U.index_select(0, pair_of_P), entropy_U.index_select(0, pair_of_P)

@@ -1,17 +1,17 @@
 """The learner's end of vLLM's weight transfer by NCCL (`engine.weight_transfer: nccl`): weights go from GPU
 to GPU.
 
-For each policy there is a group of the first learner (rank 0) and every process of every engine of that
-policy. vLLM's own classes form it and broadcast (`vllm.distributed.weight_transfer`); here is what they ask
-of a trainer: its weights one by one, and a way to call the engines. Imported only where it is used, as it
-imports vLLM.
+For each policy, the first learner (rank 0) and every process of every engine of that policy form a group.
+vLLM's own classes form it and broadcast (`vllm.distributed.weight_transfer`). They ask two things of a
+trainer, which this module provides: its weights one by one, and a way to call the engines. Import it only
+where it is used, because it imports vLLM.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import ray
 import torch
@@ -23,12 +23,9 @@ from vllm.utils.network_utils import get_open_port
 from algorithms.igpo.model.causal_lm import HFCausalLM
 from algorithms.igpo.weights.transfer_group import TransferGroup
 
-if TYPE_CHECKING:
-    from algorithms.igpo.learner.learner import IGPOTorchLearner
-
 
 class PolicyWeights(WeightSource):
-    """A policy's weights as its engines hold them. Sharded learners must iterate it together."""
+    """A policy's weights in its engines' precision. Sharded learners must iterate it together."""
 
     def __init__(self, module: HFCausalLM):
         self._module = module
@@ -48,7 +45,7 @@ class PolicyWeights(WeightSource):
 
 
 class Engines:
-    """The engines of `policy`, one in each env runner, as vLLM's trainer calls them (its
+    """The engines of `policy`, one in each env runner: vLLM's trainer calls them through this class (its
     `VLLMWeightSyncClient`).
     """
 
@@ -58,9 +55,7 @@ class Engines:
         """Version of the weights that are being sent."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """vLLM's `init_info` is for one engine, whose processes count from `rank_offset`: each engine gets
-        its own.
-        """
+        """Gives each engine a copy of vLLM's `init_info` (for one engine) with its own `rank_offset`."""
         size, first = self._group.engine_size, init_info["rank_offset"]
         infos = [{**init_info, "rank_offset": first + k * size} for k in range(len(self._group.runners))]
         self._call("init_weight_transfer_engine", [(info, self._group.name) for info in infos])
@@ -92,22 +87,28 @@ def _call_engine(runner, policy: str, method: str, arguments: tuple) -> str | No
 
 
 class WeightSender:
-    """Sends the weights of `learner` to the engines.
+    """Sends a learner's weights to the engines.
 
-    Learners that share one model call it together; the first one sends.
+    Sharded learners call it together; the first one sends.
+
+    Args:
+        module_of: returns the module of a policy.
+        rank: the learner's index; 0 sends.
+        device: the learner's device.
     """
 
-    def __init__(self, learner: IGPOTorchLearner):
-        self._learner = learner
+    def __init__(self, module_of: Callable[[str], HFCausalLM], rank: int, device: torch.device):
+        self._module_of, self._rank, self._device = module_of, rank, device
         self._group_name = ""
         self._routes: list[tuple[PolicyWeights, Engines, TrainerWeightTransferEngine]] = []
 
     def send(self, group: TransferGroup, version: int) -> int:
-        """Returns the bytes sent, once every engine holds them as `version`.
+        """Sends the weights, after forming `group` if it is new.
 
-        Forms `group` where it is a new one.
+        Returns:
+            the bytes sent, once every engine holds them as `version`.
         """
-        with torch.accelerator.device_index(self._learner._device.index), torch.no_grad():
+        with torch.accelerator.device_index(self._device.index), torch.no_grad():
             if group.name != self._group_name:
                 self._form(group)
             for _, engines, trainer in self._routes:
@@ -120,9 +121,9 @@ class WeightSender:
             trainer.shutdown()
         self._routes, self._group_name = [], ""
         for policy in group.policies:
-            weights, engines = PolicyWeights(self._learner._hugging_face(policy)), Engines(group, policy)
+            weights, engines = PolicyWeights(self._module_of(policy)), Engines(group, policy)
             info = NCCLTrainerInitInfo(
-                rank=self._learner._learner_index or 0,
+                rank=self._rank,
                 master_address=ray.util.get_node_ip_address(),
                 master_port=get_open_port(),
                 world_size=1 + len(group.runners) * group.engine_size,
@@ -130,10 +131,3 @@ class WeightSender:
             trainer = WeightTransferTrainerFactory.trainer_init(info, client=engines, source=weights)
             self._routes.append((weights, engines, trainer))
         self._group_name = group.name
-
-
-def sender_of(learner: Any) -> WeightSender:
-    """The learner's own, which keeps its groups from push to push; made where it is first asked for."""
-    if not hasattr(learner, "weight_sender"):
-        learner.weight_sender = WeightSender(learner)
-    return learner.weight_sender

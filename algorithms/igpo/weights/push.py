@@ -93,11 +93,7 @@ class WeightPush:
         ):
             group = self._group = self._new_group(tuple(runner for runner, _ in members))
 
-        def send(learner):
-            from algorithms.igpo.weights.nccl import sender_of
-
-            return sender_of(learner).send(group, version)
-
+        send: Any = lambda learner: learner.weight_sender.send(group, version)  # noqa: E731
         sent = self._on_senders(send, MAX_TRANSFER_SECONDS)
         if len(sent) < (self._algorithm.config.num_learners if self._algorithm.config.shard_learner else 1):
             raise RuntimeError(

@@ -7,10 +7,10 @@ import torch
 from igpo_learner_setup import make_batch, make_learner, save_tiny_llama, update
 
 from algorithms.igpo.config import IGPOConfig
+from algorithms.igpo.learner import distributed
 from algorithms.igpo.learner import learner as learner_module
-from algorithms.igpo.learner import offload
+from algorithms.igpo.learner.distributed import move_optimizer_state
 from algorithms.igpo.learner.loss import LossSettings
-from algorithms.igpo.learner.offload import move_moments
 from envs.engine.base import NO_WEIGHTS, Generate
 from envs.errors import InputError
 
@@ -52,10 +52,12 @@ def test_nothing_of_the_learner_stays_on_the_device(llama, monkeypatch):
 
 def test_moments_are_on_the_device_only_while_it_steps(llama, monkeypatch):
     calls = []
-    monkeypatch.setattr(offload, "move_moments", lambda optimizers, device: calls.append(device.type))
+    monkeypatch.setattr(
+        distributed, "move_optimizer_state", lambda optimizers, device: calls.append(device.type)
+    )
     learner = make_learner(llama, offload_optimizer=True)
     monkeypatch.setattr(learner, "apply_gradients", lambda gradients: calls.append("step"))
-    monkeypatch.setattr(offload, "HOST", META)
+    monkeypatch.setattr(distributed, "HOST", META)
     update(learner, make_batch())
     assert calls == ["cpu", "step", "meta"]
 
@@ -64,7 +66,7 @@ def test_restored_moments_wait_in_host_memory(llama, monkeypatch, tmp_path):
     saved, restored = (make_learner(llama, offload_optimizer=True) for _ in range(2))
     update(saved, make_batch())
     saved.save_to_path(str(tmp_path))
-    monkeypatch.setattr(learner_module, "HOST", META)
+    monkeypatch.setattr(distributed, "HOST", META)
     restored.restore_from_path(str(tmp_path))
     moments = [
         t for o in restored._named_optimizers.values() for state in o.state.values() for t in state.values()
@@ -77,7 +79,7 @@ def test_moving_moments_moves_all_of_them():
     optimizer = torch.optim.AdamW([parameter])
     parameter.grad = torch.ones(3)
     optimizer.step()
-    move_moments([optimizer], META)
+    move_optimizer_state([optimizer], META)
     assert {name: t.device.type for name, t in optimizer.state[parameter].items()} == dict.fromkeys(
         ("step", "exp_avg", "exp_avg_sq"), "meta"
     )

@@ -3,7 +3,7 @@
 import pytest
 from scripted_engine import ScriptedEngine, ids, tiny_task
 
-from algorithms.igpo.learner.token_batch import pad_rows, turn_tokens
+from algorithms.igpo.learner.token_batch import join_rows, turn_tokens
 from algorithms.warm_start.demonstrated import play_all
 from envs.demonstrations.demonstrations import Demonstration
 from envs.errors import InputError
@@ -49,8 +49,8 @@ def test_a_row_is_what_a_rollout_of_the_same_decisions_would_be(task):
 
 def test_only_decisions_are_learned(task):
     one = demonstration(task)
-    columns = pad_rows(play_all(task, [one])[0])
-    learned = columns["token_ids"][0][columns["decision_mask"][0]].tolist()
+    columns = join_rows(play_all(task, [one])[0])
+    learned = columns["token_ids"][columns["loss_mask"]].tolist()
     decisions = (
         " ".join(f"<search> {query} <end>" for query in one.searches)
         + f" <answer> {one.question.golds[0]} <end>"

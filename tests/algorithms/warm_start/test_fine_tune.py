@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 from igpo_learner_setup import TOKENS, VOCAB, save_tiny_llama
+from torch.nn.utils.rnn import pad_sequence
 
-from algorithms.igpo.learner.token_batch import Row, pad_rows
+from algorithms.igpo.learner.token_batch import Row, join_rows, row_lengths
 from algorithms.igpo.model.causal_lm import HFCausalLM
 from algorithms.warm_start.fine_tune import FineTuner, FineTuneSettings
 
@@ -38,15 +39,19 @@ def hugging_face_loss(model, columns):
     """The model's own loss with everything but decisions and padding masked: mean over the tokens of all
     rows.
     """
-    labels = columns["token_ids"].masked_fill(~columns["decision_mask"], -100)
-    attention = torch.arange(labels.shape[1]) < columns["lengths"][:, None]
+    lengths = row_lengths(columns).tolist()
+    ids, mask = (
+        pad_sequence(columns[name].split(lengths), batch_first=True) for name in ("token_ids", "loss_mask")
+    )
+    attention = torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]
     model.set_attn_implementation("eager")
-    return model(input_ids=columns["token_ids"], attention_mask=attention.long(), labels=labels).loss
+    labels = ids.masked_fill(~mask, -100)
+    return model(input_ids=ids, attention_mask=attention.long(), labels=labels).loss
 
 
 @pytest.mark.parametrize("tokens_per_micro_batch", [8, 40, 4096])
 def test_loss_and_step_are_those_of_hugging_face(tuner, tokens_per_micro_batch):
-    columns = pad_rows(rows(6))
+    columns = join_rows(rows(6))
     ours = tuner(columns, epochs=1, batch_size=6, lr=1e-3, tokens_per_micro_batch=tokens_per_micro_batch)
     other = tuner(columns).module.hf
     expected = hugging_face_loss(other, columns)
@@ -62,20 +67,19 @@ def test_loss_and_step_are_those_of_hugging_face(tuner, tokens_per_micro_batch):
 
 
 def test_it_learns_the_decisions_and_nothing_else(tuner):
-    columns = pad_rows(rows(8))
+    columns = join_rows(rows(8))
     ours = tuner(columns, epochs=60, batch_size=4, lr=1e-2)
     before = ours.loss(columns)
     for _ in range(60):
         ours.epoch(lambda update, loss: None)
     assert ours.loss(columns) < 0.05 < 3.0 < before
-    flipped = columns | {"decision_mask": ~columns["decision_mask"] & (columns["token_ids"] >= 0)}
-    flipped["decision_mask"] &= torch.arange(flipped["decision_mask"].shape[1]) < columns["lengths"][:, None]
-    flipped["decision_mask"][:, 0] = False
+    flipped = columns | {"loss_mask": ~columns["loss_mask"]}
+    flipped["loss_mask"][np.cumsum([0, *row_lengths(columns)[:-1]])] = False  # nothing is before these
     assert ours.loss(flipped) > 3.0
 
 
 def test_every_row_is_seen_once_an_epoch_in_an_order_of_its_seed(tuner, monkeypatch):
-    columns = pad_rows(rows(10))
+    columns = join_rows(rows(10))
     orders = {}
     for seed in (0, 0, 1):
         ours = tuner(columns, epochs=2, batch_size=4, seed=seed)
@@ -89,7 +93,7 @@ def test_every_row_is_seen_once_an_epoch_in_an_order_of_its_seed(tuner, monkeypa
 
 
 def test_the_rate_warms_up_and_falls_to_nothing(tuner):
-    ours = tuner(pad_rows(rows(20)), epochs=1, batch_size=1, lr=1.0)
+    ours = tuner(join_rows(rows(20)), epochs=1, batch_size=1, lr=1.0)
     rates = []
     for update in range(20):
         ours._updates = update
@@ -99,14 +103,14 @@ def test_the_rate_warms_up_and_falls_to_nothing(tuner):
 
 
 def test_it_stops_where_it_is_told(tuner):
-    ours = tuner(pad_rows(rows(6)), epochs=1, batch_size=2)
+    ours = tuner(join_rows(rows(6)), epochs=1, batch_size=2)
     seen = []
     assert not ours.epoch(lambda update, loss: seen.append(update), lambda: len(seen) == 2)
     assert seen == [1, 2]
 
 
 def test_a_gradient_that_is_not_finite_ends_it(tuner):
-    ours = tuner(pad_rows(rows(4)), epochs=1)
+    ours = tuner(join_rows(rows(4)), epochs=1)
     with torch.no_grad():
         next(ours.module.parameters()).fill_(float("inf"))
     with pytest.raises(FloatingPointError, match="the norm of the gradient is .* in update 1"):

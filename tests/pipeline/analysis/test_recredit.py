@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 import pipeline.cli.igpo
 from algorithms.credit import advantages, get_preset
 from algorithms.igpo.iteration_record import IterationRecord
-from algorithms.igpo.learner.connectors import TurnLevelAdvantages
+from algorithms.igpo.learner.connectors import BatchNotes, TurnLevelAdvantages
+from algorithms.igpo.learner.groups import BATCH_WIDE, batch_wide_numbers
 from envs.data.question import Question
 from envs.search.trajectory import ActionKind, Rollout, Termination, Turn
 from pipeline.analysis import AnalysisError, open_run
@@ -95,16 +96,18 @@ def write_log(folder, rollouts_of, *, preset="igpo", env=ENV, damage=lambda roll
     keys = {"preset": preset, "env_config": env, **settings}
     with RolloutLogWriter(folder / "rollouts", folder.name, 1, info=RunInfo(config={"config": keys})) as log:
         for iteration, rollouts in enumerate(rollouts_of, 1):
-            connector = TurnLevelAdvantages(credit, alias_rule=env["alias_rule"])  # ty: ignore[invalid-argument-type]
+            notes = BatchNotes()
+            connector = TurnLevelAdvantages(credit, notes, alias_rule=env["alias_rule"])  # ty: ignore[invalid-argument-type]
             episodes = [
                 SimpleNamespace(custom_data={"rollout": rollout}, agent_episodes={}) for rollout in rollouts
             ]
+            numbers = batch_wide_numbers(episodes)
+            for episode in episodes:
+                episode.custom_data[BATCH_WIDE] = numbers
             connector(rl_module=None, batch={}, episodes=episodes, shared_data={})
             damage(rollouts)
             log.write(
-                IterationRecord(
-                    iteration, "train", 0, rollouts, connector.last_credit, connector.last_groups
-                ),
+                IterationRecord(iteration, "train", 0, rollouts, notes.credit, notes.groups),
                 {"kl": 0.0},
             )
     return folder

@@ -99,7 +99,7 @@ def test_templates_without_prefix_and_answers_that_continue_the_context(model, n
 
 
 def test_a_left_padded_batch_says_the_same(model):
-    """What a batched generation code does: rows end together, and positions count real tokens."""
+    """Padding as batched generation does it: rows end together, and positions count real tokens."""
     rng = np.random.default_rng(3)
     queries = [make_query(rng, turns=turns, answers=(4,)) for turns in (1, 3, 5)]
     rows = [np.concatenate([context, q.suffixes_K[0].ids]) for q in queries for context in q.contexts_T1]

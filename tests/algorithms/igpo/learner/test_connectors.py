@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from igpo_learner_setup import make_batch, make_episode
+from igpo_learner_setup import make_batch, make_episode, stamp
 
 from algorithms.credit import CreditConfig, advantages, get_preset
-from algorithms.igpo.learner.connectors import BuildTokenBatch, TurnLevelAdvantages
+from algorithms.igpo.learner.connectors import BatchNotes, build_learner_pipeline_pieces
 from algorithms.igpo.learner.groups import batch_wide_numbers, shard_groups
-from algorithms.igpo.learner.token_batch import turn_tokens
+from algorithms.igpo.learner.loss import LossSettings
+from algorithms.igpo.learner.token_batch import row_lengths, turn_tokens
 from algorithms.igpo.metrics import training_metrics
 from envs.search.trajectory import ActionKind, Termination
 
@@ -23,13 +24,27 @@ ONE = Modules(default_policy=None)
 
 
 def run(
-    episodes, *, credit=None, modules=ONE, aggregation="seq_mean_token_mean", num_learners=0, alias_rule="max"
+    episodes,
+    *,
+    credit=None,
+    modules=ONE,
+    aggregation="seq_mean_token_mean",
+    is_shard=False,
+    alias_rule="max",
 ):
-    shared = {}
-    turns = TurnLevelAdvantages(credit or CreditConfig(), alias_rule=alias_rule, num_learners=num_learners)
-    tokens = BuildTokenBatch(aggregation)
-    batch = turns(rl_module=modules, batch={}, episodes=episodes, shared_data=shared)
-    return turns, tokens, tokens(rl_module=modules, batch=batch, episodes=episodes, shared_data=shared)
+    """The pieces' notes and batch; `is_shard`: the episodes hold the numbers of a larger batch already."""
+    if not is_shard:
+        stamp(episodes)
+    notes, shared, batch = BatchNotes(), {}, {}
+    loss = LossSettings(loss_aggregation=aggregation)
+    pieces = build_learner_pipeline_pieces(credit or CreditConfig(), loss, notes, alias_rule=alias_rule)
+    for piece in pieces:
+        batch = piece(rl_module=modules, batch=batch, episodes=episodes, shared_data=shared)
+    return notes, batch
+
+
+def sequences_of_rows(batch):
+    return [int(batch["sequence_id"][batch["row_id"] == row][0]) for row in range(len(row_lengths(batch)))]
 
 
 def two_rollouts(**kwargs):
@@ -44,22 +59,23 @@ def test_columns_of_a_row():
     episodes = two_rollouts(tokens=[[7, 8], [9, 10, 11]])
     agent = episodes[0].agent_episodes["s"]
     prompt, observation = agent.get_observations()[:2]
-    turns, tokens, batch = run(episodes)
-    columns = {name: column[0].numpy() for name, column in batch["default_policy"].items()}
+    notes, batch = run(episodes)
     p, o = len(prompt), len(observation)
-    assert columns["lengths"] == p + 2 + o + 3
-    assert columns["token_ids"][: columns["lengths"]].tolist() == [*prompt, 7, 8, *observation, 9, 10, 11]
-    decision = np.flatnonzero(columns["decision_mask"])
+    length = p + 2 + o + 3
+    assert row_lengths(batch["default_policy"])[0] == length
+    columns = {name: column[:length].numpy() for name, column in batch["default_policy"].items()}
+    assert columns["token_ids"].tolist() == [*prompt, 7, 8, *observation, 9, 10, 11]
+    decision = np.flatnonzero(columns["loss_mask"])
     assert decision.tolist() == [p, p + 1, p + 2 + o, p + 3 + o, p + 4 + o]
-    assert columns["sampler_logp"][decision].tolist() == pytest.approx(
+    assert columns["action_logp"][decision].tolist() == pytest.approx(
         np.concatenate(agent.get_extra_model_outputs("action_logp")).tolist()
     )
     expected = advantages(outcomes=[1.0, 0.0], gains=[[1.0], []], preset="igpo")[0]
     assert columns["advantages"][decision].tolist() == pytest.approx(np.repeat(expected, [2, 3]).tolist())
     assert columns["turn_id"][decision].tolist() == [0, 0, 1, 1, 1]
-    assert tokens.layouts["default_policy"].turn_keys == [("a", 0), ("a", 1), ("b", 0)]
+    assert notes.layouts["default_policy"].turn_keys == [("a", 0), ("a", 1), ("b", 0)]
     assert columns["loss_weight"][decision].tolist() == pytest.approx([1 / (2 * 5)] * 5)
-    off = ~columns["decision_mask"]
+    off = ~columns["loss_mask"]
     assert not columns["advantages"][off].any() and not columns["loss_weight"][off].any()
     assert (columns["turn_id"][off] == -1).all() and (columns["clip_scale"] == 1).all()
 
@@ -77,25 +93,25 @@ def test_tokens_of_two_agents_for_the_log():
 
 
 def test_credit_is_kept_for_the_log():
-    turns, _, _ = run(two_rollouts())
-    first, last = turns.last_credit["a", 0], turns.last_credit["a", 1]
+    notes, _ = run(two_rollouts())
+    first, last = notes.credit["a", 0], notes.credit["a", 1]
     assert first.belief_before == pytest.approx(np.exp(-2)) and first.belief_after == pytest.approx(
         np.exp(-1)
     )
     assert first.gain == pytest.approx(1.0) and first.normalised_gain == 0.0, "a single gain has no spread"
     assert last.belief_before == pytest.approx(np.exp(-1))
     assert (last.belief_after, last.gain, last.normalised_gain) == (None, None, None)
-    (group,) = turns.last_groups
+    (group,) = notes.groups
     assert (group.group_id, group.question_id, group.size, group.gain_count) == ("g", "q-g", 2, 1)
     assert group.outcome_mean == 0.5 and not group.collapsed
 
 
 def test_clip_scale_of_a2tgpo_reaches_its_tokens():
     episodes = make_batch()
-    turns, tokens, batch = run(episodes, credit=get_preset("a2tgpo").credit)
-    columns, layout = batch["default_policy"], tokens.layouts["default_policy"]
+    notes, batch = run(episodes, credit=get_preset("a2tgpo").credit)
+    columns, layout = batch["default_policy"], notes.layouts["default_policy"]
     for k, key in enumerate(layout.turn_keys):
-        normalised = turns.last_credit[key].normalised_gain
+        normalised = notes.credit[key].normalised_gain
         expected = 1 if normalised is None else 1 + 0.3 * (2 / (1 + np.exp(-normalised)) - 1)
         assert columns["clip_scale"][columns["turn_id"] == k].numpy() == pytest.approx(expected)
 
@@ -107,18 +123,18 @@ def test_two_agents_of_one_policy_are_two_rows_of_one_sequence():
         make_episode(name, "g", agents, outcome=outcome, scores=[-3.0, -2.0, -2.5], rng=rng)
         for name, outcome in (("a", 1.0), ("b", 0.0))
     ]
-    turns, tokens, batch = run(episodes)
+    notes, batch = run(episodes)
     columns = batch["default_policy"]
-    assert columns["sequence_id"].tolist() == [0, 0, 1, 1]
-    assert tokens.layouts["default_policy"].turn_keys[:3] == [("a", 0), ("a", 2), ("a", 1)]
+    assert sequences_of_rows(columns) == [0, 0, 1, 1]
+    assert notes.layouts["default_policy"].turn_keys[:3] == [("a", 0), ("a", 2), ("a", 1)]
     for sequence in (0, 1):
         rows = columns["sequence_id"] == sequence
         assert columns["loss_weight"][rows].sum().item() == pytest.approx(0.5), (
             "a mean over both rows' tokens"
         )
-    for k, (rollout_id, turn) in enumerate(tokens.layouts["default_policy"].turn_keys):
+    for k, (rollout_id, turn) in enumerate(notes.layouts["default_policy"].turn_keys):
         values = columns["advantages"][columns["turn_id"] == k]
-        assert values.numpy() == pytest.approx(turns.last_credit[rollout_id, turn].advantage)
+        assert values.numpy() == pytest.approx(notes.credit[rollout_id, turn].advantage)
 
 
 def test_an_agent_that_wrote_nothing_has_no_row():
@@ -129,9 +145,9 @@ def test_an_agent_that_wrote_nothing_has_no_row():
         )
         for name, outcome, tokens in (("a", 1.0, [[5, 6], []]), ("b", 0.0, [[5], [6, 7, 8]]))
     ]
-    _, tokens, batch = run(episodes)
-    assert batch["default_policy"]["sequence_id"].tolist() == [0, 1, 1]
-    assert tokens.layouts["default_policy"].turn_keys == [("a", 0), ("b", 0), ("b", 1)]
+    notes, batch = run(episodes)
+    assert sequences_of_rows(batch["default_policy"]) == [0, 1, 1]
+    assert notes.layouts["default_policy"].turn_keys == [("a", 0), ("b", 0), ("b", 1)]
 
 
 def test_two_policies_are_two_batches():
@@ -140,28 +156,24 @@ def test_two_policies_are_two_batches():
 
     modules = Modules(searcher_policy=None, reader_policy=None, idle_policy=None)
     episodes = make_batch(agents=("searcher", "reader"), policy=policy)
-    _, tokens, batch = run(episodes, modules=modules)
+    notes, batch = run(episodes, modules=modules)
     spoke = {
         name: sum(f"{name}_policy" in {t.policy for t in e.custom_data["rollout"].turns} for e in episodes)
         for name in ("searcher", "reader")
     }
     for name, count in spoke.items():
         columns = batch[f"{name}_policy"]
-        assert len(columns["lengths"]) == count, "a rollout in which an agent never spoke gives it no row"
+        assert len(row_lengths(columns)) == count, "a rollout in which an agent never spoke gives it no row"
         assert columns["loss_weight"].sum().item() == pytest.approx(1.0)
     idle = batch["idle_policy"]
-    assert (
-        idle["loss_weight"].sum() == 0
-        and idle["decision_mask"].sum() == 1
-        and idle["sequence_id"].tolist() == [-1]
-    )
+    assert idle["loss_weight"].sum() == 0 and idle["loss_mask"].sum() == 1 and sequences_of_rows(idle) == [-1]
 
 
 @pytest.mark.parametrize(("aggregation", "total"), [("token_mean", 1.0), ("seq_mean_token_sum", None)])
 def test_aggregation_weights(aggregation, total):
-    _, _, batch = run(make_batch(), aggregation=aggregation)
+    _, batch = run(make_batch(), aggregation=aggregation)
     columns = batch["default_policy"]
-    tokens = columns["decision_mask"].sum().item()
+    tokens = columns["loss_mask"].sum().item()
     assert columns["loss_weight"].sum().item() == pytest.approx(total or tokens / 9)
 
 
@@ -175,14 +187,14 @@ def test_malformed_and_truncated_rollouts():
     malformed.termination = Termination.MALFORMED
     limit.termination = Termination.TURN_LIMIT
     malformed.turns[1].scores_K += 0.7  # or all gains would be equal
-    plain = run(episodes)[0].last_credit
-    gated = run(episodes, credit=CreditConfig(ig_gate="valid_format"))[0].last_credit
-    official = run(episodes, credit=get_preset("igpo_official").credit)[0].last_credit
+    plain = run(episodes)[0].credit
+    gated = run(episodes, credit=CreditConfig(ig_gate="valid_format"))[0].credit
+    official = run(episodes, credit=get_preset("igpo_official").credit)[0].credit
     assert plain["malformed", 0].normalised_gain != 0 and gated["malformed", 0].normalised_gain == 0
     assert plain["limit", 0].normalised_gain != 0 and official["limit", 0].normalised_gain == 0
     # A turn that was cut off has neither observation nor gain; it can only be the last.
     limit.turns[2].action = ActionKind.CUT_OFF
-    assert run(episodes)[0].last_credit["limit", 2].gain is None
+    assert run(episodes)[0].credit["limit", 2].gain is None
 
 
 def test_alias_rules():
@@ -192,18 +204,18 @@ def test_alias_rules():
         rollout.initial_scores_K = np.array([-4.0, -2.0])
         for turn in rollout.gain_bearing_turns:
             turn.scores_K = np.array([-1.0, -3.0])
-    assert run(episodes, alias_rule="max")[0].last_credit["a", 0].gain == pytest.approx(1.0)
-    assert run(episodes, alias_rule="mean")[0].last_credit["a", 0].gain == pytest.approx(1.0)
-    assert run(episodes, alias_rule="first")[0].last_credit["a", 0].gain == pytest.approx(3.0)
+    assert run(episodes, alias_rule="max")[0].credit["a", 0].gain == pytest.approx(1.0)
+    assert run(episodes, alias_rule="mean")[0].credit["a", 0].gain == pytest.approx(1.0)
+    assert run(episodes, alias_rule="first")[0].credit["a", 0].gain == pytest.approx(3.0)
 
 
 def test_order_of_arrival_and_episode_ids_do_not_matter():
     episodes = make_batch()
-    expected = run(episodes)[0].last_credit
+    expected = run(episodes)[0].credit
     for k, episode in enumerate(episodes):
         episode.id_ = f"same_{k % 2}"
     shuffled = [episodes[k] for k in np.random.default_rng(1).permutation(len(episodes))]
-    got = run(shuffled)[0].last_credit
+    got = run(shuffled)[0].credit
     assert got.keys() == expected.keys()
     for key, credit in expected.items():
         assert got[key].advantage == pytest.approx(credit.advantage, abs=1e-12)
@@ -212,41 +224,41 @@ def test_order_of_arrival_and_episode_ids_do_not_matter():
 def test_incomplete_groups():
     episodes = make_batch(groups=3, size=3)
     left = [episodes[0], *episodes[3:5], *episodes[6:]]  # 1, 2 and 3 rollouts are left
-    turns, tokens, batch = run(left)
-    assert [(group.group_id, group.size) for group in turns.last_groups] == [("g1", 2), ("g2", 3)]
-    assert not any(rollout_id.startswith("0-") for rollout_id, _ in turns.last_credit)
+    notes, batch = run(left)
+    assert [(group.group_id, group.size) for group in notes.groups] == [("g1", 2), ("g2", 3)]
+    assert not any(rollout_id.startswith("0-") for rollout_id, _ in notes.credit)
     assert batch["default_policy"]["loss_weight"].sum().item() == pytest.approx(1.0), (
         "S counts what is trained on"
     )
-    assert tokens.layouts["default_policy"].num_sequences == 5
+    assert notes.layouts["default_policy"].num_sequences == 5
     rollouts = [episode.custom_data["rollout"] for episode in left]
     for rollout in rollouts:
         rollout.metrics = {"em_squad": 0.0, "f1_paper": 0.0}
-    assert training_metrics(rollouts, turns.last_credit, turns.last_groups)["groups_dropped"] == 1
+    assert training_metrics(rollouts, notes.credit, notes.groups)["groups_dropped"] == 1
 
 
 def test_a_rollout_without_turns_counts_as_missing():
     episodes = make_batch(groups=1, size=3)
     empty = make_episode("empty", "g0", [], outcome=0.0, scores=[-1.0], rng=np.random.default_rng(0))
-    turns, _, batch = run([*episodes, empty])
-    assert turns.last_groups[0].size == 3 and len(batch["default_policy"]["lengths"]) == 3
+    notes, batch = run([*episodes, empty])
+    assert notes.groups[0].size == 3 and len(row_lengths(batch["default_policy"])) == 3
 
 
 @pytest.mark.parametrize("preset", ["igpo", "reinforce_pp", "a2tgpo"])
 def test_shards_give_the_credit_and_weights_of_the_whole_batch(preset):
     credit = get_preset(preset).credit
     episodes = make_batch(groups=5, size=3)
-    whole_turns, whole_tokens, whole = run(episodes, credit=credit)
+    whole_notes, whole = run(episodes, credit=credit)
     shards = shard_groups([episodes[k] for k in np.random.default_rng(1).permutation(len(episodes))], 2)
     groups = [{episode.custom_data["rollout"].group_id for episode in shard} for shard in shards]
     assert not groups[0] & groups[1] and len(groups[0] | groups[1]) == 5
     got, weights = {}, 0.0
     for shard in shards:
-        turns, _, batch = run(shard, credit=credit, num_learners=2)
-        got |= turns.last_credit
+        notes, batch = run(shard, credit=credit, is_shard=True)
+        got |= notes.credit
         weights += batch["default_policy"]["loss_weight"].sum().item()
-    assert got.keys() == whole_turns.last_credit.keys()
-    for key, one in whole_turns.last_credit.items():
+    assert got.keys() == whole_notes.credit.keys()
+    for key, one in whole_notes.credit.items():
         assert got[key].advantage == pytest.approx(one.advantage, abs=1e-12)
     assert weights == pytest.approx(whole["default_policy"]["loss_weight"].sum().item())
 
@@ -254,13 +266,13 @@ def test_shards_give_the_credit_and_weights_of_the_whole_batch(preset):
 def test_an_empty_shard_still_has_a_row_for_every_module():
     shards = shard_groups(make_batch(groups=1), 2)
     assert [len(shard) for shard in shards] == [3, 0]
-    _, _, batch = run(shards[1], num_learners=2)
+    _, batch = run(shards[1], is_shard=True)
     assert batch["default_policy"]["loss_weight"].sum() == 0
 
 
-def test_several_learners_without_the_numbers_of_the_batch_are_refused():
+def test_episodes_without_the_numbers_of_the_batch_are_refused():
     with pytest.raises(ValueError, match="shard_groups"):
-        run(make_batch(), num_learners=2)
+        run(make_batch(), is_shard=True)
 
 
 def test_missing_scores_are_refused_where_the_estimator_reads_belief():
@@ -271,7 +283,7 @@ def test_missing_scores_are_refused_where_the_estimator_reads_belief():
     episodes[0].custom_data["rollout"].initial_scores_K = None
     with pytest.raises(ValueError, match=r"rollout a: the prompt has no belief score"):
         run(episodes)
-    assert run(episodes, credit=get_preset("grpo").credit)[0].last_credit["a", 0].gain is None
+    assert run(episodes, credit=get_preset("grpo").credit)[0].credit["a", 0].gain is None
     for change in ({"outcome_baseline": "belief"}, {"normalisation": "joint"}, {"turn_clip_scale": 0.3}):
         with pytest.raises(ValueError, match=r"rollout a: the prompt has no belief score"):
             run(episodes, credit=replace(get_preset("grpo").credit, **change))
@@ -315,9 +327,9 @@ def test_an_unknown_module_is_named():
 
 
 def test_numbers_are_float32_and_ids_integers():
-    _, _, batch = run(make_batch())
+    _, batch = run(make_batch())
     types = {name: column.dtype for name, column in batch["default_policy"].items()}
-    assert types["token_ids"] == torch.int64 and types["decision_mask"] == torch.bool
-    assert {types[name] for name in ("advantages", "sampler_logp", "loss_weight", "clip_scale")} == {
+    assert types["token_ids"] == torch.int64 and types["loss_mask"] == torch.bool
+    assert {types[name] for name in ("advantages", "action_logp", "loss_weight", "clip_scale")} == {
         torch.float32
     }

@@ -1,26 +1,33 @@
 """The module and the learner on a tiny random Llama: exact log-probs, exact losses, exact steps."""
 
 import copy
-import math
 
 import numpy as np
 import pytest
 import torch
-from igpo_learner_setup import gradients, make_batch, make_learner, module_spec, save_tiny_llama, update
+from igpo_learner_setup import (
+    gradients,
+    make_batch,
+    make_learner,
+    module_spec,
+    random_rows,
+    save_tiny_llama,
+    stamp,
+    update,
+)
 from ray.rllib.utils.metrics import LEARNER_RESULTS
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from algorithms.credit import get_preset
 from algorithms.igpo.learner.loss import LossSettings
-from algorithms.igpo.learner.minibatches import plan_minibatches, split_micro_batches
-from algorithms.igpo.learner.token_batch import Row, TokenLayout, pad_rows
-from algorithms.igpo.learner.update_plan import Work
+from algorithms.igpo.learner.token_batch import Row, TokenLayout, join_rows, row_lengths
+from algorithms.igpo.learner.update import TOKEN_TERMS
+from algorithms.igpo.learner.update_plan import UpdatePlan, plan_minibatches, split_micro_batches
 from algorithms.igpo.metrics import learner_metrics
 from algorithms.igpo.model.causal_lm import HFCausalLM, load_causal_lm
 from algorithms.igpo.model.token_logp import token_logp
 from envs.engine.weights import state_to_tensors
 
-ALL = slice(None)
+ALL, CPU = slice(None), torch.device("cpu")
 AGGREGATIONS = ("seq_mean_token_mean", "token_mean", "seq_mean_token_sum")
 
 
@@ -37,6 +44,7 @@ def untied_llama(tmp_path_factory):
 
 def columns_of(learner, episodes):
     """The token columns as the learner's own connector pipeline makes them."""
+    stamp(episodes)
     return learner._learner_connector(rl_module=learner.module, batch={}, episodes=episodes, shared_data={})[
         "default_policy"
     ]
@@ -59,10 +67,12 @@ def sample_with(learner, episodes):
             ids += [*context, *decision]
             mask += [False] * len(context) + [True] * len(decision)
         with torch.no_grad():
-            got = module.forward_train(
-                {"token_ids": torch.tensor([ids]).long(), "decision_mask": torch.tensor([mask])}
-            )
-        got = got["token_logp"][0][torch.tensor(mask)[1:]].numpy()
+            row = {
+                "token_ids": torch.tensor(ids).long(),
+                "loss_mask": torch.tensor(mask),
+                "row_id": torch.zeros(len(ids), dtype=torch.int32),
+            }
+            got = module.forward_train(row)["token_logp"].numpy()
         for k, part in enumerate(np.split(got, np.cumsum([len(logp) for logp in logps])[:-1])):
             logps[k] = part
 
@@ -71,46 +81,38 @@ def sample_with(learner, episodes):
 # ---------------------------------------------------------------------------------------------------------
 
 
-def random_rows(lengths=(9, 5, 12), seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    token_ids = torch.randint(0, 61, (len(lengths), max(lengths)), generator=generator)
-    mask = torch.rand(token_ids.shape, generator=generator) < 0.5
-    mask &= torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    mask[:, 0], mask[:, 1] = False, True
-    return token_ids, mask
-
-
 def test_token_logp_is_the_log_softmax_of_each_row_alone(llama):
     model = load_causal_lm(llama, torch.float32)
     lengths = (9, 5, 12)
-    token_ids, mask = random_rows(lengths)
-    logp, entropy = token_logp(model, token_ids, mask[:, 1:])
-    for n, length in enumerate(lengths):
-        logits = model(input_ids=token_ids[n : n + 1, :length]).logits[0, :-1].double()
+    token_ids, mask, row_id = random_rows(lengths)
+    logp, entropy = token_logp(model, token_ids, mask, row_id)
+    counts = [int(part.sum()) for part in mask.split(lengths)]
+    rows = zip(token_ids.split(lengths), mask.split(lengths), strict=True)
+    outputs = zip(logp.split(counts), entropy.split(counts), strict=True)
+    for (ids, kept), (own_logp, own_entropy) in zip(rows, outputs, strict=True):
+        logits = model(input_ids=ids[None]).logits[0, :-1].double()
         expected = torch.log_softmax(logits, -1)
-        kept = mask[n, 1:length]
         torch.testing.assert_close(
-            logp[n, : length - 1][kept].double(),
-            expected.gather(-1, token_ids[n, 1:length, None])[kept, 0],
+            own_logp.double(),
+            expected.gather(-1, ids[1:, None])[kept[1:], 0],
             atol=5e-6,  # float32 logits of other shapes: kernels round differently from CPU to CPU
             rtol=0,
         )
         torch.testing.assert_close(
-            entropy[n, : length - 1][kept].double(),
-            torch.special.entr(expected.exp()).sum(-1)[kept],
+            own_entropy.double(),
+            torch.special.entr(expected.exp()).sum(-1)[kept[1:]],
             atol=1e-5,
             rtol=0,
         )
-    assert (logp[~mask[:, 1:]] == 0).all() and (entropy[~mask[:, 1:]] == 0).all()
 
 
 def test_chunks_of_positions_change_neither_value_nor_gradient(llama):
     model = load_causal_lm(llama, torch.float32)
-    token_ids, mask = random_rows()
+    columns = random_rows()
     results = []
     for chunk in (1 << 25, 61 * 4):
         model.zero_grad()
-        logp, entropy = token_logp(model, token_ids, mask[:, 1:], entropy="trained", logits_per_chunk=chunk)
+        logp, entropy = token_logp(model, *columns, entropy="trained", logits_per_chunk=chunk)
         (logp.sum() + 0.3 * entropy.sum()).backward()
         results.append((logp.detach(), entropy.detach(), [p.grad.clone() for p in model.parameters()]))
     for one, other in zip(*(r[:2] for r in results), strict=True):
@@ -121,16 +123,15 @@ def test_chunks_of_positions_change_neither_value_nor_gradient(llama):
 
 def test_entropy_carries_a_gradient_only_on_request(llama):
     model = load_causal_lm(llama, torch.float32)
-    token_ids, mask = random_rows()
-    assert not token_logp(model, token_ids, mask[:, 1:])[1].requires_grad
-    assert token_logp(model, token_ids, mask[:, 1:], entropy="trained")[1].requires_grad
+    columns = random_rows()
+    assert not token_logp(model, *columns)[1].requires_grad
+    assert token_logp(model, *columns, entropy="trained")[1].requires_grad
 
 
 def test_dropout_is_off_in_training(llama):
     learner = make_learner(llama)
     module = learner.module["default_policy"]
-    token_ids, mask = random_rows()
-    batch = {"token_ids": token_ids, "decision_mask": mask}
+    batch = dict(zip(("token_ids", "loss_mask", "row_id"), random_rows(), strict=True))
     one, other = (module.forward_train(batch)["token_logp"] for _ in range(2))
     assert module.training and torch.equal(one, other)
 
@@ -265,11 +266,62 @@ def test_minibatches_do_not_depend_on_the_sharding():
         assert sorted(rows) == both.tolist()
 
 
-def test_rows_of_no_weight_are_never_planned():
-    columns = pad_rows([])
-    (rows,) = plan_minibatches(columns["sequence_id"].numpy(), 0, num_epochs=1, num_minibatches=1, seed=(0,))
-    assert len(rows) == 0
-    assert isinstance(Row().weight, float)
+def plan_of(columns, num_sequences=0, over_learners=lambda values, how: values, **settings):
+    layout = TokenLayout(rollout_ids_N=[f"r{n}" for n in range(num_sequences)], num_sequences=num_sequences)
+    cut = {"num_epochs": 1, "num_minibatches": 1, "tokens_per_micro_batch": 1, "seed": (0,), **settings}
+    return UpdatePlan.cut("m", columns, layout, over_learners, aggregation="token_mean", **cut)
+
+
+def three_rows():
+    rows = [Row(weight=1.0, sequence_id=n) for n in range(3)]
+    for n, row in enumerate(rows):
+        row.append([5, 6], decision=False)
+        row.append([10 + n] * (n + 1), decision=True, turn_id=n)
+    return join_rows(rows)
+
+
+def test_dummy_rows_are_never_planned():
+    (update,) = plan_of(join_rows([]))
+    assert (update.rows, update.num_micro_batches, update.weight_scale) == ([], 0, 0.0)
+    assert list(update.micro_batches(CPU)) == []
+
+
+def test_every_update_yields_its_rows_once_and_longest_first():
+    plan = plan_of(three_rows(), 3, num_epochs=2, num_minibatches=2)
+    updates = [[micro["token_ids"].tolist() for micro in update.micro_batches(CPU)] for update in plan]
+    lengths = [[len(ids) for ids in micros] for micros in updates]
+    assert [(update.epoch, update.minibatch) for update in plan] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for one, other, micros in ((0, 1, lengths[:2]), (2, 3, lengths[2:])):
+        assert sorted(micros[0] + micros[1]) == [3, 4, 5], "every row once per epoch"
+        assert [len(micros[0]), len(micros[1])] == [2, 1], (one, other)
+        assert micros[0] == sorted(micros[0], reverse=True)
+    assert (plan.num_tokens, plan.num_sequences) == (6, 3)
+
+
+def test_an_idle_learner_adds_dummies_and_weights_are_those_of_the_minibatch():
+    """Another learner has 3 micro-batches and 2 decision tokens more in every update."""
+    more = {"sum": 2.0, "max": 1.0}
+    plan = plan_of(
+        three_rows(),
+        3,
+        lambda values, how: [value + more[how] for value in values],
+        tokens_per_micro_batch=100,
+    )
+    (update,) = plan
+    micros = list(update.micro_batches(CPU))
+    assert [micro["turn_id"].max().item() for micro in micros] == [2, -1]
+    assert micros[0]["loss_weight"].sum() == 6 and micros[1]["loss_weight"].sum() == 0
+    plan.weight_scale_U = [0.5]
+    assert next(next(iter(plan)).micro_batches(CPU))["loss_weight"].sum() == 3
+
+
+def test_a_column_is_added_where_its_tokens_are():
+    plan = plan_of(three_rows(), 3)
+    (update,) = plan.first_epoch()
+    for k, micro in enumerate(update.micro_batches(CPU)):
+        plan.add_column("old_logp", update, k, micro["token_ids"][micro["loss_mask"]].float())
+    plan.add_column("old_logp", update, update.num_micro_batches, torch.tensor([9.0]))  # a dummy's
+    assert plan.batch["old_logp"].tolist() == [0, 0, 10, 0, 0, 11, 11, 0, 0, 12, 12, 12]
 
 
 # The update
@@ -279,24 +331,24 @@ def test_rows_of_no_weight_are_never_planned():
 def reference_loss(model, frozen, columns, loss: LossSettings, rows=ALL):
     """The loss of one update at rho = 1, straight from full logits, row by row in float64."""
     total = 0.0
-    tokens = columns["decision_mask"].sum(1).double()
-    rows = range(len(tokens)) if rows == ALL else rows
-    count, num_tokens = len(rows), tokens[list(rows)].sum()
-    for n in rows:
-        length = int(columns["lengths"][n])
-        ids = columns["token_ids"][n : n + 1, :length]
-        mask = columns["decision_mask"][n, 1:length]
+    lengths = row_lengths(columns).tolist()
+    parts = [
+        dict(zip(columns, values, strict=True))
+        for values in zip(*(column.split(lengths) for column in columns.values()), strict=True)
+    ]
+    parts = parts if rows == ALL else [parts[n] for n in rows]
+    count, num_tokens = len(parts), sum(part["loss_mask"].sum() for part in parts)
+    for part in parts:
+        ids, mask = part["token_ids"], part["loss_mask"]
 
         def logp(m, ids=ids, mask=mask):
-            return torch.log_softmax(m(input_ids=ids).logits[0, :-1].double(), -1)[mask]
+            return torch.log_softmax(m(input_ids=ids[None]).logits[0, :-1].double(), -1)[mask[1:]]
 
-        target = ids[0, 1:, None][mask]
+        target = ids[mask][:, None]
         all_logp = logp(model)
         own = all_logp.gather(-1, target)[:, 0]
-        weight = torch.exp(own.detach() - columns["sampler_logp"][n, 1:length][mask].double()).clamp(
-            max=loss.mismatch_cap
-        )
-        term = -weight * torch.exp(own - own.detach()) * columns["advantages"][n, 1:length][mask].double()
+        weight = torch.exp(own.detach() - part["action_logp"][mask].double()).clamp(max=loss.mismatch_cap)
+        term = -weight * torch.exp(own - own.detach()) * part["advantages"][mask].double()
         if loss.kl_coeff:
             d = logp(frozen).gather(-1, target)[:, 0].detach() - own
             term = term + loss.kl_coeff * (torch.exp(d) - d - 1)
@@ -365,12 +417,11 @@ def test_several_updates_keep_pi_old(llama):
     columns = columns_of(learner, episodes)
     metrics = metrics_of(update(learner, episodes))
 
-    mask = columns["decision_mask"][:, 1:]
-    advantage, weight = columns["advantages"][:, 1:][mask], columns["loss_weight"][:, 1:][mask]
+    advantage, weight = (columns[name][columns["loss_mask"]] for name in ("advantages", "loss_weight"))
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     old, losses, ratios = None, [], []
     for _ in range(2):
-        logp = module.forward_train(columns)["token_logp"][mask]
+        logp = module.forward_train(columns)["token_logp"]
         old = logp.detach() if old is None else old
         ratio = torch.exp(logp - old)
         value = -(weight * torch.minimum(ratio * advantage, ratio.clamp(0.98, 1.02) * advantage)).sum()
@@ -402,8 +453,9 @@ def test_a_minibatch_is_averaged_over_itself(llama, aggregation):
     episodes = make_batch()
     columns = columns_of(learner, episodes)
     metrics = metrics_of(update(learner, episodes))
+    sequence_id_N = columns["sequence_id"].numpy()[np.cumsum(row_lengths(columns)) - 1]
     plan = plan_minibatches(
-        columns["sequence_id"].numpy(), 9, num_epochs=1, num_minibatches=3, seed=(0, learner._weights_seq_no)
+        sequence_id_N, 9, num_epochs=1, num_minibatches=3, seed=(0, learner._weights_seq_no)
     )
     model = learner.module["default_policy"].hf
     expected = [reference_loss(model, None, columns, loss, rows.tolist()).item() for rows in plan]
@@ -474,18 +526,25 @@ def test_a_loss_that_is_not_finite_names_the_rollout_and_takes_no_step(llama, nu
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_a_row_of_no_weight_has_no_rollout_to_name():
-    """With weights that are not finite, every loss is, also that of rows which a learner adds while others
-    work.
-    """
-    layout = TokenLayout(rollout_ids_N=["1-1"], num_sequences=1)
-    work = Work(
-        "default_policy", {}, layout, [[np.array([0])]], num_micro_batches=[2], weight_scale=[1.0], size={}
+def test_a_dummy_batch_has_no_rollout_to_name():
+    """With weights that are not finite every loss is not, those of dummy batches included."""
+    (update,) = plan_of(three_rows(), 3, tokens_per_micro_batch=9)
+    assert len(update.rows) == 2
+    assert update.rollout_ids([0, 1, 2]) == ["r0", "r1", "r2"]
+    assert update.rollout_ids([1, 2]) == ["r0"] and update.rollout_ids([2]) == []
+
+
+def test_the_loss_is_a_function_of_batch_and_forward(llama):
+    """RLlib's hook works outside of an update and hands its terms on in `fwd_out`."""
+    learner = make_learner(llama, loss=LossSettings(kl_coeff=0.05))
+    columns = columns_of(learner, make_batch())
+    fwd_out = learner.module["default_policy"].forward_train(columns)
+    loss = learner.compute_loss_for_module(
+        module_id="default_policy", config=learner.config, batch=columns, fwd_out=fwd_out
     )
-    with pytest.raises(
-        FloatingPointError, match=r"in module default_policy, batch 3, among the rollouts 1-1;"
-    ):
-        work.refuse_non_finite(0, [math.nan, math.nan], "batch 3", lambda values, _how: values)
+    assert loss.requires_grad and loss is fwd_out[TOKEN_TERMS].loss
+    metrics = metrics_of(update(learner, make_batch()))
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-6)
 
 
 def test_a_gradient_that_is_not_finite_takes_no_step(llama):
@@ -644,15 +703,14 @@ def test_a_restored_learner_has_the_rate_of_its_own_configuration(llama, tmp_pat
 
 
 def test_learning_raises_the_probability_of_what_was_better(llama):
-    learner = make_learner(llama, lr=3e-3, credit=get_preset("grpo").credit)
+    learner = make_learner(llama, lr=3e-3, preset="grpo")
     episodes = make_batch(groups=2, size=4)
     columns = columns_of(learner, episodes)
-    mask = columns["decision_mask"][:, 1:]
 
     def objective():
         with torch.no_grad():
             logp = learner.module["default_policy"].forward_train(columns)["token_logp"]
-        return float((logp * columns["advantages"][:, 1:])[mask].sum())
+        return float((logp * columns["advantages"][columns["loss_mask"]]).sum())
 
     before = objective()
     for _ in range(5):

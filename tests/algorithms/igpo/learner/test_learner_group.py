@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from igpo_learner_setup import (
-    LearnerConfig,
     gradients,
+    learner_config,
     make_batch,
     make_learner,
     module_spec,
@@ -15,7 +15,6 @@ from igpo_learner_setup import (
     update,
 )
 
-from algorithms.credit import get_preset
 from algorithms.igpo.learner.groups import shard_groups
 from algorithms.igpo.learner.loss import LossSettings
 
@@ -50,19 +49,14 @@ def test_two_learners_equal_one(ray_of_two_cpus, tmp_path, preset, loss):
 
     paths = {"default_policy": save_tiny_llama(tmp_path)}
     settings = {
-        "credit": get_preset(preset).credit,
+        "preset": preset,
         "loss": loss,
         "tokens_per_micro_batch": 100,
         "num_minibatches": 2,
         "lr": 0.0,  # Adam would turn a difference of 1e-9 in a gradient of 0 into a whole step
         "grad_clip": 1e6,
     }
-    config = LearnerConfig().learners(num_learners=2)
-    for name, value in settings.items():
-        setattr(config, name, value)
-    from algorithms.igpo.learner.learner import IGPOTorchLearner
-
-    config.learners(learner_class=IGPOTorchLearner)
+    config = learner_config(**settings).learners(num_learners=2)
     group = config.build_learner_group(rl_module_spec=module_spec(paths))
     one = make_learner(paths, **settings)
     try:

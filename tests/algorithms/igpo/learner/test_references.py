@@ -6,7 +6,7 @@ import torch
 from igpo_learner_setup import VOCAB, make_batch, make_learner, save_tiny_llama, update
 
 from algorithms.igpo.learner.loss import LossSettings
-from envs.runner.belief import BeliefQuery, BeliefScoring
+from envs.runner.belief import BeliefQuery
 from envs.search.protocols.base import ScoringSuffix
 
 
@@ -23,12 +23,12 @@ def queries(seed=0):
 
 
 def scores(learner, policy="reference", method="tree"):
-    learner.config.belief_scoring = BeliefScoring(policy, method)
+    learner.config.scorer, learner.config.scoring = policy, method
     return np.concatenate(learner.score_beliefs(queries(), "default_policy")).ravel()
 
 
 def make_scoring_learner(llama, **settings):
-    settings = {"lr": 0.05, "reference_scored_policy": "default_policy", **settings}
+    settings = {"lr": 0.05, "scorer": "reference", **settings}
     return make_learner(llama, **settings)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from igpo_learner_setup import LearnerConfig, make_batch, make_learner, module_spec, save_tiny_llama, update
+from igpo_learner_setup import learner_config, make_batch, make_learner, module_spec, save_tiny_llama, update
 
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.learner.groups import shard_groups
@@ -41,11 +41,7 @@ def ray_of_two_cpus():
 
 
 def learner_group(paths, num_learners=2, *, sharded=True):
-    from algorithms.igpo.learner.learner import IGPOTorchLearner
-
-    config = LearnerConfig().learners(num_learners=num_learners, learner_class=IGPOTorchLearner)
-    for name, value in {**SETTINGS, "shard_learner": sharded}.items():
-        setattr(config, name, value)
+    config = learner_config(**SETTINGS, shard_learner=sharded).learners(num_learners=num_learners)
     return config.build_learner_group(rl_module_spec=module_spec(paths))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from igpo_learner_setup import make_batch, make_learner, save_tiny_llama, update
+from igpo_learner_setup import make_batch, make_learner, random_rows, save_tiny_llama, update
 from transformers import AutoModelForCausalLM
 
 from algorithms.igpo.learner.loss import LossSettings
@@ -81,14 +81,13 @@ def test_the_reference_is_the_base_and_the_gradient_that_of_the_adapters(llama):
     update(learner, make_batch(seed=1))
     assert update(learner, make_batch(seed=2))["default_policy"]["kl"].peek() > 1e-3
     frozen = load_causal_lm(llama, torch.float32)
-    token_ids = torch.randint(0, 61, (2, 9))
-    mask = torch.ones(2, 8, dtype=torch.bool)
+    columns = random_rows((9, 9))
     before = {name: p.requires_grad for name, p in module.hf.named_parameters()}
     with torch.no_grad(), without_adapters(module.hf):
-        base = token_logp(module.hf, token_ids, mask)[0]
-    torch.testing.assert_close(base, token_logp(frozen, token_ids, mask)[0].detach())
+        base = token_logp(module.hf, *columns)[0]
+    torch.testing.assert_close(base, token_logp(frozen, *columns)[0].detach())
     assert before == {name: p.requires_grad for name, p in module.hf.named_parameters()}
-    assert not torch.allclose(base, token_logp(module.hf, token_ids, mask)[0], atol=1e-2)
+    assert not torch.allclose(base, token_logp(module.hf, *columns)[0], atol=1e-2)
 
 
 def test_checkpoint_holds_the_adapters_and_goes_on_exactly(llama, tmp_path):

@@ -5,13 +5,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from igpo_learner_setup import save_tiny_llama
+from igpo_learner_setup import random_rows, save_tiny_llama
 from transformers import AutoModelForCausalLM
 
-from algorithms.igpo.learner.minibatches import weightless_batch
-from algorithms.igpo.learner.token_batch import pad_rows
+from algorithms.igpo.learner.token_batch import dummy_batch
 from algorithms.igpo.model.causal_lm import load_causal_lm
-from algorithms.igpo.model.packing import MAX_PADDING, PackedRows, group_by_length, padded_size
+from algorithms.igpo.model.packing import (
+    MAX_PADDING,
+    PackedRows,
+    group_by_length,
+    merge_beginnings,
+    padded_size,
+)
 from algorithms.igpo.model.token_logp import token_logp
 from envs.engine.models import resolve_model
 
@@ -22,15 +27,6 @@ LENGTHS = (9, 2, 12, 5, 12, 3)
 def llama(tmp_path_factory):
     torch.set_num_threads(1)
     return save_tiny_llama(tmp_path_factory.mktemp("llama"))
-
-
-def rows_of(lengths, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    token_ids = torch.randint(0, 61, (len(lengths), max(lengths)), generator=generator)
-    mask = torch.rand(token_ids.shape, generator=generator) < 0.5
-    mask &= torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    mask[:, 0], mask[:, 1] = False, True
-    return token_ids, mask
 
 
 def test_groups_by_hand():
@@ -51,36 +47,40 @@ def test_no_group_is_padded_by_more_than_a_tenth(lengths):
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12))
 def test_side_by_side_and_back(lengths):
     """Rows that have nothing in common lie end to end as they are."""
-    rows = PackedRows(torch.arange(20 * len(lengths)).view(-1, 20), lengths)
+    rows = PackedRows(torch.arange(sum(lengths)), lengths)
     token_T = torch.arange(sum(lengths))
     assert torch.equal(token_T[rows.token_of_P][rows.place_of_T], token_T)
     assert rows.position_T.tolist() == [j for length in lengths for j in range(length)]
-    assert rows.token_ids_T.tolist() == [
-        20 * n + j for n, length in enumerate(lengths) for j in range(length)
-    ]
+    assert torch.equal(rows.token_ids_T, token_T)
     assert (
         len(rows.token_of_P) == padded_size(np.array(lengths)) == sum(n * width for n, width in rows.shapes)
     )
     assert not rows.shares_tokens
 
 
+def test_beginnings_by_hand():
+    """The docstring's example: [a b c], [a b], [a d]."""
+    first_T, token_of_F = merge_beginnings(np.array([10, 11, 12, 10, 11, 10, 13]), np.array([3, 2, 2]))
+    assert first_T.tolist() == [2, 3, 4, 6]
+    assert token_of_F.tolist() == [1, 2, 0, 1, 2, 1, 3]
+
+
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=8), min_size=1, max_size=12))
-def test_a_token_is_what_stands_before_it(contents):
+def test_equal_beginnings_are_the_same_tokens(contents):
     """Two positions are one token exactly where the rows are equal up to there; attention sees
     every token.
     """
     lengths = [len(row) for row in contents]
-    rows = PackedRows(torch.tensor([row + [0] * (8 - len(row)) for row in contents]), lengths)
+    rows = PackedRows(torch.tensor([token for row in contents for token in row]), lengths)
+    token_of_rows = np.split(rows.token_of_F, np.cumsum(lengths)[:-1])
     tokens = {
-        tuple(row[: j + 1]): int(rows.token_of_NL[n, j])
+        tuple(row[: j + 1]): int(token_of_rows[n][j])
         for n, row in enumerate(contents)
         for j in range(len(row))
     }
     assert len(set(tokens.values())) == len(tokens) == len(rows.token_ids_T)
     for n, row in enumerate(contents):
-        assert rows.token_of_NL[n].tolist() == [tokens[tuple(row[: j + 1])] for j in range(len(row))] + [
-            -1
-        ] * (8 - len(row))
+        assert token_of_rows[n].tolist() == [tokens[tuple(row[: j + 1])] for j in range(len(row))]
     for beginning, token in tokens.items():
         assert (int(rows.token_ids_T[token]), int(rows.position_T[token])) == (
             beginning[-1],
@@ -97,20 +97,16 @@ def test_packed_rows_equal_rows_alone(llama, checkpointing):
     alone = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
     if checkpointing:
         packed.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    token_ids, mask = rows_of(LENGTHS)
-    logp, entropy = token_logp(
-        packed, token_ids, mask[:, 1:], entropy="trained", lengths=torch.tensor(LENGTHS)
-    )
-    num_targets = int(mask.sum())
-    ((logp.sum() + 0.3 * entropy.sum()) / num_targets).backward()
-    total = 0.0
-    for n, length in enumerate(LENGTHS):
-        kept = mask[n, 1:length]
-        logp_LV = alone(input_ids=token_ids[n : n + 1, :length]).logits[0, :-1].log_softmax(-1)
-        expected = logp_LV.gather(-1, token_ids[n, 1:length, None])[:, 0]
-        torch.testing.assert_close(logp[n, : length - 1][kept], expected[kept], atol=1e-6, rtol=1e-6)
-        total = total + expected[kept].sum() - 0.3 * (logp_LV.exp() * logp_LV).sum(-1)[kept].sum()
-    (total / num_targets).backward()
+    token_ids, mask, row_id = random_rows(LENGTHS)
+    logp, entropy = token_logp(packed, token_ids, mask, row_id, entropy="trained")
+    ((logp.sum() + 0.3 * entropy.sum()) / len(logp)).backward()
+    total, outputs = 0.0, logp.split([int(part.sum()) for part in mask.split(LENGTHS)])
+    for ids, kept, got in zip(token_ids.split(LENGTHS), mask.split(LENGTHS), outputs, strict=True):
+        logp_LV = alone(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)
+        expected = logp_LV.gather(-1, ids[1:, None])[kept[1:], 0]
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
+        total = total + expected.sum() - 0.3 * (logp_LV.exp() * logp_LV).sum(-1)[kept[1:]].sum()
+    (total / len(logp)).backward()
     other = dict(packed.named_parameters())
     for name, parameter in alone.named_parameters():
         torch.testing.assert_close(other[name].grad, parameter.grad, atol=1e-6, rtol=1e-6)
@@ -119,29 +115,37 @@ def test_packed_rows_equal_rows_alone(llama, checkpointing):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_common_beginnings_are_computed_once(llama, dtype):
     """Values and gradients are those of every row by itself, whatever targets they have."""
-    token_ids, mask = rows_of((9, 9, 7, 9, 9, 9))
-    token_ids[[1, 4]], mask[1] = token_ids[0].clone(), mask[0].clone()
-    token_ids[2, :7] = token_ids[0, :7]
-    token_ids[5, :4] = token_ids[0, :4]
-    token_ids[5, 4] = 60 - token_ids[0, 4]
-    lengths = torch.tensor([9, 9, 7, 9, 9, 9])
-    weight = torch.rand(6, 8, generator=torch.Generator().manual_seed(1))
+    lengths = (9, 9, 7, 9, 9, 9)
+    columns = random_rows(lengths)
+    ids, masks = ([*column.split(lengths)] for column in columns[:2])
+    ids[1], ids[2], ids[4], masks[1] = ids[0], ids[0][:7], ids[0], masks[0]
+    ids[5] = torch.cat([ids[0][:4], 60 - ids[0][4:5], ids[5][5:]])
+    weight_F = torch.rand(sum(lengths), generator=torch.Generator().manual_seed(1))
+    weights = [part[mask] for part, mask in zip(weight_F.split(lengths), masks, strict=True)]
     seen = []
 
-    def run(rows):
+    def run(batches):
         model = load_causal_lm(llama, torch.float32)
         handle = model.model.embed_tokens.register_forward_hook(
             lambda _m, inputs, _o: seen.append(inputs[0].numel())
         )
         outputs = [
-            token_logp(model, token_ids[k], mask[k, 1:], dtype, "trained", lengths=lengths[k]) for k in rows
+            token_logp(
+                model,
+                torch.cat([ids[n] for n in rows]),
+                torch.cat([masks[n] for n in rows]),
+                torch.arange(len(rows)).repeat_interleave(torch.tensor([lengths[n] for n in rows])),
+                dtype,
+                "trained",
+            )
+            for rows in batches
         ]
         logp, entropy = (torch.cat(parts) for parts in zip(*outputs, strict=True))
-        (weight * (logp + 0.1 * entropy)).sum().backward()
+        (torch.cat(weights) * (logp + 0.1 * entropy)).sum().backward()
         handle.remove()
         return logp, entropy, [p.grad for p in model.parameters()]
 
-    together, alone = run([torch.arange(6)]), run([torch.tensor([k]) for k in range(6)])
+    together, alone = run([range(6)]), run([[n] for n in range(6)])
     assert seen[0] == 8 + 8 + 4, "rows 0, 3, and what 5 adds to 0, without their last tokens"
     atol = 1e-5 if dtype is torch.float32 else 0.02
     for one, other in zip(together[:2], alone[:2], strict=True):
@@ -156,17 +160,16 @@ def test_padding_is_not_computed(llama):
     model.model.layers[0].mlp.register_forward_hook(
         lambda module, inputs, output: seen.append(inputs[0].shape[1])
     )
-    token_ids, mask = rows_of(LENGTHS)
-    token_ids[:, 0] = torch.arange(len(LENGTHS))
-    token_logp(model, token_ids, mask[:, 1:], lengths=torch.tensor(LENGTHS))
+    token_ids, mask, row_id = random_rows(LENGTHS)
+    token_ids[np.cumsum((0, *LENGTHS[:-1]))] = torch.arange(len(LENGTHS))
+    token_logp(model, token_ids, mask, row_id)
     assert seen == [sum(LENGTHS) - len(LENGTHS)]
 
 
-def test_a_row_of_no_weight_passes(llama):
-    model = load_causal_lm(llama, torch.float32)
-    batch = weightless_batch(pad_rows([]))
-    logp, _ = token_logp(model, batch["token_ids"], batch["decision_mask"][:, 1:], lengths=batch["lengths"])
-    assert logp.shape == (1, 1) and logp.item() < 0
+def test_a_dummy_batch_passes(llama):
+    model, batch = load_causal_lm(llama, torch.float32), dummy_batch({})
+    logp, _ = token_logp(model, batch["token_ids"], batch["loss_mask"], batch["row_id"])
+    assert logp.shape == (1,) and logp.item() < 0
 
 
 def test_without_packed_rows_attention_is_as_ever(llama):
@@ -175,7 +178,7 @@ def test_without_packed_rows_attention_is_as_ever(llama):
         load_causal_lm(llama, torch.float32),
         AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32),
     )
-    token_ids, _ = rows_of((12, 12))
+    token_ids = random_rows((12, 12))[0].view(2, 12)
     left_padded = torch.ones_like(token_ids)
     left_padded[0, :4] = 0
     tree = torch.tril(torch.ones(12, 12, dtype=torch.bool))[None, None].clone()
@@ -199,12 +202,9 @@ def test_a_row_beyond_the_sliding_window_is_refused(tmp_path):
         tmp_path
     )
     model = load_causal_lm(str(tmp_path), torch.float32)
-    token_ids, mask = rows_of((9, 4))
-    assert token_logp(model, token_ids, mask[:, 1:], lengths=torch.tensor((9, 4)))[0].isfinite().all()
+    assert token_logp(model, *random_rows((9, 4)))[0].isfinite().all()
     with pytest.raises(ValueError, match="a row of 9 tokens is longer than the model's sliding window of 8"):
-        token_logp(
-            model, *(part[:, k:] for k, part in enumerate(rows_of((10, 4)))), lengths=torch.tensor((10, 4))
-        )
+        token_logp(model, *random_rows((10, 4)))
 
 
 def test_a_model_that_mixes_tokens_outside_attention_is_refused(tmp_path):

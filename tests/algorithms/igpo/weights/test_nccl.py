@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gloo_transfer import GlooConfig, GlooEnvRunner, GlooLearner, RunnerOfRanks
-from igpo_learner_setup import LearnerConfig, module_spec, save_tiny_llama
+from igpo_learner_setup import learner_config, module_spec, save_tiny_llama
 
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.weights.push import WeightPush
@@ -118,8 +118,8 @@ def ray():
 
 
 def learner_group(paths, *, shard_learner):
-    config = LearnerConfig().learners(num_learners=2, learner_class=GlooLearner)
-    config.shard_learner = shard_learner
+    config = learner_config(shard_learner=shard_learner)
+    config.learners(num_learners=2, learner_class=GlooLearner)
     return config.build_learner_group(rl_module_spec=module_spec(paths, dtype="bfloat16"))
 
 
