@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from envs.data.question import Question
-from envs.data.question_filter import QuestionFilter, filter_questions
+from envs.data.question_filter import KEEP_ALL, QuestionFilter, filter_questions
 from envs.data.question_formats import iter_records
 from envs.data.questions import folded
 from envs.errors import InputError
@@ -81,7 +81,7 @@ class Description:
         return sum(map(sum, too_long)), sum(map(all, too_long))
 
 
-def describe(source: str | Path, wanted: QuestionFilter | None = None) -> Description:
+def describe(source: str | Path, wanted: QuestionFilter = KEEP_ALL) -> Description:
     """Reads every record of `source` and goes on after a bad one. `wanted` is a run's filter.
 
     Raises:
@@ -107,5 +107,5 @@ def describe(source: str | Path, wanted: QuestionFilter | None = None) -> Descri
         found.questions.append(question)
     if not (found.questions or found.refused):
         raise InputError(f"{source} holds no questions")
-    _, found.dropped = filter_questions(found.questions, wanted or QuestionFilter())
+    _, found.dropped = filter_questions(found.questions, wanted)
     return found

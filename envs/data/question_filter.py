@@ -42,6 +42,10 @@ class QuestionFilter(Settings):
         return self
 
 
+KEEP_ALL = QuestionFilter()
+"""The filter that drops nothing."""
+
+
 def filter_questions(
     questions: Iterable[Question], wanted: QuestionFilter
 ) -> tuple[list[Question], Counter[str]]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from envs.cache_folder import cache_directory, write_directory
 from envs.errors import InputError
-from envs.retrieval.cache import cache_directory, write_directory
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 

@@ -1,30 +1,20 @@
-"""Where indexes are kept between runs, and how one gets there whole or not at all."""
+"""Search indexes that are built once and kept between runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from envs.errors import InputError
+from envs.cache_folder import cache_directory, write_directory
 
 logger = logging.getLogger(__name__)
 
 Index = TypeVar("Index")
-
-
-def cache_directory() -> Path:
-    """`IGPO_CACHE` where set, else `igpo-rllib` under `XDG_CACHE_HOME` or `~/.cache`."""
-    given = os.environ.get("IGPO_CACHE")
-    if given:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "igpo-rllib"
 
 
 def cached_index(
@@ -53,33 +43,3 @@ def cached_index(
     )
     write_directory(folder, write)
     return load(folder)
-
-
-def write_directory(target: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a temporary folder beside `target`, then rename it to `target`.
-
-    If another process put a folder there in the meantime, that one stays.
-
-    Raises:
-        InputError: the cache can't be written.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise InputError(
-            f"can't write the cache {target.parent} ({error}): set IGPO_CACHE to a writable folder"
-        ) from error
-    try:
-        write(temporary)
-        try:
-            temporary.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    except OSError as error:
-        raise InputError(
-            f"can't write the cache {target} ({error}): free some space or set IGPO_CACHE to another folder"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

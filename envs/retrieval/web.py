@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from envs.cache_folder import cache_directory
 from envs.errors import InputError
 from envs.retrieval.base import Found, Hit, RetrieverError
-from envs.retrieval.cache import cache_directory
 from envs.retrieval.client import JSONClient
 from envs.retrieval.config import WebSettings
 

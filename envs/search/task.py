@@ -166,8 +166,18 @@ def _load_data(settings: SearchEnvSettings) -> tuple[Corpus | None, QuestionSet]
     """The corpus (None where only the retriever's server has it) and the questions."""
     if settings.corpus == "world":
         world = build_world(settings.world)
-        questions = mix({"the world": 1.0}, [world.questions("train")], world.questions("heldout"), settings)
+        questions = mix(
+            {"the world": 1.0},
+            [world.questions("train")],
+            world.questions("heldout"),
+            settings.question_filter,
+        )
         return Corpus(world.documents, source="world"), questions
     corpus = None if settings.corpus == "remote" else load_corpus(settings.corpus)
-    questions = load_question_set(settings)
+    questions = load_question_set(
+        settings.questions or "",
+        heldout_questions=settings.heldout_questions,
+        heldout_share=settings.heldout_share,
+        question_filter=settings.question_filter,
+    )
     return corpus, questions.with_evidence(corpus) if corpus is not None else questions

@@ -15,9 +15,8 @@ import json
 from typing import TYPE_CHECKING
 
 from envs.search.protocols.base import Action
-from envs.search.protocols.tagged import TaggedProtocol
+from envs.search.protocols.tagged import TaggedProtocol, read_tool_call
 from envs.search.protocols.tags import Block, Tags
-from envs.search.protocols.tool_call import read_tool_call
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

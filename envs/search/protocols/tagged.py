@@ -105,3 +105,32 @@ class TaggedProtocol(ABC):
 
     def scoring_suffix(self, answer: str) -> ScoringSuffix:
         return self.frame.scoring_suffix(self.answer_prefix, answer, self.answer_suffix)
+
+
+def read_tool_call(text: str, arguments_key: str = "arguments") -> Action:
+    """Reads a tool call such as ``{"name": "search", "arguments": {"query": "..."}}``.
+
+    A fault inside well-formed tags is a tool error, which the policy sees and may correct, and not a format
+    error (docs/definitions.md).
+
+    Args:
+        text: the JSON object.
+        arguments_key: the key of the arguments; Llama 3 writes "parameters".
+
+    Returns:
+        A TOOL action. Its `error` is set where `text` holds no such call. Never raises.
+    """
+    try:
+        call = json.loads(text)
+        json.dumps(call, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        return Action(ActionKind.TOOL, error=f"the tool call is not valid JSON: {reason}")
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return Action(
+            ActionKind.TOOL, error=f'the tool call must be an object with "name" and "{arguments_key}"'
+        )
+    arguments = call.get(arguments_key, {})
+    if not isinstance(arguments, dict):
+        return Action(ActionKind.TOOL, tool=call["name"], error=f'"{arguments_key}" must be an object')
+    return Action(ActionKind.TOOL, tool=call["name"], arguments=arguments)

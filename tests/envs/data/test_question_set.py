@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -30,11 +29,6 @@ def write_questions(path, count, hops=None, **changes):
     ]
     path.write_text("".join(json.dumps(record | changes) + "\n" for record in records))
     return str(path)
-
-
-def settings(questions, **changes):
-    defaults = {"heldout_questions": None, "heldout_share": 0.2, "question_filter": QuestionFilter()}
-    return SimpleNamespace(questions=questions, **(defaults | changes))
 
 
 def test_draws_follow_the_weights_and_every_source_goes_round():
@@ -90,7 +84,7 @@ def test_sources_of_one_layout_keep_apart(tmp_path):
         write_questions(tmp_path / "nq/train.jsonl", 40),
         write_questions(tmp_path / "hotpotqa/train.jsonl", 20),
     )
-    loaded = load_question_set(settings({nq: 1.0, hotpot: 3.0}))
+    loaded = load_question_set({nq: 1.0, hotpot: 3.0})
     assert {question.data_source for question in loaded.train} == {"nq", "hotpotqa"}
     assert {question.id.split("/")[0] for question in loaded.train} == {"nq", "hotpotqa"}
     assert len(loaded.train) + len(loaded.heldout) == 60 and sum(
@@ -98,11 +92,11 @@ def test_sources_of_one_layout_keep_apart(tmp_path):
     ) == len(loaded.train)
     drawn = loaded.cursor(seed=0).next(40)
     assert sum(loaded.train[index].data_source == "hotpotqa" for index in drawn) == 30
-    other = load_question_set(settings({nq: 1.0, hotpot: 2.0})).cursor(seed=0)
+    other = load_question_set({nq: 1.0, hotpot: 2.0}).cursor(seed=0)
     with pytest.raises(InputError, match="other training questions"):
         other.restore(loaded.cursor(seed=0).state())
     with pytest.raises(InputError, match="both hold a question nq/0"):
-        load_question_set(settings({nq: 1.0, write_questions(tmp_path / "b/nq/train.jsonl", 3): 1.0}))
+        load_question_set({nq: 1.0, write_questions(tmp_path / "b/nq/train.jsonl", 3): 1.0})
 
 
 def test_the_filter_says_what_it_drops(tmp_path):
@@ -131,9 +125,9 @@ def test_nothing_left_is_said(tmp_path):
     with pytest.raises(
         InputError, match=r"one.jsonl has no training questions left \(\d+ fewer than 3 hops\)"
     ):
-        load_question_set(settings({other: 1.0, source: 1.0}, question_filter=few))
+        load_question_set({other: 1.0, source: 1.0}, question_filter=few)
     with pytest.raises(InputError, match=r"one.jsonl has no training questions left \(all are held out\)"):
-        load_question_set(settings(source, heldout_questions=source))
+        load_question_set(source, heldout_questions=source)
 
 
 def test_what_is_held_out_is_not_trained_on(tmp_path, caplog):
@@ -142,7 +136,7 @@ def test_what_is_held_out_is_not_trained_on(tmp_path, caplog):
     records[0]["question"] = f" {records[0]['question'].upper()} "
     records += [records[1] | {"id": "new", "question": "who?"}]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    loaded = load_question_set(settings(str(tmp_path / "train.jsonl"), heldout_questions=heldout))
+    loaded = load_question_set(str(tmp_path / "train.jsonl"), heldout_questions=heldout)
     assert [question.id for question in loaded.train] == ["new"] and len(loaded.heldout) == 2
     assert "2 training questions are left out" in caplog.text and "dev.jsonl holds them too" in caplog.text
 
