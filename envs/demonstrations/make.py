@@ -1,4 +1,4 @@
-"""Makes demonstrations from a corpus of encyclopedic passages: questions with the searches that answer them."""
+"""Makes demonstrations from a corpus of encyclopedic passages."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import numpy as np
 from envs.data.answer_metrics import em_squad
 from envs.data.corpus import Document
 from envs.data.question import Question
-from envs.world.evidence import belief_path
+from envs.world.ideal_reader import belief_path
 from envs.world.words import ATTRIBUTES
 from envs.world.world import World
 

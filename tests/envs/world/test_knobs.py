@@ -10,7 +10,8 @@ import pytest
 
 from envs.search.config import SearchEnvSettings
 from envs.world.difficulty import difficulty
-from envs.world.evidence import BRANCHES, PLACES, belief_path
+from envs.world.evidence import BRANCHES, PLACES
+from envs.world.ideal_reader import belief_path
 from envs.world.world import WorldSettings, build_world
 
 SMALL = {"train_questions": 200, "heldout_questions": 100}
