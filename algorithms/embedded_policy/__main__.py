@@ -89,9 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     policy.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
-    measures = measure(
-        policy, options.out, graded_evidence=settings.graded_evidence if options.graded else 0.0
-    )
+    measures = measure(options.out, graded_evidence=settings.graded_evidence if options.graded else 0.0)
     card = CARD.format(
         command=shlex.join(
             [

@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from envs.settings import Settings
 
 NO_WEIGHTS = -1
 """`weights_version` of an engine that has not been given weights."""
 
 
-class EngineSettings(BaseModel):
+class EngineSettings(Settings):
     """`engine:` of an experiment file.
 
     Sampling is at temperature 1 over the whole vocabulary (SPEC §5) and has no setting.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["vllm", "transformers"] = Field(
         "vllm", description="transformers: slower, where vLLM does not run"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from typing import Literal
 
 from envs.engine.base import EngineSettings, RolloutEngine
 from envs.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def build_engine(
@@ -34,6 +37,10 @@ def build_engine(
     if settings.kind == "transformers":
         from envs.engine.transformers import TransformersEngine
 
+        logger.warning(
+            "rollouts by the transformers engine: several times slower than vLLM, which this machine may "
+            "not have"
+        )
         return TransformersEngine(
             model_path, settings, max_model_len=max_model_len, dtype=dtype, reads_text=reads_text
         )

@@ -8,7 +8,6 @@ prefixes: a rollout's next turn reads its whole history again.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,8 +16,6 @@ import numpy as np
 import torch
 
 from envs.engine.base import NO_WEIGHTS, EngineSettings, Generate, Generated, ScoreAnswer, Scored
-
-logger = logging.getLogger(__name__)
 
 PREFILL_TOKENS = 8192
 """Most tokens, padding included, of one forward over new requests."""
@@ -56,10 +53,6 @@ class TransformersEngine:
     ):
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-        logger.warning(
-            "rollouts by the transformers engine: several times slower than vLLM, which this machine may "
-            "not have"
-        )
         accelerator = torch.accelerator.current_accelerator()
         self.weights_version = NO_WEIGHTS
         self._device = torch.device("cpu") if accelerator is None else accelerator

@@ -15,6 +15,7 @@ import ray
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import (
     EPISODE_LEN_MEAN,
@@ -76,6 +77,7 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
                 engine.weights_version = NO_WEIGHTS
             self.loop = RolloutLoop(task, self.loop.engines, scores_on_engine=config.belief_scoring.on_engine)
 
+    @override(EnvRunner)
     def sample(
         self,
         *,
@@ -164,12 +166,14 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
             for engine in self.loop.engines.values():
                 engine.sleep()
 
+    @override(Checkpointable)
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
         return {
             NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps_lifetime,
             WEIGHTS_SEQ_NO: self.weights_version,
         }
 
+    @override(Checkpointable)
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes RLlib's state dictionary.
 
@@ -180,22 +184,27 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         if modules is not None and version != self.weights_version:
             self.load_weights(ray.get(modules) if isinstance(modules, ray.ObjectRef) else modules, version)
 
+    @override(Checkpointable)
     def get_ctor_args_and_kwargs(self):
         return (), {"config": self.config}
 
+    @override(Checkpointable)
     def get_checkpointable_components(self):
         return []
 
     # -- what RLlib asks of every env runner --
 
+    @override(EnvRunner)
     def assert_healthy(self) -> None:
         if not hasattr(self, "loop"):
             raise RuntimeError("the env runner was not built")
 
+    @override(EnvRunner)
     def get_spaces(self) -> dict:
         spaces = (TOKENS, TOKENS)
         policies = {role.policy for role in self.config.env_settings().roles}
         return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, **dict.fromkeys(policies, spaces)}
 
+    @override(EnvRunner)
     def get_metrics(self):
         return self.metrics.reduce()

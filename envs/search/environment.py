@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.utils.annotations import override
 from ray.rllib.utils.typing import MultiAgentDict
 
 from envs.data.question import Question
@@ -52,6 +53,7 @@ class SearchEnv(MultiAgentEnv):
             raise RuntimeError("call reset before step")
         return self._episode
 
+    @override(MultiAgentEnv)
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:
             self._rng = np.random.default_rng(seed)
@@ -77,6 +79,7 @@ class SearchEnv(MultiAgentEnv):
         """The state machine of one rollout of `question`, not yet started."""
         return SearchEpisode(self.task, question, rollout_id=rollout_id, group_id=group_id, split=split)
 
+    @override(MultiAgentEnv)
     def step(self, action_dict: MultiAgentDict):
         """Takes the speaker's decision, carries out its tool calls and says what the next speaker sees.
 
