@@ -16,7 +16,7 @@ class Hit:
     score: float
 
 
-class Found(list[list[Hit]]):
+class PricedHits(list[list[Hit]]):
     """Hits per query that had a price: `credits` is what a paid service took for them, 0 where all came from
     a cache.
     """

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from envs.cache_folder import cache_directory
 from envs.errors import InputError
-from envs.retrieval.base import Found, Hit, RetrieverError
+from envs.retrieval.base import Hit, PricedHits, RetrieverError
 from envs.retrieval.client import JSONClient
 from envs.retrieval.config import WebSettings
 
@@ -62,7 +62,7 @@ class WebRetriever:
         )
         self.identity: dict[str, Any] = {"kind": "web", "url": settings.url}
 
-    def search(self, queries: list[str], top_k: int) -> Found:
+    def search(self, queries: list[str], top_k: int) -> PricedHits:
         """At most `top_k` pages per query; a hit's id is its address, its score 1/rank.
 
         `credits` counts what was not cached.
@@ -75,7 +75,7 @@ class WebRetriever:
             ]
             for answer, _ in answers
         ]
-        return Found(hits, credits=sum(answer.credits for answer, is_new in answers if is_new))
+        return PricedHits(hits, credits=sum(answer.credits for answer, is_new in answers if is_new))
 
     def _answer(self, query: str, count: int) -> tuple[_Answer, bool]:
         """The answer, and whether it was asked for (and paid) now."""

@@ -22,7 +22,7 @@ from envs.data.question import Question
 from envs.engine.base import Generate, Generated, RolloutEngine, ScoreAnswer, Scored
 from envs.runner.belief import BeliefQuery
 from envs.runner.episode_record import EpisodeRecord
-from envs.search.episode import SearchEpisode, Seen
+from envs.search.episode import AgentObservation, SearchEpisode
 from envs.search.task import SearchTask
 from envs.search.tools.base import RunningCall
 
@@ -75,7 +75,7 @@ class _Live:
     unscored_contexts: list[np.ndarray] = field(default_factory=list)
     """What would have been scored, where the learner's side does it."""
 
-    def see(self, seen: Seen) -> None:
+    def see(self, seen: AgentObservation) -> None:
         self.contexts[seen.agent] += seen.ids
         self.record.see(seen.agent, seen.ids)
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from envs.data.corpus import Corpus
 from envs.errors import InputError
-from envs.retrieval.base import Found, Hit, Retriever, RetrieverError
+from envs.retrieval.base import Hit, PricedHits, Retriever, RetrieverError
 from envs.retrieval.bm25 import BM25Retriever
 from envs.search.config import SearchEnvSettings
 from envs.search.tools.base import Tool, Toolbox, ToolError, ToolFailure, ToolResult, as_result
@@ -91,7 +91,7 @@ def search_tool(retriever: Callable[[], Retriever], top_k: int, *, show_ids: boo
             "\n\n".join(shown),
             document_ids=[hit.document_id for hits in found for hit in hits],
             document_scores=[hit.score for hits in found for hit in hits],
-            credits=found.credits if isinstance(found, Found) else 0.0,
+            credits=found.credits if isinstance(found, PricedHits) else 0.0,
         )
 
     remembered = functools.lru_cache(REMEMBERED_SEARCHES)(answer)
