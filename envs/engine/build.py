@@ -1,4 +1,4 @@
-"""From `engine:` of an experiment file to a rollout engine."""
+"""Builds a rollout engine from `engine:` of an experiment file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def build_engine(
     seed: int = 0,
     reads_text: bool = False,
 ) -> RolloutEngine:
-    """The engine of one policy, without weights yet.
+    """Builds the engine of one policy, without weights yet.
 
     Args:
         model_path: Hugging Face folder.
@@ -29,10 +29,10 @@ def build_engine(
         max_model_len: longest context plus decision, in tokens.
         dtype: "float32" or "bfloat16".
         seed: seed of the engine (requests carry their own).
-        reads_text: load the tokenizer, which requests with stop strings need.
+        reads_text: whether to load the tokenizer, which requests with stop strings need.
 
     Raises:
-        InputError: vLLM is not installed, or there is less free memory than its KV cache asks for.
+        InputError: vLLM is not installed, or the free memory is less than its KV cache needs.
     """
     if settings.kind == "transformers":
         from envs.engine.transformers import TransformersEngine

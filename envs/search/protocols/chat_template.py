@@ -6,7 +6,7 @@ does no harm: the policy continues from the tokens that it sampled. For ChatML, 
 message are
 
     opening    <|im_end|>\\n<|im_start|>user\\n
-    closing    <|im_end|>\n<|im_start|>assistant\n
+    closing    <|im_end|>\\n<|im_start|>assistant\\n
 """
 
 from __future__ import annotations
