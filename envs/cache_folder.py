@@ -1,4 +1,4 @@
-"""The folder of what is computed once and kept between runs: indexes, converted models, answers."""
+"""The cache folder, which keeps computed results between runs: indexes, converted models, web answers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def cache_directory() -> Path:
 
 
 def write_directory(target: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a temporary folder beside `target`, then rename it to `target`.
+    """Lets `write` fill a temporary folder beside `target`, then renames it to `target`.
 
-    If another process put a folder there in the meantime, that one stays.
+    If another process creates `target` in the meantime, its folder stays.
 
     Raises:
-        InputError: the cache can't be written.
+        InputError: the cache cannot be written.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

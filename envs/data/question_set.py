@@ -1,4 +1,4 @@
-"""The questions of one experiment: read, split, filtered, mixed; and the cursor that draws from them."""
+"""The questions of one experiment: loads, splits, filters and mixes them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Training questions, source after source (`shares`), and held-out ones."""
+    """Training questions, source after source (`shares`), and held-out questions."""
 
     train: list[Question]
     heldout: list[Question]
     shares: tuple[Share, ...]
 
     def with_evidence(self, corpus: Corpus) -> QuestionSet:
-        """The same questions with the documents that hold their evidence, where they name it by title."""
+        """The same questions with the ids of their evidence documents, where they name those by title."""
         train, heldout = (
             resolve_gold_documents(self.train, corpus),
             resolve_gold_documents(self.heldout, corpus),
@@ -40,9 +40,13 @@ class QuestionSet:
         return replace(self, train=train, heldout=heldout)
 
     def cursor(self, seed: int, curriculum_prompts: int = 0) -> PromptCursor:
-        """Draws from `train`.
+        """The sampler of training prompts; it draws indices into `train`.
 
-        Its fingerprint covers whatever decides the order, so that a resumed run is refused another.
+        The fingerprint covers everything that decides the order, so a run cannot resume with other questions.
+
+        Args:
+            seed: decides the order.
+            curriculum_prompts: number of draws over which the allowed hops grow; 0 is no curriculum.
         """
         identity = fingerprint(self.train)
         if len(self.shares) > 1 or curriculum_prompts:
