@@ -44,7 +44,7 @@ def normalise_paper(text: str) -> str:
 
 @lru_cache(4096)
 def normalise_squad(text: str) -> str:
-    """Lower-cases, deletes ASCII punctuation, removes `a`, `an`, `the`, collapses white space (SQuAD v1.1)."""
+    """Lower-cases, deletes ASCII punctuation and `a`, `an`, `the`, collapses white space (SQuAD v1.1)."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_DELETE_PUNCTUATION)).split())
 
 

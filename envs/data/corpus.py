@@ -76,7 +76,7 @@ class Corpus(Sequence[Document]):
         return self._documents[self._index_of_id[document_id]]
 
     def ids_with_title(self, title: str) -> list[str]:
-        """Ids of all passages with this title, in corpus order; without an exact match, folded titles count."""
+        """Ids of the passages with this title, in corpus order; failing an exact match, by folded title."""
         return self._ids_of_title.get(title) or self._ids_of_folded_title.get(_fold(title), [])
 
     @cached_property

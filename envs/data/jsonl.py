@@ -86,7 +86,7 @@ def text_field(record: dict, key: str, where: str) -> str:
 
 
 def require_unicode(text: str, what: str, where: str) -> None:
-    """Raises InputError for half of a surrogate pair, which JSON can hold but tokenizers and Parquet cannot."""
+    """Raises InputError for half of a surrogate pair, which tokenizers and Parquet cannot hold."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Demonstrations of searching: questions with gold answers and the searches that find them.
+"""`Demonstration`: a question with the searches that find its answer; its file format, load and save.
 
 A demonstration file is a question file (FlashRAG JSONL) whose `metadata.searches` holds the queries, hop by
 hop. So it also serves as `questions` or `heldout_questions` of an experiment.
@@ -19,17 +19,17 @@ from envs.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A question and what to search for, in order, before answering it with the first of its gold answers."""
+    """A question and the queries to search for, in order, before giving its first gold answer."""
 
     question: Question
     searches: list[str]
 
 
 def load_demonstrations(source: str | Path) -> list[Demonstration]:
-    """The demonstrations of a question file.
+    """Loads the demonstrations of a question file.
 
     Raises:
-        InputError: as `load_questions`, and for a question without `metadata.searches`.
+        InputError: as `load_questions`, or a question has no `metadata.searches`.
     """
     demonstrations = []
     for question in load_questions(source):
@@ -47,7 +47,11 @@ def load_demonstrations(source: str | Path) -> list[Demonstration]:
 
 
 def save_demonstrations(demonstrations: Iterable[Demonstration], path: Path) -> None:
-    """Writes the file whole or not at all."""
+    """Writes a demonstration file, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     lines = [
         {
             "id": one.question.id,

@@ -27,15 +27,25 @@ def make_demonstrations(
     two_hop_share: float = 0.5,
     excluded: Sequence[Question] = (),
 ) -> tuple[list[Demonstration], Counter[str]]:
-    """At most `number` demonstrations over `corpus`, and how many drafts were dropped for which reason.
+    """Makes demonstrations over `corpus`.
 
-    A one-hop question asks for a fact of a passage (`envs.demonstrations.passage_facts`), a two-hop question
-    for a fact of another passage that the first one names by its title. A draft is kept if each search brings
-    its passage among the first `top_k` and the passage shows the answer. Kinds of questions are drawn evenly,
-    so that the commonest facts do not crowd out the rest.
+    A one-hop question asks for a fact of a passage (`envs.demonstrations.passage_facts`). A two-hop question
+    asks for a fact of another passage, whose title the first passage names. A draft is kept if each search
+    finds its passage among the first `top_k` hits and the last search shows the answer. Kinds of questions
+    are drawn evenly, so the commonest facts do not crowd out the rest.
 
     Args:
-        excluded: questions whose `supporting_titles` no demonstration touches, and whose texts none repeats.
+        corpus: encyclopedic passages with titles.
+        retriever: searches the same corpus.
+        number: limit on the demonstrations.
+        seed: decides the choice and the order.
+        top_k: hits per search.
+        two_hop_share: share of two-hop questions, in [0, 1].
+        excluded: questions to stay clear of: no demonstration uses their `supporting_titles` or repeats their
+            texts.
+
+    Returns:
+        The demonstrations, and the number of dropped drafts by reason.
 
     Raises:
         InputError: no draft passed.
@@ -69,7 +79,7 @@ def make_demonstrations(
 
 
 def _drafts(corpus: Corpus, rng: np.random.Generator) -> dict[int, dict[str, list[Demonstration]]]:
-    """Hops to kind of question to its drafts, shuffled. Passages that share a title are left out."""
+    """Hops to kind of question to shuffled drafts. Leaves out passages that share a title."""
     count = Counter(document.title for document in corpus)
     documents = {
         document.title: document for document in corpus if document.title and count[document.title] == 1
@@ -89,7 +99,11 @@ def _drafts(corpus: Corpus, rng: np.random.Generator) -> dict[int, dict[str, lis
 
 
 def _draft(titles: list[str], names: list[str], answer: str) -> Demonstration:
-    """`names` are the relations that lead from the first of `titles` to the answer."""
+    """A draft of a question. `names` are the relations that lead from the first of `titles` to the answer.
+
+    The titles (Film A, Person B) and the relations (director, birthplace) give "Where was the director of
+    Film A born?", with the searches "Film A director" and "Person B born".
+    """
     relations = [_RELATION[name] for name in names]
     subject = titles[0]
     for relation in relations[:-1]:
@@ -107,7 +121,7 @@ def _draft(titles: list[str], names: list[str], answer: str) -> Demonstration:
 
 
 def _evenly(kinds: dict[str, list[Demonstration]]) -> Iterator[Demonstration]:
-    """One of each kind in turn, until all are used up."""
+    """Yields one draft of each kind in turn, until all are used up."""
     for place in range(max(map(len, kinds.values()), default=0)):
         yield from (some[place] for some in kinds.values() if place < len(some))
 

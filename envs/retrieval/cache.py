@@ -25,10 +25,19 @@ def cached_index(
     write: Callable[[Path], None],
     damage: tuple[type[Exception], ...],
 ) -> Index:
-    """The index that `identity` (its key `kind` names the folder) decides: loaded, after it was written where
-    there is none.
+    """Loads an index from the cache. Builds it first where it is missing or damaged.
 
-    `damage` are the exceptions that `load` raises for a damaged one, which is then written again, and said.
+    Args:
+        identity: everything that decides the index; its hash names the folder, below a folder named by its
+            `kind`.
+        cache: the cache folder; None means `cache_directory()`.
+        load: reads the index from its folder.
+        write: builds the index and writes it into an empty folder.
+        damage: the exceptions that `load` raises for a damaged index. A warning is logged before it is
+            rebuilt.
+
+    Raises:
+        InputError: the cache cannot be written.
     """
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     folder = (cache or cache_directory()) / identity["kind"] / key

@@ -1,4 +1,4 @@
-"""The base of the protocols in tags: `igpo`, `search_r1` and `chat` differ in prompt, tags and pieces only."""
+"""The base of the protocols in tags; `igpo`, `search_r1` and `chat` differ in prompt, tags and pieces."""
 
 from __future__ import annotations
 
