@@ -134,7 +134,7 @@ def _beliefs(task: SearchTask, engine: RolloutEngine, questions: Sequence[Questi
 
 
 def chain_of(world: World, question: Question) -> Chain:
-    """The chain that made a question of this world."""
+    """The chain from which a question of this world was made."""
     *relations, attribute = question.metadata["keys"]
     entity = world.names.index(question.metadata["entity"])
     return Chain(entity, tuple(RELATIONS.index(r) for r in relations), ATTRIBUTES.index(attribute))
