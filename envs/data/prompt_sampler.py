@@ -25,7 +25,7 @@ class Share:
     weight: float
 
 
-class PromptCursor:
+class PromptSampler:
     """Samples indices of questions without replacement, source by source and epoch by epoch.
 
     Two sources of weights 3 and 1 take turns A A B A, A A B A, ...; each goes through its questions in an
@@ -133,7 +133,7 @@ class PromptCursor:
                 f"{self.fingerprint!r}): use the same question file, or start a new run"
             )
         if not 0 <= state["position"] <= self.num_questions or state["epoch"] < 0:
-            raise InputError(f"the checkpoint's prompt cursor is damaged: {state}")
+            raise InputError(f"the checkpoint's prompt sampler is damaged: {state}")
         self.seed = state["seed"]
         self._start()
         for _ in range(state["epoch"] * self.num_questions + state["position"]):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from envs.data.corpus import Corpus
-from envs.data.prompt_sampler import PromptCursor, Share
+from envs.data.prompt_sampler import PromptSampler, Share
 from envs.data.question import Question
 from envs.data.question_filter import KEEP_ALL, QuestionFilter, filter_questions
 from envs.data.questions import (
@@ -39,7 +39,7 @@ class QuestionSet:
         )
         return replace(self, train=train, heldout=heldout)
 
-    def cursor(self, seed: int, curriculum_prompts: int = 0) -> PromptCursor:
+    def prompt_sampler(self, seed: int, curriculum_prompts: int = 0) -> PromptSampler:
         """The sampler of training prompts; it draws indices into `train`.
 
         The fingerprint covers everything that decides the order, so a run cannot resume with other questions.
@@ -51,7 +51,7 @@ class QuestionSet:
         identity = fingerprint(self.train)
         if len(self.shares) > 1 or curriculum_prompts:
             identity += f"/{[(share.size, share.weight) for share in self.shares]}/{curriculum_prompts}"
-        return PromptCursor(
+        return PromptSampler(
             len(self.train),
             seed,
             identity,

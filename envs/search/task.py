@@ -20,7 +20,7 @@ from envs.search.tools.builtin import build_toolbox
 from envs.world.world import build_world
 
 if TYPE_CHECKING:
-    from envs.data.prompt_sampler import PromptCursor
+    from envs.data.prompt_sampler import PromptSampler
     from envs.retrieval.base import Retriever
     from envs.search.tools.base import Toolbox
 
@@ -79,9 +79,9 @@ class SearchTask:
         """RLlib's `policy_mapping_fn`: the policy that speaks for a role."""
         return RolePolicies({role.name: role.policy for role in self.settings.roles})
 
-    def prompt_cursor(self, seed: int) -> PromptCursor:
+    def prompt_sampler(self, seed: int) -> PromptSampler:
         """Draws the training questions, by index into `train_questions`."""
-        return self._questions.cursor(seed, self.settings.curriculum_prompts)
+        return self._questions.prompt_sampler(seed, self.settings.curriculum_prompts)
 
     @cached_property
     def retriever(self) -> Retriever:

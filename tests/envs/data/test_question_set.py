@@ -37,11 +37,11 @@ def test_sources_of_one_layout_keep_apart(tmp_path):
     assert len(loaded.train) + len(loaded.heldout) == 60 and sum(
         share.size for share in loaded.shares
     ) == len(loaded.train)
-    drawn = loaded.cursor(seed=0).next(40)
+    drawn = loaded.prompt_sampler(seed=0).next(40)
     assert sum(loaded.train[index].data_source == "hotpotqa" for index in drawn) == 30
-    other = load_question_set({nq: 1.0, hotpot: 2.0}).cursor(seed=0)
+    other = load_question_set({nq: 1.0, hotpot: 2.0}).prompt_sampler(seed=0)
     with pytest.raises(InputError, match="other training questions"):
-        other.restore(loaded.cursor(seed=0).state())
+        other.restore(loaded.prompt_sampler(seed=0).state())
     with pytest.raises(InputError, match="both hold a question nq/0"):
         load_question_set({nq: 1.0, write_questions(tmp_path / "b/nq/train.jsonl", 3): 1.0})
 
