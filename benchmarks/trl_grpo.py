@@ -63,7 +63,7 @@ def compare(args: argparse.Namespace) -> None:
     from algorithms.igpo.config import IGPOConfig
 
     task, folder = open_task(args)
-    drawn = task.prompt_cursor(IGPOConfig().seed).next(args.prompts * (args.steps + 2))
+    drawn = task.prompt_sampler(IGPOConfig().seed).next(args.prompts * (args.steps + 2))
     prompts = [task.protocol.prompt("", task.train_questions[index].text, ["answer"]) for index in drawn]
     facts = json.dumps({"folder": folder, "prompts": prompts, "stop": task.protocol.stop_token_ids})
     options = [

@@ -1,1 +1,1 @@
-"""The world that the agents act in."""
+"""The environment side: data, generated world, retrieval, engines, the search environment, and rollouts."""

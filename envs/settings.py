@@ -6,8 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """A section of an experiment file: unknown keys are errors, and no value is echoed in an error (it could
-    be a secret).
+    """A section of an experiment file.
+
+    Unknown keys are errors. Error messages do not show values, which could be secrets.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)

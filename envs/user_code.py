@@ -11,10 +11,15 @@ from envs.errors import InputError
 
 
 def import_function(path: str, what: str) -> Callable[..., Any]:
-    """The function at `module:function`; `what` (e.g. "outcome") says in the message what it was meant to be.
+    """Imports the function at `module:function`.
+
+    Args:
+        path: the import path.
+        what: the purpose of the function, such as "outcome", for error messages.
 
     Raises:
-        InputError: another form, a module that can't be imported, no such function (the nearest one is told).
+        InputError: the path has another form, the module cannot be imported, or it has no such function (the
+            message suggests the nearest name).
     """
     module_name, _, function_name = path.partition(":")
     if not module_name or not function_name:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from algorithms.igpo.learner.token_batch import Row
     from algorithms.igpo.model.causal_lm import HFCausalLM
     from algorithms.warm_start.fine_tune import FineTuner, FineTuneSettings
-    from envs.demonstrations.demonstrations import Demonstration
+    from envs.demonstrations.demonstration import Demonstration
     from envs.search.task import SearchTask
     from pipeline.experiment.experiment import Experiment
 
@@ -89,7 +89,7 @@ def prepare(
     from algorithms.igpo.learner.token_batch import join_rows
     from algorithms.warm_start.demonstrated import play_all
     from algorithms.warm_start.fine_tune import FineTuner
-    from envs.demonstrations.demonstrations import load_demonstrations
+    from envs.demonstrations.demonstration import load_demonstrations
     from envs.search.task import SearchTask
 
     status("reading the demonstrations ...")

@@ -1,5 +1,5 @@
-"""`python -m algorithms.embedded_policy --out DIR`: make the embedded policy's folder and report what it can
-do.
+"""`python -m algorithms.embedded_policy --out DIR` makes the embedded policy's folder and measures the
+policy.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from envs.world.words import vocabulary
 CARD = """# The embedded policy
 
 A 0.68M-parameter Llama with a word-level tokenizer for the generated multi-hop world (`envs/world/world.py`).
-It has had a supervised start on demonstrations of a noisy expert, each in a fresh random world, so it knows
-how to read and search but no fact. The expert's bad habits, with their chances per search, are the policy's
-too, and what reinforcement learning has to mend:
+It was trained on demonstrations of a noisy expert, each in a fresh random world, so it knows how to read and
+search but no fact. It also learned the expert's bad habits, which reinforcement learning has to correct.
+Their probabilities per search:
 {habits}.
 
 Made{start} by `{command}` with torch {torch}.
@@ -89,9 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     policy.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
-    measures = measure(
-        policy, options.out, graded_evidence=settings.graded_evidence if options.graded else 0.0
-    )
+    measures = measure(options.out, graded_evidence=settings.graded_evidence if options.graded else 0.0)
     card = CARD.format(
         command=shlex.join(
             [

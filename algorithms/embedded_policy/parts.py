@@ -1,4 +1,4 @@
-"""What a batch of the warm start is put together from: kinds of sequences, each so many times."""
+"""`Parts` makes the kinds of sequences that a batch of the warm start consists of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from envs.world.world import World
 
 
 class Parts:
-    """Makes `count` sequences of each kind in one world; `hops` are the shares of questions by hops."""
+    """Makes sequences of each kind in one world.
+
+    Args:
+        maker: makes single sequences.
+        world: the world.
+        rng: decides everything that is random.
+        hops: shares of questions by hops.
+    """
 
     def __init__(self, maker: SequenceMaker, world: World, rng: np.random.Generator, hops: dict[int, float]):
         self._maker = maker
@@ -18,7 +25,7 @@ class Parts:
         self._hops = hops
 
     def demonstrations(self, count: int) -> list[Sequence]:
-        """Whole episodes: a searcher's, a searcher's with a reader's notes, and a reader's."""
+        """Whole episodes of a searcher, of a searcher with a reader's notes, and of a reader."""
         return self._draw({"searcher": 0.6, "searcher_with_notes": 0.2, "reader": 0.2}, count)
 
     def searches(self, count: int) -> list[Sequence]:
@@ -26,10 +33,11 @@ class Parts:
         return self._draw({"searcher": 1.0}, count)
 
     def leads(self, count: int) -> list[Sequence]:
-        """Whom a document led to, for chains of 2, 3, 4, 2, ... hops."""
+        """Searches of which only the later queries are learned, for chains of 2, 3, 4, 2, ... hops."""
         return [self._maker.lead(self._world.draw_chain(2 + k % 3, self._rng)) for k in range(count)]
 
     def leads_through_notes(self, count: int) -> list[Sequence]:
+        """The same, with a reader's notes in place of documents."""
         return [
             self._maker.lead_through_notes(self._world.draw_chain(2 + k % 3, self._rng)) for k in range(count)
         ]
@@ -39,11 +47,11 @@ class Parts:
         return self._draw({"belief": 0.75, "belief_through_reader": 0.25}, count)
 
     def own_beliefs(self, count: int) -> list[Sequence]:
-        """The same of a searcher alone."""
+        """The same for a searcher alone."""
         return self._draw({"belief": 1.0}, count)
 
     def early_beliefs(self, count: int) -> list[Sequence]:
-        """Gold answers after one or two searches that did not find them: short, so that a batch has many."""
+        """Gold answers after one or two searches that did not find them; short, so a batch holds many."""
         chains = [
             self._world.draw_chain(int(hops), self._rng) for hops in self._rng.integers(2, 5, size=count)
         ]
@@ -53,6 +61,7 @@ class Parts:
         ]
 
     def forecasts(self, count: int) -> list[Sequence]:
+        """Answers about people to whom a single document leads."""
         return [self._maker.forecasts(16) for _ in range(count)]
 
     def lookups(self, count: int) -> list[Sequence]:

@@ -1,4 +1,4 @@
-"""The embedded policy: a small Llama over the world's words, and how its weights start."""
+"""The embedded policy: a small Llama over the world's words, and its initial weights."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 HEAD_DIM = 32
-"""vLLM's CPU attention takes 32 or more."""
+"""vLLM's CPU attention needs at least 32."""
 ROPE_THETA = 10_000.0
-"""Slow rotations are needed too: content must match over a few hundred tokens (at 100 it did not, across two
-documents)."""
+"""Includes slow rotations, because content must match over a few hundred tokens. At 100 it did not match
+across two documents."""
 POSITION_SHARPNESS = 7.0
 
 
 def build_policy(vocab_size: int, seed: int) -> LlamaForCausalLM:
-    """A Llama of 3 layers, width 128, 0.68M parameters, float32, with three previous-token heads (see
-    `_look_back`).
+    """Builds a Llama of 3 layers, width 128, 0.68M parameters, float32, with three previous-token heads.
+
+    See `_look_back` for these heads.
+
+    Args:
+        vocab_size: size of the vocabulary.
+        seed: seed of the initial weights.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -49,7 +54,7 @@ def build_policy(vocab_size: int, seed: int) -> LlamaForCausalLM:
 
 
 def load_policy(folder: Path) -> LlamaForCausalLM:
-    """A policy that was made before, float32."""
+    """Loads a policy that was made before, in float32."""
     from transformers import LlamaForCausalLM
 
     return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -57,12 +62,13 @@ def load_policy(folder: Path) -> LlamaForCausalLM:
 
 @torch.no_grad()
 def _look_back(model: LlamaForCausalLM, head: int, distance: int) -> None:
-    """Makes a head of the first layer attend to the token `distance` places back, whatever the tokens are.
+    """Makes a head of the first layer attend to the token `distance` places back, for any tokens.
 
-    To read `mira mother -> toma` out of a document, a model needs tokens that know their predecessors, then a
-    head that matches on them. Finding both at once by gradient descent is a plateau of unpredictable length;
-    starting with the first leaves only the second to learn. Through the biases alone, the attention score is
-    sum_i c^2 cos(theta_i (offset - distance)), largest at that distance. The weights stay free to learn.
+    To read `mira mother -> toma` in a document, a model needs tokens that know their predecessors, and then a
+    head that matches on them. Gradient descent that has to find both at once stays on a plateau for an
+    unpredictable time. Starting with the first leaves only the second to learn. Through the biases alone, the
+    attention score is sum_i c^2 cos(theta_i (offset - distance)), which is largest at that distance. The
+    weights can still learn.
     """
     attention: Any = model.model.layers[0].self_attn
     angles = distance * model.model.rotary_emb.inv_freq

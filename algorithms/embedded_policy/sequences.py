@@ -1,9 +1,7 @@
-"""Training sequences of the warm start: token ids with a mask of what is learned, from a fresh world each
-time.
+"""Training sequences of the warm start: token ids, with a mask of the tokens that are learned.
 
-Because facts are drawn anew for every batch, none can be memorised: all the policy can learn is to look
-things up. Everything goes through the protocol's own methods, so the policy sees in training exactly what it
-will see in rollouts.
+Each batch comes from a new world, so no fact can be memorised, and the policy can only learn to look facts
+up. The protocol's own methods make all tokens, so training sequences equal those of rollouts.
 """
 
 from __future__ import annotations
@@ -20,25 +18,33 @@ from envs.world.words import ATTRIBUTES, RELATIONS
 from envs.world.world import World
 
 TITLE_SHARE = 0.25
-"""Share of documents shown with their title line, so that both ways of showing a document are known."""
+"""Share of documents shown with their title line, so that the policy knows both forms of a document."""
 ERROR_SHARE = 0.02
-"""Share of decisions preceded by an error observation, after which the policy should simply go on."""
+"""Share of decisions after an error observation, which the policy should ignore."""
 
 
 @dataclass
 class Sequence:
-    """Token ids and, for each, whether its prediction is trained. Built left to right."""
+    """Token ids and, for each, whether its prediction is learned. Built from left to right."""
 
     ids: list[int]
     learned: list[bool]
 
     def add(self, ids: list[int], learned: bool | list[bool] = False) -> None:
+        """Appends `ids`; `learned` holds for all of them, or is a list with one entry per id."""
         self.ids += ids
         self.learned += learned if isinstance(learned, list) else [learned] * len(ids)
 
 
 class SequenceMaker:
-    """Makes sequences in one world. `rng` decides everything that is random."""
+    """Makes sequences in one world.
+
+    Args:
+        protocol: makes the tokens.
+        world: the world.
+        rng: decides everything that is random.
+        habits: the expert's bad habits in demonstrations.
+    """
 
     def __init__(self, protocol: TinyProtocol, world: World, rng: np.random.Generator, habits: Habits):
         self.protocol = protocol
@@ -49,10 +55,10 @@ class SequenceMaker:
         self._token: dict[str, int] = {token: vocabulary[token] for token in (ANSWER, END, MESSAGE, SEARCH)}
 
     def lookups(self, documents: int, lookups: int) -> Sequence:
-        """Some documents, then many facts read out of them; only the facts' values are learned.
+        """Some documents, then many of their facts. Only the facts' values are learned.
 
-        Dense practice of the one skill that everything else needs. Without it a model of this size learns the
-        format of demonstrations, never to read.
+        This is dense practice of the skill that everything else needs. Without it, a model of this size
+        learns the format of demonstrations but not to read.
         """
         sequence = self._start(Chain(0, (), 0), actions=["message"])
         entities = self.rng.permutation(len(self.world.names))[:documents]
@@ -69,11 +75,10 @@ class SequenceMaker:
         return sequence
 
     def forecasts(self, forecasts: int) -> Sequence:
-        """One document, then questions about people whom it leads to but nobody has read of; only their
-        answers are learned.
+        """One document, then questions about people to whom it leads. Only the answers are learned.
 
-        Dense practice of what graded evidence says (`envs.world.evidence`): in whole episodes there is one
-        such answer, and hundreds of batches teach nothing.
+        This is dense practice of graded evidence (`envs.world.evidence`). A whole episode holds a single such
+        answer, and hundreds of batches of episodes teach nothing.
         """
         sequence = self._start(Chain(0, (), 0), actions=["message"])
         entity = int(self.rng.integers(len(self.world.names)))
@@ -87,7 +92,7 @@ class SequenceMaker:
         return sequence
 
     def searcher(self, chain: Chain) -> Sequence:
-        """One searcher's episode: every decision is learned."""
+        """An episode of a searcher. Every decision is learned."""
         sequence = self._start(chain, actions=["search", "answer"])
         for step in self._demonstrate(chain):
             self._maybe_error(sequence)
@@ -97,7 +102,7 @@ class SequenceMaker:
         return sequence
 
     def searcher_with_notes(self, chain: Chain) -> Sequence:
-        """The searcher's side of an episode whose documents go through a reader."""
+        """The searcher's side of an episode in which a reader condenses the documents."""
         sequence = self._start(chain, actions=["search", "answer"])
         for step in self._demonstrate(chain, through_reader=True):
             sequence.add(self._decision(step), True)
@@ -106,7 +111,7 @@ class SequenceMaker:
         return sequence
 
     def reader(self, chain: Chain) -> Sequence:
-        """The reader's side: every message is learned."""
+        """The reader's side. Every message is learned."""
         sequence = self._start(chain, actions=["message"])
         for step in self._demonstrate(chain, through_reader=True)[:-1]:
             sequence.add(self._document(step.entity))
@@ -114,23 +119,23 @@ class SequenceMaker:
         return sequence
 
     def lead(self, chain: Chain) -> Sequence:
-        """A straight search, of which only the queries after the first are learned: whom the document led to,
-        and what of them.
+        """A search without bad habits, of which only the queries after the first are learned.
 
-        In whole demonstrations these few words drown among tokens that are easy to predict, and a policy of
-        this size learns to ask about anyone in the document.
+        These queries name the person to whom the last document led, and the fact to look for. In whole
+        demonstrations most tokens are easy to predict, and these few words get too little weight: a policy of
+        this size then learns to ask about anyone in the document.
         """
         return self._straight(chain, lambda step: self._document(step.entity))
 
     def lead_through_notes(self, chain: Chain) -> Sequence:
-        """The same where a reader's notes take the place of documents."""
+        """The same with a reader's notes in place of documents."""
         return self._straight(chain, lambda step: self._note(step.note))
 
     def belief(self, chain: Chain) -> Sequence:
-        """A searcher's episode stopped after a random number of turns and answered with gold: only the answer
-        is learned.
+        """An episode that ends with the gold answer after a random number of searches. Only the answer is
+        learned.
 
-        What the policy would write if it had to answer now, is calibrated on what it has seen.
+        This calibrates the policy's belief in an answer on the documents that it has seen.
         """
         sequence = self._start(chain, actions=["search", "answer"])
         for step in self._prefix(chain):
@@ -139,7 +144,7 @@ class SequenceMaker:
         return self._gold(sequence, chain)
 
     def early_belief(self, chain: Chain, searches: int) -> Sequence:
-        """The same after the first `searches` of an expert who rarely strays."""
+        """The same after the first `searches` searches of an expert who rarely strays."""
         sequence = self._start(chain, actions=["search", "answer"])
         for step in Expert(self.world, self.rng, Habits(stray=0.1)).demonstrate(chain)[:searches]:
             sequence.add(self._decision(step))
@@ -147,9 +152,7 @@ class SequenceMaker:
         return self._gold(sequence, chain)
 
     def belief_through_reader(self, chain: Chain) -> Sequence:
-        """The same on the merged history of searcher and reader, with and without the documents and the
-        notes.
-        """
+        """The same on the merged history of searcher and reader, with or without documents and notes."""
         sequence = self._start(chain, actions=["search", "answer"])
         with_documents = self.rng.random() < 0.7
         with_notes = not with_documents or self.rng.random() < 0.6

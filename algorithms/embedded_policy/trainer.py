@@ -1,6 +1,4 @@
-"""The warm start: look-up practice until the skill is there, then batches of several kinds of sequences,
-phase by phase.
-"""
+"""The warm start: look-up practice until the policy can read, then phases of mixed kinds of sequences."""
 
 from __future__ import annotations
 
@@ -21,14 +19,12 @@ from envs.world.world import World, build_world
 
 
 class LookupFailed(RuntimeError):
-    """The policy did not learn to read facts out of documents: training on demonstrations would be
-    of no use.
-    """
+    """The policy did not learn to read facts in documents, so training on demonstrations would be useless."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """How many sequences of a kind a batch holds, and what their mean loss weighs in the batch's."""
+    """The number of sequences of a kind in a batch, and the weight of their mean loss."""
 
     sequences: int
     weight: float = 1.0
@@ -36,7 +32,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Phase:
-    """`parts` by kind: the methods of `algorithms.embedded_policy.parts.Parts`."""
+    """A phase of training. The keys of `parts` are methods of `algorithms.embedded_policy.parts.Parts`."""
 
     name: str
     steps: int
@@ -45,13 +41,22 @@ class Phase:
 
 @dataclass(frozen=True)
 class WarmStartSettings:
-    """Defaults are the `tiny` policy's.
+    """The recipe of a policy. The defaults are those of the `tiny` policy.
 
-    `graded_evidence` is that of a share `graded_worlds` of the worlds; the rest have none. `habits` are the
-    expert's in
-    demonstrations: how much is left for reinforcement learning to mend. `hops` are the shares of questions by
-    hops in training. Learning rates rise over `warm_up_steps` and fall to 0 over the last 1 / `decay` of the
-    phases.
+    Attributes:
+        seed: decides worlds and sequences.
+        max_lookup_steps: limit on the steps of look-up practice; 0 skips it.
+        phases: the phases after it.
+        batch_size: sequences per batch of look-up practice.
+        entities: entities of each world.
+        graded_evidence: `graded_evidence` of a share `graded_worlds` of the worlds; the others have none.
+        graded_worlds: that share.
+        hops: shares of questions by hops.
+        habits: the expert's bad habits; reinforcement learning has to correct them.
+        matrix_learning_rate: Muon's, for matrices.
+        other_learning_rate: AdamW's, for the rest.
+        warm_up_steps: steps over which the learning rates rise.
+        decay: the learning rates fall to 0 over the last 1 / `decay` of the phases.
     """
 
     seed: int = 0
@@ -105,18 +110,24 @@ GRADED = WarmStartSettings(
     warm_up_steps=20,
     decay=2.0,
 )
-"""The `tiny_graded` policy's, from `tiny`. It learns what a document says of those it leads to, where
-evidence is graded, and gives up four times in five."""
+"""The recipe of `tiny_graded`, which starts from `tiny`. The policy learns how graded evidence narrows the
+answer, and gives up four times in five."""
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called after each step with phase, step, number of steps, and measures."""
 
 
 class Trainer:
-    """Trains `model` in place. Deterministic for given settings, machine type and number of threads.
+    """Trains `model` in place. Deterministic for the same settings, machine type and number of threads.
 
-    Matrices are trained with Muon, which shortens the look-up plateau several times; embeddings, norms and
-    biases with AdamW.
+    Muon trains the matrices, which shortens the look-up plateau several times. AdamW trains embeddings, norms
+    and biases.
+
+    Args:
+        model: a Llama from `build_policy` or `load_policy`.
+        protocol: makes the tokens of the sequences.
+        settings: the recipe.
+        progress: called after each step.
     """
 
     def __init__(self, model: Any, protocol: TinyProtocol, settings: WarmStartSettings, progress: Progress):
@@ -134,7 +145,7 @@ class Trainer:
         }
 
     def run(self) -> None:
-        """All phases.
+        """Runs look-up practice and all phases.
 
         Raises:
             LookupFailed: the look-up accuracy stayed below 97% for `max_lookup_steps`.
@@ -145,9 +156,12 @@ class Trainer:
         self.model.eval()
 
     def learn_lookup(self) -> None:
-        """Facts of one document at a time, until 97 of 100 are read right.
+        """Practises facts of one document at a time, until 97 of 100 are read correctly.
 
-        At most 0 steps: the policy knows how already.
+        With `max_lookup_steps` 0 the policy can read already.
+
+        Raises:
+            LookupFailed: the accuracy stayed below 97% for `max_lookup_steps`.
         """
         total, recent = self.settings.max_lookup_steps, 0.0
         if total == 0:
@@ -166,7 +180,7 @@ class Trainer:
         )
 
     def learn_phases(self) -> None:
-        """Batches of each phase's parts, every batch in a world of its own."""
+        """Trains on batches of each phase's parts, each batch in a world of its own."""
         total, step = sum(phase.steps for phase in self.settings.phases), 0
         warm_up = max(self.settings.warm_up_steps, 1)
         for phase in self.settings.phases:
@@ -188,8 +202,10 @@ class Trainer:
     def _step(
         self, parts: dict[str, list[Sequence]], rate: float, weights: dict[str, float] | None = None
     ) -> dict[str, float]:
-        """One update on the weighted sum over `parts` of the mean loss of learned tokens; returns it and each
-        part's accuracy.
+        """One update on the weighted sum, over `parts`, of the mean loss of their learned tokens.
+
+        Returns:
+            The loss, and the accuracy of each part.
         """
         measures, total = {}, 0.0
         for name, part in parts.items():
@@ -199,7 +215,7 @@ class Trainer:
             for row, sequence in enumerate(part):
                 ids_BL[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
                 learned_BL[row, : len(sequence.ids)] = torch.tensor(sequence.learned)
-            # Padding stands on the right, so the causal mask alone keeps it out of every learned position.
+            # Padding is on the right, so the causal mask alone keeps it out of every learned position.
             hidden = self.model.model(input_ids=ids_BL).last_hidden_state[:, :-1][learned_BL[:, 1:]]
             logits, targets = self.model.lm_head(hidden), ids_BL[:, 1:][learned_BL[:, 1:]]
             loss = cross_entropy(logits, targets) * (weights or {}).get(name, 1.0)

@@ -79,7 +79,7 @@ class IGPO(Algorithm):
         learner's weights.
         """
         self.task = SearchTask(self.config.env_settings())
-        self.cursor = self.task.prompt_cursor(self.config.seed)
+        self.cursor = self.task.prompt_sampler(self.config.seed)
         self.sampler = GroupSampler(self)
         self._ahead: SampledBatch | None = None
         """The next iteration's batch, where it was sampled while the learner updated (`max_weight_lag`)."""

@@ -15,7 +15,7 @@ import numpy as np
 from algorithms.igpo.learner.token_batch import Row
 from envs.data.answer_metrics import normalise_paper
 from envs.data.questions import resolve_gold_documents
-from envs.demonstrations.demonstrations import Demonstration
+from envs.demonstrations.demonstration import Demonstration
 from envs.errors import InputError
 from envs.search.episode import SearchEpisode
 from envs.search.protocols.base import Action

@@ -1,1 +1,1 @@
-"""Readers of questions and corpora, the prompt cursor, and the generated multi-hop world."""
+"""Questions and corpora: reading, filtering, mixing and sampling them; the metrics of answers."""

@@ -1,10 +1,14 @@
-"""How good an answer is, in both dialects of SPEC §3, written from their definitions.
+"""Metrics of an answer, in two dialects (definitions: Outcome).
 
-`f1_paper`, `em_paper`: lower-case, every ASCII punctuation character to a space, white space collapsed; F1
-over the SET of words; exact match is equality of those strings (the official code's `val_type='em'`).
-`f1_squad`, `em_squad`: SQuAD v1.1 normalisation (lower-case, punctuation deleted, articles removed), multiset
-F1, and HotpotQA's rule that yes, no and noanswer match only themselves.
+- `f1_paper`, `em_paper`: lower-case, every ASCII punctuation character becomes a space, white space
+  collapsed. F1 is over the *set* of words. Exact match is equality of the normalised strings (the official
+  code's `val_type='em'`).
+- `f1_squad`, `em_squad`: SQuAD v1.1 normalisation (lower-case, punctuation deleted, articles removed). F1 is
+  over the *multiset* of words, and HotpotQA's rule holds: yes, no and noanswer match only themselves.
+
 Every metric is the maximum over the gold aliases, lies in [0, 1], and is 0 for a rollout without an answer.
+For the answer "the red fox" and the gold answer "red fox", `em_paper` is 0, `f1_paper` is 2 * 2 / (3 + 2) =
+0.8, and `em_squad` and `f1_squad` are 1.
 """
 
 from __future__ import annotations
@@ -31,20 +35,21 @@ _CLOSED_ANSWERS = ("yes", "no", "noanswer")
 
 @lru_cache(4096)  # four metrics normalise the same answers, and so do the rollouts of a group
 def normalise_paper(text: str) -> str:
-    """Lower-case, ASCII punctuation to spaces, white space collapsed; articles stay (official IGPO code)."""
+    """Lower-cases, turns ASCII punctuation into spaces, collapses white space; keeps articles.
+
+    (official IGPO code)
+    """
     return " ".join(text.lower().translate(_PUNCTUATION_TO_SPACE).split())
 
 
 @lru_cache(4096)
 def normalise_squad(text: str) -> str:
-    """Lower-case, ASCII punctuation deleted, then `a`, `an`, `the` removed, white space collapsed (SQuAD
-    v1.1).
-    """
+    """Lower-cases, deletes ASCII punctuation and `a`, `an`, `the`, collapses white space (SQuAD v1.1)."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_DELETE_PUNCTUATION)).split())
 
 
 def f1_paper(prediction: str, golds: Sequence[str]) -> float:
-    """F1 between the sets of words, maximum over `golds`; 0 where either side has no word."""
+    """F1 between the sets of words, the maximum over `golds`; 0 where either side has no word."""
     words = set(normalise_paper(prediction).split())
     return _best(golds, lambda gold: _f1_of_sets(words, set(normalise_paper(gold).split())))
 
@@ -56,8 +61,9 @@ def em_paper(prediction: str, golds: Sequence[str]) -> float:
 
 
 def f1_squad(prediction: str, golds: Sequence[str]) -> float:
-    """F1 between the multisets of words, maximum over `golds`; yes, no, noanswer match only themselves
-    (HotpotQA).
+    """F1 between the multisets of words, the maximum over `golds`.
+
+    yes, no and noanswer match only themselves (HotpotQA).
     """
     normalised = normalise_squad(prediction)
     return _best(golds, lambda gold: _f1_of_multisets(normalised, normalise_squad(gold)))
@@ -77,7 +83,7 @@ METRICS: dict[str, AnswerMetric] = {
 }
 
 OUTCOMES: dict[str, AnswerMetric] = {"f1": f1_paper, "em": em_paper, **METRICS}
-"""What the `outcome` setting may name besides a user's own `module:function`."""
+"""The names that the `outcome` setting accepts besides a user's own `module:function`."""
 
 
 def answer_metrics(prediction: str | None, golds: Sequence[str]) -> dict[str, float]:
@@ -93,15 +99,16 @@ def _metrics_of(prediction: str, golds: tuple[str, ...]) -> dict[str, float]:
 
 
 def outcome_function(name: str) -> AnswerMetric:
-    """The function that rewards an answer: `f1` (the paper's), `em`, a metric by its full name, or
-    `module:function`.
+    """The function that rewards an answer.
 
-    A user's function takes (prediction: str, golds: list of str) and returns a finite number; anything else
-    raises ValueError when it is called.
+    Args:
+        name: `f1` (the paper's), `em`, the full name of a metric, or `module:function` of a user's own. That
+            takes (prediction: str, golds: list of str) and returns a finite number; any other result raises
+            ValueError at the call.
 
     Raises:
-        InputError: unknown name (the nearest known one is told), module that can't be imported, no such
-            function.
+        InputError: an unknown name (the message suggests the nearest one), a module that cannot be imported,
+            or no such function.
     """
     if name in OUTCOMES:
         return OUTCOMES[name]

@@ -1,8 +1,7 @@
-"""Documents to search, read from the JSONL that Search-R1 and FlashRAG share: `id`, `contents` =
-`"Title"\\ntext`.
+"""A corpus of documents, in the JSONL format of Search-R1 and FlashRAG: `id`, `contents` = `"Title"\\ntext`.
 
-A corpus has an identity, the hash of its content: results differ more by corpus than by algorithm, so every
-run logs it, and indexes are cached under it.
+The hash of its content identifies a corpus. Results depend more on the corpus than on the algorithm, so every
+run logs the hash, and indexes are cached under it.
 """
 
 from __future__ import annotations
@@ -28,23 +27,24 @@ class Document:
 
     @property
     def contents(self) -> str:
-        """The corpus form: the quoted title, a line break, the text; the text alone where there is
-        no title.
-        """
+        """The document as a corpus line holds it: `"Title"\\ntext`, or the text alone without a title."""
         return f'"{self.title}"\n{self.text}' if self.title else self.text
 
 
 class Corpus(Sequence[Document]):
     """Documents in file order, with look-up by id and by title.
 
+    Args:
+        documents: the documents.
+        source: the origin of the documents, for messages and logs.
+
     Raises:
-        InputError: no documents, or two of them share an id.
+        InputError: there are no documents, or two of them share an id.
     """
 
     def __init__(self, documents: Iterable[Document], source: str = "corpus"):
         self._documents = list(documents)
         self.source = source
-        """Where the documents came from, for messages and logs."""
         if not self._documents:
             raise InputError(
                 f"{source} holds no documents: a corpus needs one JSON line of `id`, `contents` per passage"
@@ -68,11 +68,15 @@ class Corpus(Sequence[Document]):
         return iter(self._documents)
 
     def by_id(self, document_id: str) -> Document:
-        """The document of this id; KeyError if there is none."""
+        """The document with this id.
+
+        Raises:
+            KeyError: there is none.
+        """
         return self._documents[self._index_of_id[document_id]]
 
     def ids_with_title(self, title: str) -> list[str]:
-        """Ids, in corpus order, of all passages of this title: exact, else Unicode- and case-folded."""
+        """Ids of the passages with this title, in corpus order; failing an exact match, by folded title."""
         return self._ids_of_title.get(title) or self._ids_of_folded_title.get(_fold(title), [])
 
     @cached_property
@@ -96,17 +100,20 @@ class Corpus(Sequence[Document]):
 
 
 def load_corpus(path: str | Path) -> Corpus:
-    """Read a JSONL corpus, one line in memory at a time besides the documents themselves.
+    """Reads a JSONL corpus, line by line.
 
     Raises:
-        InputError: missing file, malformed line (named by file and line), duplicate id, no documents.
+        InputError: the file is missing or has no documents, a line is malformed (the message names file and
+            line), or an id occurs twice.
     """
     return Corpus(iter_documents(path), source=str(path))
 
 
 def iter_documents(path: str | Path) -> Iterator[Document]:
-    """Stream the documents of a JSONL corpus; raises as `load_corpus`, except for what needs all documents at
-    once.
+    """Streams the documents of a JSONL corpus.
+
+    Raises:
+        InputError: as `load_corpus`, but an empty file and repeated ids are not noticed.
     """
     for number, record in read_jsonl(Path(path), "corpus"):
         where = f"{path}:{number}"
@@ -120,9 +127,9 @@ def iter_documents(path: str | Path) -> Iterator[Document]:
 
 
 def split_contents(contents: str) -> tuple[str, str]:
-    """(title, text) of `"Title"\\ntext`; contents of a single line are text without a title.
+    """Splits `"Title"\\ntext` into (title, text). Contents of a single line are text without a title.
 
-    One pair of quotes around the title is taken off, inner quotes stay: `""Heroes" (song)"` is
+    Removes one pair of quotes around the title and keeps inner ones: `""Heroes" (song)"` becomes
     `"Heroes" (song)`.
     """
     title, newline, text = contents.strip().partition("\n")

@@ -1,5 +1,4 @@
-"""What is in a question source: counts, answers, aliases, hops, and what a run would refuse or
-drop, and why."""
+"""Describes a question source: counts, answers, aliases, hops, and the records that a run would not use."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from envs.data.question import Question
-from envs.data.question_filter import QuestionFilter, filter_questions
+from envs.data.question_filter import KEEP_ALL, QuestionFilter, filter_questions
 from envs.data.question_formats import iter_records
 from envs.data.questions import folded
 from envs.errors import InputError
@@ -22,20 +21,21 @@ MAX_EXAMPLES = 5
 class Description:
     """Facts about one source.
 
-    A run refuses a source with a refused record; a dropped one is left out of training.
+    A run refuses a source that holds a refused record. It leaves dropped questions out of training.
     """
 
     source: str
     questions: list[Question] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    """One sentence per line or record that can't be used, with its place."""
+    """One sentence per unusable line or record, with its place."""
     repeated: int = 0
-    """Questions whose text stood there before under another id."""
+    """Number of questions whose text occurred before under another id."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """Reason to number of questions that the filter takes."""
+    """Reason to number of questions that the filter drops."""
 
     @property
     def by_source(self) -> Counter[str]:
+        """Number of questions by data source."""
         return Counter(question.data_source or "(not named)" for question in self.questions)
 
     @property
@@ -49,43 +49,48 @@ class Description:
 
     @property
     def answer_words(self) -> np.ndarray:
-        """Words of every gold answer, aliases included."""
+        """Number of words of every gold answer, with aliases, int64."""
         return np.array([len(gold.split()) for question in self.questions for gold in question.golds])
 
     @property
     def aliases(self) -> np.ndarray:
-        """Gold answers per question."""
+        """Number of gold answers per question, int64."""
         return np.array([len(question.golds) for question in self.questions])
 
     @property
     def closed_answers(self) -> int:
-        """Questions that ask for yes or no: belief starts high, and a guess is often right."""
+        """Number of yes/no questions. In these, belief starts high and a guess is often right."""
         return sum(
             any(gold.casefold() in ("yes", "no") for gold in question.golds) for question in self.questions
         )
 
     @property
     def with_evidence(self) -> int:
-        """Questions that name their evidence, so that a search can be told a hit."""
+        """Number of questions that name their evidence, so that search hits can be recognised."""
         return sum(
             bool(question.gold_document_ids or question.metadata.get("supporting_titles"))
             for question in self.questions
         )
 
     def long_answers(self, max_words: int) -> tuple[int, int]:
-        """(gold answers above `max_words` words, questions that have no shorter one).
+        """Counts long answers. An answer has at least as many tokens as words.
 
-        An answer has at least as many tokens.
+        Returns:
+            (gold answers of more than `max_words` words, questions without a shorter one).
         """
         too_long = [[len(gold.split()) > max_words for gold in question.golds] for question in self.questions]
         return sum(map(sum, too_long)), sum(map(all, too_long))
 
 
-def describe(source: str | Path, wanted: QuestionFilter | None = None) -> Description:
-    """Reads every record of `source` and goes on after a bad one. `wanted` is a run's filter.
+def describe(source: str | Path, wanted: QuestionFilter = KEEP_ALL) -> Description:
+    """Reads every record of `source`, bad ones included.
+
+    Args:
+        source: a file or data set, as `questions` of an experiment.
+        wanted: the run's filter; the default keeps every question.
 
     Raises:
-        InputError: the source itself can't be read, or it holds no records.
+        InputError: the source cannot be read or holds no records.
     """
     found = Description(str(source))
     refuse = lambda error: found.refused.append(str(error))  # noqa: E731
@@ -107,5 +112,5 @@ def describe(source: str | Path, wanted: QuestionFilter | None = None) -> Descri
         found.questions.append(question)
     if not (found.questions or found.refused):
         raise InputError(f"{source} holds no questions")
-    _, found.dropped = filter_questions(found.questions, wanted or QuestionFilter())
+    _, found.dropped = filter_questions(found.questions, wanted)
     return found

@@ -1,4 +1,4 @@
-"""Streaming JSONL: one object a line, and every complaint names file and line."""
+"""Streams JSONL, one object per line. Every error message names file and line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from envs.errors import InputError
 
 
 def require_file(path: Path, what: str) -> None:
-    """Refuse a `path` that is no file; `what` (e.g. "corpus") says in the message what it was meant to be."""
+    """Raises InputError where `path` is not a file. `what` names its purpose, such as "corpus"."""
     if path.is_dir():
         raise InputError(f"{what} {path} is a folder: give the path of a file")
     if not path.exists():
@@ -21,10 +21,12 @@ def require_file(path: Path, what: str) -> None:
 def read_jsonl(
     path: Path, what: str, on_bad: Callable[[InputError], object] | None = None
 ) -> Iterator[tuple[int, dict]]:
-    """Yield (line number from 1, object) of each non-blank line of a UTF-8 JSONL file, one line in memory at
-    a time.
+    """Yields (line number from 1, object) for each non-blank line of a UTF-8 JSONL file.
 
-    `on_bad` takes the complaint about a bad line, and reading goes on.
+    Args:
+        path: the file; only one line at a time is in memory.
+        what: the purpose of the file, such as "corpus", for error messages.
+        on_bad: called with the error of a bad line, after which reading goes on; None raises the error.
 
     Raises:
         InputError: the file is missing or unreadable, or, without `on_bad`, a line is not UTF-8, not JSON or
@@ -62,9 +64,15 @@ def _object(raw: bytes, where: str) -> dict:
 
 
 def text_field(record: dict, key: str, where: str) -> str:
-    """`record[key]` as a string, integers (as ids may be) included.
+    """`record[key]` as a string. Integers, which ids may be, are converted.
 
-    `where` is "file:line" for the message.
+    Args:
+        record: the object.
+        key: the field.
+        where: the place, "file:line", for error messages.
+
+    Raises:
+        InputError: the field is missing, not text, or not valid Unicode.
     """
     if key not in record:
         raise InputError(f"{where}: no `{key}` (found {', '.join(map(repr, record)) or 'nothing'})")
@@ -78,9 +86,7 @@ def text_field(record: dict, key: str, where: str) -> str:
 
 
 def require_unicode(text: str, what: str, where: str) -> None:
-    """Refuse half a surrogate pair (JSON can spell one): no tokenizer and no Parquet file could take the
-    text.
-    """
+    """Raises InputError for half of a surrogate pair, which tokenizers and Parquet cannot hold."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

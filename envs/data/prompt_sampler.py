@@ -1,8 +1,8 @@
-"""Which prompt comes next: a deterministic shuffle per epoch that a checkpoint can hold in five numbers.
+"""Draws training prompts in a deterministic shuffle per epoch; its state is five plain values.
 
-The order of an epoch is that of BLAKE2 digests of (seed, epoch, index): fixed by definition, so that a run
-resumed under another version of NumPy or Python still skips and repeats nothing. Which source a draw goes to
-follows from the number of the draw and the weights alone, so a mixture needs no more state than one file.
+BLAKE2 digests of (seed, epoch, index) give the order of an epoch. That order is fixed by definition, so a run
+resumed under another version of NumPy or Python still skips and repeats nothing. The source of a draw follows
+from the number of the draw and the weights alone, so a mixture needs no more state than a single file.
 """
 
 from __future__ import annotations
@@ -16,27 +16,34 @@ from envs.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The next `size` questions of the list are one source, which gets `weight` of all draws (weights need
-    not add up to 1).
+    """One source: the next `size` questions of the list, which get `weight` of all draws.
+
+    Weights need not add up to 1.
     """
 
     size: int
     weight: float
 
 
-class PromptCursor:
-    """Walks over `num_questions` indices in an order that `seed` and the epoch decide, each source's once per
-    its epoch.
+class PromptSampler:
+    """Samples indices of questions without replacement, source by source and epoch by epoch.
+
+    Two sources of weights 3 and 1 take turns A A B A, A A B A, ...; each goes through its questions in an
+    order of its own and starts a new epoch when all of them have been drawn.
 
     Args:
-        num_questions: how many there are, at least 1.
-        seed: any integer.
-        fingerprint: identity of the questions (`questions.fingerprint`); a state of another identity is
+        num_questions: number of questions N, at least 1.
+        seed: any integer; it decides the order of every epoch.
+        fingerprint: identity of the questions (`questions.fingerprint`); the state of another identity is
             refused.
-        shares: the sources that make up the list, in order; default one.
+        shares: the sources that make up the list, in order; by default a single one.
         hops_N: number of hops per question, for a curriculum; None counts as the fewest.
-        curriculum_prompts: over so many draws the hops that are allowed grow in equal steps from the fewest
-            to the most. It re-orders each source's first epoch and ends with it. 0: no curriculum.
+        curriculum_prompts: number of draws over which the allowed hops grow from the fewest to the most, in
+            equal steps. The curriculum re-orders the first epoch of each source and ends with it. 0 is none.
+
+    Raises:
+        InputError: there are no questions.
+        ValueError: the shares do not make up the questions.
     """
 
     def __init__(
@@ -68,9 +75,9 @@ class PromptCursor:
 
     def _start(self) -> None:
         self._drawn_S = [0] * len(self._shares)
-        """Draws per source so far."""
+        """Number of draws per source so far."""
         self._orders: dict[int, tuple[int, list[int]]] = {}
-        """Source to (epoch, order) of the epoch under way."""
+        """Source to (epoch, order) of its current epoch."""
 
     @property
     def _drawn(self) -> int:
@@ -78,25 +85,28 @@ class PromptCursor:
 
     @property
     def epoch(self) -> int:
-        """How often as many prompts as there are questions were drawn before the last one."""
+        """Completed passes over the questions, not counting the newest draw."""
         return max(0, self._drawn - 1) // self.num_questions
 
     @property
     def position(self) -> int:
-        """How many were drawn in this epoch."""
+        """Number of draws in this epoch."""
         return self._drawn - self.epoch * self.num_questions
 
     def next(self, n: int) -> list[int]:
         """The next `n` indices.
 
-        Goes on into the next epoch: a draw across the border may name an index twice.
+        A call that crosses the end of an epoch may return an index twice.
+
+        Raises:
+            ValueError: `n` is negative.
         """
         if n < 0:
             raise ValueError(f"can't draw {n} prompts")
         return [self._draw() for _ in range(n)]
 
     def state(self) -> dict[str, int | str]:
-        """Everything that `restore` needs, as plain JSON values."""
+        """The state for `restore`, in plain JSON values."""
         return {
             "num_questions": self.num_questions,
             "fingerprint": self.fingerprint,
@@ -106,11 +116,10 @@ class PromptCursor:
         }
 
     def restore(self, state: dict) -> None:
-        """Go on exactly where `state` was taken. The saved seed holds, so that the epoch under way keeps its
-        order.
+        """Continues exactly where `state` was taken. Its seed replaces this one's, so the order stays.
 
         Raises:
-            InputError: the state belongs to other questions.
+            InputError: the state belongs to other questions or is damaged.
         """
         if state["num_questions"] != self.num_questions:
             raise InputError(
@@ -124,7 +133,7 @@ class PromptCursor:
                 f"{self.fingerprint!r}): use the same question file, or start a new run"
             )
         if not 0 <= state["position"] <= self.num_questions or state["epoch"] < 0:
-            raise InputError(f"the checkpoint's prompt cursor is damaged: {state}")
+            raise InputError(f"the checkpoint's prompt sampler is damaged: {state}")
         self.seed = state["seed"]
         self._start()
         for _ in range(state["epoch"] * self.num_questions + state["position"]):
@@ -139,7 +148,7 @@ class PromptCursor:
         return self._orders[source][1][position]
 
     def _next_source(self) -> int:
-        """The source that is furthest behind its weight; the first of equals."""
+        """The source that is furthest behind its share of the draws; the first of equals."""
         if len(self._shares) == 1:
             return 0
         due = (self._drawn + 1) / sum(share.weight for share in self._shares)
@@ -163,8 +172,19 @@ class PromptCursor:
 
 
 def by_growing_hops(order: list[int], hops: list[int], prompts: float) -> list[int]:
-    """`order`, re-ordered so that position p holds one of the first 1 + p / prompts * L of the L numbers of
-    hops, while there are any; within that, the order stays. `hops[k]` belongs to `order[k]`."""
+    """Re-orders `order` so that the allowed number of hops grows with the position.
+
+    With L different numbers of hops, position p takes the first item in `order` whose hops are among the
+    lowest 1 + p / prompts * L of them, or the next higher hops where those are used up.
+
+    Of the order a b c d with hops 3 1 2 1 and 4 prompts (L = 3), position 0 allows 1 hop and takes b;
+    position 1 allows 1 hop and takes d; position 2 allows 1 and 2 hops and takes c; position 3 takes a.
+
+    Args:
+        order: the items.
+        hops: number of hops of each item.
+        prompts: number of positions over which the allowed hops grow.
+    """
     levels = sorted(set(hops))
     waiting = [[k for k in range(len(order)) if hops[k] == level][::-1] for level in levels]
     found: list[int] = []

@@ -1,4 +1,4 @@
-"""A question with its gold answers, as every reader of questions returns it."""
+"""A question with its gold answers, and the rule for which of them are scored."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from typing import Literal, get_args
 import numpy as np
 
 AliasRule = Literal["first", "max", "mean"]
-"""Which gold answers of a question belief is about (docs/definitions.md)."""
+"""How the belief in several gold answers becomes one score (definitions: Belief and information gain)."""
 
 
 @dataclass(slots=True)
 class Question:
     """One prompt: a question and its gold answers (aliases).
 
-    `gold_document_ids` names the evidence documents in hop order where the data set knows them, else it is
-    empty. `hops` is the number of reasoning hops where known, else None.
+    Attributes:
+        id: unique within the questions of an experiment.
+        text: the question.
+        golds: the gold answers, at least one.
+        data_source: name of the data set.
+        hops: number of reasoning hops; None where not known.
+        gold_document_ids: ids of the evidence documents in hop order; empty where not known.
+        metadata: further fields of the record.
     """
 
     id: str
@@ -32,12 +38,19 @@ class Question:
 def eligible_aliases(
     token_counts_K: Sequence[int], rule: AliasRule = "max", max_answer_tokens: int = 32
 ) -> np.ndarray:
-    """Indices of the gold answers to score, int64, ascending.
+    """Chooses the gold answers to score (definitions: Belief and information gain).
 
-    `first` scores alias 0 only. `max` and `mean` drop aliases longer than `max_answer_tokens`, but keep the
-    shortest (the first of equals) if none remains.
+    Args:
+        token_counts_K: number of gold tokens of each alias.
+        rule: `first` scores alias 0 only. `max` and `mean` drop aliases of more than `max_answer_tokens`
+            tokens, but keep the shortest (the first of equals) if none remains.
+        max_answer_tokens: the limit.
 
-    Raises ValueError for an unknown rule or an empty alias list.
+    Returns:
+        Indices of the chosen aliases, int64, ascending.
+
+    Raises:
+        ValueError: the rule is unknown, or there are no aliases.
     """
     if rule not in get_args(AliasRule):
         raise ValueError(f"alias_rule={rule!r} is unknown; known values: {', '.join(get_args(AliasRule))}")

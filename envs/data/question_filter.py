@@ -1,4 +1,4 @@
-"""Which questions are worth training on: by hops, and by how often a policy got them right before."""
+"""Filters training questions by hops and by how often a policy answered them correctly before."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from envs.settings import Settings
 
 
 class QuestionFilter(Settings):
-    """`question_filter` of an experiment: what a training question must meet.
-
-    The default keeps every question.
-    """
+    """`question_filter` of an experiment, the conditions on a training question. The default keeps all."""
 
     min_hops: int | None = Field(
         None, ge=1, description="questions of fewer hops, or of unknown hops, are dropped"
@@ -42,13 +39,20 @@ class QuestionFilter(Settings):
         return self
 
 
+KEEP_ALL = QuestionFilter()
+"""The filter that keeps every question."""
+
+
 def filter_questions(
     questions: Iterable[Question], wanted: QuestionFilter
 ) -> tuple[list[Question], Counter[str]]:
-    """The questions that are kept, in order, and how many were dropped for which reason.
+    """Filters questions.
+
+    Returns:
+        The kept questions, in order, and the number of dropped ones by reason.
 
     Raises:
-        InputError: `wanted.scores` can't be read.
+        InputError: the file `wanted.scores` cannot be read.
     """
     scores = _scores(Path(wanted.scores)) if wanted.scores else None
     kept: list[Question] = []
@@ -81,7 +85,7 @@ def _reason_to_drop(question: Question, wanted: QuestionFilter, scores: dict[str
 
 
 def _scores(path: Path) -> dict[str, float]:
-    """Question text to mean EM (SQuAD) over its samples. The text and not the id: ids count within a file."""
+    """Question text to mean EM (SQuAD) over its samples. Not by id, which is unique only within a file."""
     require_file(path, "score file")
     by_question: dict[str, list[float]] = defaultdict(list)
     try:

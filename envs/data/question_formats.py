@@ -1,10 +1,14 @@
-"""Question records in the forms that search-agent work shares, and where they come from.
+"""Reads question records in the formats that search-agent projects share.
 
-FlashRAG: `id`, `question`, `golden_answers` (or `answers`, `answer`), `metadata`. IGPO/verl: `prompt` (chat
-messages), `reward_model.ground_truth` (aliases joined by `<|answer_split|>`, or Search-R1's
-`{"target": [...]}`), `data_source`,
-`extra_info.index`. Sources: a `.jsonl` file, a `.parquet` file (IGPO/verl), or a Hugging Face data set,
-`hf:NAME[:CONFIG][@SPLIT]`; a record with `reward_model` is IGPO/verl's.
+Formats:
+
+- FlashRAG: `id`, `question`, `golden_answers` (or `answers`, `answer`), `metadata`.
+- IGPO/verl: `prompt` (chat messages), `reward_model.ground_truth` (aliases joined by `<|answer_split|>`, or
+  Search-R1's `{"target": [...]}`), `data_source`, `extra_info.index`. A record with `reward_model` has this
+  format.
+
+Sources: a `.jsonl` file, a `.parquet` file (IGPO/verl), or a Hugging Face data set,
+    `hf:NAME[:CONFIG][@SPLIT]`.
 """
 
 from __future__ import annotations
@@ -26,8 +30,13 @@ _HUGGING_FACE = re.compile(r"hf:(?P<name>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<spli
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One unread question: where it stands ("file:line"), its number from 0, its fields, and the data set it
-    is of.
+    """One record of a source, before it is read as a question.
+
+    Attributes:
+        where: the place, such as "file:line".
+        row: number of the record, from 0.
+        fields: its fields.
+        data_source: name of its data set.
     """
 
     where: str
@@ -36,19 +45,26 @@ class Record:
     data_source: str
 
     def question(self) -> Question:
-        """The question. Raises InputError, naming `where`, for whatever is wrong with it."""
+        """Reads the question.
+
+        Raises:
+            InputError: the record is malformed; the message names `where`.
+        """
         return _question_of_igpo(self) if "reward_model" in self.fields else _question_of_flashrag(self)
 
 
 def iter_records(
     source: str | Path, on_bad: Callable[[InputError], object] | None = None
 ) -> Iterator[Record]:
-    """Stream the records of a source, one in memory at a time. `on_bad` takes the complaint about a line that
-    holds none.
+    """Streams the records of a source.
+
+    Args:
+        source: a file, or `hf:NAME[:CONFIG][@SPLIT]`; only one record at a time is in memory.
+        on_bad: called with the error of a bad JSONL line, after which reading goes on; None raises the error.
 
     Raises:
-        InputError: missing or unreadable file or data set, unknown suffix, or, without `on_bad`, a line that
-            is no JSON object.
+        InputError: the file or data set is missing or unreadable, the suffix is unknown, or, without
+            `on_bad`, a line is not a JSON object.
     """
     if str(source).startswith("hf:"):
         return _read_hugging_face(str(source))
@@ -64,9 +80,7 @@ def iter_records(
 
 
 def _data_source(path: Path) -> str:
-    """The file's name, or its folder's where the file is only a split: FlashRAG's layout is
-    NAME/SPLIT.jsonl.
-    """
+    """The file's name, or its folder's name where the file is a split (FlashRAG's NAME/SPLIT.jsonl)."""
     return path.absolute().parent.name if path.stem in _SPLIT_NAMES else path.stem
 
 
@@ -100,9 +114,9 @@ def _read_parquet(path: Path) -> Iterator[Record]:
 
 
 def _read_hugging_face(source: str) -> Iterator[Record]:
-    """Streamed, so only what is read is downloaded.
+    """Streams a data set, so only the records that are read are downloaded.
 
-    A local folder of data files is a NAME too: `hf:./folder@validation`.
+    NAME may be a local folder of data files: `hf:./folder@validation`.
     """
     match = _HUGGING_FACE.fullmatch(source)
     if match is None:
@@ -164,7 +178,7 @@ def _question_of_igpo(record: Record) -> Question:
     truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
     truth = truth.get("target") if isinstance(truth, dict) else truth
     aliases = truth.split(ANSWER_SPLIT) if isinstance(truth, str) else truth
-    # Search-R1's `prompt` tells how to answer as well; the question alone stands beside it.
+    # Search-R1's `prompt` also holds instructions; the bare question is in a field of its own.
     text = (
         fields.get("question")
         or extra_info.get("question")
@@ -179,9 +193,7 @@ def _question_of_igpo(record: Record) -> Question:
 
 
 def _last_user_message(prompt: object, where: str) -> str:
-    """The bare question; a system message holds the writer's own instructions, and this project has
-    its own.
-    """
+    """The bare question. Ignores a system message, because this project has instructions of its own."""
     messages = prompt if isinstance(prompt, list) else []
     for message in reversed(messages):
         if (
@@ -205,7 +217,7 @@ def _question_text(text: object, where: str) -> str:
 
 
 def _golds(value: object, question_id: str, where: str, key: str) -> list[str]:
-    """Gold answers stripped, without empty ones and repetitions, in order."""
+    """The gold answers in order, stripped, without empty ones and repetitions."""
     candidates = [value] if isinstance(value, str) else value
     if candidates is None:
         candidates = []

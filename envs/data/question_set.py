@@ -1,16 +1,15 @@
-"""The questions of one experiment: read, split, filtered, mixed; and the cursor that draws from them."""
+"""The questions of one experiment: loads, splits, filters and mixes them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from envs.data.corpus import Corpus
-from envs.data.prompt_sampler import PromptCursor, Share
+from envs.data.prompt_sampler import PromptSampler, Share
 from envs.data.question import Question
-from envs.data.question_filter import filter_questions
+from envs.data.question_filter import KEEP_ALL, QuestionFilter, filter_questions
 from envs.data.questions import (
     fingerprint,
     load_questions,
@@ -21,37 +20,38 @@ from envs.data.questions import (
 )
 from envs.errors import InputError
 
-if TYPE_CHECKING:
-    from envs.search.config import SearchEnvSettings
-
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Training questions, source after source (`shares`), and held-out ones."""
+    """Training questions, source after source (`shares`), and held-out questions."""
 
     train: list[Question]
     heldout: list[Question]
     shares: tuple[Share, ...]
 
     def with_evidence(self, corpus: Corpus) -> QuestionSet:
-        """The same questions with the documents that hold their evidence, where they name it by title."""
+        """The same questions with the ids of their evidence documents, where they name those by title."""
         train, heldout = (
             resolve_gold_documents(self.train, corpus),
             resolve_gold_documents(self.heldout, corpus),
         )
         return replace(self, train=train, heldout=heldout)
 
-    def cursor(self, seed: int, curriculum_prompts: int = 0) -> PromptCursor:
-        """Draws from `train`.
+    def prompt_sampler(self, seed: int, curriculum_prompts: int = 0) -> PromptSampler:
+        """The sampler of training prompts; it draws indices into `train`.
 
-        Its fingerprint covers whatever decides the order, so that a resumed run is refused another.
+        The fingerprint covers everything that decides the order, so a run cannot resume with other questions.
+
+        Args:
+            seed: decides the order.
+            curriculum_prompts: number of draws over which the allowed hops grow; 0 is no curriculum.
         """
         identity = fingerprint(self.train)
         if len(self.shares) > 1 or curriculum_prompts:
             identity += f"/{[(share.size, share.weight) for share in self.shares]}/{curriculum_prompts}"
-        return PromptCursor(
+        return PromptSampler(
             len(self.train),
             seed,
             identity,
@@ -61,46 +61,62 @@ class QuestionSet:
         )
 
 
-def load_question_set(settings: SearchEnvSettings) -> QuestionSet:
-    """The questions that `settings` names. A held-out question is never filtered: it measures, it does not
-    teach.
+def load_question_set(
+    questions: str | Mapping[str, float],
+    *,
+    heldout_questions: str | None = None,
+    heldout_share: float = 0.2,
+    question_filter: QuestionFilter = KEEP_ALL,
+) -> QuestionSet:
+    """Loads training and held-out questions.
 
-    A training question that `heldout_questions` holds too is left out, with a warning.
+    The filter applies to training questions only: held-out questions measure, they do not teach. A training
+    question whose text is held out too is left out, with a warning.
+
+    Args:
+        questions: the training source, or {source: weight} for a mixture.
+        heldout_questions: the held-out source; None splits a share off `questions` by hash.
+        heldout_share: the share to split off, between 0 and 1.
+        question_filter: the condition that a training question must meet; the default keeps all.
 
     Raises:
-        InputError: a missing or malformed file, or nothing left of a source or a split.
+        InputError: a missing or malformed file, or no questions left in a source or a split.
     """
-    sources = load_sources(settings.questions or "")
-    if settings.heldout_questions is None:
-        everything = [question for questions in sources for question in questions]
-        _, heldout = split_by_hash(everything, settings.heldout_share)
+    sources = load_sources(questions)
+    if heldout_questions is None:
+        everything = [question for source in sources for question in source]
+        _, heldout = split_by_hash(everything, heldout_share)
     else:
-        heldout = load_questions(settings.heldout_questions)
-    train = [without(questions, heldout) for questions in sources]
+        heldout = load_questions(heldout_questions)
+    train = [without(source, heldout) for source in sources]
     both = sum(map(len, sources)) - sum(map(len, train))
-    if settings.heldout_questions is not None and both:
-        logger.warning(
-            "%d training questions are left out: %s holds them too", both, settings.heldout_questions
-        )
-    named = settings.questions if isinstance(settings.questions, dict) else {str(settings.questions): 1.0}
-    return mix(named, train, heldout, settings)
+    if heldout_questions is not None and both:
+        logger.warning("%d training questions are left out: %s holds them too", both, heldout_questions)
+    weights = {questions: 1.0} if isinstance(questions, str) else questions
+    return mix(weights, train, heldout, question_filter)
 
 
 def mix(
     weights: Mapping[str, float],
     sources: Sequence[Sequence[Question]],
     heldout: list[Question],
-    settings: SearchEnvSettings,
+    question_filter: QuestionFilter = KEEP_ALL,
 ) -> QuestionSet:
-    """The filtered `sources`, one after another. `weights` names them, in the same order.
+    """Filters each source and puts the sources one after another.
+
+    Args:
+        weights: {name of the source: its share of the draws}, in the order of `sources`.
+        sources: the training questions of each source.
+        heldout: the held-out questions, which are not filtered.
+        question_filter: the condition that a training question must meet; the default keeps all.
 
     Raises:
-        InputError: nothing left of a source.
+        InputError: no questions left in a source.
     """
     train: list[Question] = []
     shares: list[Share] = []
     for (name, weight), questions in zip(weights.items(), sources, strict=True):
-        kept, dropped = filter_questions(questions, settings.question_filter)
+        kept, dropped = filter_questions(questions, question_filter)
         if not kept:
             reasons = (
                 ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())

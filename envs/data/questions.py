@@ -1,4 +1,4 @@
-"""Questions with gold answers: read, mixed, split, and their evidence found in a corpus."""
+"""Loads questions with gold answers, splits them, and finds their evidence in a corpus."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ logger = logging.getLogger(__name__)
 
 
 def load_questions(source: str | Path) -> list[Question]:
-    """All questions of a `.jsonl` (FlashRAG) or `.parquet` (IGPO/verl) file or of `hf:NAME[:CONFIG][@SPLIT]`,
-    in order.
+    """Loads all questions of a source, in order.
+
+    Args:
+        source: a `.jsonl` (FlashRAG) or `.parquet` (IGPO/verl) file, or `hf:NAME[:CONFIG][@SPLIT]`.
 
     Raises:
-        InputError: missing or unreadable source, unknown suffix, malformed line or row (named), a question
-            without golden answers, two questions of one id, no questions at all.
+        InputError: the source is missing, unreadable or empty, its suffix is unknown, a record is malformed
+            (the message names it) or has no golden answers, or two questions share an id.
     """
     questions = list(iter_questions(source))
     if not questions:
@@ -32,7 +34,7 @@ def load_questions(source: str | Path) -> list[Question]:
 
 
 def iter_questions(source: str | Path) -> Iterator[Question]:
-    """Stream the questions of a source; raises as `load_questions`, except for an empty one."""
+    """Streams the questions of a source. Raises as `load_questions`, but not for an empty source."""
     seen: dict[str, str] = {}
     for record in iter_records(source):
         question = record.question()
@@ -46,11 +48,15 @@ def iter_questions(source: str | Path) -> Iterator[Question]:
 
 
 def load_sources(sources: str | Mapping[str, float]) -> list[list[Question]]:
-    """The questions of each source. Those of several get `data source/` in front of their ids, which count
-    within a file.
+    """Loads the questions of each source.
+
+    With several sources, ids get the prefix `data source/`, because they are unique only within a file.
+
+    Args:
+        sources: one source, or several as the keys of a mapping.
 
     Raises:
-        InputError: as `load_questions`, and for one id in two sources.
+        InputError: as `load_questions`, or two sources hold the same id.
     """
     if isinstance(sources, str):
         return [load_questions(sources)]
@@ -71,12 +77,12 @@ def load_sources(sources: str | Mapping[str, float]) -> list[list[Question]]:
 
 
 def folded(text: str) -> str:
-    """What equal questions have in common: case and white space do not count."""
+    """The text without differences of case and white space; equal questions have equal folded texts."""
     return " ".join(text.casefold().split())
 
 
 def without(questions: Sequence[Question], heldout: Iterable[Question]) -> list[Question]:
-    """`questions` but those whose text is held out as well."""
+    """The questions whose text is not held out as well."""
     texts = {folded(question.text) for question in heldout}
     return [question for question in questions if folded(question.text) not in texts]
 
@@ -84,13 +90,20 @@ def without(questions: Sequence[Question], heldout: Iterable[Question]) -> list[
 def split_by_hash(
     questions: Sequence[Question], heldout_share: float
 ) -> tuple[list[Question], list[Question]]:
-    """(train, held-out), decided for each question alone by SHA-256 of its text: the same everywhere, in any
-    order.
+    """Splits questions by SHA-256 of their texts.
 
-    The text and not the id decides, so one question under two ids never lands on both sides.
+    The text alone decides, so the split is the same on every machine and in any order, and a question under
+    two ids is never on both sides.
+
+    Args:
+        questions: the questions.
+        heldout_share: the expected share of held-out questions, between 0 and 1.
+
+    Returns:
+        (training questions, held-out questions).
 
     Raises:
-        InputError: one side would be empty.
+        InputError: the share is not between 0 and 1, or one side would be empty.
     """
     if not 0 < heldout_share < 1:
         raise InputError(f"heldout_share must lie between 0 and 1, got {heldout_share}")
@@ -111,13 +124,14 @@ def split_by_hash(
 
 
 def resolve_gold_documents(questions: Iterable[Question], corpus: Corpus | None) -> list[Question]:
-    """The questions with `gold_document_ids` filled from `metadata["supporting_titles"]`, in the order of the
-    titles.
+    """Fills `gold_document_ids` from `metadata["supporting_titles"]`, in the order of the titles.
 
-    Where the corpus cuts an article into several passages of one title, all of them count as gold. A title
-    that the corpus lacks can't be retrieved and is left out; how many those are is logged as a warning.
-    Questions that have ids or name no titles are returned as they are, and all of them where there is no
-    corpus here (None: a server has it).
+    If the corpus cuts an article into several passages of one title, all of them count as gold. A title that
+    the corpus lacks cannot be retrieved and is left out; a warning gives the number of such titles.
+
+    Args:
+        questions: the questions. Those that have ids or name no titles stay as they are.
+        corpus: the documents; None where only a server has them, which leaves all questions as they are.
     """
     if corpus is None:
         return list(questions)
@@ -142,8 +156,9 @@ def resolve_gold_documents(questions: Iterable[Question], corpus: Corpus | None)
 
 
 def fingerprint(questions: Iterable[Question]) -> str:
-    """SHA-256 (hex) over ids, texts and golds in order: identity of a question set, logged and checked on
-    resume.
+    """SHA-256 (hex) over ids, texts and golds in order.
+
+    It identifies a question set: every run logs it, and a resumed run checks it.
     """
     digest = hashlib.sha256()
     for question in questions:

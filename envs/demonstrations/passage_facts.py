@@ -1,8 +1,7 @@
-"""Facts that stand in encyclopedic passages in so many words, read off by pattern: who directed a film, where
-someone was born.
+"""Extracts facts from encyclopedic passages by patterns: who directed a film, where someone was born.
 
-Few and certain: what a pattern does not catch for sure is left. The answer is always a piece of the passage,
-so that whoever finds the passage can copy it.
+The facts are few and certain, because a pattern skips everything doubtful. The answer is always a piece of
+the passage, so a policy that finds the passage can copy it.
 """
 
 from __future__ import annotations
@@ -27,11 +26,13 @@ class Relation:
     """One kind of fact.
 
     Attributes:
-        pattern: finds it in a passage's text; the group `value` is the answer.
-        question: asks for it, with the place of the subject.
-        query: what to search for.
-        noun: names the answer by the subject, for the next hop; empty where the answer leads nowhere.
-        subject: must be found in the text too: whom or what the passage is about.
+        name: its name.
+        pattern: finds the fact in a passage's text; the group `value` is the answer.
+        question: asks for the fact; ``{}`` marks the subject.
+        query: the search that finds the passage; ``{}`` marks its title.
+        noun: names the answer by the subject, for the next hop; empty where the answer leads to no other
+            passage.
+        subject: must match the text too; it restricts the kind of passage.
     """
 
     name: str
@@ -100,7 +101,7 @@ RELATIONS = (
 
 
 def facts_of(document: Document) -> dict[str, str]:
-    """Relation name to answer of what `document` says about its title."""
+    """The facts that `document` states about its title: relation name to answer."""
     facts = {}
     for relation in RELATIONS:
         match = relation.pattern.search(document.text)

@@ -1,7 +1,14 @@
-"""The rollout engine's interface: submit requests, step, collect what finished.
+"""The interface of a rollout engine: submit requests, step, and collect the results.
 
-A turn to write (`Generate`) and a gold answer to score (`ScoreAnswer`) are requests of the same engine, so
-belief scoring overlaps with generation. The engine knows nothing of episodes, tools or protocols.
+A turn to write (`Generate`) and a gold answer to score (`ScoreAnswer`) are requests to the same engine, so
+belief scoring overlaps with generation. An engine knows no episodes, tools or protocols.
+
+    engine.load_weights(tensors, version=1)
+    engine.submit(Generate("turn/0", context_ids, max_tokens=32, stop_token_ids=[3], temperature=1.0, seed=0))
+    engine.submit(ScoreAnswer("score/0", context_ids, suffix.ids, suffix.gold_mask_L))
+    while engine.is_busy:
+        for result in engine.step():  # a Generated or a Scored, in the order in which they finish
+            ...
 """
 
 from __future__ import annotations
@@ -10,19 +17,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from envs.settings import Settings
 
 NO_WEIGHTS = -1
-"""`weights_version` of an engine that has not been given weights."""
+"""`weights_version` of an engine without weights."""
 
 
-class EngineSettings(BaseModel):
+class EngineSettings(Settings):
     """`engine:` of an experiment file.
 
-    Sampling is at temperature 1 over the whole vocabulary (SPEC §5) and has no setting.
+    Sampling has no setting: it is at temperature 1 over the whole vocabulary (definitions: Loss).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["vllm", "transformers"] = Field(
         "vllm", description="transformers: slower, where vLLM does not run"
@@ -48,9 +55,16 @@ class EngineSettings(BaseModel):
 
 @dataclass(slots=True)
 class Generate:
-    """Write one turn after `context_ids`: sample until a stop token, a stop string or `max_tokens`.
+    """A request to write one turn: sample until a stop token, a stop string or `max_tokens`.
 
-    `temperature` 0 is greedy. `seed` makes the sample reproducible whatever else is in the batch.
+    Attributes:
+        request_id: unique among the running requests.
+        context_ids: the token ids before the turn.
+        max_tokens: the token budget of the turn.
+        stop_token_ids: tokens that end the turn; a sampled one belongs to it.
+        temperature: 0 is greedy.
+        seed: makes the sample independent of the other requests in the batch.
+        stop_strings: strings that end the turn; they need an engine with a tokenizer.
     """
 
     request_id: str
@@ -64,9 +78,13 @@ class Generate:
 
 @dataclass(slots=True)
 class ScoreAnswer:
-    """Log-probs of the marked tokens of `suffix_ids` after `context_ids` (temperature 1).
+    """A request for the mean log-prob of gold tokens after a context, at temperature 1.
 
-    `gold_mask_L` [L] bool marks the tokens of `suffix_ids` [L] that count.
+    Attributes:
+        request_id: unique among the running requests.
+        context_ids: the token ids before the suffix.
+        suffix_ids: L token ids of the answer template.
+        gold_mask_L: bool [L], marks the gold tokens of the suffix.
     """
 
     request_id: str
@@ -77,8 +95,13 @@ class ScoreAnswer:
 
 @dataclass(slots=True)
 class Generated:
-    """A written turn: `ids` [L] with the stop where one was sampled, and their log-probs `logprobs_L`
-    (float32).
+    """The result of `Generate`.
+
+    Attributes:
+        request_id: the request's id.
+        ids: L token ids, with the stop token where one was sampled.
+        logprobs_L: float32 [L], their log-probs at temperature 1.
+        finish: "stop", or "length" where `max_tokens` ended the turn.
     """
 
     request_id: str
@@ -89,7 +112,10 @@ class Generated:
 
 @dataclass(slots=True)
 class Scored:
-    """The mean log-prob of the gold tokens: s_t(a) of SPEC §2 (float64)."""
+    """The result of `ScoreAnswer`: the mean log-prob of the gold tokens, s_t(a), in float64.
+
+    (definitions: Belief and information gain)
+    """
 
     request_id: str
     score: float
@@ -99,25 +125,41 @@ class RolloutEngine(Protocol):
     """One per policy and process. Not thread-safe."""
 
     weights_version: int
+    """The version of the loaded weights; NO_WEIGHTS before the first and while the engine sleeps."""
 
-    def submit(self, request: Generate | ScoreAnswer) -> None: ...
+    def submit(self, request: Generate | ScoreAnswer) -> None:
+        """Queues a request.
+
+        Raises:
+            RuntimeError: the engine has no weights.
+        """
+        ...
 
     def step(self) -> list[Generated | Scored]:
-        """Advance every running request by one token (or one prefill); return those that finished."""
+        """Advances the running requests by one token (or one prefill) and returns the finished ones."""
         ...
 
     @property
-    def is_busy(self) -> bool: ...
+    def is_busy(self) -> bool:
+        """Whether requests are waiting or running."""
+        ...
 
     def load_weights(self, tensors: dict[str, Any], version: int) -> None:
-        """Replace the weights in place by `{hugging_face_name: tensor}` and drop every cached prefix.
+        """Replaces the weights in place, drops every cached prefix, and wakes a sleeping engine.
 
-        Wakes a sleeping engine.
+        Args:
+            tensors: {Hugging Face name: tensor}.
+            version: the new `weights_version`.
+
+        Raises:
+            RuntimeError: requests are running.
         """
         ...
 
     def sleep(self) -> None:
-        """Free the device: weights and cached prefixes are thrown away, so only `load_weights` wakes the
-        engine.
+        """Frees the device. Weights and cached prefixes are dropped, so only `load_weights` wakes the engine.
+
+        Raises:
+            RuntimeError: requests are running.
         """
         ...

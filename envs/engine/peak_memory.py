@@ -1,4 +1,4 @@
-"""Peak memory of a phase: of the GPU where this process uses one, else of the process (its resident set)."""
+"""Peak memory of a phase, on the GPU where this process uses one, else the resident set of the process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STATUS = Path("/proc/self/status")
 def reset_peak_memory() -> None:
     """Begins a phase.
 
-    Where the system keeps no peak that can be reset (macOS), it is that of the whole process so far.
+    Where the system cannot reset its peak (macOS), the peak of the whole process counts.
     """
     import torch
 
@@ -24,7 +24,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_gib() -> float:
-    """GiB at the highest point since `reset_peak_memory`."""
+    """The peak since `reset_peak_memory`, in GiB."""
     import torch
 
     if torch.cuda.is_initialized():

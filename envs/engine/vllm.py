@@ -1,6 +1,4 @@
-"""The rollout engine on vLLM, in this process, driven by its step loop (continuous batching over turns and
-rollouts).
-"""
+"""The rollout engine on vLLM, in this process: its step loop batches over turns and rollouts."""
 
 from __future__ import annotations
 
@@ -23,10 +21,10 @@ class VLLMEngine:
         max_model_len: longest context plus decision, in tokens.
         dtype: "float32" or "bfloat16".
         seed: seed of the engine (requests carry their own).
-        reads_text: load the tokenizer, which requests with stop strings need.
+        reads_text: whether to load the tokenizer, which requests with stop strings need.
 
     Raises:
-        InputError: less free memory than the KV cache asked for.
+        InputError: the free memory is less than the KV cache needs.
     """
 
     def __init__(
@@ -52,16 +50,15 @@ class VLLMEngine:
         on_cpu = not torch.cuda.is_available()
         self.weights_version = NO_WEIGHTS
         self.transfer_group: str | None = None
-        """Name of the group through which weights come; None: they come by `load_weights` only."""
+        """Name of the NCCL group that sends weights; None: weights come by `load_weights` only."""
         self._scores: dict[str, tuple[ScoreAnswer, bool]] = {}
-        """Scores under way, and whether each may read the prefix cache."""
+        """Running scores by request id, and whether each may read the prefix cache."""
         shares_gpu = settings.placement == "colocated"
         self._llm = LLM(
             model=model_path,
             # The weights come from the learner, before the first request: nothing is read from disk twice.
             load_format="dummy",
-            # A CPU engine repacks the output head, so a reload of tied embeddings would leave the old head in
-            # place.
+            # A CPU engine repacks the output head, so reloading tied embeddings would keep the old head.
             hf_overrides={"tie_word_embeddings": False} if on_cpu else None,
             dtype=dtype,
             seed=seed,
@@ -128,7 +125,7 @@ class VLLMEngine:
         if is_asleep:
             self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(tensors.items())})
-        if is_asleep:  # only now: the weights on their way took room, too
+        if is_asleep:  # only now, because the incoming weights took memory too
             self._llm.wake_up(tags=["kv_cache"])
         self._hold(version)
 
@@ -137,11 +134,11 @@ class VLLMEngine:
             raise RuntimeError("vLLM kept its prefix cache after a weight load: requests were still running")
         self.weights_version = version
 
-    # This engine's end of `weight_transfer: nccl`, called by the learner's (algorithms.igpo.weights.nccl) in
-    # this order.
+    # This engine's side of `weight_transfer: nccl`. The learner's side (algorithms.igpo.weights.nccl) calls
+    # these methods in this order.
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any], group: str) -> None:
-        """Joins the group called `group`, and leaves the one before."""
+        """Joins the group called `group`, and leaves the previous one."""
         self.transfer_group = None
         self._llm.shutdown_weight_transfer_engine()
         self._llm.init_weight_transfer_engine({"init_info": init_info})
@@ -209,9 +206,9 @@ class VLLMEngine:
 def _mend_llvmlite() -> None:
     """Lets vLLM start where numba is loaded already (bm25s loads it).
 
-    While it replaces Triton kernels (vllm/triton_utils/dispatcher.py, 0.32 on CPU) vLLM reads `vars` of
-    everything in every module; llvmlite's library handle has no `__dict__`, but makes up a C function for
-    every name it is asked for.
+    To replace Triton kernels (vllm/triton_utils/dispatcher.py, 0.32 on CPU), vLLM reads `vars` of every
+    object in every module. llvmlite's library handle has no `__dict__`, but returns a made-up C function for
+    any name, also for that one.
     """
     ffi: Any = sys.modules.get("llvmlite.binding.ffi")
     if ffi is None or not hasattr(ffi.lib, "__dict__"):
@@ -242,11 +239,17 @@ def _generated(output) -> Generated:
 
 
 def read_score(request: ScoreAnswer, flat, num_cached_tokens: int) -> float | None:
-    """s_t(a) from vLLM's prompt log-probs, or None where the prefix cache has spoilt them.
+    """s_t(a) from vLLM's prompt log-probs, or None where the prefix cache made them invalid.
 
     The log-prob of the token at position p is computed from position p - 1. Rows of positions that were read
-    from the prefix cache are uninitialised memory, so the first gold token at p is sound only if fewer than p
-    tokens were cached; a spoilt row's token ids are not the prompt's either, which is checked too.
+    from the prefix cache are uninitialised memory. So the first gold token, at p, is valid only if fewer than
+    p tokens were cached. The token ids of an invalid row are not the prompt's either, which is checked as
+    well.
+
+    Args:
+        request: the request that was scored.
+        flat: vLLM's `FlatLogprobs` of the whole prompt.
+        num_cached_tokens: the number of prompt tokens read from the prefix cache.
     """
     start = len(request.context_ids)
     positions = [start + offset for offset in np.flatnonzero(request.gold_mask_L)]
@@ -260,7 +263,11 @@ def read_score(request: ScoreAnswer, flat, num_cached_tokens: int) -> float | No
 
 
 def check_memory(settings: EngineSettings) -> None:
-    """Refuse a KV cache that does not fit, before the engine loads. GPU engines size their own cache."""
+    """Refuses a KV cache that does not fit, before the engine loads. GPU engines size their own cache.
+
+    Raises:
+        InputError: on a CPU, `settings.kv_cache_gib` exceeds the free memory.
+    """
     import psutil
     import torch
 

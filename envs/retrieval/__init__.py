@@ -1,3 +1,1 @@
-"""Retrievers behind one small interface (`base.Retriever`); `build.build_retriever` makes the one that is
-asked for.
-"""
+"""Retrievers behind one small interface (`base.Retriever`); `build.build_retriever` builds one of them."""

@@ -1,4 +1,4 @@
-"""What a retriever is: batch queries in, scored documents out, and an identity that every run logs."""
+"""The interface of a retriever: a batch of queries in, scored documents out, and an identity to log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One retrieved document; a higher score is better, comparable only within one retriever."""
+    """One retrieved document.
+
+    Attributes:
+        document_id: id of the document.
+        title: its title; may be empty.
+        text: its text.
+        score: higher is better; comparable only within one retriever.
+    """
 
     document_id: str
     title: str
@@ -16,9 +23,12 @@ class Hit:
     score: float
 
 
-class Found(list[list[Hit]]):
-    """Hits per query that had a price: `credits` is what a paid service took for them, 0 where all came from
-    a cache.
+class PricedHits(list[list[Hit]]):
+    """Hits per query, with their price.
+
+    Args:
+        hits: the hits of each query.
+        credits: the price that a paid service took; 0 where all hits came from a cache.
     """
 
     def __init__(self, hits: list[list[Hit]], credits: float):
@@ -27,9 +37,10 @@ class Found(list[list[Hit]]):
 
 
 class RetrieverError(RuntimeError):
-    """A search that failed for a reason outside the policy's and the user's hands (server down, time out).
+    """A search that failed for a reason that neither the policy nor the user controls (server down, time
+    out).
 
-    The environment shows it to the policy as an error observation and counts it; any other exception is a bug
+    The environment counts it and shows it to the policy as an error observation. Any other exception is a bug
     and ends the run.
     """
 
@@ -39,17 +50,24 @@ class Retriever(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the results: `kind`, corpus hash, parameters. Plain JSON values.
+        """Everything that decides the results (`kind`, corpus hash, parameters), in plain JSON values.
 
         Raises:
-            RetrieverError: a server must be asked, and does not answer.
+            RetrieverError: a server has to be asked and does not answer.
         """
         ...
 
     def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:
-        """At most `top_k` hits per query, best first; an empty list where nothing matches.
+        """Searches for each query.
+
+        Args:
+            queries: the queries.
+            top_k: limit on the hits per query.
+
+        Returns:
+            The hits of each query, best first; an empty list where nothing matches.
 
         Raises:
-            RetrieverError: the search could not be carried out.
+            RetrieverError: the search failed.
         """
         ...

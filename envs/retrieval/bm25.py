@@ -1,8 +1,7 @@
 """BM25 over an in-memory corpus through bm25s, with bm25s' own tokeniser.
 
-The index is built once and cached under the hash of corpus and parameters; later runs, and the processes of
-one run, map the same files into memory. Ties are broken by corpus order, so results do not depend on a
-sorting routine.
+The index is built once and cached under the hash of corpus and parameters. Later runs, and all processes of a
+run, map the same files into memory. Corpus order breaks ties, so results do not depend on a sorting routine.
 """
 
 from __future__ import annotations
@@ -24,22 +23,25 @@ if TYPE_CHECKING:
     from bm25s.tokenization import Tokenized
 
 CACHED_FROM_DOCUMENTS = 2000
-"""A smaller corpus is indexed in memory each time: that costs less than 0.2 s, and leaves no files behind."""
+"""A smaller corpus is indexed in memory each time, which takes less than 0.2 s and leaves no files."""
 
 BLOCKS = 64
-"""Rows of the array of scores (`BM25Retriever._best`)."""
+"""Number of rows of the score array (see `BM25Retriever._best`)."""
 
 _SCORING = {"method": "lucene", "k1": 1.5, "b": 0.75}
 _TOKENISER = {"pattern": r"(?u)\b\w\w+\b", "stopwords": "english"}
-"""bm25s' default: lower-cased words of two or more characters without its English stop words, no stemming."""
+"""bm25s' default: lower-cased words of at least two characters, no English stop words, no stemming."""
 
 
 class BM25Retriever:
     """BM25 (Lucene's variant, k1 1.5, b 0.75) over titles and texts. Thread-safe.
 
     Args:
-        corpus: what to search.
-        cache: folder for the index; default `cache_directory()`, and none for a small corpus.
+        corpus: the documents to search.
+        cache: folder for the index; None means `cache_directory()`, and no cache for a small corpus.
+
+    Raises:
+        InputError: no document holds a word to index, or the cache cannot be written.
     """
 
     def __init__(self, corpus: Corpus, cache: Path | None = None):
@@ -64,12 +66,10 @@ class BM25Retriever:
             )
         self._lock = threading.Lock()
         self._scores_BC = np.zeros((BLOCKS, -(-len(corpus) // BLOCKS)), np.float32)
-        """Scores of the documents in corpus order, row after row: scratch space of one search at a time."""
+        """Scores of the documents in corpus order, row after row, float32; scratch space for one search."""
 
     def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:
-        """At most `top_k` (>= 1) documents per query that share a word with it, best first, ties in corpus
-        order.
-        """
+        """The best `top_k` (>= 1) documents that share a word with the query; ties in corpus order."""
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         import bm25s
@@ -97,9 +97,12 @@ class BM25Retriever:
     def _best(self, word_ids: list[int], top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and scores of the best documents, best first.
 
-        Sorting or even selecting among a million scores costs more than making them. The `top_k` best cannot
-        score below the `top_k`-th best column of `scores_BC`, so only the columns that reach it are looked
-        into.
+        Sorting a million scores, or even selecting among them, costs more than computing them. So the scores
+        form an array of B rows and C columns, and each column has a maximum. At least `top_k` documents score
+        as high as the `top_k`-th best of these maxima, so only the columns that reach it can hold a hit.
+
+        With 6 documents, 2 rows and top_k 1, the scores 1 0 5 / 2 4 3 have the column maxima 2 4 5. The bound
+        is 5, only the last column reaches it, and the hit is document 2.
         """
         stored = cast(dict[str, np.ndarray], self._index.scores)
         with self._lock:
@@ -119,7 +122,7 @@ class BM25Retriever:
 
 
 def _build(corpus: Corpus) -> BM25:
-    """Index titles and texts; progress bars where a person is watching and there is something to wait for."""
+    """Indexes titles and texts. Shows progress bars for a large corpus on a terminal."""
     import bm25s
 
     show_progress = sys.stderr.isatty() and len(corpus) >= CACHED_FROM_DOCUMENTS

@@ -1,4 +1,4 @@
-"""From settings to a retriever."""
+"""Builds a retriever from its settings."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from envs.retrieval.config import DenseSettings, HTTPSettings, RetrieverSettings
 
 
 def build_retriever(settings: RetrieverSettings, documents: Corpus | Iterable[Document] | None) -> Retriever:
-    """The retriever that `settings.kind` names, over `documents` (None: only a server has them).
+    """Builds the retriever that `settings.kind` names.
 
-    Of `http`, `documents` are a copy of what the server searches.
+    Args:
+        settings: the retriever's settings.
+        documents: the documents to search; None where only a server has them. For `http`, a copy of the
+            server's documents.
 
     Raises:
-        InputError: what it needs is missing: documents, an encoder, the extra `dense`, a key.
+        InputError: documents, an encoder, the extra `dense` or a key is missing.
     """
     corpus = documents if documents is None or isinstance(documents, Corpus) else Corpus(documents)
     match settings.kind:

@@ -1,30 +1,20 @@
-"""Where indexes are kept between runs, and how one gets there whole or not at all."""
+"""Search indexes that are built once and kept between runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from envs.errors import InputError
+from envs.cache_folder import cache_directory, write_directory
 
 logger = logging.getLogger(__name__)
 
 Index = TypeVar("Index")
-
-
-def cache_directory() -> Path:
-    """`IGPO_CACHE` where set, else `igpo-rllib` under `XDG_CACHE_HOME` or `~/.cache`."""
-    given = os.environ.get("IGPO_CACHE")
-    if given:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "igpo-rllib"
 
 
 def cached_index(
@@ -35,10 +25,19 @@ def cached_index(
     write: Callable[[Path], None],
     damage: tuple[type[Exception], ...],
 ) -> Index:
-    """The index that `identity` (its key `kind` names the folder) decides: loaded, after it was written where
-    there is none.
+    """Loads an index from the cache. Builds it first where it is missing or damaged.
 
-    `damage` are the exceptions that `load` raises for a damaged one, which is then written again, and said.
+    Args:
+        identity: everything that decides the index; its hash names the folder, below a folder named by its
+            `kind`.
+        cache: the cache folder; None means `cache_directory()`.
+        load: reads the index from its folder.
+        write: builds the index and writes it into an empty folder.
+        damage: the exceptions that `load` raises for a damaged index. A warning is logged before it is
+            rebuilt.
+
+    Raises:
+        InputError: the cache cannot be written.
     """
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     folder = (cache or cache_directory()) / identity["kind"] / key
@@ -53,33 +52,3 @@ def cached_index(
     )
     write_directory(folder, write)
     return load(folder)
-
-
-def write_directory(target: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a temporary folder beside `target`, then rename it to `target`.
-
-    If another process put a folder there in the meantime, that one stays.
-
-    Raises:
-        InputError: the cache can't be written.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise InputError(
-            f"can't write the cache {target.parent} ({error}): set IGPO_CACHE to a writable folder"
-        ) from error
-    try:
-        write(temporary)
-        try:
-            temporary.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    except OSError as error:
-        raise InputError(
-            f"can't write the cache {target} ({error}): free some space or set IGPO_CACHE to another folder"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,6 +1,4 @@
-"""JSON to and from a retrieval server: connections kept open, bounded concurrency, a time limit, retries with
-backoff.
-"""
+"""A JSON client for retrieval servers: open connections, bounded concurrency, a time limit, retries."""
 
 from __future__ import annotations
 
@@ -23,17 +21,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RETRIED_STATUS = {429, 502, 503, 504}
-"""The server is busy or starting. Another status says that the same request would fail again."""
+"""Status codes of a server that is busy or starting. With another code the same request would fail again."""
 LONGEST_WAIT = 5.0
-"""Seconds between two attempts, at most."""
+"""Limit on the seconds between two attempts."""
 
 
 class JSONClient:
-    """Asks the server at `settings.url`. Thread-safe.
+    """A client of the server at `settings.url`. Thread-safe.
 
-    A refused connection, a time-out or a busy server is tried again for `settings.retry_for` seconds, with
-    exponential backoff and jitter; then it is a `RetrieverError`. Messages name the host and never a header:
-    `headers` may hold a key.
+    After a refused connection, a time-out or a busy server it tries again for `settings.retry_for` seconds,
+    with exponential backoff and jitter, then raises `RetrieverError`. Messages name the host and never a
+    header.
+
+    Args:
+        settings: address and limits.
+        headers: further headers; may hold a key.
     """
 
     def __init__(self, settings: RemoteSettings, headers: dict[str, str] | None = None):
@@ -44,9 +46,8 @@ class JSONClient:
         self._timeout = settings.timeout
         self._free = threading.BoundedSemaphore(settings.max_concurrency)
         host = urlsplit(settings.url).hostname or ""
-        is_here = host in ("localhost", "::1") or host.startswith(
-            "127."
-        )  # where a proxy of the environment leads nowhere
+        # A proxy from the environment cannot reach this machine's own loopback.
+        is_here = host in ("localhost", "::1") or host.startswith("127.")
         self._new_connection = partial(
             httpx.Client,
             timeout=settings.timeout,
@@ -54,20 +55,19 @@ class JSONClient:
             trust_env=not is_here,
             verify=httpx.create_ssl_context(trust_env=not is_here),
         )
-        # A client for each connection: one client's pool looks at all pairs of its connections for every
-        # request.
+        # One client per connection, because the pool of a shared client compares all pairs of its connections
+        # at every request.
         self._idle: deque[httpx.Client] = deque()
         self.server = urlsplit(settings.url).netloc
 
     def post(self, body: dict[str, Any]) -> Any:
-        """The JSON that the server answers `body` with.
+        """Posts `body` and returns the JSON of the answer.
 
         Raises:
-            RetrieverError: no answer in time, a status other than 200, or an answer that is no JSON.
+            RetrieverError: no answer in time, a status other than 200, or an answer that is not JSON.
         """
-        content = json.dumps(
-            body
-        ).encode()  # httpx would fail on half a surrogate pair, which a policy may write
+        # httpx would fail on half of a surrogate pair, which a policy may write; `json.dumps` escapes it.
+        content = json.dumps(body).encode()
         response = self._patiently("POST", self._url, content)
         if response.status_code != 200:
             raise RetrieverError(self._status(response))
@@ -79,7 +79,7 @@ class JSONClient:
             ) from error
 
     def get(self, path: str) -> Any:
-        """The JSON at `path` of the same server; None where it has none there.
+        """The JSON at `path` of the same server; None where the server has none there.
 
         Raises:
             RetrieverError: no answer in time.
@@ -93,7 +93,7 @@ class JSONClient:
             return None
 
     def _patiently(self, method: str, url: str, content: bytes | None) -> httpx.Response:
-        """The server's response, of any status but those of `RETRIED_STATUS`."""
+        """The server's response after retries, with any status but those of `RETRIED_STATUS`."""
         import tenacity
 
         backoff = tenacity.wait_random_exponential(multiplier=0.2, max=LONGEST_WAIT)
@@ -150,4 +150,4 @@ class JSONClient:
 
 
 class _TryAgain(Exception):
-    """A failure that may be over in a moment."""
+    """A failure that may be temporary."""

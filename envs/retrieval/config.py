@@ -18,17 +18,17 @@ class DenseSettings(Settings):
         "flat", description="`flat`: exact; `hnsw`: approximate, for millions of passages"
     )
     query_prefix: str = Field(
-        "", description="what the encoder wants before a query, such as `query: ` for E5"
+        "", description="text that the encoder expects before a query, such as `query: ` for E5"
     )
     passage_prefix: str = Field(
-        "", description="what the encoder wants before a passage, such as `passage: ` for E5"
+        "", description="text that the encoder expects before a passage, such as `passage: ` for E5"
     )
     device: str = Field("cpu", description="where the encoder runs: `cpu`, `cuda`, `cuda:1`")
     batch_size: int = Field(64, ge=1, description="passages encoded at once")
 
 
 class RemoteSettings(Settings):
-    """How a server is talked to."""
+    """Address and limits of a server."""
 
     url: str
     timeout: float = Field(
@@ -69,7 +69,7 @@ class WebSettings(RemoteSettings):
 
 
 class RetrieverSettings(Settings):
-    """Which retriever, and the section of its kind; sections of other kinds are not read."""
+    """The kind of the retriever, and the section of that kind; sections of other kinds are not read."""
 
     kind: Literal["bm25", "dense", "hybrid", "http", "web"] = "bm25"
     top_k: int = Field(1, ge=1, description="documents shown per query")
@@ -79,7 +79,7 @@ class RetrieverSettings(Settings):
 
     @property
     def patience(self) -> float:
-        """Seconds for which a failed search is tried again."""
+        """Seconds for which a failed search is retried."""
         remote = {"http": self.http or HTTPSettings(), "web": self.web or WebSettings()}.get(self.kind)
         return remote.retry_for if remote else 0.0
 

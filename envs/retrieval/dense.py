@@ -1,7 +1,7 @@
-"""Dense retrieval: the passages whose embeddings lie nearest to the query's, through faiss.
+"""Dense retrieval through faiss: finds the passages whose embeddings are nearest to the query's.
 
-The index is built once and cached under the hash of corpus, encoder and parameters; later runs, and the
-processes of one run, map the same file into memory.
+The index is built once and cached under the hash of corpus, encoder and parameters. Later runs, and all
+processes of a run, map the same file into memory.
 """
 
 from __future__ import annotations
@@ -23,27 +23,26 @@ if TYPE_CHECKING:
 
 HNSW_NEIGHBOURS = 32
 HNSW_SEARCH = 128
-"""Candidates that a search keeps (efSearch), at least `top_k`."""
+"""Number of candidates that a search keeps (efSearch), at least `top_k`."""
 HNSW_BUILD = 200
 PASSAGES_PER_CHUNK = 1024
-"""Passages encoded before their vectors enter the index: bounds memory, and how rarely the progress bar
-moves."""
+"""Number of passages to encode before their vectors enter the index; limits memory and progress steps."""
 
 
 class DenseRetriever:
     """Cosine similarity of title and text with the query. Thread-safe.
 
-    Every query finds `top_k` passages, however far they are. `flat` compares with all of them and is exact;
-    `hnsw` walks a graph, whose building in parallel is not the same twice, so that near ties may differ
-    between machines.
+    Every query finds `top_k` passages, however distant. `flat` compares with all passages and is exact.
+    `hnsw` walks a graph; building it in parallel is not deterministic, so near ties may differ between
+    machines.
 
     Args:
-        corpus: what to search.
+        corpus: the documents to search.
         settings: encoder and index.
-        cache: folder for the index; default `cache_directory()`.
+        cache: folder for the index; None means `cache_directory()`.
 
     Raises:
-        InputError: the extra `dense` is not installed, or there is no such encoder.
+        InputError: the extra `dense` is not installed, or the encoder does not exist.
     """
 
     def __init__(self, corpus: Corpus, settings: DenseSettings, cache: Path | None = None):
@@ -69,7 +68,7 @@ class DenseRetriever:
         )
 
     def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:
-        """The `top_k` (>= 1) nearest documents per query, best first; the score is the cosine."""
+        """The `top_k` (>= 1) nearest documents per query, best first. The score is the cosine."""
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         if not queries:
@@ -101,7 +100,12 @@ class DenseRetriever:
 
 
 def empty_index(kind: str, dimensions: int) -> faiss.Index:
-    """A faiss index over unit vectors by inner product."""
+    """An empty faiss index over unit vectors, by inner product.
+
+    Args:
+        kind: "flat" or "hnsw".
+        dimensions: length of the vectors.
+    """
     faiss = _import_faiss()
     if kind == "flat":
         return faiss.IndexFlatIP(dimensions)
@@ -111,9 +115,12 @@ def empty_index(kind: str, dimensions: int) -> faiss.Index:
 
 
 def search_index(index: faiss.Index, vectors_QE: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [queries, top_k] and rows [queries, top_k], best first; row -1 where the index holds fewer.
+    """Searches an index with several queries. Q queries, E dimensions, K = `top_k`.
 
-    faiss keeps efSearch in the index, where threads would share it, unless it is given with each search.
+    efSearch is passed with each search, because threads would share the value that faiss keeps in the index.
+
+    Returns:
+        Scores [Q, K] and rows [Q, K], best first; row -1 where the index holds fewer vectors.
     """
     faiss = _import_faiss()
     is_graph = isinstance(index, faiss.IndexHNSW)

@@ -1,5 +1,6 @@
-"""Texts to unit vectors with a sentence encoder: a sentence-transformers folder, or a plain Hugging Face one
-(mean pooling).
+"""Encodes texts as unit vectors with a sentence encoder.
+
+The encoder is a sentence-transformers folder, or a plain Hugging Face folder (mean pooling).
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HUB_SECONDS = 10.0
-"""How long the hub may take to say whether it has an encoder. Its client's own retries would take minutes."""
+"""Time limit for asking the hub whether it has an encoder; the retries of its client would take minutes."""
 
 
 class Encoder:
-    """Embeds queries and passages as `settings` says. Thread-safe: one batch is encoded at a time.
+    """Encodes queries and passages. Thread-safe: it encodes one batch at a time.
+
+    Code that comes with a model is never run (`trust_remote_code` is off).
+
+    Args:
+        settings: the encoder, its prefixes and its device.
 
     Raises:
-        InputError: the extra `dense` is not installed, or there is no encoder at `settings.encoder`. Code
-            that comes with a model is never run (`trust_remote_code` is off).
+        InputError: the extra `dense` is not installed, or there is no encoder at `settings.encoder`.
     """
 
     def __init__(self, settings: DenseSettings):
@@ -47,17 +52,17 @@ class Encoder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the vectors, wherever the files lie: a hash of the weights, the modules, the
-        prefixes.
+        """Everything that decides the vectors: a hash of the weights, the modules, the prefixes.
+
+        It does not depend on the place of the files.
         """
         import torch
 
         digest = hashlib.sha256()
         for name, tensor in sorted(self._model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(
-                tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
-            )  # NumPy knows no bfloat16
+            # As bytes, because NumPy has no bfloat16.
+            digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return {
             "weights": digest.hexdigest()[:32],
             "modules": " ".join(str(self._model).split()),
@@ -75,9 +80,8 @@ class Encoder:
         return self._encode([self._settings.passage_prefix + text for text in texts])
 
     def _encode(self, texts: list[str]) -> np.ndarray:
-        valid = [
-            text.encode("utf-8", "replace").decode() for text in texts
-        ]  # a policy may write half a surrogate pair
+        # A policy may write half of a surrogate pair.
+        valid = [text.encode("utf-8", "replace").decode() for text in texts]
         with self._lock:
             vectors = self._model.encode(
                 valid,
@@ -89,9 +93,7 @@ class Encoder:
 
 
 def _load(encoder: str, device: str) -> SentenceTransformer:
-    """The encoder of a folder, or of the hub: what was downloaded before is taken as it is, without a
-    question to the hub.
-    """
+    """Loads an encoder from a folder or the hub. A model that is downloaded already needs no connection."""
     from sentence_transformers import SentenceTransformer
 
     folder = Path(encoder).expanduser()
@@ -116,12 +118,12 @@ def _load(encoder: str, device: str) -> SentenceTransformer:
 
 
 def _ask_hub(name: str) -> None:
-    """Raises InputError where the hub can't be reached or has no such model."""
+    """Raises InputError where the hub cannot be reached or has no such model."""
     from huggingface_hub import HfApi
 
     try:
         HfApi().model_info(name, timeout=HUB_SECONDS)
-    except Exception as error:  # its kinds change with the HTTP library that it happens to use
+    except Exception as error:  # the exception types change with the hub's HTTP library
         raise InputError(
             f"retriever.dense.encoder: {name} is no folder here, and the Hugging Face hub does not give it "
             f"({_first_line(error)}): give a folder"

@@ -1,5 +1,6 @@
-"""A retriever behind HTTP, in Search-R1's wire format: `igpo serve-retriever`, or a server of Search-R1,
-verl, SkyRL, slime.
+"""A retriever behind HTTP, in Search-R1's wire format.
+
+The server may be `igpo serve-retriever`, or one of Search-R1, verl, SkyRL or slime.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from envs.retrieval.wire import RetrieveAnswer
 
 
 class HTTPRetriever:
-    """Asks the server at `settings.url`. Thread-safe.
+    """Searches through the server at `settings.url`. Thread-safe.
 
     Args:
         settings: address and limits.
-        corpus: a copy of what the server searches, which knows the gold documents; None where only the server
-            has it.
+        corpus: a copy of the server's corpus, in which gold documents can be recognised; None where only the
+            server has it.
     """
 
     def __init__(self, settings: HTTPSettings, corpus: Corpus | None = None):
@@ -33,8 +34,7 @@ class HTTPRetriever:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The address, and under `server` what the server says of itself at `/health`; None where it says
-        nothing.
+        """The address, and under `server` the server's own identity from `/health` (None without one).
 
         Raises:
             RetrieverError: the server can't be reached.
@@ -47,11 +47,13 @@ class HTTPRetriever:
         }
 
     def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:
-        """The server's documents per query, in its order. Where it gives no scores, the k-th document's is
-        1/k.
+        """The server's documents per query, in its order.
+
+        If the server gives no scores, the k-th document has the score 1/k.
 
         Raises:
-            InputError: it searches another corpus.
+            RetrieverError: the server does not answer, or not in Search-R1's format.
+            InputError: the server searches another corpus.
         """
         if not queries:
             return []
@@ -82,9 +84,7 @@ class HTTPRetriever:
         return found
 
     def _require_known(self, hit: Hit) -> None:
-        """Refuse a document that the copy does not hold: whether a search found gold evidence is
-        told by ids.
-        """
+        """Raises InputError for a document that the copy lacks, because ids identify gold evidence."""
         if self._corpus is None:
             return
         try:

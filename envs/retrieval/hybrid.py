@@ -1,4 +1,4 @@
-"""Several retrievers as one, by reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009)."""
+"""Combines retrievers by reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Any
 from envs.retrieval.base import Hit, Retriever
 
 RANK_CONSTANT = 60
-"""The paper's k: how little the first rank counts above the next ones."""
+"""The paper's k; the larger it is, the less the first rank counts above the next ones."""
 DEPTH = 100
-"""How deep each retriever's list is read."""
+"""Number of hits to read from each retriever."""
 
 
 class HybridRetriever:
     """Ranks documents by the sum over retrievers of 1 / (60 + rank), rank from 1. Thread-safe where they are.
 
-    Only ranks count, so scores of different scales need no tuning. Ties are broken by the order in which
-    documents were met.
+    Only ranks count, so scores of different scales need no tuning. On a tie, the document that occurs first
+    in the rankings, taken one after another, wins.
+
+    The rankings a b and b c give b 1/62 + 1/61 = 0.0325, a 1/61 = 0.0164 and c 1/62 = 0.0161.
     """
 
     def __init__(self, retrievers: Sequence[Retriever]):
@@ -33,9 +35,7 @@ class HybridRetriever:
         }
 
     def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:
-        """At most `top_k` documents per query that any of the retrievers found, best first; the score is the
-        sum above.
-        """
+        """The best `top_k` of the documents that any retriever found. The score is the sum above."""
         lists = [retriever.search(queries, max(top_k, DEPTH)) for retriever in self._retrievers]
         return [fuse(found, top_k) for found in zip(*lists, strict=True)]
 

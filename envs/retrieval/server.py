@@ -1,6 +1,4 @@
-"""A retriever as a server of Search-R1's wire format (FastAPI): `POST /retrieve`, and `GET /health` to see
-whether it is up.
-"""
+"""Serves a retriever in Search-R1's wire format (FastAPI): `POST /retrieve`, and `GET /health`."""
 
 from __future__ import annotations
 
@@ -13,9 +11,11 @@ from envs.retrieval.wire import RetrieveRequest, WireDocument
 
 
 def retrieval_app(retriever: Retriever, default_top_k: int) -> FastAPI:
-    """The server's application. A batch of queries is one search; requests run in a pool of threads.
+    """The server's application. A batch of queries is one search. Requests run in a pool of threads.
 
-    `default_top_k` is for requests without `topk`.
+    Args:
+        retriever: the retriever to serve.
+        default_top_k: hits per query for requests without `topk`.
     """
     app = FastAPI(title="igpo serve-retriever", docs_url=None, redoc_url=None, openapi_url=None)
 

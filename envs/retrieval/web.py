@@ -1,7 +1,7 @@
 """Google through Serper's JSON API (https://serper.dev): titles and snippets, as the paper searches.
 
-Answers are kept on disk for good, so a run that is repeated costs nothing. Tested against a loopback server
-of the documented format; not run against the live service.
+Answers stay on disk, so repeating a run costs nothing. Tested against a loopback server of the documented
+format, not against the live service.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from envs.cache_folder import cache_directory
 from envs.errors import InputError
-from envs.retrieval.base import Found, Hit, RetrieverError
-from envs.retrieval.cache import cache_directory
+from envs.retrieval.base import Hit, PricedHits, RetrieverError
 from envs.retrieval.client import JSONClient
 from envs.retrieval.config import WebSettings
 
@@ -29,7 +29,7 @@ class _Page(BaseModel):
 
 
 class _Answer(BaseModel):
-    """What Serper answers to `{"q": query, "num": n}`; `credits` is what it charged."""
+    """Serper's answer to `{"q": query, "num": n}`; `credits` is its price."""
 
     organic: list[_Page] = []
     credits: float = 1.0
@@ -40,7 +40,7 @@ class WebRetriever:
 
     Args:
         settings: address, name of the environment variable that holds the key, limits.
-        cache: folder for the answers; default `cache_directory()`.
+        cache: folder for the answers; None means `cache_directory()`.
 
     Raises:
         InputError: the variable is not set.
@@ -62,10 +62,10 @@ class WebRetriever:
         )
         self.identity: dict[str, Any] = {"kind": "web", "url": settings.url}
 
-    def search(self, queries: list[str], top_k: int) -> Found:
-        """At most `top_k` pages per query; a hit's id is its address, its score 1/rank.
+    def search(self, queries: list[str], top_k: int) -> PricedHits:
+        """At most `top_k` pages per query. The id of a hit is its address, the score 1 / rank.
 
-        `credits` counts what was not cached.
+        `credits` is the price of the answers that were not cached.
         """
         answers = list(self._pool.map(lambda query: self._answer(query, top_k), queries))
         hits = [
@@ -75,10 +75,10 @@ class WebRetriever:
             ]
             for answer, _ in answers
         ]
-        return Found(hits, credits=sum(answer.credits for answer, is_new in answers if is_new))
+        return PricedHits(hits, credits=sum(answer.credits for answer, is_new in answers if is_new))
 
     def _answer(self, query: str, count: int) -> tuple[_Answer, bool]:
-        """The answer, and whether it was asked for (and paid) now."""
+        """The answer to a query, and whether it was bought now."""
         key = [self.identity["url"], query, count]
         kept = self._cache.get(key)
         answer = self._client.post({"q": query, "num": count}) if kept is None else kept

@@ -1,8 +1,8 @@
 """Search-R1's wire format: `POST /retrieve {"queries": [...], "topk": k, "return_scores": true}`.
 
 The answer is `{"result": [[{"document": {"id", "contents"}, "score"}, ...] per query]}`, and without scores a
-list of documents per query. Servers differ in what a document holds besides `contents` (= `"Title"\\ntext`):
-some send no id, some no score.
+list of documents per query. Besides `contents` (= `"Title"\\ntext`) servers differ: some send no id, some no
+score.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_TOP_K = 1000
 
 
 class RetrieveRequest(BaseModel):
-    """What a client sends; `topk` None: the server's default."""
+    """A client's request. `topk` None stands for the server's default."""
 
     queries: list[str] = Field(max_length=MAX_QUERIES)
     topk: int | None = Field(None, ge=1, le=MAX_TOP_K)
@@ -27,7 +27,7 @@ class RetrieveRequest(BaseModel):
 
 
 class WireDocument(BaseModel):
-    """A document as servers send it."""
+    """A document in the form of the servers."""
 
     id: str | int | None = None
     contents: str | None = None
@@ -42,11 +42,14 @@ class WireDocument(BaseModel):
 
     @classmethod
     def of(cls, hit: Hit) -> WireDocument:
+        """The document of a hit."""
         contents = Document(hit.document_id, hit.title, hit.text).contents
         return cls(id=hit.document_id, contents=contents, title=hit.title, text=hit.text)
 
     def hit(self, score: float) -> Hit:
-        """A document without an id gets one from its contents, the same on every machine."""
+        """The hit of this document. An id that is missing is derived from the contents, equal on every
+        machine.
+        """
         title, text = split_contents(self.contents or "")
         title = title if self.title is None else self.title
         text = text if self.text is None else self.text
@@ -55,11 +58,13 @@ class WireDocument(BaseModel):
 
 
 class WireHit(BaseModel):
+    """A document with its score."""
+
     document: WireDocument
     score: float | None = None
 
 
 class RetrieveAnswer(BaseModel):
-    """What a server answers with scores."""
+    """A server's answer with scores."""
 
     result: list[list[WireHit]]

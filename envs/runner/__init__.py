@@ -1,1 +1,1 @@
-"""Rollouts: the engine, belief scoring and the RLlib env runner."""
+"""Rollouts: the loop over engines and tools, the record of a rollout, and RLlib's env runner."""

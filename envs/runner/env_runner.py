@@ -1,7 +1,8 @@
-"""`IGPOEnvRunner`: RLlib's env runner around a rollout engine per policy and the rollout loop.
+"""`IGPOEnvRunner`: RLlib's env runner around the rollout loop, with one rollout engine per policy.
 
-One runner is one process with its own engines. It advances the state machines inside `SearchEnv` and returns
-a record of each rollout, or RLlib's `MultiAgentEpisode` of it, one timestep per turn.
+One runner is one process with its own engines. Its `RolloutLoop` advances the state machines
+(`SearchEpisode`) directly, without `SearchEnv`. It returns a record per rollout, or RLlib's
+`MultiAgentEpisode` with one timestep per turn.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import ray
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import (
     EPISODE_LEN_MEAN,
@@ -37,10 +39,14 @@ from envs.search.trajectory import Rollout
 
 
 class IGPOEnvRunner(EnvRunner, Checkpointable):
-    """Makes rollouts. `config` is an `IGPOConfig`; engines are built only where rollouts are made."""
+    """Makes rollouts.
+
+    Args:
+        config: an `IGPOConfig`. A driver-side runner beside remote ones builds no engines.
+    """
 
     config: Any
-    """An `IGPOConfig`, which this package may not import."""
+    """An `IGPOConfig`. This package does not import `algorithms`."""
 
     def __init__(self, *, config, **kwargs):
         super().__init__(config=config, **kwargs)
@@ -76,6 +82,7 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
                 engine.weights_version = NO_WEIGHTS
             self.loop = RolloutLoop(task, self.loop.engines, scores_on_engine=config.belief_scoring.on_engine)
 
+    @override(EnvRunner)
     def sample(
         self,
         *,
@@ -85,17 +92,23 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         explore: bool | None = None,
         **kwargs,
     ) -> list:
-        """The episodes of `jobs`, in their order. Without jobs, `num_episodes` (default 1) rollouts of random
-        questions.
+        """Makes rollouts and returns them as RLlib episodes.
 
-        `explore` False samples greedily.
+        Args:
+            jobs: the rollouts to make; None for random training questions.
+            num_timesteps: not used.
+            num_episodes: the number of rollouts without `jobs`; default 1.
+            explore: False decodes greedily, without `jobs`; jobs have temperatures of their own.
+
+        Returns:
+            A `MultiAgentEpisode` per rollout, in the order of `jobs`.
         """
         if jobs is None:
             jobs = self._random_jobs(num_episodes or 1, explore)
         return [record.episode(self.loop.task.policy_of) for record in self.sample_records(jobs)]
 
     def sample_records(self, jobs: Sequence[RolloutJob]) -> list[EpisodeRecord]:
-        """What happened in the rollouts of `jobs`, in their order."""
+        """Makes the rollouts of `jobs` and returns their records, in the same order."""
         started = time.perf_counter()
         reset_peak_memory()
         records, seconds = self.loop.run(list(jobs))
@@ -124,7 +137,7 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_turns, reduce="sum")
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, num_turns, reduce="lifetime_sum")
         self.metrics.log_value(NUM_EPISODES, len(rollouts), reduce="sum")
-        if rollouts:  # the batch's mean: RLlib takes milliseconds to merge a window of single episodes
+        if rollouts:  # one mean per batch, because RLlib takes milliseconds to merge single episodes
             self.metrics.log_value(
                 EPISODE_RETURN_MEAN, fmean(rollout.outcome for rollout in rollouts), reduce="mean", window=1
             )
@@ -143,14 +156,22 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
 
     @property
     def weights_version(self) -> int:
-        """What all engines hold; NO_WEIGHTS where they differ, or where there is none."""
+        """The version of the weights in all engines; NO_WEIGHTS where they differ or there is no engine."""
         held = (
             set() if self.loop is None else {engine.weights_version for engine in self.loop.engines.values()}
         )
         return held.pop() if len(held) == 1 else NO_WEIGHTS
 
     def load_weights(self, modules: dict[str, dict], version: int) -> int:
-        """Loads {module id: state} into the engines and returns the version held afterwards."""
+        """Loads weights into the engines.
+
+        Args:
+            modules: {module id: state of the module}, with every policy.
+            version: the version of these weights.
+
+        Returns:
+            `weights_version` afterwards.
+        """
         from envs.engine.weights import state_to_tensors
 
         if self.loop is not None:
@@ -159,43 +180,47 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         return self.weights_version
 
     def sleep(self) -> None:
-        """The engines leave the device to the learner, until `load_weights`."""
+        """Puts the engines to sleep, so that the learner has the device until `load_weights`."""
         if self.loop is not None:
             for engine in self.loop.engines.values():
                 engine.sleep()
 
+    @override(Checkpointable)
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
         return {
             NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps_lifetime,
             WEIGHTS_SEQ_NO: self.weights_version,
         }
 
+    @override(Checkpointable)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes RLlib's state dictionary.
-
-        Weights of another version than the one held are loaded, older ones too.
-        """
+        """Takes RLlib's state dictionary. Loads its weights if their version differs, older ones too."""
         self._env_steps_lifetime = state.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._env_steps_lifetime)
         modules, version = state.get(COMPONENT_RL_MODULE), state.get(WEIGHTS_SEQ_NO, 0)
         if modules is not None and version != self.weights_version:
             self.load_weights(ray.get(modules) if isinstance(modules, ray.ObjectRef) else modules, version)
 
+    @override(Checkpointable)
     def get_ctor_args_and_kwargs(self):
         return (), {"config": self.config}
 
+    @override(Checkpointable)
     def get_checkpointable_components(self):
         return []
 
-    # -- what RLlib asks of every env runner --
+    # -- other hooks of RLlib's EnvRunner --
 
+    @override(EnvRunner)
     def assert_healthy(self) -> None:
         if not hasattr(self, "loop"):
             raise RuntimeError("the env runner was not built")
 
+    @override(EnvRunner)
     def get_spaces(self) -> dict:
         spaces = (TOKENS, TOKENS)
         policies = {role.policy for role in self.config.env_settings().roles}
         return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, **dict.fromkeys(policies, spaces)}
 
+    @override(EnvRunner)
     def get_metrics(self):
         return self.metrics.reduce()

@@ -1,8 +1,9 @@
-"""What a rollout showed its agents and what they wrote, and RLlib's episode made of it.
+"""The record of a rollout (the tokens that its agents saw and wrote), and RLlib's episode made from it.
 
-The episode is built where it is learned from, when the rollout is over: RLlib checks a whole episode after
-each of its steps, and the engine would wait for that; and from one process to another an episode is slow, a
-record quick. The result is what `MultiAgentEpisode.add_env_step` would have made of the steps of `SearchEnv`.
+The driver builds the episode after the rollout has ended, for two reasons. RLlib checks the whole episode
+after each step, and the engine would wait for that. And sending an episode to another process is slow,
+sending a record is quick. The result equals the episode that `MultiAgentEpisode.add_env_step` would build
+from the steps of `SearchEnv`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from envs.search.roles import RolePolicies
 from envs.search.trajectory import Rollout
 
 NOTHING = np.zeros(0, dtype=np.int32)
-"""What every agent that spoke sees when the rollout is over."""
+"""The last observation of every agent that spoke, once the rollout has ended."""
 
 
 @dataclass(slots=True)
 class _AgentRecord:
     observations: list[np.ndarray] = field(default_factory=list)
     seen_at: list[int] = field(default_factory=list)
-    """The environment's step of each observation."""
+    """The environment step of each observation."""
     actions: list[np.ndarray] = field(default_factory=list)
     logps: list[np.ndarray] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
@@ -36,18 +37,22 @@ class _AgentRecord:
 
 @dataclass(slots=True)
 class EpisodeRecord:
-    """Call `see` and `write` in turn as the rollout goes on, then `episode`.
+    """The tokens of one rollout. Call `see` and `write` in turn during the rollout, then `episode`.
 
-    An agent that saw something writes next.
+    The agent of the last `see` writes next.
+
+    Attributes:
+        rollout: the trace.
+        query: the contexts and answers for the learner's side to score; None where the engine scores them.
     """
 
     rollout: Rollout
     query: BeliefQuery | None = None
-    """What the learner's side is to score, where the engine does not."""
     _agents: dict[str, _AgentRecord] = field(default_factory=dict)
     _steps: int = 0
 
     def see(self, agent: str, ids: list[int]) -> None:
+        """Adds an observation of `agent`."""
         record = self._agents.get(agent)
         if record is None:
             record = self._agents[agent] = _AgentRecord()
@@ -55,6 +60,7 @@ class EpisodeRecord:
         record.seen_at.append(self._steps)
 
     def write(self, agent: str, decision: Generated, weights_version: int) -> None:
+        """Adds a decision of `agent`, which ends an environment step."""
         record = self._agents[agent]
         record.actions.append(np.asarray(decision.ids, dtype=np.int32))
         record.logps.append(decision.logprobs_L)
@@ -62,14 +68,17 @@ class EpisodeRecord:
         self._steps += 1
 
     def decisions(self, agent: str) -> list[np.ndarray]:
-        """The ids of each of the agent's turns, int32 [L]."""
+        """The token ids of each of the agent's turns, int32 [L]."""
         return self._agents[agent].actions
 
     def episode(self, policy_of: RolePolicies) -> MultiAgentEpisode:
-        """RLlib's episode of the finished rollout. The last speaker earns the outcome.
+        """Builds RLlib's episode of the finished rollout. The last speaker gets the outcome as its reward.
 
-        Ids are its observations and actions, `action_logp` and `weights_version` extra model outputs, the
-        `Rollout` is `custom_data["rollout"]`, and `query`, where there is one, `custom_data[QUERY]`.
+        Observations and actions are token ids. `action_logp` and `weights_version` are extra model outputs.
+        `custom_data["rollout"]` is the `Rollout`, and `custom_data[QUERY]` is `query`, where there is one.
+
+        Args:
+            policy_of: agent id to module id.
         """
         rollout = self.rollout
         episode_id: Any = rollout.id  # RLlib's annotations disagree about its type

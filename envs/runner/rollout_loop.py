@@ -1,8 +1,13 @@
-"""Advances many rollouts at once: no rollout waits for another one's turn, tool or score.
+"""The rollout loop: advances many rollouts at once, so none waits for another's turn, tool or score.
 
-One loop steps the engine. A rollout whose turn ended goes to its tools, in threads, and comes back while
-others decode (tools that answer at once are called on the spot); belief scoring is a request like any other,
-so it overlaps with both.
+One thread steps the engines. When a turn of a rollout ends, other threads carry out its tool calls while the
+engines decode other rollouts; tools that answer at once are called directly. Belief scoring is a request to
+an engine like any other, so it overlaps with both. One rollout of two turns:
+
+    Generate turn 0 | ScoreAnswer after the prompt
+    tools of turn 0
+    Generate turn 1 | ScoreAnswer after turn 0
+    the answer ends the rollout; the final turn is not scored
 """
 
 from __future__ import annotations
@@ -22,14 +27,25 @@ from envs.data.question import Question
 from envs.engine.base import Generate, Generated, RolloutEngine, ScoreAnswer, Scored
 from envs.runner.belief import BeliefQuery
 from envs.runner.episode_record import EpisodeRecord
-from envs.search.episode import SearchEpisode, Seen
+from envs.search.episode import AgentObservation, SearchEpisode
 from envs.search.task import SearchTask
 from envs.search.tools.base import RunningCall
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutJob:
-    """One rollout to make. `seed_parts` identify it for ever: (seed, iteration, prompt, rollout)."""
+    """One rollout to make.
+
+    Attributes:
+        question: the question to answer.
+        rollout_id: unique among the jobs of one call.
+        group_id: id of the group; its rollouts share the question.
+        seed_parts: integers that identify the rollout for good, such as (seed, iteration, prompt, rollout);
+            its sampling seeds follow from them.
+        split: "train" or "heldout".
+        temperature: sampling temperature; 0 is greedy.
+        score_beliefs: whether belief in the gold answers is scored.
+    """
 
     question: Question
     rollout_id: str
@@ -41,26 +57,26 @@ class RolloutJob:
 
 
 def turn_seed(seed_parts: tuple[int, ...], turn: int) -> int:
-    """The sampling seed of one turn: the same on every machine, whatever else runs beside it."""
+    """The sampling seed of one turn, in [0, 2^31): the same on every machine and in every batch."""
     digest = hashlib.blake2b(repr((*seed_parts, turn)).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") & 0x7FFFFFFF
 
 
 @dataclass
 class LoopSeconds:
-    """Wall-clock seconds of one call of `run`. A step's time is shared out over the requests it served."""
+    """Wall-clock seconds of one call of `run`. The time of an engine step is divided among its requests."""
 
     generate: float = 0.0
     score: float = 0.0
     tools: float = 0.0
-    """The engine was idle because every running rollout waited for its tools."""
+    """Time in which the engines were idle, because every running rollout waited for its tools."""
     host: float = 0.0
     """Parsing, tokenising, tools that answer at once, bookkeeping."""
 
 
 @dataclass(eq=False)
 class _Live:
-    """A rollout under way."""
+    """A rollout in progress."""
 
     job: RolloutJob
     state: SearchEpisode
@@ -73,20 +89,20 @@ class _Live:
     scores: dict[tuple[int, int], float] = field(default_factory=dict)
     """s_t(a^k) by (turn, alias); turn -1 is the prompt alone."""
     unscored_contexts: list[np.ndarray] = field(default_factory=list)
-    """What would have been scored, where the learner's side does it."""
+    """The histories to score (prompt, then each gain-bearing turn), where the learner's side scores them."""
 
-    def see(self, seen: Seen) -> None:
-        self.contexts[seen.agent] += seen.ids
-        self.record.see(seen.agent, seen.ids)
+    def see(self, observation: AgentObservation) -> None:
+        self.contexts[observation.agent] += observation.ids
+        self.record.see(observation.agent, observation.ids)
 
 
 class RolloutLoop:
     """Makes rollouts with one engine per policy.
 
     Args:
-        task: what the episodes share.
-        engines: {policy id: engine}; every role's policy must be there.
-        scores_on_engine: whether belief is scored here; if not, records carry a `BeliefQuery` for the
+        task: the parts that the episodes share.
+        engines: {policy id: engine}, with the policy of every role.
+        scores_on_engine: whether the engines score belief. If not, records carry a `BeliefQuery` for the
             learner's side.
     """
 
@@ -96,7 +112,15 @@ class RolloutLoop:
         self.scores_on_engine = scores_on_engine
 
     def run(self, jobs: list[RolloutJob]) -> tuple[list[EpisodeRecord], LoopSeconds]:
-        """Makes every rollout of `jobs`; returns their records in the order of `jobs`."""
+        """Makes the rollouts of `jobs`.
+
+        Returns:
+            Their records, in the order of `jobs`, and the time spent.
+
+        Raises:
+            ValueError: two jobs have the same rollout id.
+            RuntimeError: a score is not finite.
+        """
         if len({job.rollout_id for job in jobs}) != len(jobs):
             raise ValueError("rollout ids must be different")
         return _Run(self, jobs).finish()
@@ -110,14 +134,21 @@ class _Run:
         self.seconds = LoopSeconds()
         self.tools_done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.open_calls: dict[Future, tuple[_Live, RunningCall]] = {}
-        """Tool calls under way, the oldest first."""
+        """Running tool calls, the oldest first."""
         self.open_tools: dict[_Live, int] = {}
-        """How many of them each rollout waits for."""
+        """Number of them that each rollout waits for."""
         self.generating: dict[str, _Live] = {}
+        """Request id to the rollout whose turn is being written."""
+        # The key of a score identifies its context and its answer: (digest of the context, ids of the
+        # suffix).
         self.waiting_scores: dict[str, list[tuple[_Live, int, int, float]]] = {}
+        """Request id to all that wait for the score: rollout, turn, alias, time of submission."""
         self.score_ids: dict[tuple, str] = {}
+        """Key to request id of a score in progress."""
         self.key_of_score: dict[str, tuple] = {}
+        """The inverse of `score_ids`."""
         self.known_scores: dict[tuple, float] = {}
+        """Key to a finished score."""
         self.live = [self._start(job) for job in jobs]
         self.num_open = len(self.live)
 
@@ -162,17 +193,16 @@ class _Run:
         )
 
     def _request_scores(self, live: _Live, turn: int) -> None:
-        """Scores every alias after `turn`.
+        """Requests the score of every alias after `turn` (-1: after the prompt alone).
 
-        Identical (context, answer) pairs, as at the start of a group, are scored once.
+        Identical pairs of context and answer, as at the start of a group, are scored once.
         """
         context = live.state.history
         if not self.loop.scores_on_engine:
             live.unscored_contexts.append(np.asarray(context, dtype=np.int32))
             return
         engine = self.engines[self.task.answering_role.policy]
-        # A digest, since the scores of all rollouts' turns are kept: contexts of 30k tokens would fill
-        # gigabytes.
+        # A digest, because the keys of all turns are kept: contexts of 30k tokens would fill gigabytes.
         digest = hashlib.blake2b(array("i", context).tobytes(), digest_size=16).digest()
         for k, suffix in enumerate(live.state.templates.suffixes_K):
             key = (digest, *suffix.ids)
@@ -239,8 +269,9 @@ class _Run:
             running.future.add_done_callback(self.tools_done.put)
 
     def _collect_tools(self, *, block: bool) -> None:
-        """Takes what tools have returned; `block` waits for the first, at most until the oldest call has
-        taken too long.
+        """Takes the results of tool calls and goes on with their rollouts.
+
+        With `block` it waits for the first result, at most until the oldest call reaches its time limit.
         """
         while self.open_calls:
             started = time.perf_counter()
@@ -256,7 +287,7 @@ class _Run:
                 self.seconds.tools += time.perf_counter() - started
                 block = False
             if future not in self.open_calls:
-                continue  # it had taken too long
+                continue  # a call that reached its time limit before
             live, running = self.open_calls.pop(future)
             self.task.tools.finish(running)
             self.open_tools[live] -= 1
@@ -285,7 +316,7 @@ class _Run:
             self.num_open -= 1
 
     def _record(self, live: _Live) -> EpisodeRecord:
-        """Of a rollout that has ended and is scored."""
+        """The record of a rollout that has ended and is scored."""
         rollout = live.state.rollout
         if live.job.score_beliefs and not self.loop.scores_on_engine:
             live.record.query = BeliefQuery(live.unscored_contexts, live.state.templates.suffixes_K)

@@ -1,5 +1,4 @@
-"""Settings of the search environment (`env_config` in an experiment file), validated before
-anything starts."""
+"""Settings of the search environment (`env_config` of an experiment file), validated before the start."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ class SearchEnvSettings(Settings):
     )
     question_filter: QuestionFilter = QuestionFilter()
     curriculum_prompts: int = Field(
-        0, ge=0, description="prompts over which the hops asked for grow to the most; 0: off"
+        0, ge=0, description="prompts over which the allowed hops grow to the most; 0: off"
     )
     heldout_questions: str | None = Field(
         None, description="held-out questions; None: a share of `questions`, split by hash"
@@ -41,7 +40,7 @@ class SearchEnvSettings(Settings):
     retriever: RetrieverSettings = RetrieverSettings()
     protocol: Literal["tiny", "chat_short", "igpo", "search_r1", "chat"] = "tiny"
     worked_examples: bool = Field(
-        True, description="`chat_short` shows some in its prompt; after a warm start none are needed"
+        True, description="`chat_short` shows some in its prompt; not needed after a warm start"
     )
     tokenizer: str | None = Field(
         None, description="folder of the tokenizer; None: the policy's (`model_path`)"

@@ -1,8 +1,7 @@
 """`SearchEnv`: the search task as an RLlib `MultiAgentEnv`. Observations and actions are token ids.
 
-An agent's observation is what is new in its context (its prompt first); its action is the decision it writes.
-Exactly one agent
-is in the observations of a step: the one that speaks next.
+An agent's observation holds the new tokens of its context, at first its prompt. Its action is the decision
+that it writes. The observations of a step name exactly one agent, the one that speaks next.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.utils.annotations import override
 from ray.rllib.utils.typing import MultiAgentDict
 
 from envs.data.question import Question
 from envs.search.config import SearchEnvSettings
-from envs.search.episode import SearchEpisode, Seen
+from envs.search.episode import SearchEpisode
 from envs.search.task import SearchTask
 from envs.search.trajectory import ToolCall
 
@@ -24,15 +24,14 @@ TOKENS = gym.spaces.Sequence(gym.spaces.Discrete(2**31 - 1))
 
 
 class SearchEnv(MultiAgentEnv):
-    """Multi-turn question answering with tools, one or several roles.
+    """Multi-turn question answering with tools, by one or several roles.
 
     Args:
-        config: `env_config`, a dict of `SearchEnvSettings` or a `SearchTask` under the key "task" (shared by
-            many instances).
+        config: `env_config` (a dictionary of `SearchEnvSettings`), or a `SearchTask` to share between
+            instances.
 
     `reset(options={"question": Question, "rollout_id": str, "group_id": str, "split": str})` starts on a
-    given question; without options a training question is drawn by the environment's own random state
-    (`seed`).
+    given question. Without options it draws a training question with the random state that `seed` sets.
     """
 
     def __init__(self, config: dict[str, Any] | SearchTask):
@@ -52,15 +51,15 @@ class SearchEnv(MultiAgentEnv):
             raise RuntimeError("call reset before step")
         return self._episode
 
+    @override(MultiAgentEnv)
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         options = options or {}
         question = options.get("question")
         if question is None:
-            if (
-                self._rng is None
-            ):  # gathering entropy takes longer than the rest of an instance, and rollouts need none
+            if self._rng is None:
+                # Only now: gathering entropy takes longer than building the rest, and rollouts need none.
                 self._rng = np.random.default_rng()
             questions = self.task.train_questions
             question = questions[int(self._rng.integers(len(questions)))]
@@ -70,17 +69,21 @@ class SearchEnv(MultiAgentEnv):
             group_id=options.get("group_id", question.id),
             split=options.get("split", "train"),
         )
-        seen = self._episode.start()
-        return {seen.agent: _array(seen.ids)}, {seen.agent: {}}
+        prompt = self._episode.start()
+        return {prompt.agent: _array(prompt.ids)}, {prompt.agent: {}}
 
     def begin(self, question: Question, *, rollout_id: str, group_id: str, split: str) -> SearchEpisode:
-        """The state machine of one rollout of `question`, not yet started."""
+        """Builds the state machine of one rollout of `question`, without starting it."""
         return SearchEpisode(self.task, question, rollout_id=rollout_id, group_id=group_id, split=split)
 
+    @override(MultiAgentEnv)
     def step(self, action_dict: MultiAgentDict):
-        """Takes the speaker's decision, carries out its tool calls and says what the next speaker sees.
+        """Takes the speaker's decision, carries out its tool calls and returns the next observation.
 
-        A decision that does not end as the protocol's turns do counts as cut off by the token budget.
+        A decision without the protocol's end of turn counts as cut off by the token budget.
+
+        Raises:
+            ValueError: `action_dict` holds another agent than the speaker.
         """
         calls = self.decide(action_dict)
         for call in calls:
@@ -88,7 +91,7 @@ class SearchEnv(MultiAgentEnv):
         return self.observe()
 
     def decide(self, action_dict: MultiAgentDict) -> list[ToolCall]:
-        """First half of `step`: the tool calls to carry out (anywhere, in any thread) before `observe`."""
+        """First half of `step`: returns the tool calls to carry out, in any thread, before `observe`."""
         if set(action_dict) != {self.episode.agent}:
             raise ValueError(f"it is {self.episode.agent}'s turn, got actions of {list(action_dict)}")
         ids = [int(token) for token in action_dict[self.episode.agent]]
@@ -97,11 +100,11 @@ class SearchEnv(MultiAgentEnv):
     def observe(self):
         """Second half of `step`: `(observations, rewards, terminateds, truncateds, infos)`.
 
-        When the rollout ends, every agent that spoke gets an empty last observation and the outcome goes to
-        the last speaker.
+        When the rollout ends, every agent that spoke gets an empty last observation, and the last speaker
+        gets the outcome as its reward.
         """
         speaker = self.episode.agent
-        seen: Seen | None = self.episode.observe()
+        seen = self.episode.observe()
         if seen is not None:
             rewards = {speaker: 0.0, seen.agent: 0.0}
             done = {"__all__": False}

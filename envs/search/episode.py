@@ -1,9 +1,18 @@
-"""One rollout as a state machine: whose turn it is, what a decision does, what is seen next, and how it ends
-(SPEC §1-3).
+"""One rollout as a state machine: it tracks the speaker, carries out decisions and ends the rollout.
 
-No RLlib, no engine, no threads: `decide` says which tools to call, `observe` takes what they returned.
-`SearchEnv` wraps it for `reset`/`step`; the rollout loop calls the two halves itself, so that tools run while
-other rollouts decode.
+It uses no RLlib, no engine and no threads. `decide` returns the tool calls to carry out, and `observe` reads
+their results. `SearchEnv` wraps both for `reset` and `step`. The rollout loop calls them itself, so tools run
+while other rollouts decode.
+
+    episode = SearchEpisode(task, question, rollout_id="r0", group_id="g0")
+    observation = episode.start()                     # the first prompt, and the agent that reads it
+    while observation is not None:
+        ids = ...                                     # the agent's decision
+        for call in episode.decide(ids, completed=True):
+            task.tools(call)
+        observation = episode.observe()               # None: the rollout has ended
+
+(definitions: Objects, Outcome)
 """
 
 from __future__ import annotations
@@ -20,12 +29,12 @@ from envs.search.tools.builtin import searched_text
 from envs.search.trajectory import ActionKind, Rollout, Termination, ToolCall, Turn
 
 PERMISSIONS = {ActionKind.TOOL: "search", ActionKind.ANSWER: "answer", ActionKind.MESSAGE: "message"}
-"""What a role must have in its `actions` to do it."""
+"""The entry of a role's `actions` that permits each kind of action."""
 
 
 @dataclass(slots=True)
-class Seen:
-    """What the next speaker sees: `ids` to append to its context."""
+class AgentObservation:
+    """The observation of the agent that speaks next: token ids to append to its context."""
 
     agent: str
     ids: list[int]
@@ -33,7 +42,7 @@ class Seen:
 
 @dataclass(slots=True)
 class _Context:
-    """One agent's context so far: its length and its last decision (empty before the first)."""
+    """One agent's context so far: its length in tokens and its last decision (empty before the first)."""
 
     length: int
     last_decision: list[int]
@@ -42,11 +51,20 @@ class _Context:
 class SearchEpisode:
     """One rollout of `question`. Call `start`, then `decide` and `observe` in turn until `done`.
 
+    Args:
+        task: the parts that all episodes share.
+        question: the question to answer.
+        rollout_id: unique id of the rollout.
+        group_id: id of the group; its rollouts share the question.
+        split: "train" or "heldout".
+
     Attributes:
         rollout: the trace so far.
-        history: ids that belief is scored on: the answering role's prompt, then all turns and observations in
-            time order, as first tokenised (SPEC §2).
-        max_decision_tokens: how many tokens the next decision may take.
+        history: token ids that belief is scored on: the answering role's prompt, then all turns and
+            observations in time order, as first tokenised (definitions: Belief and information gain).
+        agent: the agent that speaks next.
+        templates: the gold answers to score, and the suffixes that score them.
+        max_decision_tokens: the token budget of the next decision.
         done: whether the rollout has ended; then `rollout.termination` and `rollout.outcome` are set.
     """
 
@@ -69,32 +87,36 @@ class SearchEpisode:
         self.agent = task.settings.roles[0].name
         self.max_decision_tokens = 0
         self.done = False
-        # Room for the longest scoring suffix and the glue of one observation is reserved, so every completed
-        # turn is scored.
-        self._limit = self._settings.max_context_tokens - self.templates.longest - task.glue
+        # The limit reserves room for the longest scoring suffix and for the tokens around one observation, so
+        # every completed turn can be scored.
+        self._limit = self._settings.max_context_tokens - self.templates.longest - task.observation_overhead
 
-    def start(self) -> Seen:
-        """The first speaker's prompt.
+    def start(self) -> AgentObservation:
+        """Starts the rollout with the first speaker's prompt.
 
         Raises:
             InputError: the prompt leaves no room for a decision.
         """
-        seen = Seen(self.agent, self._open_context(self.agent))
+        prompt = AgentObservation(self.agent, self._open_context(self.agent))
         self.max_decision_tokens = self._room_for_decision()
         if self.max_decision_tokens < 1:
             raise InputError(
-                f"question {self.rollout.question.id}: its prompt of {len(seen.ids)} tokens and scoring "
+                f"question {self.rollout.question.id}: its prompt of {len(prompt.ids)} tokens and scoring "
                 "suffix of "
                 f"{self.templates.longest} leave no room in "
                 f"max_context_tokens={self._settings.max_context_tokens}: raise it"
             )
-        return seen
+        return prompt
 
     def decide(self, ids: list[int], *, completed: bool) -> list[ToolCall]:
-        """Takes the speaker's decision; `completed` is False where it was cut before its stop token.
+        """Takes the speaker's decision.
+
+        Args:
+            ids: the token ids that the engine sampled.
+            completed: False where the token budget ended the decision before its stop token.
 
         Returns:
-            the tool calls to carry out before `observe`; empty where there is nothing to call.
+            The tool calls to carry out before `observe`; often none.
         """
         role = self._roles[self.agent]
         self._cut_off = not completed
@@ -122,19 +144,21 @@ class SearchEpisode:
             turn.tool_calls = [ToolCall(action.tool or "", action.arguments, error=action.error or None)]
         return [call for call in turn.tool_calls if call.error is None]
 
-    def observe(self) -> Seen | None:
-        """After the tool calls of `decide` were carried out: what the next speaker sees, or None where the
-        rollout has ended.
+    def observe(self) -> AgentObservation | None:
+        """Makes the next observation, once the tool calls of `decide` have been carried out.
+
+        Returns:
+            None where the rollout has ended.
         """
         turn = self.rollout.turns[-1]
         if turn.action is ActionKind.TOOL:
             self._mark_gold(turn)
         termination = self._termination()
         if termination is None:
-            seen = self._next_observation(turn)
+            observation = self._next_observation(turn)
             self.max_decision_tokens = self._room_for_decision()
             if self.max_decision_tokens >= 1:
-                return seen
+                return observation
             termination = Termination.TOKEN_LIMIT
         self._finish(turn, termination)
         return None
@@ -158,7 +182,7 @@ class SearchEpisode:
             return Termination.MALFORMED
         return Termination.TURN_LIMIT if is_last else None
 
-    def _next_observation(self, turn: Turn) -> Seen:
+    def _next_observation(self, turn: Turn) -> AgentObservation:
         speaker, action = self.agent, self._action
         listener = next_speaker(self._roles[speaker], action.kind, self._settings.roles)
         if action.kind is ActionKind.TOOL:
@@ -168,35 +192,37 @@ class SearchEpisode:
             sender, text = speaker, action.text
         else:
             sender, text = "error", action.error
-        text = text.encode(
-            errors="replace"
-        ).decode()  # a server may send half a surrogate pair, which no tokenizer takes
+        # A server may send half of a surrogate pair, which no tokenizer accepts.
+        text = text.encode(errors="replace").decode()
         prompt = [] if listener in self._contexts else self._open_context(listener)
         room = self._room(listener) if listener == speaker else min(self._room(listener), self._room(speaker))
         limit = max(0, min(self._settings.max_observation_tokens, room))
         context = self._contexts[listener]
-        seen = self._protocol.observation(
+        shown = self._protocol.observation(
             text, decision_ids=context.last_decision, sender=sender, max_tokens=limit
         )
-        context.length += len(seen.ids)
-        turn.observation_text, turn.observation_cut = seen.text, seen.cut
-        turn.neutralised_tags, turn.num_observation_tokens = seen.neutralised_tags, len(seen.ids)
-        self.history += self._in_history(turn, text, sender, limit, seen.ids if listener == speaker else None)
+        context.length += len(shown.ids)
+        turn.observation_text, turn.observation_cut = shown.text, shown.cut
+        turn.neutralised_tags, turn.num_observation_tokens = shown.neutralised_tags, len(shown.ids)
+        self.history += self._in_history(
+            turn, text, sender, limit, shown.ids if listener == speaker else None
+        )
         self.agent = listener
-        return Seen(listener, prompt + seen.ids)
+        return AgentObservation(listener, prompt + shown.ids)
 
     def _in_history(
-        self, turn: Turn, text: str, sender: str, limit: int, seen_ids: list[int] | None
+        self, turn: Turn, text: str, sender: str, limit: int, shown_ids: list[int] | None
     ) -> list[int]:
-        """The observation as belief's history carries it.
+        """The ids by which the observation continues `history`.
 
-        A message stands there already, as the decision it was.
+        A message is in the history already, as the decision of its writer, so only the next turn is opened.
+        `shown_ids` are the ids that the speaker itself sees; None where another agent sees the observation.
         """
         decision = self._contexts[turn.agent].last_decision
         if turn.action is ActionKind.MESSAGE:
             return self._protocol.reopen(decision)
-        if seen_ids is not None:
-            return seen_ids
+        if shown_ids is not None:
+            return shown_ids
         return self._protocol.observation(text, decision_ids=decision, sender=sender, max_tokens=limit).ids
 
     def _mark_gold(self, turn: Turn) -> None:

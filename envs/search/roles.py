@@ -1,4 +1,4 @@
-"""Who speaks next, and which policy speaks for which role."""
+"""Roles: their settings, the rule for who speaks next, and the policy that speaks for each."""
 
 from __future__ import annotations
 
@@ -25,10 +25,7 @@ class RoleSettings(Settings):
 
 
 class RolePolicies:
-    """RLlib's `policy_mapping_fn` from the roles of the environment: agent id to module id.
-
-    Small, and can be pickled.
-    """
+    """RLlib's `policy_mapping_fn`: agent id to module id, from the roles. Small, and can be pickled."""
 
     def __init__(self, policy_of: dict[str, str]):
         self.policy_of = policy_of
@@ -38,15 +35,21 @@ class RolePolicies:
 
 
 def answering_role(roles: Sequence[RoleSettings]) -> RoleSettings:
-    """The first role that may answer: belief is scored in its view (SPEC §2)."""
+    """The first role that may answer. Belief is scored in its view (definitions: Belief and information
+    gain).
+    """
     return next(role for role in roles if "answer" in role.actions)
 
 
 def next_speaker(speaker: RoleSettings, kind: ActionKind, roles: Sequence[RoleSettings]) -> str:
-    """The rule: what a tool returned goes to the role that `reads` its caller, a message to whom it is `to`.
+    """The name of the role that speaks after `speaker`.
 
-    Without such a reader the caller sees the result itself. A message without `to` goes back to the role that
-    its writer reads, else to the answering role. After anything else (an error) the speaker tries again.
+    - After a tool call: the role that `reads` the speaker, else the speaker itself.
+    - After a message: the role in `to`, else the role that the speaker reads, else the answering role.
+    - After anything else (an error): the speaker tries again.
+
+    With a searcher and a reader (`reads: searcher`), the order is searcher (tool call), reader (message),
+    searcher, and so on.
     """
     if kind is ActionKind.TOOL:
         return next((role.name for role in roles if role.reads == speaker.name), speaker.name)
@@ -56,8 +59,11 @@ def next_speaker(speaker: RoleSettings, kind: ActionKind, roles: Sequence[RoleSe
 
 
 def check_roles(roles: Sequence[RoleSettings]) -> None:
-    """Raises ValueError where `reads` or `to` name no other role, or a message would go nowhere or pass for a
-    tool's result.
+    """Checks the roles against one another.
+
+    Raises:
+        ValueError: `reads` or `to` names no other role, two roles read the same one, a message would go back
+            to its writer, or a role has a name whose messages would look like the environment's.
     """
     names = [role.name for role in roles]
     for role in roles:

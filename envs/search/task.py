@@ -1,4 +1,4 @@
-"""What all episodes of one environment share: questions, corpus, retriever, protocol, outcome function."""
+"""`SearchTask`: the parts that all episodes share, from questions and corpus to tools and protocol."""
 
 from __future__ import annotations
 
@@ -20,31 +20,38 @@ from envs.search.tools.builtin import build_toolbox
 from envs.world.world import build_world
 
 if TYPE_CHECKING:
-    from envs.data.prompt_sampler import PromptCursor
+    from envs.data.prompt_sampler import PromptSampler
     from envs.retrieval.base import Retriever
     from envs.search.tools.base import Toolbox
 
 
 @dataclass(frozen=True)
 class AnswerTemplates:
-    """The gold answers of one question that are scored, and the suffix that scores each of them."""
+    """The gold answers of one question to score, and the suffix that scores each. K is the number of them."""
 
     golds_K: list[str]
     suffixes_K: list[ScoringSuffix]
 
     @cached_property
     def longest(self) -> int:
+        """Length of the longest suffix, in tokens."""
         return max(len(suffix.ids) for suffix in self.suffixes_K)
 
 
 class SearchTask:
-    """Everything that is loaded once: read-only, shared by the episodes of a process.
+    """Everything that a process loads once. Its episodes share it and do not change it.
 
     Args:
         settings: the validated `env_config`; `settings.tokenizer` must name a folder with a tokenizer.
 
+    Attributes:
+        outcome: the function that rewards an answer.
+        corpus: the documents; None where only the retriever's server has them.
+        protocol: the way of talking to the policy.
+
     Raises:
-        InputError: a missing or malformed file, no questions, a tokenizer that the protocol cannot use.
+        InputError: a file is missing or malformed, there are no questions, or the protocol cannot use the
+            tokenizer.
     """
 
     def __init__(self, settings: SearchEnvSettings):
@@ -53,7 +60,7 @@ class SearchTask:
         self.corpus, self._questions = _load_data(settings)
         self._toolbox = build_toolbox(settings, lambda: self.retriever, self.corpus)
         self.protocol: Protocol = build_protocol(settings, self.tool_schemas)
-        # The rollouts of a group start together and alike.
+        # The rollouts of a group need the same templates and prompts at the same time.
         self._templates_of = lru_cache(maxsize=1024)(self._make_templates)
         self._prompt_of = lru_cache(maxsize=1024)(self._make_prompt)
         if settings.corpus == "world" and settings.protocol == "tiny":
@@ -69,12 +76,12 @@ class SearchTask:
 
     @cached_property
     def policy_of(self) -> RolePolicies:
-        """The policy that speaks for a role."""
+        """RLlib's `policy_mapping_fn`: the policy that speaks for a role."""
         return RolePolicies({role.name: role.policy for role in self.settings.roles})
 
-    def prompt_cursor(self, seed: int) -> PromptCursor:
+    def prompt_sampler(self, seed: int) -> PromptSampler:
         """Draws the training questions, by index into `train_questions`."""
-        return self._questions.cursor(seed, self.settings.curriculum_prompts)
+        return self._questions.prompt_sampler(seed, self.settings.curriculum_prompts)
 
     @cached_property
     def retriever(self) -> Retriever:
@@ -83,21 +90,20 @@ class SearchTask:
 
     @property
     def tool_schemas(self) -> list[dict[str, Any]]:
-        """What a protocol shows of the tools; needs no retriever."""
+        """JSON schemas of the tools, for the protocol. Opens no retriever."""
         return self._toolbox.schemas
 
     @cached_property
     def tools(self) -> Toolbox:
-        """Ready for calls: the retriever is opened (its index built) here, outside of any call's
-        time limit.
-        """
-        _ = self.retriever
+        """The tools, ready for calls."""
+        _ = self.retriever  # opened (and indexed) here, outside of the time limit of any call
         return self._toolbox
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Which documents are searched, and how: results depend on them more than on the algorithm, so every
-        run logs them.
+        """The identity of corpus and retriever, in plain JSON values.
+
+        Results depend on them more than on the algorithm, so every run logs this.
         """
         corpus: dict[str, Any] = {"source": self.settings.corpus}
         if self.corpus is not None:
@@ -108,8 +114,9 @@ class SearchTask:
         }
 
     def _check_words(self) -> None:
-        """The embedded policy reads whole words: one that it lacks would be a hole in documents and
-        answers.
+        """Raises InputError where the tokenizer lacks a word of the world.
+
+        The embedded policy reads whole words, so an unknown word would be missing from documents and answers.
         """
         known = self.protocol.tokenizer.get_vocab()
         texts = [document.text for document in self.corpus or ()]
@@ -129,30 +136,34 @@ class SearchTask:
 
     @cached_property
     def roles(self) -> dict[str, RoleSettings]:
-        """By name."""
+        """The roles by name."""
         return {role.name: role for role in self.settings.roles}
 
     @cached_property
     def answering_role(self) -> RoleSettings:
+        """The role in whose view belief is scored."""
         return answering_role(self.settings.roles)
 
     @cached_property
-    def glue(self) -> int:
-        """Tokens around the text of an observation, at most."""
+    def observation_overhead(self) -> int:
+        """The largest number of tokens that a protocol puts around the text of an observation."""
         senders = ("tool", "error", *self.roles)
         return max(
             len(self.protocol.observation("", decision_ids=[], sender=s, max_tokens=0).ids) for s in senders
         )
 
     def prompt(self, role: RoleSettings, question: Question) -> list[int]:
-        """Ids of the role's first context."""
+        """Token ids of the role's first context."""
         return list(self._prompt_of(role.instruction, question.text, tuple(role.actions)))
 
     def _make_prompt(self, instruction: str, question: str, actions: tuple[str, ...]) -> list[int]:
         return self.protocol.prompt(instruction, question, list(actions))
 
     def answer_templates(self, question: Question) -> AnswerTemplates:
-        """Which aliases are scored (SPEC §2: `alias_rule`, `max_answer_tokens`) and by which suffixes."""
+        """The aliases to score, by `alias_rule` and `max_answer_tokens`, and their suffixes.
+
+        (definitions: Belief and information gain)
+        """
         return self._templates_of(tuple(question.golds))
 
     def _make_templates(self, golds: tuple[str, ...]) -> AnswerTemplates:
@@ -166,8 +177,18 @@ def _load_data(settings: SearchEnvSettings) -> tuple[Corpus | None, QuestionSet]
     """The corpus (None where only the retriever's server has it) and the questions."""
     if settings.corpus == "world":
         world = build_world(settings.world)
-        questions = mix({"the world": 1.0}, [world.questions("train")], world.questions("heldout"), settings)
+        questions = mix(
+            {"the world": 1.0},
+            [world.questions("train")],
+            world.questions("heldout"),
+            settings.question_filter,
+        )
         return Corpus(world.documents, source="world"), questions
     corpus = None if settings.corpus == "remote" else load_corpus(settings.corpus)
-    questions = load_question_set(settings)
+    questions = load_question_set(
+        settings.questions or "",
+        heldout_questions=settings.heldout_questions,
+        heldout_share=settings.heldout_share,
+        question_filter=settings.question_filter,
+    )
     return corpus, questions.with_evidence(corpus) if corpus is not None else questions

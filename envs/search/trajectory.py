@@ -1,8 +1,8 @@
-"""The typed trace of one rollout: what happened, turn by turn, in time order.
+"""The typed trace of one rollout, turn by turn in time order.
 
-A `Rollout` carries facts (texts, tool calls, beliefs, outcome). The token ids and sampler log-probs that
-training uses stand beside it in its `EpisodeRecord`, and in the RLlib episode made of that (observations,
-actions, ``extra_model_outputs``), whose `custom_data["rollout"]` is the `Rollout`. Timestep k of an agent's
+A `Rollout` holds texts, tool calls, beliefs and the outcome. The token ids and the sampler's log-probs, which
+training uses, are in its `EpisodeRecord` and in the RLlib episode made from that (observations, actions,
+`extra_model_outputs`). That episode holds the `Rollout` as `custom_data["rollout"]`. Timestep k of an agent's
 sub-episode is the k-th of `Rollout.turns` that this agent wrote.
 """
 
@@ -17,7 +17,7 @@ from envs.data.question import Question
 
 
 class Termination(StrEnum):
-    """Why a rollout ended (SPEC §3: the first that applies decides the outcome)."""
+    """Why a rollout ended; the first that applies decides the outcome (definitions: Outcome)."""
 
     ANSWERED = "answered"
     """The last turn carries a well-formed answer."""
@@ -25,9 +25,9 @@ class Termination(StrEnum):
     """The turn that ended the rollout had unbalanced or misplaced tags, no action, or more than one answer.
     """
     TURN_LIMIT = "turn_limit"
-    """`max_turns` turns were spent without an answer (SPEC: truncated)."""
+    """`max_turns` turns passed without an answer. Counts as truncated."""
     TOKEN_LIMIT = "token_limit"
-    """A turn or the context ran out of tokens before an answer (SPEC: truncated)."""
+    """A turn or the context ran out of tokens before an answer. Counts as truncated."""
 
     @property
     def is_truncated(self) -> bool:
@@ -35,12 +35,12 @@ class Termination(StrEnum):
 
 
 class ActionKind(StrEnum):
-    """What a turn's decision asks for."""
+    """The kind of action that a turn's decision asks for."""
 
     TOOL = "tool"
     ANSWER = "answer"
     MESSAGE = "message"
-    """Words for another role."""
+    """Text for another role."""
     MALFORMED = "malformed"
     CUT_OFF = "cut_off"
     """The turn ran out of tokens before its end: no observation, no gain."""
@@ -48,10 +48,18 @@ class ActionKind(StrEnum):
 
 @dataclass(slots=True)
 class ToolCall:
-    """One call of a tool and what came back. `error` is None for a call that worked. `seconds` is wall-clock.
+    """One call of a tool and its result.
 
-    `failed` is True where the error was not the policy's own: server down, time out. `credits` is what a paid
-    service took.
+    Attributes:
+        tool: the tool's name.
+        arguments: the arguments, as the policy wrote them.
+        result_text: the text that the policy reads.
+        document_ids: the documents that the call retrieved.
+        document_scores: one score per document where the tool has scores, else empty.
+        error: the message of a call that did not work, else None.
+        failed: whether the error is the tool's (server down, time out) and not the policy's.
+        credits: the price that a paid service took.
+        seconds: wall-clock time of the call.
     """
 
     tool: str
@@ -67,14 +75,10 @@ class ToolCall:
 
 @dataclass(slots=True)
 class Turn:
-    """One decision of one agent and the observation that answered it.
-
-    `scores_K` are s_t(a^k) of SPEC §2, float64, one per scored alias, taken after this turn's observation;
-    None where the turn is not gain-bearing (the final turn, a turn that was cut off).
-    """
+    """One decision of one agent and the observation that answered it."""
 
     index: int
-    """Position in the episode in time order, from 0, whoever wrote it."""
+    """Position in the rollout in time order, from 0, over all agents."""
     agent: str
     policy: str
     decision_text: str
@@ -89,11 +93,13 @@ class Turn:
     observation_cut: bool = False
     """True where the observation was shortened to the token limit."""
     neutralised_tags: int = 0
-    """How many protocol tags inside the observation were made harmless."""
+    """Number of protocol tags inside the observation that were made harmless."""
     gold_hit: bool | None = None
-    """Whether a gold document that no earlier turn retrieved was retrieved; None where gold evidence is not
+    """Whether the turn retrieved a gold document that no earlier turn had; None where gold evidence is not
     known."""
     scores_K: np.ndarray | None = None
+    """s_t(a^k), float64, one score per scored alias, taken after this turn's observation (definitions: Belief
+    and information gain). None where the turn bears no gain: the final turn, or a turn that was cut off."""
     weights_version: int = 0
     seconds_generate: float = 0.0
     seconds_tool: float = 0.0
@@ -106,10 +112,23 @@ class Turn:
 
 @dataclass(slots=True)
 class Rollout:
-    """One rollout of a prompt: turns in time order, and how it ended.
+    """One rollout of a prompt: its turns in time order, and its end.
 
-    `initial_scores_K` is s_0: the score of each scored alias after the prompt alone. `scored_golds_K` are
-    those aliases. `answering_tokens` etc. are counts over the whole rollout.
+    Attributes:
+        id: unique id of the rollout.
+        group_id: id of the group, which shares the prompt.
+        question: the prompt.
+        split: "train" or "heldout".
+        turns: the turns in time order, over all agents.
+        scored_golds_K: the gold answers (aliases) whose belief is scored.
+        initial_scores_K: s_0, float64, the score of each of them after the prompt alone; None where belief is
+            not scored (yet).
+        scorer: whose belief it is, "current" or "reference".
+        answer: the answer; None where the rollout ended without one.
+        termination: why the rollout ended; None while it runs.
+        outcome: the reward of the answer, or the penalty.
+        metrics: `f1_paper`, `em_paper`, `f1_squad` and `em_squad` of the answer, each in [0, 1].
+        seconds: wall-clock time of the rollout.
     """
 
     id: str
@@ -124,7 +143,6 @@ class Rollout:
     termination: Termination | None = None
     outcome: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
-    """`f1_paper`, `em_paper`, `f1_squad`, `em_squad`."""
     seconds: float = 0.0
 
     @property
@@ -138,5 +156,5 @@ class Rollout:
 
     @property
     def gain_bearing_turns(self) -> list[Turn]:
-        """Every completed turn except the final one (SPEC §2)."""
+        """Every completed turn except the final one (definitions: Belief and information gain)."""
         return [turn for turn in self.turns[:-1] if not turn.is_cut_off]

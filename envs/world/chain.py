@@ -1,4 +1,4 @@
-"""The meaning of a question of the generated world."""
+"""`Chain`, the meaning of a question of the generated world."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from envs.world.words import ALL_RELATIONS, ATTRIBUTES
 class Chain:
     """A question's meaning: start at `entity`, follow `relations` in order, read `attribute`.
 
-    All are indices.
+    All fields are indices. ``color of mother of mira ?`` is Chain(mira, (mother,), color), a question of 2
+    hops.
     """
 
     entity: int
@@ -20,9 +21,10 @@ class Chain:
 
     @property
     def hops(self) -> int:
+        """Number of documents that the question needs."""
         return len(self.relations) + 1
 
     @property
     def keys(self) -> list[str]:
-        """What each hop asks of its entity: the relations in order, then the attribute."""
+        """The word that each hop asks of its entity: the relations in order, then the attribute."""
         return [*(ALL_RELATIONS[r] for r in self.relations), ATTRIBUTES[self.attribute]]

@@ -21,10 +21,12 @@ class WorldSettings(Settings):
         4, ge=1, le=8, description="kinds of relations between entities; questions have up to one hop more"
     )
     graded_evidence: float = Field(
-        0.0, ge=0, le=1, description="how much documents on the way say about the answer; 0: nothing"
+        0.0, ge=0, le=1, description="how far documents on the path narrow the answer; 0: not at all"
     )
     yes_no: float = Field(0.0, ge=0, le=1, description="share of yes/no questions")
-    comparison: float = Field(0.0, ge=0, le=1, description="share of questions who of two has a value")
+    comparison: float = Field(
+        0.0, ge=0, le=1, description="share of questions that ask which of two has a value"
+    )
     distractors: int = Field(0, ge=0, description="documents about people whom no question asks for")
     noise: int = Field(0, ge=0, description="sentences per document that answer nothing")
     aliases: int = Field(

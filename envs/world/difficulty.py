@@ -1,7 +1,7 @@
-"""How hard a world is: what can be had without searching, by searching well, and by searching at random.
+"""Measures how hard a world is: accuracy without searching, by searching well, and by searching at random.
 
-A world is fit for training where closed-book accuracy is near zero (answers must be found), an expert is
-always right (they can be found), and a random searcher is not (it matters what is searched for).
+A world suits training if closed-book accuracy is near zero (answers must be found), an expert is always right
+(they can be found), and a random searcher is not (the queries matter).
 """
 
 from __future__ import annotations
@@ -15,33 +15,40 @@ import numpy as np
 from envs.data.answer_metrics import em_squad
 from envs.data.corpus import Document
 from envs.data.question import Question
-from envs.world.evidence import belief_path
+from envs.world.ideal_reader import belief_path
 from envs.world.words import ATTRIBUTES
 from envs.world.world import World
 
 Search = Callable[[str], Document]
-"""The best document for a query."""
+"""Returns the best document for a query."""
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """EM (SQuAD) on the held-out questions of three players, and the belief path of an ideal reader."""
+    """EM (SQuAD) of three players on the held-out questions, and the belief path of an ideal reader."""
 
     questions: Counter[str]
-    """Held-out questions by kind."""
+    """Number of held-out questions by kind."""
     closed_book: float
-    """Always the commonest training answer to the same kind of question."""
+    """Always gives the commonest training answer to the same kind of question."""
     expert: float
-    """Searches for each hop's entity by name and reads the fact out of the document that comes back."""
+    """Searches for each hop's entity by name and reads the fact in the document that it gets."""
     random_searcher: float
-    """As many searches as `max_searches`, each for a random fact of somebody it has read of, then a value
-    that it saw."""
+    """Searches `max_searches` times for a random fact of somebody it has read about, then gives a value that
+    it saw."""
     belief_by_hops: dict[int, list[float]]
     """Hops of a chain question to mean belief in the gold answer after 0, 1, ... gold documents."""
 
 
 def difficulty(world: World, search: Search, *, max_searches: int = 5, seed: int = 0) -> Difficulty:
-    """Plays all held-out questions of `world`."""
+    """Lets three players answer all held-out questions of `world`.
+
+    Args:
+        world: the world.
+        search: returns the best document for a query.
+        max_searches: searches of the random searcher per question.
+        seed: seed of the random searcher.
+    """
     rng = np.random.default_rng(seed)
     train, heldout = world.questions("train"), world.questions("heldout")
     guess = _commonest_answers(train)
@@ -60,12 +67,13 @@ def difficulty(world: World, search: Search, *, max_searches: int = 5, seed: int
 
 
 class Expert:
-    """Knows what a question means and how documents state facts, but no fact."""
+    """Knows the meaning of questions and the form of documents, but no fact."""
 
     def __init__(self, search: Search):
         self._search = search
 
     def answer(self, question: Question) -> str:
+        """The answer; "" where the documents do not state it."""
         meant = question.metadata
         if meant["kind"] == "comparison":
             return next(
@@ -84,12 +92,13 @@ class Expert:
 
 
 class RandomSearcher:
-    """Searches without regard to the question, and answers with something it has seen."""
+    """Searches for random facts, and answers with a value that it has seen."""
 
     def __init__(self, relations: Sequence[str], search: Search, max_searches: int, rng: np.random.Generator):
         self._relations, self._search, self._max_searches, self._rng = relations, search, max_searches, rng
 
     def answer(self, question: Question) -> str:
+        """A random answer of the right kind among the values seen."""
         meant = question.metadata
         known = list(meant["names"]) if meant["kind"] == "comparison" else [meant["entity"]]
         values = []
@@ -107,7 +116,7 @@ class RandomSearcher:
 
 
 def read_fact(document: Document, key: str) -> str:
-    """What the document says of `key`; "" where it says nothing."""
+    """The value that the document states for `key`; "" where it states none."""
     _, stated, rest = f" {document.text}".partition(f" {document.title} {key} ")
     return rest.partition(" .")[0] if stated else ""
 

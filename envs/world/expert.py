@@ -1,10 +1,9 @@
-"""A noisy expert of the generated world: it knows the facts, and searches like someone with habits, good and
-bad.
+"""A noisy expert of the generated world: it knows the facts, but its searches follow bad habits at times.
 
-Its demonstrations are the warm start's data. The bad habits (giving up early, asking again, following the
-wrong lead) are what reinforcement learning has to unlearn, so they decide the room above the start. One thing
-it never does is guess: an answer is the gold answer with all evidence seen, or ``unknown``. Guessing from the
-last document would teach the policy's belief to move onto wrong values.
+Its demonstrations are the data of the warm start. Reinforcement learning has to unlearn the bad habits
+(giving up early, repeating a query, following the wrong lead), so they decide how much a policy can still
+learn. The expert never guesses: it gives the gold answer after all evidence, or ``unknown``. Guessing from
+the last document would teach the policy to believe in wrong values.
 """
 
 from __future__ import annotations
@@ -20,20 +19,21 @@ from envs.world.world import World
 
 UNKNOWN = "unknown"
 BORING = ATTRIBUTES[1:]
-"""Attributes that the expert has little patience for, and a policy that learned from it none, decoded
+"""Attributes on which the expert often gives up. A policy trained on it gives up every time when decoded
 greedily."""
 
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """Probabilities of what a decision does instead of the right thing, each in [0, 1].
+    """Probabilities that a decision follows a bad habit, each in [0, 1].
 
-    `give_up` after a search that left the question open: answer ``unknown``; `give_up_bored` the same for
-    questions about an
-    attribute of `BORING`. `repeat`: ask the last query again. `stray`: ask about another entity of the last
-    document.
-    `overshoot`: search once more although all evidence is seen. `misread`: a reader condenses a document to
-    another of its facts.
+    Attributes:
+        give_up: answers ``unknown`` after a search that left the question open.
+        give_up_bored: the same, for questions about an attribute of `BORING`.
+        repeat: repeats the last query.
+        stray: asks about another entity of the last document.
+        overshoot: searches once more after all evidence has been seen.
+        misread: a reader notes another fact of the document.
     """
 
     give_up: float = 0.0
@@ -48,7 +48,11 @@ class Habits:
 class Step:
     """One decision of the searcher.
 
-    A search shows the document of `entity`; `note` is what a reader makes of it.
+    Attributes:
+        kind: "search" or "answer".
+        text: the query or the answer.
+        entity: the entity whose document a search shows; None for an answer.
+        note: a reader's message about that document.
     """
 
     kind: Literal["search", "answer"]
@@ -58,7 +62,14 @@ class Step:
 
 
 class Expert:
-    """Demonstrates searches in one world."""
+    """Demonstrates searches in one world.
+
+    Args:
+        world: the world.
+        rng: decides where habits apply.
+        habits: the probabilities of bad habits.
+        max_searches: limit on the searches for one question.
+    """
 
     def __init__(self, world: World, rng: np.random.Generator, habits: Habits, max_searches: int = 6):
         self.world = world
@@ -67,16 +78,21 @@ class Expert:
         self.max_searches = max_searches
 
     def demonstrate(self, chain: Chain, through_reader: bool = False) -> list[Step]:
-        """Searches, then an answer: the gold one where the evidence was found, else ``unknown``.
+        """Demonstrates the searches for one question, then the answer.
 
-        With `through_reader` the searcher sees the reader's notes only, so a misread document does not bring
-        it further.
+        Args:
+            chain: the question.
+            through_reader: whether the searcher sees only a reader's notes, so that a misread document does
+                not help.
+
+        Returns:
+            Searches, then one answer: the gold answer if all evidence was found, else ``unknown``.
         """
         world, path, keys = self.world, self.world.path(chain), chain.keys
         steps: list[Step] = []
         give_up = self.habits.give_up_bored if keys[-1] in BORING else self.habits.give_up
         found = 0
-        """How many hops are resolved: the next query is about `path[found]`."""
+        """Number of resolved hops; the next query is about `path[found]`."""
         while len(steps) < self.max_searches:
             entity = self._deviation(steps, done=found == len(path))
             if entity is None and found == len(path):
@@ -101,14 +117,11 @@ class Expert:
         return [*steps, Step("answer", answer)]
 
     def fact(self, entity: int, key: str) -> str:
-        """A fact as documents and readers state it: ``mira mother toma``."""
+        """A fact in the form of documents and notes: ``mira mother toma``."""
         return f"{self.world.names[entity]} {key} {self.world.value(entity, key)}"
 
     def _deviation(self, steps: list[Step], done: bool) -> int | None:
-        """The entity of a repeated or straying search, None for the straight way.
-
-        The first search is always straight.
-        """
+        """The entity of a repeated or straying search; None for the right one, as in the first search."""
         if not steps or (done and self.rng.random() >= self.habits.overshoot):
             return None
         draw = self.rng.random() * (self.habits.repeat + self.habits.stray if done else 1.0)
@@ -121,7 +134,7 @@ class Expert:
         return None
 
     def _note(self, entity: int, path: list[int], keys: list[str]) -> str:
-        """The fact that the question asks of `entity`, ``unknown`` where it asks none."""
+        """The fact about `entity` that the question needs; ``unknown`` where it needs none."""
         if self.rng.random() < self.habits.misread:
             return self.fact(entity, str(self.rng.choice([*self.world.relations, *ATTRIBUTES])))
         return self.fact(entity, keys[path.index(entity)]) if entity in path else UNKNOWN

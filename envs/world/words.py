@@ -1,7 +1,7 @@
 """The closed vocabulary of the generated world: names, relations, attributes and their values.
 
-It is fixed, because the embedded policy's word-level tokenizer is made from it: changing a list means a new
-warm start.
+It is fixed, because the word-level tokenizer of the embedded policy is made from it. Changing a list requires
+a new warm start.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from functools import cache
 
 RELATIONS = ("mother", "friend", "teacher", "rival")
-"""Entity to entity. A question uses each at most once, so that the last query says how far a search has come.
-"""
+"""From entity to entity. A question uses each at most once, so the last query shows how far a search is."""
 ALL_RELATIONS = (*RELATIONS, "neighbor", "cousin", "partner", "student")
-"""What a world with another number of relations takes the first of."""
+"""A world with n relations has the first n of these."""
 
 _VALUES = {
     "color": """
@@ -39,7 +38,7 @@ _VALUES = {
     """,
 }
 VALUES: dict[str, tuple[str, ...]] = {attribute: tuple(words.split()) for attribute, words in _VALUES.items()}
-"""Attribute to its values, 48 each: a guess is right once in 48 (belief 0.02)."""
+"""Attribute to its values, 48 each, so a guess is right once in 48 (belief 0.02)."""
 
 ATTRIBUTES = tuple(VALUES)
 OTHER_WORDS = ("of", "?", ".", '"', "unknown")
@@ -47,14 +46,14 @@ OTHER_WORDS = ("of", "?", ".", '"', "unknown")
 
 @cache
 def names() -> tuple[str, ...]:
-    """Some 5,500 pronounceable names, consonant-vowel-consonant-vowel, none of them a word above."""
+    """About 5,500 pronounceable names, consonant-vowel-consonant-vowel, none of them a word above."""
     consonants, vowels = "bdfgjklmnprstvz", "aeiou"
     syllables = [c + v for c in consonants for v in vowels]
     taken = {word for values in VALUES.values() for word in values} | {*RELATIONS, *ATTRIBUTES, *OTHER_WORDS}
     found: list[str] = []
     for k in range(len(syllables) ** 2):
-        # 1009 is prime to 75 * 75: the walk visits every pair once, and neighbours in the list look
-        # different.
+        # 1009 and 75 * 75 have no common divisor, so the walk visits every pair once; neighbours in the list
+        # differ.
         first, second = divmod(k * 1009 % len(syllables) ** 2, len(syllables))
         name = syllables[first] + syllables[second]
         if first != second and name not in taken:
@@ -63,7 +62,7 @@ def names() -> tuple[str, ...]:
 
 
 NAMES = names()[:100]
-"""Entities of a world are drawn from these, unless there are more of them."""
+"""The entities of a world are drawn from these, if there are at most as many."""
 
 
 def vocabulary() -> list[str]:

@@ -57,7 +57,8 @@ def demonstrations_command(
 
     from envs.data.corpus import load_corpus
     from envs.data.questions import load_questions
-    from envs.demonstrations.demonstrations import make_demonstrations, save_demonstrations
+    from envs.demonstrations.demonstration import save_demonstrations
+    from envs.demonstrations.make import make_demonstrations
     from envs.errors import InputError
     from envs.retrieval.build import build_retriever
     from envs.retrieval.config import RetrieverSettings

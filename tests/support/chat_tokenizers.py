@@ -1,4 +1,4 @@
-"""Chat tokenizers made here: bytes as tokens, the control tokens and the template forms of three model families.
+"""Chat tokenizers for tests: bytes as tokens, with the control tokens and templates of three model families.
 
 No tokenizer of Qwen or Llama 3 comes from the package index, so these stand in for them. The templates are written from the
 documented formats (ChatML with Hermes tool calls; Llama 3.1 headers) and are shorter than the models' own.
@@ -112,8 +112,10 @@ _LLAMA_TOKENS = [
 
 
 def chat_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
-    """A tokenizer of bytes with `template` and its family's control tokens. ``<tool_call>`` and ``<think>`` are, as Qwen's,
-    added tokens that do not count as special."""
+    """A tokenizer of bytes with `template` and the control tokens of its family.
+
+    As in Qwen's tokenizers, ``<tool_call>`` and ``<think>`` are added tokens that do not count as special.
+    """
     llama = template == LLAMA3
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE({token: i for i, token in enumerate(alphabet)}, []))

@@ -1,4 +1,4 @@
-"""A rollout engine that says what a script tells it to: tests of environment and loop need no model."""
+"""A rollout engine that follows a script, so tests of environment and loop need no model."""
 
 from __future__ import annotations
 
@@ -32,11 +32,10 @@ def ids(task: SearchTask, text: str) -> list[int]:
 
 
 class ScriptedEngine:
-    """Decides by `script(context text, turn number) -> decision text`; a decision longer than `max_tokens` is
-    cut.
+    """Decides by `script(context text, turn number) -> decision text`; `max_tokens` cuts a decision.
 
-    A score is minus the context's length / 100, so that it can be told which history was scored. `order`
-    notes what was asked.
+    A score is minus the context's length / 100, which identifies the scored history. `order` lists the ids of
+    all requests.
     """
 
     weights_version = 7

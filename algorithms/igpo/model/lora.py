@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from envs.settings import Settings
 
 ADAPTER = "default"
 
 
-class LoraSettings(BaseModel):
+class LoraSettings(Settings):
     """`lora:` of an experiment file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: int = Field(16, ge=1)
     alpha: float | None = Field(

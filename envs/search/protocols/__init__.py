@@ -1,1 +1,1 @@
-"""Ways of talking to a policy: each implements `envs.search.protocols.base.Protocol`."""
+"""Protocols, the ways of talking to a policy; each implements `envs.search.protocols.base.Protocol`."""

@@ -1,8 +1,8 @@
-"""What a protocol is: prompt, parser, observation format and scoring template of one way of talking to the
-policy.
+"""The interface of a protocol: prompt, parser, observation format and scoring template.
 
-A protocol turns text into token ids and back; it knows nothing of tools, engines or learners. Every method is
-pure. Token-in, token-out: ids that the policy sampled are never decoded and tokenised again.
+A protocol turns text into token ids and back. It knows no tools, engines or learners, and every method is
+pure. Token-in, token-out: ids that the policy sampled are never decoded and tokenised again (definitions:
+Objects).
 """
 
 from __future__ import annotations
@@ -18,27 +18,36 @@ from envs.search.trajectory import ActionKind
 
 @dataclass(slots=True)
 class Action:
-    """A parsed decision. `arguments` are the tool's arguments.
+    """A parsed decision.
 
-    `error` says what was malformed; with a TOOL action, what was wrong inside a well-formed call, which is
-    then not carried out.
+    Attributes:
+        kind: the kind of action.
+        tool: the name of the tool to call; None for other kinds.
+        arguments: the tool's arguments.
+        text: the content of an answer or a message.
+        error: the fault of a MALFORMED decision. With TOOL: the fault inside a well-formed call, which is
+            then not carried out.
+        ends_rollout: for MALFORMED: whether the rollout is over (no action at all, a broken or a second
+            answer) or the policy may try again.
     """
 
     kind: ActionKind
     tool: str | None = None
     arguments: dict = field(default_factory=dict)
     text: str = ""
-    """The answer's or the message's content."""
     error: str = ""
     ends_rollout: bool = True
-    """For MALFORMED: whether the rollout is over (no action at all, a broken or a second answer), or the
-    policy may try again."""
 
 
 @dataclass(slots=True)
 class Observation:
-    """What is appended after a decision: `ids` close it if the engine did not, carry the text, and open the
-    next turn.
+    """The tokens to append after a decision.
+
+    Attributes:
+        ids: token ids that close the decision if the engine did not, carry the text, and open the next turn.
+        text: the text, uncut.
+        cut: whether the text was cut to the token limit.
+        neutralised_tags: number of control tokens and protocol tags in the text that were made harmless.
     """
 
     ids: list[int]
@@ -49,10 +58,13 @@ class Observation:
 
 @dataclass(slots=True)
 class ScoringSuffix:
-    """The answer template of SPEC §2 for one gold answer, to be appended to a history that has an open turn.
+    """The answer template for one gold answer, to append to a history with an open turn.
 
-    `ids` [L]: template prefix, gold answer, template suffix, tokenised once as a whole. `gold_mask_L` [L]
-    bool marks the tokens that overlap any character of the gold answer.
+    (definitions: Belief and information gain)
+
+    Attributes:
+        ids: L token ids: template prefix, gold answer, template suffix, tokenised once as a whole.
+        gold_mask_L: bool [L], marks the tokens that overlap any character of the gold answer.
     """
 
     ids: list[int]
@@ -66,32 +78,35 @@ class Protocol(TypingProtocol):
     tokenizer: Any
     """The Hugging Face tokenizer; saved with checkpoints."""
     stop_token_ids: list[int]
-    """A sampled token of this list ends the turn; it belongs to the decision."""
+    """Tokens that end a turn when sampled; such a token belongs to the decision."""
     stop_strings: list[str]
-    """The turn also ends where the decision's text ends in one of these; empty where tokens alone end turns.
-    """
+    """Strings that end a turn when the decision's text ends in one; empty where only tokens end turns."""
 
     def prompt(self, system: str, question: str, actions: list[str]) -> list[int]:
-        """Ids of an agent's first context; ends where its first decision begins.
+        """Token ids of an agent's first context, up to where its first decision begins.
 
-        `system` is the role's own instruction.
+        Args:
+            system: the role's own instruction; empty for the protocol's.
+            question: the question, as plain text.
+            actions: what the role may do: "search", "answer", "message".
         """
         ...
 
     def parse(self, decision_ids: list[int]) -> Action:
         """The action that a completed decision asks for.
 
-        Never raises; linear time; bad text gives `ActionKind.MALFORMED`.
+        Takes linear time and never raises: bad text gives `ActionKind.MALFORMED`.
         """
         ...
 
     def is_complete(self, decision_ids: list[int]) -> bool:
-        """Whether the decision ends as its policy wanted, and not where its tokens ran out."""
+        """Whether the policy ended the decision itself, and did not run out of tokens."""
         ...
 
     def decision(self, action: Action) -> list[int]:
-        """What a policy writes to ask for `action` (TOOL or ANSWER), its end included: `parse` gives `action`
-        back.
+        """The ids by which a policy asks for `action` (TOOL or ANSWER), with the end of the turn.
+
+        `parse` gives `action` back.
         """
         ...
 
@@ -100,15 +115,26 @@ class Protocol(TypingProtocol):
         ...
 
     def reopen(self, decision_ids: list[int]) -> list[int]:
-        """Ids that close `decision_ids` and open the next turn, with no text between."""
+        """The ids that close `decision_ids` and open the next turn, without text in between."""
         ...
 
     def observation(self, text: str, *, decision_ids: list[int], sender: str, max_tokens: int) -> Observation:
-        """`text` from `sender` ("tool", "error" or a role's name) as plain text after `decision_ids`, cut to
-        `max_tokens`.
+        """Renders an observation as plain text after a decision.
 
-        Special-token strings and the protocol's own tags inside `text` are made harmless and counted.
+        Control-token strings and the protocol's own tags inside `text` are made harmless and counted.
+
+        Args:
+            text: the text to show.
+            decision_ids: the decision before it; empty at the start of a context.
+            sender: "tool", "error" or a role's name.
+            max_tokens: limit on the tokens of `text`; the tokens around it come on top.
         """
         ...
 
-    def scoring_suffix(self, answer: str) -> ScoringSuffix: ...
+    def scoring_suffix(self, answer: str) -> ScoringSuffix:
+        """The answer template for `answer`.
+
+        Raises:
+            ValueError: the answer has no tokens to score.
+        """
+        ...

@@ -1,4 +1,4 @@
-"""From settings to a protocol with its tokenizer."""
+"""Builds a protocol with its tokenizer from the settings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ SHOWS_TOOLS = ("igpo", "chat")
 def build_protocol(settings: SearchEnvSettings, tools: list[dict]) -> Protocol:
     """The protocol that `settings.protocol` names, over the tokenizer in the folder `settings.tokenizer`.
 
-    `tools` are the JSON schemas (`name`, `description`, `parameters`) that those of `SHOWS_TOOLS` show to the
-    policy.
+    Args:
+        settings: the environment's settings.
+        tools: JSON schemas (`name`, `description`, `parameters`), which the protocols of `SHOWS_TOOLS` show
+            to the policy.
 
     Raises:
-        InputError: no tokenizer there, or one that lacks what the protocol needs (control tokens, a chat
-            template).
+        InputError: the folder holds no tokenizer, or the tokenizer lacks something that the protocol needs
+            (control tokens, a chat template).
     """
     tokenizer = load_tokenizer(settings.tokenizer)
     try:

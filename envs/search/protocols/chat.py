@@ -1,11 +1,11 @@
 """The `chat` protocol: the model's own way to call tools, through its chat template.
 
-Two forms are known, told apart by what the template makes of a tool call:
+Two forms are known. The protocol recognises them by how the template renders a tool call:
 
 - Qwen and Hermes: ``<tool_call>{"name": ..., "arguments": ...}</tool_call>``
 - Llama 3: the turn is ``{"name": ..., "parameters": ...}``, perhaps after ``<|python_tag|>``
 
-The template shows the tools' schemas and frames their results (role `tool`); the answer stands in
+The template shows the tools' schemas and frames their results (role `tool`). The answer is written in
 ``<answer>`` tags.
 """
 
@@ -15,9 +15,8 @@ import json
 from typing import TYPE_CHECKING
 
 from envs.search.protocols.base import Action
-from envs.search.protocols.tagged import TaggedProtocol
+from envs.search.protocols.tagged import TaggedProtocol, read_tool_call
 from envs.search.protocols.tags import Block, Tags
-from envs.search.protocols.tool_call import read_tool_call
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +36,12 @@ PYTHON_TAG = "<|python_tag|>"
 class ChatProtocol(TaggedProtocol):
     """`envs.search.protocols.base.Protocol` in a model's own tool calls.
 
-    Raises ValueError for a template that shows no tools, or calls them in neither form.
+    Args:
+        tokenizer: a chat model's tokenizer.
+        tools: JSON schemas of the tools, as `Toolbox.schemas`.
+
+    Raises:
+        ValueError: the template shows no tools, or calls them in neither form.
     """
 
     name = "chat"
@@ -50,11 +54,11 @@ class ChatProtocol(TaggedProtocol):
         self._tools = tools
         self.calls_in_tags = self._calls_in_tags()
         if not self.calls_in_tags:
-            self.call_frame = ("", "")
-        self.result = self.error = self.frame.glue("tool")
-        self.message = self.frame.glue("user", "<message>\n{}\n</message>")
+            self.call_tags = ("", "")
+        self.result = self.error = self.template.pieces("tool")
+        self.message = self.template.pieces("user", "<message>\n{}\n</message>")
         self._python_tag_id = next(
-            (i for i, string in self.frame.plain.control.items() if string == PYTHON_TAG), None
+            (i for i, string in self.template.plain.control.items() if string == PYTHON_TAG), None
         )
 
     def prompt(self, system: str, question: str, actions: list[str]) -> list[int]:
@@ -62,7 +66,7 @@ class ChatProtocol(TaggedProtocol):
             [system or (READ if actions == ["message"] else TASK), *(HOW[action] for action in actions)]
         )
         tools = self._tools if "search" in actions else None
-        return self.frame.prompt([("system", text), ("user", "{question}")], question, tools)
+        return self.template.prompt([("system", text), ("user", "{question}")], question, tools)
 
     def read(self, ids: list[int]) -> Action:
         if ids and ids[0] == self._python_tag_id:
@@ -81,6 +85,7 @@ class ChatProtocol(TaggedProtocol):
         return json.dumps({"name": action.tool, "parameters": action.arguments}, ensure_ascii=False)
 
     def _calls_in_tags(self) -> bool:
+        """Renders a tool call and looks at its form: True for Qwen and Hermes, False for Llama 3."""
         call = {"type": "function", "id": "call00000", "function": {"name": "qzcall", "arguments": {}}}
         user = {"role": "user", "content": "?"}
         about = {"name": "qztool", "description": "?", "parameters": {"type": "object", "properties": {}}}
@@ -90,7 +95,7 @@ class ChatProtocol(TaggedProtocol):
             {"role": "assistant", "content": "", "tool_calls": [call]},
             {"role": "tool", "content": "?"},
         ]
-        shown, called = self.frame.render([user], [tool]), self.frame.render(turns)
+        shown, called = self.template.render([user], [tool]), self.template.render(turns)
         without = f"the chat template of {self.tokenizer.name_or_path}"
         if "qztool" not in shown:
             raise ValueError(

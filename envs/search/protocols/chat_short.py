@@ -1,12 +1,12 @@
-"""The `chat_short` protocol: one line a turn through the model's own chat template, short enough for a 135M
-model.
+"""The `chat_short` protocol: one line per turn in the model's chat template, for models as small as 135M.
 
     assistant   Search: author of The Silent Orchard
     user        The Silent Orchard: a 1921 novel by Marta Lindqvist ...
     assistant   Answer: Marta Lindqvist
 
-The end-of-turn token or a line break ends a turn. Turns are appended as suffixes, and only the template's own
-pieces may hold control tokens (`chat_frame`): questions, documents and messages are tokenised as plain text.
+The end-of-turn token or a line break ends a turn. Turns are appended as suffixes. Only the template's own
+pieces may hold control tokens (`chat_template`); questions, documents and messages are tokenised as plain
+text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING
 
 from envs.search.protocols.base import Action, Observation, ScoringSuffix
-from envs.search.protocols.chat_template import ChatFrame
+from envs.search.protocols.chat_template import ChatTemplate
 from envs.search.trajectory import ActionKind
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ INSTRUCTION = (
     "short answer. Search until the results contain the answer."
 )
 HINT = " Reply with one line that starts with 'Search:' or 'Answer:'."
-"""Stands behind every question: a 135M model forgets the instruction by then (first turns that parse at
-temperature 1: 90% with it, against 52% without, 40 HotpotQA questions)."""
+"""Follows every question, because a 135M model has forgotten the instruction by then. At temperature 1, 90%
+of first turns parse with it and 52% without it (40 HotpotQA questions)."""
 READER_INSTRUCTION = (
     "You read search results for a colleague. Write one line only: 'Note: ' and the fact that matters."
 )
@@ -73,10 +73,13 @@ _KINDS = {"search": ActionKind.TOOL, "answer": ActionKind.ANSWER, "note": Action
 class ChatShortProtocol:
     """`envs.search.protocols.base.Protocol` over a chat model's tokenizer.
 
-    `worked_examples` stand in the prompt of an untrained model; a policy that has seen demonstrations is
-    spared their length.
+    Args:
+        tokenizer: a chat model's tokenizer.
+        worked_examples: whether the prompt shows some. An untrained model needs them; a policy that has seen
+            demonstrations does not.
 
-    Raises ValueError for a tokenizer without a chat template, or one that can't be appended to.
+    Raises:
+        ValueError: the tokenizer has no chat template, or the template does not allow appending.
     """
 
     name = "chat_short"
@@ -85,8 +88,8 @@ class ChatShortProtocol:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, worked_examples: bool = True):
         self.tokenizer = tokenizer
         self._worked_examples = worked_examples
-        self._frame = ChatFrame(tokenizer, self.name)
-        end = self._frame.end_id
+        self._template = ChatTemplate(tokenizer, self.name)
+        end = self._template.end_id
         newlines = {
             i
             for token, i in tokenizer.get_vocab().items()
@@ -95,14 +98,12 @@ class ChatShortProtocol:
         self.stop_token_ids = [end, *sorted(newlines)]
 
     def prompt(self, system: str, question: str, actions: list[str]) -> list[int]:
-        """Instruction (`system`, or this protocol's own), worked examples if any, the question, and an open
-        assistant turn.
-        """
+        """Instruction (`system`, else the protocol's own), worked examples if any, question, open turn."""
         reads = actions == ["message"]
         instruction = system or (READER_INSTRUCTION if reads else INSTRUCTION)
         asked = ("user", "Question: {question}" + ("" if reads else HINT))
         examples = EXAMPLES["reader" if reads else "searcher"] if self._worked_examples else []
-        return self._frame.prompt([("system", instruction), *examples, asked], question)
+        return self._template.prompt([("system", instruction), *examples, asked], question)
 
     def decision(self, action: Action) -> list[int]:
         kind, words = (
@@ -110,18 +111,16 @@ class ChatShortProtocol:
             if action.kind is ActionKind.TOOL
             else ("Answer: ", action.text)
         )
-        return self._frame.decision(kind, words, "")
+        return self._template.decision(kind, words, "")
 
     def text(self, decision_ids: list[int]) -> str:
-        return self._frame.text(decision_ids)
+        return self._template.text(decision_ids)
 
     def is_complete(self, decision_ids: list[int]) -> bool:
         return len(decision_ids) > 0 and decision_ids[-1] in self.stop_token_ids
 
     def parse(self, decision_ids: list[int]) -> Action:
-        """`Search: q`, `Answer: a` or `Note: m` on the only line of the decision; anything else is
-        MALFORMED.
-        """
+        """Reads `Search: q`, `Answer: a` or `Note: m` on a single line; anything else is MALFORMED."""
         text = str(self.tokenizer.decode(decision_ids, skip_special_tokens=True)).strip()
         match = _LINE.fullmatch(text)
         if match is None:
@@ -138,14 +137,18 @@ class ChatShortProtocol:
 
     def reopen(self, decision_ids: list[int]) -> list[int]:
         """Closes the decision with an empty user turn's frame and opens the next assistant turn."""
-        return [*self._frame.opening(self._frame.user, decision_ids), *self._frame.user.closing]
+        return [*self._template.opening(self._template.user, decision_ids), *self._template.user.closing]
 
     def observation(self, text: str, *, decision_ids: list[int], sender: str, max_tokens: int) -> Observation:
         shown, marks = _MARK.subn(lambda match: f"{match[1]} :", text)
-        return self._frame.observation(
-            shown, glue=self._frame.user, decision_ids=decision_ids, max_tokens=max_tokens, neutralised=marks
+        return self._template.observation(
+            shown,
+            pieces=self._template.user,
+            decision_ids=decision_ids,
+            max_tokens=max_tokens,
+            neutralised=marks,
         )
 
     def scoring_suffix(self, answer: str) -> ScoringSuffix:
         """`Answer: a` and the end-of-turn token."""
-        return self._frame.scoring_suffix("Answer: ", answer, "")
+        return self._template.scoring_suffix("Answer: ", answer, "")

@@ -1,21 +1,25 @@
-"""A model's chat template, taken apart once: prompt, and the pieces between an assistant's turn and the next.
+"""A model's chat template, split once into a prompt and the pieces between two assistant turns.
 
-Turns are appended as suffixes: the pieces that the template puts around words are found with sentinels, and
-no conversation is ever rendered again. So a template that rewrites earlier turns (Qwen3's drops earlier
-thinking) does no harm: the policy goes on from the very tokens that it sampled.
+Turns are appended as suffixes. Sentinels find the pieces that the template puts around a message, and no
+conversation is rendered twice. So a template that rewrites earlier turns (Qwen3's drops earlier thinking)
+does no harm: the policy continues from the tokens that it sampled. For ChatML, the pieces around a user
+message are
+
+    opening    <|im_end|>\\n<|im_start|>user\\n
+    closing    <|im_end|>\\n<|im_start|>assistant\\n
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from envs.search.protocols.base import Observation, ScoringSuffix
-from envs.search.protocols.plain import PlainTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,32 +27,42 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DATE = "26 Jul 2024"
-"""What a template that tells the date tells: a prompt must not change overnight."""
+"""The date for templates that show one, so that a prompt does not change overnight."""
 _SENTINEL = "qzsentinel{}qz"
 
 
 @dataclass(frozen=True, slots=True)
-class Glue:
-    """Ids around the words of one message: `opening` closes the assistant's turn before it, `closing` opens
-    the next one.
+class TemplatePieces:
+    """Token ids around the text of one message.
+
+    Attributes:
+        opening: closes the assistant's turn and opens the message.
+        closing: closes the message and opens the assistant's next turn.
+        as_json: whether the template writes the text as a JSON string (Llama 3 does for a tool's result).
     """
 
     opening: list[int]
     closing: list[int]
     as_json: bool = False
-    """The template writes the words as a JSON string (Llama 3 does so with a tool's result)."""
 
 
-class ChatFrame:
-    """The pieces of `tokenizer`'s chat template; `protocol` names who asks, for messages.
+class ChatTemplate:
+    """The pieces of a tokenizer's chat template.
 
-    Raises ValueError for a tokenizer without a chat template, or whose template can't be appended to.
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        protocol: name of the protocol, for error messages.
 
     Attributes:
+        plain: tokenises text from outside.
+        user: the pieces around a user message.
         end_id: the token that ends an assistant's turn.
         stop_token_ids: `end_id` and the tokenizer's other ends (``<|eom_id|>``, the end-of-text token).
-        rewrites_earlier_turns: whether the template would render earlier turns differently once a
+        rewrites_earlier_turns: whether the template would render earlier turns differently once the
             conversation goes on.
+
+    Raises:
+        ValueError: the tokenizer has no chat template, or the template does not allow appending.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, protocol: str):
@@ -60,7 +74,7 @@ class ChatFrame:
             )
         self.tokenizer = tokenizer
         self.plain = PlainTokenizer(tokenizer)
-        self.user = self.glue("user")
+        self.user = self.pieces("user")
         self.end_id = self.user.opening[0]
         if self.end_id not in self.plain.control:
             raise ValueError(
@@ -82,7 +96,11 @@ class ChatFrame:
             )
 
     def render(self, messages: list[dict[str, Any]], tools: list[Any] | None = None) -> str:
-        """The conversation as text, with an open assistant turn; `tools` as `Toolbox.schemas`."""
+        """Renders the conversation as text, with an open assistant turn. `tools` are as `Toolbox.schemas`.
+
+        Raises:
+            ValueError: the template cannot render it.
+        """
         from jinja2 import TemplateError
 
         try:
@@ -96,9 +114,15 @@ class ChatFrame:
                 f"the chat template of {self.tokenizer.name_or_path} can't be used: {error}"
             ) from error
 
-    def glue(self, role: str, wrap: str = "{}") -> Glue:
-        """The pieces around a message of `role` after an assistant's turn; `wrap` stands around its words,
-        such as tags.
+    def pieces(self, role: str, wrap: str = "{}") -> TemplatePieces:
+        """Finds the pieces around a message of `role` after an assistant's turn.
+
+        Args:
+            role: "user" or "tool".
+            wrap: text around the message's words, such as tags; ``{}`` marks the words.
+
+        Raises:
+            ValueError: the template rewrites earlier turns or drops the message.
         """
         before, said = _SENTINEL.format(0), _SENTINEL.format(1)
         words = _SENTINEL.format(2) + '"' + _SENTINEL.format(3)
@@ -113,17 +137,21 @@ class ChatFrame:
                 "use a template that only appends"
             )
         between, after = whole.split(said)[1].split(shown)
-        return Glue(self.control_ids(between), self.control_ids(after), as_json)
+        return TemplatePieces(self.control_ids(between), self.control_ids(after), as_json)
 
     def control_ids(self, text: str) -> list[int]:
-        """Ids of our own or the template's text, in which control tokens mean what they say."""
+        """Ids of trusted text, ours or the template's, in which control tokens count as such."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def prompt(
         self, messages: list[tuple[str, str]], question: str, tools: list[Any] | None = None
     ) -> list[int]:
-        """Ids of the trusted `messages` (role, content), of which the last says ``{question}``, and an open
-        assistant turn.
+        """Ids of a prompt with an open assistant turn.
+
+        Args:
+            messages: trusted (role, content) pairs; the last content holds ``{question}``.
+            question: the question, tokenised as plain text.
+            tools: JSON schemas to show, or None.
         """
         sentinel = _SENTINEL.format("question")
         chat = [{"role": role, "content": content} for role, content in messages]
@@ -132,37 +160,39 @@ class ChatFrame:
         return [*self.control_ids(before), *self.plain.ids(question), *self.control_ids(after)]
 
     def decision(self, prefix: str, words: str, suffix: str) -> list[int]:
-        """A whole turn of the policy's: tokenised once, as in `scoring_suffix`, with the token that
-        ends it.
-        """
+        """Ids of a whole turn of the policy, tokenised as in `scoring_suffix`, with the end-of-turn token."""
         return self.scoring_suffix(prefix, words, suffix).ids
 
     def text(self, decision_ids: list[int]) -> str:
         return str(self.tokenizer.decode(decision_ids, clean_up_tokenization_spaces=False))
 
-    def opening(self, glue: Glue, decision_ids: list[int]) -> list[int]:
-        """The glue before a message; the end-of-turn token is left out where the engine sampled one."""
+    def opening(self, pieces: TemplatePieces, decision_ids: list[int]) -> list[int]:
+        """The ids before a message, without the end-of-turn token if the engine sampled one."""
         ended = len(decision_ids) > 0 and decision_ids[-1] in self._end_ids
-        return glue.opening[1:] if ended else glue.opening
+        return pieces.opening[1:] if ended else pieces.opening
 
     def observation(
-        self, text: str, *, glue: Glue, decision_ids: list[int], max_tokens: int, neutralised: int
+        self, text: str, *, pieces: TemplatePieces, decision_ids: list[int], max_tokens: int, neutralised: int
     ) -> Observation:
-        """`text` as plain text in `glue`, cut to `max_tokens`.
+        """Renders `text` as plain text between `pieces`, cut to `max_tokens`.
 
-        `neutralised` tags were made harmless in it before.
+        `neutralised` is the number of tags in it that were made harmless before.
         """
-        ids = self.plain.ids(json.dumps(text, ensure_ascii=False)[1:-1] if glue.as_json else text)
+        ids = self.plain.ids(json.dumps(text, ensure_ascii=False)[1:-1] if pieces.as_json else text)
         return Observation(
-            ids=[*self.opening(glue, decision_ids), *ids[:max_tokens], *glue.closing],
+            ids=[*self.opening(pieces, decision_ids), *ids[:max_tokens], *pieces.closing],
             text=text,
             cut=len(ids) > max_tokens,
             neutralised_tags=neutralised + self.plain.count_control(text),
         )
 
     def scoring_suffix(self, prefix: str, answer: str, suffix: str) -> ScoringSuffix:
-        """`prefix`, `answer`, `suffix`, tokenised once, and the end of the turn; what overlaps the answer
-        counts (SPEC §2).
+        """The answer template `prefix` + `answer` + `suffix`, tokenised as a whole, and the end of the turn.
+
+        Tokens that overlap the answer are gold tokens (definitions: Belief and information gain).
+
+        Raises:
+            ValueError: the answer is empty.
         """
         if not answer.strip():
             raise ValueError(f"an empty answer can't be scored: {answer!r}")
@@ -177,7 +207,54 @@ class ChatFrame:
         return ScoringSuffix([*encoded["input_ids"], self.end_id], np.array([*gold_mask, False]))
 
     def _rewrites(self) -> bool:
+        """Whether the template changes an assistant turn with a thought once another message follows."""
         asked, thought, said, more = (_SENTINEL.format(k) for k in range(4))
         turn = {"role": "assistant", "content": f"<think>\n{thought}\n</think>\n\n{said}"}
         messages = [{"role": "user", "content": asked}, turn, {"role": "user", "content": more}]
         return not self.render(messages).startswith(self.render(messages[:1]) + turn["content"])
+
+
+class PlainTokenizer:
+    """Tokenises text from outside (questions, documents, messages) without any control token.
+
+    It is the same tokenizer without its added tokens, so a string such as ``<|im_end|>`` becomes ordinary
+    tokens. ``split_special_tokens`` alone is not enough: Qwen's ``<tool_call>`` and ``<think>`` are added
+    tokens that do not count as special, so it would let them through.
+
+    Attributes:
+        control: id to string of every added token.
+
+    Raises:
+        ValueError: the tokenizer has no fast form, or its vocabulary contains a control token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        from tokenizers import Tokenizer
+
+        core = getattr(tokenizer, "backend_tokenizer", None)
+        if core is None:
+            raise ValueError(
+                f"the tokenizer of {tokenizer.name_or_path} has no fast form: give one with a tokenizer.json"
+            )
+        parts = json.loads(core.to_str())
+        parts |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        self._core = Tokenizer.from_str(json.dumps(parts))
+        self.control: dict[int, str] = {
+            i: token.content for i, token in tokenizer.added_tokens_decoder.items()
+        }
+        for i, string in self.control.items():
+            if i in self.ids(string):
+                raise ValueError(
+                    f"the tokenizer of {tokenizer.name_or_path} makes the control token {string} of plain "
+                    "text"
+                )
+        longest_first = sorted(self.control.values(), key=len, reverse=True)
+        self._strings = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    def ids(self, text: str) -> list[int]:
+        """Ids of `text`, none of them a control token."""
+        return self._core.encode(text, add_special_tokens=False).ids
+
+    def count_control(self, text: str) -> int:
+        """Number of control-token strings in `text`."""
+        return len(self._strings.findall(text))

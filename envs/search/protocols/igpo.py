@@ -1,5 +1,6 @@
-"""The `igpo` protocol, the paper's: think, then a tool call in JSON or the answer, in tags (arXiv 2510.14967,
-section 3).
+"""The paper's protocol `igpo`: a thought, then a tool call in JSON or the answer, all in tags.
+
+(arXiv 2510.14967, section 3)
 
     assistant   <think> ... </think>
                 <tool_call>
@@ -13,7 +14,7 @@ section 3).
                 Marta Lindqvist
                 </answer>
 
-The tags are text, so any model with a chat template will do.
+The tags are text, so the protocol works with any model that has a chat template.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ import json
 from typing import TYPE_CHECKING
 
 from envs.search.protocols.base import Action
-from envs.search.protocols.tagged import TaggedProtocol
+from envs.search.protocols.tagged import TaggedProtocol, read_tool_call
 from envs.search.protocols.tags import Block, Tags
-from envs.search.protocols.tool_call import read_tool_call
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +46,7 @@ HOW = {
 
 
 def instruction(system: str, actions: list[str]) -> str:
-    """The role's own instruction, or one for what it may do; then how each of its actions is written."""
+    """The role's own instruction, else one that fits its actions; then how to write each action."""
     return "\n".join(
         [system or (READ if actions == ["message"] else TASK), THINK, *(HOW[action] for action in actions)]
     )
@@ -61,14 +61,14 @@ class IGPOProtocol(TaggedProtocol):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tools: list[dict]):
         super().__init__(tokenizer)
         self._tools = tools
-        self.result = self.error = self.frame.glue("user", "<tool_response>\n{}\n</tool_response>")
-        self.message = self.frame.glue("user", "<message>\n{}\n</message>")
+        self.result = self.error = self.template.pieces("user", "<tool_response>\n{}\n</tool_response>")
+        self.message = self.template.pieces("user", "<message>\n{}\n</message>")
 
     def prompt(self, system: str, question: str, actions: list[str]) -> list[int]:
         text = instruction(system, actions)
         if "search" in actions:
             text += "\nTools:\n" + "\n".join(json.dumps(tool, ensure_ascii=False) for tool in self._tools)
-        return self.frame.prompt([("system", text), ("user", "Question: {question}")], question)
+        return self.template.prompt([("system", text), ("user", "Question: {question}")], question)
 
     def action(self, block: Block) -> Action:
         return read_tool_call(block.text)

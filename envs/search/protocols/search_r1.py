@@ -1,4 +1,4 @@
-"""The `search_r1` protocol: one assistant turn that goes on, with what was found written into it.
+"""The `search_r1` protocol: a single assistant turn into which search results are inserted.
 
     user        ... Question: Who wrote The Silent Orchard?
     assistant   <think> ... </think> <search> The Silent Orchard author </search>
@@ -7,9 +7,9 @@
 
                 <think> ... </think> <answer> Marta Lindqvist </answer>
 
-A closing tag ends a turn: the engine stops at that string, and the tokens sampled so far stay as they are.
-The prompt is this project's own; a policy trained elsewhere wants the prompt it was trained with as its
-role's `instruction`.
+A closing tag ends a decision: the engine stops at that string, and the sampled tokens stay as they are. The
+prompt is this project's own. For a policy trained elsewhere, set the prompt of its training as the role's
+`instruction`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from envs.search.protocols.base import Action
-from envs.search.protocols.chat_template import Glue
+from envs.search.protocols.chat_template import TemplatePieces
 from envs.search.protocols.tagged import TaggedProtocol
 from envs.search.protocols.tags import Block, Tags
 from envs.search.trajectory import ActionKind
@@ -36,7 +36,7 @@ HOW = {
     "message": "Write to your colleague with <message> text </message>.",
 }
 LONGEST_STOP_IN_TOKENS = 16
-"""The stop strings have at most 10 bytes, so at most 10 tokens end in one."""
+"""Number of last tokens to search for a stop string, which has at most 10 bytes and so at most 10 tokens."""
 
 
 class SearchR1Protocol(TaggedProtocol):
@@ -46,21 +46,21 @@ class SearchR1Protocol(TaggedProtocol):
     tags = Tags(actions=("search", "answer", "message"), observations=("information",))
     answer_prefix = "<think> Now there's enough information to answer </think> <answer> "
     answer_suffix = " </answer>"
-    call_frame = ("<search> ", " </search>")
+    call_tags = ("<search> ", " </search>")
     stop_strings = ["</search>", "</answer>", "</message>"]
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         super().__init__(tokenizer)
-        ids = self.frame.control_ids
-        self.result = self.error = Glue(ids("\n\n<information>"), ids("</information>\n\n"))
-        self.message = Glue(ids("\n\n<message>"), ids("</message>\n\n"))
+        ids = self.template.control_ids
+        self.result = self.error = TemplatePieces(ids("\n\n<information>"), ids("</information>\n\n"))
+        self.message = TemplatePieces(ids("\n\n<message>"), ids("</message>\n\n"))
 
     def prompt(self, system: str, question: str, actions: list[str]) -> list[int]:
-        """One user message; an `instruction` that says ``{question}`` places the question itself."""
+        """One user message. An `instruction` that holds ``{question}`` places the question itself."""
         text = system or " ".join([TASK, *(HOW[action] for action in actions)])
         if "{question}" not in text:
             text += " Question: {question}"
-        return self.frame.prompt([("user", text)], question)
+        return self.template.prompt([("user", text)], question)
 
     def is_complete(self, decision_ids: list[int]) -> bool:
         if super().is_complete(decision_ids):
@@ -80,4 +80,4 @@ class SearchR1Protocol(TaggedProtocol):
 
     def reopen(self, decision_ids: list[int]) -> list[int]:
         """A blank line: the turn goes on."""
-        return self.frame.control_ids("\n\n")
+        return self.template.control_ids("\n\n")

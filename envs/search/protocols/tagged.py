@@ -1,6 +1,4 @@
-"""What the protocols that speak in tags share: `igpo`, `search_r1` and `chat` differ in prompt, tags and glue
-only.
-"""
+"""The base of the protocols in tags; `igpo`, `search_r1` and `chat` differ in prompt, tags and pieces."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from envs.search.protocols.base import Action, Observation, ScoringSuffix
-from envs.search.protocols.chat_template import ChatFrame, Glue
+from envs.search.protocols.chat_template import ChatTemplate, TemplatePieces
 from envs.search.protocols.tags import Block, Tags
 from envs.search.trajectory import ActionKind
 
@@ -20,10 +18,18 @@ if TYPE_CHECKING:
 class TaggedProtocol(ABC):
     """Base of `envs.search.protocols.base.Protocol` implementations over a chat model's tokenizer.
 
-    A subclass sets the class attributes, and `result`, `error` and `message`: the glue around what each
-    sender says. `call_frame` stands around the words of a search.
+    A subclass sets the class attributes, and the template pieces of each sender: `result` (a tool), `error`
+    and `message` (another role).
 
-    Raises ValueError for a tokenizer that can't be used.
+    Attributes:
+        tags: the tags that the protocol knows.
+        answer_prefix: text before an answer.
+        answer_suffix: text after an answer.
+        call_tags: text before and after a tool call.
+        template: the model's chat template.
+
+    Raises:
+        ValueError: the protocol cannot use the tokenizer.
     """
 
     name: str
@@ -31,42 +37,42 @@ class TaggedProtocol(ABC):
     answer_prefix = "<think>\nNow there's enough information to answer\n</think>\n<answer>\n"
     answer_suffix = "\n</answer>"
     stop_strings: list[str] = []
-    call_frame = ("<tool_call>\n", "\n</tool_call>")
+    call_tags = ("<tool_call>\n", "\n</tool_call>")
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
-        self.frame = ChatFrame(tokenizer, self.name)
-        # A tag may be a token of its own (Qwen3's <think>): that is the policy's to write.
+        self.template = ChatTemplate(tokenizer, self.name)
+        # A tag may be a token of its own (Qwen3's <think>), and the policy may write it.
         self._forbidden = {
             i: token.content
             for i, token in tokenizer.added_tokens_decoder.items()
             if token.special and not self.tags.is_tag(token.content)
         }
-        self.stop_token_ids = self.frame.stop_token_ids
-        self.result = self.error = self.message = self.frame.user
+        self.stop_token_ids = self.template.stop_token_ids
+        self.result = self.error = self.message = self.template.user
 
     @abstractmethod
     def prompt(self, system: str, question: str, actions: list[str]) -> list[int]: ...
 
     @abstractmethod
     def action(self, block: Block) -> Action:
-        """What a well-formed block other than an answer or a message asks for."""
+        """The action of a well-formed block other than an answer or a message."""
 
     def text(self, decision_ids: list[int]) -> str:
-        return self.frame.text(decision_ids)
+        return self.template.text(decision_ids)
 
     def is_complete(self, decision_ids: list[int]) -> bool:
         return len(decision_ids) > 0 and decision_ids[-1] in self.stop_token_ids
 
     def parse(self, decision_ids: list[int]) -> Action:
-        """The one action of a decision; a control token before its end is malformed."""
+        """The one action of a decision. A control token before its end makes it malformed."""
         ids = [int(i) for i in decision_ids]
         if ids and ids[-1] in self.stop_token_ids:
             ids.pop()
         return self.read(ids)
 
     def read(self, ids: list[int]) -> Action:
-        """`parse` of a decision without its stop token."""
+        """`parse` for a decision whose stop token has been removed."""
         forbidden = next((self._forbidden[i] for i in ids if i in self._forbidden), None)
         if forbidden:
             return Action(
@@ -82,26 +88,55 @@ class TaggedProtocol(ABC):
         return self.action(found)
 
     def decision(self, action: Action) -> list[int]:
-        """The answer as belief is scored on it, or the tool call without a thought."""
+        """Ids of an answer in the form that belief is scored on, or of a tool call without a thought."""
         if action.kind is ActionKind.ANSWER:
-            return self.frame.decision(self.answer_prefix, action.text, self.answer_suffix)
-        before, after = self.call_frame
-        return self.frame.decision(before, self.call(action), after)
+            return self.template.decision(self.answer_prefix, action.text, self.answer_suffix)
+        before, after = self.call_tags
+        return self.template.decision(before, self.call(action), after)
 
     def call(self, action: Action) -> str:
-        """A tool call's words."""
+        """The text of a tool call, without its tags."""
         return json.dumps({"name": action.tool, "arguments": action.arguments}, ensure_ascii=False)
 
     def reopen(self, decision_ids: list[int]) -> list[int]:
-        """Closes the decision, with an empty message's frame, and opens the next turn."""
-        return [*self.frame.opening(self.frame.user, decision_ids), *self.frame.user.closing]
+        """Closes the decision with an empty user message and opens the next turn."""
+        return [*self.template.opening(self.template.user, decision_ids), *self.template.user.closing]
 
     def observation(self, text: str, *, decision_ids: list[int], sender: str, max_tokens: int) -> Observation:
-        glue: Glue = {"tool": self.result, "error": self.error}.get(sender, self.message)
+        pieces: TemplatePieces = {"tool": self.result, "error": self.error}.get(sender, self.message)
         shown, tags = self.tags.disarm(text)
-        return self.frame.observation(
-            shown, glue=glue, decision_ids=decision_ids, max_tokens=max_tokens, neutralised=tags
+        return self.template.observation(
+            shown, pieces=pieces, decision_ids=decision_ids, max_tokens=max_tokens, neutralised=tags
         )
 
     def scoring_suffix(self, answer: str) -> ScoringSuffix:
-        return self.frame.scoring_suffix(self.answer_prefix, answer, self.answer_suffix)
+        return self.template.scoring_suffix(self.answer_prefix, answer, self.answer_suffix)
+
+
+def read_tool_call(text: str, arguments_key: str = "arguments") -> Action:
+    """Reads a tool call such as ``{"name": "search", "arguments": {"query": "..."}}``.
+
+    A fault inside well-formed tags is a tool error, which the policy sees and may correct, and not a format
+    error (docs/definitions.md).
+
+    Args:
+        text: the JSON object.
+        arguments_key: the key of the arguments; Llama 3 writes "parameters".
+
+    Returns:
+        A TOOL action. Its `error` is set where `text` holds no such call. Never raises.
+    """
+    try:
+        call = json.loads(text)
+        json.dumps(call, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        return Action(ActionKind.TOOL, error=f"the tool call is not valid JSON: {reason}")
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return Action(
+            ActionKind.TOOL, error=f'the tool call must be an object with "name" and "{arguments_key}"'
+        )
+    arguments = call.get(arguments_key, {})
+    if not isinstance(arguments, dict):
+        return Action(ActionKind.TOOL, tool=call["name"], error=f'"{arguments_key}" must be an object')
+    return Action(ActionKind.TOOL, tool=call["name"], arguments=arguments)

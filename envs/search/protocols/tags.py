@@ -1,7 +1,7 @@
-"""Tags such as ``<think>`` and ``<answer>``: read out of a decision, and made harmless inside a document.
+"""Tags such as ``<think>`` and ``<answer>``: reads them in a decision, disarms them in a document.
 
-Reading and disarming share one definition of what a tag is, so no document can hold one that a reader would
-take for real. Both are one pass of a regular expression without repetition: linear in the text.
+Reading and disarming share one definition of a tag, so no document can hold a tag that the reader would
+accept. Both take one pass of a regular expression without repetition, so they are linear in the text.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ class Block:
 
 
 class Tags:
-    """The tags of a protocol: `actions` that a decision may take one of, `observations` that only the
-    environment writes.
+    """The tags of a protocol, and ``<think>``. Tags are exact: lower case, no blanks, no attributes.
 
-    ``<think>`` comes on top. Tags are exact: lower case, no blanks, no attributes.
+    Args:
+        actions: tags of which a decision has one.
+        observations: tags that only the environment writes.
     """
 
     def __init__(self, actions: tuple[str, ...], observations: tuple[str, ...]):
@@ -38,16 +39,22 @@ class Tags:
         return self._tag.fullmatch(text) is not None
 
     def disarm(self, text: str) -> tuple[str, int]:
-        """`text` with a blank put into whatever looks like a tag (``< answer>``), and how many there were."""
+        """Puts a blank into everything that looks like a tag (``< answer>``).
+
+        Returns:
+            The new text and the number of tags.
+        """
         return self._tag_like.subn("< ", text)
 
     def read(self, text: str) -> Block | Action:
-        """The one action block of a decision, or the MALFORMED action that says what is wrong with it (SPEC
-        §3).
+        """Reads the one action block of a decision.
 
-        A thought is optional and comes first; text outside of tags is ignored. Without any sign of an action,
-        or with an answer in it, a malformed decision ends the rollout; a spoilt tool call or message may be
-        tried again.
+        A thought is optional and comes first. Text outside of tags is ignored.
+
+        Returns:
+            The block, or a MALFORMED action that names the fault (definitions: Outcome). It ends the rollout
+            if the decision has no action tag at all or an answer tag. A broken tool call or message may be
+            tried again.
         """
         blocks, error = self._blocks(text)
         taken = [block for block in blocks if block.tag in self.actions]
@@ -69,8 +76,8 @@ class Tags:
         return Action(ActionKind.MALFORMED, error=error, ends_rollout=not tried or "answer" in tried)
 
     def _blocks(self, text: str) -> tuple[list[Block], str]:
-        """Blocks in order, up to the first tag that is out of place, and what is wrong with that one ("" if
-        none is).
+        """The blocks in order, up to the first misplaced tag, and the fault of that tag ("" if there is
+        none).
         """
         blocks: list[Block] = []
         open_tag, start = "", 0

@@ -7,12 +7,11 @@ A decision is an action token, plain words, and ``<end>``::
     <doc> " mira " mira mother toma . ... </doc>    observation (from the tool)
     <answer> red <end>                              decision
 
-A reader's message reaches the searcher as ``<note> ... </note>``, an error as ``<error> ... </error>``.
-Nothing opens a
-turn: the action token that the policy samples does.
+A reader's message reaches the searcher as ``<note> ... </note>``, an error as ``<error> ... </error>``. No
+token opens a turn; a turn begins with the action token that the policy samples.
 
-Text is tokenised by words and punctuation, so that no string can become a control token: ``"<answer>"`` is
-the three words ``<``, ``answer``, ``>``, none of them known. Unknown words become ``<unk>``.
+Text is split into words and punctuation, so no string can become a control token: ``"<answer>"`` is the three
+words ``<``, ``answer``, ``>``, none of them known. Unknown words become ``<unk>``.
 """
 
 from __future__ import annotations
@@ -40,10 +39,13 @@ _CONTROL_PATTERN = re.compile("|".join(re.escape(token) for token in CONTROL_TOK
 
 
 def build_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over the control tokens and `words`, lower-casing, splitting at spaces and
-    punctuation.
+    """Builds a word-level tokenizer, which lower-cases and splits at spaces and punctuation.
 
-    `CONTROL_TOKENS` take the first ids. `words` must be in lower case and different from one another.
+    Args:
+        words: the vocabulary, in lower case and without repetitions. `CONTROL_TOKENS` take the ids before it.
+
+    Raises:
+        ValueError: a word occurs twice or is a control token.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -73,9 +75,11 @@ def build_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
 class TinyProtocol:
     """`envs.search.protocols.base.Protocol` for the embedded policy.
 
-    `tokenizer` comes from `build_tokenizer` or from the folder that it was saved in.
+    Args:
+        tokenizer: from `build_tokenizer`, or from the folder that it was saved in.
 
-    Raises ValueError where the tokenizer lacks a control token or would turn text into one.
+    Raises:
+        ValueError: the tokenizer lacks a control token, or turns plain text into one.
     """
 
     name = "tiny"
@@ -100,7 +104,7 @@ class TinyProtocol:
             self._control[MESSAGE]: ActionKind.MESSAGE,
         }
         self.stop_token_ids = [self._end_id]
-        # The same documents are seen again and again.
+        # The same documents are tokenised many times.
         self._plain = lru_cache(maxsize=8192)(self._tokenise)
         self._num_tags = lru_cache(maxsize=8192)(lambda text: len(_CONTROL_PATTERN.findall(text)))
         self._words = [str(word) for word in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
@@ -110,7 +114,7 @@ class TinyProtocol:
             )
 
     def _tokenise(self, text: str) -> tuple[int, ...]:
-        """Ids of `text` as plain text: a control token's string never becomes that token."""
+        """Ids of plain text. The string of a control token never becomes that token."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         if any(i in self._control_ids and i != self._unk_id for i in ids):
             raise ValueError(
@@ -122,15 +126,13 @@ class TinyProtocol:
         """``<bos> <reader> question`` for a role that only writes messages, else ``<bos> <searcher>
         question``.
 
-        `system` is not used: this policy knows its role by the token.
+        `system` is not used, because this policy knows its role from the token.
         """
         role = READER if actions == ["message"] else SEARCHER
         return [self._control[BOS], self._control[role], *self._plain(question)]
 
     def parse(self, decision_ids: list[int]) -> Action:
-        """The action of a completed decision: an action token, at least one plain word, ``<end>``; else
-        MALFORMED.
-        """
+        """Reads an action token, at least one plain word, and ``<end>``; anything else is MALFORMED."""
         kind = self._kinds.get(decision_ids[0]) if len(decision_ids) else None
         if kind is None:
             return Action(
@@ -165,16 +167,13 @@ class TinyProtocol:
         return " ".join([self._words[i] for i in decision_ids])
 
     def reopen(self, decision_ids: list[int]) -> list[int]:
-        """Ids that close the decision, if the engine cut it before ``<end>``, and open a next turn without
-        text.
-        """
+        """``<end>`` if the engine cut the decision before it, else nothing; no token opens a turn."""
         return [] if len(decision_ids) == 0 or decision_ids[-1] == self._end_id else [self._end_id]
 
     def observation(self, text: str, *, decision_ids: list[int], sender: str, max_tokens: int) -> Observation:
-        """``<doc>`` (sender "tool"), ``<error>`` (sender "error") or ``<note>`` (a role's name) around
-        `text`.
+        """`text` in ``<doc>`` (sender "tool"), ``<error>`` (sender "error") or ``<note>`` (a role's name).
 
-        `max_tokens` bounds the words of `text`; the two tags and a closing ``<end>`` come on top.
+        `max_tokens` limits the words of `text`; the two tags and a closing ``<end>`` come on top.
         """
         tag = {"tool": "doc", "error": "error"}.get(sender, "note")
         words = self._plain(text)
@@ -191,9 +190,10 @@ class TinyProtocol:
         )
 
     def scoring_suffix(self, answer: str) -> ScoringSuffix:
-        """``<answer> answer <end>``, what the policy would write.
+        """``<answer> answer <end>``, as the policy would write it.
 
-        Raises ValueError for an answer without words.
+        Raises:
+            ValueError: the answer has no words.
         """
         words = self._plain(answer)
         if not words:

@@ -1,1 +1,1 @@
-"""Tools that a decision may call."""
+"""Tools, the functions that a decision may call."""

@@ -1,9 +1,8 @@
-"""What a tool is: a typed function that a decision may call, with a JSON schema made from its signature.
+"""Tools and the toolbox. A tool is a typed function whose signature gives its JSON schema.
 
-A failed call is a result with an `error`, which the policy sees and the log keeps. An error is the policy's
-own (unknown tool,
-bad arguments: `ToolError`) or a failure of the tool (server down, time out: `ToolFailure`); only failures
-count towards the share that stops a run.
+A failed call has an `error`, which the policy sees and the log keeps. The error is either the policy's own
+(unknown tool, bad arguments: `ToolError`) or a failure of the tool (server down, time out: `ToolFailure`).
+Only failures count towards the share that stops a run.
 """
 
 from __future__ import annotations
@@ -24,41 +23,45 @@ from envs.search.trajectory import ToolCall
 
 
 class ToolError(Exception):
-    """A call that the policy got wrong; the text tells it how to do better.
-
-    A user's tool may raise it too.
+    """A mistake of the policy in a call. Its text tells the policy how to correct it. A user's tool may raise
+    it.
     """
 
 
 class ToolFailure(Exception):
-    """A call that failed for a reason outside of the policy's hands; the policy reads the text."""
+    """A call that failed for a reason that the policy does not control. The policy reads its text."""
 
 
 @dataclass(slots=True)
 class ToolResult:
-    """What a tool returns: the text that the policy reads, and what the log keeps besides."""
+    """The result of a call.
+
+    Attributes:
+        text: the text that the policy reads.
+        document_ids: the retrieved documents, for the log.
+        document_scores: one score per document where the tool has scores, else empty.
+        credits: the price that a paid service took.
+    """
 
     text: str
     document_ids: list[str] = field(default_factory=list)
     document_scores: list[float] = field(default_factory=list)
-    """One per document where the tool has scores, else empty."""
     credits: float = 0.0
-    """What a paid service took for the call."""
 
 
 class Tool:
-    """A typed function as the policy sees it. The first paragraph of its docstring says what it is for.
+    """A typed function that the policy can call. The first paragraph of its docstring is its description.
 
     Args:
-        function: takes typed parameters, `Annotated[str, Field(description=...)]` where a word of explanation
-            helps; returns a `ToolResult`, or anything that is shown as text (JSON where it is no string).
-        name: what the policy calls it.
-        at_once: whether a call takes less time than handing it to a thread would. Asked before each call,
-            since a retriever opens late.
+        function: has typed parameters, with `Annotated[str, Field(description=...)]` where an explanation
+            helps. Returns a `ToolResult`, a string, or a value to show as JSON.
+        name: its name for the policy.
+        at_once: whether a call is quicker than handing it to a thread. Asked before each call, because a
+            retriever opens late.
 
     Raises:
-        InputError: a parameter without a type, of a type that JSON can't carry, or with a name that no
-            argument can have (`*args`, `**kwargs`, `_x`).
+        InputError: a parameter has no type, a type that JSON cannot hold, or a name that no argument can have
+            (`*args`, `**kwargs`, `_x`).
     """
 
     def __init__(self, function: Callable[..., Any], name: str, at_once: Callable[[], bool] = lambda: False):
@@ -107,9 +110,10 @@ class Tool:
         }
 
     def __call__(self, arguments: dict[str, Any]) -> ToolResult:
-        """Checks `arguments` and calls the function.
+        """Checks `arguments` and calls the function. Raises whatever the function raises, too.
 
-        Raises ToolError for bad ones, and whatever the function raises.
+        Raises:
+            ToolError: an argument is missing, unknown or of another type.
         """
         try:
             checked = self._arguments.model_validate(arguments)
@@ -121,9 +125,10 @@ class Tool:
 
 
 def as_result(value: Any) -> ToolResult:
-    """What a tool's function returned, as a result.
+    """Converts the return value of a tool's function to a result.
 
-    Raises what `json.dumps` does for a value that is no JSON (keys, circles).
+    Raises:
+        TypeError, ValueError: `json.dumps` cannot write the value (keys, cycles).
     """
     if isinstance(value, ToolResult):
         return value
@@ -132,7 +137,7 @@ def as_result(value: Any) -> ToolResult:
 
 @dataclass(eq=False, slots=True)
 class RunningCall:
-    """A call that a thread carries out."""
+    """A call that a thread is carrying out."""
 
     call: ToolCall
     tool: Tool
@@ -140,7 +145,7 @@ class RunningCall:
     """By `time.perf_counter`."""
     future: Future[ToolResult] = field(default_factory=Future)
     seconds: float | None = None
-    """How long it took, once it is over."""
+    """Its duration, once it has ended."""
 
 
 _THREADS = DaemonThreads("tool")
@@ -150,9 +155,12 @@ class Toolbox:
     """The tools of a task. Calls may come from many threads at once.
 
     Args:
-        tools: with different names.
-        timeout: seconds after which a call counts as failed. What it was doing is abandoned, not stopped:
-            Python cannot. Tools that answer at once have no limit.
+        tools: the tools, with different names.
+        timeout: seconds after which a call counts as failed. Its thread is abandoned, because Python cannot
+            stop it. Tools that answer at once have no limit.
+
+    Raises:
+        InputError: two tools have the same name.
     """
 
     def __init__(self, tools: Sequence[Tool], timeout: float = 60.0):
@@ -163,14 +171,11 @@ class Toolbox:
 
     @property
     def schemas(self) -> list[dict[str, Any]]:
-        """What a protocol shows to the policy, in the order of the settings."""
+        """JSON schemas of the tools, in the order of the settings."""
         return [tool.schema for tool in self._tools.values()]
 
     def __call__(self, call: ToolCall) -> ToolCall:
-        """Carries out `call` and fills in its result or its error.
-
-        A bug in a tool of this package is raised.
-        """
+        """Carries out `call` and fills in its result or its error. Raises a bug in a tool of this package."""
         if not self.call_at_once(call):
             running = self.start(call)
             wait([running.future], self.timeout)
@@ -178,9 +183,10 @@ class Toolbox:
         return call
 
     def call_at_once(self, call: ToolCall) -> bool:
-        """Carries out a `call` that is over sooner than a thread could begin with it.
+        """Carries out `call` if that is quicker than starting a thread.
 
-        Returns False for any other.
+        Returns:
+            Whether the call was carried out; if not, use `start` and `finish`.
         """
         tool = self._tools.get(call.tool)
         if tool is None:
@@ -194,16 +200,13 @@ class Toolbox:
         return True
 
     def start(self, call: ToolCall) -> RunningCall:
-        """Lets a thread carry out `call` of a known tool.
-
-        When its future is done, or `timeout` seconds have passed: `finish`.
-        """
+        """Starts `call` of a known tool in a thread. Call `finish` when its future is done or time is up."""
         running = RunningCall(call, self._tools[call.tool], time.perf_counter())
         _THREADS.submit(_carry_out, running)
         return running
 
     def finish(self, running: RunningCall) -> None:
-        """Fills in the call's result or its error; a call that is not over yet failed, and is abandoned."""
+        """Fills in the call's result or error. A call that still runs has failed and is abandoned."""
 
         def result() -> ToolResult:
             if not running.future.done():
@@ -217,7 +220,7 @@ class Toolbox:
 
 
 def _enter(call: ToolCall, function: Callable[..., ToolResult], *arguments: Any) -> None:
-    """Into `call` goes what `function` returns, or its error."""
+    """Calls `function` and fills its result or its error into `call`."""
     try:
         result = function(*arguments)
     except ToolError as error:

@@ -1,4 +1,4 @@
-"""The tools at hand: `search`, `open`, `calculator`, and a user's own."""
+"""The built-in tools `search`, `open` and `calculator`, and a user's own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from envs.data.corpus import Corpus
 from envs.errors import InputError
-from envs.retrieval.base import Found, Hit, Retriever, RetrieverError
+from envs.retrieval.base import Hit, PricedHits, Retriever, RetrieverError
 from envs.retrieval.bm25 import BM25Retriever
 from envs.search.config import SearchEnvSettings
 from envs.search.tools.base import Tool, Toolbox, ToolError, ToolFailure, ToolResult, as_result
@@ -24,23 +24,28 @@ from envs.user_code import import_function
 logger = logging.getLogger(__name__)
 
 MAX_QUERIES = 16
-"""Queries of one `search` call."""
+"""Limit on the queries of one `search` call."""
 AT_ONCE_DOCUMENTS = 100_000
-"""BM25 searches this many in 0.2 ms (benchmarks/README.md), which is what handing the search to a thread
-costs."""
+"""BM25 searches this many documents in 0.2 ms (benchmarks/README.md), as long as starting a thread takes."""
 REMEMBERED_SEARCHES = 16384
-"""The rollouts of a group search alike, and so do those of the next iterations."""
+"""Number of search results to keep, because the rollouts of a group and of later iterations repeat queries.
+"""
 PAGE_CHARACTERS_PER_TOKEN = 3
-"""A page of `open` fits into an observation: English has about four characters a token."""
+"""Makes a page of `open` fit into an observation; English has about four characters per token."""
 
 
 def build_toolbox(
     settings: SearchEnvSettings, retriever: Callable[[], Retriever], corpus: Corpus | None
 ) -> Toolbox:
-    """The tools that `settings.tools` names. `retriever` is called at the first search.
+    """Builds the tools that `settings.tools` names.
+
+    Args:
+        settings: the environment's settings.
+        retriever: returns the retriever; called at the first search.
+        corpus: the documents for `open`; None where only a server has them.
 
     Raises:
-        InputError: an unknown tool, or a user's tool that can't be imported or lacks types.
+        InputError: a tool is unknown, or a user's tool cannot be imported or lacks types.
     """
     return Toolbox(
         [_build(name, settings, retriever, corpus) for name in settings.tools], settings.tool_timeout
@@ -70,9 +75,12 @@ def _build(
 
 
 def search_tool(retriever: Callable[[], Retriever], top_k: int, *, show_ids: bool = False) -> Tool:
-    """`search`: the contents of the best `top_k` documents. `retriever` is called at the first search.
+    """The tool `search`, which shows the best `top_k` documents.
 
-    `show_ids` puts each document's id in front of it, for `open`.
+    Args:
+        retriever: returns the retriever; called at the first search.
+        top_k: documents per query.
+        show_ids: whether to put its id in front of each document, for `open`.
     """
 
     def is_quick() -> bool:
@@ -91,7 +99,7 @@ def search_tool(retriever: Callable[[], Retriever], top_k: int, *, show_ids: boo
             "\n\n".join(shown),
             document_ids=[hit.document_id for hits in found for hit in hits],
             document_scores=[hit.score for hits in found for hit in hits],
-            credits=found.credits if isinstance(found, Found) else 0.0,
+            credits=found.credits if isinstance(found, PricedHits) else 0.0,
         )
 
     remembered = functools.lru_cache(REMEMBERED_SEARCHES)(answer)
@@ -112,17 +120,14 @@ def search_tool(retriever: Callable[[], Retriever], top_k: int, *, show_ids: boo
 
 
 def searched_text(arguments: dict[str, Any]) -> str | None:
-    """What a call of `search` looks for, for the log: several queries stand one a line.
-
-    None where it names nothing.
-    """
+    """The queries of a `search` call, one per line, for the log; None where it has none."""
     query, queries = arguments.get("query"), arguments.get("queries")
     texts = [query, *queries] if isinstance(queries, list) else [query]
     return "\n".join([text for text in texts if isinstance(text, str) and text]) or None
 
 
 def open_tool(corpus: Corpus, page_characters: int) -> Tool:
-    """`open`: one document of `corpus`, in pages of at most `page_characters`."""
+    """The tool `open`, which shows a document of `corpus` in pages of at most `page_characters`."""
 
     def open_document(
         document_id: Annotated[str, Field(description="the id that stands in front of a search result")],
@@ -152,10 +157,10 @@ def calculator(expression: Annotated[str, Field(description="such as (1884 + 3) 
 
 
 def user_tool(function: FunctionType) -> Tool:
-    """A user's function as a tool: whatever it raises is a failure that the policy sees, with its traceback
-    in the log.
+    """Makes a tool of a user's function.
 
-    So is a result that can't be shown, and an attempt to end the process.
+    An exception becomes a `ToolFailure`, which the policy sees; its traceback goes to the log. The same holds
+    for a result that cannot be shown and for an attempt to end the process. `ToolError` passes unchanged.
     """
 
     @functools.wraps(function)
@@ -172,6 +177,6 @@ def user_tool(function: FunctionType) -> Tool:
 
 
 def _shown(hit: Hit, show_id: bool) -> str:
-    """The document as the policy reads it; the title stands in front unless the text begins with it."""
+    """The document as the policy reads it, with its title in front unless the text begins with it."""
     text = hit.text if hit.text.startswith(hit.title) else f"{hit.title}: {hit.text}"
     return f"[{hit.document_id}] {text}" if show_id else text

@@ -1,4 +1,4 @@
-"""Arithmetic that is safe to evaluate: the text is parsed, never executed, and every step is bounded."""
+"""Safe arithmetic: the text is parsed and never executed, and every step is bounded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 MAX_CHARACTERS = 200
 MAX_BITS = 4096
-"""An integer may grow to this length; beyond it (as in 9**9**9) evaluation would take for ever."""
+"""Limit on the length of integers; without it an expression such as 9**9**9 would never finish."""
 
 _BINARY: dict[type[ast.operator], Callable] = {
     ast.Add: operator.add,
@@ -25,11 +25,11 @@ _FUNCTIONS: dict[str, Callable] = {"abs": abs, "round": round, "min": min, "max"
 
 
 def evaluate(expression: str) -> int | float:
-    """The value of numbers, `+ - * / // % **`, brackets, and `abs round min max sqrt`.
+    """Evaluates numbers, `+ - * / // % **`, brackets, and `abs round min max sqrt`.
 
     Raises:
-        ValueError: anything else, a division by zero, or a number that grows too large; the message is for
-            the policy.
+        ValueError: the text holds anything else, divides by zero, or a number grows too large. The message is
+            for the policy.
     """
     if len(expression) > MAX_CHARACTERS:
         raise ValueError(f"an expression may have {MAX_CHARACTERS} characters")

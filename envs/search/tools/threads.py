@@ -1,4 +1,4 @@
-"""Threads that are kept for the next call and never keep the process alive."""
+"""Reusable threads that do not keep the process alive."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 
 
 class DaemonThreads:
-    """Calls functions in threads; one more is started whenever all are busy.
+    """Calls functions in threads, and starts another thread whenever all are busy.
 
-    `ThreadPoolExecutor` waits at exit for whatever its threads are doing, so a tool that hangs would hang the
-    process; and it has a limit, so tools that hang would take the others' places.
+    `ThreadPoolExecutor` does not fit: it waits for its threads at exit, so a hanging tool would hang the
+    process, and it has a limit, so hanging tools would block the others.
+
+    Args:
+        name: name of the threads.
     """
 
     def __init__(self, name: str):
@@ -21,7 +24,7 @@ class DaemonThreads:
         self._idle = threading.Semaphore(0)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Calls `function`, which must not raise, as soon as a thread can."""
+        """Calls `function` in a thread, as soon as one is free. `function` must not raise."""
         if not self._idle.acquire(blocking=False):
             threading.Thread(target=self._work, name=self._name, daemon=True).start()
         self._waiting.put((function, arguments))

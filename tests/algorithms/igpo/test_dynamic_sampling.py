@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from algorithms.igpo.sampling import sample_batch
-from envs.data.prompt_sampler import PromptCursor
+from envs.data.prompt_sampler import PromptSampler
 from envs.data.question import Question
 
 WANTED = 3
@@ -55,7 +55,7 @@ def sample_batch_of(rounds, *, dynamic=True, max_resample=3):
         task=SimpleNamespace(
             train_questions=[Question(f"q{k}", "?", ["a"]) for k in range(20)], policy_of="the task's"
         ),
-        cursor=PromptCursor(20, seed=0),
+        cursor=PromptSampler(20, seed=0),
         sampler=SimpleNamespace(sample=one_round),
         weights_version=0,
     )

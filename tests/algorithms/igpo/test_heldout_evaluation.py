@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 from scripted_engine import ScriptedEngine, tiny_task
+from scripted_retriever import ScriptedRetriever
 
 from algorithms.igpo.algorithm import IGPO
 from envs.retrieval.base import RetrieverError
-from envs.retrieval.scripted import ScriptedRetriever
 from envs.runner.rollout_loop import RolloutLoop
 from envs.world.config import WorldSettings
 from envs.world.world import build_world

@@ -3,13 +3,13 @@
 from collections import Counter
 
 from algorithms.igpo.sampling import training_jobs
-from envs.data.prompt_sampler import PromptCursor
+from envs.data.prompt_sampler import PromptSampler
 from envs.data.question import Question
 
 
 def make_jobs(num_questions, iteration, *num_prompts):
     """The groups of rounds that ask for `num_prompts` each, as under dynamic sampling."""
-    cursor, drawn = PromptCursor(num_questions, seed=3), Counter()
+    cursor, drawn = PromptSampler(num_questions, seed=3), Counter()
     questions = [Question(f"q{k}", "?", ["a"]) for k in range(num_questions)]
     return [
         group

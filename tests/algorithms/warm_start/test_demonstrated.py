@@ -2,13 +2,13 @@
 
 import pytest
 from scripted_engine import ScriptedEngine, ids, tiny_task
+from scripted_retriever import ScriptedRetriever
 
 from algorithms.igpo.learner.token_batch import join_rows, turn_tokens
 from algorithms.warm_start.demonstrated import play_all
-from envs.demonstrations.demonstrations import Demonstration
+from envs.demonstrations.demonstration import Demonstration
 from envs.errors import InputError
 from envs.retrieval.base import RetrieverError
-from envs.retrieval.scripted import ScriptedRetriever
 from envs.runner.rollout_loop import RolloutJob, RolloutLoop
 
 

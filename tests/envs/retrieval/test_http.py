@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from loopback import answering, free_port, serving
+from scripted_retriever import ScriptedRetriever
 
 from envs.data.corpus import Corpus, Document
 from envs.errors import InputError
@@ -21,7 +22,6 @@ from envs.retrieval.bm25 import BM25Retriever
 from envs.retrieval.build import build_retriever
 from envs.retrieval.config import HTTPSettings, RetrieverSettings
 from envs.retrieval.http import HTTPRetriever
-from envs.retrieval.scripted import ScriptedRetriever
 from envs.retrieval.server import retrieval_app
 
 CORPUS = Corpus(

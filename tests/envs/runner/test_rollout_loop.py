@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 from scripted_engine import ScriptedEngine, ids, tiny_task
+from scripted_retriever import ScriptedRetriever
 
 from envs.retrieval.base import Hit, RetrieverError
-from envs.retrieval.scripted import ScriptedRetriever
 from envs.runner.belief import QUERY, enter_scores
 from envs.runner.rollout_loop import RolloutJob, RolloutLoop, turn_seed
 from envs.search.trajectory import Termination

@@ -4,8 +4,15 @@ import bm25s
 import pytest
 
 from envs.world.chain import Chain
+from envs.world.config import WorldSettings
 from envs.world.words import ATTRIBUTES, RELATIONS, VALUES, vocabulary
-from envs.world.world import WorldSettings, build_world, split_by_share
+from envs.world.world import build_world, split_by_share
+
+SMALL = {"train_questions": 200, "heldout_questions": 100}
+
+
+def world_of(**knobs):
+    return build_world(WorldSettings(**(SMALL | knobs)))
 
 
 def test_same_settings_same_bytes():
@@ -97,3 +104,40 @@ def test_chain_keys_and_share_split():
     assert Chain(0, (1, 0), 2).keys == ["friend", "mother", "animal"]
     assert split_by_share(7, {2: 0.5, 1: 0.25, 3: 0.25}) == {1: 2, 2: 3, 3: 2}
     assert len(vocabulary()) == len(set(vocabulary())) == 305
+
+
+def texts(world):
+    return [d.text for d in world.documents], [q.text for q in world.questions("heldout")]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "digest"),
+    [
+        ({"graded_evidence": 0.7}, "0c96f5c2582667f6"),
+        ({"yes_no": 0.3, "comparison": 0.3, "aliases": 2}, "580dd5090ad083dd"),
+        ({"noise": 3, "distractors": 40, "collisions": 20, "relations": 6}, "b0af16ff9bd1c3dd"),
+    ],
+)
+def test_same_options_same_bytes(knobs, digest):
+    world = world_of(**knobs)
+    lines = [d.id + d.contents for d in world.documents]
+    lines += [q.text + str(q.golds) for split in ("train", "heldout") for q in world.questions(split)]
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == digest
+
+
+def test_each_knob_leaves_the_rest_as_it_was():
+    documents, questions = texts(world_of())
+    assert (
+        texts(world_of(distractors=5))[0][:100] == documents and len(world_of(distractors=5).documents) == 105
+    )
+    assert (
+        texts(world_of(noise=1))[1]
+        == texts(world_of(distractors=5))[1]
+        == texts(world_of(aliases=2))[1]
+        == questions
+    )
+    assert texts(world_of(yes_no=1.0))[0] == documents
+    noisy = texts(world_of(noise=2))[0]
+    for before, after in zip(documents, noisy, strict=True):
+        facts, sentences = before.split(" . "), after.split(" . ")
+        assert len(sentences) == len(facts) + 2

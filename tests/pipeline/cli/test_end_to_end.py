@@ -54,14 +54,14 @@ def prompts_by_iteration(run: Path) -> dict[int, list[str]]:
 
 def drawn_prompts(run: Path, iterations: int) -> dict[int, list[str]]:
     """What the cursor draws where nothing interrupts it."""
-    from envs.data.prompt_sampler import PromptCursor
+    from envs.data.prompt_sampler import PromptSampler
     from envs.data.questions import fingerprint
     from envs.search.task import SearchTask
     from pipeline.experiment.experiment import load_experiments
 
     config = load_experiments(run / "config.yaml")[0].algorithm_config()
     questions = SearchTask(config.env_settings()).train_questions
-    cursor = PromptCursor(len(questions), config.seed, fingerprint(questions))
+    cursor = PromptSampler(len(questions), config.seed, fingerprint(questions))
     return {
         i: sorted(questions[index].id for index in cursor.next(PROMPTS)) for i in range(1, iterations + 1)
     }

@@ -10,7 +10,7 @@ from tiny_policy import write_experiment, write_policy
 import pipeline.cli.igpo
 from algorithms.igpo.model.causal_lm import load_causal_lm
 from algorithms.warm_start.fine_tune import FineTuner
-from envs.demonstrations.demonstrations import Demonstration, load_demonstrations, save_demonstrations
+from envs.demonstrations.demonstration import Demonstration, load_demonstrations, save_demonstrations
 from envs.search.task import SearchTask
 from pipeline.experiment.experiment import load_experiments
 

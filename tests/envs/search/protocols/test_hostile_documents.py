@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from chat_tokenizers import CHATML, LLAMA3, QWEN2, QWEN3, chat_tokenizer
 from scripted_engine import WORDS
+from scripted_retriever import ScriptedRetriever
 
 from envs.data.question import Question
 from envs.retrieval.base import RetrieverError
-from envs.retrieval.scripted import ScriptedRetriever
 from envs.search.config import SearchEnvSettings
 from envs.search.environment import SearchEnv
 from envs.search.protocols.base import Action

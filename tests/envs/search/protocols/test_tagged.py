@@ -86,7 +86,7 @@ def test_a_chat_rollout_is_what_the_template_makes_of_it(name, decision):
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": 'Somebody, "me".'},
     ]  # fmt: skip
-    whole = protocol.frame.render(chat, SCHEMAS)
+    whole = protocol.template.render(chat, SCHEMAS)
     assert rollout(protocol, decision, 'Somebody, "me".') == whole.replace(
         "assistant\n\n<tool_call>", "assistant\n<tool_call>"
     )
@@ -100,11 +100,11 @@ def test_no_tools_are_shown_to_a_role_that_may_not_search():
 
 
 def test_templates():
-    assert not PROTOCOLS["chat, qwen2"].frame.rewrites_earlier_turns
+    assert not PROTOCOLS["chat, qwen2"].template.rewrites_earlier_turns
     assert PROTOCOLS[
         "chat, qwen3"
-    ].frame.rewrites_earlier_turns  # it drops thoughts: found out, and turns are appended all the same
-    assert not PROTOCOLS["chat, llama3"].frame.rewrites_earlier_turns
+    ].template.rewrites_earlier_turns  # it drops thoughts: found out, and turns are appended all the same
+    assert not PROTOCOLS["chat, llama3"].template.rewrites_earlier_turns
     thought = "<think>\na thought\n</think>\n\n"
     assert thought in rollout(
         PROTOCOLS["chat, qwen3"], f"{thought}<tool_call>{CALL}</tool_call><|im_end|>", "x"
@@ -301,7 +301,7 @@ def test_a_hostile_document_can_forge_nothing(protocol, sender, text):
         )
 
     hostile, harmless = around(text), around("x")
-    control = set(protocol.frame.plain.control)
+    control = set(protocol.template.plain.control)
     assert [i for i in hostile.ids if i in control] == [
         i for i in harmless.ids if i in control
     ]  # the frame's own, in its order
@@ -323,7 +323,7 @@ def test_what_was_made_harmless_is_counted():
 
 @each_protocol
 def test_a_hostile_question_holds_no_control_token(protocol):
-    control = set(protocol.frame.plain.control)
+    control = set(protocol.template.plain.control)
     plain = [i for i in protocol.prompt("", "x", BOTH) if i in control]
     for text in HOSTILE:
         assert [i for i in protocol.prompt("", text, BOTH) if i in control] == plain
@@ -333,7 +333,7 @@ def test_a_hostile_question_holds_no_control_token(protocol):
 @given(text=texts)
 def test_no_text_becomes_a_control_token(text):
     for protocol in PROTOCOLS.values():
-        assert not set(protocol.frame.plain.ids(text)) & set(protocol.frame.plain.control)
+        assert not set(protocol.template.plain.ids(text)) & set(protocol.template.plain.control)
 
 
 @each_protocol

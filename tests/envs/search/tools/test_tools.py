@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
+from scripted_retriever import ScriptedRetriever
 
 from envs.data.corpus import Corpus, Document
 from envs.errors import InputError
-from envs.retrieval.base import Found, Hit, RetrieverError
+from envs.retrieval.base import Hit, PricedHits, RetrieverError
 from envs.retrieval.bm25 import BM25Retriever
-from envs.retrieval.scripted import ScriptedRetriever
 from envs.search.config import SearchEnvSettings
 from envs.search.tools.base import Tool, Toolbox, ToolError
 from envs.search.tools.builtin import (
@@ -101,7 +101,7 @@ def test_what_a_search_cost_is_kept():
         identity = {}
 
         def search(self, queries, top_k):
-            return Found([[MIRA]], credits=2)
+            return PricedHits([[MIRA]], credits=2)
 
     assert call(search_tool(Paid, 1), query="mira").credits == 2
     assert search(query="mira").credits == 0

@@ -1,4 +1,4 @@
-"""A retriever that does as it is told, for tests of whatever sits above one."""
+"""A retriever that follows a script, for tests of the code that uses one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from envs.retrieval.base import Hit
 
 
 class ScriptedRetriever:
-    """Answers each query from `answers`: its hits, or the exception given for it, raised. Unknown queries
-    find nothing.
+    """Answers each query from `answers`: returns its hits or raises its exception. Unknown queries find
+    nothing.
 
-    `queries` records every query in the order in which they came.
+    `queries` lists all queries in their order.
     """
 
     def __init__(self, answers: Mapping[str, Sequence[Hit] | Exception]):

@@ -1,80 +1,20 @@
-"""Demonstrations of searching: questions with gold answers and the searches that find them.
-
-A demonstration file is a question file (FlashRAG JSONL) whose `metadata.searches` holds the queries, hop by
-hop, so that it also serves as `questions` or `heldout_questions` of an experiment. `make_demonstrations`
-invents some over encyclopedic passages.
-"""
+"""Makes demonstrations from a corpus of encyclopedic passages."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from envs.data.corpus import Corpus
 from envs.data.question import Question
-from envs.data.questions import load_questions
+from envs.demonstrations.demonstration import Demonstration
 from envs.demonstrations.passage_facts import RELATIONS, facts_of
 from envs.errors import InputError
 from envs.retrieval.base import Retriever
 
 _RELATION = {relation.name: relation for relation in RELATIONS}
-
-
-@dataclass(frozen=True, slots=True)
-class Demonstration:
-    """A question and what to search for, in order, before answering it with the first of its gold answers."""
-
-    question: Question
-    searches: list[str]
-
-
-def load_demonstrations(source: str | Path) -> list[Demonstration]:
-    """The demonstrations of a question file.
-
-    Raises:
-        InputError: as `load_questions`, and for a question without `metadata.searches`.
-    """
-    demonstrations = []
-    for question in load_questions(source):
-        searches = question.metadata.get("searches")
-        is_texts = isinstance(searches, list) and all(
-            isinstance(text, str) and text.strip() for text in searches
-        )
-        if not is_texts or not searches:
-            raise InputError(
-                f"{source}: question {question.id!r} is no demonstration: `metadata.searches` must be a "
-                "list of queries"
-            )
-        demonstrations.append(Demonstration(question, searches))
-    return demonstrations
-
-
-def save_demonstrations(demonstrations: Iterable[Demonstration], path: Path) -> None:
-    """Writes the file whole or not at all."""
-    lines = [
-        {
-            "id": one.question.id,
-            "question": one.question.text,
-            "golden_answers": one.question.golds,
-            "metadata": {**one.question.metadata, "searches": one.searches},
-        }
-        for one in demonstrations
-    ]
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(
-            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
-        )
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror}") from error
 
 
 def make_demonstrations(
@@ -87,15 +27,25 @@ def make_demonstrations(
     two_hop_share: float = 0.5,
     excluded: Sequence[Question] = (),
 ) -> tuple[list[Demonstration], Counter[str]]:
-    """At most `number` demonstrations over `corpus`, and how many drafts were dropped for which reason.
+    """Makes demonstrations over `corpus`.
 
-    A one-hop question asks for a fact of a passage (`envs.demonstrations.passage_facts`), a two-hop question
-    for a fact of another passage that the first one names by its title. A draft is kept if each search brings
-    its passage among the first `top_k` and the passage shows the answer. Kinds of questions are drawn evenly,
-    so that the commonest facts do not crowd out the rest.
+    A one-hop question asks for a fact of a passage (`envs.demonstrations.passage_facts`). A two-hop question
+    asks for a fact of another passage, whose title the first passage names. A draft is kept if each search
+    finds its passage among the first `top_k` hits and the last search shows the answer. Kinds of questions
+    are drawn evenly, so the commonest facts do not crowd out the rest.
 
     Args:
-        excluded: questions whose `supporting_titles` no demonstration touches, and whose texts none repeats.
+        corpus: encyclopedic passages with titles.
+        retriever: searches the same corpus.
+        number: limit on the demonstrations.
+        seed: decides the choice and the order.
+        top_k: hits per search.
+        two_hop_share: share of two-hop questions, in [0, 1].
+        excluded: questions to stay clear of: no demonstration uses their `supporting_titles` or repeats their
+            texts.
+
+    Returns:
+        The demonstrations, and the number of dropped drafts by reason.
 
     Raises:
         InputError: no draft passed.
@@ -129,7 +79,7 @@ def make_demonstrations(
 
 
 def _drafts(corpus: Corpus, rng: np.random.Generator) -> dict[int, dict[str, list[Demonstration]]]:
-    """Hops to kind of question to its drafts, shuffled. Passages that share a title are left out."""
+    """Hops to kind of question to shuffled drafts. Leaves out passages that share a title."""
     count = Counter(document.title for document in corpus)
     documents = {
         document.title: document for document in corpus if document.title and count[document.title] == 1
@@ -149,7 +99,11 @@ def _drafts(corpus: Corpus, rng: np.random.Generator) -> dict[int, dict[str, lis
 
 
 def _draft(titles: list[str], names: list[str], answer: str) -> Demonstration:
-    """`names` are the relations that lead from the first of `titles` to the answer."""
+    """A draft of a question. `names` are the relations that lead from the first of `titles` to the answer.
+
+    The titles (Film A, Person B) and the relations (director, birthplace) give "Where was the director of
+    Film A born?", with the searches "Film A director" and "Person B born".
+    """
     relations = [_RELATION[name] for name in names]
     subject = titles[0]
     for relation in relations[:-1]:
@@ -167,7 +121,7 @@ def _draft(titles: list[str], names: list[str], answer: str) -> Demonstration:
 
 
 def _evenly(kinds: dict[str, list[Demonstration]]) -> Iterator[Demonstration]:
-    """One of each kind in turn, until all are used up."""
+    """Yields one draft of each kind in turn, until all are used up."""
     for place in range(max(map(len, kinds.values()), default=0)):
         yield from (some[place] for some in kinds.values() if place < len(some))
 
