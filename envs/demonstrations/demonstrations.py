@@ -8,7 +8,6 @@ invents some over encyclopedic passages.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from envs.data.corpus import Corpus
 from envs.data.question import Question
 from envs.data.questions import load_questions
 from envs.demonstrations.passage_facts import RELATIONS, facts_of
+from envs.durable import write_text
 from envs.errors import InputError
 from envs.retrieval.base import Retriever
 
@@ -66,13 +66,9 @@ def save_demonstrations(demonstrations: Iterable[Demonstration], path: Path) -> 
         }
         for one in demonstrations
     ]
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(
-            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
-        )
-        os.replace(partial, path)
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     except OSError as error:
         raise InputError(f"{path} can't be written: {error.strerror}") from error
 

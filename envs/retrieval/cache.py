@@ -7,11 +7,11 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from envs.durable import write_folder
 from envs.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def cached_index(
 
 
 def write_directory(target: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a temporary folder beside `target`, then rename it to `target`.
+    """Makes the folder `target` of what `write` writes, whole or not at all.
 
     If another process put a folder there in the meantime, that one stays.
 
@@ -65,21 +65,10 @@ def write_directory(target: Path, write: Callable[[Path], None]) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        write_folder(target, write)
     except OSError as error:
+        if isinstance(error, FileExistsError) and target.is_dir():
+            return  # another process was first
         raise InputError(
-            f"can't write the cache {target.parent} ({error}): set IGPO_CACHE to a writable folder"
+            f"can't write the cache {target} ({error}): free some space or set IGPO_CACHE to a writable folder"
         ) from error
-    try:
-        write(temporary)
-        try:
-            temporary.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    except OSError as error:
-        raise InputError(
-            f"can't write the cache {target} ({error}): free some space or set IGPO_CACHE to another folder"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -30,7 +30,7 @@ from algorithms.credit import (
     reduce_aliases,
 )
 from algorithms.credit.config import AliasRule
-from envs.durable import write_durably
+from envs.durable import write_file
 from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.recredit_view import SCHEMA
 from pipeline.analysis.run import Run
@@ -159,7 +159,7 @@ def recredit(
     if not parts:
         raise AnalysisError("this log has no turn with an advantage: there is nothing to recredit")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(out, lambda path: pq.write_table(pa.concat_tables(parts), path, compression="zstd"))
+    write_file(out, lambda file: pq.write_table(pa.concat_tables(parts), file, compression="zstd"))
 
 
 def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration: int) -> None:
