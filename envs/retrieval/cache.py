@@ -70,5 +70,6 @@ def write_directory(target: Path, write: Callable[[Path], None]) -> None:
         if isinstance(error, FileExistsError) and target.is_dir():
             return  # another process was first
         raise InputError(
-            f"can't write the cache {target} ({error}): free some space or set IGPO_CACHE to a writable folder"
+            f"can't write the cache {target} ({error}): free some space or "
+            "set IGPO_CACHE to a writable folder"
         ) from error

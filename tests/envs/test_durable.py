@@ -1,4 +1,4 @@
-"""Files and folders are there whole or not at all: writers that fail, and writers that are killed in the middle."""
+"""Files and folders are there whole or not at all, whether their writers fail or are killed."""
 
 import os
 import signal
@@ -114,11 +114,12 @@ def test_a_folder_has_the_usual_permissions(tmp_path):
 def test_everything_is_on_disk_before_the_name_is(tmp_path, monkeypatch):
     steps = []
     fsync, rename = os.fsync, type(tmp_path).rename
-    monkeypatch.setattr(
-        os,
-        "fsync",
-        lambda descriptor: (steps.append(os.readlink(f"/proc/self/fd/{descriptor}")), fsync(descriptor)),
-    )
+
+    def spy(descriptor):
+        steps.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
     monkeypatch.setattr(type(tmp_path), "rename", lambda self, to: (steps.append("rename"), rename(self, to)))
 
     def fill(folder):
@@ -126,6 +127,7 @@ def test_everything_is_on_disk_before_the_name_is(tmp_path, monkeypatch):
         (folder / "sub" / "one").write_text("x")
 
     write_folder(tmp_path / "index", fill)
+    index = tmp_path / "index"
     before, after = steps[: steps.index("rename")], steps[steps.index("rename") + 1 :]
-    assert {os.path.basename(path) for path in before} >= {"one", "sub"} and len(before) == 3
-    assert after == [str(tmp_path)]
+    assert set(before) == {path.stat().st_ino for path in (index, index / "sub", index / "sub" / "one")}
+    assert after == [tmp_path.stat().st_ino]
