@@ -117,7 +117,7 @@ def _remove_leftovers_of_dead_writers(target: Path) -> None:
         if leftover.name.startswith(prefix) and leftover.name.endswith(TEMPORARY):
             pid = leftover.name.removeprefix(prefix).split(".")[0]
             if pid.isdecimal() and not _is_alive(int(pid)):
-                shutil.rmtree(leftover)
+                shutil.rmtree(leftover, ignore_errors=True)  # another process may do the same, or own it
 
 
 def _is_alive(pid: int) -> bool:
