@@ -6,7 +6,6 @@ documents, belief that evidence does not move, a policy that cannot yet write th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -78,15 +77,14 @@ def recall(task: SearchTask) -> Finding:
 
 def belief(policy: Policy) -> Finding:
     """Mean belief in the gold answer after the prompt alone, and with the gold documents shown."""
-    from envs.engine.base import ScoreAnswer
+    from envs.runner.belief import BeliefQuery
     from envs.search.environment import SearchEnv
 
     questions = [q for q in policy.task.heldout_questions if q.gold_document_ids][:SAMPLE]
     if not questions:
         return Finding("belief", "ok", "not measured: gold documents are not known for these questions")
-    engine = policy.loop.engines[policy.task.answering_role.policy]
     decisions = _first_decisions(policy, questions)
-    without, with_gold = [], []
+    queries = []
     for question, decision in zip(questions, decisions, strict=True):
         episode = SearchEnv(policy.task).begin(
             question, rollout_id="doctor", group_id="doctor", split="heldout"
@@ -104,18 +102,16 @@ def belief(policy: Policy) -> Finding:
         longest = max(len(suffix.ids) for suffix in episode.templates.suffixes_K)
         if len(evidence) + longest > policy.task.settings.max_context_tokens:
             continue
-        for values, context in ((without, episode.history), (with_gold, evidence)):
-            for k, suffix in enumerate(episode.templates.suffixes_K):
-                engine.submit(ScoreAnswer(f"doctor/{k}", list(context), suffix.ids, suffix.gold_mask_L))
-            values.append(math.exp(max(result.score for result in _drain(engine))))
-    if not without:
+        contexts = [np.asarray(context, dtype=np.int32) for context in (episode.history, evidence)]
+        queries.append(BeliefQuery(contexts, episode.templates.suffixes_K))
+    if not queries:
         return Finding(
             "belief", "warn", "not measured: the gold documents do not fit into max_context_tokens"
         )
-    low, high = float(np.mean(without)), float(np.mean(with_gold))
+    low, high = np.mean(policy.beliefs(queries), axis=0).tolist()
     text = (
         f"in the gold answer {low:.3f} before and {high:.3f} with the gold documents "
-        f"({len(without)} questions)"
+        f"({len(queries)} questions)"
     )
     if high < BELIEF_WITH:
         return Finding(
@@ -178,10 +174,3 @@ def _first_decisions(policy: Policy, questions: list[Question]) -> list[list[int
     ]
     first = policy.task.settings.roles[0].name
     return [record.decisions(first)[0].tolist() for record in policy.loop.run(jobs)[0]]
-
-
-def _drain(engine) -> list:
-    results = []
-    while engine.is_busy:
-        results += engine.step()
-    return results
