@@ -1,7 +1,7 @@
-"""What the doctor measures on held-out questions: recall of the retriever, belief and format of the policy.
+"""Measurements on held-out questions: recall of the retriever, belief and format of the policy.
 
-Nothing here fails a run. It warns of one that would be slow to learn: a retriever that does not find the gold
-documents, belief that evidence does not move, a policy that cannot yet write the format.
+Nothing here fails a run unless something breaks. A warning means slow learning: a retriever that does not
+find the gold documents, belief that evidence does not move, a policy that cannot yet write the format.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from envs.data.question import Question
 from envs.errors import InputError
 from envs.retrieval.base import RetrieverError
 from envs.search.trajectory import ActionKind
-from pipeline.doctor.checks import SAMPLE, Finding, Subject
+from pipeline.doctor.checks import SAMPLE
+from pipeline.doctor.findings import Finding, Subject
 from pipeline.evaluation.saved_policy import Policy, start_policy
 
 if TYPE_CHECKING:
     from envs.search.task import SearchTask
 
 BELIEF_WITH = 0.5
-"""Mean belief in the gold answer that gold evidence should at least give."""
+"""With gold evidence, mean belief in the gold answer should be at least this."""
 BELIEF_WITHOUT = 0.3
-"""And the most that a policy should have without it."""
+"""Without it, it should be at most this."""
 VALID_TURNS = 0.6
-"""The least share of first turns that should parse."""
+"""At least this share of first turns should parse."""
 
 
 def expensive_checks(subject: Subject) -> Iterator[Finding]:
-    """Retrieval, then what needs the rollout engine with the policy's weights: belief and format."""
+    """Measures recall, then starts the rollout engine with the policy's weights for belief and format."""
     assert subject.task is not None, "the cheap checks come first"
     yield recall(subject.task)
     try:
@@ -43,7 +44,7 @@ def expensive_checks(subject: Subject) -> Iterator[Finding]:
 
 
 def recall(task: SearchTask) -> Finding:
-    """How much of the gold evidence the question itself finds as a query."""
+    """Measures how much of the gold evidence the retriever finds with the question as its query."""
     questions = [question for question in task.heldout_questions if question.gold_document_ids][:SAMPLE]
     if not questions:
         return Finding(
@@ -76,7 +77,7 @@ def recall(task: SearchTask) -> Finding:
 
 
 def belief(policy: Policy) -> Finding:
-    """Mean belief in the gold answer after the prompt alone, and with the gold documents shown."""
+    """Measures mean belief in the gold answer after the prompt alone, and with the gold documents shown."""
     from envs.runner.belief import BeliefQuery
     from envs.search.environment import SearchEnv
 
@@ -129,7 +130,7 @@ def belief(policy: Policy) -> Finding:
 
 
 def format_validity(policy: Policy) -> Finding:
-    """The share of sampled first turns that parse, and how whole rollouts end."""
+    """Measures the share of sampled first turns that parse, and of rollouts that answer."""
     from envs.runner.rollout_loop import RolloutJob
 
     jobs = [
@@ -157,7 +158,7 @@ def format_validity(policy: Policy) -> Finding:
 
 
 def _first_decisions(policy: Policy, questions: list[Question]) -> list[list[int]]:
-    """A greedy first turn per question: evidence is shown after a decision that this policy would write."""
+    """A greedy first turn per question, since evidence follows a decision that this policy would write."""
     from envs.runner.rollout_loop import RolloutJob
 
     jobs = [

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from algorithms.credit.config import REMOVED
 from envs.errors import InputError
-from pipeline.doctor.checks import Subject, cheap_checks
+from pipeline.doctor.checks import cheap_checks
+from pipeline.doctor.findings import Subject
 from pipeline.experiment.experiment import Experiment, config_hash
 from pipeline.rollout_log.folder import open_folder
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
