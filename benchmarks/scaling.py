@@ -48,7 +48,7 @@ def expected_seconds(device, args: argparse.Namespace, task: SearchTask, rollout
     """The capacity model's seconds for rollouts of these lengths."""
     from algorithms.igpo.config import IGPOConfig
     from pipeline.estimate.capacity import estimate
-    from pipeline.estimate.estimate import Expected, model_of, workload_of
+    from pipeline.estimate.workload import Expected, model_of, workload_of
 
     config = IGPOConfig().environment("search", env_config=task.settings.model_dump(exclude={"tokenizer"}))
     config.training(
@@ -77,7 +77,7 @@ def expected_seconds(device, args: argparse.Namespace, task: SearchTask, rollout
 def grow(args: argparse.Namespace) -> None:
     import torch
 
-    from pipeline.estimate.capacity import this_cpu
+    from pipeline.estimate.machines import this_cpu
 
     task = open_task(args)
     engine = open_engine(args, task)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from envs.durable import write_folder
 from envs.errors import InputError
 
 
@@ -20,7 +19,7 @@ def cache_directory() -> Path:
 
 
 def write_directory(target: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a temporary folder beside `target`, then renames it to `target`.
+    """Lets `write` fill the cached folder `target`, whole or not at all.
 
     If another process creates `target` in the meantime, its folder stays.
 
@@ -29,21 +28,11 @@ def write_directory(target: Path, write: Callable[[Path], None]) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        write_folder(target, write)
     except OSError as error:
+        if isinstance(error, FileExistsError) and target.is_dir():
+            return  # another process was first
         raise InputError(
-            f"can't write the cache {target.parent} ({error}): set IGPO_CACHE to a writable folder"
+            f"can't write the cache {target} ({error}): free some space or "
+            "set IGPO_CACHE to a writable folder"
         ) from error
-    try:
-        write(temporary)
-        try:
-            temporary.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    except OSError as error:
-        raise InputError(
-            f"can't write the cache {target} ({error}): free some space or set IGPO_CACHE to another folder"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,47 +1,144 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that appear under their name whole or not at all, whenever the process is killed.
+
+Both are written under a temporary name that ends in `.tmp`, flushed to disk, and renamed. A reader, or a
+process that comes after a crash, sees the old content or the new one.
+
+A killed writer leaves its temporary behind. That of a file, `NAME.tmp`, is overwritten by the next write of
+the file. That of a folder, `.NAME.HOST.PID.RANDOM.tmp`, names its writer: the next write of the folder on
+that host removes it, since the process is gone. `remove_leftovers` removes all of them at once.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` by `text` so that a reader, or a crash, sees the old content or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 TEMPORARY = ".tmp"
-"""Ending of a file that is being written."""
+"""Ending of a file or folder that is being written."""
 
 
-def write_durably(path: Path, fill: Callable[[BinaryIO], object]) -> int:
-    """Let `fill` write a temporary file beside `path`, make it durable, then give it its name.
+def write_file(path: Path, fill: Callable[[BinaryIO], object]) -> int:
+    """Replaces the file `path` by what `fill` writes. Its folder must exist.
 
-    Returns its bytes.
+    At most one process may write a file at a time; run directories and rollout logs have a lock for that.
+
+    Args:
+        path: the file.
+        fill: gets the open temporary file. If it raises, the old file stays and nothing else is left.
+
+    Returns:
+        The number of bytes written.
     """
     temporary = path.with_name(path.name + TEMPORARY)
-    with temporary.open("wb") as file:
-        fill(file)
-        file.flush()
-        size = file.tell()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            fill(file)
+            file.flush()
+            size = file.tell()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
     return size
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replaces the file `path` by `text` in UTF-8, as `write_file` does."""
+    write_file(path, lambda file: file.write(text.encode()))
+
+
+def write_folder(
+    target: Path, fill: Callable[[Path], object], *, before_it_counts: Callable[[], object] = lambda: None
+) -> None:
+    """Makes the folder `target` of what `fill` writes. Its parent must exist.
+
+    Several processes may write the same folder at once: the first one wins.
+
+    Args:
+        target: the folder, which must not exist yet, unless `before_it_counts` removes it.
+        fill: gets the empty temporary folder. If it raises, nothing is left.
+        before_it_counts: called when everything but the name is on disk.
+
+    Raises:
+        FileExistsError: `target` exists and is not empty.
+        OSError: the disk cannot be written.
+    """
+    _remove_leftovers_of_dead_writers(target)
+    temporary = Path(
+        tempfile.mkdtemp(prefix=f"{_prefix(target)}{os.getpid()}.", suffix=TEMPORARY, dir=target.parent)
+    )
+    try:
+        temporary.chmod(0o777 & ~_umask())  # `mkdtemp` makes it for its owner alone
+        fill(temporary)
+        _sync_tree(temporary)
+        before_it_counts()
+        try:
+            temporary.rename(target)
+        except OSError as error:
+            if target.exists():
+                raise FileExistsError(errno.EEXIST, "there is something of this name", str(target)) from error
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(target.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporaries that killed writers left in `folder`. Only for its one writer."""
+    for leftover in folder.glob(f".*{TEMPORARY}"):
+        shutil.rmtree(leftover)
+
+
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
+    """Makes the names in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name}.{socket.gethostname()}."
+
+
+def _remove_leftovers_of_dead_writers(target: Path) -> None:
+    prefix = _prefix(target)
+    for leftover in target.parent.iterdir():
+        if leftover.name.startswith(prefix) and leftover.name.endswith(TEMPORARY):
+            pid = leftover.name.removeprefix(prefix).split(".")[0]
+            if pid.isdecimal() and not _is_alive(int(pid)):
+                shutil.rmtree(leftover, ignore_errors=True)  # another process may do the same, or own it
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _sync_tree(folder: Path) -> None:
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            with open(os.path.join(parent, name), "rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(parent))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from envs.durable import write_folder
 from envs.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,20 +52,18 @@ class WarmStart:
 
     def save(self, folder: Path, updates: int) -> None:
         """A Hugging Face folder with tokenizer, and `warm_start.json`; whole or not at all."""
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        note = self.note | {
+            "updates": updates,
+            "updates_planned": self.num_updates,
+            "heldout_loss": self.losses,
+        }
+
+        def fill(partial: Path) -> None:
             self.tuner.module.save_pretrained(str(partial))
             self.task.protocol.tokenizer.save_pretrained(partial)
-            note = self.note | {
-                "updates": updates,
-                "updates_planned": self.num_updates,
-                "heldout_loss": self.losses,
-            }
             (partial / NOTE).write_text(json.dumps(note, indent=1, ensure_ascii=False), encoding="utf-8")
-            partial.chmod(0o777 & ~_umask())
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+
+        write_folder(folder, fill)
 
 
 def prepare(
@@ -165,9 +162,3 @@ def _split(rows: list[Row], heldout_share: float, seed: int) -> tuple[list[Row],
         for number, row in enumerate(part):
             row.sequence_id = number
     return train, heldout
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

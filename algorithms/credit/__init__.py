@@ -7,23 +7,26 @@ Works on logged rows as well as inside a training run, and imports neither Ray n
 [array([ 0.98057491, -0.39222996,  0.        ]), array([-0.98057491,  0.        ])]
 """
 
-from algorithms.credit.assign import FAINT_GAIN_STD, advantages, assign_credit
+from algorithms.credit.assign import NOISE_GAIN_STD, advantages, assign_credit
 from algorithms.credit.batch import Credit, GroupStatistics, TurnBatch
-from algorithms.credit.config import CREDIT_FIELDS, CreditConfig
+from algorithms.credit.config import CREDIT_FIELDS, CreditConfig, without_removed
 from algorithms.credit.gains import beliefs_from_scores, gains_from_scores, reduce_aliases
 from algorithms.credit.normalise import EPS, batch_outcome_statistics
 from algorithms.credit.presets import LOSS_DEFAULTS, PRESETS, Preset, get_preset
+from algorithms.credit.scores import ScoredBatch, ScoredRollout, turn_batch
 
 __all__ = [
     "CREDIT_FIELDS",
     "EPS",
-    "FAINT_GAIN_STD",
     "LOSS_DEFAULTS",
+    "NOISE_GAIN_STD",
     "PRESETS",
     "Credit",
     "CreditConfig",
     "GroupStatistics",
     "Preset",
+    "ScoredBatch",
+    "ScoredRollout",
     "TurnBatch",
     "advantages",
     "assign_credit",
@@ -32,4 +35,6 @@ __all__ = [
     "gains_from_scores",
     "get_preset",
     "reduce_aliases",
+    "turn_batch",
+    "without_removed",
 ]

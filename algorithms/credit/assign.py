@@ -2,8 +2,10 @@
 
 A_i,t = ig_weight * D_i,t + outcome_weight * O_i,t
 
-The two parts are made apart and the weights act last, after normalisation: before it, a z-score would cancel
+D and O are computed separately. The weights act last, after normalisation; before it, a z-score would cancel
 them.
+
+Array names end in their dimensions: N rollouts, M turns, B gain-bearing turns with a counted gain, P groups.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from algorithms.credit.normalise import EPS, batch_outcome_statistics, leave_one
 from algorithms.credit.presets import get_preset
 from algorithms.credit.returns import discounted_gains, discounted_outcome, windowed_gains
 
-FAINT_GAIN_STD = 1e-3
-"""Below this standard deviation of raw gains, a group whose outcomes are equal learns from noise."""
+NOISE_GAIN_STD = 1e-3
+"""Noise level: a group with equal outcomes learns from noise if its raw gains have a smaller standard
+deviation.
+"""
 
 
 def assign_credit(
@@ -31,24 +35,22 @@ def assign_credit(
     batch_outcome_mean: float | None = None,
     batch_outcome_std: float | None = None,
 ) -> Credit:
-    """Advantages of every turn of `batch`, and the statistics of its groups.
+    """Computes the advantages of every turn of `batch`, and the statistics of its groups.
 
-    Parameters
-    ----------
-    batch
-        Whole groups: every rollout of a prompt must be in the same batch.
-    config
-        The estimator; `get_preset(name).credit` for a published one.
-    batch_outcome_mean, batch_outcome_std
-        Mean and population standard deviation of the outcomes of the whole training batch where `batch` is a
-        shard of it (`batch_outcome_statistics`). Read by `outcome_baseline: batch_zscore` only, which
-        computes them from `batch` if both are None.
+    Args:
+        batch: whole groups, so that every rollout of a prompt is in the same batch.
+        config: the estimator; `get_preset(name).credit` for a published one.
+        batch_outcome_mean: mean outcome of the whole training batch, where `batch` is a shard of it
+            (`batch_outcome_statistics`). Only `outcome_baseline: batch_zscore` reads it; None computes it
+            from `batch`.
+        batch_outcome_std: the population standard deviation that belongs to it.
 
-    Raises
-    ------
-    ValueError
-        Only one of the two batch statistics is given, or `outcome_baseline: belief` finds no belief in the
-        batch.
+    Returns:
+        Float64 arrays in the order of `batch`.
+
+    Raises:
+        ValueError: only one of the two batch statistics is given, or `outcome_baseline: belief` finds no
+            belief in the batch.
     """
     if (batch_outcome_mean is None) != (batch_outcome_std is None):
         raise ValueError("batch_outcome_mean and batch_outcome_std belong together: give both or neither")
@@ -65,10 +67,9 @@ def assign_credit(
         gains_M, outcome_N = _joint(batch, counted_M, group_N, group_P.size)
     else:
         gains_M = _normalise_gains(batch, config, counted_M, group_N)
-    paid_M = _paid_back(batch, gains_M) if config.truncated_pays_back else gains_M
 
     if config.window is None:
-        later_M, terms_M = discounted_gains(batch, paid_M, config.gamma)
+        later_M, terms_M = discounted_gains(batch, gains_M, config.gamma)
         if config.depth_rescale == "sqrt":
             later_M = later_M / np.sqrt(np.maximum(terms_M, 1))
     else:
@@ -90,7 +91,7 @@ def assign_credit(
 
 
 def _gated(batch: TurnBatch, config: CreditConfig) -> np.ndarray:
-    """Rollouts whose gains leave the statistics and count 0."""
+    """Marks the rollouts whose gains leave the statistics and count 0."""
     gated_N = np.zeros(batch.num_rollouts, dtype=np.bool_)
     if config.ig_gate == "valid_format":
         gated_N |= batch.malformed_N
@@ -107,7 +108,7 @@ def _outcome_advantage(
     mean: float | None,
     std: float | None,
 ) -> np.ndarray:
-    """o~ of every rollout under the outcome baseline."""
+    """The normalised outcome o~ of every rollout, under the outcome baseline."""
     if config.outcome_baseline == "rloo":
         return leave_one_out(batch.outcome_N, group_N, num_groups)
     if config.outcome_baseline == "group_zscore":
@@ -122,6 +123,7 @@ def _outcome_advantage(
 
 
 def _last_belief(batch: TurnBatch) -> np.ndarray:
+    """Belief after the last scored turn of every rollout. Raises ValueError where one is missing."""
     if batch.last_belief_N.size != batch.num_rollouts:
         raise ValueError(
             "outcome_baseline='belief' needs last_belief_N, the belief after the last scored turn of each "
@@ -133,18 +135,10 @@ def _last_belief(batch: TurnBatch) -> np.ndarray:
     return batch.last_belief_N
 
 
-def _paid_back(batch: TurnBatch, gains_M: np.ndarray) -> np.ndarray:
-    """`gains_M` with minus their sum on the last turn of every rollout that ended without an answer."""
-    earned_N = np.bincount(batch.rollout_M, weights=gains_M, minlength=batch.num_rollouts)
-    paid_M = gains_M.copy()
-    paid_M[batch.last_N] -= np.where(batch.truncated_N, earned_N, 0.0)
-    return paid_M
-
-
 def _joint(
     batch: TurnBatch, counted_M: np.ndarray, group_N: np.ndarray, num_groups: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gains and outcomes of a group in one z-score (paper v1)."""
+    """Normalises the gains and outcomes of a group in one z-score (paper v1)."""
     counted = np.flatnonzero(counted_M)
     values = np.concatenate([batch.gains_M[counted], batch.outcome_N])
     members = np.concatenate([group_N[batch.rollout_M[counted]], group_N])
@@ -157,7 +151,7 @@ def _joint(
 def _normalise_gains(
     batch: TurnBatch, config: CreditConfig, counted_M: np.ndarray, group_N: np.ndarray
 ) -> np.ndarray:
-    """g~ of every turn, 0 on turns without a counted gain."""
+    """The normalised gain g~ of every turn, 0 on turns without a counted gain."""
     counted = np.flatnonzero(counted_M)
     values_B = batch.gains_M[counted]
     population_B = group_N[batch.rollout_M[counted]]
@@ -175,7 +169,14 @@ def _normalise_gains(
 
 
 def _turn_index(batch: TurnBatch) -> np.ndarray:
-    """How many gain-bearing turns of the same rollout and role came before each turn."""
+    """Counts the gain-bearing turns of the same rollout and role before each turn.
+
+    One rollout of five turns, its second turn without a gain:
+
+        role          s  s  r  s  r
+        gain-bearing  1  0  1  1  0
+        index         0  1  0  1  1
+    """
     order = np.lexsort((batch.role_M, batch.rollout_M))  # stable: time order within (rollout, role)
     rollout, role = batch.rollout_M[order], batch.role_M[order]
     starts = np.flatnonzero(
@@ -201,6 +202,7 @@ def _group_statistics(
     outcome_alone_N: np.ndarray,
     advantages_M: np.ndarray,
 ) -> GroupStatistics:
+    """The statistics of every group, over counted gains."""
     outcomes = populations(batch.outcome_N, group_N, group_P.size)
     group_M = group_N[batch.rollout_M]
     gains = populations(batch.gains_M[counted_M], group_M[counted_M], group_P.size)
@@ -216,7 +218,7 @@ def _group_statistics(
         gain_std_P=gains.std_S,
         collapsed_outcome_P=collapsed_outcome_P,
         collapsed_P=collapsed_P,
-        collapsed_or_faint_P=collapsed_P | (collapsed_outcome_P & (gains.std_S < FAINT_GAIN_STD)),
+        collapsed_or_noise_P=collapsed_P | (collapsed_outcome_P & (gains.std_S < NOISE_GAIN_STD)),
     )
 
 
@@ -227,49 +229,34 @@ def advantages(
     *,
     groups: Sequence[int] | None = None,
     last_beliefs: Sequence[float] = (),
-    truncated: Sequence[bool] = (),
     **changes: Any,
 ) -> list[np.ndarray]:
-    """Advantages of every turn of every rollout.
+    """Computes the advantages of every turn of every rollout.
 
     >>> advantages(outcomes=[1.0, 0.0], gains=[[0.5, 0.2], [0.1]], preset="grpo")
     [array([0.999998, 0.999998, 0.999998]), array([-0.999998, -0.999998])]
 
-    Parameters
-    ----------
-    outcomes
-        o_i of each rollout.
-    gains
-        Raw information gains g_i,t of each rollout in the preset's basis (`gains_from_scores`), one for every
-        turn
-        but the last: T_i = len(gains[i]) + 1. None marks a turn that bears none.
-    preset
-        A name of `PRESETS`.
-    groups
-        Label of each rollout's prompt; None: all rollouts answer the same one.
-    last_beliefs
-        Belief after the last gain of each rollout; needed by `outcome_baseline="belief"` only.
-    truncated
-        Whether each rollout ended without an answer; read by `truncated_pays_back` only. Empty: none did.
-    changes
-        Settings of `CreditConfig` that replace the preset's, such as `gamma=0.95`.
+    Args:
+        outcomes: o_i of each rollout.
+        gains: raw information gains g_i,t of each rollout in the preset's basis (`gains_from_scores`), one
+            for every turn but the last: T_i = len(gains[i]) + 1. None marks a turn that bears none.
+        preset: a name of `PRESETS`.
+        groups: label of each rollout's prompt; None: all rollouts answer the same one.
+        last_beliefs: belief after the last gain of each rollout, in (0, 1]; only `outcome_baseline="belief"`
+            needs it.
+        changes: settings of `CreditConfig` that replace the preset's, such as `gamma=0.95`.
 
-    Returns
-    -------
-    One float64 array of length T_i per rollout.
+    Returns:
+        One float64 array of length T_i per rollout.
 
-    Raises
-    ------
-    ValueError
-        An unknown preset or setting (the message lists the known ones), lengths that do not fit, a reward
-        that is not finite.
+    Raises:
+        ValueError: an unknown preset or setting (the message lists the known ones), lengths that do not fit,
+            or a reward that is not finite.
     """
     unknown = sorted(set(changes) - set(CREDIT_FIELDS))
     if unknown:
         raise ValueError(f"unknown credit settings {unknown}; known: {', '.join(CREDIT_FIELDS)}")
     config = replace(get_preset(preset).credit, **changes)
     groups = [0] * len(outcomes) if groups is None else groups
-    batch = TurnBatch.from_lists(
-        groups, outcomes, gains, last_belief_N=np.asarray(last_beliefs), truncated_N=np.asarray(truncated)
-    )
+    batch = TurnBatch.from_lists(groups, outcomes, gains, last_belief_N=np.asarray(last_beliefs))
     return batch.split(assign_credit(batch, config).advantages_M)

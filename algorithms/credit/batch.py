@@ -24,12 +24,10 @@ class TurnBatch:
     off, a turn whose score is missing) has `gain_bearing_M` False; a gain of 0 is still a gain. Everything is
     converted to float64 or int64 and checked here.
 
-    Raises
-    ------
-    ValueError
-        Lengths that do not fit, a rollout without turns, a final turn that bears a gain, or an outcome or
-        gain that is not finite; the message names the rollout (its id, else its position) and turn, counted
-        from 0.
+    Raises:
+        ValueError: lengths that do not fit, a rollout without turns, a final turn that bears a gain, or an
+            outcome or gain that is not finite. The message names the rollout (its id, else its position) and
+            the turn, counted from 0.
     """
 
     group_N: np.ndarray
@@ -39,16 +37,13 @@ class TurnBatch:
     outcome_N: np.ndarray
     """o_i, paid at the last turn."""
     gains_M: np.ndarray
-    """Raw information gain g_i,t; what stands where `gain_bearing_M` is False is ignored and becomes NaN."""
+    """Raw information gain g_i,t. Values where `gain_bearing_M` is False are ignored and become NaN."""
     gain_bearing_M: np.ndarray
     malformed_N: np.ndarray = field(default_factory=_unset)
     """Whether the rollout ended malformed (read by `ig_gate: valid_format`); empty: none did."""
     turn_limit_N: np.ndarray = field(default_factory=_unset)
     """Whether the rollout spent its turns without an answer (read by `drop_gains_at_turn_limit`); empty: none
     did."""
-    truncated_N: np.ndarray = field(default_factory=_unset)
-    """Whether the rollout ended without an answer, by turns or by tokens (read by `truncated_pays_back`);
-    empty: none did."""
     last_belief_N: np.ndarray = field(default_factory=_unset)
     """Belief after the rollout's last scored turn, in (0, 1] (read by `outcome_baseline: belief`); empty:
     unknown."""
@@ -74,7 +69,6 @@ class TurnBatch:
         gains_M = _sized("gains_M", self.gains_M, np.float64, num_turns)
         self.malformed_N = _optional("malformed_N", self.malformed_N, np.bool_, num_rollouts)
         self.turn_limit_N = _optional("turn_limit_N", self.turn_limit_N, np.bool_, num_rollouts)
-        self.truncated_N = _optional("truncated_N", self.truncated_N, np.bool_, num_rollouts)
         if np.size(self.last_belief_N):
             self.last_belief_N = _sized("last_belief_N", self.last_belief_N, np.float64, num_rollouts)
         self.role_M = _optional("role_M", self.role_M, np.int64, num_turns)
@@ -104,13 +98,17 @@ class TurnBatch:
     def from_lists(
         cls, groups: Sequence[int], outcomes: Sequence[float], gains: Sequence[Sequence[float | None]], **more
     ) -> TurnBatch:
-        """A batch from one list of gains per rollout.
+        """Makes a batch of one list of gains per rollout.
 
-        `gains[i]` has one entry for every turn but the last, so T_i = len(gains[i]) + 1; None marks a turn
-        that bears none. `more` are further fields (`malformed_N`, `turn_limit_N`, `truncated_N`,
-        `last_belief_N`, `role_M`, `rollout_ids_N`).
+        Args:
+            groups: label of each rollout's prompt.
+            outcomes: o_i of each rollout.
+            gains: one entry for every turn but the last, so T_i = len(gains[i]) + 1; None marks a turn that
+                bears no gain.
+            more: further fields (`malformed_N`, `turn_limit_N`, `last_belief_N`, `role_M`, `rollout_ids_N`).
 
-        Raises ValueError where the three lists differ in length.
+        Raises:
+            ValueError: the three lists differ in length, or whatever the class refuses.
         """
         if not len(groups) == len(outcomes) == len(gains):
             raise ValueError(
@@ -129,10 +127,11 @@ class TurnBatch:
 
     @property
     def num_rollouts(self) -> int:
+        """N."""
         return self.group_N.size
 
     def split(self, values_M: np.ndarray) -> list[np.ndarray]:
-        """Cut a flat array of turns into one array per rollout."""
+        """Cuts a flat array of turns into one array per rollout."""
         return np.split(values_M, self.last_N[:-1] + 1) if self.num_rollouts else []
 
     def _name(self, rollout: int) -> str:
@@ -161,13 +160,14 @@ class GroupStatistics:
     """Under the outcome alone every advantage would be 0."""
     collapsed_P: np.ndarray
     """Every advantage is 0."""
-    collapsed_or_faint_P: np.ndarray
-    """`collapsed_P`, or collapsed under the outcome alone with a gain standard deviation below 1e-3."""
+    collapsed_or_noise_P: np.ndarray
+    """`collapsed_P`, or collapsed under the outcome alone with gains at noise level (`NOISE_GAIN_STD`). The
+    log calls it `collapsed_or_faint`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Credit:
-    """What `assign_credit` returns: float64, in the order of the `TurnBatch`."""
+    """The advantages of a `TurnBatch` and how they came about: float64, in its order."""
 
     gains_M: np.ndarray
     """Raw gains; NaN on turns that bear none."""

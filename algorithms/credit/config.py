@@ -7,8 +7,9 @@ loss and the environment (`algorithms.credit.presets`).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 GainBasis = Literal["log_prob", "prob", "log_ratio"]
 AliasRule = Literal["first", "max", "mean"]
@@ -19,8 +20,9 @@ IGGate = Literal["off", "valid_format"]
 
 
 def require_known(name: str, value: object, known: object) -> None:
-    """Raise a ValueError that lists the known values of setting `name` unless `value` is one. `known` is a
-    `Literal` type."""
+    """Raises ValueError listing the known values of setting `name`, unless `value` is one of the `Literal`
+    type `known`.
+    """
     values = get_args(known)
     if value not in values:
         raise ValueError(f"{name}={value!r} is unknown; known values: {', '.join(values)}")
@@ -32,14 +34,11 @@ class CreditConfig:
 
     A_i,t = ig_weight * D_i,t + outcome_weight * O_i,t, with D the discounted sum of the normalised gains from
     turn t on and O the normalised outcome discounted back from the last turn. The defaults are IGPO as of
-    arXiv
-    2510.14967v2, Eq. 5-6.
+    arXiv 2510.14967v2, Eq. 5-6.
 
-    Raises
-    ------
-    ValueError
-        A value out of range or unknown (the message lists the known ones), or two settings that contradict
-        each other.
+    Raises:
+        ValueError: a value is out of range or unknown (the message lists the known ones), or two settings
+            contradict each other.
     """
 
     gain_basis: GainBasis = "log_prob"
@@ -71,9 +70,6 @@ class CreditConfig:
     `batch_zscore`: (o - batch mean) / (batch std + eps), each rollout once. `belief`: o minus the belief b
     after the rollout's last scored turn; with the gains of basis `prob`, not normalised, the rewards of a
     rollout then add up to o - b_0."""
-    truncated_pays_back: bool = False
-    """A rollout that ends without an answer pays at its last turn what its normalised gains add up to, so
-    that belief which was built up and never used earns nothing."""
     window: int | None = None
     """K: D becomes the gamma-weighted mean of the next K gains, fewer at the end of the rollout (TRACE);
     None: the sum of all."""
@@ -111,10 +107,6 @@ class CreditConfig:
             raise ValueError("window already averages over its turns: use it with depth_rescale='none'")
         if self.window is None and self.window_outcome_scale != 0.0:
             raise ValueError("window_outcome_scale needs a window; set window, or leave the scale at 0")
-        if self.window is not None and self.truncated_pays_back:
-            raise ValueError(
-                "truncated_pays_back counts all later turns, a window only the next: leave one of them out"
-            )
         if self.normalisation == "joint" and self.outcome_baseline != "group_zscore":
             raise ValueError(
                 f"normalisation='joint' z-scores outcomes together with gains, so outcome_baseline="
@@ -139,3 +131,20 @@ class CreditConfig:
 
 CREDIT_FIELDS = tuple(field.name for field in fields(CreditConfig))
 """Names of the settings of `CreditConfig`."""
+
+REMOVED = "truncated_pays_back"
+"""A setting that versions before this one had. Experiments and logs may still hold it, as false or null."""
+
+
+def without_removed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Drops the setting `REMOVED` from the settings of an older experiment or log.
+
+    Raises:
+        ValueError: it is set, so that this version would compute another credit.
+    """
+    if settings.get(REMOVED) not in (None, False):
+        raise ValueError(
+            f"`{REMOVED}: {str(settings[REMOVED]).lower()}` was removed during the development of version "
+            "0.1.0"
+        )
+    return {name: value for name, value in settings.items() if name != REMOVED}

@@ -2,9 +2,8 @@
 
 A score s_t(a) is the mean log-probability of gold answer a (one alias) after turn t; s_0 is scored after the
 prompt alone. The belief is b_t = exp(s_t), in (0, 1]. Every gain basis is the difference of a potential of
-the score, so
-gains telescope: their sum over a rollout is the potential after its last scored turn minus the potential
-after the prompt.
+the score, so gains telescope: their sum over a rollout is the potential after its last scored turn minus the
+potential after the prompt.
 
 Array names end in their dimensions: T1 scored moments of a rollout (the prompt, then each gain-bearing turn),
 K aliases.
@@ -17,17 +16,21 @@ import numpy as np
 from algorithms.credit.config import AliasRule, GainBasis, require_known
 
 LOG_PROB_SLACK = 1e-4
-"""How far above 0 a mean log-probability may lie by rounding before it is refused."""
+"""A mean log-probability may exceed 0 by this much, from rounding, before it is refused."""
 
 
 def reduce_aliases(scores_TK, rule: AliasRule = "max", *, episode: object = None) -> np.ndarray:
-    """One score per moment from the scores of K aliases: shape (T1, K) to (T1,), float64.
+    """Reduces the scores of K aliases to one score per moment: shape (T1, K) to (T1,), float64.
 
-    `first`: the first alias (official code). `max`: the likeliest alias. `mean`: the mean of the aliases'
-    scores.
+    Args:
+        scores_TK: mean log-probabilities, in nats.
+        rule: `first`, the first alias (official code); `max`, the likeliest alias; `mean`, the mean of the
+            aliases' scores.
+        episode: named in errors.
 
-    Raises ValueError for an unknown rule, a wrong shape, or a score that is not finite (naming `episode`,
-    turn and alias).
+    Raises:
+        ValueError: an unknown rule, a wrong shape, or a score that is not finite (the message names turn and
+            alias).
     """
     require_known("alias_rule", rule, AliasRule)
     scores_TK = np.asarray(scores_TK, dtype=np.float64)
@@ -47,33 +50,27 @@ def reduce_aliases(scores_TK, rule: AliasRule = "max", *, episode: object = None
 
 
 def beliefs_from_scores(scores_T1) -> np.ndarray:
-    """b_t = exp(s_t), float64."""
+    """Beliefs b_t = exp(s_t), float64."""
     return np.exp(np.asarray(scores_T1, dtype=np.float64))
 
 
 def gains_from_scores(
     scores_T1, basis: GainBasis = "log_prob", gap_eps: float = 0.1, *, episode: object = None
 ) -> np.ndarray:
-    """Information gain of each gain-bearing turn of one rollout: shape (n + 1,) to (n,), float64.
+    """Computes the gain of each gain-bearing turn of one rollout: shape (n + 1,) to (n,), float64.
 
-    Parameters
-    ----------
-    scores_T1
-        s_0, s_1, ..., s_n after the alias rule, in nats: the prompt, then each gain-bearing turn in time
-        order. Turns without a score (the final one, one that was cut off) are left out, and the next gain
-        bridges them.
-    basis
-        `log_prob` (paper v2, Eq. 4): s_t - s_{t-1}. `prob` (paper v1): exp(s_t) - exp(s_{t-1}). `log_ratio`
-        (TRACE): log((-s_{t-1} + gap_eps) / (-s_t + gap_eps)).
-    gap_eps
-        Offset of `log_ratio` in nats.
-    episode
-        Named in errors.
+    Args:
+        scores_T1: s_0, s_1, ..., s_n after the alias rule, in nats: the prompt, then each gain-bearing turn
+            in time order. Leave out turns without a score (the final one, one that was cut off); the next
+            gain bridges them.
+        basis: `log_prob` (paper v2, Eq. 4): s_t - s_{t-1}. `prob` (paper v1): exp(s_t) - exp(s_{t-1}).
+            `log_ratio` (TRACE): log((-s_{t-1} + gap_eps) / (-s_t + gap_eps)).
+        gap_eps: offset of `log_ratio` in nats.
+        episode: named in errors.
 
-    Raises
-    ------
-    ValueError
-        An unknown basis; no s_0; a score that is not finite or is above 0 (a log-probability cannot be).
+    Raises:
+        ValueError: an unknown basis, no s_0, or a score that is not finite or is above 0 (a log-probability
+            cannot be).
     """
     require_known("gain_basis", basis, GainBasis)
     scores_T1 = np.asarray(scores_T1, dtype=np.float64)

@@ -1,8 +1,10 @@
 """Means, standard deviations and z-scores of many populations at once.
 
 Standard deviations are of the population (ddof 0). A population of one member, or with max = min, has a
-standard deviation of exactly 0 and is normalised to exactly 0: that is tested on the members, because
+standard deviation of exactly 0 and is normalised to exactly 0. The test compares the members, because
 rounding in the mean would otherwise leave equal rewards with a tiny spread that a division blows up.
+
+Array names end in their dimensions: X members of all populations, S populations.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ class Populations(NamedTuple):
 
 
 def populations(values_X: np.ndarray, population_X: np.ndarray, num_populations: int) -> Populations:
-    """Statistics of `values_X`, each belonging to population `population_X` in 0 .. num_populations - 1."""
+    """Statistics of `values_X`; `population_X` says which of the populations 0 .. num_populations - 1 each
+    value belongs to.
+    """
     count_S = np.bincount(population_X, minlength=num_populations)
     low_S = np.full(num_populations, np.inf)
     high_S = np.full(num_populations, -np.inf)
@@ -44,8 +48,8 @@ def populations(values_X: np.ndarray, population_X: np.ndarray, num_populations:
 def zscores(
     values_X: np.ndarray, population_X: np.ndarray, num_populations: int, *, centre: bool = True
 ) -> np.ndarray:
-    """(x - mean) / (std + eps) within each population, exactly 0 where std is 0; `centre=False` leaves the
-    mean in.
+    """(x - mean) / (std + eps) within each population, exactly 0 where std is 0. `centre=False` subtracts no
+    mean.
     """
     stats = populations(values_X, population_X, num_populations)
     std_X = stats.std_S[population_X]
@@ -54,7 +58,7 @@ def zscores(
 
 
 def leave_one_out(values_X: np.ndarray, population_X: np.ndarray, num_populations: int) -> np.ndarray:
-    """x minus the mean of the other members of its population, exactly 0 where there is no spread."""
+    """x minus the mean of the other members of its population, exactly 0 where all are equal."""
     stats = populations(values_X, population_X, num_populations)
     count_X = stats.count_S[population_X]
     others_X = np.maximum(count_X - 1, 1)
@@ -67,8 +71,10 @@ def leave_one_out(values_X: np.ndarray, population_X: np.ndarray, num_population
 def batch_outcome_statistics(outcome_N) -> tuple[float, float]:
     """Mean and population standard deviation of all outcomes of a batch, each rollout once.
 
-    Compute them before a batch is cut into shards, and hand them to `assign_credit` with each shard.
-    Raises ValueError for an empty batch.
+    Compute them before a batch is cut into shards, and pass them to `assign_credit` with each shard.
+
+    Raises:
+        ValueError: the batch is empty.
     """
     outcome_N = np.asarray(outcome_N, dtype=np.float64)
     if outcome_N.size == 0:

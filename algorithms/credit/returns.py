@@ -1,8 +1,8 @@
 """Discounted sums over the turns of ragged rollouts.
 
-Each function loops over the depth of the longest rollout and works on all rollouts that are that deep, so the
-work is one operation per turn and nothing is padded. The order of additions within a rollout is that of the
-plain reverse loop.
+Each function loops over turns, from the last one back, and handles all rollouts that are that long at once.
+So the work is one operation per turn, and nothing is padded. Within a rollout, the order of additions is that
+of a plain reverse loop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def discounted_gains(batch: TurnBatch, gains_M: np.ndarray, gamma: float) -> tup
     """Sum over gain-bearing k >= t of gamma^(k-t) g_k, and the number of its terms; both 0 where no gain
     follows.
 
-    `gains_M` is 0 on turns that bear no gain, but for what a last turn pays back. Exponents count turns.
+    `gains_M` is 0 on turns that bear no gain. Exponents count turns.
     """
     terms_M = batch.gain_bearing_M.astype(np.int64)
     total_M = gains_M.copy()
@@ -45,6 +45,12 @@ def windowed_gains(
     c_t = sum_{j<K} gamma^j g_{t+j} / sum_{j<K} gamma^j over the gain-bearing turns t = 1..N of a rollout,
     both sums cut at N, plus outcome_scale * gamma^(N-t+1) * outcome where the window reaches N (t + K - 1 >=
     N). `window` is K; t counts gain-bearing turns.
+
+    N = 3 gains 1, 2, 4 with K = 2, gamma 0.5, outcome 1 and scale 2:
+
+        c_1 = (1 + 0.5 * 2) / 1.5 = 1.33
+        c_2 = (2 + 0.5 * 4) / 1.5 + 2 * 0.5^2 = 3.17
+        c_3 = 4 + 2 * 0.5 = 5
     """
     bearing = np.flatnonzero(batch.gain_bearing_M)
     rollout_B = batch.rollout_M[bearing]

@@ -7,13 +7,13 @@ hop. So it also serves as `questions` or `heldout_questions` of an experiment.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from envs.data.question import Question
 from envs.data.questions import load_questions
+from envs.durable import write_text
 from envs.errors import InputError
 
 
@@ -61,12 +61,8 @@ def save_demonstrations(demonstrations: Iterable[Demonstration], path: Path) -> 
         }
         for one in demonstrations
     ]
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(
-            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
-        )
-        os.replace(partial, path)
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     except OSError as error:
         raise InputError(f"{path} can't be written: {error.strerror}") from error

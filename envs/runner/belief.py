@@ -1,18 +1,19 @@
-"""Belief scoring behind one interface: gold answers after every moment of a rollout, in; s_t(a) of SPEC §2,
-out.
+"""Belief scoring: how likely the policy finds the gold answers after each moment of a rollout.
 
-`PrefixScorer` asks a rollout engine, whose prefix cache holds the contexts already. The scorers of
-`algorithms.igpo.belief.tree` and `algorithms.igpo.belief.naive` run on the learner's side on a transformers
-model.
+A scorer takes `BeliefQuery`s and returns s_t(a) (SPEC §2), float64 [T1, K] for each query: the mean log-prob
+of the gold tokens at temperature 1, from a float32 log-softmax. All scorers agree within 1e-4 in float32.
+`PrefixScorer` asks a rollout engine. The scorers of `algorithms.igpo.belief` run on the learner's side, on a
+transformers model. `RolloutLoop` sends the requests of `PrefixScorer` while rollouts go on.
 
-Array names: T1 moments (the prompt, then each gain-bearing turn), K aliases, L tokens.
+Array names end in their dimensions: T1 moments (the prompt, then each gain-bearing turn), K aliases, L
+tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -23,8 +24,7 @@ from envs.search.trajectory import Rollout
 ScoringPolicy = Literal["current", "reference"]
 ScoringMethod = Literal["vllm_prefix", "tree", "naive"]
 QUERY = "belief_query"
-"""Key of `episode.custom_data` that holds the `BeliefQuery` of a rollout that the learner's side is to score.
-"""
+"""Key of `episode.custom_data` that holds the `BeliefQuery` of a rollout for the learner's side to score."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,10 @@ class BeliefScoring:
 
 @dataclass(slots=True)
 class BeliefQuery:
-    """What is to be scored of one rollout. Contexts usually grow from moment to moment, but need not."""
+    """The moments and answers of one rollout to be scored.
+
+    Contexts usually grow from moment to moment, but need not.
+    """
 
     contexts_T1: list[np.ndarray]
     """Ids before each moment's answer, int32 [L], at least one token."""
@@ -50,25 +53,17 @@ class BeliefQuery:
     """The answer template of each alias."""
 
 
-class BeliefScorer(Protocol):
-    """All scorers agree within 1e-4 in float32."""
-
-    def score(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
-        """The mean log-prob of the gold tokens, float64 [T1, K] for each query (temperature 1, float32
-        log-softmax).
-        """
-        ...
-
-
 class PrefixScorer:
-    """Scores as requests of a rollout engine: contexts that it has in its prefix cache cost nothing
-    (`vllm_prefix`).
+    """Scores by requests to an idle rollout engine (`vllm_prefix`).
+
+    Contexts in the engine's prefix cache cost nothing.
     """
 
     def __init__(self, engine: RolloutEngine):
         self._engine = engine
 
     def score(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
+        """The scores of each query, float64 [T1, K]."""
         scores = [np.empty((len(query.contexts_T1), len(query.suffixes_K))) for query in queries]
         place_of: dict[str, tuple[int, int, int]] = {}
         for n, query in enumerate(queries):
@@ -81,17 +76,23 @@ class PrefixScorer:
                     )
         while place_of:
             for result in self._engine.step():
-                if isinstance(result, Scored):
-                    n, t, k = place_of.pop(result.request_id)
-                    scores[n][t, k] = result.score
+                assert isinstance(result, Scored), "the engine was not idle"
+                n, t, k = place_of.pop(result.request_id)
+                scores[n][t, k] = result.score
         return scores
 
 
 def enter_scores(rollout: Rollout, scores_TK: np.ndarray, policy: ScoringPolicy) -> None:
-    """Put the scores of a rollout's `BeliefQuery` where they belong: s_0, then one row for each gain-bearing
-    turn.
+    """Writes scores into their rollout.
 
-    Raises RuntimeError naming rollout, turn and alias where one is not finite.
+    Args:
+        rollout: a finished rollout.
+        scores_TK: [T1, K]: s_0, then one row for each gain-bearing turn.
+        policy: whose belief they are.
+
+    Raises:
+        RuntimeError: a score is not finite; the message names rollout, turn and alias.
+        ValueError: there is not one row for each gain-bearing turn.
     """
     if not np.isfinite(scores_TK).all():
         moment, alias = np.argwhere(~np.isfinite(scores_TK))[0]
@@ -102,8 +103,7 @@ def enter_scores(rollout: Rollout, scores_TK: np.ndarray, policy: ScoringPolicy)
         )
         raise RuntimeError(
             f"rollout {rollout.id}, {where}: the score of alias {alias} is {scores_TK[moment, alias]}: the "
-            f"{policy} policy's "
-            "weights are broken"
+            f"{policy} policy's weights are broken"
         )
     rollout.scorer = policy
     rollout.initial_scores_K = scores_TK[0]

@@ -25,7 +25,7 @@ import numpy as np
 
 from envs.data.question import Question
 from envs.engine.base import Generate, Generated, RolloutEngine, ScoreAnswer, Scored
-from envs.runner.belief import BeliefQuery
+from envs.runner.belief import BeliefQuery, enter_scores
 from envs.runner.episode_record import EpisodeRecord
 from envs.search.episode import AgentObservation, SearchEpisode
 from envs.search.task import SearchTask
@@ -322,7 +322,7 @@ class _Run:
             live.record.query = BeliefQuery(live.unscored_contexts, live.state.templates.suffixes_K)
         elif live.job.score_beliefs:
             aliases = range(len(rollout.scored_golds_K))
-            rollout.initial_scores_K = np.array([live.scores[-1, k] for k in aliases])
-            for turn in rollout.gain_bearing_turns:
-                turn.scores_K = np.array([live.scores[turn.index, k] for k in aliases])
+            moments = (-1, *(turn.index for turn in rollout.gain_bearing_turns))
+            scores_TK = np.array([[live.scores[moment, k] for k in aliases] for moment in moments])
+            enter_scores(rollout, scores_TK, "current")
         return live.record

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
@@ -23,14 +22,14 @@ from algorithms.credit import (
     Credit,
     CreditConfig,
     Preset,
-    TurnBatch,
+    ScoredRollout,
     assign_credit,
-    gains_from_scores,
     get_preset,
-    reduce_aliases,
+    turn_batch,
+    without_removed,
 )
 from algorithms.credit.config import AliasRule
-from envs.durable import write_durably
+from envs.durable import write_file
 from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.recredit_view import SCHEMA
 from pipeline.analysis.run import Run
@@ -121,7 +120,10 @@ def _settings(run: Run) -> dict[str, Any]:
         raise AnalysisError(
             "`runs.config` does not hold the settings of this run: it was not written by `rllib train`"
         )
-    return settings
+    try:
+        return without_removed(settings)
+    except ValueError as error:
+        raise AnalysisError(f"the run's `config` cannot be credited again: {error}") from error
 
 
 def iterations(run: Run) -> list[int]:
@@ -151,7 +153,9 @@ def recredit(
         if rollouts:
             check_inputs(rollouts, estimator, iteration)
             try:
-                credit = assign_credit(turn_batch(rollouts, estimator), estimator.credit)
+                scored = [scored_rollout(rollout, estimator) for rollout in rollouts]
+                batch = turn_batch(scored, estimator.credit, estimator.alias_rule)
+                credit = assign_credit(batch.turns, estimator.credit)
             except ValueError as error:
                 raise AnalysisError(f"iteration {iteration} cannot be credited: {error}") from error
             parts.append(_table(rollouts, iteration, credit, schema))
@@ -159,7 +163,7 @@ def recredit(
     if not parts:
         raise AnalysisError("this log has no turn with an advantage: there is nothing to recredit")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(out, lambda path: pq.write_table(pa.concat_tables(parts), path, compression="zstd"))
+    write_file(out, lambda file: pq.write_table(pa.concat_tables(parts), file, compression="zstd"))
 
 
 def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration: int) -> None:
@@ -196,63 +200,20 @@ def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration
             )
 
 
-def turn_batch(rollouts: list[dict[str, Any]], estimator: Estimator) -> TurnBatch:
-    """The logged rollouts of one iteration as the input of `assign_credit`."""
-    group_of = {group: k for k, group in enumerate(sorted({rollout["group_id"] for rollout in rollouts}))}
-    role_of = {
-        agent: k for k, agent in enumerate(sorted({turn["agent"] for r in rollouts for turn in r["turns"]}))
-    }
-    scores = [_scores(rollout, estimator) for rollout in rollouts]
-    gains_M = np.concatenate(
-        [_gains(rollout, s, estimator) for rollout, s in zip(rollouts, scores, strict=True)]
+def scored_rollout(rollout: dict[str, Any], estimator: Estimator) -> ScoredRollout:
+    """What credit reads of a logged rollout."""
+    turns = rollout["turns"]
+    return ScoredRollout(
+        id=rollout["episode_id"],
+        group=rollout["group_id"],
+        outcome=estimator.penalties.get(rollout["termination"], rollout["outcome"]),
+        initial_scores_K=rollout["initial_scores"],
+        scores_TK=[turn["scores"] for turn in turns],
+        bears_gain_T=[turn["bears_gain"] for turn in turns],
+        agents_T=[turn["agent"] for turn in turns],
+        malformed=rollout["termination"] == "malformed",
+        turn_limit=rollout["termination"] == "turn_limit",
     )
-    return TurnBatch(
-        group_N=np.array([group_of[rollout["group_id"]] for rollout in rollouts]),
-        turns_N=np.array([len(rollout["turns"]) for rollout in rollouts]),
-        outcome_N=np.array(
-            [estimator.penalties.get(rollout["termination"], rollout["outcome"]) for rollout in rollouts]
-        ),
-        gains_M=gains_M,
-        gain_bearing_M=~np.isnan(gains_M),
-        malformed_N=np.array([rollout["termination"] == "malformed" for rollout in rollouts]),
-        turn_limit_N=np.array([rollout["termination"] == "turn_limit" for rollout in rollouts]),
-        truncated_N=np.array(
-            [rollout["termination"] in ("turn_limit", "token_limit") for rollout in rollouts]
-        ),
-        last_belief_N=np.array([np.exp(s[-1]) if s.size else np.nan for s in scores]),
-        role_M=np.array([role_of[turn["agent"]] for rollout in rollouts for turn in rollout["turns"]]),
-        rollout_ids_N=[rollout["episode_id"] for rollout in rollouts],
-    )
-
-
-def _bearing(rollout: dict[str, Any]) -> np.ndarray:
-    """Which turns bear a gain and were scored."""
-    scored = rollout["initial_scores"] is not None
-    return np.array(
-        [scored and turn["bears_gain"] and turn["scores"] is not None for turn in rollout["turns"]]
-    )
-
-
-def _scores(rollout: dict[str, Any], estimator: Estimator) -> np.ndarray:
-    """s_0, then the score after each turn of `_bearing`; empty where nothing was scored."""
-    if rollout["initial_scores"] is None:
-        return np.zeros(0)
-    scored = [
-        turn["scores"] for turn, bears in zip(rollout["turns"], _bearing(rollout), strict=True) if bears
-    ]
-    return reduce_aliases(
-        [rollout["initial_scores"], *scored], estimator.alias_rule, episode=rollout["episode_id"]
-    )
-
-
-def _gains(rollout: dict[str, Any], scores_T1: np.ndarray, estimator: Estimator) -> np.ndarray:
-    """Gain of each turn; NaN where it bears none or was not scored."""
-    bearing_T = _bearing(rollout)
-    gains_T = np.full(bearing_T.size, np.nan)
-    if scores_T1.size:
-        basis, gap_eps = estimator.credit.gain_basis, estimator.credit.gap_eps
-        gains_T[bearing_T] = gains_from_scores(scores_T1, basis, gap_eps, episode=rollout["episode_id"])
-    return gains_T
 
 
 def _table(rollouts: list[dict[str, Any]], iteration: int, credit: Credit, schema: pa.Schema) -> pa.Table:

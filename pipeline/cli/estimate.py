@@ -43,7 +43,8 @@ def estimate_command(
     - `igpo estimate conf/igpo.yaml --device cpu --turns 3 --turn-tokens 5`
     """
     from pipeline.cli.output import make_console
-    from pipeline.estimate.estimate import Expected, show
+    from pipeline.estimate.estimate import show
+    from pipeline.estimate.workload import Expected
     from pipeline.experiment.experiment import load_experiment
     from pipeline.logging import quieten, quieten_ray
 

@@ -76,9 +76,9 @@ def doctor(
 
     experiment = load_experiment(config, set_)
     quieten_ray(verbose)
-    from pipeline.doctor.checks import Subject, cheap_checks
+    from pipeline.doctor.checks import cheap_checks
+    from pipeline.doctor.findings import Subject, show
     from pipeline.doctor.measurements import expensive_checks
-    from pipeline.doctor.report import show
 
     subject = Subject(experiment, experiment.algorithm_config())
     console = Console()

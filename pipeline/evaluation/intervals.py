@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.durable import write_atomically
+from envs.durable import write_text
 from envs.search.trajectory import Rollout
 
 RESAMPLES = 10_000
@@ -117,7 +117,7 @@ def hop_counts(scores: Scores) -> dict[int, int]:
 def save_scores(path: Path, iteration: int, scores: Scores) -> None:
     """Writes the scores after `iteration` to `path`, atomically."""
     content = {question: [score.em, score.f1, score.hops] for question, score in scores.items()}
-    write_atomically(path, json.dumps({"iteration": iteration, "scores": content}))
+    write_text(path, json.dumps({"iteration": iteration, "scores": content}))
 
 
 def load_scores(path: Path) -> tuple[int, Scores] | None:

@@ -1,14 +1,16 @@
 """A saved policy, opened for answering: the rollout engine and the task, without learner or Ray cluster.
 
-`rllib evaluate`, `igpo ask` and `igpo doctor` use it. It makes rollouts with the very loop that training
-uses.
+`rllib evaluate`, `igpo ask` and `igpo doctor` use it. It makes rollouts with the loop that training uses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from envs.data.question_filter import QuestionFilter
 from envs.errors import InputError
@@ -18,6 +20,7 @@ from pipeline.run_directory.checkpoints import EXPERIMENT, NOTE, read_note
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
+    from envs.runner.belief import BeliefQuery
     from envs.runner.rollout_loop import RolloutLoop
     from envs.search.task import SearchTask
 
@@ -27,23 +30,40 @@ RLLIB_FILE = "rllib_checkpoint.json"
 
 @dataclass
 class Policy:
-    """An opened policy. `folders` is {policy id: Hugging Face folder}."""
+    """An opened policy."""
 
     source: str
     config: IGPOConfig
     task: SearchTask
     folders: dict[str, str]
+    """{policy id: Hugging Face folder}."""
     loop: RolloutLoop
+
+    def beliefs(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
+        """Belief in the gold answers, under the experiment's alias rule. No rollout may be under way.
+
+        Returns:
+            b_t = exp(s_t) at each moment of each query, float64 [T1], in (0, 1].
+        """
+        from algorithms.credit import beliefs_from_scores, reduce_aliases
+        from envs.runner.belief import PrefixScorer
+
+        rule = self.task.settings.alias_rule
+        scorer = PrefixScorer(self.loop.engines[self.task.answering_role.policy])
+        return [beliefs_from_scores(reduce_aliases(scores_TK, rule)) for scores_TK in scorer.score(queries)]
 
 
 def open_policy(source: str, config: str | None = None, overrides: list[str] | None = None) -> Policy:
-    """Opens a checkpoint, a Hugging Face folder or hub name, `tiny` or `smollm2`.
+    """Opens a policy and starts one engine per policy id with the saved weights.
 
-    `config` is the experiment file that says on which task; None: the checkpoint's own, else
-    `conf/igpo.yaml`. It starts one engine per policy id with the saved weights.
+    Args:
+        source: a checkpoint, a Hugging Face folder or hub name, `tiny` or `smollm2`.
+        config: the experiment file that names the task; None: the checkpoint's own, else `conf/igpo.yaml`.
+        overrides: `KEY=VALUE` changes of the experiment.
 
     Raises:
-        InputError: no policy there, another algorithm's checkpoint, or whatever is wrong with the experiment.
+        InputError: there is no policy, the checkpoint is another algorithm's, or whatever is wrong with the
+            experiment.
     """
     checkpoint = _as_checkpoint(source)
     path, _ = resolve_config_path(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from algorithms.credit import PRESETS
+from algorithms.credit import PRESETS, without_removed
 from envs.engine.base import EngineSettings
 from envs.errors import InputError
 from envs.search.config import SearchEnvSettings, Settings
@@ -284,7 +284,10 @@ def _experiments(name: str, keys: dict, source: Path, base: IGPOConfig | None) -
     config = keys.get("config") or {}
     if not isinstance(config, dict):
         raise InputError(f"{where}: `config` must hold keys, found {config!r}.")
-    config = dict(config)
+    try:
+        config = without_removed(config)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}; leave it out.") from error
     for env in (keys.get("env"), config.pop("env", None)):
         if env not in (None, ENVIRONMENT):
             raise InputError(f"{where}: `env` must be `{ENVIRONMENT}`, found {env!r}.")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from envs.durable import TEMPORARY, write_durably
+from envs.durable import TEMPORARY, write_file
 from envs.errors import InputError
 
 
@@ -51,7 +51,7 @@ class LocalFolder:
         """
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        return write_durably(path, fill)
+        return write_file(path, fill)
 
     def delete(self, name: str) -> None:
         (self.root / name).unlink()

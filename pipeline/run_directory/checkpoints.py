@@ -1,19 +1,19 @@
 """Checkpoints of a run: complete or absent, never half-written.
 
 `checkpoints/iteration_000012/` folders, with `last` and `best` as relative symbolic links to two of them. A
-checkpoint is saved under a temporary name, flushed to disk and renamed; the link is swapped atomically
-afterwards; only then may an older folder go.
+checkpoint is a folder that `envs.durable.write_folder` makes; the link is swapped atomically afterwards; only
+then may an older folder go.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from envs.durable import remove_leftovers, sync_folder, write_folder
 from envs.errors import InputError
 
 NOTE = "igpo_checkpoint.json"
@@ -61,25 +61,27 @@ class Checkpoints:
         """
         final = self.folder / f"iteration_{iteration:06d}"
         if self.last != final.resolve():
-            for stale in self.folder.glob(".saving-*"):
-                shutil.rmtree(stale)
-            temporary = self.folder / f".saving-{iteration:06d}"
-            algorithm.save_to_path(str(temporary))
             content = {"schema_version": SCHEMA_VERSION, "algorithm": "IGPO", "iteration": iteration, **note}
-            (temporary / NOTE).write_text(json.dumps(content, indent=2), encoding="utf-8")
-            if self.experiment is not None:
-                shutil.copyfile(self.experiment, temporary / EXPERIMENT)
-            _flush(temporary)
-            before_it_counts()
-            if final.exists():  # complete, but of an attempt that died before `last` named it
-                shutil.rmtree(final)
-            temporary.rename(final)
+
+            def fill(folder: Path) -> None:
+                algorithm.save_to_path(str(folder))
+                (folder / NOTE).write_text(json.dumps(content, indent=2), encoding="utf-8")
+                if self.experiment is not None:
+                    shutil.copyfile(self.experiment, folder / EXPERIMENT)
+
+            def make_way() -> None:
+                before_it_counts()
+                if final.exists():  # complete, but of an attempt that died before `last` named it
+                    shutil.rmtree(final)
+
+            remove_leftovers(self.folder)
+            write_folder(final, fill, before_it_counts=make_way)
             self._link("last", final)
         else:
             before_it_counts()
         if best:
             self._link("best", final)
-        _flush_folder(self.folder)
+        sync_folder(self.folder)
         self._prune()
         return final
 
@@ -123,19 +125,3 @@ def read_note(checkpoint: str | Path) -> dict[str, Any]:
             f"{SCHEMA_VERSION}."
         )
     return note
-
-
-def _flush(folder: Path) -> None:
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            with open(os.path.join(parent, name), "rb") as file:
-                os.fsync(file.fileno())
-        _flush_folder(Path(parent))
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

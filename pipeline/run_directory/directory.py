@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from envs.durable import write_atomically
+from envs.durable import write_text
 from envs.errors import InputError
 from pipeline.rollout_log.folder import join
 
@@ -77,7 +77,7 @@ class RunDirectory:
             "attempts": [],
             **(facts or {}),
         }
-        write_atomically(path / DIARY, json.dumps(diary, indent=2))
+        write_text(path / DIARY, json.dumps(diary, indent=2))
         return cls(path)
 
     @classmethod
@@ -140,7 +140,7 @@ class RunDirectory:
 
     def note(self, **facts: Any) -> None:
         """Writes `facts` into the diary."""
-        write_atomically(self.diary_path, json.dumps({**self.diary, **facts}, indent=2))
+        write_text(self.diary_path, json.dumps({**self.diary, **facts}, indent=2))
 
     def begin_attempt(self, resumed_from_iteration: int | None) -> int:
         """Opens the next attempt and returns its number. None: a fresh start; -1: a resume that found no

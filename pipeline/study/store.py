@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from envs.durable import write_file
 from pipeline.run_directory import provenance
 from pipeline.study.measures import SCHEMA
 from pipeline.study.plan import Cell
@@ -54,7 +55,7 @@ class Store:
         return self._path(cell).is_file() and self.load(cell, fingerprint) is None
 
     def save(self, cell: Cell, fingerprint: str, learning_rate: float, rows: list[dict[str, Any]]) -> None:
-        """Keeps the cell's rows: temporary name, then rename."""
+        """Keeps the cell's rows in a file that is there whole or not at all."""
         facts = {
             "fingerprint": fingerprint,
             "learning_rate": learning_rate,
@@ -66,9 +67,7 @@ class Store:
         table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({METADATA_KEY: json.dumps(facts)}))
         path = self._path(cell)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        pq.write_table(table, temporary, compression="zstd")
-        temporary.replace(path)
+        write_file(path, lambda file: pq.write_table(table, file, compression="zstd"))
 
     @contextmanager
     def claim(self, cell: Cell) -> Generator[bool]:

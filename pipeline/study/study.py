@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from envs.errors import InputError
-from pipeline.doctor.checks import Subject, cheap_checks
+from pipeline.doctor.checks import cheap_checks
+from pipeline.doctor.findings import Subject
 from pipeline.experiment.experiment import Experiment
 from pipeline.study.plan import Cell, Plan
 from pipeline.study.runner import CellRunner

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from envs.durable import write_durably
+from envs.durable import write_text
 
 
 class Spool:
@@ -24,7 +24,7 @@ class Spool:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._waiting = self._read(resumed_from) if resumed_from is not None else []
         text = "".join(json.dumps(point) + "\n" for point in self._waiting)
-        write_durably(path, lambda file: file.write(text.encode()))
+        write_text(path, text)
 
     def add(self, iteration: int, metrics: dict[str, float]) -> None:
         """Keep a point. It is on disk when this returns."""

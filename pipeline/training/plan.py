@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from algorithms.credit.config import REMOVED
 from envs.errors import InputError
-from pipeline.doctor.checks import Subject, cheap_checks
+from pipeline.doctor.checks import cheap_checks
+from pipeline.doctor.findings import Subject
 from pipeline.experiment.experiment import Experiment, config_hash
 from pipeline.rollout_log.folder import open_folder
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
@@ -128,7 +130,11 @@ def _check_unchanged(run: RunDirectory, resolved: dict, experiment: Experiment) 
         return
     (old,), (new,) = run.resolved.values(), resolved.values()
     before, now = _flat(old["config"]), _flat(new["config"])
+    if not before.get(REMOVED):
+        before.pop(REMOVED, None)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if not changed:
+        return
     listed = ", ".join(f"`{key}` ({before.get(key)!r} -> {now.get(key)!r})" for key in changed[:3])
     raise InputError(
         f"--resume: {experiment.source} is not what run {run.path} began with: {listed} changed. Put it "

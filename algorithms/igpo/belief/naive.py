@@ -13,7 +13,7 @@ from envs.search.protocols.base import ScoringSuffix
 
 
 class NaiveScorer:
-    """`envs.runner.belief.BeliefScorer` over a model that `load_causal_lm` returned.
+    """A scorer (`envs.runner.belief`) over a model that `load_causal_lm` returned.
 
     The aliases of a moment are rows of one batch.
     """

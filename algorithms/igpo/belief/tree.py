@@ -39,7 +39,7 @@ class _Tree:
 
 
 class TreeScorer:
-    """`envs.runner.belief.BeliefScorer` over a model that `load_causal_lm` returned.
+    """A scorer (`envs.runner.belief`) over a model that `load_causal_lm` returned.
 
     Args:
         model: the scoring policy.

@@ -17,14 +17,7 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import ALL_MODULES
 
-from algorithms.credit import (
-    CreditConfig,
-    TurnBatch,
-    assign_credit,
-    beliefs_from_scores,
-    gains_from_scores,
-    reduce_aliases,
-)
+from algorithms.credit import CreditConfig, ScoredRollout, assign_credit, turn_batch
 from algorithms.credit.config import AliasRule
 from algorithms.igpo.iteration_record import GroupCredit, TurnCredit
 from algorithms.igpo.learner.groups import (
@@ -68,44 +61,20 @@ def build_learner_pipeline_pieces(
     ]
 
 
-@dataclass(slots=True)
-class _Gains:
-    """Belief and gains of one rollout, one entry per turn; NaN where there is none."""
-
-    gain_T: np.ndarray
-    before_T: np.ndarray
-    after_T: np.ndarray
-
-
-def rollout_gains(rollout: Rollout, config: CreditConfig, alias_rule: AliasRule) -> _Gains:
-    """Gains of a rollout's turns from its scores (SPEC §2).
-
-    Raises:
-        ValueError: the estimator reads belief, and the prompt or a gain-bearing turn was not scored.
-    """
-    num_turns = rollout.num_turns
-    gains = _Gains(*(np.full(num_turns, np.nan) for _ in range(3)))
-    bearing = rollout.gain_bearing_turns
-    scored = [(turn.index, turn.scores_K) for turn in bearing if turn.scores_K is not None]
-    if rollout.initial_scores_K is None or len(scored) < len(bearing):
-        if config.reads_belief:
-            where = "the prompt" if rollout.initial_scores_K is None else "a completed turn"
-            raise ValueError(
-                f"rollout {rollout.id}: {where} has no belief score, which this estimator reads; turn "
-                "belief scoring on in the env runner, or take one of the outcome alone, such as grpo"
-            )
-        if rollout.initial_scores_K is None:
-            return gains
-    scores_TK = np.stack([rollout.initial_scores_K, *(scores_K for _, scores_K in scored)])
-    scores_T1 = reduce_aliases(scores_TK, alias_rule, episode=rollout.id)
-    beliefs_T1 = beliefs_from_scores(scores_T1)
-    positions = np.array([index for index, _ in scored], dtype=np.int64)
-    gains.gain_T[positions] = gains_from_scores(
-        scores_T1, config.gain_basis, config.gap_eps, episode=rollout.id
+def scored_rollout(rollout: Rollout) -> ScoredRollout:
+    """What credit reads of a rollout."""
+    bearing = {turn.index for turn in rollout.gain_bearing_turns}
+    return ScoredRollout(
+        id=rollout.id,
+        group=rollout.group_id,
+        outcome=rollout.outcome,
+        initial_scores_K=rollout.initial_scores_K,
+        scores_TK=[turn.scores_K for turn in rollout.turns],
+        bears_gain_T=[turn.index in bearing for turn in rollout.turns],
+        agents_T=[turn.agent for turn in rollout.turns],
+        malformed=rollout.termination is Termination.MALFORMED,
+        turn_limit=rollout.termination is Termination.TURN_LIMIT,
     )
-    gains.after_T[positions] = beliefs_T1[1:]
-    gains.before_T[:] = beliefs_T1[np.searchsorted(positions, np.arange(num_turns))]
-    return gains
 
 
 class TurnLevelAdvantages(ConnectorV2):
@@ -144,44 +113,31 @@ class TurnLevelAdvantages(ConnectorV2):
         self, groups: list[list[Rollout]], numbers: dict[str, Any]
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         rollouts = [rollout for members in groups for rollout in members]
-        gains = [rollout_gains(rollout, self.credit, self.alias_rule) for rollout in rollouts]
-        agents = {
-            agent: k for k, agent in enumerate(sorted({turn.agent for r in rollouts for turn in r.turns}))
-        }
-        gains_M = np.concatenate([g.gain_T for g in gains])
-        turn_batch = TurnBatch(
-            group_N=np.repeat(np.arange(len(groups)), [len(members) for members in groups]),
-            turns_N=np.array([rollout.num_turns for rollout in rollouts]),
-            outcome_N=np.array([rollout.outcome for rollout in rollouts]),
-            gains_M=gains_M,
-            gain_bearing_M=~np.isnan(gains_M),
-            malformed_N=np.array([rollout.termination is Termination.MALFORMED for rollout in rollouts]),
-            turn_limit_N=np.array([rollout.termination is Termination.TURN_LIMIT for rollout in rollouts]),
-            truncated_N=np.array([rollout.termination.is_truncated for rollout in rollouts]),
-            last_belief_N=np.array([g.before_T[-1] for g in gains]),
-            role_M=np.array([agents[turn.agent] for rollout in rollouts for turn in rollout.turns]),
-            rollout_ids_N=[rollout.id for rollout in rollouts],
-        )
+        batch = turn_batch([scored_rollout(rollout) for rollout in rollouts], self.credit, self.alias_rule)
         credit = assign_credit(
-            turn_batch,
+            batch.turns,
             self.credit,
             batch_outcome_mean=numbers["outcome_mean"],
             batch_outcome_std=numbers["outcome_std"],
         )
-        advantages = turn_batch.split(credit.advantages_M)
-        clip_scales = turn_batch.split(credit.clip_scale_M)
-        normalised = turn_batch.split(credit.normalised_gains_M)
-        for rollout, g, advantage_T, normalised_T in zip(
-            rollouts, gains, advantages, normalised, strict=True
-        ):
-            for k, turn in enumerate(rollout.turns):
-                self.notes.credit[rollout.id, turn.index] = TurnCredit(
-                    belief_before=_or_none(g.before_T[k]),
-                    belief_after=_or_none(g.after_T[k]),
-                    gain=_or_none(g.gain_T[k]),
-                    normalised_gain=_or_none(normalised_T[k]),
-                    advantage=float(advantage_T[k]),
-                )
+        advantages = batch.turns.split(credit.advantages_M)
+        clip_scales = batch.turns.split(credit.clip_scale_M)
+        columns = (
+            batch.belief_before_M,
+            batch.belief_after_M,
+            credit.gains_M,
+            credit.normalised_gains_M,
+            credit.advantages_M,
+        )
+        turns = [(rollout.id, turn.index) for rollout in rollouts for turn in rollout.turns]
+        for key, before, after, gain, normalised, advantage in zip(turns, *columns, strict=True):
+            self.notes.credit[key] = TurnCredit(
+                belief_before=_or_none(before),
+                belief_after=_or_none(after),
+                gain=_or_none(gain),
+                normalised_gain=_or_none(normalised),
+                advantage=float(advantage),
+            )
         s = credit.groups
         for k, members in enumerate(groups):
             self.notes.groups.append(
@@ -196,7 +152,7 @@ class TurnLevelAdvantages(ConnectorV2):
                     gain_std=float(s.gain_std_P[k]),
                     collapsed_outcome=bool(s.collapsed_outcome_P[k]),
                     collapsed=bool(s.collapsed_P[k]),
-                    collapsed_or_faint=bool(s.collapsed_or_faint_P[k]),
+                    collapsed_or_faint=bool(s.collapsed_or_noise_P[k]),
                 )
             )
         return {

@@ -17,6 +17,8 @@ from algorithms.credit import (
     batch_outcome_statistics,
     get_preset,
 )
+from algorithms.credit.assign import _turn_index
+from algorithms.credit.returns import windowed_gains
 
 EPS = 1e-6
 Z = 0.5 / (0.5 + EPS)
@@ -70,6 +72,14 @@ def test_turn_index_counts_gain_bearing_turns_per_role():
     np.testing.assert_allclose(
         credit.normalised_gains_M, [-z1, -z10, -z2, np.nan, z10, z1, z2, np.nan], rtol=1e-14
     )
+
+
+def test_the_worked_examples_of_the_docstrings():
+    turns = TurnBatch.from_lists([0], [0.0], [[1.0, None, 3.0, 4.0]], role_M=[0, 0, 1, 0, 1])
+    assert _turn_index(turns).tolist() == [0, 1, 0, 1, 1]
+    turns = TurnBatch.from_lists([0], [0.0], [[1.0, 2.0, 4.0]])
+    windowed = windowed_gains(turns, np.array([1.0, 2.0, 4.0, 0.0]), 0.5, 2, np.ones(1), 2.0)
+    np.testing.assert_allclose(windowed, [2 / 1.5, 4 / 1.5 + 0.5, 5.0, 0.0])
 
 
 def test_turn_index_skips_holes():
@@ -161,7 +171,7 @@ def test_group_statistics_and_collapse():
     np.testing.assert_allclose(groups.gain_std_P, [0.1, 5e-5, 0.0, math.sqrt(14 / 3)], rtol=1e-9)
     assert groups.collapsed_outcome_P.tolist() == [True, True, True, False]
     assert groups.collapsed_P.tolist() == [False, False, True, False]
-    assert groups.collapsed_or_faint_P.tolist() == [False, True, True, False]
+    assert groups.collapsed_or_noise_P.tolist() == [False, True, True, False]
 
 
 def test_collapse_under_the_outcome_alone_ignores_its_weight():

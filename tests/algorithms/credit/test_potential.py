@@ -1,13 +1,11 @@
-"""Belief as a potential: outcomes against the last belief, and gains that are paid back, by hand and as
-identities.
-"""
+"""Belief as a potential: outcomes against the last belief, by hand and as identities."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.credit import CreditConfig, TurnBatch, advantages, assign_credit, get_preset
+from algorithms.credit import TurnBatch, advantages, assign_credit, get_preset
 
 # b_0 = 0.1; then belief 0.3, and 0.2, 0.7
 OUTCOMES, GAINS, LAST = [0.0, 1.0], [[0.2], [0.1, 0.5]], [0.3, 0.7]
@@ -49,23 +47,6 @@ def test_unequal_outcomes_decide_what_collapses_under_the_outcome_alone():
     assert groups.collapsed_P.tolist() == [False, False]
 
 
-def test_a_rollout_that_ends_without_an_answer_pays_its_gains_back():
-    settings = {"normalisation": "none", "outcome_weight": 0.0, "truncated_pays_back": True}
-    check(advantages(OUTCOMES, GAINS, **settings, truncated=[False, True]), [[0.2, 0.0], [0.0, -0.1, -0.6]])
-    check(advantages(OUTCOMES, GAINS, **settings, truncated=[True, False]), [[0.0, -0.2], [0.6, 0.5, 0.0]])
-    check(
-        advantages(OUTCOMES, GAINS, **settings, gamma=0.5, truncated=[False, True]),
-        [[0.2, 0.0], [0.1 + 0.5 * (0.5 - 0.5 * 0.6), 0.5 - 0.5 * 0.6, -0.6]],
-    )
-
-
-def test_what_is_paid_back_is_normalised():
-    settings = {"outcome_weight": 0.0, "normalisation": "scale_only"}
-    paid = advantages(OUTCOMES, GAINS, **settings, truncated_pays_back=True, truncated=[False, True])
-    kept = advantages(OUTCOMES, GAINS, **settings)
-    check([paid[0], paid[1]], [kept[0], kept[1] - kept[1][0]])
-
-
 def test_a_belief_that_is_needed_and_missing_is_named():
     with pytest.raises(ValueError, match="outcome_baseline='belief' needs last_belief_N"):
         advantages(OUTCOMES, GAINS, "belief_critic")
@@ -73,5 +54,3 @@ def test_a_belief_that_is_needed_and_missing_is_named():
         advantages(OUTCOMES, GAINS, "belief_critic", last_beliefs=[0.3, np.nan])
     with pytest.raises(ValueError, match="last_belief_N has shape"):
         advantages(OUTCOMES, GAINS, "belief_critic", last_beliefs=[0.3])
-    with pytest.raises(ValueError, match="a window only the next"):
-        CreditConfig(window=2, truncated_pays_back=True)

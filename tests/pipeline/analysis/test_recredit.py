@@ -290,6 +290,21 @@ def test_estimators_that_do_not_exist(tmp_path, preset, changes, message):
         recredited(folder, preset, **changes)
 
 
+def test_a_log_of_an_older_version_may_hold_a_removed_setting(tmp_path):
+    rollouts, settings = [random_rollouts(1, seed=1)], {"preset": "igpo", "env_config": ENV}
+    for value in (False, None, True):
+        folder = tmp_path / str(value)
+        info = RunInfo(config={"config": {**settings, "truncated_pays_back": value}})
+        with RolloutLogWriter(folder / "rollouts", folder.name, 1, info=info) as log:
+            log.write(IterationRecord(1, "train", 0, *rollouts), {"kl": 0.0})
+        with open_run(folder) as run:
+            if not value:
+                assert choose_estimator(run).credit == get_preset("igpo").credit
+                continue
+            with pytest.raises(AnalysisError, match="`truncated_pays_back: true` was removed during"):
+                choose_estimator(run)
+
+
 def test_a_log_without_its_settings_is_refused(tmp_path):
     with RolloutLogWriter(tmp_path / "rollouts", "r", 1) as log:
         log.write(IterationRecord(1, "train", 0, two_rollouts()), {})

@@ -3,60 +3,128 @@ have worked.
 """
 
 import io
+import math
 import subprocess
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from scripted_engine import ScriptedEngine, tiny_task
 
+from algorithms.igpo.config import IGPOConfig
+from envs.engine.base import ScoreAnswer, Scored
 from envs.errors import InputError
-from pipeline.doctor import checks
-from pipeline.doctor.checks import Finding, Subject
-from pipeline.estimate.capacity import GIB
+from envs.runner.rollout_loop import RolloutLoop
+from envs.world.words import VALUES
+from pipeline.doctor import checks, measurements
+from pipeline.doctor.findings import Finding, Subject
+from pipeline.estimate.capacity import estimate
+from pipeline.estimate.machines import GIB, Device
+from pipeline.estimate.workload import Expected, model_of, workload_of
+from pipeline.evaluation.saved_policy import Policy
 from pipeline.experiment.experiment import load_experiments
 from pipeline.run_directory import provenance
 from pipeline.training.plan import Plan, check_plan
 
-SEVEN_BILLION = 7_600_000_000
-TWO_GPUS = 2 * 80e9
+GPU = 80e9
+NO_GPU = ("num_gpus_per_env_runner=0", "num_gpus_per_learner=0")
+SMALL = ("model_path=tiny", "model_dtype=float32", "engine.kv_cache_gib=1")
 
 
 def subject(*overrides: str) -> Subject:
     experiment = load_experiments("conf/qwen2.5_7b.yaml", ["num_env_runners=1", *overrides])[0]
-    return Subject(experiment, experiment.algorithm_config(), parameters=SEVEN_BILLION)
+    return Subject(experiment, experiment.algorithm_config())
+
+
+def with_model(*overrides: str) -> Subject:
+    found = subject(*overrides)
+    found.model = model_of(found.config)
+    return found
+
+
+def estimated(found: Subject, memory: float, *, on_cpu: bool):
+    """What `igpo estimate` says of a machine with that memory."""
+    work = workload_of(found.config, Expected(), on_cpu=on_cpu)
+    device = Device("this", memory, flops=1e12, bandwidth=1e12)
+    return estimate(model_of(found.config), work, device)
 
 
 @pytest.fixture
 def gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=80e9))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=GPU))
 
 
 @pytest.mark.parametrize(
-    "overrides, bytes_per_parameter",
+    "overrides, status",
     [
-        ((), 4 + 12 + 2 + 2),  # weights, gradients and moments, reference; the engine's weights
-        (("kl_coeff=0",), 4 + 12 + 2),
-        (("offload_optimizer=true",), 4 + 4 + 2 + 2),
-        (("lora={rank: 16}",), 2 + 2),
-        (("num_learners=2",), 2 * (4 + 12 + 2) + 2),
-        (("num_learners=2", "shard_learner=true"), 4 + 12 + 2 + 2),
-        (
-            ("engine.placement=colocated", "num_gpus_per_env_runner=0.5", "num_gpus_per_learner=0.5"),
-            4 + 12 + 2,
-        ),
-        (("num_gpus_per_learner=0",), 2),
+        ((), "fail"),  # 16 bytes a parameter for the learner, and 2 for its reference
+        (("num_learners=2",), "fail"),
+        (("num_learners=2", "shard_learner=true"), "warn"),
+        (("lora={rank: 16}",), "ok"),
+        (("lora={rank: 16}", "engine.gpu_memory_utilization=0.1"), "fail"),  # no room for a rollout
+        (("num_gpus_per_learner=0",), "ok"),
+        (SMALL, "ok"),
     ],
 )
-def test_memory_is_a_lower_bound(gpus, overrides, bytes_per_parameter):
-    found = checks.memory(subject(*overrides))
-    needed = SEVEN_BILLION * bytes_per_parameter
-    assert f"at least {needed / GIB:.1f} GiB" in found.message
-    assert found.status == ("fail" if needed > TWO_GPUS else "warn" if needed > 0.8 * TWO_GPUS else "ok")
+def test_memory_on_gpus_is_what_the_estimate_says(gpus, overrides, status):
+    asked = with_model(*overrides)
+    found, expected = checks.memory(asked), estimated(asked, GPU, on_cpu=False)
+    sizes = f"engines {expected.memory.engine / GIB:.1f}, learners {expected.memory.learner / GIB:.1f}"
+    assert f"about {sizes} GiB, of {GPU / GIB:.1f} GiB on each GPU" in found.message
+    assert found.status == status
+    assert not (expected.fits and status == "fail")
+
+
+@pytest.mark.parametrize("overrides", [(), ("num_env_runners=4",), ("num_learners=2",), ("lora={rank: 4}",)])
+@pytest.mark.parametrize("free, status", [(1.0, "fail"), (1e12, "ok")])
+def test_memory_of_a_cpu_is_what_the_estimate_says(monkeypatch, overrides, free, status):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
+    asked = with_model(*SMALL, *NO_GPU, *overrides)
+    found, memory = checks.memory(asked), estimated(asked, free, on_cpu=True).memory
+    sizes = f"(engines {memory.engine / GIB:.1f}, learners {memory.learner / GIB:.1f})"
+    assert f"about {(memory.engine + memory.learner) / GIB:.1f} GiB {sizes}" in found.message
+    assert found.status == status
+
+
+def test_memory_that_short_rollouts_do_not_need_fails_no_run(monkeypatch):
+    asked = with_model(*SMALL, *NO_GPU)
+    parts = estimated(asked, 1e12, on_cpu=True).memory.parts
+    certain = sum(parts.values()) - parts["learner: activations"] - parts["learner: logits"]
+    for free, status in ((certain * 1.01, "warn"), (certain * 0.99, "fail")):
+        monkeypatch.setattr("psutil.virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        assert checks.memory(asked).status == status
+    transformers = with_model(*SMALL, *NO_GPU, "engine.kind=transformers")
+    assert checks.memory(transformers).status == "ok", "its cache grows with the rollouts under way"
+
+
+def test_memory_of_a_model_that_is_not_here_is_not_estimated():
+    assert checks.memory(subject()).message == "not estimated: the model is not on this machine yet"
+
+
+@pytest.mark.parametrize("rule, belief", [("max", 0.9), ("mean", 0.3), ("first", 0.1)])
+def test_belief_is_under_the_alias_rule(tmp_path, rule, belief):
+    class TwoAliases(ScriptedEngine):
+        def _answer(self, request):
+            if isinstance(request, ScoreAnswer):
+                first = request.suffix_ids == suffixes[0].ids
+                return Scored(request.request_id, math.log(0.1 if first else 0.9))
+            return super()._answer(request)
+
+    task = tiny_task(tmp_path, alias_rule=rule)
+    questions = [replace(question, golds=list(VALUES["trade"][:2])) for question in task.heldout_questions]
+    task._questions.heldout[:] = questions
+    suffixes = [task.protocol.scoring_suffix(gold) for gold in questions[0].golds]
+    engine = TwoAliases(task, lambda context, turn: "<search> mira <end>")
+    loop = RolloutLoop(task, {"default_policy": engine})
+    policy = Policy("scripted", IGPOConfig(), task, {}, loop)
+    found = measurements.belief(policy)
+    assert f"{belief:.3f} before and {belief:.3f} with the gold documents" in found.message
 
 
 @pytest.mark.parametrize("joins_cluster", [False, True])
@@ -84,10 +152,9 @@ def test_a_machine_without_vllm_may_use_the_other_engine(monkeypatch, kind, stat
 @pytest.mark.parametrize("able, status", [({"avx512_bf16": False}, "warn"), ({"avx512_bf16": True}, "ok")])
 def test_emulated_bfloat16_is_slower_than_float32(monkeypatch, able, status):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
-    no_gpu = ("num_gpus_per_env_runner=0", "num_gpus_per_learner=0")
-    found = checks.environment(subject("model_dtype=bfloat16", *no_gpu))
+    found = checks.environment(subject("model_dtype=bfloat16", *NO_GPU))
     assert (found.status, "set model_dtype float32" in found.message) == (status, status == "warn")
-    assert checks.environment(subject("model_dtype=float32", *no_gpu)).status == "ok"
+    assert checks.environment(subject("model_dtype=float32", *NO_GPU)).status == "ok"
     assert checks.environment(subject("model_dtype=bfloat16", "num_gpus_per_env_runner=1")).status == "ok"
 
 

@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 from envs.engine.models import resolve_model
 from pipeline.cli.igpo import app
-from pipeline.estimate.capacity import Assumptions, Device, Model, Workload, estimate
-from pipeline.estimate.estimate import Expected, model_of, workload_of
+from pipeline.estimate.capacity import estimate, memory_of
+from pipeline.estimate.machines import Assumptions, Device
+from pipeline.estimate.workload import Expected, Model, Workload, model_of, workload_of
 from pipeline.experiment.experiment import load_experiments
 
 MODEL = Model(parameters=1000, trained=1000, layers=2, hidden=10, intermediate=20, kv_width=5, vocabulary=50)
@@ -54,11 +55,34 @@ def test_an_iteration_by_hand():
     assert found.seconds["learn"] == pytest.approx(640 * (6 * 1000 + 3 * 3200) / 1e6)
     assert found.seconds["push"] == 2.0
     # Half of the memory is 2,000 bytes of weights and 48,000 of cache: 15 sequences of 80 tokens of 40 bytes.
-    assert found.memory["engine: KV cache"] == 48_000 and found.engine_capacity == 15
-    assert found.memory["learner: weights"] == 4000 and found.memory["learner: gradients and AdamW"] == 12_000
+    parts = found.memory.parts
+    assert parts["engine: KV cache"] == 48_000 and found.memory.engine_capacity == 15
+    assert parts["learner: weights"] == 4000
+    assert parts["learner: gradients"] == 4000 and parts["learner: AdamW"] == 8000
     # 80 + 10 + 80 numbers per token and layer.
-    assert found.memory["learner: activations"] == 40 * 2 * 170 * 2
-    assert found.memory["learner: reference"] == 0 and found.fits
+    assert parts["learner: activations"] == 40 * 2 * 170 * 2
+    assert parts["learner: reference"] == 0 and found.fits
+    assert found.memory.engine == 50_000 and found.memory.engine + found.memory.learner == sum(parts.values())
+
+
+def test_who_shares_the_memory_of_a_machine():
+    def parts(**changes):
+        return memory_of(MODEL, dataclasses.replace(WORK, has_reference=True, **changes), 100_000).parts
+
+    one = parts(shares_device=True, engine_memory_share=None, kv_cache=500)
+    many = parts(shares_device=True, engine_memory_share=None, kv_cache=500, num_runners=3, num_learners=2)
+    for part, size in one.items():
+        assert many[part] == size * (3 if part.startswith("engine") else 2), part
+    sharded = parts(shares_device=True, engine_memory_share=None, kv_cache=500, num_learners=2, sharded=True)
+    states = ("weights", "gradients", "AdamW", "reference")
+    assert all(sharded[f"learner: {part}"] == one[f"learner: {part}"] for part in states)
+    assert sharded["learner: activations"] == 2 * one["learner: activations"]
+    gpu = parts()
+    assert parts(num_runners=3, num_learners=2) == gpu, "one engine and one learner of several on a GPU"
+    assert parts(offloads_optimizer=True) == gpu | {"learner: AdamW": 0.0}
+    two = parts(num_policies=2, trained_policies=1)
+    doubled = ("engine: weights", "engine: KV cache", "learner: weights")
+    assert two == {part: size * (2 if part in doubled else 1) for part, size in gpu.items()}
 
 
 def test_a_decoding_step_reads_and_computes_at_once_or_one_after_the_other():
@@ -81,8 +105,8 @@ def test_learners_that_share_the_model_share_memory_and_work():
     one, two = (
         estimate(MODEL, w, DEVICE) for w in (work, dataclasses.replace(work, num_learners=2, sharded=True))
     )
-    for part in ("weights", "gradients and AdamW", "reference"):
-        assert two.memory[f"learner: {part}"] == one.memory[f"learner: {part}"] / 2 > 0
+    for part in ("weights", "gradients", "AdamW", "reference"):
+        assert two.memory.parts[f"learner: {part}"] == one.memory.parts[f"learner: {part}"] / 2 > 0
     assert two.seconds["learn"] == one.seconds["learn"] / 2
     copies = estimate(MODEL, dataclasses.replace(work, num_learners=2), DEVICE)
     assert copies.memory == one.memory and copies.seconds == two.seconds
@@ -117,7 +141,8 @@ def test_what_does_not_fit_is_said():
     assert estimate(adapters, lighter, small).fits
     no_cache = dataclasses.replace(WORK, engine_memory_share=0.02)
     assert (
-        estimate(MODEL, no_cache, DEVICE).engine_capacity == 0 and not estimate(MODEL, no_cache, DEVICE).fits
+        estimate(MODEL, no_cache, DEVICE).memory.engine_capacity == 0
+        and not estimate(MODEL, no_cache, DEVICE).fits
     )
 
 
@@ -137,7 +162,7 @@ def test_parameters_are_the_models_own():
     assert model_of(config).trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert model_of(
         load_experiments("conf/qwen2.5_7b.yaml")[0].algorithm_config()
-    ).parameters / 1e9 == pytest.approx(7.62, abs=0.01)
+    ).parameters / 1e9 == pytest.approx(7.615616512)
 
 
 def test_the_workload_is_the_experiments():

@@ -43,6 +43,18 @@ def message(tmp_path, change=None, overrides=None, **more) -> str:
     return str(caught.value)
 
 
+def test_a_removed_setting_is_ignored_unless_it_is_set(tmp_path):
+    (plain,) = load(tmp_path)
+    for value in (False, None):
+        (old,) = load(tmp_path, lambda demo, value=value: demo["config"].update(truncated_pays_back=value))
+        assert old.resolved() == plain.resolved()
+    said = message(tmp_path, lambda demo: demo["config"].update(truncated_pays_back=True))
+    assert said.endswith(
+        "(demo): `truncated_pays_back: true` was removed during the development of version 0.1.0; "
+        "leave it out."
+    )
+
+
 def test_a_plain_experiment(tmp_path):
     (experiment,) = load(tmp_path)
     assert experiment.name == "demo"

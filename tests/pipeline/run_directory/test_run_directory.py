@@ -18,7 +18,7 @@ class Saver:
 
     def save_to_path(self, path):
         self.saves += 1
-        os.makedirs(path)
+        os.makedirs(path, exist_ok=True)
         with open(os.path.join(path, "weights"), "w") as file:
             file.write(str(self.saves))
         if self.fail:
@@ -121,7 +121,7 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path):
         checkpoints.save(Saver(fail=True), 2, {})
     assert checkpoints.last == tmp_path / "iteration_000001"
     checkpoints.save(Saver(), 2, {})
-    assert not list(tmp_path.glob(".saving-*"))
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_a_leftover_of_a_dead_attempt_is_replaced(tmp_path):
@@ -156,7 +156,8 @@ def test_what_a_checkpoint_builds_on_is_waited_for_before_it_counts(tmp_path):
             {},
             before_it_counts=lambda: names.append(sorted(p.name for p in tmp_path.iterdir())),
         )
-    assert names == [[".saving-000001"], ["iteration_000001", "last"]]
+    assert [len(each) for each in names] == [1, 2] and names[0][0].startswith(".iteration_000001.")
+    assert names[1] == ["iteration_000001", "last"]
 
     def fail():
         raise OSError("the log is full")

@@ -6,14 +6,16 @@ import shutil
 import signal
 import socket
 import subprocess
+from contextlib import nullcontext
 
 import pytest
+import yaml
 from rich.console import Console
 from tiny_policy import write_experiment, write_policy
 
 from envs.errors import InputError
 from pipeline.evaluation.intervals import Score, save_scores
-from pipeline.experiment.experiment import load_experiments
+from pipeline.experiment.experiment import config_hash, load_experiments
 from pipeline.run_directory.directory import RunDirectory
 from pipeline.training.launch import FAILED, LaunchOptions, launch
 from pipeline.training.loop import HELDOUT_BEFORE
@@ -92,6 +94,18 @@ def test_a_restored_run_that_died_before_its_first_checkpoint(attempt, tmp_path,
     shutil.rmtree(source)
     with pytest.raises(InputError, match="there is no such checkpoint folder"):
         attempt(*again, resume=True)
+
+
+@pytest.mark.parametrize("value", [None, False, True])
+def test_a_run_with_a_setting_since_removed_is_resumed_unless_it_was_set(attempt, value):
+    _, run = attempt()
+    content = run.resolved
+    for keys in content.values():
+        keys["config"]["truncated_pays_back"] = value
+    run.config_path.write_text(yaml.safe_dump(content))
+    run.note(config_hash=config_hash(content))
+    with pytest.raises(InputError, match=r"`truncated_pays_back` \(True") if value else nullcontext():
+        assert attempt(resume=True)[1].path == run.path
 
 
 def test_a_changed_experiment_is_not_resumed(attempt):

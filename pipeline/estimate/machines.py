@@ -1,0 +1,98 @@
+"""Kinds of machines: what an accelerator or this CPU can do, and the share of it that is reached.
+
+Sizes are in bytes, speeds per second.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """The share of the hardware's peak that is reached."""
+
+    decode_bandwidth: float = 0.6
+    decode_flops: float = 0.4
+    decode_overlaps: bool = True
+    """Whether a decoding step computes while it reads; if not, it takes as long as both."""
+    prefill_flops: float = 0.4
+    learn_flops: float = 0.35
+    push_bandwidth: float = 4e9
+    """Bytes per second from learner to engine through shared memory."""
+    nccl_bandwidth: float = 2e10
+    """Bytes per second from the learner's GPU to those of the engines, as over PCIe 4; NVLink is faster."""
+    host_bandwidth: float = 2e10
+    """Bytes per second between a GPU and host memory."""
+
+
+CPU_ASSUMPTIONS = Assumptions(
+    decode_bandwidth=0.54, decode_flops=0.54, decode_overlaps=False, prefill_flops=0.9, learn_flops=0.9
+)
+"""A CPU's matrix products are measured, and nearly reached where many tokens are computed together: by the
+learner of SmolLM2 to 0.98, by the engine's prefill to 0.8 to 1.1. Its decoding steps took 67, 102, 112, 187
+and 281 ms for 1, 4, 8, 16 and 32 sequences (2026-11-26, one thread, 71 GFLOP/s and 19 GB/s): 52 ms to read
+the weights, 10 of `step_overhead`, and 7 a sequence."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator, or the CPU with the machine's memory."""
+
+    name: str
+    memory: float
+    flops: float
+    """Dense multiply-adds, counted twice: in bfloat16, of a CPU in `model_dtype`."""
+    bandwidth: float
+    step_overhead: float = 0.004
+    """Seconds that the engine's own work adds to one decoding step (scheduling, sampling, Python)."""
+    source: str = "its vendor's data sheet"
+    assumed: Assumptions = Assumptions()
+
+
+GPUS = {
+    "h200": Device("NVIDIA H200", 141e9, 989e12, 4.8e12),
+    "h100": Device("NVIDIA H100 SXM 80 GB", 80e9, 989e12, 3.35e12),
+    "a100": Device("NVIDIA A100 SXM 80 GB", 80e9, 312e12, 2.04e12),
+    "l40s": Device("NVIDIA L40S", 48e9, 362e12, 0.864e12),
+    "rtx4090": Device("NVIDIA RTX 4090", 24e9, 165e12, 1.01e12),
+}
+
+
+def this_cpu(threads: int, dtype: str = "float32") -> Device:
+    """This machine's CPU. Measures, for a moment, a matrix product of `dtype` and a sum over memory."""
+    import psutil
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        one, other = torch.randn(2, 1024, 1024).to(getattr(torch, dtype))
+        block = torch.zeros(2**24)
+        flops = 2 * 1024**3 / _best(lambda: one @ other, threads)
+        bandwidth = block.nbytes / _best(block.sum, threads)
+    finally:
+        torch.set_num_threads(before)
+    memory = float(psutil.virtual_memory().total)
+    return Device(
+        f"this CPU, {threads} threads",
+        memory,
+        flops,
+        bandwidth,
+        0.01,
+        "a moment's measurement",
+        CPU_ASSUMPTIONS,
+    )
+
+
+def _best(function, threads: int, repeats: int = 5) -> float:
+    """Seconds of processor time for each thread, so that other work on the machine does not count."""
+    times = []
+    for _ in range(repeats):
+        started = time.process_time()
+        function()
+        times.append((time.process_time() - started) / threads)
+    return min(times)

@@ -1,0 +1,228 @@
+"""What an experiment asks of a machine: the sizes of its model, and the work of one iteration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from envs.engine.base import EngineSettings
+from envs.engine.models import resolve_model
+from envs.errors import InputError
+from envs.search.config import SearchEnvSettings
+from pipeline.estimate.machines import GIB
+
+if TYPE_CHECKING:
+    from algorithms.igpo.config import IGPOConfig
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+QWEN_SHAPES = {
+    "Qwen/Qwen2.5-3B-Instruct": (2048, 11008, 36, 16, 2, 151936, True),
+    "Qwen/Qwen2.5-7B-Instruct": (3584, 18944, 28, 28, 4, 152064, False),
+    "Qwen/Qwen2.5-32B-Instruct": (5120, 27648, 64, 40, 8, 152064, False),
+}
+"""Shapes of models that often are not on the machine that plans: hidden, intermediate, layers, heads, key
+heads, vocabulary, tied."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Sizes of a decoder-only transformer."""
+
+    parameters: int
+    trained: int
+    """Parameters with a gradient: fewer than `parameters` with LoRA."""
+    layers: int
+    hidden: int
+    intermediate: int
+    kv_width: int
+    """Key heads times their width."""
+    vocabulary: int
+
+    def kv_bytes(self, dtype_bytes: int) -> int:
+        """Keys and values of one token."""
+        return 2 * self.layers * self.kv_width * dtype_bytes
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One iteration."""
+
+    rollouts: int
+    group_size: int
+    turns: float
+    turn_tokens: float
+    observation_tokens: float
+    prompt_tokens: float
+    scoring_tokens: float
+    """Tokens computed to score one turn: the suffixes of all aliases, and the end of the context that the
+    prefix cache cannot hold."""
+    max_context: int
+    dtype_bytes: int
+    updates: int
+    """Optimizer steps per batch."""
+    epochs: int
+    has_reference: bool
+    gradient_checkpointing: bool
+    micro_batch_tokens: int
+    num_runners: int
+    max_num_seqs: int
+    tensor_parallel: int
+    engine_memory_share: float | None
+    """Share of a GPU's memory that the engine takes; None on a CPU."""
+    kv_cache: float
+    """Bytes of KV cache of one engine on a CPU."""
+    shares_device: bool
+    """All learners and engines use the same memory at the same time."""
+    takes_turns: bool = False
+    """Learner and engine use one GPU by turns (`colocated`)."""
+    num_learners: int = 1
+    sharded: bool = False
+    """The learners share one model, instead of a copy each."""
+    pushes_by_nccl: bool = False
+    """Weights go from GPU to GPU (`engine.weight_transfer`)."""
+    num_policies: int = 1
+    """Models that each env runner and each learner holds."""
+    trained_policies: int = 1
+    """How many of them are trained."""
+    offloads_optimizer: bool = False
+    """AdamW's moments are in host memory."""
+
+    @property
+    def written_tokens(self) -> float:
+        """Decision tokens of one rollout."""
+        return min(self.turns * self.turn_tokens, self.max_context)
+
+    @property
+    def sequence_tokens(self) -> float:
+        """Tokens of one rollout that the learner sees."""
+        both = self.turns * (self.turn_tokens + self.observation_tokens)
+        return min(self.prompt_tokens + both, self.max_context)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """An average rollout as the caller expects it; None: as long as the configuration allows."""
+
+    turns: float | None = None
+    turn_tokens: float | None = None
+    observation_tokens: float | None = None
+    prompt_tokens: float = 200
+    answer_tokens: float = 24
+    """Tokens of the answer template around one gold answer, times the number of scored aliases."""
+
+
+def model_of(config: IGPOConfig) -> Model:
+    """Sizes of the experiment's model. Raises InputError where its configuration cannot be read."""
+    return model_sizes(_model_config(config), lora=config.lora, trust_remote_code=config.trust_remote_code)
+
+
+def model_sizes(
+    model_config: Any, *, lora: dict[str, Any] | None = None, trust_remote_code: bool = False
+) -> Model:
+    """Sizes of the model that a Hugging Face configuration describes, counted on a model without weights.
+
+    Args:
+        model_config: what `AutoConfig.from_pretrained` returns.
+        lora: the adapters that are trained; None: all parameters are.
+        trust_remote_code: whether the model's own code may run.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust_remote_code)
+    parameters = trained = sum(parameter.numel() for parameter in empty.parameters())
+    if lora is not None:
+        trained = _adapter_parameters(empty, lora)
+    shape = model_config.get_text_config()
+    hidden, heads = shape.hidden_size, shape.num_attention_heads
+    head_width = getattr(shape, "head_dim", None) or hidden // heads
+    return Model(
+        parameters,
+        trained,
+        layers=shape.num_hidden_layers,
+        hidden=hidden,
+        intermediate=getattr(shape, "intermediate_size", None) or 4 * hidden,
+        kv_width=(getattr(shape, "num_key_value_heads", None) or heads) * head_width,
+        vocabulary=shape.vocab_size,
+    )
+
+
+def _adapter_parameters(model: Any, lora: dict[str, Any]) -> int:
+    """Parameters of the adapters that `lora` adds to the linear layers of `model`."""
+    import torch
+
+    from algorithms.igpo.model.lora import LoraSettings
+
+    settings, head = LoraSettings(**lora), model.get_output_embeddings()
+    return sum(
+        settings.rank * (layer.in_features + layer.out_features)
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+        and (
+            layer is not head if settings.targets == "all-linear" else name.split(".")[-1] in settings.targets
+        )
+    )
+
+
+def _model_config(config: IGPOConfig) -> Any:
+    from transformers import AutoConfig, Qwen2Config
+
+    model_path = str(config.model_path)
+    if model_path in QWEN_SHAPES:
+        hidden, intermediate, layers, heads, kv_heads, vocabulary, tied = QWEN_SHAPES[model_path]
+        return Qwen2Config(
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            intermediate_size=intermediate,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            tie_word_embeddings=tied,
+        )
+    try:
+        return AutoConfig.from_pretrained(
+            resolve_model(model_path), trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model_path {model_path}: its configuration cannot be read; give a folder or a hub name"
+        ) from error
+
+
+def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Workload:
+    """One iteration of the experiment."""
+    engine, trained = EngineSettings(**config.engine), config.policies_to_train
+    settings = SearchEnvSettings(**{**config.preset_settings.env, **config.env_config})
+    return Workload(
+        rollouts=config.prompts_per_iteration * config.group_size,
+        group_size=config.group_size,
+        turns=settings.max_turns if expected.turns is None else expected.turns,
+        turn_tokens=settings.max_turn_tokens if expected.turn_tokens is None else expected.turn_tokens,
+        observation_tokens=settings.max_observation_tokens
+        if expected.observation_tokens is None
+        else expected.observation_tokens,
+        prompt_tokens=expected.prompt_tokens,
+        # Belief is scored whatever the estimator. The prefix cache lacks half a block on average.
+        scoring_tokens=expected.answer_tokens + engine.block_size / 2,
+        max_context=settings.max_context_tokens,
+        dtype_bytes=DTYPE_BYTES[config.model_dtype],
+        updates=config.num_epochs * config.num_minibatches,
+        epochs=config.num_epochs,
+        has_reference=config.loss_settings().kl_coeff > 0 or config.reference_scored_policy is not None,
+        gradient_checkpointing=config.gradient_checkpointing,
+        micro_batch_tokens=config.tokens_per_micro_batch,
+        num_runners=max(1, config.num_env_runners or 0),
+        max_num_seqs=engine.max_num_seqs,
+        tensor_parallel=engine.tensor_parallel_size,
+        engine_memory_share=None if on_cpu else engine.gpu_memory_utilization,
+        kv_cache=engine.kv_cache_gib * GIB,
+        shares_device=on_cpu,
+        takes_turns=config.is_colocated and not on_cpu,
+        num_learners=max(1, config.num_learners),
+        sharded=config.shard_learner,
+        pushes_by_nccl=engine.weight_transfer == "nccl" and not on_cpu,
+        num_policies=len(config.policies),
+        trained_policies=len(trained if isinstance(trained, list | tuple | set) else config.policies),
+        offloads_optimizer=config.offload_optimizer and not on_cpu,
+    )
