@@ -4,7 +4,7 @@
 
 Each section calls the function that training calls and names the module that holds it. The definitions are
 in docs/definitions.md, the letters that array names end in (`advantage_D`: one entry per decision token) in
-docs/notation.md. Training does the same with env runners and learners of Ray (`algorithms/igpo/algorithm.py`).
+docs/notation.md. Training does the same with Ray's env runners and learners (`algorithms/igpo/algorithm.py`).
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def main() -> None:
     print(f"   {len(task.corpus or ())} documents, {sum(p.numel() for p in model.parameters()):,} parameters")
 
     print(f"\n2. Rollouts: {GROUP_SIZE} of each question make a group")
-    # RolloutLoop drives SearchEpisode, a state machine: decide, call the tool, observe. The same engine scores
-    # belief while other rollouts decode: the mean log-prob of the gold answer's tokens after every turn.
+    # RolloutLoop drives SearchEpisode, a state machine: decide, call the tool, observe. The same engine
+    # scores belief while other rollouts decode: the mean log-prob of the gold tokens after every turn.
     jobs = [
         RolloutJob(question, f"{question.id}/{g}", group_id=question.id, seed_parts=(SEED, 0, index, g))
         for index, question in zip(QUESTIONS, questions, strict=True)
