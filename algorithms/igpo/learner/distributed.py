@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
@@ -19,16 +19,14 @@ from torch.utils._pytree import tree_map_only
 
 from algorithms.igpo.model.fsdp import full_tensor, shard, shard_like
 
-if TYPE_CHECKING:
-    from algorithms.igpo.config import IGPOConfig
-
 HOST = torch.device("cpu")
 
 
 class DistributedLearner(TorchLearner):
     """Reads from the config: `num_learners`, `shard_learner`, `offload_optimizer`."""
 
-    config: IGPOConfig
+    config: Any
+    """An `IGPOConfig`, which imports the learner: named here, it would close a circle."""
     _device: torch.device
 
     @override(TorchLearner)
