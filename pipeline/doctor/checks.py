@@ -159,7 +159,7 @@ def retriever(subject: Subject) -> Finding:
         took = time.perf_counter() - started
         _ = opened.identity  # which a run logs: a server is asked for its own
     except RetrieverError as error:
-        hint = "start or repair the server, or change env_config.retriever"
+        hint = "start or mend the server, or change env_config.retriever"
         return Finding("retriever", "fail", f"retriever `{kind}` does not work: {error}; {hint}")
     answered = f"{len(found)} documents in {took:.2g} s"
     return Finding("retriever", "ok", f"{kind}: {answered} for the first training question")

@@ -54,7 +54,7 @@ class FakeAlgorithm:
 
     def save_to_path(self, path):
         self.calls.append(f"save {self.iteration}")
-        os.makedirs(path)
+        os.makedirs(path, exist_ok=True)
         with open(os.path.join(path, "state.json"), "w") as file:
             json.dump({"iteration": self.iteration}, file)
         return path
