@@ -27,6 +27,7 @@ from ray.tune.registry import register_env
 
 from algorithms.igpo.belief.on_learners import score_on_learners
 from algorithms.igpo.config import IGPOConfig
+from algorithms.igpo.engine_reuse import engine_identity
 from algorithms.igpo.guards import check_gap, check_tools
 from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit, token_texts
 from algorithms.igpo.learner.token_batch import turn_tokens
@@ -53,9 +54,7 @@ register_env("search", lambda config: SearchEnv(config))
 
 
 class IGPO(Algorithm):
-    """Information Gain-based Policy Optimization (arXiv 2510.14967) and its relatives.
-
-    `config.preset` chooses the estimator.
+    """Information Gain-based Policy Optimization (arXiv 2510.14967) and its relatives (`config.preset`).
 
     Attributes:
         records: the records of the last `train()` or `evaluate()`, for logs: rollouts, and the credit that
@@ -96,7 +95,7 @@ class IGPO(Algorithm):
         self._weight_push = WeightPush(self.config, self.learner_group, self.env_runner_group)
         self._learning = Lock()
         """Held while the learner's weights change, so that no runner is given half of an update."""
-        self._engine_identity = self.config.engine_identity
+        self._engine_identity = engine_identity(self.config)
         self.push_weights()
 
     @override(Algorithm)
@@ -115,14 +114,15 @@ class IGPO(Algorithm):
         config = given.copy(copy_frozen=False)
         config.validate()
         config.freeze()
-        if config.engine_identity != self._engine_identity:
+        if engine_identity(config) != self._engine_identity:
             return False
         self.config = config
         on_runners(self.env_runner_group, lambda runner: runner.reset_config(config))
         self.learner_group.shutdown()
-        spaces = self.env_runner_group.get_spaces()
-        modules = config.get_multi_rl_module_spec(spaces=spaces, inference_only=False)
-        self.learner_group = config.build_learner_group(rl_module_spec=modules)
+        spec = config.get_multi_rl_module_spec(
+            spaces=self.env_runner_group.get_spaces(), inference_only=False
+        )
+        self.learner_group = config.build_learner_group(rl_module_spec=spec)
         self.metrics = MetricsLogger(root=True, stats_cls_lookup=config.stats_cls_lookup)  # ty: ignore[invalid-argument-type]
         self._weights_version = 0
         self.records = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -48,8 +47,8 @@ change them."""
 class IGPOSettings(AlgorithmConfig):
     """The settings that IGPO adds to RLlib's.
 
-    A setting of credit, loss, belief or minibatches that is None takes the value of `preset`. The properties
-    parse dictionaries and resolve None whenever they are read, so that they are never out of date.
+    A setting of credit, loss, belief or minibatches that is None takes the value of `preset`. Properties
+    parse dictionaries and resolve None whenever they are read, so they are never out of date.
     """
 
     def __init__(self, algo_class: type | None = None):
@@ -79,34 +78,57 @@ class IGPOSettings(AlgorithmConfig):
         self.max_resample: int = 3
         """Rounds in which `dapo` draws new prompts in place of collapsed groups."""
 
-        # Credit (SPEC 2 and 4); `CreditConfig` says what each setting means.
+        # Credit (SPEC 2 and 4); `algorithms.credit.CreditConfig` defines the settings and lists their values.
         self.preset: str = "igpo"
         """Name of the estimator, one of `algorithms.credit.PRESETS`."""
         self.gain_basis: str | None = None
+        """g_t from log-probs, probabilities or log ratios of the remaining gap."""
         self.gap_eps: float | None = None
+        """Offset of the remaining gap under `log_ratio`, nats."""
         self.normalisation: str | None = None
-        self.gamma: float | None = None  # RLlib's default is 0.99
+        """Over which gains and outcomes z-scores are taken."""
+        self.gamma: float | None = None
+        """Discount per turn of later gains, in [0, 1]."""
         self.outcome_gamma: float | None = None
+        """Discount per turn of the outcome, in [0, 1]."""
         self.ig_weight: float | None = None
+        """Weight of the discounted gains in the advantage."""
         self.outcome_weight: float | None = None
+        """Weight of the outcome in the advantage."""
         self.depth_rescale: str | None = None
+        """Whether a return is divided by the square root of its number of terms."""
         self.ig_gate: str | None = None
+        """Whether gains of malformed rollouts count."""
         self.drop_gains_at_turn_limit: bool | None = None
+        """Whether gains of rollouts that used up their turns are dropped."""
         self.outcome_baseline: str | None = None
+        """Baseline that the outcome is compared with."""
         self.truncated_pays_back: bool | None = None
+        """Whether a rollout without an answer pays its gains back at the last turn."""
         self.window: int | None = None
+        """Number of gains in a return; None: all later ones."""
         self.window_outcome_scale: float | None = None
+        """Scale of the outcome that fills a window at the end of a rollout."""
         self.turn_clip_scale: float | None = None
+        """Amplitude of the clip bounds' scale per turn, in [0, 1)."""
 
-        # Loss (SPEC 5); `LossSettings` says what each setting means.
+        # Loss (SPEC 5); `algorithms.igpo.learner.loss_settings.LossSettings` defines the settings.
         self.ratio_level: str | None = None
+        """Span of one importance ratio: token, turn or sequence."""
         self.clip_low: float | None = None
+        """The ratio is clipped to [1 - clip_low, 1 + clip_high]."""
         self.clip_high: float | None = None
+        """See `clip_low`."""
         self.dual_clip: float | None = None
+        """Lower bound of the clipped term at negative advantages."""
         self.kl_coeff: float | None = None
+        """Coefficient of the KL divergence to the reference."""
         self.entropy_coeff: float | None = None
+        """Coefficient of the entropy bonus."""
         self.loss_aggregation: str | None = None
+        """How the terms of tokens are averaged."""
         self.mismatch_cap: float = LossSettings().mismatch_cap
+        """Cap of the weight pi_old / pi_sampler; 0: the weight is 1."""
 
         # Belief (SPEC 2).
         self.belief_policy: ScoringPolicy | None = None
@@ -267,26 +289,6 @@ class IGPOSettings(AlgorithmConfig):
     def policy_ids(self) -> list[str]:
         """Ids of the policies that speak for the roles, sorted."""
         return sorted({role.policy for role in self.roles})
-
-    @property
-    def engine_identity(self) -> tuple[Any, ...]:
-        """What running engines depend on: configurations with equal identities can use the same engines.
-
-        Weights are not among it. An engine starts without weights and receives the learner's.
-        """
-        folder, settings = Path(resolve_model(self.model_path)), self.search_settings
-        files = [folder / name for name in ("config.json", "tokenizer.json")]
-        is_known = all(file.is_file() for file in files)
-        return (
-            [file.read_bytes() for file in files] if is_known else self.model_path,
-            self.model_dtype,
-            self.engine_settings,
-            self.num_env_runners,
-            self.num_learners,
-            self.policy_ids,
-            settings.max_context_tokens,
-            settings.protocol,
-        )
 
     @property
     def logp_gap_bound(self) -> float:

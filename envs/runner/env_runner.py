@@ -70,7 +70,7 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         """Begins another run: builds its task around the running engines, which lose their weights.
 
         Args:
-            config: an `IGPOConfig` whose `engine_identity` equals that of the present one.
+            config: an `IGPOConfig` that the running engines fit (`algorithms.igpo.engine_reuse`).
         """
         self.config = config
         if self.loop is not None:
