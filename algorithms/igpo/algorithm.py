@@ -86,13 +86,12 @@ class IGPO(Algorithm):
         """Starts a run: loads its task, and gives the engines the learner's weights."""
         self.task = SearchTask(self.config.env_settings())
         self.cursor = self.task.prompt_cursor(self.config.seed)
-        patience = self.config.env_runner_restore_timeout_s or 0.0
-        self.sampler = GroupSampler(
-            self.env_runner_group, self.push_weights, self.restore_env_runners, patience
-        )
+        timeout = self.config.env_runner_restore_timeout_s or 0.0
+        runners, restore = self.env_runner_group, self.restore_env_runners
+        self.sampler = GroupSampler(runners, self.push_weights, restore, timeout)
         self._ahead: SampledBatch | None = None
         """The next iteration's batch, where it was sampled during the update (`max_weight_lag`)."""
-        self._weight_push = WeightPush(self.config, self.learner_group, self.env_runner_group)
+        self._weight_push = WeightPush(self.config, self.learner_group, runners)
         self._learning = Lock()
         """Held while the learner's weights change, so that no runner is given half of an update."""
         self._engine_identity = engine_identity(self.config)
@@ -119,9 +118,8 @@ class IGPO(Algorithm):
         self.config = config
         on_runners(self.env_runner_group, lambda runner: runner.reset_config(config))
         self.learner_group.shutdown()
-        spec = config.get_multi_rl_module_spec(
-            spaces=self.env_runner_group.get_spaces(), inference_only=False
-        )
+        spaces = self.env_runner_group.get_spaces()
+        spec = config.get_multi_rl_module_spec(spaces=spaces, inference_only=False)
         self.learner_group = config.build_learner_group(rl_module_spec=spec)
         self.metrics = MetricsLogger(root=True, stats_cls_lookup=config.stats_cls_lookup)  # ty: ignore[invalid-argument-type]
         self._weights_version = 0

@@ -129,6 +129,8 @@ def _check_unchanged(run: RunDirectory, resolved: dict, experiment: Experiment) 
     (old,), (new,) = run.resolved.values(), resolved.values()
     before, now = _flat(old["config"]), _flat(new["config"])
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if not changed:
+        return
     listed = ", ".join(f"`{key}` ({before.get(key)!r} -> {now.get(key)!r})" for key in changed[:3])
     raise InputError(
         f"--resume: {experiment.source} is not what run {run.path} began with: {listed} changed. Put it "

@@ -54,6 +54,11 @@ def test_the_loss_settings_import_no_torch():
 def test_every_credit_and_loss_setting_is_an_attribute():
     config = IGPOConfig()
     assert {*CREDIT_FIELDS, *LOSS_FIELDS} <= vars(config).keys()
+    methods = (IGPOConfig.training, *(getattr(IGPOConfig, section) for section in SECTIONS))
+    named = {name for method in methods for name in inspect.signature(method).parameters}
+    named -= {"self", "kwargs", "credit", "loss"}
+    own = vars(config).keys() - vars(AlgorithmConfig()).keys() - {*CREDIT_FIELDS, *LOSS_FIELDS}
+    assert own | {"mismatch_cap"} == named, "a setting that no section takes, or one that is no attribute"
     assert {name: getattr(config, name) for name in CREDIT_FIELDS} == dict.fromkeys(CREDIT_FIELDS)
     assert config.loss_settings() == LossSettings()
 
