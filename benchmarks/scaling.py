@@ -150,7 +150,8 @@ def compare_runners(args: argparse.Namespace) -> None:
 
     def sampling_seconds(algorithm: Any, iteration: int) -> float:
         started = time.perf_counter()
-        sample_batch(algorithm, iteration)
+        parts = (algorithm.config, algorithm.task, algorithm.cursor, algorithm.sampler)
+        sample_batch(*parts, algorithm.weights_version, iteration)
         return time.perf_counter() - started
 
     def ratio(url: str | None) -> float:

@@ -12,13 +12,12 @@ from algorithms.credit.batch import Credit, GroupStatistics, TurnBatch
 from algorithms.credit.config import CREDIT_FIELDS, CreditConfig, without_removed
 from algorithms.credit.gains import beliefs_from_scores, gains_from_scores, reduce_aliases
 from algorithms.credit.normalise import EPS, batch_outcome_statistics
-from algorithms.credit.presets import LOSS_DEFAULTS, PRESETS, Preset, get_preset
+from algorithms.credit.presets import PRESETS, Preset, get_preset
 from algorithms.credit.scores import ScoredBatch, ScoredRollout, turn_batch
 
 __all__ = [
     "CREDIT_FIELDS",
     "EPS",
-    "LOSS_DEFAULTS",
     "NOISE_GAIN_STD",
     "PRESETS",
     "Credit",

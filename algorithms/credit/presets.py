@@ -1,9 +1,9 @@
 """Published estimators by name.
 
-Each preset is a `CreditConfig` plus the settings of loss and environment that belong to the method. Where a
-publication leaves a value open, the comment says so and names the value chosen; "defaults" are those of
-`CreditConfig`, `LOSS_DEFAULTS` and the search environment. Notation: g~ normalised gain, o~ normalised
-outcome, t = 1..T turns, sums over gain-bearing turns.
+Each preset is a `CreditConfig` plus the settings of loss, environment and batch that belong to the method.
+Where a publication leaves a value open, the comment says so and names the value chosen; "defaults" are those
+of `CreditConfig`, of the loss settings and of the search environment. Notation: g~ normalised gain, o~
+normalised outcome, t = 1..T turns, sums over gain-bearing turns.
 """
 
 from __future__ import annotations
@@ -11,49 +11,47 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from algorithms.credit.config import CreditConfig
-
-LOSS_DEFAULTS: dict[str, Any] = {
-    "ratio_level": "token",
-    "clip_low": 0.2,
-    "clip_high": 0.2,
-    "dual_clip": None,
-    "kl_coeff": 0.001,
-    "entropy_coeff": 0.0,
-    "loss_aggregation": "seq_mean_token_mean",
-    "dynamic_sampling": False,
-}
-"""Loss settings that a preset may change. The paper states kl_coeff and the aggregation; its clip bounds are
-open, and 0.2 is the official code's."""
+from algorithms.credit.config import CREDIT_FIELDS, CreditConfig
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named estimator.
+    """A named estimator: credit settings, and what the method changes elsewhere.
 
-    `loss` holds every key of `LOSS_DEFAULTS`; `env` only the environment settings that differ.
+    Settings that a preset does not name keep their defaults. An experiment's own settings win over both.
     """
 
     name: str
     source: str
+    """Publication or repository that defines the method."""
     credit: CreditConfig = field(default_factory=CreditConfig)
     loss_changes: dict[str, Any] = field(default_factory=dict)
+    """Loss settings that differ from the defaults, by name
+    (`algorithms.igpo.learner.loss_settings.LossSettings`)."""
     env: dict[str, Any] = field(default_factory=dict)
-    scorer: Literal["current", "reference"] = "current"
-    """Whose belief is scored: the policy's own, or a frozen copy's."""
+    """Environment settings that differ from the defaults, by name
+    (`envs.search.config.SearchEnvSettings`)."""
+    belief_policy: Literal["current", "reference"] = "current"
+    """Whose belief is scored: the current policy's, or a frozen reference's."""
+    dynamic_sampling: bool = False
+    """Whether groups without any spread in their outcomes are replaced by groups of new prompts."""
+    num_minibatches: int = 1
+    """Updates that one pass over a batch is cut into, where an experiment does not say."""
     needs_several_updates: bool = False
-    """The method equals another one at one update per batch, so such a run is refused."""
-
-    def __post_init__(self):
-        unknown = sorted(set(self.loss_changes) - set(LOSS_DEFAULTS))
-        if unknown:
-            raise ValueError(
-                f"preset {self.name}: unknown loss settings {unknown}; known: {', '.join(LOSS_DEFAULTS)}"
-            )
+    """Whether the method would equal another one at one update per batch. Such a run is refused."""
 
     @property
-    def loss(self) -> dict[str, Any]:
-        return {**LOSS_DEFAULTS, **self.loss_changes}
+    def changes(self) -> dict[str, Any]:
+        """Every setting in which the preset differs from the defaults, by name."""
+        defaults = CreditConfig()
+        credit = {
+            name: getattr(self.credit, name)
+            for name in CREDIT_FIELDS
+            if getattr(self.credit, name) != getattr(defaults, name)
+        }
+        own = ("belief_policy", "dynamic_sampling", "num_minibatches")
+        batch = {name: getattr(self, name) for name in own if getattr(self, name) != getattr(Preset, name)}
+        return {**credit, **self.loss_changes, **batch, **({"env_config": self.env} if self.env else {})}
 
 
 IGPO = Preset(
@@ -115,11 +113,12 @@ A2TGPO = Preset(
         turn_clip_scale=0.3,
     ),
     loss_changes={"ratio_level": "turn"},
+    num_minibatches=2,
 )
 """A_t = o~ + 0.3 sum_{k>=t} g~_k / sqrt(number of terms), gains z-scored per (prompt, turn index); ratios per
 turn; clip bounds of turn t times 1 + 0.3 (2 sigmoid(g~_t) - 1), of the answer turn times 1. Open where only
-the abstract was
-at hand: aliases, penalties, base clip bounds, KL; chosen: the defaults."""
+the abstract was at hand: minibatches, aliases, penalties, base clip bounds, KL; chosen: 2 minibatches (at one
+update every ratio is 1 and no clip acts), else the defaults."""
 
 DR_VENUS = Preset(
     name="dr_venus",
@@ -143,7 +142,7 @@ TRACE = Preset(
         window=3,
         window_outcome_scale=2.0,
     ),
-    scorer="reference",
+    belief_policy="reference",
 )
 """A_t = o~ + 0.2 c_t on the N gain-bearing turns, o~ on the answer turn; c_t = sum_{j<K} gamma^j g_{t+j} /
 sum_{j<K} gamma^j, both sums cut at N, + 2 gamma^(N-t+1) o~ where t + K - 1 >= N; g_t = log((-s_{t-1} + 0.1) /
@@ -179,9 +178,11 @@ GSPO = Preset(
     source="arXiv 2507.18071; baseline of arXiv 2510.14967v2, Table 2",
     credit=CreditConfig(ig_weight=0.0),
     loss_changes={"ratio_level": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},
+    num_minibatches=4,
     needs_several_updates=True,
 )
-"""grpo's advantages under one length-normalised ratio per sequence, clipped to [1 - 3e-4, 1 + 4e-4]."""
+"""grpo's advantages under one length-normalised ratio per sequence, clipped to [1 - 3e-4, 1 + 4e-4];
+the paper cuts each batch into 4 minibatches. At one update per batch it would be grpo."""
 
 DAPO = Preset(
     name="dapo",
@@ -191,8 +192,8 @@ DAPO = Preset(
         "clip_high": 0.28,
         "loss_aggregation": "token_mean",
         "kl_coeff": 0.0,
-        "dynamic_sampling": True,
     },
+    dynamic_sampling=True,
 )
 """grpo's advantages, clip 0.2 / 0.28, mean over all tokens of the batch, no KL, collapsed groups sampled
 again. Its

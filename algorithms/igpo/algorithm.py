@@ -1,22 +1,21 @@
-"""`IGPO`: RLlib's algorithm class.
+"""`IGPO`, RLlib's algorithm class.
 
-One training step: draw prompts, roll out whole groups, learn, push weights.
+One training step draws prompts, rolls out whole groups, learns from them and pushes the new weights.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import numpy as np
-import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.learner.learner_group import LearnerGroup
-from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     LEARNER_RESULTS,
@@ -26,21 +25,28 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune.registry import register_env
 
+from algorithms.igpo.belief.on_learners import score_on_learners
 from algorithms.igpo.config import IGPOConfig
+from algorithms.igpo.engine_reuse import engine_identity
 from algorithms.igpo.guards import check_gap, check_tools
-from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit, TurnTokens
-from algorithms.igpo.learner.groups import shard_groups
+from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit, token_texts
 from algorithms.igpo.learner.token_batch import turn_tokens
-from algorithms.igpo.metrics import evaluation_metrics, learner_metrics, training_metrics
-from algorithms.igpo.remote import in_background, on_learners
+from algorithms.igpo.learning import take_credit, training_data
+from algorithms.igpo.metrics import (
+    Stopwatch,
+    batch_metrics,
+    evaluation_metrics,
+    iteration_seconds,
+    learner_metrics,
+    training_metrics,
+)
+from algorithms.igpo.remote import in_background, on_learners, on_runners
 from algorithms.igpo.sampling import GroupSampler, SampledBatch, heldout_jobs, sample_batch
-from algorithms.igpo.start_over import fits_engines, start_over
+from algorithms.igpo.weights.export import export_hf
 from algorithms.igpo.weights.push import WeightPush
 from envs.data.question import Question
-from envs.runner.belief import QUERY, enter_scores
 from envs.search.environment import SearchEnv
 from envs.search.task import SearchTask
-from envs.search.trajectory import Rollout
 
 HF_FOLDER = "hf"
 """Folder of a checkpoint that holds a plain Hugging Face folder per module."""
@@ -48,12 +54,11 @@ register_env("search", lambda config: SearchEnv(config))
 
 
 class IGPO(Algorithm):
-    """Information Gain-based Policy Optimization (arXiv 2510.14967) and its relatives: the estimator is
-    `config.preset`.
+    """Information Gain-based Policy Optimization (arXiv 2510.14967) and its relatives (`config.preset`).
 
     Attributes:
-        records: what the last `train()` or `evaluate()` left for logs: rollouts, and the credit that training
-            used. One that raised leaves what it had.
+        records: the records of the last `train()` or `evaluate()`, for logs: rollouts, and the credit that
+            training used. A call that raised leaves the rollouts it had.
     """
 
     config: IGPOConfig
@@ -62,159 +67,132 @@ class IGPO(Algorithm):
     env_runner_group: EnvRunnerGroup
 
     @classmethod
+    @override(Algorithm)
     def get_default_config(cls) -> IGPOConfig:
         return IGPOConfig()
 
     @classmethod
+    @override(Algorithm)
     def _should_create_evaluation_env_runners(cls, eval_config) -> bool:
         return False  # the training runners evaluate: one engine, not two
 
+    @override(Algorithm)
     def setup(self, config) -> None:
         self.records: list[IterationRecord] = []
         super().setup(config)
         self._begin()
 
     def _begin(self) -> None:
-        """What a run starts with besides RLlib's own: the task, its cursor, and engines that hold the
-        learner's weights.
-        """
+        """Starts a run: loads its task, and gives the engines the learner's weights."""
         self.task = SearchTask(self.config.env_settings())
         self.cursor = self.task.prompt_sampler(self.config.seed)
-        self.sampler = GroupSampler(self)
+        timeout = self.config.env_runner_restore_timeout_s or 0.0
+        runners, restore = self.env_runner_group, self.restore_env_runners
+        self.sampler = GroupSampler(runners, self.push_weights, restore, timeout)
         self._ahead: SampledBatch | None = None
-        """The next iteration's batch, where it was sampled while the learner updated (`max_weight_lag`)."""
-        self._weight_push = WeightPush(self)
+        """The next iteration's batch, where it was sampled during the update (`max_weight_lag`)."""
+        self._weight_push = WeightPush(self.config, self.learner_group, runners)
         self._learning = Lock()
-        """Held while the weights change: a runner that comes back in the middle of it is given the new ones,
-        whole."""
+        """Held while the learner's weights change, so that no runner is given half of an update."""
+        self._engine_identity = engine_identity(self.config)
         self.push_weights()
 
-    def start_over(self, config: IGPOConfig) -> bool:
-        """Begins another run under `config` with the engines that run already; False, and nothing done, where
-        they do not fit.
+    @override(Algorithm)
+    def reset_config(self, new_config: IGPOConfig | dict[str, Any]) -> bool:
+        """Begins another run on the running engines; its weights, optimizer, prompts and metrics are fresh.
+
+        This is Tune's hook for reusing actors. Call `reset`, which also resets Tune's own counters.
+
+        Args:
+            new_config: the other run's configuration, or a dict of its settings, as Tune gives it.
+
+        Returns:
+            False where the running engines do not fit; nothing is done then.
         """
-        if not fits_engines(self.config, config):
+        given = IGPOConfig().update_from_dict(new_config) if isinstance(new_config, dict) else new_config
+        config = given.copy(copy_frozen=False)
+        config.validate()
+        config.freeze()
+        if engine_identity(config) != self._engine_identity:
             return False
-        start_over(self, config)
+        self.config = config
+        on_runners(self.env_runner_group, lambda runner: runner.reset_config(config))
+        self.learner_group.shutdown()
+        spaces = self.env_runner_group.get_spaces()
+        spec = config.get_multi_rl_module_spec(spaces=spaces, inference_only=False)
+        self.learner_group = config.build_learner_group(rl_module_spec=spec)
+        self.metrics = MetricsLogger(root=True, stats_cls_lookup=config.stats_cls_lookup)  # ty: ignore[invalid-argument-type]
+        self._weights_version = 0
+        self.records = []
         self._begin()
         return True
 
     # -- one iteration --
 
+    @override(Algorithm)
     def step(self) -> dict[str, Any]:
         self.records = []
         result = super().step()
         result["igpo"] = {name: float(value) for name, value in result["igpo"].items()}
         return result
 
+    @override(Algorithm)
     def training_step(self) -> None:
-        started = time.perf_counter()
-        iteration = self.iteration + 1
-        learner_version = self.weights_version
-        batch = self._ahead or sample_batch(self, iteration)
-        self._ahead = None
-        following = in_background(sample_batch, self, iteration + 1) if self.config.max_weight_lag else None
-        self.metrics.aggregate(batch.runner_metrics, key=ENV_RUNNER_RESULTS)
-        episodes, weights_version = batch.episodes, batch.weights_version
-        rollouts: list[Rollout] = [episode.custom_data["rollout"] for episode in episodes]
-        record = IterationRecord(iteration, "train", weights_version, rollouts)
-        self.records.append(record)
-        check_tools(rollouts, self.config.max_tool_error_share)
-        swap_started = time.perf_counter()
-        if self.config.is_colocated:
-            self._weight_push.give_device_to_learner()
-        seconds_swap = time.perf_counter() - swap_started
-        seconds_score = 0.0 if self.config.belief_scoring.on_engine else self._score_beliefs(episodes)
-
-        learn_started = time.perf_counter()
-        credit, groups = record.credit, record.groups = self._learn(episodes)
-        seconds_learn = time.perf_counter() - learn_started
-
-        metrics = training_metrics(rollouts, credit, groups)
-        metrics |= learner_metrics(self.metrics, list(self.config.policies))
-        if weights_version == learner_version:
-            check_gap(metrics["logp_gap_mean"], self.config.logp_gap_bound, weights_version)
-
-        wait_started = time.perf_counter()
-        if following is not None:
-            self._ahead = following.result()
-        push_started = time.perf_counter()
-        pushed_bytes = self.push_weights()
-        seconds_credit = metrics.pop("seconds_credit")
-        seconds = batch.seconds_by_phase | {
-            "sample": batch.seconds,
-            "credit": seconds_credit,
-            "learn": seconds_learn - seconds_credit,
-            "push": time.perf_counter() - push_started,
-            "swap": seconds_swap,
-        }
-        if following is not None:
-            seconds["wait"] = push_started - wait_started
-        seconds["score"] += seconds_score
-        seconds["total"] = time.perf_counter() - started
-        metrics |= {f"seconds_{name}": value for name, value in seconds.items()}
-        metrics |= {
-            "tokens_sampled": float(batch.num_tokens),
-            "rollouts_sampled": float(batch.num_rollouts),
-            "tokens_per_second": batch.num_tokens / batch.seconds,
-            "peak_gib_sample": max(float(m["peak_gib_sample"].peek()) for m in batch.runner_metrics),
-            "pushed_mib": pushed_bytes / 2**20,
-            "groups_incomplete": float(sum(group.size < self.config.group_size for group in groups)),
-            "weights_version": float(weights_version),
-            "weight_lag": float(learner_version - weights_version),
-        }
+        """Draws prompts and rolls out whole groups, learns from them, and pushes the new weights."""
+        clock, version = Stopwatch(), self.weights_version
+        with clock("total"):
+            batch, following = self._roll_out()
+            rollouts = [episode.custom_data["rollout"] for episode in batch.episodes]
+            record = IterationRecord(self.iteration + 1, "train", batch.weights_version, rollouts)
+            self.records.append(record)
+            check_tools(rollouts, self.config.max_tool_error_share)
+            if self.config.is_colocated:
+                with clock("swap"):
+                    self._weight_push.give_device_to_learner()
+            if not self.config.belief_scoring.on_engine:
+                with clock("score"):
+                    policy = self.task.answering_role.policy
+                    score_on_learners(batch.episodes, self.learner_group, self.config, policy)
+            with clock("learn"):
+                record.credit, record.groups = self._learn(batch.episodes)
+            metrics = training_metrics(rollouts, record.credit, record.groups)
+            metrics |= learner_metrics(self.metrics, list(self.config.policies))
+            if batch.weights_version == version:
+                check_gap(metrics["logp_gap_mean"], self.config.logp_gap_bound, version)
+            if following is not None:
+                with clock("wait"):
+                    self._ahead = following.result()
+            with clock("push"):
+                pushed_bytes = self.push_weights()
+        record.seconds = iteration_seconds(batch, clock.seconds, metrics.pop("seconds_credit"))
+        metrics |= {f"seconds_{name}": value for name, value in record.seconds.items()}
+        metrics |= batch_metrics(batch, record.groups, self.config.group_size, version, pushed_bytes)
         for name, value in metrics.items():
             self.metrics.log_value(("igpo", name), value, reduce="mean", window=1)
-        record.seconds = seconds
         if self.config.log_tokens:
-            record.tokens = turn_tokens(episodes)
-            record.token_texts = self._token_texts(record.tokens.values())
+            record.tokens = turn_tokens(batch.episodes)
+            record.token_texts = token_texts(record.tokens.values(), self.task.protocol.tokenizer)
 
-    def _token_texts(self, turns: Iterable[TurnTokens]) -> dict[int, str]:
-        ids = np.concatenate([part for turn in turns for part in (turn.context_ids_C, turn.decision_ids_L)])
-        return {i: str(self.task.protocol.tokenizer.decode([i])) for i in np.unique(ids).tolist()}
-
-    def _score_beliefs(self, episodes: list) -> float:
-        """Scores on the learners the rollouts that the env runners left unscored; returns the seconds it
-        took.
-        """
-        started = time.perf_counter()
-        count = max(1, self.config.num_learners)
-        queries = [episode.custom_data.pop(QUERY) for episode in episodes]
-        shares = [ray.put(queries[k::count]) for k in range(count)]
-        policy = self.task.answering_role.policy
-
-        def score(learner):
-            index = learner._learner_index or 0
-            return index, learner.score_beliefs(ray.get(shares[index]), policy)
-
-        for index, scores in on_learners(self.learner_group, score):
-            for episode, scores_TK in zip(episodes[index::count], scores, strict=True):
-                enter_scores(episode.custom_data["rollout"], scores_TK, self.config.belief_scoring.policy)
-        return time.perf_counter() - started
+    def _roll_out(self) -> tuple[SampledBatch, Future | None]:
+        """Returns this iteration's batch and, under `max_weight_lag`, a future of the next one's."""
+        iteration, version = self.iteration + 1, self.weights_version
+        sample = partial(sample_batch, self.config, self.task, self.cursor, self.sampler, version)
+        batch, self._ahead = self._ahead or sample(iteration), None
+        following = in_background(sample, iteration + 1) if self.config.max_weight_lag else None
+        self.metrics.aggregate(batch.runner_metrics, key=ENV_RUNNER_RESULTS)
+        return batch, following
 
     def _learn(self, episodes: list) -> tuple[dict[tuple[str, int], TurnCredit], list[GroupCredit]]:
-        sampled = self.metrics.peek(
-            (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)
-        )  # this batch's turns among them
-        shards = shard_groups(episodes, max(1, self.config.num_learners))
-        if self.config.num_learners <= 1:
-            data = TrainingData(episodes=shards[0])
-        else:
-            data = TrainingData(episodes_refs=[ray.put(shard) for shard in shards])
+        """Updates the policies. Returns the credit of every turn and the statistics of every group."""
+        # RLlib's schedules count turns, those of this batch included.
+        sampled = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: sampled}
+        data = training_data(episodes, self.config.num_learners)
         with self._learning:
             results = self.learner_group.update(training_data=data, timesteps=timesteps, num_epochs=1)
             self._weights_version += 1
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        credit: dict[tuple[str, int], TurnCredit] = {}
-        groups: list[GroupCredit] = []
-        for learner_credit, learner_groups in on_learners(
-            self.learner_group, lambda learner: learner.take_credit()
-        ):
-            credit |= learner_credit
-            groups += learner_groups
-        return credit, groups
+        return take_credit(self.learner_group)
 
     # -- weights --
 
@@ -222,22 +200,24 @@ class IGPO(Algorithm):
 
     @property
     def weights_version(self) -> int:
-        """Updates that the learner's weights have had; the engines hold this version before every
-        sampling.
-        """
+        """Number of updates of the learner's weights. Engines hold this version before every sampling."""
         return self._weights_version
 
     def push_weights(self, runner_ids: list[int] | None = None) -> int:
-        """Loads the learner's weights into the engines (of `runner_ids`; None: of all), waits, and verifies
-        the version.
+        """Loads the learner's weights into the engines of `runner_ids` (None: of all), and waits.
 
-        Returns their bytes. Raises RuntimeError where an engine holds another version afterwards.
+        Returns:
+            Bytes of the weights.
+
+        Raises:
+            RuntimeError: an engine holds another version afterwards.
         """
         with self._learning:
             return self._weight_push.push(self._weights_version, runner_ids)
 
+    @override(Algorithm)
     def restore_env_runners(self, env_runner_group) -> list[int]:
-        """Brings restarted runners back with the learner's current weights."""
+        """Brings restarted runners back with the learner's current weights. Returns their ids."""
         restored = env_runner_group.probe_unhealthy_env_runners()
         if restored:
             self.push_weights(restored)
@@ -245,14 +225,14 @@ class IGPO(Algorithm):
 
     # -- evaluation --
 
+    @override(Algorithm)
     def evaluate(self, parallel_train_future=None) -> dict[str, float]:
-        """Greedy rollouts of the held-out questions (the first `evaluation_questions`) with the current
-        weights.
-        """
+        """Rolls out the first `evaluation_questions` held-out questions greedily. Returns their metrics."""
         return self._evaluate(self.iteration)
 
+    @override(Algorithm)
     def _run_one_evaluation(self, parallel_train_future=None) -> dict[str, Any]:
-        """The evaluation within `train()`: RLlib counts the iteration only afterwards."""
+        """The evaluation within `train()`, before RLlib has counted the iteration."""
         return {"evaluation": self._evaluate(self.iteration + 1)}
 
     def _evaluate(self, iteration: int) -> dict[str, float]:
@@ -266,7 +246,16 @@ class IGPO(Algorithm):
     def rollout_questions(
         self, questions: list[Question], *, samples: int = 1, temperature: float = 0.0
     ) -> IterationRecord:
-        """`samples` rollouts of each question, not scored; the record's split is "heldout"."""
+        """Rolls out `questions` without belief scoring.
+
+        Args:
+            questions: the questions to answer.
+            samples: rollouts of each.
+            temperature: 0 is greedy.
+
+        Returns:
+            A record with split "heldout". It is not added to `records`.
+        """
         started = time.perf_counter()
         jobs = heldout_jobs(questions, samples=samples, temperature=temperature, seed=self.config.seed)
         groups, _ = self.sampler.sample(jobs)
@@ -276,17 +265,13 @@ class IGPO(Algorithm):
 
     # -- checkpoints --
 
+    @override(Algorithm)
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)
-        return {
-            **state,
-            "igpo": {
-                "cursor": self.cursor.state(),
-                WEIGHTS_SEQ_NO: self._weights_version,
-                "ahead": self._ahead,
-            },
-        }
+        own = {"cursor": self.cursor.state(), WEIGHTS_SEQ_NO: self._weights_version, "ahead": self._ahead}
+        return {**state, "igpo": own}
 
+    @override(Algorithm)
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         if "igpo" in state:
@@ -294,32 +279,20 @@ class IGPO(Algorithm):
             self._weights_version = state["igpo"][WEIGHTS_SEQ_NO]
             self._ahead = state["igpo"].get("ahead")
 
+    @override(Algorithm)
     def save_to_path(self, path=None, **kwargs) -> str:
-        """As RLlib's, with a plain Hugging Face folder per module in `hf/`."""
+        """Saves a checkpoint as RLlib does, with a plain Hugging Face folder per module in `hf/`."""
         if self.config.shard_learner:
             on_learners(self.learner_group, lambda learner: learner.stage_state())
         path = super().save_to_path(path, **kwargs)
         self.export_hf(Path(path) / HF_FOLDER)
         return path
 
+    @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
         super().restore_from_path(path, *args, **kwargs)
         self.push_weights()
 
     def export_hf(self, folder: Path) -> None:
-        """Writes `folder/MODULE_ID/`: weights, configuration and tokenizer, loadable by transformers and
-        vLLM.
-        """
-        target = str(Path(folder).absolute())
-
-        def export(learner):
-            for module_id in learner.module.keys():  # noqa: SIM118 (not a dict)
-                module = learner.module[module_id].unwrapped()
-                if not learner._learner_index:
-                    module.save_pretrained(f"{target}/{module_id}")
-                elif learner.config.shard_learner:
-                    module.save_pretrained(None)
-
-        on_learners(self.learner_group, export)
-        for module_id in self.config.policies:
-            self.task.protocol.tokenizer.save_pretrained(f"{target}/{module_id}")
+        """Writes a folder per module, `folder/MODULE_ID/`, that transformers and vLLM can load."""
+        export_hf(self.learner_group, list(self.config.policies), self.task.protocol.tokenizer, folder)

@@ -1,4 +1,4 @@
-"""What stops a run: signs that it learns from wrong numbers. Better no run than one that looks right."""
+"""Checks that stop a run which would learn from wrong numbers."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections import Counter
 from envs.search.trajectory import Rollout
 
 MAX_LOGP_GAP = {"float32": 1e-4, "bfloat16": 0.05}
-"""The default of `max_logp_gap` by `model_dtype`, nats."""
+"""Default of `max_logp_gap` for each `model_dtype`, nats."""
 
 
 def check_gap(gap_mean: float, bound: float, weights_version: int) -> None:
-    """Raises RuntimeError where sampler and learner, at the same weights, disagree on the sampled tokens'
-    log-probs.
+    """Checks that sampler and learner, at the same weights, agree on the log-probs of the sampled tokens.
 
     Args:
-        gap_mean: mean |learner log-prob - sampler log-prob|, nats.
-        bound: largest mean allowed (`max_logp_gap`).
-        weights_version: what both held.
+        gap_mean: mean |learner log-prob - sampler log-prob| over the sampled tokens, nats.
+        bound: largest mean allowed (`max_logp_gap`), nats.
+        weights_version: version of the weights that both used.
+
+    Raises:
+        RuntimeError: the mean gap is above the bound.
     """
     if gap_mean > bound:
         raise RuntimeError(
@@ -29,8 +31,15 @@ def check_gap(gap_mean: float, bound: float, weights_version: int) -> None:
 
 
 def check_tools(rollouts: list[Rollout], max_share: float, when: str = "in this iteration") -> None:
-    """Raises RuntimeError where more than `max_share` of the tool calls failed (the policy's own errors are
-    not counted).
+    """Checks that tools work. The policy's own mistakes, such as an unknown tool, do not count as failures.
+
+    Args:
+        rollouts: rollouts whose tool calls are counted.
+        max_share: largest share of failed calls allowed (`max_tool_error_share`), in [0, 1].
+        when: end of the error's first clause.
+
+    Raises:
+        RuntimeError: more calls failed; the message names the most common error.
     """
     calls = [call for rollout in rollouts for turn in rollout.turns for call in turn.tool_calls]
     failures = Counter(call.error for call in calls if call.failed)

@@ -1,9 +1,10 @@
-"""What one iteration leaves behind for logs and trackers: rollouts, and the credit that training
-really used."""
+"""`IterationRecord`: one iteration's rollouts and the credit that training used, for logs and trackers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -12,37 +13,40 @@ from envs.search.trajectory import Rollout
 
 @dataclass(slots=True)
 class TurnCredit:
-    """Credit of one turn as the learner used it.
-
-    `gain` and `normalised_gain` are None where the turn bears no gain.
-    """
+    """Credit of one turn as the learner used it."""
 
     belief_before: float | None
-    """b_{t-1} = exp(s_{t-1}) after the alias rule, in (0, 1]."""
+    """b_{t-1} = exp(s_{t-1}) after the alias rule, in (0, 1]; None where belief was not scored."""
     belief_after: float | None
+    """b_t, likewise."""
     gain: float | None
+    """g_t; None where the turn bears no gain."""
     normalised_gain: float | None
+    """The gain as it enters the return; None where the turn bears no gain."""
     advantage: float
+    """A_t of every decision token of the turn."""
     logp_gap_mean: float | None = None
     """Mean |learner log-prob - sampler log-prob| over the turn's decision tokens."""
     logp_gap_L: np.ndarray | None = None
-    """Learner log-prob - sampler log-prob of each decision token, before the update; kept only under
+    """Learner log-prob - sampler log-prob of each decision token, before the update; None without
     `log_tokens`."""
 
 
 @dataclass(slots=True)
 class TurnTokens:
-    """The token ids of one turn, as they are trained on."""
+    """The token ids of one turn, exactly as the learner trains on them."""
 
     context_ids_C: np.ndarray
-    """What the agent had not seen before: the prompt, or what came back since its last turn."""
+    """Context that is new to the agent: the prompt, or the observations since its last turn."""
     decision_ids_L: np.ndarray
+    """The sampled tokens."""
     sampler_logp_L: np.ndarray
+    """Log-probs of the sampled tokens under the engine that sampled them."""
 
 
 @dataclass(slots=True)
 class GroupCredit:
-    """Statistics of one group (all rollouts of one prompt in one iteration)."""
+    """Statistics of one group: all rollouts of one prompt in one iteration."""
 
     group_id: str
     question_id: str
@@ -53,30 +57,36 @@ class GroupCredit:
     gain_mean: float
     gain_std: float
     collapsed_outcome: bool
-    """Every advantage would be 0 under the outcome alone."""
+    """Whether every advantage would be 0 under the outcome alone."""
     collapsed: bool
-    """Every advantage that training used is 0."""
+    """Whether every advantage that training used is 0."""
     collapsed_or_faint: bool
-    """`collapsed`, or collapsed under the outcome and the gains' standard deviation is below 1e-3 (SPEC §4).
-    """
+    """Whether the group is `collapsed`, or `collapsed_outcome` with gains whose standard deviation is below
+    1e-3 (SPEC §4)."""
 
 
 @dataclass(slots=True)
 class IterationRecord:
-    """One iteration's rollouts of one split.
-
-    `credit` is keyed by (rollout id, turn index); empty for evaluation rollouts.
-    """
+    """The rollouts of one iteration and one split."""
 
     iteration: int
     split: str
+    """`train` or `heldout`."""
     weights_version: int
+    """Version of the weights that made the rollouts."""
     rollouts: list[Rollout]
     credit: dict[tuple[str, int], TurnCredit] = field(default_factory=dict)
+    """By (rollout id, turn index); empty for held-out rollouts."""
     groups: list[GroupCredit] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall-clock seconds per phase: generate, tools, score, learn, push, ..."""
+    """Wall-clock seconds by phase: generate, tools, score, learn, push, ..."""
     tokens: dict[tuple[str, int], TurnTokens] = field(default_factory=dict)
-    """By (rollout id, turn index); empty unless `log_tokens` asks for it."""
+    """By (rollout id, turn index); empty without `log_tokens`."""
     token_texts: dict[int, str] = field(default_factory=dict)
-    """Token id to text, of every id in `tokens`."""
+    """Text of every token id in `tokens`."""
+
+
+def token_texts(turns: Iterable[TurnTokens], tokenizer: Any) -> dict[int, str]:
+    """The text of every token id in `turns`, as `tokenizer` decodes it alone."""
+    ids = np.concatenate([part for turn in turns for part in (turn.context_ids_C, turn.decision_ids_L)])
+    return {i: str(tokenizer.decode([i])) for i in np.unique(ids).tolist()}

@@ -1,9 +1,12 @@
-"""Rollouts and their credit as the flat numbers that a person watches."""
+"""Metrics of an iteration: rollouts, credit and durations as flat numbers."""
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ray.rllib.utils.metrics import ALL_MODULES, LEARNER_RESULTS
@@ -11,6 +14,9 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from algorithms.igpo.iteration_record import GroupCredit, TurnCredit
 from envs.search.trajectory import Rollout, Termination
+
+if TYPE_CHECKING:
+    from algorithms.igpo.sampling import SampledBatch
 
 LEARNER_METRICS = (
     "loss",
@@ -32,9 +38,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def ending_metrics(rollouts: list[Rollout]) -> dict[str, float]:
-    """How rollouts ended, as shares of them, their mean number of turns, and the share of tool calls with an
-    error.
-    """
+    """How rollouts ended: shares of each ending, mean number of turns, share of tool calls with an error."""
     calls = [call for rollout in rollouts for turn in rollout.turns for call in turn.tool_calls]
     return {
         "turns_mean": _mean(rollout.num_turns for rollout in rollouts),
@@ -48,7 +52,17 @@ def ending_metrics(rollouts: list[Rollout]) -> dict[str, float]:
 def training_metrics(
     rollouts: list[Rollout], credit: dict[tuple[str, int], TurnCredit], groups: list[GroupCredit]
 ) -> dict[str, float]:
-    """The metrics of one training batch. `em` is SQuAD's, `f1` the paper's; gains are the raw ones."""
+    """Metrics of one training batch.
+
+    Args:
+        rollouts: the rollouts of the batch.
+        credit: their credit, by (rollout id, turn index).
+        groups: the groups that were trained on.
+
+    Returns:
+        Name to value. `em` is exact match in SQuAD's dialect, `f1` is F1 in the paper's; `gain_mean` is the
+        mean of the gains before normalisation.
+    """
     return {
         "em": _mean(rollout.metrics["em_squad"] for rollout in rollouts),
         "f1": _mean(rollout.metrics["f1_paper"] for rollout in rollouts),
@@ -65,7 +79,12 @@ def training_metrics(
 
 
 def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
-    """Answer metrics in both dialects, `em_squad` by number of hops where known, and how rollouts ended."""
+    """Metrics of held-out rollouts.
+
+    Returns:
+        Name to value: answer metrics in both dialects, how rollouts ended, and `em_squad` by number of hops
+        where that is known.
+    """
     by_hops: dict[int, list[float]] = defaultdict(list)
     for rollout in rollouts:
         if rollout.question.hops is not None:
@@ -80,10 +99,16 @@ def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
 
 
 def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, float]:
-    """The trained modules' metrics: gaps are the largest over modules, losses the sum, the rest the
-    token-weighted mean.
+    """Metrics of the last update, combined over the trained policies.
 
-    A frozen policy has none of them, and `kl` is left out where nobody measured it.
+    Log-prob gaps are the largest of any policy, losses are summed, all others are means weighted by tokens.
+
+    Args:
+        logger: RLlib's logger, with the learners' results.
+        policies: ids of all policies. Frozen ones have no metrics and do not count.
+
+    Returns:
+        Name to value. `kl` is missing where no policy measured it.
     """
     results = logger.peek(LEARNER_RESULTS)
     trained = [results[module_id] for module_id in policies if "tokens" in results.get(module_id, {})]
@@ -98,9 +123,8 @@ def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, flo
         elif name == "loss":
             combined[name] = sum(parts)
         else:
-            tokens = (
-                sum(weights) or 1.0
-            )  # none where no trained policy spoke in the whole batch: all of them are 0 then
+            # Without a token of a trained policy in the whole batch all parts are 0.
+            tokens = sum(weights) or 1.0
             combined[name] = sum(w * part for w, part in zip(weights, parts, strict=True)) / tokens
     for name in ("seconds_credit", "peak_gib_learn"):
         combined[name] = results[ALL_MODULES][name]
@@ -108,8 +132,79 @@ def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, flo
 
 
 def sampling_seconds(runner_metrics: list) -> dict[str, float]:
-    """Seconds of each phase of one round of sampling: of the slowest runner."""
+    """Seconds of each phase of one round of sampling, each of the runner that was slowest in it."""
     return {
         name: max(float(metrics[f"seconds_{name}"].peek()) for metrics in runner_metrics)
         for name in ("generate", "score", "tools", "host")
+    }
+
+
+class Stopwatch:
+    """Wall-clock seconds by phase.
+
+    >>> clock = Stopwatch()
+    >>> with clock("push"):
+    ...     pass
+    >>> list(clock.seconds)
+    ['push']
+    """
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Generator[None]:
+        """Measures the block as `phase`."""
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] = time.perf_counter() - started
+
+
+def iteration_seconds(batch: SampledBatch, driver: dict[str, float], credit: float) -> dict[str, float]:
+    """Seconds of every phase of one iteration.
+
+    Args:
+        batch: seconds of the sampling, and of its phases inside the runners.
+        driver: seconds that the driver measured: learn, push and total; swap (colocated), score (on the
+            learner's side) and wait (`max_weight_lag`) where there were any.
+        credit: seconds of credit assignment, which are a part of `learn`.
+
+    Returns:
+        Phase to seconds; `learn` without `credit`.
+    """
+    seconds = batch.seconds_by_phase | {
+        "sample": batch.seconds,
+        "credit": credit,
+        "learn": driver["learn"] - credit,
+        "push": driver["push"],
+        "swap": driver.get("swap", 0.0),
+    }
+    if "wait" in driver:
+        seconds["wait"] = driver["wait"]
+    seconds["score"] += driver.get("score", 0.0)
+    seconds["total"] = driver["total"]
+    return seconds
+
+
+def batch_metrics(
+    batch: SampledBatch, groups: list[GroupCredit], group_size: int, learner_version: int, pushed_bytes: int
+) -> dict[str, float]:
+    """Metrics of sampling and of the push of weights.
+
+    Args:
+        batch: the sampled batch.
+        groups: the groups that were trained on.
+        group_size: rollouts of a complete group.
+        learner_version: version of the learner's weights before the update.
+        pushed_bytes: bytes of the pushed weights.
+    """
+    return {
+        "tokens_sampled": float(batch.num_tokens),
+        "rollouts_sampled": float(batch.num_rollouts),
+        "tokens_per_second": batch.num_tokens / batch.seconds,
+        "peak_gib_sample": max(float(m["peak_gib_sample"].peek()) for m in batch.runner_metrics),
+        "pushed_mib": pushed_bytes / 2**20,
+        "groups_incomplete": float(sum(group.size < group_size for group in groups)),
+        "weights_version": float(batch.weights_version),
+        "weight_lag": float(learner_version - batch.weights_version),
     }

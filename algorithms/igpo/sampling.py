@@ -1,8 +1,8 @@
-"""Whole groups over the env runners, and what happens when a runner dies in the middle.
+"""Sampling: from drawn prompts to the rollouts of one iteration, in whole groups over the env runners.
 
-Only a lost process is retried: its groups go to the runners that are left, or to the restarted one, with the
-same seeds. An exception inside a runner is a bug or bad input, comes back with its traceback, and ends the
-run.
+A runner whose process dies loses its groups. They are sampled again with the same seeds, by the other runners
+or by the restarted one. An exception inside a runner is a bug or bad input. It is raised here with its
+traceback and ends the run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pickle
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,17 @@ from envs.runner.episode_record import EpisodeRecord
 from envs.runner.rollout_loop import RolloutJob
 
 if TYPE_CHECKING:
-    from algorithms.igpo.algorithm import IGPO
+    from ray.rllib.env.env_runner_group import EnvRunnerGroup
+    from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
+
+    from algorithms.igpo.config import IGPOConfig
+    from envs.data.prompt_sampler import PromptSampler
+    from envs.search.task import SearchTask
 
 logger = logging.getLogger(__name__)
 
 MAX_FRUITLESS_ROUNDS = 3
-"""Rounds in a row that bring back nothing before the run gives up."""
+"""Rounds in a row without any result after which the run gives up."""
 
 
 class RolloutError(RuntimeError):
@@ -37,40 +42,55 @@ class RolloutError(RuntimeError):
 
 @dataclass(slots=True)
 class SampledBatch:
-    """The rollouts of one iteration, before anything was learnt from them."""
+    """The rollouts of one iteration, before the learner has seen them."""
 
-    episodes: list
+    episodes: list[MultiAgentEpisode]
+    """One per rollout; the rollouts of a group follow each other."""
     num_tokens: int
-    """All sampled tokens, those of replaced groups counted."""
+    """Sampled tokens, including those of replaced groups."""
     num_rollouts: int
-    """All rollouts, those of replaced groups counted."""
+    """Sampled rollouts, including those of replaced groups."""
     runner_metrics: list
+    """The runners' metrics, one entry per runner and round."""
     weights_version: int
-    """What the engines held."""
+    """Version of the weights that the engines held."""
     seconds: float
+    """Wall-clock seconds of the whole sampling."""
     seconds_by_phase: dict[str, float]
-    """Of the slowest runner; over the rounds in which groups were replaced, the sum."""
+    """Seconds of each phase (generate, score, tools, host) of the slowest runner, summed over rounds."""
 
 
 class GroupSampler:
-    """Spreads groups of jobs over the env runners of `algorithm`."""
+    """Samples whole groups of rollouts on RLlib's env runners.
 
-    def __init__(self, algorithm: IGPO):
-        self._algorithm = algorithm
+    Args:
+        runners: the env runners.
+        push_weights: called with the ids of restarted runners, loads the learner's weights into them.
+        restore: brings dead runners back, with the learner's weights (`IGPO.restore_env_runners`).
+        restore_timeout_s: seconds to wait for a runner where none is left.
+    """
 
-    @property
-    def _runners(self):
-        return self._algorithm.env_runner_group
+    def __init__(
+        self,
+        runners: EnvRunnerGroup,
+        push_weights: Callable[[list[int]], object],
+        restore: Callable[[EnvRunnerGroup], object],
+        restore_timeout_s: float,
+    ):
+        self._runners, self._push_weights = runners, push_weights
+        self._restore, self._restore_timeout_s = restore, restore_timeout_s
 
     def sample(self, groups: list[list[RolloutJob]]) -> tuple[list[list[EpisodeRecord]], list]:
-        """What happened in the rollouts of every group, in the order of `groups`, and the metrics of the
-        runners.
+        """Samples every job of every group.
+
+        Returns:
+            The records of the rollouts, in the order of `groups`, and the metrics of the runners.
 
         Raises:
             RolloutError: an exception inside a runner.
             RuntimeError: the runners kept dying.
         """
-        local = self._runners.local_env_runner
+        local: Any = self._runners.local_env_runner
         if local is not None:
             flat = local.sample_records([job for group in groups for job in group])
             return _regroup(groups, flat), [local.get_metrics()]
@@ -112,14 +132,14 @@ class GroupSampler:
                 raise RolloutError(f"an env runner failed:\n{result}")
         restarted = [result.worker_index for result in results if isinstance(result, _Restarted)]
         if restarted:
-            self._algorithm.push_weights(restarted)
+            self._push_weights(restarted)
         return [result for result in results if not isinstance(result, _Restarted)]
 
     def _revive(self) -> None:
-        """Waits for a runner where none is left."""
-        deadline = time.monotonic() + (self._algorithm.config.env_runner_restore_timeout_s or 0.0)
+        """Restores dead runners. Where none is left alive, waits for the first to come back."""
+        deadline = time.monotonic() + self._restore_timeout_s
         while True:
-            self._algorithm.restore_env_runners(self._runners)
+            self._restore(self._runners)
             if self._runners.num_healthy_remote_env_runners():
                 return
             if time.monotonic() > deadline:
@@ -129,7 +149,7 @@ class GroupSampler:
 
 @dataclass(frozen=True, slots=True)
 class _Restarted:
-    """A runner that died after its last call: Ray has started it anew, and it waits for weights."""
+    """Answer of a runner that died after its last call: Ray has restarted it, and it needs weights."""
 
     worker_index: int
 
@@ -162,10 +182,19 @@ def training_jobs(
     seed: int,
     drawn_before: Counter[int],
 ) -> list[list[RolloutJob]]:
-    """A group of `group_size` rollouts for each of `questions` that was drawn.
+    """Requests for the rollouts of one round of training.
 
-    `drawn_before` counts the iteration's draws of each question, and is updated: one that comes again, across
-    the border of an epoch, is a group of its own with other seeds.
+    Args:
+        questions: the training questions.
+        drawn: indices into `questions`, one per group.
+        iteration: the iteration that the rollouts are for, from 1.
+        group_size: G, rollouts per group.
+        seed: the run's seed.
+        drawn_before: how often each question was drawn in this iteration; updated. A question that is drawn
+            again, across the border of an epoch, gets a second group with other seeds.
+
+    Returns:
+        One list of `group_size` jobs per drawn question.
     """
     groups = []
     for index in drawn:
@@ -186,8 +215,11 @@ def training_jobs(
 def heldout_jobs(
     questions: Sequence[Question], *, samples: int, temperature: float, seed: int, first: int = 0
 ) -> list[list[RolloutJob]]:
-    """`samples` rollouts of each question, whose belief is not scored. `first` is the place of the first
-    among all questions: of several sources, two may have one id."""
+    """Requests for held-out rollouts, whose belief is not scored: one list of `samples` jobs per question.
+
+    `first` is the position of `questions[0]` among all held-out questions. It keeps ids unique, since
+    questions of different sources may share an id.
+    """
     return [
         [
             RolloutJob(
@@ -205,11 +237,27 @@ def heldout_jobs(
     ]
 
 
-def sample_batch(algorithm: IGPO, iteration: int) -> SampledBatch:
-    """Whole groups for `prompts_per_iteration` prompts; under dynamic sampling, collapsed ones make way for
-    new prompts.
+def sample_batch(
+    config: IGPOConfig,
+    task: SearchTask,
+    cursor: PromptSampler,
+    sampler: GroupSampler,
+    weights_version: int,
+    iteration: int,
+) -> SampledBatch:
+    """Draws prompts and rolls out a whole group for each.
+
+    Dynamic sampling replaces collapsed groups by groups of new prompts, in up to `max_resample` rounds.
+
+    Args:
+        config: the batch's sizes and the seed.
+        task: the questions, and the policy of each role.
+        cursor: draws the prompts; advanced.
+        sampler: makes the rollouts.
+        weights_version: version of the weights that the engines hold.
+        iteration: the iteration that the batch is for, from 1.
     """
-    started, config, weights_version = time.perf_counter(), algorithm.config, algorithm.weights_version
+    started = time.perf_counter()
     kept: list = []
     spare: list = []
     metrics: list = []
@@ -219,14 +267,14 @@ def sample_batch(algorithm: IGPO, iteration: int) -> SampledBatch:
     wanted = config.prompts_per_iteration
     for _ in range(config.max_resample + 1 if config.dynamic_sampling else 1):
         jobs = training_jobs(
-            algorithm.task.train_questions,
-            algorithm.cursor.next(wanted - len(kept)),
+            task.train_questions,
+            cursor.next(wanted - len(kept)),
             iteration=iteration,
             group_size=config.group_size,
             seed=config.seed,
             drawn_before=drawn,
         )
-        groups, new_metrics = algorithm.sampler.sample(jobs)
+        groups, new_metrics = sampler.sample(jobs)
         metrics += new_metrics
         for name, seconds in sampling_seconds(new_metrics).items():
             phases[name] += seconds
@@ -242,7 +290,7 @@ def sample_batch(algorithm: IGPO, iteration: int) -> SampledBatch:
     # When the rounds are spent, collapsed groups fill the batch: they carry no gradient, but keep its size.
     chosen = kept + spare[: wanted - len(kept)]
     sampled = time.perf_counter()
-    episodes = [record.episode(algorithm.task.policy_of) for group in chosen for record in group]
+    episodes = [record.episode(task.policy_of) for group in chosen for record in group]
     phases["host"] += time.perf_counter() - sampled
     return SampledBatch(
         episodes, tokens, rollouts, metrics, weights_version, time.perf_counter() - started, dict(phases)

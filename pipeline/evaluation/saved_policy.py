@@ -78,7 +78,6 @@ def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None
     every policy id.
     """
     from algorithms.igpo.model.causal_lm import DTYPES, load_causal_lm
-    from envs.engine.base import EngineSettings
     from envs.engine.build import build_engine
     from envs.engine.models import resolve_model
     from envs.runner.rollout_loop import RolloutLoop
@@ -100,7 +99,7 @@ def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None
     for policy, folder in folders.items():
         engines[policy] = build_engine(
             folder,
-            EngineSettings(**config.engine),
+            config.engine_settings,
             max_model_len=settings.max_context_tokens + 1,
             dtype=config.model_dtype,
             seed=config.seed,

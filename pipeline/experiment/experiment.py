@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from algorithms.credit import PRESETS, without_removed
+from algorithms.igpo.learner.loss_settings import LossSettings
+from algorithms.igpo.renamed import RENAMED
 from envs.engine.base import EngineSettings
 from envs.errors import InputError
 from envs.search.config import SearchEnvSettings, Settings
@@ -144,15 +146,17 @@ class Experiment:
         for key in self.config:
             if key in WITHOUT_EFFECT:
                 raise InputError(f"{where}: `config.{key}` has no effect here: {WITHOUT_EFFECT[key]}.")
-            if config._translate_special_keys(key, warn_deprecated=False) not in known:
+            if key not in RENAMED and config._translate_special_keys(key, warn_deprecated=False) not in known:
                 raise unknown_key("config", key, known, where)
         preset = PRESETS.get(str(self.config.get("preset", config.preset)), PRESETS["igpo"])
+        loss = LossSettings(**preset.loss_changes)
         given = {
             key: value
             for key, value in self.config.items()
-            if value is not None or getattr(config, key, None) is not None
+            if value is not None or vars(config).get(key) is not None
         }
-        check_types(given, {**vars(config), **dataclasses.asdict(preset.credit), **preset.loss}, where)
+        defaults = {**vars(config), **dataclasses.asdict(preset.credit), **dataclasses.asdict(loss)}
+        check_types(given, {**defaults, "num_minibatches": preset.num_minibatches}, where)
         if self.config.get("lora") is not None:
             validated(LoraSettings, self.config["lora"], "config.lora", where)
         config.update_from_dict({**self.config, "env": ENVIRONMENT})
@@ -189,8 +193,7 @@ class Experiment:
             if key in known and inherited.get(key, _MISSING) != value
         }
         config.pop("env", None)
-        settings = SearchEnvSettings(**{**resolved.preset_settings.env, **resolved.env_config})
-        config["env_config"] = settings.model_dump(mode="json", exclude_none=True)
+        config["env_config"] = resolved.search_settings.model_dump(mode="json", exclude_none=True)
         keys = {"run": ALGORITHM, "env": ENVIRONMENT, "stop": dict(self.stop), "config": config}
         keys["checkpoint_config"] = self.checkpoint.model_dump()
         keys["mlflow"] = self.mlflow.model_dump(exclude_none=True)
@@ -344,7 +347,7 @@ def _plain(config: Any) -> dict[str, Any]:
         if key.startswith("_") or _is_abolished(value):
             continue
         try:
-            plain[key] = json.loads(json.dumps(value))
+            plain[key] = json.loads(json.dumps(getattr(config, key)))
         except (TypeError, ValueError):
             continue
     return plain

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from algorithms.credit import PRESETS
 from envs.errors import InputError
 from envs.settings import Settings
 from pipeline.experiment.experiment import Experiment, load_experiments
@@ -166,12 +167,14 @@ class Cell:
         return experiment
 
     def fingerprint(self, plan: Plan) -> str:
-        """12 hexadecimal digits that name what was asked for: the settings given, the budget, when it is
-        evaluated.
+        """12 hexadecimal digits that name what was asked for: the preset's changes, the settings given, the
+        budget, when it is evaluated.
 
         Defaults are not in it: a new setting of a later version does not make a finished cell stale.
         """
-        asked = (self.experiment(plan).config, self.budget_tokens, plan.evaluate_at_tokens)
+        config = self.experiment(plan).config
+        preset = PRESETS.get(config.get("preset", "igpo"))
+        asked = (preset and preset.changes, config, self.budget_tokens, plan.evaluate_at_tokens)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 

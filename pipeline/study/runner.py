@@ -1,5 +1,6 @@
-"""Runs cells one after another: Ray and the rollout engine start once, each cell starts over with fresh
-weights.
+"""Runs the cells of a study one after another on the same Ray and rollout engine.
+
+Each cell begins with fresh weights.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
 Progress = Callable[[int, dict[str, Any]], None]
-"""Called with the tokens sampled so far and the newest row."""
+"""Receives the number of tokens sampled so far and the newest row."""
 
 
 class CellRunner:
-    """Use as a context manager: it holds the algorithm, and with it the engine, from cell to cell."""
+    """Keeps the algorithm, and with it the engine, from cell to cell. Use it as a context manager."""
 
     def __init__(self, plan: Plan):
         self._plan = plan
@@ -37,11 +38,13 @@ class CellRunner:
             self._algorithm = None
 
     def run(self, cell: Cell, progress: Progress) -> tuple[list[dict[str, Any]], Any]:
-        """Trains until the budget is spent, evaluating on the way; returns the cell's rows and its learning
-        rate.
+        """Trains until the cell's token budget is spent, with held-out evaluations in between.
+
+        Returns:
+            The cell's rows, and its learning rate.
         """
         config = cell.experiment(self._plan).algorithm_config()
-        algorithm = self._start_over(config)
+        algorithm = self._begin(config)
         so_far = {"tokens": 0, "rollouts": 0, "seconds": 0.0}
         rows = self._evaluations(algorithm, so_far)
         evaluations = [
@@ -66,12 +69,10 @@ class CellRunner:
     def _evaluations(
         self, algorithm: IGPO, so_far: dict[str, Any], last: bool = False
     ) -> list[dict[str, Any]]:
-        """Held-out rows of the policy as it is trained, at temperature 1; at the start and the end greedy
-        too.
+        """Rows of a held-out evaluation at temperature 1, and at the start and the end of a greedy one too.
 
-        Greedy decoding of a policy that is still unsure flips from one habit to the other as a whole, where
-        the policy itself
-        changes little: it is a measure of the end, not of progress.
+        Greedy decoding does not measure progress: while a policy is unsure, a small change of it can switch
+        all greedy answers from one habit to another.
         """
         questions = algorithm.task.heldout_questions[: algorithm.config.evaluation_questions]
         temperatures = {"heldout": 1.0} | ({"greedy": 0.0} if last or algorithm.iteration == 0 else {})
@@ -82,9 +83,13 @@ class CellRunner:
             rows.append(heldout_row(split, algorithm.iteration, evaluation_metrics(record.rollouts), so_far))
         return rows
 
-    def _start_over(self, config: IGPOConfig) -> IGPO:
+    def _begin(self, config: IGPOConfig) -> IGPO:
+        """Returns an algorithm at iteration 0 of `config`: the running one where its engines fit.
+
+        The algorithm is used without Tune here, so `Trainable.reset` is called directly.
+        """
         algorithm = self._algorithm
-        if algorithm is None or not algorithm.start_over(config):
+        if algorithm is None or not algorithm.reset(config):
             self.__exit__()
             algorithm = cast("IGPO", config.build_algo())
         self._algorithm = algorithm

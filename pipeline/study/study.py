@@ -1,4 +1,4 @@
-"""From a plan to its report: tune, run the missing cells, write what came out."""
+"""Runs a study: tunes learning rates, then runs the missing cells of the plan."""
 
 from __future__ import annotations
 
@@ -23,14 +23,22 @@ SECONDS_BETWEEN_LOOKS = 5.0
 
 
 def run_study(plan: Plan, folder: Path, options: LaunchOptions, console: Console) -> list[FinishedCell]:
-    """Runs whatever is missing and returns every finished cell, tuning cells first.
+    """Runs the missing cells of a study.
 
-    A finished cell is kept at once: a study that was stopped goes on where it was. Several processes may run
-    the same study on
-    the same folder: each cell is run by one of them.
+    A finished cell is stored at once, so a stopped study continues with the first missing one. Several
+    processes may run the same study in the same folder; one of them runs each cell.
+
+    Args:
+        plan: the study.
+        folder: where finished cells are stored.
+        options: how Ray is started.
+        console: shows the progress.
+
+    Returns:
+        Every finished cell, tuning cells first.
 
     Raises:
-        InputError: a method's file or settings are wrong; before anything is run.
+        InputError: a method's file or settings are wrong; raised before anything runs.
     """
     store = Store(folder)
     tuning = list(plan.tuning_cells())
@@ -45,7 +53,7 @@ def run_study(plan: Plan, folder: Path, options: LaunchOptions, console: Console
 
 
 def finished_cells(plan: Plan, folder: Path) -> tuple[list[FinishedCell], int]:
-    """What is finished so far, tuning cells first, and how many cells are missing. Runs nothing."""
+    """The finished cells, tuning cells first, and the number of missing ones. Runs nothing."""
     store = Store(folder)
     tuning = list(plan.tuning_cells())
     tuned = [found for cell in tuning if (found := store.load(cell, cell.fingerprint(plan)))]
@@ -55,11 +63,10 @@ def finished_cells(plan: Plan, folder: Path) -> tuple[list[FinishedCell], int]:
 
 
 def best_rates(tuned: Iterable[FinishedCell]) -> dict[tuple[str, str], float]:
-    """(Method, difficulty) -> the learning rate whose tuning run had the highest held-out EM, averaged over
-    its evaluations after the start.
+    """The best learning rate by (method, difficulty).
 
-    The average prefers a rate that learns soon and holds what it learned. Of equals the smallest rate is
-    taken.
+    A rate's score is the held-out EM of its tuning run, averaged over all evaluations but the first. The
+    average prefers a rate that learns early and keeps what it learned. The smallest of equal rates wins.
     """
     scores: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for found in tuned:
@@ -100,7 +107,7 @@ def _run_missing(
             if not any(
                 [_run_if_free(plan, cell, fingerprints[cell], store, runner, bars) for cell in missing]
             ):
-                time.sleep(SECONDS_BETWEEN_LOOKS)  # other processes are at work on what is left
+                time.sleep(SECONDS_BETWEEN_LOOKS)  # other processes run the cells that are left
         bars.update(whole, completed=len(cells))
     return [found for cell in cells if (found := store.load(cell, fingerprints[cell]))]
 
@@ -108,8 +115,10 @@ def _run_missing(
 def _run_if_free(
     plan: Plan, cell: Cell, fingerprint: str, store: Store, runner: CellRunner, bars: Progress
 ) -> bool:
-    """Runs and keeps the cell, unless another process is at it or has finished it; returns whether this one
-    did.
+    """Runs and stores the cell, unless another process runs or has finished it.
+
+    Returns:
+        Whether this process ran it.
     """
     with store.claim(cell) as claimed:
         if not claimed or store.load(cell, fingerprint):

@@ -11,48 +11,10 @@ learners.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-RatioLevel = Literal["token", "turn", "sequence"]
-Aggregation = Literal["seq_mean_token_mean", "token_mean", "seq_mean_token_sum"]
-
-
-@dataclass(frozen=True, slots=True)
-class LossSettings:
-    """Settings of the loss; the defaults are the paper's (SPEC §5)."""
-
-    ratio_level: RatioLevel = "token"
-    """Span over which log-ratios are averaged before exponentiation: `token` (PPO), `turn` (A2TGPO),
-    `sequence` (GSPO).
-    """
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    """The ratio is clipped to [1 - clip_low, 1 + clip_high]."""
-    dual_clip: float | None = None
-    """Lower bound `dual_clip * A` of the clipped term where A < 0 (must exceed 1); None: off."""
-    kl_coeff: float = 0.001
-    """Coefficient of the k3 KL to the frozen initial model; 0: no reference model is kept."""
-    entropy_coeff: float = 0.0
-    loss_aggregation: Aggregation = "seq_mean_token_mean"
-    mismatch_cap: float = 2.0
-    """C of the mismatch weight min(pi_old / pi_sampler, C); 0: the weight is 1 (the capped value at C = 2 is
-    still logged).
-    """
-
-    def __post_init__(self):
-        for name, value, allowed in (
-            ("ratio_level", self.ratio_level, RatioLevel.__args__),
-            ("loss_aggregation", self.loss_aggregation, Aggregation.__args__),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}; use one of {', '.join(allowed)}")
-        for name in ("clip_low", "clip_high", "kl_coeff", "entropy_coeff", "mismatch_cap"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be 0 or more")
-        if self.dual_clip is not None and not self.dual_clip > 1:
-            raise ValueError(f"dual_clip is {self.dual_clip!r}; it must be above 1, or null for no dual clip")
+from algorithms.igpo.learner.loss_settings import Aggregation, LossSettings, RatioLevel
 
 
 @dataclass(slots=True)

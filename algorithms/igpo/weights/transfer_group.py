@@ -1,4 +1,4 @@
-"""Who takes part in a transfer of weights from GPU to GPU."""
+"""`TransferGroup`: the participants of a transfer of weights from GPU to GPU."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TransferGroup:
-    """The first learner and the engines that it sends weights to."""
+    """The engines that the first learner sends weights to."""
 
     name: str
+    """Unique; tells an engine whether it already belongs to this group."""
     runners: tuple[ActorHandle, ...]
+    """The env runners."""
     policies: tuple[str, ...]
-    """One engine each in every runner."""
+    """Ids of the policies. Every runner has one engine for each."""
     engine_size: int
-    """Processes, with a GPU each, of one engine."""
+    """Processes of one engine, each with a GPU of its own."""

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from algorithms.credit import (
-    LOSS_DEFAULTS,
     PRESETS,
     CreditConfig,
     TurnBatch,
@@ -165,12 +164,14 @@ def test_preset_table():
     for name, preset in PRESETS.items():
         assert preset.name == name
         assert preset.source
-        assert set(preset.loss) == set(LOSS_DEFAULTS)
     bases = {name: PRESETS[name].credit.gain_basis for name in PRESETS}
     assert {name for name in bases if bases[name] == "prob"} == {"igpo_v1", "a2tgpo", "belief_critic"}
     assert {name for name in bases if bases[name] == "log_ratio"} == {"trace"}
-    assert {name for name in PRESETS if PRESETS[name].scorer == "reference"} == {"trace"}
+    assert {name for name in PRESETS if PRESETS[name].belief_policy == "reference"} == {"trace"}
     assert {name for name in PRESETS if PRESETS[name].needs_several_updates} == {"gspo"}
+    several = {name: PRESETS[name].num_minibatches for name in PRESETS if PRESETS[name].num_minibatches > 1}
+    assert several == {"gspo": 4, "a2tgpo": 2}
+    assert {name for name in PRESETS if PRESETS[name].dynamic_sampling} == {"dapo"}
     assert {name for name in PRESETS if not PRESETS[name].credit.reads_belief} == {
         "grpo",
         "rloo",
@@ -178,9 +179,24 @@ def test_preset_table():
         "gspo",
         "dapo",
     }
-    assert PRESETS["igpo"].loss == LOSS_DEFAULTS
-    assert PRESETS["dapo"].loss["clip_high"] == 0.28
+    assert PRESETS["igpo"].loss_changes == {}
+    assert PRESETS["dapo"].loss_changes["clip_high"] == 0.28
     assert PRESETS["igpo_official"].env["alias_rule"] == "first"
+
+
+def test_changes_are_what_differs_from_the_defaults():
+    assert PRESETS["igpo"].changes == {}
+    assert PRESETS["dapo"].changes == {
+        "ig_weight": 0.0,
+        "clip_high": 0.28,
+        "loss_aggregation": "token_mean",
+        "kl_coeff": 0.0,
+        "dynamic_sampling": True,
+    }
+    official = PRESETS["igpo_official"].changes
+    assert official["drop_gains_at_turn_limit"] is True and official["env_config"]["format_penalty"] == -2.0
+    assert PRESETS["trace"].changes["belief_policy"] == "reference"
+    assert PRESETS["gspo"].changes["num_minibatches"] == 4
 
 
 def test_unknown_preset_lists_the_known_ones():

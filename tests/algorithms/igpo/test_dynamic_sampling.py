@@ -44,22 +44,17 @@ def sample_batch_of(rounds, *, dynamic=True, max_resample=3):
         asked.append(len(jobs))
         return next(rounds), [runner_metrics(2.0), runner_metrics(3.0)]
 
-    algorithm = SimpleNamespace(
-        config=SimpleNamespace(
-            prompts_per_iteration=WANTED,
-            dynamic_sampling=dynamic,
-            max_resample=max_resample,
-            group_size=2,
-            seed=0,
-        ),
-        task=SimpleNamespace(
-            train_questions=[Question(f"q{k}", "?", ["a"]) for k in range(20)], policy_of="the task's"
-        ),
-        cursor=PromptSampler(20, seed=0),
-        sampler=SimpleNamespace(sample=one_round),
-        weights_version=0,
+    config = SimpleNamespace(
+        prompts_per_iteration=WANTED,
+        dynamic_sampling=dynamic,
+        max_resample=max_resample,
+        group_size=2,
+        seed=0,
     )
-    return sample_batch(algorithm, 1), asked
+    questions = [Question(f"q{k}", "?", ["a"]) for k in range(20)]
+    task = SimpleNamespace(train_questions=questions, policy_of="the task's")
+    sampler = SimpleNamespace(sample=one_round)
+    return sample_batch(config, task, PromptSampler(20, seed=0), sampler, 0, 1), asked
 
 
 def sample(rounds, **settings):

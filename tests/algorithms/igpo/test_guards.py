@@ -57,15 +57,13 @@ def test_what_the_policy_got_wrong_does_not_stop_the_run():
 def test_a_training_step_that_stops_leaves_the_rollouts_that_it_stopped_over():
     sampled = rollouts(failed(DOWN), worked())
     episodes = [SimpleNamespace(custom_data={"rollout": rollout}) for rollout in sampled]
-    algorithm = SimpleNamespace(
-        config=SimpleNamespace(max_tool_error_share=0.2, max_weight_lag=0),
-        iteration=6,
-        weights_version=6,
-        records=[],
-        metrics=SimpleNamespace(aggregate=lambda values, key: None),
-        _ahead=SampledBatch(episodes, 10, 1, [], 6, 1.0, {}),
-    )
+    algorithm = IGPO.__new__(IGPO)
+    algorithm.config = SimpleNamespace(max_tool_error_share=0.2, max_weight_lag=0)
+    algorithm._iteration = algorithm._weights_version = 6
+    algorithm.records, algorithm.task, algorithm.cursor, algorithm.sampler = [], None, None, None
+    algorithm.metrics = SimpleNamespace(aggregate=lambda values, key: None)
+    algorithm._ahead = SampledBatch(episodes, 10, 1, [], 6, 1.0, {})
     with pytest.raises(RuntimeError, match="1 of 2 tool calls failed in this iteration"):
-        IGPO.training_step(algorithm)
+        algorithm.training_step()
     (record,) = algorithm.records
     assert (record.iteration, record.split, record.rollouts) == (7, "train", sampled) and not record.credit

@@ -109,16 +109,16 @@ def test_a_score_that_is_not_finite_names_rollout_turn_and_alias(moment, where, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scorer": "frozen"}, "scorer is 'frozen'; use one of current, reference"),
-        ({"scoring": "fast"}, "scoring is 'fast'; use one of vllm_prefix, tree, naive"),
+        ({"belief_policy": "frozen"}, "belief_policy is 'frozen'; use one of current, reference"),
+        ({"belief_method": "fast"}, "belief_method is 'fast'; use one of vllm_prefix, tree, naive"),
         (
-            {"preset": "trace", "scoring": "vllm_prefix"},
-            "scored on the learner's side: set scoring to tree or naive",
+            {"preset": "trace", "belief_method": "vllm_prefix"},
+            "scored on the learner's side: set belief_method to tree or naive",
         ),
         ({"reference_refresh_interval": -1}, "reference_refresh_interval is -1"),
         (
             {"reference_refresh_interval": 5, "loss": {"kl_coeff": 0.0}},
-            "needs a reference: set scorer: reference",
+            "needs a reference: set belief_policy: reference",
         ),
     ],
 )
@@ -136,4 +136,4 @@ def test_who_scores_how_by_default():
     assert current.belief_scoring.on_engine and current.reference_scored_policy is None
     assert (reference.belief_scoring.policy, reference.belief_scoring.method) == ("reference", "tree")
     assert not reference.belief_scoring.on_engine and reference.reference_scored_policy == "default_policy"
-    assert current.training(scoring="tree").belief_scoring.policy == "current"
+    assert current.training(belief_method="tree").belief_scoring.policy == "current"

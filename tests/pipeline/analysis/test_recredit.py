@@ -225,7 +225,8 @@ def nothing(rollouts):
         (
             nothing,
             "trace",
-            r"scored by the reference policy, but `episodes.scorer` is 'current' .* `scorer: reference`",
+            r"scored by the reference policy, but `episodes.scorer` is 'current' .*"
+            r"`belief_policy: reference`",
         ),
     ],
 )

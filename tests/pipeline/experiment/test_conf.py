@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from algorithms.credit import PRESETS
-from algorithms.igpo.config import LOSS_KEYS
+from algorithms.igpo.learner.loss_settings import LossSettings
 from envs.errors import InputError
 from pipeline.experiment.conf_files import packaged_conf
 from pipeline.experiment.experiment import load_experiments
@@ -14,7 +15,6 @@ CONF = Path(packaged_conf() or "")
 FILES = sorted(
     set(CONF.rglob("*.yaml")) - set(CONF.glob("study*.yaml"))
 )  # a study is no experiment: test_study.py
-SEVERAL_UPDATES = {"gspo", "a2tgpo"}
 
 
 def test_there_are_files():
@@ -48,20 +48,28 @@ def test_every_preset_has_a_file():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_file_says_what_its_preset_means(name):
-    config, preset = load(f"presets/{name}.yaml"), PRESETS[name]
-    assert config.preset == name and config.credit_config() == preset.credit
-    loss = config.loss_settings()
-    assert {key: getattr(loss, key) for key in LOSS_KEYS} == {key: preset.loss[key] for key in LOSS_KEYS}
-    env = config.env_settings()
-    assert {key: getattr(env, key) for key in preset.env} == preset.env
-    assert (config.num_epochs * config.num_minibatches > 1) == (name in SEVERAL_UPDATES)
+def test_a_preset_file_says_nothing_but_the_preset_s_name(name):
+    (keys,) = yaml.safe_load((CONF / "presets" / f"{name}.yaml").read_text()).values()
+    assert keys == {"extends": "../igpo.yaml", "config": {"preset": name}}
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_another_preset_is_one_setting_of_the_default(name):
-    if PRESETS[name].needs_several_updates:
-        with pytest.raises(InputError, match="set num_epochs or num_minibatches above 1"):
-            load("igpo.yaml", f"preset={name}")
-    else:
-        assert load("igpo.yaml", f"preset={name}").credit_config().ig_weight == PRESETS[name].credit.ig_weight
+@pytest.mark.parametrize("by_file", [True, False])
+def test_a_preset_means_the_same_by_its_file_and_as_one_setting_of_the_default(name, by_file):
+    config = load(f"presets/{name}.yaml") if by_file else load("igpo.yaml", f"preset={name}")
+    preset = PRESETS[name]
+    assert config.preset == name and config.credit_config() == preset.credit
+    assert config.loss_settings() == LossSettings(**preset.loss_changes)
+    env = config.env_settings()
+    assert {key: getattr(env, key) for key in preset.env} == preset.env
+    assert config.dynamic_sampling == preset.dynamic_sampling
+    assert (config.num_epochs, config.num_minibatches) == (1, preset.num_minibatches)
+
+
+def test_the_user_s_number_of_minibatches_wins_over_the_preset_s():
+    assert load("igpo.yaml", "preset=gspo", "num_minibatches=2").num_minibatches == 2
+    assert load("igpo.yaml", "preset=gspo", "num_minibatches=null").num_minibatches == 4
+    assert load("igpo.yaml", "preset=a2tgpo", "num_minibatches=1").num_minibatches == 1
+    assert load("igpo.yaml", "preset=gspo", "num_minibatches=1", "num_epochs=2").num_epochs == 2
+    with pytest.raises(InputError, match="set num_epochs or num_minibatches above 1"):
+        load("igpo.yaml", "preset=gspo", "num_epochs=1", "num_minibatches=1")

@@ -30,7 +30,7 @@ PLAN = {
         "igpo": {"config": "conf/presets/igpo.yaml"},
         "grpo": {"config": "conf/presets/grpo.yaml", "learning_rate": 1e-4},
     },
-    "difficulties": {"easy": {"env_config.world.hops": {1: 1.0}}},
+    "difficulties": {"easy": {"env_config.world.hops": {1: 0.2, 2: 0.8}}},
     "grids": [{"methods": ["igpo", "grpo"], "difficulties": ["easy"], "seeds": [1, 0]}],
     "tuning": {"seed": 9, "budget_tokens": 1000, "learning_rates": [1e-4, 2e-4]},
 }

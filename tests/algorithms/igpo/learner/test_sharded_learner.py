@@ -189,7 +189,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_learners(ray_of_two_cpus, t
         ({"num_learners": 1}, "set num_learners to 2 or more"),
         ({"lora": {}}, "cannot be combined with lora"),
         ({"grad_clip_by": "value"}, "clips gradients by global_norm"),
-        ({"scoring": "tree"}, "set scoring to vllm_prefix"),
+        ({"belief_method": "tree"}, "set belief_method to vllm_prefix"),
     ],
 )
 def test_what_sharding_cannot_do_is_refused(change, message):

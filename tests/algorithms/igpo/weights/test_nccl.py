@@ -15,6 +15,7 @@ from igpo_learner_setup import learner_config, module_spec, save_tiny_llama
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.weights.push import WeightPush
 from algorithms.igpo.weights.transfer_group import TransferGroup
+from envs.engine.base import EngineSettings
 from envs.engine.weights import state_to_tensors
 from envs.errors import InputError
 
@@ -67,14 +68,13 @@ class Runners:
 
 
 def push_to(runners, learners, *, shard_learner=False, engine_size=1):
-    settings = SimpleNamespace(roles=[SimpleNamespace(policy=policy) for policy in POLICIES])
     config = SimpleNamespace(
-        engine={"weight_transfer": "nccl", "tensor_parallel_size": engine_size},
+        engine_settings=EngineSettings(weight_transfer="nccl", tensor_parallel_size=engine_size),
         shard_learner=shard_learner,
         num_learners=2,
-        env_settings=lambda: settings,
+        policy_ids=list(POLICIES),
     )
-    return WeightPush(SimpleNamespace(config=config, learner_group=learners, env_runner_group=runners))
+    return WeightPush(config, learners, runners)
 
 
 def test_a_transfer_that_does_not_end_is_one_sentence():

@@ -37,7 +37,7 @@ def make_config(**training):
     [
         ({"max_weight_lag": 2}, "use 0, or 1"),
         ({"mismatch_cap": 0}, "set mismatch_cap above 0"),
-        ({"scoring": "tree"}, "set scoring to vllm_prefix"),
+        ({"belief_method": "tree"}, "set belief_method to vllm_prefix"),
     ],
 )
 def test_what_lag_cannot_do_is_refused(change, message):
@@ -64,7 +64,7 @@ def test_background_runs_beside_and_raises_where_it_is_waited_for():
 
 
 def test_a_runner_that_comes_back_during_the_update_gets_the_new_weights_whole(monkeypatch):
-    monkeypatch.setattr("algorithms.igpo.algorithm.shard_groups", lambda episodes, count: [episodes])
+    monkeypatch.setattr("algorithms.igpo.learning.shard_groups", lambda episodes, count: [episodes])
     updating, over = threading.Event(), threading.Event()
 
     def update(**_):

