@@ -40,7 +40,7 @@ _TALKATIVE = {
 }
 
 
-def quieten(verbosity: int) -> None:
+def configure_logging(verbosity: int) -> None:
     """Sets what must be set before Ray, vLLM and transformers are imported. `verbosity` 0 is quiet, 1
     informs, 2 debugs.
 
@@ -65,7 +65,7 @@ def quieten(verbosity: int) -> None:
         warnings.filterwarnings("ignore")
 
 
-def quieten_ray(verbosity: int) -> None:
+def configure_ray_logging(verbosity: int) -> None:
     """Ray sets up its own logger when it is imported; this imports it and sends what it says the way of all
     the others.
     """

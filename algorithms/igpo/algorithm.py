@@ -6,7 +6,8 @@ One training step: draw prompts, roll out whole groups, learn, push weights.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
@@ -24,8 +26,9 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
-from ray.tune.registry import register_env
+from ray.tune.registry import register_env, register_trainable
 
+from algorithms.igpo.callbacks import IGPOCallback
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.guards import check_gap, check_tools
 from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit, TurnTokens
@@ -103,7 +106,8 @@ class IGPO(Algorithm):
 
     def step(self) -> dict[str, Any]:
         self.records = []
-        result = super().step()
+        with self._failure_reported():
+            result = super().step()
         result["igpo"] = {name: float(value) for name, value in result["igpo"].items()}
         return result
 
@@ -249,7 +253,8 @@ class IGPO(Algorithm):
         """Greedy rollouts of the held-out questions (the first `evaluation_questions`) with the current
         weights.
         """
-        return self._evaluate(self.iteration)
+        with self._failure_reported():
+            return self._evaluate(self.iteration)
 
     def _run_one_evaluation(self, parallel_train_future=None) -> dict[str, Any]:
         """The evaluation within `train()`: RLlib counts the iteration only afterwards."""
@@ -261,7 +266,14 @@ class IGPO(Algorithm):
         record.iteration = iteration
         self.records.append(record)
         check_tools(record.rollouts, self.config.max_tool_error_share, "in the held-out evaluation")
-        return evaluation_metrics(record.rollouts) | {"seconds_evaluate": record.seconds["evaluate"]}
+        scores = evaluation_metrics(record.rollouts) | {"seconds_evaluate": record.seconds["evaluate"]}
+        make_callback(
+            "on_evaluate_end",
+            self.callbacks,
+            self.config.callbacks_on_evaluate_end,
+            kwargs={"algorithm": self, "metrics_logger": self.metrics, "evaluation_metrics": scores},
+        )
+        return scores
 
     def rollout_questions(
         self, questions: list[Question], *, samples: int = 1, temperature: float = 0.0
@@ -273,6 +285,25 @@ class IGPO(Algorithm):
         rollouts = [record.rollout for group in groups for record in group]
         seconds = {"evaluate": time.perf_counter() - started}
         return IterationRecord(self.iteration, "heldout", self.weights_version, rollouts, seconds=seconds)
+
+    # -- callbacks --
+
+    @contextmanager
+    def _failure_reported(self) -> Generator[None]:
+        try:
+            yield
+        except Exception:
+            for callback in self._own_callbacks():
+                callback.on_failure(algorithm=self)
+            raise
+
+    def cleanup(self) -> None:
+        for callback in self._own_callbacks():
+            callback.on_stop(algorithm=self)
+        super().cleanup()
+
+    def _own_callbacks(self) -> list[IGPOCallback]:
+        return [callback for callback in self.callbacks if isinstance(callback, IGPOCallback)]
 
     # -- checkpoints --
 
@@ -323,3 +354,6 @@ class IGPO(Algorithm):
         on_learners(self.learner_group, export)
         for module_id in self.config.policies:
             self.task.protocol.tokenizer.save_pretrained(f"{target}/{module_id}")
+
+
+register_trainable("IGPO", IGPO)

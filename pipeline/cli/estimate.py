@@ -45,10 +45,10 @@ def estimate_command(
     from pipeline.cli.output import make_console
     from pipeline.estimate.estimate import Expected, show
     from pipeline.experiment.experiment import load_experiment
-    from pipeline.logging import quieten, quieten_ray
+    from pipeline.logging import configure_logging, configure_ray_logging
 
-    quieten(0)
+    configure_logging(0)
     experiment = load_experiment(config, set_)
-    quieten_ray(0)
+    configure_ray_logging(0)
     expected = Expected(turns, turn_tokens, observation_tokens, prompt_tokens, answer_tokens)
     show(experiment, device, expected, make_console())

@@ -66,16 +66,16 @@ def doctor(
 
     Example: `igpo doctor conf/igpo.yaml`
     """
-    from pipeline.logging import quieten
+    from pipeline.logging import configure_logging
 
-    quieten(verbose)
+    configure_logging(verbose)
     from rich.console import Console
 
     from pipeline.experiment.experiment import load_experiment
-    from pipeline.logging import native_stderr_aside, quieten_ray
+    from pipeline.logging import configure_ray_logging, native_stderr_aside
 
     experiment = load_experiment(config, set_)
-    quieten_ray(verbose)
+    configure_ray_logging(verbose)
     from pipeline.doctor.checks import Subject, cheap_checks
     from pipeline.doctor.measurements import expensive_checks
     from pipeline.doctor.report import show
@@ -118,16 +118,16 @@ def ask(
 
     Example: `igpo ask runs/igpo/RUN_ID/checkpoints/best "trade of mother of fata ?" --gold coach`
     """
-    from pipeline.logging import quieten
+    from pipeline.logging import configure_logging
 
-    quieten(verbose)
+    configure_logging(verbose)
     from rich.console import Console
 
     from pipeline.evaluation.ask import ask as answer
     from pipeline.evaluation.saved_policy import open_policy
-    from pipeline.logging import native_stderr_aside, quieten_ray
+    from pipeline.logging import configure_ray_logging, native_stderr_aside
 
-    quieten_ray(verbose)
+    configure_ray_logging(verbose)
     console = Console()
     with native_stderr_aside(verbose):
         with console.status("opening the policy ..."):

@@ -113,9 +113,9 @@ def train_file(
     - `rllib train file conf/igpo.yaml --resume` (after Ctrl-C or a crash)
     - `rllib train file conf/igpo.yaml --set preset=grpo` (the outcome alone, to compare)
     """
-    from pipeline.logging import quieten
+    from pipeline.logging import configure_logging
 
-    quieten(verbose)
+    configure_logging(verbose)
     from envs.errors import InputError
     from pipeline.experiment.conf_files import resolve_config_path
     from pipeline.experiment.experiment import load_experiments
@@ -212,18 +212,18 @@ def evaluate(
       each data set)
     - `rllib evaluate runs/igpo/RUN_ID/checkpoints/best --samples 8 --out scores.json`
     """
-    from pipeline.logging import quieten
+    from pipeline.logging import configure_logging
 
-    quieten(verbose)
+    configure_logging(verbose)
     if out:
         make_room_for(out)
     from rich.console import Console
 
     from pipeline.evaluation import evaluation
     from pipeline.evaluation.saved_policy import open_policy
-    from pipeline.logging import native_stderr_aside, quieten_ray
+    from pipeline.logging import configure_ray_logging, native_stderr_aside
 
-    quieten_ray(verbose)
+    configure_ray_logging(verbose)
     console = Console()
     with native_stderr_aside(verbose), console.status("opening the policy ...") as status:
         opened = open_policy(policy, config, set_)

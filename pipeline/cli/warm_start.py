@@ -53,20 +53,20 @@ def warm_start_command(
     - `igpo warm-start my.yaml --demonstrations demos.jsonl --out ./warm`
     - `rllib train file my.yaml --set model_path=./warm --set env_config.worked_examples=false`
     """
-    from pipeline.logging import quieten
+    from pipeline.logging import configure_logging
 
-    quieten(verbose)
+    configure_logging(verbose)
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from pipeline.experiment.experiment import load_experiment
-    from pipeline.logging import quieten_ray
+    from pipeline.logging import configure_ray_logging
     from pipeline.training.interrupts import Interrupts
     from pipeline.warm_start import check_folder, prepare
 
     check_folder(out)
     experiment = load_experiment(config, set_)
-    quieten_ray(verbose)
+    configure_ray_logging(verbose)
     from algorithms.warm_start.fine_tune import FineTuneSettings
 
     console = Console()

@@ -90,6 +90,11 @@ class RolloutLogWriter:
         numbers = dict(metrics or {})
         self._queue.put(lambda: self._write(record, numbers))
 
+    @property
+    def has_iterations(self) -> bool:
+        """Whether any attempt has written an iteration."""
+        return bool(self._store.manifest.of("iterations"))
+
     def note_mlflow_run(self, mlflow_run_id: str) -> None:
         """Enter the MLflow run into the attempt's row of `runs`.
 

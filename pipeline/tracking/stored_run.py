@@ -75,7 +75,7 @@ def find_or_create(client: MlflowClient, wanted: RunInStore, resumed_from: int |
     return FoundRun(run_id, experiment, parent, steps.get(STEP_METRIC, -1), steps.get(HELDOUT_METRIC, -1))
 
 
-def quieten_mlflow() -> None:
+def configure_mlflow_logging() -> None:
     """No table creation step by step, no retries that are reported here."""
     for chatty in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(chatty).setLevel(logging.ERROR)

@@ -24,7 +24,7 @@ from pipeline.tracking.names import HELDOUT_PREFIX, metrics_of, parameters_of
 from pipeline.tracking.registry import register
 from pipeline.tracking.settings import TrackingSettings
 from pipeline.tracking.spool import Spool
-from pipeline.tracking.stored_run import FoundRun, RunInStore, find_or_create, quieten_mlflow
+from pipeline.tracking.stored_run import FoundRun, RunInStore, configure_mlflow_logging, find_or_create
 from pipeline.tracking.traces import SampledRollout, log_trace, sample
 
 logger = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class MlflowTracker:
     def _connect(self) -> Connection:
         from mlflow import MlflowClient
 
-        quieten_mlflow()
+        configure_mlflow_logging()
         client = MlflowClient(tracking_uri=self.tracking_uri)
         found = find_or_create(client, self._wanted, self._resumed_from)
         self._arrived_up_to, self._heldout_up_to = found.arrived_up_to, found.heldout_up_to
