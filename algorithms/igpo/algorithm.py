@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.training_data import TrainingData
@@ -61,6 +62,7 @@ class IGPO(Algorithm):
 
     config: IGPOConfig
     metrics: MetricsLogger
+    callbacks: list[RLlibCallback]
     learner_group: LearnerGroup
     env_runner_group: EnvRunnerGroup
 
@@ -270,7 +272,7 @@ class IGPO(Algorithm):
         make_callback(
             "on_evaluate_end",
             self.callbacks,
-            self.config.callbacks_on_evaluate_end,
+            self.config.callbacks_on_evaluate_end,  # ty: ignore[invalid-argument-type]
             kwargs={"algorithm": self, "metrics_logger": self.metrics, "evaluation_metrics": scores},
         )
         return scores

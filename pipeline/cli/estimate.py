@@ -6,15 +6,12 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import plain_errors
+from pipeline.cli.common import Set
 
 
-@plain_errors
 def estimate_command(
     config: Annotated[str, typer.Argument(help="Experiment file.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")
-    ] = None,
+    set_: Set = None,
     device: Annotated[
         str | None, typer.Option(help="One machine in detail: h200, h100, a100, l40s, rtx4090, cpu.")
     ] = None,

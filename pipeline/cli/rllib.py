@@ -12,16 +12,9 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from pipeline.cli.common import make_room_for, plain_errors, version_callback
+from pipeline.cli.common import Set, Verbose, make_app, make_room_for
 
-app = typer.Typer(
-    help="Train and evaluate search agents with IGPO on RLlib.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_show_locals=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = make_app("Train and evaluate search agents with IGPO on RLlib.")
 
 
 class _TrainGroup(TyperGroup):
@@ -39,33 +32,15 @@ train_app = typer.Typer(
 app.add_typer(train_app, name="train")
 
 
-@app.callback()
-def main(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=version_callback, is_eager=True, help="Show versions and exit."),
-    ] = False,
-) -> None:
-    pass
-
-
 @train_app.callback()
 def train() -> None:
     pass
 
 
 @train_app.command("file")
-@plain_errors
 def train_file(
     config: Annotated[str, typer.Argument(help="Experiment file: YAML, or Python with a variable `config`.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change one setting; dots go inward. May be given several times.",
-        ),
-    ] = None,
+    set_: Set = None,
     stop: Annotated[
         str, typer.Option("--stop", "-s", metavar="JSON", help="Stop criteria, merged over the file's.")
     ] = "{}",
@@ -100,9 +75,7 @@ def train_file(
     ray_num_gpus: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="GPUs that Ray may use.")
     ] = None,
-    verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
-    ] = 0,
+    verbose: Verbose = 0,
 ) -> None:
     """Train the experiments of a file, one after another, each in `runs/NAME/RUN_ID/`.
 
@@ -158,7 +131,6 @@ def train_file(
 
 
 @app.command()
-@plain_errors
 def evaluate(
     policy: Annotated[
         str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a run, or a Hugging Face folder.")
@@ -171,9 +143,7 @@ def evaluate(
             help="Experiment file; a checkpoint brings its own, else conf/igpo.yaml.",
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")
-    ] = None,
+    set_: Set = None,
     questions: Annotated[
         list[str] | None,
         typer.Option(
@@ -197,9 +167,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write summary and every episode as JSON.")
     ] = None,
-    verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
-    ] = 0,
+    verbose: Verbose = 0,
 ) -> None:
     """Answer held-out questions with a trained or untrained policy, greedily, and report EM and F1.
 

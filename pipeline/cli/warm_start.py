@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.common import Set, Verbose
+
 STOPPED = 130
 """Exit code after Ctrl-C."""
 
@@ -34,12 +36,8 @@ def warm_start_command(
         float, typer.Option(help="Share of the demonstrations that only measures.")
     ] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of split and order.")] = 0,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")
-    ] = None,
-    verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
-    ] = 0,
+    set_: Set = None,
+    verbose: Verbose = 0,
 ) -> None:
     """Fine-tune an experiment's model on demonstrations, played through its own environment; only decisions
     are learned.

@@ -1,13 +1,13 @@
-"""`MlflowTracker`: what the training loop and the launcher see of MLflow.
+"""`MlflowTracker`: MLflow as the training loop and the launcher use it.
 
-Three promises, and how they are kept:
+Three guarantees:
 
 - A step is never logged twice, nor lost. Points are spooled to `logs/metrics.jsonl` and sent only once
   `commit` says that the checkpoint that contains them is on disk; a resumed run drops what the dead attempt
   spooled beyond its checkpoint, asks MLflow which steps have arrived, and sends the rest.
 - A resumed run is the same MLflow run. It is found by its tag `igpo.run_id`.
-- An unreachable server stops nothing. One background thread sends, and tries again for as long as the run
-  lasts; it says so once.
+- An unreachable server stops nothing. One background thread sends, and tries again until the run ends; it
+  warns once.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from algorithms.igpo.iteration_record import IterationRecord
 from pipeline.tracking.delivery import Connection, Delivery
@@ -176,8 +179,10 @@ class MlflowTracker:
         from mlflow import MlflowClient
 
         configure_mlflow_logging()
-        client = MlflowClient(tracking_uri=self.tracking_uri)
-        found = find_or_create(client, self._wanted, self._resumed_from)
+        # Two processes that make the tables of one SQLite store at once break it.
+        with nullcontext() if self._server else FileLock(self._home / ".mlflow.lock"):
+            client = MlflowClient(tracking_uri=self.tracking_uri)
+            found = find_or_create(client, self._wanted, self._resumed_from)
         self._arrived_up_to, self._heldout_up_to = found.arrived_up_to, found.heldout_up_to
         if self._resumed_from is not None and found.arrived_up_to > self._resumed_from:
             self._delivery.say_once(

@@ -8,6 +8,7 @@ caller's.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -28,9 +29,6 @@ from pipeline.tracking import TrackingSettings
 from pipeline.training.attempt import Attempt, open_attempt
 from pipeline.training.changed_settings import changed_settings
 
-NOT_UNDER_TUNE = "default"
-"""`Trainable.trial_id` of an algorithm that Tune did not make."""
-
 
 def log_to(
     runs_dir: str | Path = "runs",
@@ -45,8 +43,8 @@ def log_to(
     Args:
         runs_dir: folder of all runs; relative to the working directory of this call, also under Tune.
         name: name of the experiment, for `igpo sql NAME` and as MLflow experiment.
-        run_id: name of the run's folder; an existing one is continued as its next attempt. None: the id of
-            Tune's trial, so that a trial that Tune restarts continues its run; without Tune a new id.
+        run_id: name of the run's folder; an existing one is continued as its next attempt. None: the name of
+            the algorithm's `logdir`, which a trial keeps when Tune restarts it.
         rollout_log: folder or URL of all runs' rollout logs; None: in the run's folder.
         mlflow: what MLflow gets beside metrics; None: the defaults.
     """
@@ -112,13 +110,13 @@ class RunLogCallback(IGPOCallback):
             "storage_path": str(self._runs_dir),
         }
         self._resolved = {self._name: keys}
-        run_id = self._run_id or (None if algorithm.trial_id == NOT_UNDER_TUNE else algorithm.trial_id)
-        if run_id and (self._runs_dir / self._name / run_id / METADATA).is_file():
-            self._run = RunDirectory(self._runs_dir / self._name / run_id)
+        run_id = self._run_id or Path(algorithm.logdir).name
+        path = self._runs_dir / self._name / run_id
+        if (path / METADATA).is_file():
+            self._run = RunDirectory(path)
             if changed := changed_settings(self._run, self._resolved):
                 raise InputError(
-                    f"{self._run.path} is a run with other settings: {changed} changed; give log_to another "
-                    "run_id."
+                    f"{path} is a run with other settings: {changed} changed; give log_to another run_id."
                 )
             return
         facts = {"config_hash": config_hash(keys["config"]), **provenance.facts()}
@@ -169,10 +167,12 @@ class RunLogCallback(IGPOCallback):
         return self._attempt
 
     def _keep(self, attempt: Attempt, iteration: int) -> None:
+        started = time.perf_counter()
         self._iteration = iteration
         attempt.log.flush()
         attempt.tracker.commit(iteration)
         self.run.note(iteration=iteration)
+        attempt.logger.seconds += time.perf_counter() - started
 
     def _close(self, how: str) -> None:
         if self._attempt is not None:
