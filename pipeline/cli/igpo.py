@@ -38,8 +38,7 @@ def doctor(
     """Check whether an experiment is worth starting.
 
     Environment, model, questions and corpus, memory; then retrieval of the gold documents, belief with and
-    without the gold evidence, and how much of what the policy writes parses. Exit code 2 if something must be
-    mended first.
+    without the gold evidence, and how much of what the policy writes parses. Exit code 2 if a check failed.
 
     Example: `igpo doctor conf/igpo.yaml`
     """

@@ -36,12 +36,20 @@ MLFLOW_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAI
 
 
 class MlflowTracker:
-    """Tracks one run. `name` becomes the MLflow experiment, `run_id` the name of the run.
+    """Tracks one run.
 
-    The store is `MLFLOW_TRACKING_URI` where that is set, else `mlflow.db` and `mlartifacts` in `runs_dir`
-    (default: two folders above `run_dir`, beside all runs). `resumed_from_iteration` is None for a fresh run,
-    else the iteration of the checkpoint. `tags` are added to the run's. The trials of one grid search have a
-    `grid_id` in common and become children of one run of that name.
+    The store is `MLFLOW_TRACKING_URI` where that is set, else `mlflow.db` and `mlartifacts` in `runs_dir`.
+
+    Args:
+        run_dir: the run's directory.
+        name: becomes the MLflow experiment.
+        run_id: becomes the name of the MLflow run.
+        config: becomes its parameters.
+        resumed_from_iteration: iteration of the checkpoint; None for a fresh run.
+        tags: added to the run's tags.
+        runs_dir: folder of the store; None: two folders above `run_dir`, beside all runs.
+        settings: what MLflow gets beside metrics; None: the defaults.
+        grid_id: shared by the trials of one grid search, which become children of one run of that name.
     """
 
     def __init__(
@@ -185,7 +193,7 @@ class MlflowTracker:
             found = find_or_create(client, self._wanted, self._resumed_from)
         self._arrived_up_to, self._heldout_up_to = found.arrived_up_to, found.heldout_up_to
         if self._resumed_from is not None and found.arrived_up_to > self._resumed_from:
-            self._delivery.say_once(
+            self._delivery.warn_once(
                 f"MLflow already has iterations up to {found.arrived_up_to}, this attempt resumed from "
                 f"{self._resumed_from}: "
                 "their points stay those of the earlier attempt"

@@ -41,7 +41,7 @@ class LaunchOptions:
     """How runs are started."""
 
     command: tuple[str, ...]
-    """What the user typed, for the message that says how to resume."""
+    """The command line as typed, for the message that says how to resume."""
     resume: bool = False
     ray_address: str | None = None
     ray_num_cpus: int | None = None
@@ -50,7 +50,7 @@ class LaunchOptions:
 
     @property
     def resume_command(self) -> str:
-        """What was typed with `--resume` and without `--restore`: the run has checkpoints of its own now."""
+        """The command line with `--resume` for `--restore`: the run has checkpoints of its own now."""
         words, kept = iter(self.command), []
         for word in words:
             if word == "--restore":

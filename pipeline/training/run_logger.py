@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 class RolloutLog(Protocol):
-    """What `RunLogger` needs of a `RolloutLogWriter`."""
+    """The part of `RolloutLogWriter` that `RunLogger` uses."""
 
     def write(self, record: IterationRecord, metrics: Mapping[str, float] | None = None) -> None: ...
     def flush(self) -> None: ...
 
 
 class Tracker(Protocol):
-    """What `RunLogger` needs of an `MlflowTracker`."""
+    """The part of `MlflowTracker` that `RunLogger` uses."""
 
     def log_iteration(self, iteration: int, result: Mapping[str, Any]) -> None: ...
     def log_rollouts(self, record: IterationRecord) -> None: ...

@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from rollout_log_samples import heldout, train_1, train_2
 from tiny_policy import write_policy
 
+from algorithms.igpo.algorithm import IGPO
 from algorithms.igpo.config import IGPOConfig
 from envs.errors import InputError
 from pipeline.analysis import open_run
@@ -157,6 +158,10 @@ def small_config(policy, callback) -> IGPOConfig:
     return config.evaluation(evaluation_interval=2).callbacks(callback)
 
 
+def fail(**arguments):
+    raise FloatingPointError
+
+
 WANTED = [(1, 1, "train", 16), (1, 2, "heldout", 5), (1, 2, "train", 16)]
 
 
@@ -170,7 +175,7 @@ def ray():
 
 
 @pytest.mark.slow
-def test_training_through_the_python_api(runs, tmp_path, ray):
+def test_training_through_the_python_api(runs, tmp_path, ray, monkeypatch):
     config = small_config(write_policy(tmp_path / "policy"), log_to(runs, name="mine"))
     algorithm = config.build_algo()
     for _ in range(2):
@@ -181,10 +186,9 @@ def test_training_through_the_python_api(runs, tmp_path, ray):
     algorithm.train()
     algorithm.restore_from_path(checkpoint)
     result = algorithm.train()
-    tools, algorithm.config.max_tool_error_share = algorithm.config.max_tool_error_share, -1.0
-    with pytest.raises(RuntimeError, match="tool calls failed"):
+    monkeypatch.setattr(algorithm.learner_group, "update", fail)
+    with pytest.raises(FloatingPointError):
         algorithm.train()
-    algorithm.config.max_tool_error_share = tools
     algorithm.stop()
     with open_run("mine", runs_dir=runs) as log:
         assert log.sql(ROWS).fetchall() == [*WANTED, (2, 3, "train", 16), (2, 4, "train", 16)]
@@ -201,7 +205,7 @@ def test_training_through_tune(runs, tmp_path, ray):
     config = small_config(write_policy(tmp_path / "policy"), log_to(runs, name="mine"))
     config.training(lr=tune.grid_search([1e-4, 1e-3]))
     where = tune.RunConfig(storage_path=str(tmp_path / "tune"), stop={"training_iteration": 2})
-    results = tune.Tuner("IGPO", param_space=config, run_config=where).fit()
+    results = tune.Tuner(IGPO, param_space=config, run_config=where).fit()
     assert not results.errors
     trials = sorted((runs / "mine").iterdir())
     assert len(trials) == 2
