@@ -300,9 +300,11 @@ class IGPO(Algorithm):
             raise
 
     def cleanup(self) -> None:
-        for callback in self._own_callbacks():
-            callback.on_stop(algorithm=self)
-        super().cleanup()
+        try:
+            for callback in self._own_callbacks():
+                callback.on_stop(algorithm=self)
+        finally:
+            super().cleanup()
 
     def _own_callbacks(self) -> list[IGPOCallback]:
         return [callback for callback in self.callbacks if isinstance(callback, IGPOCallback)]
