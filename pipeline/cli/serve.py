@@ -35,7 +35,9 @@ def serve_retriever_command(
         IndexKind, typer.Option(help="Exact, or approximate for millions of passages.")
     ] = IndexKind.FLAT,
     query_prefix: Annotated[str, typer.Option(help="Prefix that the encoder expects before a query.")] = "",
-    passage_prefix: Annotated[str, typer.Option(help="Prefix that the encoder expects before a passage.")] = "",
+    passage_prefix: Annotated[
+        str, typer.Option(help="Prefix that the encoder expects before a passage.")
+    ] = "",
     device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
     top_k: Annotated[int, typer.Option(min=1, help="Documents per query where a request does not say.")] = 3,
     host: Annotated[
