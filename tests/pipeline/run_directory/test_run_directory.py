@@ -37,7 +37,7 @@ def test_a_new_directory_each_time(tmp_path):
     assert all(part.is_dir() for part in (first.checkpoints, first.rollouts, first.logs))
 
 
-def test_the_diary_of_attempts(tmp_path):
+def test_the_metadata_of_attempts(tmp_path):
     run = make(tmp_path)
     assert run.begin_attempt(None) == 1
     assert run.begin_attempt(4) == 2
@@ -76,7 +76,7 @@ def test_two_processes_cannot_train_in_one_directory(tmp_path):
         pass
 
 
-def test_a_folder_without_a_diary_is_refused(tmp_path):
+def test_a_folder_without_metadata_is_refused(tmp_path):
     with pytest.raises(InputError, match="no run directory"):
         RunDirectory(tmp_path)
 
