@@ -1,6 +1,4 @@
-"""Keeps the libraries below from talking over the run: what they say goes to the run's log file unless `-v`
-asks for it.
-"""
+"""Logging of commands: the libraries' messages go to the run's log file, and to the terminal under `-v`."""
 
 from __future__ import annotations
 
@@ -16,9 +14,9 @@ from pathlib import Path
 from envs.errors import InputError
 
 OWN = ("algorithms", "envs", "pipeline")
-"""Our own packages: their warnings are for the person who runs the experiment."""
+"""Our own packages, whose warnings are for the user."""
 
-_QUIET = {
+_QUIET_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -32,7 +30,7 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore",
 }
-_TALKATIVE = {
+_VERBOSE_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "INFO",
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",
@@ -40,13 +38,15 @@ _TALKATIVE = {
 }
 
 
-def quieten(verbosity: int) -> None:
-    """Sets what must be set before Ray, vLLM and transformers are imported. `verbosity` 0 is quiet, 1
-    informs, 2 debugs.
+def configure_logging(verbosity: int) -> None:
+    """Configures logging; call it before Ray, vLLM and transformers are imported, which read the environment.
 
-    What the user has set in the environment stays as it is.
+    Variables that the user set in the environment keep their values.
+
+    Args:
+        verbosity: 0 is quiet, 1 informs, 2 debugs.
     """
-    for name, value in (_TALKATIVE if verbosity else _QUIET).items():
+    for name, value in (_VERBOSE_ENVIRONMENT if verbosity else _QUIET_ENVIRONMENT).items():
         os.environ.setdefault(name, value)
     if verbosity > 1:
         os.environ["VLLM_LOGGING_LEVEL"] = "DEBUG"
@@ -65,10 +65,8 @@ def quieten(verbosity: int) -> None:
         warnings.filterwarnings("ignore")
 
 
-def quieten_ray(verbosity: int) -> None:
-    """Ray sets up its own logger when it is imported; this imports it and sends what it says the way of all
-    the others.
-    """
+def configure_ray_logging(verbosity: int) -> None:
+    """Imports Ray, which sets up its own logger then, and routes that logger through ours."""
     import ray.rllib  # noqa: F401
 
     for name in [
@@ -78,19 +76,19 @@ def quieten_ray(verbosity: int) -> None:
         logger.handlers, logger.propagate = [], True
         logger.setLevel(logging.NOTSET)
     logging.getLogger("ray").setLevel(level_of(verbosity))
-    if not verbosity:  # a runner that died is said once, by our own sampler
+    if not verbosity:  # our own sampler already reports a runner that died
         logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
 
 
 def level_of(verbosity: int) -> int:
-    """The logging level of the libraries below."""
+    """The logging level of the libraries at `verbosity`."""
     return (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
 
 
 @contextmanager
 def log_to_file(path: Path) -> Generator[None]:
-    """Everything from INFO up that this process logs goes into `path` as well, and so does an exception that
-    ends the block.
+    """Writes everything from INFO up that this process logs to `path` too, and an exception that ends the
+    block.
     """
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setLevel(logging.INFO)
@@ -112,9 +110,7 @@ def log_to_file(path: Path) -> Generator[None]:
 
 @contextmanager
 def native_stderr_to(path: Path) -> Generator[None]:
-    """What C++ code and child processes write to stderr goes to `path`; Python's own stderr still reaches the
-    terminal.
-    """
+    """Sends the stderr of C++ code and child processes to `path`; Python's own still reaches the terminal."""
     sys.stderr.flush()
     terminal, old = os.dup(2), sys.stderr
     with path.open("ab") as file:
@@ -131,8 +127,8 @@ def native_stderr_to(path: Path) -> Generator[None]:
 
 @contextmanager
 def native_stderr_aside(verbosity: int) -> Generator[None]:
-    """As `native_stderr_to`, for a command without a run directory: what was said is shown only where the
-    command fails.
+    """As `native_stderr_to`, for a command without a run directory: the output is shown only if the command
+    fails.
     """
     if verbosity:
         yield

@@ -27,15 +27,15 @@ NOTE = "warm_start.json"
 
 @dataclass
 class WarmStart:
-    """A warm start ready to run: `train` and `heldout` are played demonstrations, `dropped` counts those that
-    can't be.
-    """
+    """A warm start that is ready to run."""
 
     task: SearchTask
     tuner: FineTuner
+    """Holds the model and the demonstrations to train on."""
     heldout: list[Row]
+    """Demonstrations that only measure."""
     note: dict[str, Any]
-    """What was done, for the model's folder."""
+    """Facts about the warm start, stored with the model."""
     losses: list[float] = field(default_factory=list)
     """Mean loss of the held-out demonstrations: before, then after each epoch."""
 
@@ -44,7 +44,7 @@ class WarmStart:
         return self.tuner.num_updates
 
     def measure(self) -> float:
-        """The held-out loss as it is now, kept in `losses`."""
+        """Measures the held-out loss, nats per token, and appends it to `losses`."""
         from algorithms.igpo.learner.token_batch import join_rows
 
         self.losses.append(self.tuner.loss(join_rows(self.heldout)))
@@ -74,11 +74,10 @@ def prepare(
     heldout_share: float,
     status: Callable[[str], None],
 ) -> WarmStart:
-    """Reads the demonstrations of `source`, plays them through the experiment's environment and loads its
-    model.
+    """Reads the demonstrations of `source`, plays them in the experiment's environment and loads its model.
 
     Raises:
-        InputError: whatever is wrong with experiment or demonstrations; a demonstration that is a held-out
+        InputError: an error in the experiment or the demonstrations, or a demonstration of a held-out
             question.
     """
     import torch

@@ -6,13 +6,17 @@ One training step draws prompts, rolls out whole groups, learns from them and pu
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.annotations import override
@@ -23,9 +27,10 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
-from ray.tune.registry import register_env
+from ray.tune.registry import register_env, register_trainable
 
 from algorithms.igpo.belief.on_learners import score_on_learners
+from algorithms.igpo.callbacks import IGPOCallback
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.engine_reuse import engine_identity
 from algorithms.igpo.guards import check_gap, check_tools
@@ -63,6 +68,7 @@ class IGPO(Algorithm):
 
     config: IGPOConfig
     metrics: MetricsLogger
+    callbacks: list[RLlibCallback]
     learner_group: LearnerGroup
     env_runner_group: EnvRunnerGroup
 
@@ -132,7 +138,8 @@ class IGPO(Algorithm):
     @override(Algorithm)
     def step(self) -> dict[str, Any]:
         self.records = []
-        result = super().step()
+        with self._failure_reported():
+            result = super().step()
         result["igpo"] = {name: float(value) for name, value in result["igpo"].items()}
         return result
 
@@ -228,7 +235,8 @@ class IGPO(Algorithm):
     @override(Algorithm)
     def evaluate(self, parallel_train_future=None) -> dict[str, float]:
         """Rolls out the first `evaluation_questions` held-out questions greedily. Returns their metrics."""
-        return self._evaluate(self.iteration)
+        with self._failure_reported():
+            return self._evaluate(self.iteration)
 
     @override(Algorithm)
     def _run_one_evaluation(self, parallel_train_future=None) -> dict[str, Any]:
@@ -241,7 +249,14 @@ class IGPO(Algorithm):
         record.iteration = iteration
         self.records.append(record)
         check_tools(record.rollouts, self.config.max_tool_error_share, "in the held-out evaluation")
-        return evaluation_metrics(record.rollouts) | {"seconds_evaluate": record.seconds["evaluate"]}
+        scores = evaluation_metrics(record.rollouts) | {"seconds_evaluate": record.seconds["evaluate"]}
+        make_callback(
+            "on_evaluate_end",
+            self.callbacks,
+            self.config.callbacks_on_evaluate_end,  # ty: ignore[invalid-argument-type]
+            kwargs={"algorithm": self, "metrics_logger": self.metrics, "evaluation_metrics": scores},
+        )
+        return scores
 
     def rollout_questions(
         self, questions: list[Question], *, samples: int = 1, temperature: float = 0.0
@@ -262,6 +277,28 @@ class IGPO(Algorithm):
         rollouts = [record.rollout for group in groups for record in group]
         seconds = {"evaluate": time.perf_counter() - started}
         return IterationRecord(self.iteration, "heldout", self.weights_version, rollouts, seconds=seconds)
+
+    # -- callbacks --
+
+    @contextmanager
+    def _failure_reported(self) -> Generator[None]:
+        try:
+            yield
+        except Exception:
+            for callback in self._own_callbacks():
+                callback.on_failure(algorithm=self)
+            raise
+
+    @override(Algorithm)
+    def cleanup(self) -> None:
+        try:
+            for callback in self._own_callbacks():
+                callback.on_stop(algorithm=self)
+        finally:
+            super().cleanup()
+
+    def _own_callbacks(self) -> list[IGPOCallback]:
+        return [callback for callback in self.callbacks if isinstance(callback, IGPOCallback)]
 
     # -- checkpoints --
 
@@ -296,3 +333,6 @@ class IGPO(Algorithm):
     def export_hf(self, folder: Path) -> None:
         """Writes a folder per module, `folder/MODULE_ID/`, that transformers and vLLM can load."""
         export_hf(self.learner_group, list(self.config.policies), self.task.protocol.tokenizer, folder)
+
+
+register_trainable("IGPO", IGPO)

@@ -1,22 +1,68 @@
-"""What both console scripts share: one clear sentence for bad input, versions, quiet libraries."""
+"""Shared parts of the console scripts: the app, errors in one sentence, versions, common options."""
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 BAD_INPUT = 2
-"""Exit code for whatever the user can mend."""
+"""Exit code for whatever the user can correct."""
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one setting; dots go inward. May be given several times."
+    ),
+]
+Verbose = Annotated[
+    int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
+]
 
 
-def version_callback(show: bool) -> None:
+class _PlainErrors(TyperGroup):
+    """A console script that turns any command's `InputError` into one sentence on stderr and exit code 2."""
+
+    def invoke(self, ctx) -> Any:
+        from envs.errors import InputError
+
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            typer.secho(f"error: {error}", fg="red", err=True)
+            raise typer.Exit(BAD_INPUT) from error
+
+
+def make_app(help: str) -> typer.Typer:
+    """A console script without commands, with `--version` and plain errors."""
+    app = typer.Typer(
+        help=help,
+        cls=_PlainErrors,
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        pretty_exceptions_show_locals=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def main(
+        version: Annotated[
+            bool,
+            typer.Option("--version", callback=_print_version, is_eager=True, help="Show versions and exit."),
+        ] = False,
+    ) -> None:
+        pass
+
+    return app
+
+
+def _print_version(show: bool) -> None:
     """Prints versions and ends, without importing anything heavy."""
     if not show:
         return
@@ -37,26 +83,11 @@ def version_callback(show: bool) -> None:
     raise typer.Exit
 
 
-def plain_errors(command: Callable) -> Callable:
-    """A command whose `InputError` becomes one sentence on stderr and exit code 2."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        from envs.errors import InputError
-
-        try:
-            return command(*args, **kwargs)
-        except InputError as error:
-            typer.secho(f"error: {error}", fg="red", err=True)
-            raise typer.Exit(BAD_INPUT) from error
-
-    return wrapped
-
-
 def make_room_for(out: Path) -> None:
-    """Makes the folder of `out`.
+    """Makes the folder of `out`, before the work whose result goes there.
 
-    `InputError` where no file can be written there: said before the work, not after it.
+    Raises:
+        InputError: no file can be written there.
     """
     from envs.errors import InputError
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.common import BAD_INPUT, plain_errors
+from pipeline.cli.common import BAD_INPUT, Set
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,13 +24,9 @@ Config = Annotated[
     str | None,
     typer.Option("--config", metavar="FILE", help="Experiment file whose filter and limits are applied."),
 ]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the experiment.")
-]
 
 
 @app.command("describe")
-@plain_errors
 def describe_command(
     source: Annotated[
         str, typer.Argument(metavar="PATH", help="A .jsonl or .parquet file, or hf:NAME[:CONFIG][@SPLIT].")
@@ -63,7 +59,6 @@ def describe_command(
 
 
 @app.command("world")
-@plain_errors
 def world_command(
     config: Config = None,
     set_: Annotated[

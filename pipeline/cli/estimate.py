@@ -6,15 +6,12 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import plain_errors
+from pipeline.cli.common import Set
 
 
-@plain_errors
 def estimate_command(
     config: Annotated[str, typer.Argument(help="Experiment file.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")
-    ] = None,
+    set_: Set = None,
     device: Annotated[
         str | None, typer.Option(help="One machine in detail: h200, h100, a100, l40s, rtx4090, cpu.")
     ] = None,
@@ -46,10 +43,10 @@ def estimate_command(
     from pipeline.estimate.estimate import show
     from pipeline.estimate.workload import Expected
     from pipeline.experiment.experiment import load_experiment
-    from pipeline.logging import quieten, quieten_ray
+    from pipeline.logging import configure_logging, configure_ray_logging
 
-    quieten(0)
+    configure_logging(0)
     experiment = load_experiment(config, set_)
-    quieten_ray(0)
+    configure_ray_logging(0)
     expected = Expected(turns, turn_tokens, observation_tokens, prompt_tokens, answer_tokens)
     show(experiment, device, expected, make_console())

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import BAD_INPUT, plain_errors, version_callback
+from pipeline.cli.common import BAD_INPUT, Set, Verbose, make_app
 from pipeline.cli.data import app as data_app
 from pipeline.cli.demonstrations import demonstrations_command
 from pipeline.cli.estimate import estimate_command
@@ -21,35 +21,12 @@ from pipeline.cli.sql import compact_command, schema_command, sql_command
 from pipeline.cli.study import study_command
 from pipeline.cli.warm_start import warm_start_command
 
-app = typer.Typer(
-    help="Look before a run, at its rollouts, and at what a policy answers. Training itself: `rllib train "
-    "file`.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_show_locals=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+app = make_app(
+    "Look before a run, at its rollouts, and at what a policy answers. Training itself: `rllib train file`."
 )
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the experiment.")
-]
-Verbose = Annotated[
-    int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
-]
-
-
-@app.callback()
-def main(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=version_callback, is_eager=True, help="Show versions and exit."),
-    ] = False,
-) -> None:
-    pass
 
 
 @app.command()
-@plain_errors
 def doctor(
     config: Annotated[str, typer.Argument(help="Experiment file.")],
     set_: Set = None,
@@ -61,21 +38,20 @@ def doctor(
     """Check whether an experiment is worth starting.
 
     Environment, model, questions and corpus, memory; then retrieval of the gold documents, belief with and
-    without the gold evidence, and how much of what the policy writes parses. Exit code 2 if something must be
-    mended first.
+    without the gold evidence, and how much of what the policy writes parses. Exit code 2 if a check failed.
 
     Example: `igpo doctor conf/igpo.yaml`
     """
-    from pipeline.logging import quieten
+    from pipeline.logging import configure_logging
 
-    quieten(verbose)
+    configure_logging(verbose)
     from rich.console import Console
 
     from pipeline.experiment.experiment import load_experiment
-    from pipeline.logging import native_stderr_aside, quieten_ray
+    from pipeline.logging import configure_ray_logging, native_stderr_aside
 
     experiment = load_experiment(config, set_)
-    quieten_ray(verbose)
+    configure_ray_logging(verbose)
     from pipeline.doctor.checks import cheap_checks
     from pipeline.doctor.findings import Subject, show
     from pipeline.doctor.measurements import expensive_checks
@@ -91,7 +67,6 @@ def doctor(
 
 
 @app.command()
-@plain_errors
 def ask(
     policy: Annotated[
         str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a run, or a Hugging Face folder.")
@@ -118,16 +93,16 @@ def ask(
 
     Example: `igpo ask runs/igpo/RUN_ID/checkpoints/best "trade of mother of fata ?" --gold coach`
     """
-    from pipeline.logging import quieten
+    from pipeline.logging import configure_logging
 
-    quieten(verbose)
+    configure_logging(verbose)
     from rich.console import Console
 
     from pipeline.evaluation.ask import ask as answer
     from pipeline.evaluation.saved_policy import open_policy
-    from pipeline.logging import native_stderr_aside, quieten_ray
+    from pipeline.logging import configure_ray_logging, native_stderr_aside
 
-    quieten_ray(verbose)
+    configure_ray_logging(verbose)
     console = Console()
     with native_stderr_aside(verbose):
         with console.status("opening the policy ..."):
@@ -136,19 +111,19 @@ def ask(
 
 
 app.command("estimate")(estimate_command)
-app.command("serve-retriever")(plain_errors(serve_retriever_command))
-data_app.command("demonstrations")(plain_errors(demonstrations_command))
+app.command("serve-retriever")(serve_retriever_command)
+data_app.command("demonstrations")(demonstrations_command)
 app.add_typer(data_app, name="data")
-app.command("warm-start")(plain_errors(warm_start_command))
-app.command("sql")(plain_errors(sql_command))
-app.command("schema")(plain_errors(schema_command))
-app.command("compact")(plain_errors(compact_command))
-app.command("report")(plain_errors(report_command))
+app.command("warm-start")(warm_start_command)
+app.command("sql")(sql_command)
+app.command("schema")(schema_command)
+app.command("compact")(compact_command)
+app.command("report")(report_command)
 app.command("profile")(profile_command)
-app.command("show")(plain_errors(show_command))
-app.command("browse")(plain_errors(browse_command))
-app.command("recredit")(plain_errors(recredit_command))
-app.command("study")(plain_errors(study_command))
+app.command("show")(show_command)
+app.command("browse")(browse_command)
+app.command("recredit")(recredit_command)
+app.command("study")(study_command)
 
 if __name__ == "__main__":
     app()

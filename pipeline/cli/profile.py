@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import plain_errors
 from pipeline.cli.sql import RunsDir
 
 
-@plain_errors
 def profile_command(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.common import plain_errors
 from pipeline.cli.sql import RunsDir
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from pipeline.analysis.credit_changes import CreditChanges
 
 
-@plain_errors
 def recredit_command(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")],
     preset: Annotated[

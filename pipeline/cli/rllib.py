@@ -12,16 +12,9 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from pipeline.cli.common import make_room_for, plain_errors, version_callback
+from pipeline.cli.common import Set, Verbose, make_app, make_room_for
 
-app = typer.Typer(
-    help="Train and evaluate search agents with IGPO on RLlib.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_show_locals=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = make_app("Train and evaluate search agents with IGPO on RLlib.")
 
 
 class _TrainGroup(TyperGroup):
@@ -39,33 +32,15 @@ train_app = typer.Typer(
 app.add_typer(train_app, name="train")
 
 
-@app.callback()
-def main(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=version_callback, is_eager=True, help="Show versions and exit."),
-    ] = False,
-) -> None:
-    pass
-
-
 @train_app.callback()
 def train() -> None:
     pass
 
 
 @train_app.command("file")
-@plain_errors
 def train_file(
     config: Annotated[str, typer.Argument(help="Experiment file: YAML, or Python with a variable `config`.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change one setting; dots go inward. May be given several times.",
-        ),
-    ] = None,
+    set_: Set = None,
     stop: Annotated[
         str, typer.Option("--stop", "-s", metavar="JSON", help="Stop criteria, merged over the file's.")
     ] = "{}",
@@ -100,9 +75,7 @@ def train_file(
     ray_num_gpus: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="GPUs that Ray may use.")
     ] = None,
-    verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
-    ] = 0,
+    verbose: Verbose = 0,
 ) -> None:
     """Train the experiments of a file, one after another, each in `runs/NAME/RUN_ID/`.
 
@@ -113,9 +86,9 @@ def train_file(
     - `rllib train file conf/igpo.yaml --resume` (after Ctrl-C or a crash)
     - `rllib train file conf/igpo.yaml --set preset=grpo` (the outcome alone, to compare)
     """
-    from pipeline.logging import quieten
+    from pipeline.logging import configure_logging
 
-    quieten(verbose)
+    configure_logging(verbose)
     from envs.errors import InputError
     from pipeline.experiment.conf_files import resolve_config_path
     from pipeline.experiment.experiment import load_experiments
@@ -158,7 +131,6 @@ def train_file(
 
 
 @app.command()
-@plain_errors
 def evaluate(
     policy: Annotated[
         str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a run, or a Hugging Face folder.")
@@ -171,9 +143,7 @@ def evaluate(
             help="Experiment file; a checkpoint brings its own, else conf/igpo.yaml.",
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")
-    ] = None,
+    set_: Set = None,
     questions: Annotated[
         list[str] | None,
         typer.Option(
@@ -197,9 +167,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write summary and every episode as JSON.")
     ] = None,
-    verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
-    ] = 0,
+    verbose: Verbose = 0,
 ) -> None:
     """Answer held-out questions with a trained or untrained policy, greedily, and report EM and F1.
 
@@ -212,18 +180,18 @@ def evaluate(
       each data set)
     - `rllib evaluate runs/igpo/RUN_ID/checkpoints/best --samples 8 --out scores.json`
     """
-    from pipeline.logging import quieten
+    from pipeline.logging import configure_logging
 
-    quieten(verbose)
+    configure_logging(verbose)
     if out:
         make_room_for(out)
     from rich.console import Console
 
     from pipeline.evaluation import evaluation
     from pipeline.evaluation.saved_policy import open_policy
-    from pipeline.logging import native_stderr_aside, quieten_ray
+    from pipeline.logging import configure_ray_logging, native_stderr_aside
 
-    quieten_ray(verbose)
+    configure_ray_logging(verbose)
     console = Console()
     with native_stderr_aside(verbose), console.status("opening the policy ...") as status:
         opened = open_policy(policy, config, set_)

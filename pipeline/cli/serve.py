@@ -34,8 +34,10 @@ def serve_retriever_command(
     index: Annotated[
         IndexKind, typer.Option(help="Exact, or approximate for millions of passages.")
     ] = IndexKind.FLAT,
-    query_prefix: Annotated[str, typer.Option(help="What the encoder wants before a query.")] = "",
-    passage_prefix: Annotated[str, typer.Option(help="What the encoder wants before a passage.")] = "",
+    query_prefix: Annotated[str, typer.Option(help="Prefix that the encoder expects before a query.")] = "",
+    passage_prefix: Annotated[
+        str, typer.Option(help="Prefix that the encoder expects before a passage.")
+    ] = "",
     device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
     top_k: Annotated[int, typer.Option(min=1, help="Documents per query where a request does not say.")] = 3,
     host: Annotated[

@@ -7,13 +7,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import plain_errors
 from pipeline.cli.sql import RunsDir
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")]
 
 
-@plain_errors
 def show_command(
     run: RunName,
     episode: Annotated[
@@ -69,7 +67,6 @@ def show_command(
         )
 
 
-@plain_errors
 def browse_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
     """Page through all rollouts of a run: filter, sort, read, and compare the rollouts of one group side by
     side.

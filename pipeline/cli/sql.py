@@ -14,7 +14,6 @@ import typer
 from rich.console import Console
 
 from envs.errors import InputError
-from pipeline.cli.common import plain_errors
 
 if TYPE_CHECKING:
     from pipeline.analysis import Run
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 RunsDir = Annotated[Path, typer.Option(help="Folder of all runs, where names, ids and `last` are looked up.")]
 
 
-@plain_errors
 def sql_command(
     words: Annotated[
         list[str] | None,
@@ -137,7 +135,6 @@ def _list_questions(console: Console) -> None:
     console.print(table)
 
 
-@plain_errors
 def schema_command(
     table: Annotated[str | None, typer.Argument(help="One table; without it, all.")] = None,
     format: Annotated[str, typer.Option(help="table or markdown.")] = "table",
@@ -196,7 +193,6 @@ def schema_markdown(tables: list[str]) -> str:
     return "\n".join(parts)
 
 
-@plain_errors
 def compact_command(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")],
     runs_dir: RunsDir = Path("runs"),

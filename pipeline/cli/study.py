@@ -36,9 +36,9 @@ def study_command(
     """
     from rich.console import Console
 
-    from pipeline.logging import native_stderr_to, quieten, quieten_ray
+    from pipeline.logging import configure_logging, configure_ray_logging, native_stderr_to
 
-    quieten(0)
+    configure_logging(0)
     from pipeline.experiment.conf_files import resolve_config_path
     from pipeline.study.plan import load_plan
     from pipeline.study.report import write_study_report
@@ -47,7 +47,7 @@ def study_command(
     from pipeline.training.launch import LaunchOptions
 
     console = Console()
-    quieten_ray(0)
+    configure_ray_logging(0)
     source, _ = resolve_config_path(plan)
     loaded = load_plan(source, quick=quick)
     out.mkdir(parents=True, exist_ok=True)

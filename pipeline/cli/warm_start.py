@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.common import Set, Verbose
+
 STOPPED = 130
 """Exit code after Ctrl-C."""
 
@@ -34,12 +36,8 @@ def warm_start_command(
         float, typer.Option(help="Share of the demonstrations that only measures.")
     ] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of split and order.")] = 0,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")
-    ] = None,
-    verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
-    ] = 0,
+    set_: Set = None,
+    verbose: Verbose = 0,
 ) -> None:
     """Fine-tune an experiment's model on demonstrations, played through its own environment; only decisions
     are learned.
@@ -53,20 +51,20 @@ def warm_start_command(
     - `igpo warm-start my.yaml --demonstrations demos.jsonl --out ./warm`
     - `rllib train file my.yaml --set model_path=./warm --set env_config.worked_examples=false`
     """
-    from pipeline.logging import quieten
+    from pipeline.logging import configure_logging
 
-    quieten(verbose)
+    configure_logging(verbose)
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from pipeline.experiment.experiment import load_experiment
-    from pipeline.logging import quieten_ray
+    from pipeline.logging import configure_ray_logging
     from pipeline.training.interrupts import Interrupts
     from pipeline.warm_start import check_folder, prepare
 
     check_folder(out)
     experiment = load_experiment(config, set_)
-    quieten_ray(verbose)
+    configure_ray_logging(verbose)
     from algorithms.warm_start.fine_tune import FineTuneSettings
 
     console = Console()

@@ -1,4 +1,4 @@
-"""Where experiment files are found: the path as given, else the copy that ships with the package."""
+"""Finds experiment files: the path as given, else the copy that ships with the package."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from envs.errors import InputError
 
 
 def packaged_conf() -> Path | None:
-    """The `conf/` folder that belongs to this installation: inside the package of a wheel, else at the top of
-    the clone.
-    """
+    """The `conf/` folder of this installation: in the package of a wheel, else at the top of the clone."""
     here = Path(__file__).resolve().parent.parent
     for folder in (here / "conf", here.parent / "conf"):
         if folder.is_dir():
@@ -29,10 +27,14 @@ def packaged_file(path: str | Path) -> Path | None:
 
 
 def resolve_config_path(path: str | Path) -> tuple[Path, bool]:
-    """The file to read, and whether it is the packaged copy (so that the caller can say so).
+    """Finds the file to read. `conf/igpo.yaml` and `igpo.yaml` name packaged files where no such file is
+    here.
 
-    `conf/igpo.yaml` and `igpo.yaml` resolve to the packaged file where the working directory has no such
-    file.
+    Returns:
+        The file, and whether it is a packaged copy.
+
+    Raises:
+        InputError: there is no such file.
     """
     given = Path(path).expanduser()
     if given.is_file():

@@ -1,18 +1,14 @@
 """From an experiment file to validated `Experiment`s, one per run.
 
-The format is RLlib's: `{NAME: {run:
-IGPO, env: search, stop: {...}, config: {...}, num_samples: 1, checkpoint_config:
-{...}}}`, or a Python file with a variable `config` (an `IGPOConfig`) and optionally `stop`. With `extends:
-OTHER.yaml` an experiment says only what
-is different in it. Everything is checked here, before Ray starts; what only needs the schema is checked
-before Ray is even imported.
+The format is RLlib's: `{NAME: {run: IGPO, env: search, stop: {...}, config: {...}, num_samples: 1,
+checkpoint_config: {...}}}`, or a Python file with a variable `config` (an `IGPOConfig`) and optionally
+    `stop`. With `extends: OTHER.yaml` an experiment states only its differences. Everything is checked here,
+    before Ray starts; the schema is checked before Ray is even imported.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 import runpy
 from dataclasses import dataclass, field
@@ -21,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from algorithms.credit import PRESETS, without_removed
+from algorithms.credit import PRESETS, CreditConfig, without_removed
 from algorithms.igpo.learner.loss_settings import LossSettings
 from algorithms.igpo.renamed import RENAMED
 from envs.engine.base import EngineSettings
@@ -29,7 +25,16 @@ from envs.errors import InputError
 from envs.search.config import SearchEnvSettings, Settings
 from pipeline.experiment import file as experiment_file
 from pipeline.experiment.conf_files import resolve_config_path
-from pipeline.experiment.keys import check_keys, check_types, unknown_key, validated
+from pipeline.experiment.keys import (
+    EXPERIMENT_KEYS,
+    TUNE_ONLY_KEYS,
+    WITHOUT_EFFECT,
+    check_keys,
+    check_types,
+    unknown_key,
+    validated,
+)
+from pipeline.experiment.resolved import known_config_keys, resolved_settings
 from pipeline.experiment.stop import stop_criteria
 from pipeline.rollout_log.folder import absolute
 from pipeline.tracking.settings import TrackingSettings
@@ -38,45 +43,7 @@ if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
 ALGORITHM = "IGPO"
-_MISSING = object()
 ENVIRONMENT = "search"
-EXPERIMENT_KEYS = {
-    "run",
-    "env",
-    "stop",
-    "config",
-    "num_samples",
-    "checkpoint_config",
-    "restore",
-    "storage_path",
-    "rollout_log",
-    "mlflow",
-    "time_budget_s",
-}
-TUNE_ONLY_KEYS = {
-    "resources_per_trial",
-    "sync_config",
-    "trial_name_creator",
-    "trial_dirname_creator",
-    "log_to_file",
-    "export_formats",
-    "max_failures",
-    "upload_dir",
-    "local_dir",
-}
-
-WITHOUT_EFFECT = {
-    "train_batch_size": "set `prompts_per_iteration` and `group_size`",
-    "train_batch_size_per_learner": "set `prompts_per_iteration` and `group_size`",
-    "minibatch_size": "set `num_minibatches` (updates per batch) or `tokens_per_micro_batch` (memory)",
-    "num_envs_per_env_runner": "set `engine.max_num_seqs`",
-    "rollout_fragment_length": "rollouts are whole episodes",
-    "batch_mode": "rollouts are whole episodes",
-    "evaluation_duration": "set `evaluation_questions`",
-    "evaluation_num_env_runners": "the runners of `num_env_runners` evaluate too",
-    "framework": "it is torch",
-}
-"""Settings of other RLlib algorithms that would be taken in silence, and what does what they do."""
 
 
 class CheckpointSettings(Settings):
@@ -129,14 +96,15 @@ class Experiment:
 
     @property
     def label(self) -> str:
-        """What tells this run from its siblings: `lr=1e-05, sample 2`; empty where it has none."""
+        """The choices that distinguish this run from its siblings: `lr=1e-05, sample 2`, or empty."""
         parts = [f"{key}={value}" for key, value in self.choices.items()]
         return ", ".join(parts + ([f"sample {self.sample}"] if self.sample else []))
 
     def algorithm_config(self) -> IGPOConfig:
-        """A fresh, validated `IGPOConfig` (imports Ray).
+        """A new, validated `IGPOConfig` (imports Ray).
 
-        Unknown keys and values it refuses are `InputError`s.
+        Raises:
+            InputError: an unknown key, or a value that the configuration refuses.
         """
         from algorithms.igpo.config import IGPOConfig
         from algorithms.igpo.model.lora import LoraSettings
@@ -177,24 +145,11 @@ class Experiment:
         return config
 
     def resolved(self) -> dict:
-        """This run as an experiment file that `rllib train file` takes, every setting of IGPO written out
-        (imports Ray).
+        """This run as an experiment file that `rllib train file` takes, with every value in force (imports
+        Ray).
         """
-        from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-
-        from algorithms.igpo.config import IGPOConfig
-
-        resolved = self.algorithm_config()
-        values, inherited = _plain(resolved), _plain(AlgorithmConfig())
-        known = known_config_keys(IGPOConfig())  # what `validate` derives is not a setting
-        config = {
-            key: value
-            for key, value in values.items()
-            if key in known and inherited.get(key, _MISSING) != value
-        }
-        config.pop("env", None)
-        config["env_config"] = resolved.search_settings.model_dump(mode="json", exclude_none=True)
-        keys = {"run": ALGORITHM, "env": ENVIRONMENT, "stop": dict(self.stop), "config": config}
+        keys: dict[str, Any] = {"run": ALGORITHM, "env": ENVIRONMENT, "stop": dict(self.stop)}
+        keys["config"] = resolved_settings(self.algorithm_config())
         keys["checkpoint_config"] = self.checkpoint.model_dump()
         keys["mlflow"] = self.mlflow.model_dump(exclude_none=True)
         keys["storage_path"] = str(self.storage_path)
@@ -207,32 +162,18 @@ class Experiment:
         return {self.name: keys}
 
 
-def config_hash(resolved: dict) -> str:
-    """12 hexadecimal digits that name what a run computes: its `config`, whatever the name, place or stopping
-    point.
-    """
-    (keys,) = resolved.values()
-    text = json.dumps(keys["config"], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def known_config_keys(config: IGPOConfig) -> set[str]:
-    """Every key that `config:` may hold: public settings of `IGPOConfig`, without those that RLlib has
-    abolished.
-    """
-    return {
-        key for key, value in vars(config).items() if not key.startswith("_") and not _is_abolished(value)
-    }
-
-
 def load_experiments(
     path: str | Path, overrides: list[str] | None = None, stop: dict | None = None
 ) -> list[Experiment]:
-    """The runs that an experiment file asks for, in the order in which they are made. `stop` is merged over
-    the file's own.
+    """The runs that an experiment file asks for, in the order in which they are made.
 
-    Raises `InputError` for whatever the schema shows to be wrong; `Experiment.algorithm_config()` checks the
-    rest.
+    Args:
+        path: the file, or the name of one that ships with the package.
+        overrides: `KEY=VALUE` assignments of `--set`.
+        stop: criteria, merged over the file's own.
+
+    Raises:
+        InputError: the schema refuses a key or value. `Experiment.algorithm_config()` checks the rest.
     """
     source, _ = resolve_config_path(path)
     if source.suffix == ".py":
@@ -245,17 +186,19 @@ def load_experiments(
     experiments = []
     for name, keys in named.items():
         for assignment in overrides or []:
+            _check_preset_has_effect(keys, assignment, source)
             experiment_file.apply_override(keys, assignment, EXPERIMENT_KEYS)
         if stop:
             keys["stop"] = {**(keys.get("stop") or {}), **stop}
-        experiments += _experiments(name, keys, source, base)
+        experiments += experiments_of(name, keys, source, base)
     return experiments
 
 
 def load_experiment(path: str | Path, overrides: list[str] | None = None) -> Experiment:
     """The one run that an experiment file asks for, as `load_experiments`.
 
-    `InputError` where it asks for several.
+    Raises:
+        InputError: as `load_experiments`, or the file asks for several runs.
     """
     experiments = load_experiments(path, overrides)
     if len(experiments) > 1:
@@ -269,7 +212,22 @@ def load_experiment(path: str | Path, overrides: list[str] | None = None) -> Exp
     return experiments[0]
 
 
-def _experiments(name: str, keys: dict, source: Path, base: IGPOConfig | None) -> list[Experiment]:
+def _check_preset_has_effect(keys: dict, assignment: str, source: Path) -> None:
+    """Raises InputError for a preset over a resolved configuration, whose settings would all win."""
+    stated = {field.name for field in dataclasses.fields(CreditConfig) if field.default is not None}
+    if assignment.partition("=")[0].strip() == "preset" and stated <= (keys.get("config") or {}).keys():
+        raise InputError(
+            f"--set {assignment}: {source} is the resolved configuration of a run and states all settings "
+            "of its estimator, so another preset changes none of them: set it over the experiment's file."
+        )
+
+
+def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None = None) -> list[Experiment]:
+    """The runs that experiment `name` with `keys` asks for. `source` is the file that errors name.
+
+    Raises:
+        InputError: an unknown key or a value that the schema refuses.
+    """
     where = f"{source} ({name})"
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
         raise InputError(
@@ -328,7 +286,7 @@ def _read_python(source: Path) -> tuple[IGPOConfig, dict]:
         raise
     except (
         Exception
-    ) as error:  # a person's own file may fail in any way; what they need is its name, place and reason
+    ) as error:  # a user's own file may fail in any way; the message gives its name, place and reason
         raise InputError(f"{source}: running this file failed: {type(error).__name__}: {error}") from error
     from algorithms.igpo.config import IGPOConfig
 
@@ -338,20 +296,3 @@ def _read_python(source: Path) -> tuple[IGPOConfig, dict]:
             f"{source}: it must set a variable `config` to an IGPOConfig, found {type(config).__name__}."
         )
     return config, {"run": ALGORITHM, "stop": stop, "config": {"env_config": dict(config.env_config)}}
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """The public settings of an RLlib config that YAML can write."""
-    plain = {}
-    for key, value in vars(config).items():
-        if key.startswith("_") or _is_abolished(value):
-            continue
-        try:
-            plain[key] = json.loads(json.dumps(getattr(config, key)))
-        except (TypeError, ValueError):
-            continue
-    return plain
-
-
-def _is_abolished(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value == -1

@@ -1,9 +1,8 @@
 """Reading an experiment file: YAML as people write it, `extends`, `--set` overrides, `grid_search` and
 `num_samples`.
 
-Traps of plain PyYAML are closed here, because they make a run that is not the one that was asked for: `1e-6`
-(YAML 1.2's float) would arrive as a string, `1:30` as 90 and `010` as 8, and of a key given twice the first
-would be dropped in silence.
+Plain PyYAML would change what an experiment says: `1e-6` (YAML 1.2's float) becomes a string, `1:30` becomes
+90, `010` becomes 8, and of a key given twice the first is dropped without a word. The loader here does not.
 """
 
 from __future__ import annotations
@@ -23,8 +22,9 @@ from pipeline.experiment.conf_files import packaged_file
 
 GRID = "grid_search"
 EXTENDS = "extends"
-"""Key of an experiment that names the file of another one whose keys it takes over: relative to its own file,
-else packaged."""
+"""Key of an experiment that names the file of another one, whose keys it inherits: relative to its own file,
+else
+packaged."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -59,7 +59,7 @@ for _tag, _pattern in _NUMBERS.items():
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value that `text` stands for. `where` names the source in an `InputError` about its syntax."""
+    """The value of the YAML `text`. `where` names the source in an `InputError` about its syntax."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
@@ -132,11 +132,13 @@ def _merged(base: Any, own: Any) -> Any:
 
 
 def apply_override(experiment: dict, assignment: str, top_level_keys: set[str]) -> None:
-    """Sets `KEY=VALUE` in `experiment` (in place). A key is dotted and lies in `config` unless its head is a
-    top-level key.
+    """Sets `KEY=VALUE` in `experiment`, in place.
 
-    VALUE is read as YAML: `seed=3`, `env_config.world.seed=3`, `stop.training_iteration=2`,
-    `env_config.roles.0.name=reader`.
+    A key is dotted and belongs to `config` unless its head is a top-level key. VALUE is read as YAML:
+    `seed=3`, `env_config.world.seed=3`, `stop.training_iteration=2`, `env_config.roles.0.name=reader`.
+
+    Raises:
+        InputError: the assignment is malformed, or names a place that does not exist.
     """
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
@@ -169,9 +171,8 @@ def apply_override(experiment: dict, assignment: str, top_level_keys: set[str]) 
 def expand_variants(config: dict, num_samples: int) -> Iterator[tuple[dict, dict[str, Any], int]]:
     """(config, choices, sample) of every point of the grid, `num_samples` times.
 
-    `choices` maps the dotted key of each `{grid_search: [...]}` to the value taken. Sample k > 0 adds k to
-    `seed` where one is
-    set: the same seed would repeat the very same run.
+    `choices` maps the dotted key of each `{grid_search: [...]}` to the value taken. Sample k > 0 adds k to a
+    `seed` that is set, because the same seed would repeat the same run.
     """
     places = list(_grid_places(config, ()))
     for sample in range(num_samples):

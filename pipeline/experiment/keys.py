@@ -1,4 +1,4 @@
-"""Unknown keys are errors that name the nearest known one.
+"""The keys of an experiment file. Unknown ones are errors that name the nearest known one.
 
 RLlib takes any key of a config dictionary in silence (a typo becomes a new attribute that nothing reads), so
 every key of an experiment is checked here, before Ray starts.
@@ -14,6 +14,44 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from envs.errors import InputError
+
+EXPERIMENT_KEYS = {
+    "run",
+    "env",
+    "stop",
+    "config",
+    "num_samples",
+    "checkpoint_config",
+    "restore",
+    "storage_path",
+    "rollout_log",
+    "mlflow",
+    "time_budget_s",
+}
+TUNE_ONLY_KEYS = {
+    "resources_per_trial",
+    "sync_config",
+    "trial_name_creator",
+    "trial_dirname_creator",
+    "log_to_file",
+    "export_formats",
+    "max_failures",
+    "upload_dir",
+    "local_dir",
+}
+
+WITHOUT_EFFECT = {
+    "train_batch_size": "set `prompts_per_iteration` and `group_size`",
+    "train_batch_size_per_learner": "set `prompts_per_iteration` and `group_size`",
+    "minibatch_size": "set `num_minibatches` (updates per batch) or `tokens_per_micro_batch` (memory)",
+    "num_envs_per_env_runner": "set `engine.max_num_seqs`",
+    "rollout_fragment_length": "rollouts are whole episodes",
+    "batch_mode": "rollouts are whole episodes",
+    "evaluation_duration": "set `evaluation_questions`",
+    "evaluation_num_env_runners": "the runners of `num_env_runners` evaluate too",
+    "framework": "it is torch",
+}
+"""RLlib settings that an experiment might set and IGPO ignores, and what to set instead."""
 
 
 def nearest(key: str, known: Iterable[str]) -> str | None:
@@ -49,7 +87,7 @@ def check_keys(given: Iterable[str], known: Iterable[str], path: str, where: str
 
 
 def check_types(given: dict, defaults: dict, where: str) -> None:
-    """A value of a plainly different kind than the default is a slip of the pen: `lr: fast`, `shuffle: 3`."""
+    """Raises InputError for a value whose type differs from the default's: `lr: fast`, `shuffle: 3`."""
     for key, value in given.items():
         default = defaults.get(key)
         number = isinstance(default, int | float) and not isinstance(default, bool)
@@ -64,8 +102,10 @@ def check_types(given: dict, defaults: dict, where: str) -> None:
 
 
 def validated(model: type[BaseModel], data: Any, path: str, where: str) -> Any:
-    """`model(**data)`; what pydantic finds becomes an `InputError` with the YAML path and, for an unknown
-    key, the nearest.
+    """`model(**data)`.
+
+    Raises:
+        InputError: pydantic refused a value; it names the YAML path and, for an unknown key, the nearest one.
     """
     if not isinstance(data, dict):
         raise InputError(f"{where}: `{path}` must hold keys, found {data!r}.")

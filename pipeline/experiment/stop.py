@@ -1,4 +1,4 @@
-"""When a run stops: the metrics that `stop` of an experiment may name."""
+"""Stop criteria: the metrics that `stop` of an experiment may name."""
 
 from __future__ import annotations
 
@@ -41,15 +41,17 @@ STOP_METRICS = {
         for name in ("em_squad", "f1_squad", "em_paper", "f1_paper", "turns_mean", "answered_share")
     ),
 }
-"""What `stop` may name: keys of `Algorithm.train()`'s result, nested ones with a slash. A run stops when one
-is >= its value."""
+"""Metrics that `stop` may name: keys of `Algorithm.train()`'s result, nested ones with a slash. A run stops
+when
+one is >= its value."""
 _STOP_PER_HOP = re.compile(r"evaluation/em_squad_hops_\d+")
 
 
 def stop_criteria(stop: Any, where: str) -> dict[str, float]:
     """`stop` of an experiment as flat names with slashes.
 
-    Raises `InputError`, which begins with `where`, for an unknown metric or a value that is no number.
+    Raises:
+        InputError: an unknown metric, or a value that is no number. The message begins with `where`.
     """
     if not isinstance(stop, dict):
         raise InputError(

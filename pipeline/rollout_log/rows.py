@@ -6,7 +6,6 @@ instead.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections import Counter
@@ -28,10 +27,13 @@ REPORTED_METRICS = ("f1_paper", "em_paper", "f1_squad", "em_squad")
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What one attempt ran: its row in `runs`. Values of `config` that JSON does not know become text."""
+    """One attempt's row in `runs`. Values of `config` that JSON does not know become text."""
 
     name: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    """The run's resolved experiment."""
+    config_hash: str | None = None
+    """`pipeline.experiment.resolved.config_hash` of its settings."""
     resumed_from_iteration: int | None = None
     seed: int | None = None
     model: str | None = None
@@ -44,11 +46,6 @@ class RunInfo:
     @property
     def config_json(self) -> str:
         return to_json(self.config)
-
-    @property
-    def config_hash(self) -> str:
-        """12 hex digits of SHA-256 of the configuration with its keys in order."""
-        return hashlib.sha256(self.config_json.encode()).hexdigest()[:12]
 
 
 def to_json(value: Any) -> str:

@@ -92,8 +92,12 @@ RUNS = _schema(
             "Identity of the corpus as JSON: `source`, and `content_hash` and `documents` where they are "
             "here.",
         ),
-        Column("config_hash", pa.string(), "Short hash of `config`; equal hashes mean equal settings."),
-        Column("config", pa.string(), "The resolved configuration as JSON: `config->>'$.lr'`."),
+        Column(
+            "config_hash",
+            pa.string(),
+            "Short hash of `config.config`, as in run.json and MLflow; equal hashes mean equal settings.",
+        ),
+        Column("config", pa.string(), "The resolved experiment as JSON: `config->>'$.config.lr'`."),
         Column("versions", NAMED_STRINGS, "Package name to version."),
         Column("hardware", NAMED_STRINGS, "Cores, memory, accelerators."),
         Column(
@@ -172,7 +176,7 @@ EPISODES = _schema(
             pa.int64(),
             "Version of the weights that sampled the first turn; null for an episode without turns.",
         ),
-        Column("config_hash", pa.string(), "Hash of the run's configuration, as in `runs`."),
+        Column("config_hash", pa.string(), "Hash of the run's settings, as in `runs`."),
         Column("retriever", pa.string(), "Identity of the retriever, as in `runs`."),
         Column("seconds", pa.float64(), "Wall-clock seconds from the first prompt to the end."),
     ],

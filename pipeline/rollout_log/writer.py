@@ -1,12 +1,13 @@
-"""`RolloutLogWriter`: the rollout log as the trainer sees it, a call that returns at once.
+"""`RolloutLogWriter` writes the rollout log in the background; its calls return at once.
 
-    with RolloutLogWriter(run_folder / "rollouts", run_id, attempt=1, info=RunInfo(name="igpo",
-        config=config)) as log: for record in algorithm.records:
+    info = RunInfo(name="igpo", config=config)
+    with RolloutLogWriter(run_folder / "rollouts", run_id, attempt=1, info=info) as log:
+        for record in algorithm.records:
             log.write(record, metrics)
-        log.flush()  # before a checkpoint counts as saved: what it builds on must be in the log
+        log.flush()  # before a checkpoint counts as saved: its iterations must be in the log
 
 One background thread turns records into Parquet; a bounded queue slows the trainer down rather than fill the
-memory when the disk cannot keep up. What goes wrong in the thread is raised by the next call.
+memory when the disk cannot keep up. An error in the thread is raised by the next call.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ _END = None
 
 
 class RolloutLogWriter:
-    """Writes one attempt of one run's log to `location`: a folder, or a URL of any file system that fsspec or
-    pyarrow knows.
+    """Writes one attempt of one run's log. A record must not be changed after it was handed over.
 
-    `attempt` is 1 for a fresh run; a resumed one counts up and needs `info.resumed_from_iteration`. Parts are
-    merged every `merge_every` iterations and at `close`. A record must not be changed after it was handed
-    over. Raises RolloutLogError if the folder holds another run, this attempt already, or is being written by
-    another process.
+    Args:
+        location: a folder, or a URL of any file system that fsspec or pyarrow knows.
+        run_id: the run.
+        attempt: 1 for a fresh run; a resumed one counts up and needs `info.resumed_from_iteration`.
+        info: the attempt's row in `runs`.
+        merge_every: iterations after which parts are merged; `close` merges all.
+
+    Raises:
+        RolloutLogError: the folder holds another run or this attempt already, or another process writes it.
     """
 
     def __init__(
@@ -90,6 +95,11 @@ class RolloutLogWriter:
         numbers = dict(metrics or {})
         self._queue.put(lambda: self._write(record, numbers))
 
+    @property
+    def has_iterations(self) -> bool:
+        """Whether any attempt has written an iteration."""
+        return bool(self._store.manifest.of("iterations"))
+
     def note_mlflow_run(self, mlflow_run_id: str) -> None:
         """Enter the MLflow run into the attempt's row of `runs`.
 
@@ -105,9 +115,7 @@ class RolloutLogWriter:
         self._check()
 
     def close(self, status: str = "finished") -> None:
-        """Write what is left, note how the attempt ended (`finished`, `interrupted`, `failed`) and merge the
-        log.
-        """
+        """Write the rest, note the ending (`finished`, `interrupted` or `failed`) and merge the log."""
         if self._closed:
             return
         self._closed = True

@@ -1,1 +1,1 @@
-"""What a run writes to disk about itself."""
+"""The directory of a run: metadata, checkpoints, provenance."""

@@ -1,8 +1,8 @@
 """Checkpoints of a run: complete or absent, never half-written.
 
 `checkpoints/iteration_000012/` folders, with `last` and `best` as relative symbolic links to two of them. A
-checkpoint is a folder that `envs.durable.write_folder` makes; the link is swapped atomically afterwards; only
-then may an older folder go.
+checkpoint is saved under a temporary name, flushed to disk and renamed; then the link is replaced atomically;
+only then is an older folder deleted.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ SCHEMA_VERSION = 1
 
 
 class Checkpoints:
-    """The checkpoints of one run. `num_to_keep`: newest folders kept besides the best; None keeps all.
+    """The checkpoints of one run.
 
-    `experiment` is copied into each as `experiment.yaml`, so that a checkpoint says by itself what it was
-    trained on.
+    Args:
+        folder: where they are.
+        num_to_keep: newest folders kept besides the best; None keeps all.
+        experiment: file that is copied into each as `experiment.yaml`, so that a checkpoint can be evaluated
+            by itself.
     """
 
     def __init__(self, folder: Path, num_to_keep: int | None = 1, experiment: Path | None = None):
@@ -52,12 +55,15 @@ class Checkpoints:
         best: bool = False,
         before_it_counts: Callable[[], None] = lambda: None,
     ) -> Path:
-        """Saves `algorithm` (`save_to_path`) as iteration `iteration` and makes it `last`, and `best` if
-        told.
+        """Saves `algorithm` (`save_to_path`) and makes the checkpoint `last`; an iteration is saved once.
 
-        `note` (JSON) is stored with it. The iteration that `last` already holds is not saved a second time.
-        What the checkpoint builds on is waited for by `before_it_counts`, called when everything but the
-        names is on disk.
+        Args:
+            algorithm: what is saved.
+            iteration: its iteration.
+            note: JSON that is stored with it.
+            best: make it `best` too.
+            before_it_counts: called when everything but the names is on disk; it waits for data that must be
+                on disk before the checkpoint.
         """
         final = self.folder / f"iteration_{iteration:06d}"
         if self.last != final.resolve():
@@ -108,8 +114,10 @@ class Checkpoints:
 
 
 def read_note(checkpoint: str | Path) -> dict[str, Any]:
-    """What was stored beside a checkpoint; `InputError` where the folder is not a checkpoint that this
-    program can continue.
+    """The note that was stored with a checkpoint.
+
+    Raises:
+        InputError: the folder is no checkpoint that this program can continue.
     """
     folder = Path(checkpoint)
     if not folder.is_dir():

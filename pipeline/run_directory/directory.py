@@ -1,8 +1,9 @@
-"""`runs/NAME/RUN_ID/`: the one place that a run writes to, and what it says about itself.
+"""`runs/NAME/RUN_ID/`: the one folder that a run writes to, with its metadata.
 
-`run.json` is the run's diary: identity, versions, hardware, and one entry per attempt (a fresh start is
+`run.json` holds the run's metadata: identity, versions, hardware, and one entry per attempt (a fresh start is
 attempt 1, each resume the next). It is replaced atomically, so a run that was killed at any instant can be
-found and resumed. A lock that dies with its process keeps two processes from training in one directory.
+found and resumed. A lock, which the system frees when its process dies, keeps two processes from training in
+one directory.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from pipeline.rollout_log.folder import join
 
 SCHEMA_VERSION = 1
 FINISHED = "finished"
-DIARY = "run.json"
+METADATA = "run.json"
 LOG_LOCATION = "rollouts.url"
-"""File of a run's directory that says where its rollout log lies, where that is not in the directory."""
+"""File of a run's directory that names the place of its rollout log, where that is outside the directory."""
 
 
 class RunDirectory:
@@ -35,7 +36,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser().absolute()
-        if not self.diary_path.is_file():
+        if not self.metadata_path.is_file():
             raise InputError(f"{path}: this is no run directory (it has no run.json).")
 
     @classmethod
@@ -46,15 +47,24 @@ class RunDirectory:
         resolved: dict,
         facts: dict[str, Any] | None = None,
         *,
+        run_id: str | None = None,
         rollout_log: str | None = None,
     ) -> RunDirectory:
-        """A new directory `root/name/RUN_ID` with `config.yaml` (from `resolved`) and `run.json` (with
-        `facts` in it).
+        """Makes `root/name/run_id` with `config.yaml` (from `resolved`) and `run.json`.
 
-        A name in use is never overwritten: every call makes a new RUN_ID. `rollout_log`: folder or URL of all
-        runs' rollout logs, of which this run's is `NAME/RUN_ID`; None: `rollouts` in the run's directory.
+        Args:
+            root: folder of all runs.
+            name: name of the experiment.
+            resolved: the run as a resolved experiment file.
+            facts: further metadata.
+            run_id: name of the folder; None: date, time and four random digits.
+            rollout_log: folder or URL of all runs' rollout logs, of which this run's is `NAME/RUN_ID`; None:
+                `rollouts` in the run's directory.
+
+        Raises:
+            InputError: the folder exists, or cannot be made.
         """
-        run_id = new_run_id()
+        run_id = run_id or new_run_id()
         path = Path(root).expanduser().absolute() / name / run_id
         try:
             path.mkdir(parents=True)
@@ -67,7 +77,7 @@ class RunDirectory:
         (path / "config.yaml").write_text(
             yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
-        diary = {
+        metadata = {
             "schema_version": SCHEMA_VERSION,
             "name": name,
             "run_id": run_id,
@@ -77,24 +87,22 @@ class RunDirectory:
             "attempts": [],
             **(facts or {}),
         }
-        write_text(path / DIARY, json.dumps(diary, indent=2))
+        write_text(path / METADATA, json.dumps(metadata, indent=2))
         return cls(path)
 
     @classmethod
     def find(cls, root: str | Path, name: str) -> list[RunDirectory]:
-        """The runs of `name`, oldest first.
-
-        A folder whose making was cut short, before its diary, is none.
+        """The runs of `name`, oldest first. A folder without metadata, which a kill left half made, is
+        skipped.
         """
         folder = Path(root).expanduser() / name
-        # The configuration is written once, when the run is made: run ids of one second would be in random
-        # order.
+        # By the time of `config.yaml`, which is written once: run ids of the same second have no order.
         made = sorted(folder.glob("*/config.yaml"), key=lambda item: item.stat().st_mtime_ns)
-        return [cls(item.parent) for item in made if (item.parent / DIARY).is_file()]
+        return [cls(item.parent) for item in made if (item.parent / METADATA).is_file()]
 
     @property
-    def diary_path(self) -> Path:
-        return self.path / DIARY
+    def metadata_path(self) -> Path:
+        return self.path / METADATA
 
     @property
     def config_path(self) -> Path:
@@ -106,7 +114,7 @@ class RunDirectory:
 
     @property
     def rollouts(self) -> str | Path:
-        """The rollout log: where the experiment wants it (a folder or a URL), else in the run's directory."""
+        """Folder or URL of the rollout log: the experiment's, else `rollouts` in the run's directory."""
         elsewhere = self.path / LOG_LOCATION
         return elsewhere.read_text().strip() if elsewhere.exists() else self.path / "rollouts"
 
@@ -116,22 +124,22 @@ class RunDirectory:
 
     @property
     def name(self) -> str:
-        return self.diary["name"]
+        return self.metadata["name"]
 
     @property
     def run_id(self) -> str:
-        return self.diary["run_id"]
+        return self.metadata["run_id"]
 
     @property
-    def diary(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """`run.json` as it is now."""
-        diary = json.loads(self.diary_path.read_text(encoding="utf-8"))
-        if diary.get("schema_version") != SCHEMA_VERSION:
+        metadata = json.loads(self.metadata_path.read_text(encoding="utf-8"))
+        if metadata.get("schema_version") != SCHEMA_VERSION:
             raise InputError(
-                f"{self.diary_path}: schema version {diary.get('schema_version')}, this program reads "
+                f"{self.metadata_path}: schema version {metadata.get('schema_version')}, this program reads "
                 f"{SCHEMA_VERSION}."
             )
-        return diary
+        return metadata
 
     @property
     def resolved(self) -> dict:
@@ -139,16 +147,18 @@ class RunDirectory:
         return yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
 
     def note(self, **facts: Any) -> None:
-        """Writes `facts` into the diary."""
-        write_text(self.diary_path, json.dumps({**self.diary, **facts}, indent=2))
+        """Adds `facts` to the metadata."""
+        write_text(self.metadata_path, json.dumps({**self.metadata, **facts}, indent=2))
 
     def begin_attempt(self, resumed_from_iteration: int | None) -> int:
-        """Opens the next attempt and returns its number. None: a fresh start; -1: a resume that found no
-        checkpoint.
+        """Opens the next attempt and returns its number; one that a dead process left open is closed as
+        `died`.
 
-        An attempt that a dead process left open is closed as `died`.
+        Args:
+            resumed_from_iteration: iteration of the checkpoint; None: a fresh start; -1: a resume without
+                one.
         """
-        attempts = self.diary["attempts"]
+        attempts = self.metadata["attempts"]
         for attempt in attempts:
             if attempt["ended"] is None:
                 attempt.update(ended=_now(), how="died")
@@ -168,15 +178,16 @@ class RunDirectory:
 
     def end_attempt(self, how: str, iteration: int) -> None:
         """Closes the open attempt. `how` becomes the run's status: `finished`, `interrupted` or `failed`."""
-        attempts = self.diary["attempts"]
+        attempts = self.metadata["attempts"]
         attempts[-1].update(ended=_now(), how=how, iteration=iteration)
         self.note(attempts=attempts, status=how, iteration=iteration)
 
     @contextmanager
     def lock(self) -> Generator[None]:
-        """Holds the directory for this process; `InputError` where another process has it.
+        """Holds the directory for this process; the system frees it if the process dies.
 
-        Freed by the system if we die.
+        Raises:
+            InputError: another process holds it.
         """
         descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
         try:
@@ -196,7 +207,7 @@ class RunDirectory:
 
 
 def new_run_id() -> str:
-    """Date, time and four digits by chance."""
+    """Date, time and four random hexadecimal digits."""
     return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 

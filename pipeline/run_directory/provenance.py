@@ -1,4 +1,6 @@
-"""What a run was made with: versions, hardware, commit. Facts only; nothing here fails a run."""
+"""Provenance of a run: versions, hardware, commit. A fact that cannot be found is left out; no run fails
+here.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +23,11 @@ PACKAGES = (
     "numpy",
     "pyarrow",
 )
+
+
+def facts() -> dict[str, object]:
+    """Versions, hardware and commit of this process, as `run.json` holds them."""
+    return {"versions": versions(), "hardware": hardware(), "git_commit": git_commit()}
 
 
 def versions() -> dict[str, str]:
@@ -66,7 +73,7 @@ def git_commit() -> str | None:
 
 
 def _cores() -> int | None:
-    """Those that this process may use, where the system tells (macOS does not)."""
+    """Cores that this process may use; all of the machine's where the system does not tell (macOS)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 

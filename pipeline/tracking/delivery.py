@@ -1,6 +1,4 @@
-"""One background thread that hands jobs to an MLflow store, in order, and tries again for as long as the run
-lasts.
-"""
+"""One background thread that hands jobs to an MLflow store, in order, and retries until the run ends."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ LOCAL_MISTAKES = (FileNotFoundError, PermissionError, IsADirectoryError, NotADir
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A store that has answered, and this run in it."""
+    """A store that answered, and this run in it."""
 
     client: MlflowClient
     run_id: str
@@ -43,10 +41,13 @@ Job = Callable[[Connection], object]
 
 
 class Delivery:
-    """Does jobs once `connect` has answered. What the store refuses is said and left; what does not get
-    through is retried.
+    """Does jobs in order, once `connect` succeeds. Transient failures are retried, refused jobs are warned
+    about.
 
-    `store` names the store in messages; `meanwhile` says what happens while it does not answer.
+    Args:
+        connect: connects to the store; retried as a job is.
+        store: names the store in messages.
+        meanwhile: tells, in messages, what happens while the store does not answer.
     """
 
     def __init__(self, connect: Callable[[], Connection], store: str, meanwhile: str):
@@ -54,7 +55,7 @@ class Delivery:
         self._store = store
         self._meanwhile = meanwhile
         self._connection: Connection | None = None
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self._undelivered = 0
         self._silent_since: float | None = None
         self._give_up = Event()
@@ -74,7 +75,7 @@ class Delivery:
     def put(self, job: Job) -> None:
         """Do `job` after those before it.
 
-        It must bear being done twice: a failure may come after the store has acted.
+        It may be done twice, because a failure can come after the store has acted: it must be idempotent.
         """
         self._queue.put(job)
 
@@ -85,9 +86,10 @@ class Delivery:
         return done.wait(timeout)
 
     def close(self, timeout: float) -> bool:
-        """Do what is left.
+        """Finish the jobs that are left.
 
-        False if the store refused something, or was silent for `timeout` seconds and the rest was left.
+        Returns:
+            False if the store refused a job, or did not answer for `timeout` seconds and jobs were dropped.
         """
         self._queue.put(None)
         started = time.monotonic()
@@ -100,9 +102,9 @@ class Delivery:
         self._thread.join(5.0)
         return not (self._thread.is_alive() or self._undelivered)
 
-    def say_once(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
+    def warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
             logger.warning(message)
 
     def _work(self) -> None:
@@ -111,7 +113,7 @@ class Delivery:
             wait=wait_exponential(max=60),
             stop=stop_when_event_set(self._give_up),
             sleep=sleep_using_event(self._give_up),
-            before_sleep=self._say_silent,
+            before_sleep=self._warn_silent,
             reraise=True,
         )
         while (job := self._queue.get()) is not None:
@@ -119,30 +121,28 @@ class Delivery:
                 retrying(self._do, job)
             except (
                 Exception
-            ) as error:  # Tracking must not stop training; what was refused is said and counted.
+            ) as error:  # Tracking must not stop training; a refused job is logged and counted.
                 self._undelivered += 1
-                self.say_once(f"MLflow at {self._store} did not take something: {_brief(error)}")
+                self.warn_once(f"MLflow at {self._store} did not take something: {_brief(error)}")
 
     def _do(self, job: Job) -> None:
         if self._connection is None:
-            # MLflow's own patience (minutes per request) would keep `close` waiting; ours is outside.
+            # MLflow's own retries (minutes per request) would keep `close` waiting.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
             self._connection = self._connect()
         job(self._connection)
         self._silent_since = None
 
-    def _say_silent(self, state: RetryCallState) -> None:
+    def _warn_silent(self, state: RetryCallState) -> None:
         if self._silent_since is None:
             self._silent_since = time.monotonic()
         error = state.outcome.exception() if state.outcome else None
-        self.say_once(f"MLflow at {self._store} does not answer ({_brief(error)}); {self._meanwhile}")
+        self.warn_once(f"MLflow at {self._store} does not answer ({_brief(error)}); {self._meanwhile}")
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Worth another try: the network, a server in trouble, a locked database; not a request that the server
-    refused.
-    """
+    """Whether a retry may help: network, server errors, a locked database; not a request that was refused."""
     from mlflow.exceptions import MlflowException
     from requests import HTTPError
     from sqlalchemy.exc import OperationalError

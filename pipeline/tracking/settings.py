@@ -8,7 +8,7 @@ from envs.search.config import Settings
 
 
 class TrackingSettings(Settings):
-    """What MLflow gets beside metrics, parameters and results."""
+    """Optional data for MLflow, beside metrics, parameters and results."""
 
     traces_per_iteration: int = Field(
         2, ge=0, description="rollouts per iteration and split that become MLflow traces"

@@ -1,6 +1,4 @@
-"""This run in an MLflow store: found by its tag or created, with its parameters, its parent and the steps
-that have arrived.
-"""
+"""Finds or creates this run in an MLflow store: parameters, parent, and the steps that arrived."""
 
 from __future__ import annotations
 
@@ -23,10 +21,7 @@ PARAMETERS_PER_REQUEST = 100
 
 @dataclass(frozen=True, slots=True)
 class RunInStore:
-    """What identifies and describes a run.
-
-    `grid_id`: what the trials of one grid search share, None for a single run.
-    """
+    """Identity and description of a run."""
 
     experiment: str
     run_id: str
@@ -35,6 +30,7 @@ class RunInStore:
     artifacts: str | None
     """URI for the artifacts of a local store; a server has its own (None)."""
     grid_id: str | None = None
+    """Shared by the trials of one grid search; None for a single run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +44,7 @@ class FoundRun:
 
 
 def find_or_create(client: MlflowClient, wanted: RunInStore, resumed_from: int | None) -> FoundRun:
-    """Every step may be repeated after a failure."""
+    """Finds or creates the run. Idempotent, so that it can be repeated after a failure."""
     experiment = _experiment(client, wanted)
     parent = None
     if wanted.grid_id is not None:
@@ -75,8 +71,8 @@ def find_or_create(client: MlflowClient, wanted: RunInStore, resumed_from: int |
     return FoundRun(run_id, experiment, parent, steps.get(STEP_METRIC, -1), steps.get(HELDOUT_METRIC, -1))
 
 
-def quieten_mlflow() -> None:
-    """No table creation step by step, no retries that are reported here."""
+def configure_mlflow_logging() -> None:
+    """Silences MLflow's messages about table creation and about retries, which `Delivery` reports itself."""
     for chatty in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
 

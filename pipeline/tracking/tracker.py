@@ -1,13 +1,13 @@
-"""`MlflowTracker`: what the training loop and the launcher see of MLflow.
+"""`MlflowTracker`: MLflow as the training loop and the launcher use it.
 
-Three promises, and how they are kept:
+Three guarantees:
 
 - A step is never logged twice, nor lost. Points are spooled to `logs/metrics.jsonl` and sent only once
   `commit` says that the checkpoint that contains them is on disk; a resumed run drops what the dead attempt
   spooled beyond its checkpoint, asks MLflow which steps have arrived, and sends the rest.
 - A resumed run is the same MLflow run. It is found by its tag `igpo.run_id`.
-- An unreachable server stops nothing. One background thread sends, and tries again for as long as the run
-  lasts; it says so once.
+- An unreachable server stops nothing. One background thread sends, and tries again until the run ends; it
+  warns once.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from algorithms.igpo.iteration_record import IterationRecord
 from pipeline.tracking.delivery import Connection, Delivery
@@ -24,7 +27,7 @@ from pipeline.tracking.names import HELDOUT_PREFIX, metrics_of, parameters_of
 from pipeline.tracking.registry import register
 from pipeline.tracking.settings import TrackingSettings
 from pipeline.tracking.spool import Spool
-from pipeline.tracking.stored_run import FoundRun, RunInStore, find_or_create, quieten_mlflow
+from pipeline.tracking.stored_run import FoundRun, RunInStore, configure_mlflow_logging, find_or_create
 from pipeline.tracking.traces import SampledRollout, log_trace, sample
 
 logger = logging.getLogger(__name__)
@@ -33,12 +36,20 @@ MLFLOW_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAI
 
 
 class MlflowTracker:
-    """Tracks one run. `name` becomes the MLflow experiment, `run_id` the name of the run.
+    """Tracks one run.
 
-    The store is `MLFLOW_TRACKING_URI` where that is set, else `mlflow.db` and `mlartifacts` in `runs_dir`
-    (default: two folders above `run_dir`, beside all runs). `resumed_from_iteration` is None for a fresh run,
-    else the iteration of the checkpoint. `tags` are added to the run's. The trials of one grid search have a
-    `grid_id` in common and become children of one run of that name.
+    The store is `MLFLOW_TRACKING_URI` where that is set, else `mlflow.db` and `mlartifacts` in `runs_dir`.
+
+    Args:
+        run_dir: the run's directory.
+        name: becomes the MLflow experiment.
+        run_id: becomes the name of the MLflow run.
+        config: becomes its parameters.
+        resumed_from_iteration: iteration of the checkpoint; None for a fresh run.
+        tags: added to the run's tags.
+        runs_dir: folder of the store; None: two folders above `run_dir`, beside all runs.
+        settings: what MLflow gets beside metrics; None: the defaults.
+        grid_id: shared by the trials of one grid search, which become children of one run of that name.
     """
 
     def __init__(
@@ -175,12 +186,14 @@ class MlflowTracker:
     def _connect(self) -> Connection:
         from mlflow import MlflowClient
 
-        quieten_mlflow()
-        client = MlflowClient(tracking_uri=self.tracking_uri)
-        found = find_or_create(client, self._wanted, self._resumed_from)
+        configure_mlflow_logging()
+        # Two processes that make the tables of one SQLite store at once break it.
+        with nullcontext() if self._server else FileLock(self._home / ".mlflow.lock"):
+            client = MlflowClient(tracking_uri=self.tracking_uri)
+            found = find_or_create(client, self._wanted, self._resumed_from)
         self._arrived_up_to, self._heldout_up_to = found.arrived_up_to, found.heldout_up_to
         if self._resumed_from is not None and found.arrived_up_to > self._resumed_from:
-            self._delivery.say_once(
+            self._delivery.warn_once(
                 f"MLflow already has iterations up to {found.arrived_up_to}, this attempt resumed from "
                 f"{self._resumed_from}: "
                 "their points stay those of the earlier attempt"

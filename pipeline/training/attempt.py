@@ -1,5 +1,6 @@
-"""One attempt at a run: its entry in the diary, its part of the rollout log, its MLflow run; opened and
-closed together.
+"""One attempt at a run: its entry in the run's metadata, its part of the rollout log, and its MLflow run.
+
+The three are opened together and closed together.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.analysis import open_run
 from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.results import write_results
+from pipeline.experiment.resolved import config_hash
 from pipeline.rollout_log.rows import RunInfo, to_json
 from pipeline.rollout_log.writer import RolloutLogWriter
 from pipeline.run_directory.checkpoints import Checkpoints
 from pipeline.run_directory.directory import RunDirectory
 from pipeline.tracking import MlflowTracker, TrackingSettings
+from pipeline.training.run_logger import RunLogger
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -26,11 +30,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Attempt:
-    """What an attempt writes to. Set `how` (`finished`, `interrupted`, `failed`) before it closes."""
+    """An open attempt. Set `how` (`finished`, `interrupted` or `failed`) before it closes."""
 
     number: int
     log: RolloutLogWriter
     tracker: MlflowTracker
+    logger: RunLogger
+    """The callback that writes to both."""
     how: str = "failed"
 
 
@@ -43,21 +49,30 @@ def open_attempt(
     identity: Mapping[str, Any],
     tracking: TrackingSettings | None = None,
 ) -> Generator[Attempt]:
-    """Opens the next attempt of `run`. Whatever happens inside, everything is closed and says how it ended.
+    """Opens the next attempt of `run`, and closes all its parts however it ends.
 
-    `identity` is the task's (`SearchTask.identity`): which documents were searched, and how.
     At the end of an attempt that did not fail, MLflow gets the answers of the named queries and the report.
+
+    Args:
+        run: the run's directory.
+        resolved: the run as a resolved experiment file.
+        config: what the algorithm is built from.
+        resumed_from_iteration: iteration of the checkpoint; None: a fresh start; -1: a resume without one.
+        identity: `SearchTask.identity`: which documents are searched, and how.
+        tracking: what MLflow gets; None: its defaults.
     """
     number = run.begin_attempt(resumed_from_iteration)
-    diary = run.diary
     (keys,) = resolved.values()
+    settings_hash = config_hash(keys["config"])
+    run.note(config_hash=settings_hash)
+    metadata = run.metadata
     with ExitStack() as stack:
         attempt: Attempt | None = None
 
         def ending() -> str:
             return attempt.how if attempt else "failed"
 
-        stack.callback(lambda: run.end_attempt(ending(), run.diary["iteration"]))
+        stack.callback(lambda: run.end_attempt(ending(), run.metadata["iteration"]))
         tracker = MlflowTracker(
             run.path,
             name=run.name,
@@ -66,11 +81,12 @@ def open_attempt(
             resumed_from_iteration=resumed_from_iteration,
             tags={
                 "igpo.attempt": str(number),
-                "igpo.git_commit": str(diary.get("git_commit")),
+                "igpo.config_hash": settings_hash,
+                "igpo.git_commit": str(metadata.get("git_commit")),
                 "igpo.rollouts": str(run.rollouts),
             },
             settings=tracking,
-            grid_id=diary.get("grid_id"),
+            grid_id=metadata.get("grid_id"),
         )
         run.note(mlflow_ui=tracker.ui_command)
         stack.callback(lambda: run.note(mlflow_run_id=tracker.mlflow_run_id))
@@ -79,20 +95,21 @@ def open_attempt(
         info = RunInfo(
             name=run.name,
             config=keys,
+            config_hash=settings_hash,
             resumed_from_iteration=resumed_from_iteration,
             seed=config.seed,
             model=config.model_path,
             retriever=to_json(identity["retriever"]),
             corpus=to_json(identity["corpus"]),
-            versions=diary.get("versions", {}),
-            hardware={name: str(value) for name, value in diary.get("hardware", {}).items()},
-            mlflow_run_id=diary.get("mlflow_run_id"),
+            versions=metadata.get("versions", {}),
+            hardware={name: str(value) for name, value in metadata.get("hardware", {}).items()},
+            mlflow_run_id=metadata.get("mlflow_run_id"),
         )
         log = RolloutLogWriter(run.rollouts, run.run_id, number, info=info)
         tracker.when_known(log.note_mlflow_run)
-        stack.callback(lambda: _hand_over_results(run, tracker) if ending() != "failed" else None)
+        stack.callback(lambda: _publish_results(run, tracker) if ending() != "failed" else None)
         stack.callback(lambda: log.close(ending()))
-        attempt = Attempt(number, log, tracker)
+        attempt = Attempt(number, log, tracker, RunLogger(log, tracker, run.path, _logged_before(run, log)))
         try:
             yield attempt
         except KeyboardInterrupt:
@@ -100,10 +117,18 @@ def open_attempt(
             raise
 
 
-def _hand_over_results(run: RunDirectory, tracker: MlflowTracker) -> None:
-    """Answers, report and model to MLflow.
+def _logged_before(run: RunDirectory, log: RolloutLogWriter) -> list[tuple[int, str]]:
+    """(iteration, split) of the earlier attempts' rows that this attempt does not supersede."""
+    if not log.has_iterations:
+        return []
+    with open_run(run.path) as opened:
+        return opened.sql("SELECT DISTINCT iteration, split FROM iterations").fetchall()
 
-    What goes wrong here is said; the training is done and stays so.
+
+def _publish_results(run: RunDirectory, tracker: MlflowTracker) -> None:
+    """Writes answers and report, and gives them and the model to MLflow.
+
+    A failure is logged as a warning: the training is done.
     """
     from algorithms.igpo.algorithm import HF_FOLDER
 

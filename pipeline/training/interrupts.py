@@ -1,4 +1,4 @@
-"""Ctrl-C once: finish what is under way, save, and say how to go on. Twice: stop now."""
+"""Ctrl-C once: finish the iteration, save, and print how to resume. Twice: stop now."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any, Self
 
 
 class Interrupts:
-    """A context in which SIGINT and SIGTERM ask for a clean end. `requested` names the one that came
-    (`Ctrl-C` for SIGINT).
+    """A context in which SIGINT and SIGTERM ask for a clean end; a second signal raises KeyboardInterrupt.
 
-    The second signal raises KeyboardInterrupt where the program stands. `on_first` is called with that name.
+    Args:
+        on_first: called with the name of the first signal (`Ctrl-C` for SIGINT).
+
+    Attributes:
+        requested: that name; None before any signal.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -21,7 +24,7 @@ class Interrupts:
     def __init__(self, on_first: Callable[[str], None]):
         self._on_first = on_first
         self._previous: dict[int, Any] = {}
-        self._telling: threading.Thread | None = None
+        self._notification: threading.Thread | None = None
         self.requested: str | None = None
 
     def __enter__(self) -> Self:
@@ -32,13 +35,13 @@ class Interrupts:
     def __exit__(self, *_) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if self._telling is not None:
-            self._telling.join(timeout=1.0)
+        if self._notification is not None:
+            self._notification.join(timeout=1.0)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        # In a thread of its own: the signal may have come in the middle of a write to the very same stream.
-        self._telling = threading.Thread(target=self._on_first, args=(self.requested,), daemon=True)
-        self._telling.start()
+        # In its own thread: the signal may have interrupted a write to the same stream.
+        self._notification = threading.Thread(target=self._on_first, args=(self.requested,), daemon=True)
+        self._notification.start()

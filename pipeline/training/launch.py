@@ -1,7 +1,7 @@
-"""From experiments to runs: one after another, each in its own run directory, each taking the whole machine.
+"""From experiments to runs: one after another, each in its own run directory, each with the whole machine.
 
-Ray Tune is not used here: two runs at once would share cores and memory, and a person who wants Tune's
-schedulers can give `IGPO` to `tune.Tuner` as any other trainable.
+Ray Tune is not used here, because two runs at once would share cores and memory. For Tune's schedulers, give
+`IGPO` to `tune.Tuner` with the callback of `pipeline.training.callbacks.log_to`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from rich.console import Console
 
 from envs.errors import InputError
 from pipeline.analysis.results import REPORT, RESULTS
-from pipeline.experiment.experiment import Experiment, config_hash
-from pipeline.logging import log_to_file, native_stderr_to, quieten_ray
+from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.resolved import config_hash
+from pipeline.logging import configure_ray_logging, log_to_file, native_stderr_to
 from pipeline.run_directory import provenance
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import FINISHED, RunDirectory
@@ -37,9 +38,10 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """How runs are started. `command` is what the user typed, for the message that says how to go on."""
+    """How runs are started."""
 
     command: tuple[str, ...]
+    """The command line as typed, for the message that says how to resume."""
     resume: bool = False
     ray_address: str | None = None
     ray_num_cpus: int | None = None
@@ -48,9 +50,7 @@ class LaunchOptions:
 
     @property
     def resume_command(self) -> str:
-        """What was typed, with `--resume` in the place of a `--restore PATH`: the run has checkpoints of its
-        own now.
-        """
+        """The command line with `--resume` for `--restore`: the run has checkpoints of its own now."""
         words, kept = iter(self.command), []
         for word in words:
             if word == "--restore":
@@ -61,12 +61,12 @@ class LaunchOptions:
 
 
 def launch(experiments: list[Experiment], options: LaunchOptions, console: Console) -> int:
-    """Makes every run and returns the exit code. All of them are checked before the first one starts."""
-    quieten_ray(options.verbosity)
+    """Makes every run and returns the exit code. All runs are checked before the first one starts."""
+    configure_ray_logging(options.verbosity)
     plans = [
         plan_run(experiment, resume=options.resume, alone=len(experiments) == 1) for experiment in experiments
     ]
-    unfinished = [plan for plan in plans if plan.run is None or plan.run.diary["status"] != FINISHED]
+    unfinished = [plan for plan in plans if plan.run is None or plan.run.metadata["status"] != FINISHED]
     for plan in unfinished:
         check_plan(plan, console, joins_cluster=options.ray_address is not None)
     if unfinished:
@@ -81,7 +81,7 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
             console.rule(
                 f"run {number} of {len(plans)}: {plan.experiment.name} {label}".rstrip(), align="left"
             )
-        if plan.run is not None and plan.run.diary["status"] == FINISHED:
+        if plan.run is not None and plan.run.metadata["status"] == FINISHED:
             console.print(f"already finished: {plan.run.path}", soft_wrap=True)
             continue
         code = _start(plan, grids.get(plan.experiment.name), options, console)
@@ -91,16 +91,14 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
 
 
 def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Console) -> int:
-    """One run from opening its directory to the last word about it."""
+    """Makes one run, from its directory to the summary; returns the exit code."""
     experiment = plan.experiment
     facts = {
         "label": experiment.label,
         "source": str(experiment.source),
         "restored_from": str(experiment.restore.resolve()) if experiment.restore else None,
-        "config_hash": config_hash(plan.resolved),
-        "versions": provenance.versions(),
-        "hardware": provenance.hardware(),
-        "git_commit": provenance.git_commit(),
+        "config_hash": config_hash(plan.resolved[experiment.name]["config"]),
+        **provenance.facts(),
         "command": list(options.command),
         "grid_id": grid_id,
     }
@@ -109,7 +107,7 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
     )
     with run.lock():
         checkpoint = first_weights(run)
-        console.print(f"run directory  {_short(run.path)}", soft_wrap=True, highlight=False)
+        console.print(f"run directory  {_relative(run.path)}", soft_wrap=True, highlight=False)
         try:
             with log_to_file(run.logs / "driver.log"):
                 native = run.logs / "native.log"
@@ -120,19 +118,21 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
         except InputError:
             raise
         except KeyboardInterrupt:
-            _say(console, ("stopped at once", ""), ("go on", options.resume_command))
+            _print_lines(console, ("stopped at once", ""), ("go on", options.resume_command))
             return INTERRUPTED
         except (
             Exception
-        ) as error:  # said in one line here; whole in the run's log, and on the terminal under -v
+        ) as error:  # one line here; the traceback is in the run's log, and on the terminal under -v
             if options.verbosity:
                 console.print_exception()
             console.print(
                 f"the run failed: {type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True
             )
-            _say(console, ("traceback", _short(run.logs / "driver.log")), ("go on", options.resume_command))
+            _print_lines(
+                console, ("traceback", _relative(run.logs / "driver.log")), ("go on", options.resume_command)
+            )
             return FAILED
-    _last_words(ending, run, options, console)
+    _print_summary(ending, run, options, console)
     return INTERRUPTED if ending.how == "interrupted" else 0
 
 
@@ -144,7 +144,7 @@ def _train(
     options: LaunchOptions,
     console: Console,
 ) -> Ending:
-    """Opens log, tracker and algorithm, trains, and closes them whatever happens."""
+    """Opens log, tracker and algorithm, trains, and closes them however it ends."""
     experiment = plan.experiment
     with open_attempt(
         run, plan.resolved, plan.config, resumed_from, plan.identity, experiment.mlflow
@@ -153,12 +153,12 @@ def _train(
         with Progress(console, experiment.stop.get("training_iteration")) as progress:
             progress.busy("starting the policy and the rollout engine ...")
             algorithm = build_algorithm(plan.config, run, checkpoint)
+            algorithm.callbacks.append(attempt.logger)
             try:
                 loop = TrainingLoop(
                     algorithm=algorithm,
                     run=run,
-                    log=attempt.log,
-                    tracker=attempt.tracker,
+                    run_logger=attempt.logger,
                     progress=progress,
                     stop=experiment.stop,
                     checkpoint=experiment.checkpoint,
@@ -173,8 +173,8 @@ def _train(
 
 
 def _resumed_from(plan: Plan, run: RunDirectory, checkpoint: Path | None) -> int | None:
-    """The iteration that this attempt continues after: None for a fresh run, -1 where a dead one left nothing
-    to keep.
+    """The iteration after which this attempt continues: None for a fresh run, -1 where a dead one left
+    nothing.
     """
     if plan.run is None:
         return None
@@ -184,50 +184,46 @@ def _resumed_from(plan: Plan, run: RunDirectory, checkpoint: Path | None) -> int
 
 
 def build_algorithm(config: IGPOConfig, run: RunDirectory, checkpoint: Path | None) -> Any:
-    """The algorithm, restored from `checkpoint` if there is one.
-
-    Raises `InputError` where that does not fit the experiment.
-    """
+    """The algorithm, restored from `checkpoint` if there is one."""
     from ray.tune.trainable import trainable
 
-    trainable.DEFAULT_STORAGE_PATH = str(
-        run.logs / "rllib"
-    )  # else RLlib makes folders in ~/ray_results, and has no setting
+    # RLlib would make folders in ~/ray_results, and has no setting for it.
+    trainable.DEFAULT_STORAGE_PATH = str(run.logs / "rllib")
     algorithm = config.build_algo()
     if checkpoint is not None:
         algorithm.restore_from_path(str(checkpoint.absolute().resolve()))
     return algorithm
 
 
-def _last_words(ending: Ending, run: RunDirectory, options: LaunchOptions, console: Console) -> None:
-    """What came out of the run, and the exact commands that go on from here."""
+def _print_summary(ending: Ending, run: RunDirectory, options: LaunchOptions, console: Console) -> None:
+    """Prints the run's outcome and the exact commands that continue from it."""
     console.print(f"{ending.how} after iteration {ending.iteration}: {ending.reason}", highlight=False)
     if ending.before and ending.after:
         console.print(before_and_after(ending.before, ending.after))
     checkpoints = Checkpoints(run.checkpoints)
     best = checkpoints.folder / ("best" if checkpoints.best else "last")
     lines = [
-        ("run directory", _short(run.path)),
-        ("rollouts", f'igpo sql {_short(run.path)} "SELECT * FROM turns LIMIT 5"'),
+        ("run directory", _relative(run.path)),
+        ("rollouts", f'igpo sql {_relative(run.path)} "SELECT * FROM turns LIMIT 5"'),
     ]
     report = run.path / RESULTS / REPORT
     if report.is_file():
-        lines.append(("report", _short(report)))
-    lines.append(("metrics", run.diary["mlflow_ui"]))
+        lines.append(("report", _relative(report)))
+    lines.append(("metrics", run.metadata["mlflow_ui"]))
     if checkpoints.last:
-        lines.append(("evaluate", f"rllib evaluate {_short(best)}"))
-        lines.append(("ask", f"igpo ask {_short(best)} {shlex.quote(ending.question or '...')}"))
+        lines.append(("evaluate", f"rllib evaluate {_relative(best)}"))
+        lines.append(("ask", f"igpo ask {_relative(best)} {shlex.quote(ending.question or '...')}"))
     if ending.how == "interrupted":
         lines.append(("go on", options.resume_command))
-    _say(console, *lines)
+    _print_lines(console, *lines)
 
 
-def _say(console: Console, *lines: tuple[str, str]) -> None:
+def _print_lines(console: Console, *lines: tuple[str, str]) -> None:
     for label, text in lines:
         console.print(f"{label:14} {text}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _short(path: Path) -> str:
-    """The path as a person in this directory would type it."""
+def _relative(path: Path) -> str:
+    """The path relative to the working directory, where it is below it."""
     cwd = Path.cwd()
     return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)

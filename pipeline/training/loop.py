@@ -1,24 +1,22 @@
-"""The loop that a person's run is: train, log, checkpoint, track, say so; end cleanly however it ends.
+"""The loop of `rllib train file`: train, checkpoint, show progress, and end cleanly however it ends.
 
-The order within an iteration makes every crash recoverable: the rollout log is on disk before the checkpoint
-that builds on it counts as saved, and the tracker commits last. What a dead attempt did beyond its checkpoint
-is superseded by the next attempt.
+The algorithm's `RunLogger` writes the rows. The order within an iteration makes every crash recoverable: the
+rollout log is on disk before the checkpoint that contains the iteration counts as saved, and the tracker
+commits last. The next attempt supersedes whatever a dead one did beyond its checkpoint.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-
-from rich.markup import escape
 
 from algorithms.igpo.iteration_record import IterationRecord
 from pipeline.evaluation.intervals import Scores, load_scores, save_scores, scores_of
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.training.interrupts import Interrupts
+from pipeline.training.run_logger import HELDOUT, RunLogger
 
 if TYPE_CHECKING:
     from pipeline.experiment.experiment import CheckpointSettings
@@ -26,15 +24,15 @@ if TYPE_CHECKING:
     from pipeline.training.progress import Progress
 
 BEST_METRIC = "em_squad"
-HELDOUT = "heldout"
 HELDOUT_BEFORE = "heldout_before.json"
 HELDOUT_LAST = "heldout_last.json"
-"""Files of a run's directory with its held-out scores question by question, so that a resumed run need not
-ask again."""
+"""Files of a run's directory with its held-out scores by question, so that a resumed run need not evaluate
+again.
+"""
 
 
 class Trainable(Protocol):
-    """What the loop needs of an algorithm (RLlib's `Algorithm` with `records`)."""
+    """The part of `IGPO` that the loop uses."""
 
     iteration: int
     records: list[IterationRecord]
@@ -44,44 +42,32 @@ class Trainable(Protocol):
     def save_to_path(self, path: str) -> object: ...
 
 
-class RolloutLog(Protocol):
-    def write(self, record: IterationRecord, metrics: Mapping[str, float] | None = None) -> None: ...
-    def flush(self) -> None: ...
-
-
-class Tracker(Protocol):
-    def log_iteration(self, iteration: int, result: Mapping[str, Any]) -> None: ...
-    def log_rollouts(self, record: IterationRecord) -> None: ...
-    def commit(self, iteration: int) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ended: `finished`, or `interrupted` by the user; why, after which iteration, and the held-out
-    scores.
-    """
+    """How a run ended."""
 
     how: str
+    """`finished`, or `interrupted` by the user."""
     reason: str
     iteration: int
     before: Scores | None = None
+    """Held-out scores before training."""
     after: Scores | None = None
     question: str | None = None
-    """One of the questions, as an example of what may be asked."""
+    """One of the questions, as an example for `igpo ask`."""
 
 
 @dataclass
 class TrainingLoop:
     """Trains `algorithm` in the directory of `run` until a stop criterion, the time budget, or Ctrl-C.
 
-    `evaluate`: held-out evaluation before training, after it, and whenever the algorithm's own interval makes
-    one.
+    `run_logger` must be among the algorithm's callbacks. `evaluate`: held-out evaluation before and after
+    training, besides those that the algorithm's own interval makes.
     """
 
     algorithm: Trainable
     run: RunDirectory
-    log: RolloutLog
-    tracker: Tracker
+    run_logger: RunLogger
     progress: Progress
     stop: Mapping[str, float]
     checkpoint: CheckpointSettings
@@ -89,20 +75,14 @@ class TrainingLoop:
     time_budget_s: float | None = None
 
     def __post_init__(self):
-        self._logged: set[tuple[int, str]] = set()
-        """Iteration and split of the records that this attempt's log has."""
         self._checkpoints = Checkpoints(
             self.run.checkpoints, self.checkpoint.num_to_keep, self.run.config_path
         )
-        self._seconds_log = 0.0
-        """What keeping the iteration before took; logged with the next, as its own rows are on disk before it
-        ends."""
         best = self._checkpoints.best
         self._best_score: float | None = read_note(best).get("best_score") if best else None
         self._before = load_scores(self.run.path / HELDOUT_BEFORE)
         last = load_scores(self.run.path / HELDOUT_LAST)
-        # Scores of an iteration that a dead attempt ran beyond its checkpoint are superseded like its log
-        # rows.
+        # Scores beyond the checkpoint are of a dead attempt, and superseded as its log rows are.
         self._after = last if last and last[0] <= self.algorithm.iteration else None
 
     def run_to_end(self) -> Ending:
@@ -117,17 +97,14 @@ class TrainingLoop:
             self.progress.starting(self.algorithm.iteration)
             reason = self._reason({"training_iteration": self.algorithm.iteration}, started)
             while not (interrupts.requested or reason):
-                with self._rollouts_kept():
-                    result = self.algorithm.train()
-                records = list(self.algorithm.records)
+                result = self.algorithm.train()
                 reason = self._reason(result, started)
                 if reason and self.evaluate and not result.get("evaluation") and not interrupts.requested:
                     result["evaluation"] = self._heldout("after")
-                    records += self.algorithm.records[-1:]
-                self._finish_iteration(result, records, is_last=reason is not None)
+                self._finish_iteration(result, is_last=reason is not None)
             if interrupts.requested and self.algorithm.iteration > 0:
                 self._save(best=False)
-                self.tracker.commit(self.algorithm.iteration)
+                self.run_logger.tracker.commit(self.algorithm.iteration)
             elif reason:
                 self._evaluate_after()
         how, why = (
@@ -146,18 +123,12 @@ class TrainingLoop:
             return f"the time budget of {self.time_budget_s:g} s is spent"
         return None
 
-    def _finish_iteration(
-        self, result: dict[str, Any], records: list[IterationRecord], *, is_last: bool
-    ) -> None:
+    def _finish_iteration(self, result: dict[str, Any], *, is_last: bool) -> None:
         """Everything after `train()`, in the order that makes a crash at any point recoverable."""
         started, iteration = time.perf_counter(), self.algorithm.iteration
-        records[0].seconds["log"] = result["igpo"]["seconds_log"] = self._seconds_log
         scores = result.get("evaluation")
-        for record in records:
-            self._log_rollouts(record, scores if record.split == HELDOUT else result["igpo"])
         self.progress.iteration(iteration, result["igpo"])
-        is_best = self._note_evaluation(iteration, records, scores) if scores else False
-        self.tracker.log_iteration(iteration, result)
+        is_best = self._note_evaluation(iteration, scores) if scores else False
         frequency = self.checkpoint.checkpoint_frequency
         if (
             is_best
@@ -165,49 +136,20 @@ class TrainingLoop:
             or (is_last and self.checkpoint.checkpoint_at_end)
         ):
             self._save(best=is_best)
-            self.tracker.commit(iteration)
+            self.run_logger.tracker.commit(iteration)
         elif is_last:
-            self.tracker.commit(iteration)
+            self.run_logger.tracker.commit(iteration)
         self.run.note(iteration=iteration)
-        self._seconds_log = time.perf_counter() - started
-
-    def _log_rollouts(self, record: IterationRecord, metrics: Mapping[str, float] | None) -> None:
-        self.log.write(record, metrics)
-        self._logged.add((record.iteration, record.split))
-        self.tracker.log_rollouts(record)
-
-    @contextmanager
-    def _rollouts_kept(self) -> Generator[None]:
-        """Where the algorithm stops the run (tools that fail, a loss that is not finite), the rollouts that
-        it stopped over are
-        what one wants to look at: they are on disk before the run ends. A resumed run does that iteration
-        again."""
-        try:
-            yield
-        except Exception:
-            stopped_over = [r for r in self.algorithm.records if (r.iteration, r.split) not in self._logged]
-            for record in stopped_over:
-                self.log.write(record)
-            self.log.flush()
-            for record in stopped_over:
-                query = f'igpo sql {self.run.path} "SELECT * FROM turns WHERE iteration = {record.iteration}"'
-                self.progress.message(
-                    f"rollouts of iteration {record.iteration} ({record.split}): {escape(query)}"
-                )
-            raise
+        self.run_logger.seconds += time.perf_counter() - started
 
     def _heldout(self, when: str) -> dict[str, float]:
         self.progress.busy(f"held-out evaluation {when} training ...")
-        with self._rollouts_kept():
-            return self.algorithm.evaluate()
+        return self.algorithm.evaluate()
 
     def _evaluate_before(self) -> None:
         iteration, scores = self.algorithm.iteration, self._heldout("before")
-        records = self.algorithm.records[-1:]
-        self._log_rollouts(records[0], scores)
-        self._before = self._keep(HELDOUT_BEFORE, iteration, records)
-        self.tracker.log_iteration(iteration, {"evaluation": scores})
-        self.tracker.commit(iteration)
+        self._before = self._keep(HELDOUT_BEFORE, iteration)
+        self.run_logger.tracker.commit(iteration)
         self.progress.evaluation("before training", scores)
 
     def _evaluate_after(self) -> None:
@@ -215,37 +157,42 @@ class TrainingLoop:
         iteration = self.algorithm.iteration
         if not self.evaluate or any(kept and kept[0] == iteration for kept in (self._before, self._after)):
             return
-        scores = self._heldout("after")
-        records = self.algorithm.records[-1:]
-        self._log_rollouts(records[0], scores)
-        self.tracker.log_iteration(iteration, {"evaluation": scores})
-        if self._note_evaluation(iteration, records, scores):
+        if self._note_evaluation(iteration, self._heldout("after")):
             self._save(best=True)
-        self.tracker.commit(iteration)
+        self.run_logger.tracker.commit(iteration)
 
-    def _note_evaluation(
-        self, iteration: int, records: list[IterationRecord], scores: Mapping[str, float]
-    ) -> bool:
+    def _note_evaluation(self, iteration: int, scores: Mapping[str, float]) -> bool:
         """Keeps and shows held-out scores; True where they are the best so far."""
-        self._after = self._keep(HELDOUT_LAST, iteration, records)
+        self._after = self._keep(HELDOUT_LAST, iteration)
         is_best = self._best_score is None or scores[BEST_METRIC] > self._best_score
         if is_best:
             self._best_score = scores[BEST_METRIC]
         self.progress.evaluation(f"after iteration {iteration}", scores, best=is_best)
         return is_best
 
-    def _keep(self, name: str, iteration: int, records: list[IterationRecord]) -> tuple[int, Scores]:
-        """The held-out scores of `records`, kept in the run's file `name`."""
-        self.log.flush()
-        scores = scores_of([r for record in records if record.split == HELDOUT for r in record.rollouts])
+    def _keep(self, name: str, iteration: int) -> tuple[int, Scores]:
+        """The scores of the newest held-out rollouts, kept in the run's file `name` once their rows are on
+        disk.
+        """
+        self.run_logger.log.flush()
+        newest = next(record for record in reversed(self.algorithm.records) if record.split == HELDOUT)
+        scores = scores_of(newest.rollouts)
         save_scores(self.run.path / name, iteration, scores)
         return iteration, scores
 
     def _save(self, *, best: bool) -> None:
-        diary = self.run.diary
-        note = {"run_id": diary["run_id"], "attempt": len(diary["attempts"]), "best_score": self._best_score}
+        metadata = self.run.metadata
+        note = {
+            "run_id": metadata["run_id"],
+            "attempt": len(metadata["attempts"]),
+            "best_score": self._best_score,
+        }
         self._checkpoints.save(
-            self.algorithm, self.algorithm.iteration, note, best=best, before_it_counts=self.log.flush
+            self.algorithm,
+            self.algorithm.iteration,
+            note,
+            best=best,
+            before_it_counts=self.run_logger.log.flush,
         )
 
     def _on_interrupt(self, name: str) -> None:
@@ -255,9 +202,12 @@ class TrainingLoop:
 
 
 def reached(stop: Mapping[str, float], result: Mapping[str, Any]) -> str | None:
-    """Which criterion of `stop` the result meets (metric >= value, `/` for nested), in words, or None.
+    """The first criterion of `stop` that `result` meets, in words; None if it meets none.
 
-    A metric that this result does not have (no evaluation this time) decides nothing.
+    Args:
+        stop: metric to bound; a criterion is met where metric >= bound. `/` separates the keys of nested
+            metrics.
+        result: what `train()` returned. A metric that it lacks (no evaluation this time) meets nothing.
     """
     for name, bound in stop.items():
         value: Any = result

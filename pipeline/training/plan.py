@@ -1,6 +1,4 @@
-"""What a launch settles before anything starts: which run each experiment begins or goes on with, and whether
-it can.
-"""
+"""Plans a launch before it starts: the run that each experiment begins or resumes."""
 
 from __future__ import annotations
 
@@ -12,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from algorithms.credit.config import REMOVED
 from envs.errors import InputError
 from pipeline.doctor.checks import cheap_checks
 from pipeline.doctor.findings import Subject
-from pipeline.experiment.experiment import Experiment, config_hash
+from pipeline.experiment.experiment import Experiment
 from pipeline.rollout_log.folder import open_folder
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import FINISHED, RunDirectory, new_run_id
-from pipeline.training.ray_cluster import lacking
+from pipeline.training.changed_settings import changed_settings
+from pipeline.training.ray_cluster import missing_resources
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -42,9 +40,14 @@ class Plan:
 def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
     """The plan of one run: a new one, or with `resume` the newest unfinished one of the experiment.
 
-    Raises `InputError` for settings that cannot work, a configuration that is not the resumed run's, and,
-    where the run is `alone`, nothing to resume; in a grid, a run that is missing begins and one that is
-    finished is kept.
+    Args:
+        experiment: what to run.
+        resume: continue a run. In a grid, a missing run begins and a finished one is kept.
+        alone: the launch makes this one run only.
+
+    Raises:
+        InputError: settings that cannot work, a configuration that differs from the resumed run's, or nothing
+            to resume for a run that is `alone`.
     """
     config, resolved = experiment.algorithm_config(), experiment.resolved()
     if experiment.rollout_log:
@@ -54,8 +57,8 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
             read_note(experiment.restore)
         return Plan(experiment, config, resolved, None)
     found = RunDirectory.find(experiment.storage_path, experiment.name)
-    mine = [run for run in found if run.diary.get("label") == experiment.label]
-    unfinished = [run for run in mine if run.diary["status"] != FINISHED]
+    mine = [run for run in found if run.metadata.get("label") == experiment.label]
+    unfinished = [run for run in mine if run.metadata["status"] != FINISHED]
     where = experiment.storage_path / experiment.name
     if alone and not mine:
         raise InputError(f"--resume: there is no run in {where}; start one without --resume.")
@@ -66,16 +69,23 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
         )
     run = unfinished[-1] if unfinished else mine[-1] if mine else None
     if run is not None:
-        _check_unchanged(run, resolved, experiment)
+        if changed := changed_settings(run, resolved):
+            raise InputError(
+                f"--resume: {experiment.source} is not what run {run.path} began with: {changed} changed. "
+                f"Put it back, or start a new run with --restore {run.checkpoints / 'last'}."
+            )
         first_weights(run)
     return Plan(experiment, config, resolved, run)
 
 
 def check_plan(plan: Plan, console: Console, *, joins_cluster: bool) -> None:
-    """The doctor's cheap checks: what is broken refuses the run, what is unpromising is said.
+    """Runs the doctor's cheap checks. Failures abort the run; warnings are printed.
 
-    Too little memory on this machine does not refuse a run that joins a cluster, whose other machines may
-    have it.
+    Too little memory on this machine only warns where the run joins a cluster, whose other machines may have
+    it.
+
+    Raises:
+        InputError: a check failed.
     """
     subject = Subject(plan.experiment, plan.config)
     for finding in cheap_checks(subject):
@@ -91,24 +101,27 @@ def check_plan(plan: Plan, console: Console, *, joins_cluster: bool) -> None:
 
 
 def check_resources(plan: Plan, console: Console, *, may_grow: bool) -> None:
-    """A cluster that was joined may grow; this machine will not."""
-    lack = lacking(plan.config)
-    if lack and not may_grow:
+    """Raises InputError if Ray has too few CPUs or GPUs; a warning where the cluster `may_grow`."""
+    missing = missing_resources(plan.config)
+    if missing and not may_grow:
         raise InputError(
-            f"{plan.experiment.source}: {lack}: lower num_env_runners, num_learners or what each of them "
+            f"{plan.experiment.source}: {missing}: lower num_env_runners, num_learners or what each of them "
             "asks for."
         )
-    if lack:
+    if missing:
         console.print(
-            Text.assemble(("warning: ", "yellow"), f"{lack}: waiting for the cluster to grow"), soft_wrap=True
+            Text.assemble(("warning: ", "yellow"), f"{missing}: waiting for the cluster to grow"),
+            soft_wrap=True,
         )
 
 
 def first_weights(run: RunDirectory) -> Path | None:
-    """The checkpoint that an attempt at `run` starts from: its own last one, else the one it was restored
-    from, if any.
+    """The checkpoint that an attempt at `run` starts from: its own last one, else its `--restore`, else None.
+
+    Raises:
+        InputError: the checkpoint is missing or cannot be read by this version.
     """
-    restored_from = run.diary.get("restored_from")
+    restored_from = run.metadata.get("restored_from")
     checkpoint = Checkpoints(run.checkpoints).last or (Path(restored_from) if restored_from else None)
     if checkpoint is not None:
         read_note(checkpoint)
@@ -116,38 +129,7 @@ def first_weights(run: RunDirectory) -> Path | None:
 
 
 def grid_ids(plans: list[Plan]) -> dict[str, str]:
-    """Experiment to what its trials have in common, for those with several; a grid that is resumed keeps its
-    own.
-    """
+    """Maps each experiment with several trials to the id that they share; a resumed grid keeps its id."""
     names = Counter(plan.experiment.name for plan in plans)
-    known = {plan.experiment.name: plan.run.diary.get("grid_id") for plan in plans if plan.run is not None}
+    known = {plan.experiment.name: plan.run.metadata.get("grid_id") for plan in plans if plan.run is not None}
     return {name: known.get(name) or new_run_id() for name, trials in names.items() if trials > 1}
-
-
-def _check_unchanged(run: RunDirectory, resolved: dict, experiment: Experiment) -> None:
-    """A run goes on with the configuration that it began with; only when it stops may change."""
-    if run.diary.get("config_hash") == config_hash(resolved):
-        return
-    (old,), (new,) = run.resolved.values(), resolved.values()
-    before, now = _flat(old["config"]), _flat(new["config"])
-    if not before.get(REMOVED):
-        before.pop(REMOVED, None)
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if not changed:
-        return
-    listed = ", ".join(f"`{key}` ({before.get(key)!r} -> {now.get(key)!r})" for key in changed[:3])
-    raise InputError(
-        f"--resume: {experiment.source} is not what run {run.path} began with: {listed} changed. Put it "
-        "back, "
-        f"or start a new run with --restore {run.checkpoints / 'last'}."
-    )
-
-
-def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: one live line on a terminal, plain lines in a file or a pipe."""
+"""Progress of a run for its user: one live line on a terminal, plain lines in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from pipeline.evaluation.intervals import Scores, hop_counts, mean_score, paired
 
 
 class Progress:
-    """The display of one run. `total` is the iteration at which it stops, None where not known.
+    """The display of one run. As a context it shows the live line; messages go above the line and stay.
 
-    A context: the live line exists while it is open. Messages go above the line and stay.
+    Args:
+        console: where it is shown.
+        total: iteration at which the run stops; None if unknown.
     """
 
     def __init__(self, console: Console, total: float | None):
@@ -38,18 +40,18 @@ class Progress:
             self._live = None
 
     def message(self, text: str) -> None:
-        """A line that stays. Rich markup is honoured."""
+        """Prints a line that stays, with Rich markup."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def busy(self, text: str) -> None:
-        """What is under way where there are no numbers yet. Shown on a terminal, printed elsewhere."""
+        """Shows the current activity before there are numbers; prints it where there is no terminal."""
         if self._live:
             self._live.update(_spinning(text))
         else:
             self.message(text)
 
     def starting(self, iteration: int) -> None:
-        """Training begins: `iteration` iterations lie behind (0 for a fresh run)."""
+        """Training begins after `iteration` finished iterations (0 for a fresh run)."""
         self._started, self._first = time.monotonic(), iteration
         if self._live:
             self._live.update(_spinning(f"iteration {iteration + 1}{self._of_total} ..."))
@@ -84,8 +86,8 @@ class Progress:
 
 
 def describe(metrics: dict[str, float]) -> str:
-    """EM, F1, mean gain, share of collapsed groups (outcome alone -> final) and speed, as far as `metrics`
-    has them.
+    """EM, F1, mean gain, share of collapsed groups (outcome alone -> final) and speed; missing metrics left
+    out.
     """
     parts = []
     for name, text in (("em", "EM {:.3f}"), ("f1", "F1 {:.3f}"), ("gain_mean", "gain {:+.3f}")):
@@ -108,9 +110,7 @@ def duration(seconds: float) -> str:
 
 
 def before_and_after(before: Scores, after: Scores) -> Table:
-    """The table at the end of a run: held-out scores before and after, and the paired difference with its 95%
-    interval.
-    """
+    """Held-out scores before and after training, and their paired difference with a 95% interval."""
     table = Table(title="Held-out questions, greedy", title_justify="left")
     for column in ("", "questions", "before", "after", "difference", "95% interval"):
         table.add_column(column, justify="left" if not column else "right")

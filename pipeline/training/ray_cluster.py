@@ -1,5 +1,6 @@
-"""Ray for a run: started here or joined, and whether it has what the run asks for (Ray itself would wait for
-ever).
+"""Starts or joins Ray for a run, and checks that it has the CPUs and GPUs that the run asks for.
+
+Ray itself would wait for missing ones without end.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
 
 def start_ray(options: LaunchOptions) -> None:
-    """Starts Ray, or joins the cluster at `ray_address`; InputError where it does not start or none answers
-    there.
+    """Starts Ray, or joins the cluster at `ray_address`.
+
+    Raises:
+        InputError: Ray does not start, or no cluster answers there.
     """
     import ray
 
@@ -32,7 +35,7 @@ def start_ray(options: LaunchOptions) -> None:
         "log_to_driver": options.verbosity > 0,
     }
     if options.ray_address:
-        _knock(options.ray_address)
+        _check_reachable(options.ray_address)
         arguments["address"] = options.ray_address
     else:
         arguments |= {
@@ -41,23 +44,23 @@ def start_ray(options: LaunchOptions) -> None:
             "num_gpus": options.ray_num_gpus,
         }
     try:
-        with native_stderr_aside(options.verbosity), _deaf_to_sigterm():
+        with native_stderr_aside(options.verbosity), _sigterm_blocked():
             ray.init(**arguments)
     except Exception as error:  # Ray raises all kinds, plain ones too
         reason = f"{(str(error) or repr(error)).splitlines()[0]} (-v shows why)"
         if options.ray_address:
-            raise _nobody_there(options.ray_address, reason) from error
+            raise _unreachable(options.ray_address, reason) from error
         raise InputError(
             f"Ray can't be started on this machine, which may be short of CPU or memory: {reason}"
         ) from error
 
 
 @contextmanager
-def _deaf_to_sigterm() -> Generator[None]:
+def _sigterm_blocked() -> Generator[None]:
     """Processes that start in this context keep SIGTERM blocked, as Ray itself blocks Ctrl-C for its own.
 
-    What ends a job (Slurm, systemd) signals all of its processes at once, and the run needs Ray to finish
-    what is under way: it would wait a minute for a Ray that is gone.
+    Slurm and systemd send SIGTERM to every process of a job. Ray must survive it, or the run cannot finish
+    its iteration.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
@@ -66,24 +69,26 @@ def _deaf_to_sigterm() -> Generator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _knock(address: str) -> None:
-    """Whether anyone listens at HOST:PORT. Ray itself would try for minutes and then end the process."""
+def _check_reachable(address: str) -> None:
+    """Raises InputError if nothing listens at HOST:PORT. Ray itself would try for minutes and end the
+    process.
+    """
     found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
     if found is None:  # `auto`, `local`
         return
     try:
         socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=10).close()
     except OSError as error:
-        raise _nobody_there(address, error.strerror or str(error)) from error
+        raise _unreachable(address, error.strerror or str(error)) from error
 
 
-def _nobody_there(address: str, reason: str) -> InputError:
+def _unreachable(address: str, reason: str) -> InputError:
     return InputError(f"--ray-address {address}: no Ray cluster can be joined there: {reason}")
 
 
-def lacking(config: IGPOConfig) -> str | None:
-    """What env runners and learners ask for and the cluster does not have, in words; None where it
-    has all.
+def missing_resources(config: IGPOConfig) -> str | None:
+    """The CPUs or GPUs that env runners and learners ask for beyond the cluster's, in words; None if it has
+    all.
     """
     import ray
 

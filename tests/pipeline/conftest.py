@@ -17,8 +17,8 @@ def empty_store(tmp_path_factory):
 @pytest.fixture
 def run(monkeypatch):
     """Calls a command in this process, its logging untouched, and returns (exit code, what it said)."""
-    monkeypatch.setattr("pipeline.logging.quieten", lambda verbosity: None)
-    monkeypatch.setattr("pipeline.logging.quieten_ray", lambda verbosity: None)
+    monkeypatch.setattr("pipeline.logging.configure_logging", lambda verbosity: None)
+    monkeypatch.setattr("pipeline.logging.configure_ray_logging", lambda verbosity: None)
     monkeypatch.setattr("pipeline.training.launch.start_ray", lambda options: pytest.fail("Ray was started"))
 
     def call(*arguments, app=None):

@@ -42,8 +42,12 @@ def make_algorithm(task, evaluation_questions=None):
     """
     algorithm = IGPO.__new__(IGPO)
     algorithm.config = SimpleNamespace(
-        seed=0, evaluation_questions=evaluation_questions, max_tool_error_share=0.2
+        seed=0,
+        evaluation_questions=evaluation_questions,
+        max_tool_error_share=0.2,
+        callbacks_on_evaluate_end=None,
     )
+    algorithm.callbacks, algorithm.metrics = [], None
     algorithm.task, algorithm.records, algorithm.jobs, algorithm._iteration = task, [], [], 4
 
     def sample(groups):

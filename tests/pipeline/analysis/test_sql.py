@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import typer
 from rich.console import Console
 from rollout_log_samples import Q1, answer, rollout, search, write_run
 from typer.testing import CliRunner
@@ -20,13 +19,14 @@ from typer.testing import CliRunner
 from algorithms.igpo.iteration_record import IterationRecord
 from pipeline.analysis import AnalysisError, locate_run, named_queries, open_run
 from pipeline.analysis.named_queries import named_query
+from pipeline.cli.common import make_app
 from pipeline.cli.output import cell
 from pipeline.cli.sql import compact_command, schema_command, schema_markdown, sql_command
 from pipeline.rollout_log.manifest import Manifest, load_manifest
 from pipeline.rollout_log.schema import TABLES
 from pipeline.rollout_log.writer import RolloutLogWriter
 
-app = typer.Typer()
+app = make_app("SQL")
 for name, command in (("sql", sql_command), ("schema", schema_command), ("compact", compact_command)):
     app.command(name)(command)
 

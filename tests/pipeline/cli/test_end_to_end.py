@@ -106,8 +106,8 @@ def test_a_run_survives_its_env_runner_and_its_driver(folder):
     assert f"iteration {saved + 1}/{last}" in second.said and f"iteration {saved}/" not in second.said
     assert "held-out before training" not in second.said, "it was done before the driver died"
 
-    diary = json.loads((run / "run.json").read_text())
-    assert [(a["resumed_from_iteration"], a["how"]) for a in diary["attempts"]] == [
+    metadata = json.loads((run / "run.json").read_text())
+    assert [(a["resumed_from_iteration"], a["how"]) for a in metadata["attempts"]] == [
         (None, "died"),
         (saved, "finished"),
     ]
@@ -158,9 +158,9 @@ def test_sigterm_to_every_process_of_a_run_ends_it_as_ctrl_c_does(folder):
         run.said
     )  # waiting for a Ray that is gone ends in 1, a minute later
     newest = max((folder / "runs/demo").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-    diary, last = json.loads(newest.read_text()), newest.parent / "checkpoints/last/igpo_checkpoint.json"
+    metadata, last = json.loads(newest.read_text()), newest.parent / "checkpoints/last/igpo_checkpoint.json"
     assert (
-        diary["status"] == "interrupted"
-        and diary["iteration"] == json.loads(last.read_text())["iteration"] > 0
+        metadata["status"] == "interrupted"
+        and metadata["iteration"] == json.loads(last.read_text())["iteration"] > 0
     )
     assert "an env runner died" not in run.said and "saving a checkpoint" in run.said

@@ -60,5 +60,5 @@ def test_trace_trains_on_the_belief_of_a_frozen_reference(tmp_path):
 
     said = command(tmp_path, "pipeline.cli.igpo", "recredit", str(folder), "--preset", "trace")
     assert "turns whose sign flips │ 0.0%" in said
-    with (folder / "run.json").open() as diary:
-        assert json.load(diary)["status"] == "finished"
+    with (folder / "run.json").open() as metadata:
+        assert json.load(metadata)["status"] == "finished"

@@ -6,13 +6,13 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import typer
 from fsspec.implementations.arrow import ArrowFSWrapper
 from rollout_log_samples import records, train_1
 from typer.testing import CliRunner
 
 from envs.errors import InputError
 from pipeline.analysis import AnalysisError, locate_run, open_run
+from pipeline.cli.common import make_app
 from pipeline.cli.sql import compact_command, sql_command
 from pipeline.rollout_log.folder import LocalFolder, RemoteFolder, RolloutLogError, join, open_folder
 from pipeline.rollout_log.manifest import load_manifest
@@ -21,7 +21,7 @@ from pipeline.rollout_log.store import RolloutLogStore, compact
 from pipeline.rollout_log.writer import RolloutLogWriter
 from pipeline.run_directory.directory import RunDirectory
 
-app = typer.Typer()
+app = make_app("SQL")
 app.command("sql")(sql_command)
 app.command("compact")(compact_command)
 ITERATIONS = "SELECT DISTINCT iteration FROM turns ORDER BY ALL"

@@ -37,15 +37,15 @@ def test_a_new_directory_each_time(tmp_path):
     assert all(part.is_dir() for part in (first.checkpoints, first.rollouts, first.logs))
 
 
-def test_the_diary_of_attempts(tmp_path):
+def test_the_metadata_of_attempts(tmp_path):
     run = make(tmp_path)
     assert run.begin_attempt(None) == 1
     assert run.begin_attempt(4) == 2
     run.end_attempt("interrupted", 6)
-    died, ended = run.diary["attempts"]
+    died, ended = run.metadata["attempts"]
     assert died["how"] == "died" and died["ended"] is not None and died["resumed_from_iteration"] is None
     assert ended["how"] == "interrupted" and ended["resumed_from_iteration"] == 4 and ended["iteration"] == 6
-    assert run.diary["status"] == "interrupted"
+    assert run.metadata["status"] == "interrupted"
 
 
 def test_runs_are_found_by_age(tmp_path):
@@ -56,7 +56,7 @@ def test_runs_are_found_by_age(tmp_path):
 
 def test_a_run_killed_while_it_was_made_hides_no_other(tmp_path):
     run, killed = make(tmp_path), make(tmp_path)
-    killed.diary_path.unlink()
+    killed.metadata_path.unlink()
     assert [found.path for found in RunDirectory.find(tmp_path, "demo")] == [run.path]
 
 
@@ -76,7 +76,7 @@ def test_two_processes_cannot_train_in_one_directory(tmp_path):
         pass
 
 
-def test_a_folder_without_a_diary_is_refused(tmp_path):
+def test_a_folder_without_metadata_is_refused(tmp_path):
     with pytest.raises(InputError, match="no run directory"):
         RunDirectory(tmp_path)
 

@@ -1,4 +1,4 @@
-"""An attempt from opening to the last artifact: log, MLflow run and diary agree, and results never undo a
+"""An attempt from opening to the last artifact: log, MLflow run and metadata agree, and results never undo a
 training.
 """
 
@@ -75,7 +75,7 @@ def test_a_finished_attempt_leaves_results_report_model_and_traces(run):
         ).fetchall()
         assert searched == [("ab12", "bm25", "2")]
         assert log.sql("SELECT DISTINCT retriever->>'$.kind' FROM episodes").fetchall() == [("bm25",)]
-    assert run.diary["mlflow_run_id"] == run_id and run.diary["status"] == "finished"
+    assert run.metadata["mlflow_run_id"] == run_id and run.metadata["status"] == "finished"
 
 
 def test_a_resumed_attempt_knows_its_mlflow_run_from_the_start(run):
@@ -94,7 +94,7 @@ def test_a_failed_attempt_writes_no_results(run):
     with pytest.raises(ZeroDivisionError), open_attempt(run, run.resolved, CONFIG, None, IDENTITY) as attempt:
         attempt.log.write(records()[0], {})
         1 / 0  # noqa: B018
-    assert not (run.path / "results").exists() and run.diary["status"] == "failed"
+    assert not (run.path / "results").exists() and run.metadata["status"] == "failed"
 
 
 def test_an_attempt_that_was_stopped_before_its_first_iteration_ends_without_a_traceback(run, caplog):
@@ -113,7 +113,7 @@ def test_results_that_cannot_be_written_are_said_and_leave_the_run_finished(run,
     monkeypatch.setattr(attempt_module, "write_results", fail)
     attempt = attempt_of(run)
     assert "the results of" in caplog.text and "no space left" in caplog.text
-    assert run.diary["status"] == "finished"
+    assert run.metadata["status"] == "finished"
     client = MlflowClient(tracking_uri=attempt.tracker.tracking_uri)
     assert client.get_run(attempt.tracker.mlflow_run_id).info.status == "FINISHED"
 

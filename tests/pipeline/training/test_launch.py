@@ -32,7 +32,7 @@ def attempt(tmp_path, policy, monkeypatch):
     """Makes an attempt at the experiment that dies at once; returns (checkpoint, iteration resumed from) and
     its run.
     """
-    monkeypatch.setattr("pipeline.training.launch.quieten_ray", lambda verbosity: None)
+    monkeypatch.setattr("pipeline.training.launch.configure_ray_logging", lambda verbosity: None)
     monkeypatch.setattr("pipeline.training.launch.start_ray", lambda options: None)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
     file = write_experiment(tmp_path / "demo.yaml", policy)

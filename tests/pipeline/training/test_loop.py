@@ -22,6 +22,7 @@ from pipeline.run_directory.checkpoints import Checkpoints
 from pipeline.run_directory.directory import RunDirectory
 from pipeline.training.loop import TrainingLoop, reached
 from pipeline.training.progress import Progress, before_and_after, describe, duration
+from pipeline.training.run_logger import RunLogger
 
 
 class FakeAlgorithm:
@@ -31,7 +32,7 @@ class FakeAlgorithm:
         self, em_of=lambda iteration: min(iteration, 10) / 10, interval=2, on_train=None, questions=10
     ):
         self.iteration = 0
-        self.records = []
+        self.records, self.callbacks = [], []
         self.em_of, self.interval, self.on_train, self.questions = em_of, interval, on_train, questions
         self.calls = []
 
@@ -45,12 +46,31 @@ class FakeAlgorithm:
         if self.interval and self.iteration % self.interval == 0:
             self.records.append(self._record("heldout"))
             result["evaluation"] = self._scores()
+        self.on_trained(result)
+        for callback in self.callbacks:
+            callback.on_train_result(algorithm=self, result=result)
         return result
 
     def evaluate(self):
         self.calls.append(f"evaluate {self.iteration}")
         self.records.append(self._record("heldout"))
-        return self._scores()
+        scores = self._scores()
+        self.on_evaluated()
+        for callback in self.callbacks:
+            callback.on_evaluate_end(algorithm=self, evaluation_metrics=scores)
+        return scores
+
+    def on_trained(self, result):
+        pass
+
+    def on_evaluated(self):
+        pass
+
+    def fail(self):
+        """As `IGPO` does where `train()` or `evaluate()` raises."""
+        for callback in self.callbacks:
+            callback.on_failure(algorithm=self)
+        raise RuntimeError("7 of 10 tool calls failed")
 
     def save_to_path(self, path):
         self.calls.append(f"save {self.iteration}")
@@ -121,10 +141,12 @@ def setting(tmp_path):
     def loop(algorithm, **changes):
         run.begin_attempt(None)
         values = {
-            "log": Log(), "tracker": FakeTracker(), "progress": Progress(Console(file=output, width=120), 6),
-            "stop": {"training_iteration": 6}, "checkpoint": CheckpointSettings(),
+            "run_logger": RunLogger(Log(), FakeTracker(), run.path), "stop": {"training_iteration": 6},
+            "progress": Progress(Console(file=output, width=120), 6), "checkpoint": CheckpointSettings(),
         }  # fmt: skip
-        return TrainingLoop(algorithm=algorithm, run=run, **{**values, **changes})
+        loop = TrainingLoop(algorithm=algorithm, run=run, **{**values, **changes})
+        algorithm.callbacks.append(loop.run_logger)
+        return loop
 
     return run, loop, output
 
@@ -140,8 +162,8 @@ def test_a_run_from_start_to_end(setting):
     assert algorithm.calls[:3] == ["evaluate 0", "train 1", "save 1"]
     assert [call for call in algorithm.calls if call.startswith("save")] == [f"save {i}" for i in range(1, 7)]
     assert algorithm.calls.count("evaluate 6") == 0, "the algorithm's own evaluation at 6 is the final one"
-    assert loop.log.rows[:4] == [(0, "heldout"), (1, "train"), (2, "train"), (2, "heldout")]
-    assert loop.tracker.committed == [0, 1, 2, 3, 4, 5, 6]
+    assert loop.run_logger.log.rows[:4] == [(0, "heldout"), (1, "train"), (2, "train"), (2, "heldout")]
+    assert loop.run_logger.tracker.committed == [0, 1, 2, 3, 4, 5, 6]
     assert (run.checkpoints / "best").resolve().name == "iteration_000004"
     assert (run.checkpoints / "last").resolve().name == "iteration_000006"
     assert load_scores(run.path / "heldout_before.json")[0] == 0
@@ -152,7 +174,7 @@ def test_a_run_from_start_to_end(setting):
 
 
 def test_the_log_is_on_disk_before_a_checkpoint_counts(setting, monkeypatch):
-    _, make, _ = setting
+    run, make, _ = setting
     log, linked = Log(), []
     link = Checkpoints._link
 
@@ -162,7 +184,7 @@ def test_the_log_is_on_disk_before_a_checkpoint_counts(setting, monkeypatch):
         link(self, name, target)
 
     monkeypatch.setattr(Checkpoints, "_link", watched)
-    make(FakeAlgorithm(), log=log).run_to_end()
+    make(FakeAlgorithm(), run_logger=RunLogger(log, FakeTracker(), run.path)).run_to_end()
     assert linked[-1] == "iteration_000006"
 
 
@@ -231,6 +253,15 @@ class Crash(Exception):
     pass
 
 
+def visible(rows, resumed_from):
+    """(iteration, split) of the rows that no later attempt superseded."""
+    return [
+        (iteration, split)
+        for attempt, iteration, split in rows
+        if not any(later > attempt and start < iteration for later, start in resumed_from.items())
+    ]
+
+
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_whatever_dies_when_the_visible_log_has_no_gap_and_no_repeat(data, tmp_path_factory):
@@ -261,6 +292,7 @@ def test_whatever_dies_when_the_visible_log_has_no_gap_and_no_repeat(data, tmp_p
             def write(self, record, metrics=None, attempt=attempt, effect=effect):
                 effect()
                 rows.append((attempt, record.iteration, record.split))
+                effect()
 
         class Dying(FakeTracker):
             def log_iteration(self, iteration, result, effect=effect):
@@ -281,23 +313,18 @@ def test_whatever_dies_when_the_visible_log_has_no_gap_and_no_repeat(data, tmp_p
         loop = TrainingLoop(
             algorithm=algorithm,
             run=run,
-            log=Disk(),
-            tracker=Dying(),
+            run_logger=RunLogger(Disk(), Dying(), run.path, visible(rows, resumed_from)),
             progress=Progress(Console(file=io.StringIO()), 5),
             stop={"training_iteration": 5},
             checkpoint=CheckpointSettings(checkpoint_frequency=frequency),
         )
+        algorithm.callbacks.append(loop.run_logger)
         try:
             loop.run_to_end()
         except Crash:
             continue
         break
 
-    visible = [
-        (iteration, split)
-        for attempt, iteration, split in rows
-        if not any(later > attempt and start < iteration for later, start in resumed_from.items())
-    ]
     wanted = [
         (0, "heldout"),
         *((i, "train") for i in range(1, 6)),
@@ -305,49 +332,47 @@ def test_whatever_dies_when_the_visible_log_has_no_gap_and_no_repeat(data, tmp_p
         (4, "heldout"),
         (5, "heldout"),
     ]
-    assert sorted(visible) == sorted(wanted)
+    assert sorted(visible(rows, resumed_from)) == sorted(wanted)
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
-def test_the_rollouts_that_stopped_a_run_are_on_disk_before_it_ends(setting, split):
+def test_the_rollouts_that_stopped_a_run_are_on_disk_before_it_ends(setting, split, caplog):
     """Once each, whether training or an evaluation raised, and an iteration that was logged before is not
     logged again.
     """
-    _, make, output = setting
+    _, make, _ = setting
     algorithm = FakeAlgorithm(interval=3)
 
-    def train(train=algorithm.train):
-        result = train()
+    def on_trained(result):
         if algorithm.iteration == 3:
             algorithm.records = [r for r in algorithm.records if split == "heldout" or r.split == "train"]
-            raise RuntimeError("7 of 10 tool calls failed")
-        return result
+            algorithm.fail()
 
-    algorithm.train = train
+    algorithm.on_trained = on_trained
     loop = make(algorithm)
     with pytest.raises(RuntimeError, match="tool calls failed"):
         loop.run_to_end()
     done = [(0, "heldout"), (1, "train"), (2, "train"), (3, "train")]
-    assert loop.log.rows == (done if split == "train" else [*done, (3, "heldout")])
-    assert loop.log.flushed == len(loop.log.rows) and loop.tracker.committed == [0, 1, 2]
-    assert "rollouts of iteration 3 (train): igpo sql " in output.getvalue()
+    log, tracker = loop.run_logger.log, loop.run_logger.tracker
+    assert log.rows == (done if split == "train" else [*done, (3, "heldout")])
+    assert log.flushed == len(log.rows) and tracker.committed == [0, 1, 2]
+    assert "rollouts of iteration 3 (train): igpo sql " in caplog.text
 
 
 def test_the_rollouts_of_a_last_evaluation_that_stopped_the_run_are_on_disk(setting):
     _, make, _ = setting
     algorithm = FakeAlgorithm(interval=None)
 
-    def evaluate(evaluate=algorithm.evaluate):
-        scores = evaluate()
+    def on_evaluated():
         if algorithm.iteration:
-            raise RuntimeError("7 of 10 tool calls failed")
-        return scores
+            algorithm.fail()
 
-    algorithm.evaluate = evaluate
+    algorithm.on_evaluated = on_evaluated
     loop = make(algorithm, stop={"training_iteration": 1})
     with pytest.raises(RuntimeError, match="tool calls failed"):
         loop.run_to_end()
-    assert loop.log.rows == [(0, "heldout"), (1, "train"), (1, "heldout")] and loop.log.flushed == 3
+    log = loop.run_logger.log
+    assert log.rows == [(0, "heldout"), (1, "train"), (1, "heldout")] and log.flushed == 3
 
 
 def test_criteria():
@@ -416,4 +441,5 @@ def test_an_evaluation_after_the_end_is_tracked(setting):
     loop._before = (0, {})
     ending = loop.run_to_end()
     assert algorithm.calls[0] == "evaluate 2" and ending.how == "finished"
-    assert loop.tracker.logged == [(2, ["evaluation"])] and loop.tracker.committed == [2]
+    tracker = loop.run_logger.tracker
+    assert tracker.logged == [(2, ["evaluation"])] and tracker.committed == [2]

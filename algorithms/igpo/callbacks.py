@@ -1,0 +1,23 @@
+"""`IGPOCallback`: RLlib's callbacks, with two events that RLlib does not report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ray.rllib.callbacks.callbacks import RLlibCallback
+
+if TYPE_CHECKING:
+    from algorithms.igpo.algorithm import IGPO
+
+
+class IGPOCallback(RLlibCallback):
+    """Base class of callbacks that must know how an `IGPO` ends. Every hook does nothing by default."""
+
+    def on_failure(self, *, algorithm: IGPO) -> None:
+        """`train()` or `evaluate()` raised; `algorithm.records` holds the rollouts that it had by then.
+
+        Called before the exception leaves the algorithm.
+        """
+
+    def on_stop(self, *, algorithm: IGPO) -> None:
+        """`stop()` was called; env runners and learners still run."""
