@@ -8,14 +8,14 @@ import pytest
 import yaml
 
 from algorithms.credit import PRESETS, CreditConfig
-from algorithms.igpo.config import LOSS_KEYS
+from algorithms.igpo.learner.loss_settings import LOSS_FIELDS
 from envs.errors import InputError
 from pipeline.experiment.experiment import experiments_of, load_experiment
 from pipeline.experiment.resolved import config_hash
 from pipeline.run_directory.directory import RunDirectory
 from pipeline.training.changed_settings import changed_settings
 
-DECIDED = {*(field.name for field in fields(CreditConfig)), *LOSS_KEYS, "scorer", "scoring"}
+DECIDED = {*(field.name for field in fields(CreditConfig)), *LOSS_FIELDS, "belief_policy", "belief_method"}
 
 
 def resolve(*overrides):
@@ -28,7 +28,7 @@ def test_every_preset_is_written_out_and_read_back(preset):
     keys = resolve(f"preset={preset}", "num_minibatches=2")
     settings = keys["config"]
     assert not [key for key in DECIDED if settings.get(key, 0) is None]
-    assert {"gain_basis", "gamma", "clip_low", "kl_coeff", "scorer", "scoring"} <= settings.keys()
+    assert {"gain_basis", "gamma", "clip_low", "kl_coeff", "belief_policy", "belief_method"} <= settings.keys()
     assert (settings["num_epochs"], settings["num_minibatches"]) == (1, 2)
     assert settings["env_config"].items() >= PRESETS[preset].env.items()
     (again,) = experiments_of("igpo", copy.deepcopy(keys), Path("resolved.yaml"))
