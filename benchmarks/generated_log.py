@@ -96,11 +96,11 @@ def _iteration(
     turn_M = np.arange(size) - (last_N - turns_N + 1)[episode_M]
     final_M = np.zeros(size, bool)
     final_M[last_N] = True
-    question_G = rng.integers(10_000, size=groups) if is_train else np.arange(groups)
-    hops_N = np.repeat(question_G % 3 + 1, GROUP_SIZE)
-    ids = [f"{iteration:06d}/q{q}" if is_train else f"{HELDOUT}/q{q}" for q in question_G]
+    question_P = rng.integers(10_000, size=groups) if is_train else np.arange(groups)
+    hops_N = np.repeat(question_P % 3 + 1, GROUP_SIZE)
+    ids = [f"{iteration:06d}/q{q}" if is_train else f"{HELDOUT}/q{q}" for q in question_P]
     group_N = pa.array(ids).take(pa.array(np.repeat(np.arange(groups), GROUP_SIZE)))
-    question_N = pa.array([f"q{q}" for q in question_G]).take(
+    question_N = pa.array([f"q{q}" for q in question_P]).take(
         pa.array(np.repeat(np.arange(groups), GROUP_SIZE))
     )
     episode_ids_N = pa.array([f"{ids[n // GROUP_SIZE]}/{n % GROUP_SIZE}" for n in range(episodes)])
@@ -136,7 +136,7 @@ def _iteration(
     action_M = pa.array(["tool", "answer", "cut_off"]).take(
         pa.array(np.where(final_M, np.where(answered_N[episode_M], 1, 2), 0))
     )
-    outcome_G = em_N.reshape(groups, GROUP_SIZE)
+    outcome_P = em_N.reshape(groups, GROUP_SIZE)
     gains_N = np.bincount(episode_M, weights=np.where(final_M, 0, gain_M))
 
     def where(mask, values):
@@ -221,13 +221,13 @@ def _iteration(
             keys
             | {
                 "group_id": pa.array(ids),
-                "question_id": pa.array([f"q{q}" for q in question_G]),
+                "question_id": pa.array([f"q{q}" for q in question_P]),
                 "size": GROUP_SIZE,
-                "outcome_mean": outcome_G.mean(1),
-                "outcome_std": outcome_G.std(1),
+                "outcome_mean": outcome_P.mean(1),
+                "outcome_std": outcome_P.std(1),
                 "gain_mean": rng.normal(size=groups),
                 "gain_std": rng.random(groups),
-                "collapsed_outcome": outcome_G.std(1) == 0,
+                "collapsed_outcome": outcome_P.std(1) == 0,
                 "collapsed": rng.random(groups) < 0.01,
                 "collapsed_or_faint": rng.random(groups) < 0.02,
             },

@@ -64,7 +64,7 @@ def make_batch(rows: int, longest: int, vocabulary: int, seed: int = 0) -> tuple
             )
             layout.turn_keys.append((str(n), used))
             used += OBSERVATION_TOKENS + TURN_TOKENS
-        layout.rollout_ids_N.append(str(n))
+        layout.rollout_ids_R.append(str(n))
         made.append(row)
     return join_rows(made), layout
 
@@ -74,16 +74,16 @@ def bare_update(
 ) -> None:
     """Forward, backward and a step over the micro-batches, and nothing else."""
     optimizer.zero_grad(set_to_none=True)
-    lengths_N = row_lengths(batch)
+    lengths_R = row_lengths(batch)
     for rows in micro_batches:
-        micro = take_rows(batch, lengths_N, rows)
-        lengths = lengths_N[rows].tolist()
+        micro = take_rows(batch, lengths_R, rows)
+        lengths = lengths_R[rows].tolist()
         target = micro["token_ids"][micro[Columns.LOSS_MASK]]
         # A row's last token predicts nothing; any other predicts a target where the next one is a decision.
         ids = [row_ids[:-1] for row_ids in micro["token_ids"].split(lengths)]
         predicts = [row_mask[1:] for row_mask in micro[Columns.LOSS_MASK].split(lengths)]
         if packed:
-            packed_rows = PackedRows(torch.cat(ids), lengths_N[rows] - 1)  # random rows share no beginning
+            packed_rows = PackedRows(torch.cat(ids), lengths_R[rows] - 1)  # random rows share no beginning
             hidden = model.model(**packed_rows.inputs()).last_hidden_state[0]
             hidden = hidden[torch.from_numpy(packed_rows.token_of_F)[torch.cat(predicts)]]
         else:
@@ -130,8 +130,8 @@ def main() -> None:
     model = learner._hugging_face("default_policy").hf
     batch, layout = make_batch(args.rows, args.longest, model.config.vocab_size)
     learner.notes.layouts = {"default_policy": layout}
-    lengths_N, rows = row_lengths(batch), np.arange(args.rows)
-    micro_batches = split_micro_batches(rows, lengths_N, rows, config.tokens_per_micro_batch)
+    lengths_R, rows = row_lengths(batch), np.arange(args.rows)
+    micro_batches = split_micro_batches(rows, lengths_R, rows, config.tokens_per_micro_batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
     def ours() -> None:
@@ -143,7 +143,7 @@ def main() -> None:
     for warm_up in (ours, lambda: bare(True), lambda: bare(False)):
         warm_up()
     ratios, padded_ratios = [], []
-    tokens = int(lengths_N.sum())
+    tokens = int(lengths_R.sum())
     for _ in range(args.repeats):
         mine, theirs, padded = seconds(ours), seconds(lambda: bare(True)), seconds(lambda: bare(False))
         ratios.append(theirs / mine)
@@ -153,14 +153,14 @@ def main() -> None:
             f"{tokens / padded:8,.0f}",
             flush=True,
         )
-    widths = sum(len(rows) * lengths_N[rows].max() for rows in micro_batches)
+    widths = sum(len(rows) * lengths_R[rows].max() for rows in micro_batches)
     against_bare, against_padded = statistics.median(ratios), statistics.median(padded_ratios)
     print(
         f"{args.model}, {args.rows} rows, {tokens} tokens in {len(micro_batches)} micro-batches: "
         f"{against_bare:.2f} of the bare "
         f"packed loop, {against_padded:.2f} times the padded one; padding {1 - tokens / widths:.1%} of "
         "padded rows, "
-        f"{1 - tokens / padded_size(lengths_N):.1%} of attention here, none elsewhere"
+        f"{1 - tokens / padded_size(lengths_R):.1%} of attention here, none elsewhere"
     )
 
 

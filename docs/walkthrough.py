@@ -120,20 +120,22 @@ def main() -> None:
     print(f"   groups with no signal under igpo: {credit.groups.collapsed_P.sum()} of 2")
 
     print("\n5. Tokens: the ids that were sampled are the ids that are trained on")
-    # Training lays the same tokens out for many learners (`learner/token_batch.py`); here rows are padded.
+    # Rows lie end to end, F tokens without padding; training does so for many learners
+    # (`learner/token_batch.py`), and the model computes a common beginning once (`model/packing.py`).
     tokens = [tokens_of(record, task) for record in records]
-    token_ids_RL, written_RL, lengths_R = padded(tokens)
-    print(f"   {lengths_R.sum()} tokens in {len(tokens)} rows, {written_RL.sum()} of them decision tokens")
+    token_ids_F = torch.cat([torch.from_numpy(t.ids_L).long() for t in tokens])
+    written_F = torch.cat([torch.from_numpy(t.turn_L >= 0) for t in tokens])
+    row_F = torch.cat([torch.full((len(t.ids_L),), k) for k, t in enumerate(tokens)])
+    print(f"   {len(token_ids_F)} tokens in {len(tokens)} rows, {written_F.sum()} of them decision tokens")
 
     def logp_of_decisions() -> torch.Tensor:
         """Log-probs of all decision tokens under `model`, row by row, [D]."""
-        logp, _ = token_logp(model, token_ids_RL, written_RL[:, 1:], lengths=lengths_R)
-        return logp[written_RL[:, 1:]]
+        return token_logp(model, token_ids_F, written_F, row_F)[0]
 
     print("\n6. Loss and one optimizer step")
     # Everything below is flat: one entry per decision token D, so padding enters no formula.
-    settings = LossSettings(**{name: preset.loss[name] for name in preset.loss if name != "dynamic_sampling"})
-    row_D = torch.cat([torch.full((int((t.turn_L >= 0).sum()),), k) for k, t in enumerate(tokens)])
+    settings = LossSettings(**preset.loss_changes)
+    row_D = row_F[written_F]
     turn_D = torch.cat([torch.from_numpy(t.turn_L[t.turn_L >= 0]) for t in tokens])
     advantage_D = torch.tensor([advantages[k][t] for k, t in zip(row_D, turn_D, strict=True)]).float()
     sampler_logp_D = torch.cat([torch.from_numpy(t.sampler_logp_L[t.turn_L >= 0]) for t in tokens])
@@ -151,15 +153,15 @@ def main() -> None:
     logp_D = logp_of_decisions()
     terms = policy_loss(
         settings,
-        logp_P=logp_D,
-        old_logp_P=logp_D.detach(),  # one update per batch: the ratio is 1
-        sampler_logp_P=sampler_logp_D,
-        advantage_P=advantage_D,
-        weight_P=torch.tensor(weight_R)[row_D],
-        turn_id_P=row_D * task.settings.max_turns + turn_D,
-        sequence_id_P=row_D,
-        clip_scale_P=torch.ones(len(row_D)),
-        reference_logp_P=logp_D.detach(),  # the reference is the initial policy, which has not moved yet
+        logp_D=logp_D,
+        old_logp_D=logp_D.detach(),  # one update per batch: the ratio is 1
+        sampler_logp_D=sampler_logp_D,
+        advantage_D=advantage_D,
+        weight_D=torch.tensor(weight_R)[row_D],
+        turn_id_D=row_D * task.settings.max_turns + turn_D,
+        sequence_id_D=row_D,
+        clip_scale_D=torch.ones(len(row_D)),
+        reference_logp_D=logp_D.detach(),  # the reference is the initial policy, which has not moved yet
     )
     terms.loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -206,17 +208,6 @@ def tokens_of(record: EpisodeRecord, task: SearchTask) -> Tokens:
         starts.append(length + len(context_C))
         length = starts[-1] + len(decision_L)
     return Tokens(np.concatenate(ids), np.concatenate(turns), np.concatenate(sampler_logps), starts)
-
-
-def padded(tokens: list[Tokens]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids [R, L] and the mask of decision tokens [R, L], padded on the right, and lengths [R]."""
-    lengths_R = torch.tensor([len(t.ids_L) for t in tokens])
-    token_ids_RL = torch.zeros(len(tokens), int(lengths_R.max()), dtype=torch.int64)
-    written_RL = torch.zeros(token_ids_RL.shape, dtype=torch.bool)
-    for k, t in enumerate(tokens):
-        token_ids_RL[k, : len(t.ids_L)] = torch.from_numpy(t.ids_L)
-        written_RL[k, : len(t.ids_L)] = torch.from_numpy(t.turn_L >= 0)
-    return token_ids_RL, written_RL, lengths_R
 
 
 def histories(tokens: Tokens) -> list[np.ndarray]:

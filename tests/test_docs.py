@@ -66,7 +66,6 @@ def test_references_to_definitions_are_headings_of_the_page():
             assert said.startswith(known), f"{name_of(path)}: definitions: {said[:40]}"
 
 
-@pytest.mark.xfail(strict=True, reason="until the references are replaced (spec_refs)")
 def test_no_definition_is_referred_to_by_number():
     found = [path for path in CODE if re.search(r"\bSPEC\b", path.read_text())]
     assert not found
@@ -125,7 +124,6 @@ def test_modules_that_pages_name_exist(page):
     assert missing_paths(text) == []
 
 
-@pytest.mark.xfail(strict=True, reason="until the references are replaced (spec_refs)")
 def test_pages_that_experiment_files_and_presets_name_exist():
     texts = {path: "\n".join(re.findall(r"#.*", path.read_text())) for path in CODE if path.suffix == ".yaml"}
     texts |= {name: preset.source for name, preset in PRESETS.items()}
@@ -159,7 +157,6 @@ def test_dimension_letters_are_those_of_the_notation():
         assert not unknown, f"{name_of(path)}: {name}"
 
 
-@pytest.mark.xfail(strict=True, reason="until the letters are changed (notation_renames)")
 def test_examples_of_the_notation_are_names_in_the_code():
     examples = re.findall(r"`(\w+)`(?=.*\|$)", section(ROOT / "docs/notation.md", "Letters"), re.MULTILINE)
     assert not set(examples) - set(names_with_dimensions())

@@ -19,11 +19,11 @@ LOG_PROB_SLACK = 1e-4
 """A mean log-probability may exceed 0 by this much, from rounding, before it is refused."""
 
 
-def reduce_aliases(scores_TK, rule: AliasRule = "max", *, episode: object = None) -> np.ndarray:
+def reduce_aliases(scores_T1K, rule: AliasRule = "max", *, episode: object = None) -> np.ndarray:
     """Reduces the scores of K aliases to one score per moment: shape (T1, K) to (T1,), float64.
 
     Args:
-        scores_TK: mean log-probabilities, in nats.
+        scores_T1K: mean log-probabilities, in nats.
         rule: `first`, the first alias (official code); `max`, the likeliest alias; `mean`, the mean of the
             aliases' scores.
         episode: named in errors.
@@ -33,20 +33,20 @@ def reduce_aliases(scores_TK, rule: AliasRule = "max", *, episode: object = None
             alias).
     """
     require_known("alias_rule", rule, AliasRule)
-    scores_TK = np.asarray(scores_TK, dtype=np.float64)
-    if scores_TK.ndim != 2 or scores_TK.shape[1] == 0:
+    scores_T1K = np.asarray(scores_T1K, dtype=np.float64)
+    if scores_T1K.ndim != 2 or scores_T1K.shape[1] == 0:
         raise ValueError(
-            f"{_episode(episode)}: scores must have shape (moments, aliases >= 1), got {scores_TK.shape}"
+            f"{_episode(episode)}: scores must have shape (moments, aliases >= 1), got {scores_T1K.shape}"
         )
-    if not np.isfinite(scores_TK).all():
-        turn, alias = np.argwhere(~np.isfinite(scores_TK))[0]
+    if not np.isfinite(scores_T1K).all():
+        turn, alias = np.argwhere(~np.isfinite(scores_T1K))[0]
         raise ValueError(
-            f"{_episode(episode)}, {_moment(turn)}: the score of alias {alias} is {scores_TK[turn, alias]}; "
+            f"{_episode(episode)}, {_moment(turn)}: the score of alias {alias} is {scores_T1K[turn, alias]}; "
             "a scorer must return finite log-probabilities"
         )
     if rule == "first":
-        return scores_TK[:, 0].copy()
-    return scores_TK.max(axis=1) if rule == "max" else scores_TK.mean(axis=1)
+        return scores_T1K[:, 0].copy()
+    return scores_T1K.max(axis=1) if rule == "max" else scores_T1K.mean(axis=1)
 
 
 def beliefs_from_scores(scores_T1) -> np.ndarray:

@@ -28,7 +28,7 @@ class ScoredRollout:
     """o_i."""
     initial_scores_K: Sequence[float] | np.ndarray | None
     """s_0 of each alias, after the prompt alone; None: belief was not scored."""
-    scores_TK: Sequence[Sequence[float] | np.ndarray | None]
+    scores_T1K: Sequence[Sequence[float] | np.ndarray | None]
     """s_t of each alias after each turn; None where it was not scored. Read on gain-bearing turns only."""
     bears_gain_T: Sequence[bool]
     """Whether the turn bears a gain: it was completed and is not the final one."""
@@ -94,7 +94,7 @@ def _gains(
     """Gain, belief before and belief after each turn of a rollout; NaN where there is none."""
     gain_T, before_T, after_T = (np.full(len(rollout.agents_T), np.nan) for _ in range(3))
     bearing = np.flatnonzero(rollout.bears_gain_T)
-    scored = [t for t in bearing if rollout.scores_TK[t] is not None]
+    scored = [t for t in bearing if rollout.scores_T1K[t] is not None]
     if config.reads_belief and (rollout.initial_scores_K is None or len(scored) < len(bearing)):
         where = "the prompt" if rollout.initial_scores_K is None else "a completed turn"
         raise ValueError(
@@ -103,8 +103,8 @@ def _gains(
         )
     if rollout.initial_scores_K is None:
         return gain_T, before_T, after_T
-    scores_TK = [rollout.initial_scores_K, *(rollout.scores_TK[t] for t in scored)]
-    scores_T1 = reduce_aliases(scores_TK, alias_rule, episode=rollout.id)
+    scores_T1K = [rollout.initial_scores_K, *(rollout.scores_T1K[t] for t in scored)]
+    scores_T1 = reduce_aliases(scores_T1K, alias_rule, episode=rollout.id)
     beliefs_T1 = beliefs_from_scores(scores_T1)
     gain_T[scored] = gains_from_scores(scores_T1, config.gain_basis, config.gap_eps, episode=rollout.id)
     after_T[scored] = beliefs_T1[1:]

@@ -127,8 +127,8 @@ def _beliefs(task: SearchTask, engine: RolloutEngine, questions: Sequence[Questi
                 contexts.append(np.asarray(episode.history))
         queries.append(BeliefQuery(contexts, episode.templates.suffixes_K))
     grouped = defaultdict(list)
-    for question, scores_TK in zip(questions, PrefixScorer(engine).score(queries), strict=True):
-        for seen, belief in enumerate(np.exp(scores_TK[:, 0])):
+    for question, scores_T1K in zip(questions, PrefixScorer(engine).score(queries), strict=True):
+        for seen, belief in enumerate(np.exp(scores_T1K[:, 0])):
             grouped[f"belief_{question.hops}_hops_{seen}"].append(belief)
     return {key: float(np.mean(grouped[key])) for key in sorted(grouped)}
 

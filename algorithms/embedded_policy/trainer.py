@@ -210,14 +210,14 @@ class Trainer:
         measures, total = {}, 0.0
         for name, part in parts.items():
             length = max(len(sequence.ids) for sequence in part)
-            ids_BL = torch.zeros(len(part), length, dtype=torch.long)
-            learned_BL = torch.zeros(len(part), length, dtype=torch.bool)
+            ids_RL = torch.zeros(len(part), length, dtype=torch.long)
+            learned_RL = torch.zeros(len(part), length, dtype=torch.bool)
             for row, sequence in enumerate(part):
-                ids_BL[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
-                learned_BL[row, : len(sequence.ids)] = torch.tensor(sequence.learned)
+                ids_RL[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
+                learned_RL[row, : len(sequence.ids)] = torch.tensor(sequence.learned)
             # Padding is on the right, so the causal mask alone keeps it out of every learned position.
-            hidden = self.model.model(input_ids=ids_BL).last_hidden_state[:, :-1][learned_BL[:, 1:]]
-            logits, targets = self.model.lm_head(hidden), ids_BL[:, 1:][learned_BL[:, 1:]]
+            hidden = self.model.model(input_ids=ids_RL).last_hidden_state[:, :-1][learned_RL[:, 1:]]
+            logits, targets = self.model.lm_head(hidden), ids_RL[:, 1:][learned_RL[:, 1:]]
             loss = cross_entropy(logits, targets) * (weights or {}).get(name, 1.0)
             loss.backward()
             total += loss.item()

@@ -62,7 +62,7 @@ class GroupCredit:
     """Whether every advantage that training used is 0."""
     collapsed_or_faint: bool
     """Whether the group is `collapsed`, or `collapsed_outcome` with gains whose standard deviation is below
-    1e-3 (SPEC §4)."""
+    1e-3 (definitions: From rewards to advantages)."""
 
 
 @dataclass(slots=True)

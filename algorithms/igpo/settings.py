@@ -78,7 +78,8 @@ class IGPOSettings(AlgorithmConfig):
         self.max_resample: int = 3
         """Rounds in which `dapo` draws new prompts in place of collapsed groups."""
 
-        # Credit (SPEC 2 and 4); `algorithms.credit.CreditConfig` defines the settings and lists their values.
+        # Credit (definitions: Belief and information gain; definitions: From rewards to advantages);
+        # `algorithms.credit.CreditConfig` defines the settings and lists their values.
         self.preset: str = "igpo"
         """Name of the estimator, one of `algorithms.credit.PRESETS`."""
         self.gain_basis: str | None = None
@@ -103,7 +104,6 @@ class IGPOSettings(AlgorithmConfig):
         """Whether gains of rollouts that used up their turns are dropped."""
         self.outcome_baseline: str | None = None
         """Baseline that the outcome is compared with."""
-        self.truncated_pays_back: bool | None = None
         """Whether a rollout without an answer pays its gains back at the last turn."""
         self.window: int | None = None
         """Number of gains in a return; None: all later ones."""
@@ -112,7 +112,7 @@ class IGPOSettings(AlgorithmConfig):
         self.turn_clip_scale: float | None = None
         """Amplitude of the clip bounds' scale per turn, in [0, 1)."""
 
-        # Loss (SPEC 5); `algorithms.igpo.learner.loss_settings.LossSettings` defines the settings.
+        # Loss (definitions: Loss); `algorithms.igpo.learner.loss_settings.LossSettings` defines the settings.
         self.ratio_level: str | None = None
         """Span of one importance ratio: token, turn or sequence."""
         self.clip_low: float | None = None
@@ -130,7 +130,7 @@ class IGPOSettings(AlgorithmConfig):
         self.mismatch_cap: float = LossSettings().mismatch_cap
         """Cap of the weight pi_old / pi_sampler; 0: the weight is 1."""
 
-        # Belief (SPEC 2).
+        # Belief (definitions: Belief and information gain).
         self.belief_policy: ScoringPolicy | None = None
         """Whose belief is scored. `current`: the policy that wrote the rollout; `reference`: the policy that
         the KL term compares with, scored on the learner's side."""

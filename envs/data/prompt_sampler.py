@@ -37,7 +37,7 @@ class PromptSampler:
         fingerprint: identity of the questions (`questions.fingerprint`); the state of another identity is
             refused.
         shares: the sources that make up the list, in order; by default a single one.
-        hops_N: number of hops per question, for a curriculum; None counts as the fewest.
+        hops_Q: number of hops per question, for a curriculum; None counts as the fewest.
         curriculum_prompts: number of draws over which the allowed hops grow from the fewest to the most, in
             equal steps. The curriculum re-orders the first epoch of each source and ends with it. 0 is none.
 
@@ -53,7 +53,7 @@ class PromptSampler:
         fingerprint: str = "",
         *,
         shares: Sequence[Share] = (),
-        hops_N: Sequence[int | None] = (),
+        hops_Q: Sequence[int | None] = (),
         curriculum_prompts: int = 0,
     ):
         if num_questions < 1:
@@ -69,19 +69,19 @@ class PromptSampler:
             or min(share.size for share in self._shares) < 1
         ):
             raise ValueError(f"shares {self._shares} do not make up {num_questions} questions")
-        self._hops_N = hops_N
+        self._hops_Q = hops_Q
         self._curriculum_prompts = curriculum_prompts
         self._start()
 
     def _start(self) -> None:
-        self._drawn_S = [0] * len(self._shares)
+        self._drawn_X = [0] * len(self._shares)
         """Number of draws per source so far."""
         self._orders: dict[int, tuple[int, list[int]]] = {}
         """Source to (epoch, order) of its current epoch."""
 
     @property
     def _drawn(self) -> int:
-        return sum(self._drawn_S)
+        return sum(self._drawn_X)
 
     @property
     def epoch(self) -> int:
@@ -137,12 +137,12 @@ class PromptSampler:
         self.seed = state["seed"]
         self._start()
         for _ in range(state["epoch"] * self.num_questions + state["position"]):
-            self._drawn_S[self._next_source()] += 1
+            self._drawn_X[self._next_source()] += 1
 
     def _draw(self) -> int:
         source = self._next_source()
-        epoch, position = divmod(self._drawn_S[source], self._shares[source].size)
-        self._drawn_S[source] += 1
+        epoch, position = divmod(self._drawn_X[source], self._shares[source].size)
+        self._drawn_X[source] += 1
         if source not in self._orders or self._orders[source][0] != epoch:
             self._orders[source] = (epoch, self._order(source, epoch))
         return self._orders[source][1][position]
@@ -152,10 +152,10 @@ class PromptSampler:
         if len(self._shares) == 1:
             return 0
         due = (self._drawn + 1) / sum(share.weight for share in self._shares)
-        behind_S = [
-            share.weight * due - drawn for share, drawn in zip(self._shares, self._drawn_S, strict=True)
+        behind_X = [
+            share.weight * due - drawn for share, drawn in zip(self._shares, self._drawn_X, strict=True)
         ]
-        return max(range(len(behind_S)), key=lambda source: (behind_S[source], -source))
+        return max(range(len(behind_X)), key=lambda source: (behind_X[source], -source))
 
     def _order(self, source: int, epoch: int) -> list[int]:
         def key(index: int) -> bytes:
@@ -167,7 +167,7 @@ class PromptSampler:
             return order
         weight = self._shares[source].weight / sum(share.weight for share in self._shares)
         return by_growing_hops(
-            order, [self._hops_N[index] or 0 for index in order], self._curriculum_prompts * weight
+            order, [self._hops_Q[index] or 0 for index in order], self._curriculum_prompts * weight
         )
 
 

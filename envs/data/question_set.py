@@ -56,7 +56,7 @@ class QuestionSet:
             seed,
             identity,
             shares=self.shares,
-            hops_N=[question.hops for question in self.train],
+            hops_Q=[question.hops for question in self.train],
             curriculum_prompts=curriculum_prompts,
         )
 

@@ -92,8 +92,8 @@ class TransformersEngine:
         finished: list[Generated | Scored] = [*self._score()]
         if self._rows:
             inputs = torch.tensor([[row.ids[-1]] for row in self._rows], device=self._device)
-            logits_BV = self._forward(inputs, torch.ones_like(inputs), self._cache, keep=1)[:, -1]
-            finished += self._extend(self._rows, logits_BV)
+            logits_RV = self._forward(inputs, torch.ones_like(inputs), self._cache, keep=1)[:, -1]
+            finished += self._extend(self._rows, logits_RV)
         finished += self._admit()
         if any(isinstance(result, Generated) for result in finished):
             ended = {result.request_id for result in finished}
@@ -129,11 +129,11 @@ class TransformersEngine:
             return []
         keep = max(len(request.suffix_ids) for request in requests) + 1
         inputs, mask = self._left_padded([request.context_ids + request.suffix_ids for request in requests])
-        logits_BKV = self._forward(inputs, mask, None, keep=keep)
+        logits_RLV = self._forward(inputs, mask, None, keep=keep)
         scored = []
-        for request, logits_KV in zip(requests, logits_BKV, strict=True):
+        for request, logits_LV in zip(requests, logits_RLV, strict=True):
             length = len(request.suffix_ids)
-            logp_LV = logits_KV[-length - 1 : -1].float().log_softmax(-1)
+            logp_LV = logits_LV[-length - 1 : -1].float().log_softmax(-1)
             target_L = torch.tensor(request.suffix_ids, device=self._device)
             logp_L = logp_LV.gather(-1, target_L[:, None])[:, 0].cpu().numpy()
             scored.append(
@@ -151,18 +151,18 @@ class TransformersEngine:
             return []
         rows = [_Row(request, torch.Generator().manual_seed(request.seed)) for request in requests]
         cache = _LeftPaddedCache()
-        logits_BKV = self._forward(
+        logits_RLV = self._forward(
             *self._left_padded([request.context_ids for request in requests]), cache, keep=1
         )
         self._cache.append(cache)
         self._rows += rows
-        return self._extend(rows, logits_BKV[:, -1])
+        return self._extend(rows, logits_RLV[:, -1])
 
-    def _extend(self, rows: list[_Row], logits_BV: torch.Tensor) -> list[Generated]:
+    def _extend(self, rows: list[_Row], logits_RV: torch.Tensor) -> list[Generated]:
         """Samples the next token of each row. Returns the results of the rows that end with it."""
-        logp_BV = logits_BV.float().log_softmax(-1).cpu()
+        logp_RV = logits_RV.float().log_softmax(-1).cpu()
         finished = []
-        for row, logp_V in zip(rows, logp_BV, strict=True):
+        for row, logp_V in zip(rows, logp_RV, strict=True):
             token = self._sample(row, logp_V)
             row.ids.append(token)
             row.logprobs.append(float(logp_V[token]))
@@ -193,22 +193,22 @@ class TransformersEngine:
 
     def _left_padded(self, sequences: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         width = max(len(sequence) for sequence in sequences)
-        ids_BL = torch.tensor([[0] * (width - len(sequence)) + sequence for sequence in sequences])
-        mask_BL = torch.tensor(
+        ids_RL = torch.tensor([[0] * (width - len(sequence)) + sequence for sequence in sequences])
+        mask_RL = torch.tensor(
             [[0] * (width - len(sequence)) + [1] * len(sequence) for sequence in sequences]
         )
-        return ids_BL.to(self._device), mask_BL.to(self._device)
+        return ids_RL.to(self._device), mask_RL.to(self._device)
 
     def _forward(
-        self, ids_BL: torch.Tensor, mask_BL: torch.Tensor, cache: _LeftPaddedCache | None, *, keep: int
+        self, ids_RL: torch.Tensor, mask_RL: torch.Tensor, cache: _LeftPaddedCache | None, *, keep: int
     ) -> torch.Tensor:
-        """Logits [B, keep, V] of the last `keep` positions. Adds the new tokens to `cache`."""
-        mask_BS = mask_BL if cache is None else cache.extend_mask(mask_BL)
-        positions_BL = (mask_BS.cumsum(1) - 1).clamp_min(0)[:, -ids_BL.shape[1] :]
+        """Logits [R, L, V] of the last `keep` positions. Adds the new tokens to `cache`."""
+        mask_RC = mask_RL if cache is None else cache.extend_mask(mask_RL)
+        positions_RL = (mask_RC.cumsum(1) - 1).clamp_min(0)[:, -ids_RL.shape[1] :]
         output = self._model(
-            input_ids=ids_BL,
-            attention_mask=mask_BS,
-            position_ids=positions_BL,
+            input_ids=ids_RL,
+            attention_mask=mask_RC,
+            position_ids=positions_RL,
             past_key_values=None if cache is None else cache.layers,
             use_cache=cache is not None,
             logits_to_keep=keep,
@@ -217,7 +217,7 @@ class TransformersEngine:
 
 
 class _LeftPaddedCache:
-    """Keys and values of the running rows, [B, heads, S, D] per layer, and the mask of real columns.
+    """Keys and values of the running rows, [R, heads, C, H] per layer, and the mask of real columns.
 
     Two rows of 3 and 5 tokens have the mask 00111, 11111.
     """
@@ -226,34 +226,34 @@ class _LeftPaddedCache:
         from transformers import DynamicCache
 
         self.layers: Any = DynamicCache()
-        self.mask_BS: torch.Tensor | None = None
+        self.mask_RC: torch.Tensor | None = None
 
-    def extend_mask(self, mask_BL: torch.Tensor) -> torch.Tensor:
-        self.mask_BS = mask_BL if self.mask_BS is None else torch.cat([self.mask_BS, mask_BL], 1)
-        return self.mask_BS
+    def extend_mask(self, mask_RL: torch.Tensor) -> torch.Tensor:
+        self.mask_RC = mask_RL if self.mask_RC is None else torch.cat([self.mask_RC, mask_RL], 1)
+        return self.mask_RC
 
     def append(self, other: _LeftPaddedCache) -> None:
         """Adds the rows of `other`. The narrower of the two caches is padded on the left."""
-        if self.mask_BS is None or other.mask_BS is None:
-            self.layers, self.mask_BS = other.layers, other.mask_BS
+        if self.mask_RC is None or other.mask_RC is None:
+            self.layers, self.mask_RC = other.layers, other.mask_RC
             return
-        width = max(self.mask_BS.shape[1], other.mask_BS.shape[1])
-        self.mask_BS = torch.cat([_pad_left(part, 1, width) for part in (self.mask_BS, other.mask_BS)])
+        width = max(self.mask_RC.shape[1], other.mask_RC.shape[1])
+        self.mask_RC = torch.cat([_pad_left(part, 1, width) for part in (self.mask_RC, other.mask_RC)])
         for mine, theirs in zip(self.layers.layers, other.layers.layers, strict=True):
             mine.keys = torch.cat([_pad_left(part, 2, width) for part in (mine.keys, theirs.keys)])
             mine.values = torch.cat([_pad_left(part, 2, width) for part in (mine.values, theirs.values)])
 
     def keep(self, rows: list[int]) -> None:
         """Drops all other rows, and the columns that are padding in every row that stays."""
-        if self.mask_BS is None:
+        if self.mask_RC is None:
             return
         if not rows:
             self.__init__()
             return
-        index = torch.tensor(rows, device=self.mask_BS.device)
-        mask_BS = self.mask_BS[index]
-        first = int(mask_BS.any(0).int().argmax())
-        self.mask_BS = mask_BS[:, first:]
+        index = torch.tensor(rows, device=self.mask_RC.device)
+        mask_RC = self.mask_RC[index]
+        first = int(mask_RC.any(0).int().argmax())
+        self.mask_RC = mask_RC[:, first:]
         for layer in self.layers.layers:
             layer.keys, layer.values = layer.keys[index, :, first:], layer.values[index, :, first:]
 

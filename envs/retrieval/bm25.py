@@ -65,7 +65,7 @@ class BM25Retriever:
                 damage=(OSError, ValueError, KeyError, EOFError),
             )
         self._lock = threading.Lock()
-        self._scores_BC = np.zeros((BLOCKS, -(-len(corpus) // BLOCKS)), np.float32)
+        self._scores_XX = np.zeros((BLOCKS, -(-len(corpus) // BLOCKS)), np.float32)
         """Scores of the documents in corpus order, row after row, float32; scratch space for one search."""
 
     def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:
@@ -98,7 +98,7 @@ class BM25Retriever:
         """Rows and scores of the best documents, best first.
 
         Sorting a million scores, or even selecting among them, costs more than computing them. So the scores
-        form an array of B rows and C columns, and each column has a maximum. At least `top_k` documents score
+        form an array of X rows and X columns, and each column has a maximum. At least `top_k` documents score
         as high as the `top_k`-th best of these maxima, so only the columns that reach it can hold a hit.
 
         With 6 documents, 2 rows and top_k 1, the scores 1 0 5 / 2 4 3 have the column maxima 2 4 5. The bound
@@ -106,17 +106,17 @@ class BM25Retriever:
         """
         stored = cast(dict[str, np.ndarray], self._index.scores)
         with self._lock:
-            scores_BC = self._scores_BC
-            scores_BC.fill(0)
+            scores_XX = self._scores_XX
+            scores_XX.fill(0)
             for word in word_ids:
                 span = slice(stored["indptr"][word], stored["indptr"][word + 1])
-                np.add.at(scores_BC.reshape(-1), stored["indices"][span], stored["data"][span])
-            best_C = scores_BC.max(axis=0)
-            bound = np.partition(best_C, -top_k)[-top_k] if top_k <= len(best_C) else 0
-            columns = np.flatnonzero((best_C >= bound) & (best_C > 0))
-            candidates = scores_BC[:, columns]
+                np.add.at(scores_XX.reshape(-1), stored["indices"][span], stored["data"][span])
+            best_X = scores_XX.max(axis=0)
+            bound = np.partition(best_X, -top_k)[-top_k] if top_k <= len(best_X) else 0
+            columns = np.flatnonzero((best_X >= bound) & (best_X > 0))
+            candidates = scores_XX[:, columns]
         blocks, within = np.nonzero((candidates >= bound) & (candidates > 0))
-        rows, scores = blocks * len(best_C) + columns[within], candidates[blocks, within]
+        rows, scores = blocks * len(best_X) + columns[within], candidates[blocks, within]
         best = np.lexsort((rows, -scores))[:top_k]
         return rows[best], scores[best]
 

@@ -73,11 +73,11 @@ class DenseRetriever:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         if not queries:
             return []
-        vectors_QE = self._encoder.queries(queries)
-        scores_QK, rows_QK = search_index(self._index, vectors_QE, top_k)
+        vectors_XH = self._encoder.queries(queries)
+        scores_XX, rows_XX = search_index(self._index, vectors_XH, top_k)
         return [
             [self._hit(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
-            for rows, scores in zip(rows_QK.tolist(), scores_QK.tolist(), strict=True)
+            for rows, scores in zip(rows_XX.tolist(), scores_XX.tolist(), strict=True)
         ]
 
     def _hit(self, row: int, score: float) -> Hit:
@@ -114,18 +114,18 @@ def empty_index(kind: str, dimensions: int) -> faiss.Index:
     return index
 
 
-def search_index(index: faiss.Index, vectors_QE: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Searches an index with several queries. Q queries, E dimensions, K = `top_k`.
+def search_index(index: faiss.Index, vectors_XH: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Searches an index with several queries. X queries, H dimensions, X = `top_k`.
 
     efSearch is passed with each search, because threads would share the value that faiss keeps in the index.
 
     Returns:
-        Scores [Q, K] and rows [Q, K], best first; row -1 where the index holds fewer vectors.
+        Scores [X, X] and rows [X, X], best first; row -1 where the index holds fewer vectors.
     """
     faiss = _import_faiss()
     is_graph = isinstance(index, faiss.IndexHNSW)
     parameters = faiss.SearchParametersHNSW(efSearch=max(HNSW_SEARCH, top_k)) if is_graph else None
-    return index.search(vectors_QE, top_k, params=parameters)
+    return index.search(vectors_XH, top_k, params=parameters)
 
 
 def _import_faiss():

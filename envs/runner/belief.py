@@ -1,9 +1,10 @@
 """Belief scoring: how likely the policy finds the gold answers after each moment of a rollout.
 
-A scorer takes `BeliefQuery`s and returns s_t(a) (SPEC §2), float64 [T1, K] for each query: the mean log-prob
-of the gold tokens at temperature 1, from a float32 log-softmax. All scorers agree within 1e-4 in float32.
-`PrefixScorer` asks a rollout engine. The scorers of `algorithms.igpo.belief` run on the learner's side, on a
-transformers model. `RolloutLoop` sends the requests of `PrefixScorer` while rollouts go on.
+A scorer takes `BeliefQuery`s and returns s_t(a) (definitions: Belief and information gain), float64 [T1, K]
+for each query: the mean log-prob of the gold tokens at temperature 1, from a float32 log-softmax. All scorers
+agree within 1e-4 in float32. `PrefixScorer` asks a rollout engine. The scorers of `algorithms.igpo.belief`
+run on the learner's side, on a transformers model. `RolloutLoop` sends the requests of `PrefixScorer` while
+rollouts go on.
 
 Array names end in their dimensions: T1 moments (the prompt, then each gain-bearing turn), K aliases, L
 tokens.
@@ -82,30 +83,30 @@ class PrefixScorer:
         return scores
 
 
-def enter_scores(rollout: Rollout, scores_TK: np.ndarray, policy: ScoringPolicy) -> None:
+def enter_scores(rollout: Rollout, scores_T1K: np.ndarray, policy: ScoringPolicy) -> None:
     """Writes scores into their rollout.
 
     Args:
         rollout: a finished rollout.
-        scores_TK: [T1, K]: s_0, then one row for each gain-bearing turn.
+        scores_T1K: [T1, K]: s_0, then one row for each gain-bearing turn.
         policy: whose belief they are.
 
     Raises:
         RuntimeError: a score is not finite; the message names rollout, turn and alias.
         ValueError: there is not one row for each gain-bearing turn.
     """
-    if not np.isfinite(scores_TK).all():
-        moment, alias = np.argwhere(~np.isfinite(scores_TK))[0]
+    if not np.isfinite(scores_T1K).all():
+        moment, alias = np.argwhere(~np.isfinite(scores_T1K))[0]
         where = (
             "after the prompt"
             if moment == 0
             else f"after turn {rollout.gain_bearing_turns[moment - 1].index}"
         )
         raise RuntimeError(
-            f"rollout {rollout.id}, {where}: the score of alias {alias} is {scores_TK[moment, alias]}: the "
+            f"rollout {rollout.id}, {where}: the score of alias {alias} is {scores_T1K[moment, alias]}: the "
             f"{policy} policy's weights are broken"
         )
     rollout.scorer = policy
-    rollout.initial_scores_K = scores_TK[0]
-    for turn, scores_K in zip(rollout.gain_bearing_turns, scores_TK[1:], strict=True):
+    rollout.initial_scores_K = scores_T1K[0]
+    for turn, scores_K in zip(rollout.gain_bearing_turns, scores_T1K[1:], strict=True):
         turn.scores_K = scores_K

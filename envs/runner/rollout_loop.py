@@ -323,6 +323,6 @@ class _Run:
         elif live.job.score_beliefs:
             aliases = range(len(rollout.scored_golds_K))
             moments = (-1, *(turn.index for turn in rollout.gain_bearing_turns))
-            scores_TK = np.array([[live.scores[moment, k] for k in aliases] for moment in moments])
-            enter_scores(rollout, scores_TK, "current")
+            scores_T1K = np.array([[live.scores[moment, k] for k in aliases] for moment in moments])
+            enter_scores(rollout, scores_T1K, "current")
         return live.record

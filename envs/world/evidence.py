@@ -22,7 +22,7 @@ that the answer can still have."""
 
 
 def draw_places(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws the place of each of `count` entities, int64 [N]; all places get equally many, give or take one.
+    """Draws the place of each of `count` entities, int64 [W]; all places get equally many, give or take one.
 
     Raises:
         InputError: a place would be empty.
@@ -35,33 +35,33 @@ def draw_places(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def relate_by_place(
-    others_NR: np.ndarray, places_N: np.ndarray, grade: float, rng: np.random.Generator
+    others_WJ: np.ndarray, places_W: np.ndarray, grade: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Redraws a share `grade` of the relations among the places that the entity's place leads to.
 
     Args:
-        others_NR: the entity that each relation leads to, int64.
-        places_N: the place of each entity.
+        others_WJ: the entity that each relation leads to, int64.
+        places_W: the place of each entity.
         grade: the share, in [0, 1].
         rng: decides which entries, and the new ones.
 
     Returns:
-        A new array like `others_NR`. No entity is related to itself.
+        A new array like `others_WJ`. No entity is related to itself.
     """
-    related_NR = others_NR.copy()
-    for entity, relation in np.argwhere(_chosen(others_NR.shape, grade, rng)):
-        branch = np.flatnonzero(places_N == (BRANCHES * places_N[entity] + rng.integers(BRANCHES)) % PLACES)
+    related_WJ = others_WJ.copy()
+    for entity, relation in np.argwhere(_chosen(others_WJ.shape, grade, rng)):
+        branch = np.flatnonzero(places_W == (BRANCHES * places_W[entity] + rng.integers(BRANCHES)) % PLACES)
         branch = branch[branch != entity]
         if len(branch):
-            related_NR[entity, relation] = branch[rng.integers(len(branch))]
-    return related_NR
+            related_WJ[entity, relation] = branch[rng.integers(len(branch))]
+    return related_WJ
 
 
 def resemble_place(
-    values_NA: np.ndarray, places_N: np.ndarray, grade: float, rng: np.random.Generator
+    values_WA: np.ndarray, places_W: np.ndarray, grade: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """A copy of `values_NA` in which a share `grade` of the entries is the value of the entity's place."""
-    return np.where(_chosen(values_NA.shape, grade, rng), places_N[:, None], values_NA)
+    """A copy of `values_WA` in which a share `grade` of the entries is the value of the entity's place."""
+    return np.where(_chosen(values_WA.shape, grade, rng), places_W[:, None], values_WA)
 
 
 def _chosen(shape: tuple[int, ...], grade: float, rng: np.random.Generator) -> np.ndarray:

@@ -129,7 +129,7 @@ class Expert:
             return steps[-1].entity
         if draw < self.habits.repeat + self.habits.stray:
             return int(
-                self.world.relations_NR[steps[-1].entity, self.rng.integers(len(self.world.relations))]
+                self.world.relations_WJ[steps[-1].entity, self.rng.integers(len(self.world.relations))]
             )
         return None
 

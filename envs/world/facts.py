@@ -15,7 +15,7 @@ from envs.world.words import ALL_RELATIONS, ATTRIBUTES, NAMES, VALUES, names
 class Facts:
     """Entities with names, relations to one another, and attributes with values.
 
-    Dimension letters: N entities, R relations, A attributes.
+    Dimension letters: W entities, J relations, A attributes.
 
     Args:
         settings: the world's settings.
@@ -23,12 +23,12 @@ class Facts:
             stream of its own, so switching it on changes nothing else.
 
     Attributes:
-        relations: the kinds of relations, R words.
-        names: what questions and other documents call each entity, N names.
-        titles: what an entity's own document calls it, N names. It differs from `names` only where two
+        relations: the kinds of relations, J words.
+        names: what questions and other documents call each entity, W names.
+        titles: what an entity's own document calls it, W names. It differs from `names` only where two
             entities share a first name.
-        relations_NR: index of the entity that each relation leads to, int64, never the entity itself.
-        values_NA: index into `VALUES[attribute]`, int64.
+        relations_WJ: index of the entity that each relation leads to, int64, never the entity itself.
+        values_WA: index into `VALUES[attribute]`, int64.
 
     Raises:
         InputError: the settings need more names than there are, or contradict one another.
@@ -43,18 +43,18 @@ class Facts:
         self.titles, self.names = share_names(
             [pool[i] for i in rng.permutation(len(pool))[:count]], settings.collisions
         )
-        # Drawing from N - 1 and stepping over the entity's own index leaves the draw uniform over the others.
-        others_NR = rng.integers(0, count - 1, size=(count, settings.relations))
-        self.relations_NR = others_NR + (others_NR >= np.arange(count)[:, None])
-        self.values_NA = np.stack([rng.integers(0, len(VALUES[a]), size=count) for a in ATTRIBUTES], axis=1)
+        # Drawing from W - 1 and stepping over the entity's own index leaves the draw uniform over the others.
+        others_WJ = rng.integers(0, count - 1, size=(count, settings.relations))
+        self.relations_WJ = others_WJ + (others_WJ >= np.arange(count)[:, None])
+        self.values_WA = np.stack([rng.integers(0, len(VALUES[a]), size=count) for a in ATTRIBUTES], axis=1)
         if settings.graded_evidence:
             evidence = self._stream(1)
-            places_N = draw_places(count, evidence)
-            self.relations_NR = relate_by_place(
-                self.relations_NR, places_N, settings.graded_evidence, evidence
+            places_W = draw_places(count, evidence)
+            self.relations_WJ = relate_by_place(
+                self.relations_WJ, places_W, settings.graded_evidence, evidence
             )
-            self.values_NA = resemble_place(self.values_NA, places_N, settings.graded_evidence, evidence)
-        self._alias_NA = self._stream(2).integers(0, settings.aliases + 1, size=self.values_NA.shape)
+            self.values_WA = resemble_place(self.values_WA, places_W, settings.graded_evidence, evidence)
+        self._alias_WA = self._stream(2).integers(0, settings.aliases + 1, size=self.values_WA.shape)
 
     def _stream(self, number: int) -> np.random.Generator:
         """A random stream of its own for one of the options that are off by default."""
@@ -63,20 +63,20 @@ class Facts:
     def value(self, entity: int, key: str) -> str:
         """The word that `entity`'s document gives for `key`, a relation or an attribute."""
         if key in self.relations:
-            return self.names[self.relations_NR[entity, self.relations.index(key)]]
-        return self.value_names(entity, key)[self._alias_NA[entity, ATTRIBUTES.index(key)]]
+            return self.names[self.relations_WJ[entity, self.relations.index(key)]]
+        return self.value_names(entity, key)[self._alias_WA[entity, ATTRIBUTES.index(key)]]
 
     def value_names(self, entity: int, attribute: str) -> list[str]:
         """All names of the entity's value; a single word without aliases."""
         return value_names(
-            attribute, int(self.values_NA[entity, ATTRIBUTES.index(attribute)]), self.settings.aliases
+            attribute, int(self.values_WA[entity, ATTRIBUTES.index(attribute)]), self.settings.aliases
         )
 
     def path(self, chain: Chain) -> list[int]:
         """The entities whose documents the chain needs, in hop order."""
         path = [chain.entity]
         for relation in chain.relations:
-            path.append(int(self.relations_NR[path[-1], relation]))
+            path.append(int(self.relations_WJ[path[-1], relation]))
         return path
 
     def draw_chain(self, hops: int, rng: np.random.Generator, entity: int | None = None) -> Chain:

@@ -23,18 +23,18 @@ def belief_path(facts: Facts, chain: Chain) -> list[float]:
         `chain.hops` + 1 beliefs, each in [0, 1].
     """
     grade, path = facts.settings.graded_evidence, facts.path(chain)
-    chance_PV = grade * np.eye(PLACES) + (1 - grade) / PLACES
-    lead_PP = np.full((PLACES, PLACES), (1 - grade) / PLACES)
+    chance_XX = grade * np.eye(PLACES) + (1 - grade) / PLACES
+    lead_XX = np.full((PLACES, PLACES), (1 - grade) / PLACES)
     for place in range(PLACES):
-        lead_PP[place, (BRANCHES * place + np.arange(BRANCHES)) % PLACES] += grade / BRANCHES
-    gold = facts.values_NA[path[-1], chain.attribute]
-    place_P = np.full(PLACES, 1 / PLACES)
+        lead_XX[place, (BRANCHES * place + np.arange(BRANCHES)) % PLACES] += grade / BRANCHES
+    gold = facts.values_WA[path[-1], chain.attribute]
+    place_X = np.full(PLACES, 1 / PLACES)
     beliefs = []
     for hops_read in range(chain.hops):
         if hops_read:
-            place_P = place_P @ lead_PP if hops_read > 1 else place_P
-            place_P = place_P * np.prod(chance_PV[:, facts.values_NA[path[hops_read - 1]]], axis=1)
-            place_P /= place_P.sum()
+            place_X = place_X @ lead_XX if hops_read > 1 else place_X
+            place_X = place_X * np.prod(chance_XX[:, facts.values_WA[path[hops_read - 1]]], axis=1)
+            place_X /= place_X.sum()
         ahead = chain.hops - max(hops_read, 1)
-        beliefs.append(float(place_P @ np.linalg.matrix_power(lead_PP, ahead) @ chance_PV[:, gold]))
+        beliefs.append(float(place_X @ np.linalg.matrix_power(lead_XX, ahead) @ chance_XX[:, gold]))
     return [*beliefs, 1.0]

@@ -62,7 +62,7 @@ def vary(facts: Facts, chain: Chain, id: str, seen: set[str], rng: np.random.Gen
 def yes_no(facts: Facts, chain: Chain, id: str, rng: np.random.Generator) -> Question:
     """Asks whether the chain ends in a certain value: in half of the cases the right one, else another."""
     plain, attribute = chain_question(facts, chain, id), ATTRIBUTES[chain.attribute]
-    value = int(facts.values_NA[facts.path(chain)[-1], chain.attribute])
+    value = int(facts.values_WA[facts.path(chain)[-1], chain.attribute])
     is_right = bool(rng.integers(2))
     if not is_right:
         value = (value + 1 + int(rng.integers(len(VALUES[attribute]) - 1))) % len(VALUES[attribute])
@@ -81,13 +81,13 @@ def comparison(
     Returns:
         None where `MAX_DRAWS` draws of the other entity give no text that is not in `seen`.
     """
-    attribute, values_N = ATTRIBUTES[chain.attribute], facts.values_NA[:, chain.attribute]
+    attribute, values_W = ATTRIBUTES[chain.attribute], facts.values_WA[:, chain.attribute]
     for _ in range(MAX_DRAWS):
         other = int(rng.integers(len(facts.names)))
-        if values_N[other] == values_N[chain.entity]:
+        if values_W[other] == values_W[chain.entity]:
             continue
         pair = [chain.entity, other] if rng.integers(2) else [other, chain.entity]
-        asked = value_names(attribute, int(values_N[chain.entity]), facts.settings.aliases)
+        asked = value_names(attribute, int(values_W[chain.entity]), facts.settings.aliases)
         first, second = (facts.names[entity] for entity in pair)
         text = f"who has {attribute} {asked[0]} , {first} or {second} ?"
         if text not in seen:

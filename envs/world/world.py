@@ -34,13 +34,13 @@ Split = Literal["train", "heldout"]
 class World(Facts):
     """Facts, and the documents and questions made from them.
 
-    Dimension letters: N entities, F facts of a document.
+    Dimension letters: W entities, X facts of a document.
     """
 
     def __init__(self, settings: WorldSettings):
         rng = np.random.Generator(np.random.PCG64(settings.seed))
         super().__init__(settings, rng)
-        self._fact_order_NF = np.stack(
+        self._fact_order_WX = np.stack(
             [rng.permutation(settings.relations + len(ATTRIBUTES)) for _ in range(settings.entities)]
         )
         self._question_seed = int(rng.integers(0, 2**31))
@@ -51,7 +51,7 @@ class World(Facts):
         Where two entities share a first name, the first and the last sentence give the full name.
         """
         title, keys = self.titles[entity], [*self.relations, *ATTRIBUTES]
-        facts = [f"{title} {keys[k]} {self.value(entity, keys[k])} ." for k in self._fact_order_NF[entity]]
+        facts = [f"{title} {keys[k]} {self.value(entity, keys[k])} ." for k in self._fact_order_WX[entity]]
         if title == self.names[entity]:
             return facts
         return [f"{title} is {self.names[entity]} .", *facts, f"this was about {self.names[entity]} ."]

@@ -209,7 +209,7 @@ def scored_rollout(rollout: dict[str, Any], estimator: Estimator) -> ScoredRollo
         group=rollout["group_id"],
         outcome=estimator.penalties.get(rollout["termination"], rollout["outcome"]),
         initial_scores_K=rollout["initial_scores"],
-        scores_TK=[turn["scores"] for turn in turns],
+        scores_T1K=[turn["scores"] for turn in turns],
         bears_gain_T=[turn["bears_gain"] for turn in turns],
         agents_T=[turn["agent"] for turn in turns],
         malformed=rollout["termination"] == "malformed",

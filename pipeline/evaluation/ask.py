@@ -108,7 +108,7 @@ def _show(turn: Turn, console: Console) -> None:
 
 
 def _belief(policy: Policy, episode: SearchEpisode) -> float:
-    """b_t after the history so far (SPEC §2)."""
+    """b_t after the history so far (definitions: Belief and information gain)."""
     from envs.runner.belief import BeliefQuery
 
     history = np.asarray(episode.history, dtype=np.int32)

@@ -38,9 +38,9 @@ def benchmark_row(values: Values) -> dict[str, Cell]:
         for name, of_one in values.items()
     }
     mean = float(np.mean([cell.mean for cell in cells.values()]))
-    average_B = np.mean(list(resampled.values()), axis=0)
+    average_X = np.mean(list(resampled.values()), axis=0)
     questions = sum(cell.questions for cell in cells.values())
-    return cells | {AVERAGE: Cell(mean, *percentile_interval(average_B), questions)}
+    return cells | {AVERAGE: Cell(mean, *percentile_interval(average_X), questions)}
 
 
 def benchmark_table(rows: Mapping[str, Values], title: str) -> Table:

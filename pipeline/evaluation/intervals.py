@@ -86,19 +86,19 @@ def bootstrap_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float
 
 
 def bootstrap_means(values: Sequence[float], *, seed: int = 0) -> np.ndarray:
-    """Means of `RESAMPLES` resamples of `values` [B]. Deterministic in `seed`."""
-    values_N = np.asarray(values, dtype=np.float64)
+    """Means of `RESAMPLES` resamples of `values` [X]. Deterministic in `seed`."""
+    values_Q = np.asarray(values, dtype=np.float64)
     generator = np.random.default_rng(seed)
-    means_B = np.empty(RESAMPLES)
+    means_X = np.empty(RESAMPLES)
     for start in range(0, RESAMPLES, 1000):  # in blocks, so that 10,000 values do not cost 800 MB
-        rows_BN = generator.integers(0, len(values_N), size=(1000, len(values_N)))
-        means_B[start : start + 1000] = values_N[rows_BN].mean(axis=1)
-    return means_B
+        rows_XQ = generator.integers(0, len(values_Q), size=(1000, len(values_Q)))
+        means_X[start : start + 1000] = values_Q[rows_XQ].mean(axis=1)
+    return means_X
 
 
-def percentile_interval(means_B: np.ndarray) -> tuple[float, float]:
+def percentile_interval(means_X: np.ndarray) -> tuple[float, float]:
     """Bounds of the middle 95% of resampled means."""
-    low, high = np.quantile(means_B, [0.025, 0.975])
+    low, high = np.quantile(means_X, [0.025, 0.975])
     return float(low), float(high)
 
 

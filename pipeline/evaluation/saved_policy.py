@@ -50,7 +50,7 @@ class Policy:
 
         rule = self.task.settings.alias_rule
         scorer = PrefixScorer(self.loop.engines[self.task.answering_role.policy])
-        return [beliefs_from_scores(reduce_aliases(scores_TK, rule)) for scores_TK in scorer.score(queries)]
+        return [beliefs_from_scores(reduce_aliases(scores_T1K, rule)) for scores_T1K in scorer.score(queries)]
 
 
 def open_policy(source: str, config: str | None = None, overrides: list[str] | None = None) -> Policy:

@@ -94,7 +94,7 @@ def _mean_of(seeds: list[FinishedCell], column: str) -> Estimate | None:
     """Of a training column: mean over iterations, then over seeds."""
     values = [training(found)[column] for found in seeds]
     known = [
-        float(column_I[column_I == column_I].mean()) for column_I in values if (column_I == column_I).any()
+        float(column_X[column_X == column_X].mean()) for column_X in values if (column_X == column_X).any()
     ]
     return estimate(known) if known else None
 

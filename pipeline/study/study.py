@@ -71,9 +71,9 @@ def best_rates(tuned: Iterable[FinishedCell]) -> dict[tuple[str, str], float]:
     scores: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for found in tuned:
         assert found.cell.learning_rate is not None, "a tuning cell has a learning rate"
-        em_E = heldout(found)["em"][1:]
+        em_X = heldout(found)["em"][1:]
         scores.setdefault((found.cell.method, found.cell.difficulty), []).append(
-            (float(em_E.mean()), -found.cell.learning_rate)
+            (float(em_X.mean()), -found.cell.learning_rate)
         )
     return {key: -max(pairs)[1] for key, pairs in scores.items()}
 

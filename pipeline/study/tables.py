@@ -69,15 +69,15 @@ def rollouts_to_reach(found: FinishedCell, em: float) -> float:
     did.
     """
     columns = heldout(found)
-    em_E, rollouts_E = columns["em"], columns["rollouts"]
-    reached = np.flatnonzero(em_E >= em)
+    em_X, rollouts_X = columns["em"], columns["rollouts"]
+    reached = np.flatnonzero(em_X >= em)
     if not reached.size:
         return float("inf")
     k = int(reached[0])
     if k == 0:
         return 0.0
-    share = (em - em_E[k - 1]) / (em_E[k] - em_E[k - 1])
-    return float(rollouts_E[k - 1] + share * (rollouts_E[k] - rollouts_E[k - 1]))
+    share = (em - em_X[k - 1]) / (em_X[k] - em_X[k - 1])
+    return float(rollouts_X[k - 1] + share * (rollouts_X[k] - rollouts_X[k - 1]))
 
 
 def estimate(values: Sequence[float]) -> Estimate:

@@ -36,5 +36,5 @@ def score_on_learners(
         return index, learner.score_beliefs(ray.get(shares[index]), policy_id)
 
     for index, scores in on_learners(learners, score):
-        for episode, scores_TK in zip(episodes[index::count], scores, strict=True):
-            enter_scores(episode.custom_data["rollout"], scores_TK, config.belief_scoring.policy)
+        for episode, scores_T1K in zip(episodes[index::count], scores, strict=True):
+            enter_scores(episode.custom_data["rollout"], scores_T1K, config.belief_scoring.policy)

@@ -50,19 +50,19 @@ class TokenTree:
         """The branch nodes.
 
         Returns:
-            ids [B], positions in their sequence [B], and a mask [B, nodes] of the nodes that each may attend
+            ids [Y], positions in their sequence [Y], and a mask [Y, nodes] of the nodes that each may attend
             to: its ancestors and itself.
         """
-        ids_B = np.empty(self.num_branch_nodes, dtype=self.trunk_L.dtype)
-        position_B = np.empty(self.num_branch_nodes, dtype=np.int64)
-        sees_BX = np.zeros((self.num_branch_nodes, len(self.trunk_L) + self.num_branch_nodes), dtype=np.bool_)
+        ids_Y = np.empty(self.num_branch_nodes, dtype=self.trunk_L.dtype)
+        position_Y = np.empty(self.num_branch_nodes, dtype=np.int64)
+        sees_YX = np.zeros((self.num_branch_nodes, len(self.trunk_L) + self.num_branch_nodes), dtype=np.bool_)
         start = 0
         for ids, ancestors in self._branches:
             span = slice(start, start + len(ids))
-            ids_B[span] = ids
-            position_B[span] = len(ancestors) + np.arange(len(ids))
-            sees_BX[span, ancestors] = True
+            ids_Y[span] = ids
+            position_Y[span] = len(ancestors) + np.arange(len(ids))
+            sees_YX[span, ancestors] = True
             own = len(self.trunk_L) + start
-            sees_BX[span, own : own + len(ids)] = np.tri(len(ids), dtype=np.bool_)
+            sees_YX[span, own : own + len(ids)] = np.tri(len(ids), dtype=np.bool_)
             start += len(ids)
-        return ids_B, position_B, sees_BX
+        return ids_Y, position_Y, sees_YX

@@ -24,10 +24,10 @@ class _Tree:
     """One query's tree, and the nodes whose outputs predict its gold tokens."""
 
     tree: TokenTree
-    node_G: np.ndarray
+    node_D: np.ndarray
     """For each gold token of each answer, the node before it: its output predicts the token."""
-    target_G: np.ndarray
-    answer_G: np.ndarray
+    target_D: np.ndarray
+    answer_D: np.ndarray
     """Index of the token's answer: moment * K + alias."""
     shape: tuple[int, int]
     longest: int
@@ -66,8 +66,8 @@ class TreeScorer:
         self._model.eval()  # in training mode, gradient checkpointing would drop keys and values
         try:
             for batch in _batches(trees, self._tokens_per_batch):
-                for n, score_TK in zip(batch, self._score_batch([trees[n] for n in batch]), strict=True):
-                    scores[n] = score_TK
+                for n, score_T1K in zip(batch, self._score_batch([trees[n] for n in batch]), strict=True):
+                    scores[n] = score_T1K
         finally:
             self._model.train(was_training)
         return scores
@@ -75,39 +75,39 @@ class TreeScorer:
     @torch.no_grad()
     def _score_batch(self, trees: list[_Tree]) -> list[np.ndarray]:
         device = next(self._model.parameters()).device
-        trunks_NL, branches_NB, position_NB, sees_NBX = (
+        trunks_RL, branches_RY, position_RY, sees_RYX = (
             torch.from_numpy(part).to(device) for part in _pad(trees)
         )
         model = backbone(self._model)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._compute_dtype is torch.bfloat16):
-            trunk = model(input_ids=trunks_NL, use_cache=True)
+            trunk = model(input_ids=trunks_RL, use_cache=True)
             branch = model(
-                input_ids=branches_NB,
-                position_ids=position_NB,
-                attention_mask=sees_NBX[:, None],
+                input_ids=branches_RY,
+                position_ids=position_RY,
+                attention_mask=sees_RYX[:, None],
                 past_key_values=trunk.past_key_values,
                 use_cache=True,
             )
-            hidden_NXH = torch.cat([trunk.last_hidden_state, branch.last_hidden_state], dim=1)
+            hidden_RXH = torch.cat([trunk.last_hidden_state, branch.last_hidden_state], dim=1)
             # Padding separates a tree's trunk from its branch nodes: shift their indices by its length.
-            behind = [trunks_NL.shape[1] - tree.trunk_size for tree in trees]
+            behind = [trunks_RL.shape[1] - tree.trunk_size for tree in trees]
             nodes = [
-                tree.node_G + np.where(tree.node_G >= tree.trunk_size, b, 0)
+                tree.node_D + np.where(tree.node_D >= tree.trunk_size, b, 0)
                 for tree, b in zip(trees, behind, strict=True)
             ]
-            row_P = np.repeat(np.arange(len(trees)), [len(tree.node_G) for tree in trees])
-            hidden_PH = hidden_NXH[
-                torch.from_numpy(row_P).to(device), torch.from_numpy(np.concatenate(nodes)).to(device)
+            row_D = np.repeat(np.arange(len(trees)), [len(tree.node_D) for tree in trees])
+            hidden_DH = hidden_RXH[
+                torch.from_numpy(row_D).to(device), torch.from_numpy(np.concatenate(nodes)).to(device)
             ]
-            target_P = torch.from_numpy(np.concatenate([tree.target_G for tree in trees])).to(device)
-            logp_P = self._logp(hidden_PH, target_P)
-        logps = np.split(logp_P, np.flatnonzero(np.diff(row_P)) + 1)
-        return [_mean_by_answer(tree, logp_G) for tree, logp_G in zip(trees, logps, strict=True)]
+            target_D = torch.from_numpy(np.concatenate([tree.target_D for tree in trees])).to(device)
+            logp_D = self._logp(hidden_DH, target_D)
+        logps = np.split(logp_D, np.flatnonzero(np.diff(row_D)) + 1)
+        return [_mean_by_answer(tree, logp_D) for tree, logp_D in zip(trees, logps, strict=True)]
 
-    def _logp(self, hidden_PH: torch.Tensor, target_P: torch.Tensor) -> np.ndarray:
+    def _logp(self, hidden_DH: torch.Tensor, target_D: torch.Tensor) -> np.ndarray:
         head = self._model.get_output_embeddings()
         chunk = max(1, LOGITS_PER_CHUNK // self._model.config.vocab_size)
-        parts = zip(hidden_PH.split(chunk), target_P.split(chunk), strict=True)
+        parts = zip(hidden_DH.split(chunk), target_D.split(chunk), strict=True)
         return (
             torch.cat([head_logp(head, hidden, target, "off")[0] for hidden, target in parts])
             .double()
@@ -142,9 +142,9 @@ def _grow(query: BeliefQuery) -> _Tree:
             targets.append(ids[gold])
     return _Tree(
         tree,
-        node_G=np.concatenate(nodes),
-        target_G=np.concatenate(targets),
-        answer_G=np.repeat(np.arange(len(nodes)), [len(part) for part in nodes]),
+        node_D=np.concatenate(nodes),
+        target_D=np.concatenate(targets),
+        answer_D=np.repeat(np.arange(len(nodes)), [len(part) for part in nodes]),
         shape=(len(query.contexts_T1), len(query.suffixes_K)),
         longest=longest,
     )
@@ -165,28 +165,28 @@ def _batches(trees: list[_Tree], tokens: int) -> list[list[int]]:
 
 
 def _pad(trees: list[_Tree]) -> tuple[np.ndarray, ...]:
-    """Trunks [N, L], branches [N, B], their positions [N, B] and masks [N, B, L + B], padded on the right.
+    """Trunks [R, L], branches [R, Y], their positions [R, Y] and masks [R, Y, L + Y], padded on the right.
 
     No real token attends to the padding behind a trunk. A padded branch token attends to itself, because a
     softmax needs at least one entry.
     """
     trunk = max(tree.trunk_size for tree in trees)
     branch = max(1, *(tree.tree.num_branch_nodes for tree in trees))
-    trunks_NL = np.zeros((len(trees), trunk), dtype=np.int64)
-    branches_NB = np.zeros((len(trees), branch), dtype=np.int64)
-    position_NB = np.zeros((len(trees), branch), dtype=np.int64)
-    sees_NBX = np.zeros((len(trees), branch, trunk + branch), dtype=np.bool_)
-    sees_NBX[:, np.arange(branch), trunk + np.arange(branch)] = True
+    trunks_RL = np.zeros((len(trees), trunk), dtype=np.int64)
+    branches_RY = np.zeros((len(trees), branch), dtype=np.int64)
+    position_RY = np.zeros((len(trees), branch), dtype=np.int64)
+    sees_RYX = np.zeros((len(trees), branch, trunk + branch), dtype=np.bool_)
+    sees_RYX[:, np.arange(branch), trunk + np.arange(branch)] = True
     for n, tree in enumerate(trees):
         own_trunk, own_branch = tree.trunk_size, tree.tree.num_branch_nodes
-        trunks_NL[n, :own_trunk] = tree.tree.trunk_L
-        branches_NB[n, :own_branch], position_NB[n, :own_branch], sees_BX = tree.tree.branches()
-        sees_NBX[n, :own_branch, :own_trunk] = sees_BX[:, :own_trunk]
-        sees_NBX[n, :own_branch, trunk : trunk + own_branch] = sees_BX[:, own_trunk:]
-    return trunks_NL, branches_NB, position_NB, sees_NBX
+        trunks_RL[n, :own_trunk] = tree.tree.trunk_L
+        branches_RY[n, :own_branch], position_RY[n, :own_branch], sees_YX = tree.tree.branches()
+        sees_RYX[n, :own_branch, :own_trunk] = sees_YX[:, :own_trunk]
+        sees_RYX[n, :own_branch, trunk : trunk + own_branch] = sees_YX[:, own_trunk:]
+    return trunks_RL, branches_RY, position_RY, sees_RYX
 
 
-def _mean_by_answer(tree: _Tree, logp_G: np.ndarray) -> np.ndarray:
+def _mean_by_answer(tree: _Tree, logp_D: np.ndarray) -> np.ndarray:
     """Mean log-prob of each answer's gold tokens, [T1, K]."""
-    sums = np.bincount(tree.answer_G, weights=logp_G)
-    return (sums / np.bincount(tree.answer_G)).reshape(tree.shape)
+    sums = np.bincount(tree.answer_D, weights=logp_D)
+    return (sums / np.bincount(tree.answer_D)).reshape(tree.shape)

@@ -69,7 +69,7 @@ def scored_rollout(rollout: Rollout) -> ScoredRollout:
         group=rollout.group_id,
         outcome=rollout.outcome,
         initial_scores_K=rollout.initial_scores_K,
-        scores_TK=[turn.scores_K for turn in rollout.turns],
+        scores_T1K=[turn.scores_K for turn in rollout.turns],
         bears_gain_T=[turn.index in bearing for turn in rollout.turns],
         agents_T=[turn.agent for turn in rollout.turns],
         malformed=rollout.termination is Termination.MALFORMED,
@@ -245,4 +245,4 @@ class BuildTokenBatch(ConnectorV2):
                     "no context"
                 )
             rows[module_id].append(row)
-            layout.rollout_ids_N.append(rollout.id)
+            layout.rollout_ids_R.append(rollout.id)

@@ -66,7 +66,9 @@ class IGPOTorchLearner(UpdatingLearner):
         return credit, groups
 
     def score_beliefs(self, queries: Sequence[BeliefQuery], module_id: str) -> list[np.ndarray]:
-        """s_t(a) of SPEC §2 for every query, by the policy and method of `config.belief_scoring`."""
+        """s_t(a) (definitions: Belief and information gain) for every query, by the policy and method of
+        `config.belief_scoring`.
+        """
         module, scoring = self._hugging_face(module_id), self.config.belief_scoring
         current = contextlib.nullcontext(module.hf)
         with self._references.model(module_id) if scoring.policy == "reference" else current as model:

@@ -11,7 +11,7 @@ Aggregation = Literal["seq_mean_token_mean", "token_mean", "seq_mean_token_sum"]
 
 @dataclass(frozen=True, slots=True)
 class LossSettings:
-    """Settings of the policy loss (SPEC §5).
+    """Settings of the policy loss (definitions: Loss).
 
     The defaults are the only ones in this project. The paper (arXiv 2510.14967v2) states `kl_coeff` and
     `loss_aggregation`; it leaves the clip bounds open, and 0.2 is the value in the authors' code.

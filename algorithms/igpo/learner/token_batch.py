@@ -1,10 +1,10 @@
 """The learner's token batch: the rows of all agents that spoke, end to end, without padding.
 
 A row holds everything that one agent of one rollout saw and wrote, up to its last decision token. A batch is
-a dictionary of flat columns of one length. Array names: F tokens of all rows, N rows, P decision tokens.
+a dictionary of flat columns of one length. Array names: F tokens of all rows, R rows, X decision tokens.
 
     token_ids      int64   [F]
-    row_id         int32   [F]  the token's row, 0 to N - 1; the tokens of a row are neighbours
+    row_id         int32   [F]  the token's row, 0 to R - 1; the tokens of a row are neighbours
     sequence_id    int32   [F]  index of the row's (rollout, module) in the whole batch; -1 in a dummy row
     loss_mask      bool    [F]  True at decision tokens, the only ones with a loss; a row begins with another
     advantages     float32 [F]  advantage of the token's turn; 0 off the loss mask
@@ -42,7 +42,7 @@ class TokenLayout:
 
     turn_keys: list[tuple[str, int]] = field(default_factory=list)
     """(rollout id, turn index) of each `turn_id`."""
-    rollout_ids_N: list[str] = field(default_factory=list)
+    rollout_ids_R: list[str] = field(default_factory=list)
     """Rollout of each row; empty where the only row is a dummy."""
     num_sequences: int = 0
     """S of the whole batch, over all learners."""
@@ -138,17 +138,17 @@ def join_rows(rows: Sequence[Row]) -> TokenBatch:
     """
     rows = rows or [_dummy_row()]
     parts = [part for row in rows for part in row.parts]
-    size_P = np.array([len(part.ids) for part in parts], np.int64)
-    decision_F = np.repeat(np.array([part.decision for part in parts], bool), size_P)
+    size_X = np.array([len(part.ids) for part in parts], np.int64)
+    decision_F = np.repeat(np.array([part.decision for part in parts], bool), size_X)
     row_F = np.repeat(np.arange(len(rows)), [row.num_tokens for row in rows])
-    last_N = np.full(len(rows), -1)
-    np.maximum.at(last_N, row_F[decision_F], np.flatnonzero(decision_F))
-    if (last_N < 0).any():
-        raise ValueError(f"row {np.argmin(last_N)} has no decision token: there is nothing to learn from it")
-    kept_F = np.arange(len(row_F)) <= last_N[row_F]
+    last_R = np.full(len(rows), -1)
+    np.maximum.at(last_R, row_F[decision_F], np.flatnonzero(decision_F))
+    if (last_R < 0).any():
+        raise ValueError(f"row {np.argmin(last_R)} has no decision token: there is nothing to learn from it")
+    kept_F = np.arange(len(row_F)) <= last_R[row_F]
 
     def of_parts(values: list[float], dtype: type) -> np.ndarray:
-        return np.repeat(np.array(values, dtype), size_P)
+        return np.repeat(np.array(values, dtype), size_X)
 
     def of_rows(values: list[float], dtype: type) -> np.ndarray:
         return np.array(values, dtype)[row_F]
@@ -188,21 +188,21 @@ def dummy_batch(like: TokenBatch, device: torch.device | str = "cpu") -> TokenBa
 
 
 def row_lengths(batch: TokenBatch) -> np.ndarray:
-    """Tokens of each row, [N]."""
+    """Tokens of each row, [R]."""
     return np.bincount(batch["row_id"].cpu().numpy())
 
 
-def tokens_of_rows(lengths_N: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def tokens_of_rows(lengths_R: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Indices into the flat columns of all tokens of `rows`, row after row."""
-    start_N = np.cumsum(lengths_N) - lengths_N
-    return np.concatenate([np.arange(start_N[row], start_N[row] + lengths_N[row]) for row in rows])
+    start_R = np.cumsum(lengths_R) - lengths_R
+    return np.concatenate([np.arange(start_R[row], start_R[row] + lengths_R[row]) for row in rows])
 
 
 def take_rows(
-    batch: TokenBatch, lengths_N: np.ndarray, rows: np.ndarray, device: torch.device | str = "cpu"
+    batch: TokenBatch, lengths_R: np.ndarray, rows: np.ndarray, device: torch.device | str = "cpu"
 ) -> TokenBatch:
     """The given rows of `batch` as a token batch on `device`; their row ids count from 0."""
-    index = torch.from_numpy(tokens_of_rows(lengths_N, rows))
+    index = torch.from_numpy(tokens_of_rows(lengths_R, rows))
     taken = {name: column[index] for name, column in batch.items()}
-    taken["row_id"] = torch.from_numpy(np.repeat(np.arange(len(rows), dtype=np.int32), lengths_N[rows]))
+    taken["row_id"] = torch.from_numpy(np.repeat(np.arange(len(rows), dtype=np.int32), lengths_R[rows]))
     return {name: column.to(device, non_blocking=True) for name, column in taken.items()}

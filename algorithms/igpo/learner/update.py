@@ -130,12 +130,12 @@ class UpdatingLearner(DistributedLearner):
         module = self._hugging_face(plan.module_id)
         for update in plan.first_epoch():
             for k, micro in enumerate(update.micro_batches(self._device)):
-                logp_P = module.forward_train(micro)["token_logp"]
-                stats.add_gap(micro, logp_P)
-                plan.add_column(OLD_LOGP, update, k, logp_P)
+                logp_D = module.forward_train(micro)["token_logp"]
+                stats.add_gap(micro, logp_D)
+                plan.add_column(OLD_LOGP, update, k, logp_D)
                 if self._pays_kl(plan.module_id):
-                    reference_logp_P = self._references.token_logp(plan.module_id, micro)
-                    plan.add_column(REFERENCE_LOGP, update, k, reference_logp_P)
+                    reference_logp_D = self._references.token_logp(plan.module_id, micro)
+                    plan.add_column(REFERENCE_LOGP, update, k, reference_logp_D)
 
     def _accumulate_gradient(self, update: Update, stats: UpdateStats) -> None:
         """Forward and backward over the micro-batches of an update; then every learner has the full gradient.
@@ -192,22 +192,22 @@ class UpdatingLearner(DistributedLearner):
         """
         mask_F = batch[Columns.LOSS_MASK]
         of_decisions = {name: column_F[mask_F] for name, column_F in batch.items()}
-        logp_P = fwd_out["token_logp"]
-        reference_logp_P = of_decisions.get(REFERENCE_LOGP)
-        if reference_logp_P is None and self._pays_kl(module_id):
-            reference_logp_P = self._references.token_logp(module_id, batch)
+        logp_D = fwd_out["token_logp"]
+        reference_logp_D = of_decisions.get(REFERENCE_LOGP)
+        if reference_logp_D is None and self._pays_kl(module_id):
+            reference_logp_D = self._references.token_logp(module_id, batch)
         terms = policy_loss(
             config.loss_settings(),
-            logp_P=logp_P,
-            old_logp_P=of_decisions.get(OLD_LOGP, logp_P.detach()),
-            sampler_logp_P=of_decisions[Columns.ACTION_LOGP],
-            advantage_P=of_decisions[Columns.ADVANTAGES],
-            weight_P=of_decisions["loss_weight"],
-            turn_id_P=of_decisions["turn_id"],
-            sequence_id_P=of_decisions["sequence_id"],
-            clip_scale_P=of_decisions["clip_scale"],
-            reference_logp_P=reference_logp_P,
-            entropy_P=fwd_out["entropy"],
+            logp_D=logp_D,
+            old_logp_D=of_decisions.get(OLD_LOGP, logp_D.detach()),
+            sampler_logp_D=of_decisions[Columns.ACTION_LOGP],
+            advantage_D=of_decisions[Columns.ADVANTAGES],
+            weight_D=of_decisions["loss_weight"],
+            turn_id_D=of_decisions["turn_id"],
+            sequence_id_D=of_decisions["sequence_id"],
+            clip_scale_D=of_decisions["clip_scale"],
+            reference_logp_D=reference_logp_D,
+            entropy_D=fwd_out["entropy"],
         )
         fwd_out[TOKEN_TERMS] = terms
         return terms.loss

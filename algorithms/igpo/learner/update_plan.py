@@ -56,7 +56,7 @@ class Update:
         """
         for k in range(self.num_micro_batches):
             if k < len(self.rows):
-                micro = take_rows(self.plan.batch, self.plan.lengths_N, self.rows[k], device)
+                micro = take_rows(self.plan.batch, self.plan.lengths_R, self.rows[k], device)
             else:
                 micro = dummy_batch(self.plan.batch, device)
             micro["loss_weight"] = micro["loss_weight"] * self.weight_scale
@@ -65,7 +65,7 @@ class Update:
     def rollout_ids(self, micro_batches: list[int]) -> list[str]:
         """Ids of the rollouts in these micro-batches, sorted; dummy batches have none."""
         own = [k for k in micro_batches if k < len(self.rows)]
-        return sorted({self.plan.layout.rollout_ids_N[row] for k in own for row in self.rows[k]})
+        return sorted({self.plan.layout.rollout_ids_R[row] for k in own for row in self.rows[k]})
 
 
 @dataclass(slots=True)
@@ -75,21 +75,21 @@ class UpdatePlan:
     module_id: str
     batch: TokenBatch
     """The module's rows on this learner, on the CPU. `add_column` may add columns."""
-    lengths_N: np.ndarray
+    lengths_R: np.ndarray
     """Tokens of each row."""
     layout: TokenLayout
     num_minibatches: int
-    rows_U: list[list[np.ndarray]]
-    """`Update.rows` of each update; `num_micro_batches_U` and `weight_scale_U` likewise."""
-    num_micro_batches_U: list[int]
-    weight_scale_U: list[float]
+    rows_I: list[list[np.ndarray]]
+    """`Update.rows` of each update; `num_micro_batches_I` and `weight_scale_I` likewise."""
+    num_micro_batches_I: list[int]
+    weight_scale_I: list[float]
     num_tokens: float
     """Decision tokens of the whole batch, over all learners."""
     num_sequences: float
     """Sequences of the whole batch, over all learners."""
 
     def __iter__(self) -> Iterator[Update]:
-        columns = zip(self.rows_U, self.num_micro_batches_U, self.weight_scale_U, strict=True)
+        columns = zip(self.rows_I, self.num_micro_batches_I, self.weight_scale_I, strict=True)
         for u, (rows, num_micro_batches, weight_scale) in enumerate(columns):
             epoch, minibatch = divmod(u, self.num_minibatches)
             yield Update(self, epoch, minibatch, rows, num_micro_batches, weight_scale)
@@ -98,14 +98,14 @@ class UpdatePlan:
         """The updates of the first epoch, which together hold every row once."""
         return islice(self, self.num_minibatches)
 
-    def add_column(self, name: str, update: Update, k: int, value_P: torch.Tensor) -> None:
+    def add_column(self, name: str, update: Update, k: int, value_D: torch.Tensor) -> None:
         """Sets the column `name` of `batch` at the decision tokens of one micro-batch; a dummy batch has no
         place in it.
         """
         column_F = self.batch.setdefault(name, torch.zeros_like(self.batch[Columns.ACTION_LOGP]))
         if k < len(update.rows):
-            index = torch.from_numpy(tokens_of_rows(self.lengths_N, update.rows[k]))
-            column_F[index[self.batch[Columns.LOSS_MASK][index]]] = value_P.cpu()
+            index = torch.from_numpy(tokens_of_rows(self.lengths_R, update.rows[k]))
+            column_F[index[self.batch[Columns.LOSS_MASK][index]]] = value_D.cpu()
 
     @classmethod
     def cut(
@@ -124,43 +124,43 @@ class UpdatePlan:
         """Cuts `batch` into updates and agrees with the other learners on their common numbers (three
         collective calls).
         """
-        lengths_N = row_lengths(batch)
-        sequence_id_N = batch["sequence_id"].numpy()[np.cumsum(lengths_N) - 1]
-        tokens_N = np.bincount(batch["row_id"].numpy()[batch[Columns.LOSS_MASK].numpy()])
+        lengths_R = row_lengths(batch)
+        sequence_id_R = batch["sequence_id"].numpy()[np.cumsum(lengths_R) - 1]
+        tokens_R = np.bincount(batch["row_id"].numpy()[batch[Columns.LOSS_MASK].numpy()])
         minibatches = plan_minibatches(
-            sequence_id_N,
+            sequence_id_R,
             layout.num_sequences,
             num_epochs=num_epochs,
             num_minibatches=num_minibatches,
             seed=seed,
         )
-        rows_U = [
-            split_micro_batches(rows, lengths_N, sequence_id_N, tokens_per_micro_batch)
+        rows_I = [
+            split_micro_batches(rows, lengths_R, sequence_id_R, tokens_per_micro_batch)
             for rows in minibatches
         ]
-        tokens_U = over_learners([float(tokens_N[rows].sum()) for rows in minibatches], "sum")
-        sequences_U = over_learners(
-            [float(np.unique(sequence_id_N[rows]).size) for rows in minibatches], "sum"
+        tokens_I = over_learners([float(tokens_R[rows].sum()) for rows in minibatches], "sum")
+        sequences_I = over_learners(
+            [float(np.unique(sequence_id_R[rows]).size) for rows in minibatches], "sum"
         )
-        micro_batches_U = over_learners([float(len(rows)) for rows in rows_U], "max")
-        share_U = tokens_U if aggregation == "token_mean" else sequences_U
-        whole = sum(share_U) / num_epochs
+        micro_batches_I = over_learners([float(len(rows)) for rows in rows_I], "max")
+        share_I = tokens_I if aggregation == "token_mean" else sequences_I
+        whole = sum(share_I) / num_epochs
         return cls(
             module_id,
             batch,
-            lengths_N,
+            lengths_R,
             layout,
             num_minibatches,
-            rows_U=rows_U,
-            num_micro_batches_U=[int(count) for count in micro_batches_U],
-            weight_scale_U=[whole / share if share else 0.0 for share in share_U],
-            num_tokens=sum(tokens_U) / num_epochs,
-            num_sequences=sum(sequences_U) / num_epochs,
+            rows_I=rows_I,
+            num_micro_batches_I=[int(count) for count in micro_batches_I],
+            weight_scale_I=[whole / share if share else 0.0 for share in share_I],
+            num_tokens=sum(tokens_I) / num_epochs,
+            num_sequences=sum(sequences_I) / num_epochs,
         )
 
 
 def plan_minibatches(
-    sequence_id_N: np.ndarray,
+    sequence_id_R: np.ndarray,
     num_sequences: int,
     *,
     num_epochs: int,
@@ -170,21 +170,21 @@ def plan_minibatches(
     """Row indices of each of the num_epochs * num_minibatches updates, in order.
 
     Each epoch shuffles the sequences of the whole batch by `seed` and cuts them into `num_minibatches` parts
-    of equal size (up to one). `sequence_id_N` index the whole batch, so the parts do not depend on how it is
+    of equal size (up to one). `sequence_id_R` index the whole batch, so the parts do not depend on how it is
     spread over learners. Dummy rows (sequence id -1) are left out.
     """
     plan = []
     for epoch in range(num_epochs):
         order = np.random.default_rng((*seed, epoch)).permutation(num_sequences)
-        minibatch_S = np.empty(num_sequences, dtype=np.int64)
-        minibatch_S[order] = np.arange(num_sequences) * num_minibatches // max(num_sequences, 1)
-        minibatch_N = np.where(sequence_id_N >= 0, minibatch_S[sequence_id_N] if num_sequences else -1, -1)
-        plan += [np.flatnonzero(minibatch_N == k) for k in range(num_minibatches)]
+        minibatch_X = np.empty(num_sequences, dtype=np.int64)
+        minibatch_X[order] = np.arange(num_sequences) * num_minibatches // max(num_sequences, 1)
+        minibatch_R = np.where(sequence_id_R >= 0, minibatch_X[sequence_id_R] if num_sequences else -1, -1)
+        plan += [np.flatnonzero(minibatch_R == k) for k in range(num_minibatches)]
     return plan
 
 
 def split_micro_batches(
-    rows: np.ndarray, lengths_N: np.ndarray, sequence_id_N: np.ndarray, tokens_per_micro_batch: int
+    rows: np.ndarray, lengths_R: np.ndarray, sequence_id_R: np.ndarray, tokens_per_micro_batch: int
 ) -> list[np.ndarray]:
     """Cuts `rows` into micro-batches of at most `tokens_per_micro_batch` tokens.
 
@@ -194,12 +194,12 @@ def split_micro_batches(
     """
     members: dict[int, list[int]] = {}
     for row in rows:
-        members.setdefault(int(sequence_id_N[row]), []).append(int(row))
-    sequences = sorted(members.values(), key=lambda m: (-max(lengths_N[m]), int(sequence_id_N[m[0]])))
+        members.setdefault(int(sequence_id_R[row]), []).append(int(row))
+    sequences = sorted(members.values(), key=lambda m: (-max(lengths_R[m]), int(sequence_id_R[m[0]])))
     micro_batches: list[list[int]] = []
     tokens = 0
     for sequence in sequences:
-        size = int(lengths_N[sequence].sum())
+        size = int(lengths_R[sequence].sum())
         if micro_batches and tokens + size <= tokens_per_micro_batch:
             micro_batches[-1] += sequence
             tokens += size

@@ -30,52 +30,52 @@ class UpdateStats:
     gap_parts: list[np.ndarray] = field(default_factory=list)
     turn_parts: list[np.ndarray] = field(default_factory=list)
 
-    def add_gap(self, micro: TokenBatch, logp_P: torch.Tensor) -> None:
+    def add_gap(self, micro: TokenBatch, logp_D: torch.Tensor) -> None:
         """Adds learner - sampler of each decision token of `micro`, measured before the first step.
 
         Args:
-            logp_P: the learner's log-probs of the decision tokens.
+            logp_D: the learner's log-probs of the decision tokens.
         """
-        turn_id_P, sampler_logp_P = (
+        turn_id_D, sampler_logp_D = (
             micro[name][micro[Columns.LOSS_MASK]] for name in ("turn_id", Columns.ACTION_LOGP)
         )
-        real_P = turn_id_P >= 0
-        self.gap_parts.append((logp_P - sampler_logp_P)[real_P].double().cpu().numpy())
-        self.turn_parts.append(turn_id_P[real_P].cpu().numpy())
+        real_D = turn_id_D >= 0
+        self.gap_parts.append((logp_D - sampler_logp_D)[real_D].double().cpu().numpy())
+        self.turn_parts.append(turn_id_D[real_D].cpu().numpy())
 
-    def add_terms(self, micro: TokenBatch, terms: TokenTerms, entropy_P: torch.Tensor) -> None:
+    def add_terms(self, micro: TokenBatch, terms: TokenTerms, entropy_D: torch.Tensor) -> None:
         """Adds the terms of the loss of one micro-batch, and the entropies at its decision tokens."""
-        turn_id_P, weight_P = (micro[name][micro[Columns.LOSS_MASK]] for name in ("turn_id", "loss_weight"))
-        real_P = turn_id_P >= 0
+        turn_id_D, weight_D = (micro[name][micro[Columns.LOSS_MASK]] for name in ("turn_id", "loss_weight"))
+        real_D = turn_id_D >= 0
         columns = {
             "passed_tokens": torch.ones_like(terms.ratio),
-            "policy_loss": weight_P * terms.policy,
-            "entropy": entropy_P.detach(),
+            "policy_loss": weight_D * terms.policy,
+            "entropy": entropy_D.detach(),
             "ratio": terms.ratio,
             "clipped": terms.clipped,
             "mismatch_weight": terms.mismatch_weight,
         }
         if terms.kl is not None:
             columns["kl"] = terms.kl
-        sums = torch.stack([column[real_P].double().sum() for column in columns.values()]).tolist()
+        sums = torch.stack([column[real_D].double().sum() for column in columns.values()]).tolist()
         for name, value in zip(columns, sums, strict=True):
             self.total[name] += value
-        if real_P.any():
-            self.ratio_max = max(self.ratio_max, float(terms.ratio[real_P].max()))
+        if real_D.any():
+            self.ratio_max = max(self.ratio_max, float(terms.ratio[real_D].max()))
 
     def add_sizes(self, plan: UpdatePlan) -> None:
         """Adds the sizes of all micro-batches of this learner, with and without attention's padding."""
-        for lengths_N in (plan.lengths_N[rows] for rows in chain.from_iterable(plan.rows_U)):
+        for lengths_R in (plan.lengths_R[rows] for rows in chain.from_iterable(plan.rows_I)):
             self.total["micro_batches"] += 1
-            self.total["row_tokens"] += int(lengths_N.sum())
-            self.total["padded_tokens"] += padded_size(lengths_N)
+            self.total["row_tokens"] += int(lengths_R.sum())
+            self.total["padded_tokens"] += padded_size(lengths_R)
 
     def turn_gaps(self, turn_keys: list[tuple[str, int]]) -> dict[tuple[str, int], np.ndarray]:
         """Learner - sampler of each decision token of each turn that was trained on, in order."""
         gaps, turns = self._gaps()
         order = np.argsort(turns, kind="stable")
-        ends_T = np.cumsum(np.bincount(turns, minlength=len(turn_keys)))
-        parts = np.split(gaps[order], ends_T)[:-1]
+        ends_M = np.cumsum(np.bincount(turns, minlength=len(turn_keys)))
+        parts = np.split(gaps[order], ends_M)[:-1]
         return {key: part for key, part in zip(turn_keys, parts, strict=True) if len(part)}
 
     def metrics(self, num_updates: int, over_learners: OverLearners) -> dict[str, float]:

@@ -141,9 +141,9 @@ class HFCausalLM(TorchRLModule):
                 (`algorithms.igpo.learner.token_batch`).
 
         Returns:
-            `token_logp` and `entropy`, both float32 [P] over the tokens where the loss mask is True, in nats.
+            `token_logp` and `entropy`, both float32 [D] over the tokens where the loss mask is True, in nats.
         """
-        logp_P, entropy_P = token_logp(
+        logp_D, entropy_D = token_logp(
             self.hf,
             batch["token_ids"],
             batch[Columns.LOSS_MASK],
@@ -151,7 +151,7 @@ class HFCausalLM(TorchRLModule):
             self.compute_dtype,
             self.entropy,
         )
-        return {"token_logp": logp_P, "entropy": entropy_P}
+        return {"token_logp": logp_D, "entropy": entropy_D}
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """The tensors of a checkpoint by Hugging Face name, each once.

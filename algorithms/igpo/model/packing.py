@@ -9,7 +9,7 @@ Only attention needs the ends of rows. It gets rows of similar length side by si
 tokens would cost their square. Padding follows a row's real tokens, so no real token attends to it.
 
     model.set_attn_implementation(PACKED)
-    backbone(**PackedRows(token_ids_F, lengths_N).inputs())
+    backbone(**PackedRows(token_ids_F, lengths_R).inputs())
 """
 
 from __future__ import annotations
@@ -30,53 +30,53 @@ MAX_PADDING = 0.1
 """Largest share of padding in any of attention's groups of rows."""
 
 
-def group_by_length(lengths_N: np.ndarray) -> list[np.ndarray]:
+def group_by_length(lengths_R: np.ndarray) -> list[np.ndarray]:
     """Groups rows of similar length, longest first.
 
     In a group that is padded to its longest row, at most `MAX_PADDING` of the tokens are padding.
     """
     groups: list[list[int]] = []
     width = real = 0
-    for row in np.argsort(-lengths_N, kind="stable"):
-        real += lengths_N[row]
+    for row in np.argsort(-lengths_R, kind="stable"):
+        real += lengths_R[row]
         if groups and real >= (1 - MAX_PADDING) * (len(groups[-1]) + 1) * width:
             groups[-1].append(row)
         else:
             groups.append([row])
-            width = real = lengths_N[row]
+            width = real = lengths_R[row]
     return [np.array(group) for group in groups]
 
 
-def padded_size(lengths_N: np.ndarray) -> int:
+def padded_size(lengths_R: np.ndarray) -> int:
     """Tokens that attention computes for rows of these lengths, padding included."""
-    return int(sum(len(group) * lengths_N[group].max() for group in group_by_length(lengths_N)))
+    return int(sum(len(group) * lengths_R[group].max() for group in group_by_length(lengths_R)))
 
 
-def merge_beginnings(token_ids_F: np.ndarray, lengths_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Merges the common beginnings of rows into T distinct tokens.
+def merge_beginnings(token_ids_F: np.ndarray, lengths_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Merges the common beginnings of rows into E distinct tokens.
 
     Sorted by content, a row shares no more with any earlier row than with the one just before it. For the
     rows [a b c], [a b], [a d]:
 
         sorted by content    [a b]   [a b c]   [a d]
         first appearance      3 4     3 4 2     3 6     index into the flat rows a b c a b a d
-        first_T = [2 3 4 6] (c a b d)     token_of_F = [1 2 0 1 2 1 3]
+        first_E = [2 3 4 6] (c a b d)     token_of_F = [1 2 0 1 2 1 3]
 
     Args:
         token_ids_F: the rows, end to end.
-        lengths_N: tokens of each row.
+        lengths_R: tokens of each row.
 
     Returns:
-        first_T: index of the first appearance of each distinct token, ascending.
+        first_E: index of the first appearance of each distinct token, ascending.
         token_of_F: the distinct token of every position.
     """
-    ends_N = np.cumsum(lengths_N)
-    rows = np.split(token_ids_F, ends_N[:-1])
+    ends_R = np.cumsum(lengths_R)
+    rows = np.split(token_ids_F, ends_R[:-1])
     order = sorted(range(len(rows)), key=lambda n: rows[n].tobytes())
     first_F = np.arange(len(token_ids_F))
     for before, row in pairwise(order):
         shared = common_prefix(rows[before], rows[row])
-        start, start_before = ends_N[row] - lengths_N[row], ends_N[before] - lengths_N[before]
+        start, start_before = ends_R[row] - lengths_R[row], ends_R[before] - lengths_R[before]
         first_F[start : start + shared] = first_F[start_before : start_before + shared]
     return np.unique(first_F, return_inverse=True)
 
@@ -88,108 +88,108 @@ def common_prefix(one_L: np.ndarray, other_L: np.ndarray) -> int:
     return int(differs[0]) if differs.size else length
 
 
-def distinct_targets(token_of_P: np.ndarray, target_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def distinct_targets(token_of_D: np.ndarray, target_D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Finds the U distinct pairs of a token and the target that follows it.
 
     Returns:
         first_U: index of the first appearance of each pair.
-        pair_of_P: the pair of each target.
+        pair_of_D: the pair of each target.
     """
-    key_P = token_of_P * (target_P.max(initial=0) + 1) + target_P
-    return np.unique(key_P, return_index=True, return_inverse=True)[1:]
+    key_D = token_of_D * (target_D.max(initial=0) + 1) + target_D
+    return np.unique(key_D, return_index=True, return_inverse=True)[1:]
 
 
 class PackedRows:
-    """Two layouts of the tokens of N rows: end to end, each distinct token once (T tokens), and side by side
-    for attention (P positions, padded).
+    """Two layouts of the tokens of R rows: end to end, each distinct token once (E tokens), and side by side
+    for attention (Z positions, padded).
 
     Args:
         token_ids_F: the rows, end to end.
-        lengths_N: tokens of each row, at least 1.
+        lengths_R: tokens of each row, at least 1.
 
     Attributes:
         token_of_F: the distinct token of each position of the rows.
         shapes: rows and width of each group that attention sees.
     """
 
-    def __init__(self, token_ids_F: torch.Tensor, lengths_N: Sequence[int] | np.ndarray):
-        lengths_N, device = np.asarray(lengths_N), token_ids_F.device
-        start_N = np.cumsum(lengths_N) - lengths_N
-        first_T, self.token_of_F = merge_beginnings(token_ids_F.cpu().numpy(), lengths_N)
-        rows_M = self._rows_that_none_continues(start_N + lengths_N - 1, len(first_T))
-        groups = [rows_M[group] for group in group_by_length(lengths_N[rows_M])]
-        self.shapes = [(len(group), int(lengths_N[group].max())) for group in groups]
+    def __init__(self, token_ids_F: torch.Tensor, lengths_R: Sequence[int] | np.ndarray):
+        lengths_R, device = np.asarray(lengths_R), token_ids_F.device
+        start_R = np.cumsum(lengths_R) - lengths_R
+        first_E, self.token_of_F = merge_beginnings(token_ids_F.cpu().numpy(), lengths_R)
+        rows_X = self._rows_that_none_continues(start_R + lengths_R - 1, len(first_E))
+        groups = [rows_X[group] for group in group_by_length(lengths_R[rows_X])]
+        self.shapes = [(len(group), int(lengths_R[group].max())) for group in groups]
         # A padded position repeats its row's last token.
-        token_of_P = np.concatenate(
+        token_of_Z = np.concatenate(
             [
                 self.token_of_F[
-                    start_N[group, None] + np.minimum(np.arange(width), lengths_N[group, None] - 1)
+                    start_R[group, None] + np.minimum(np.arange(width), lengths_R[group, None] - 1)
                 ].ravel()
                 for group, (_, width) in zip(groups, self.shapes, strict=True)
             ]
         )
-        self.token_of_P = torch.from_numpy(token_of_P).to(device)
-        self.place_of_T = torch.from_numpy(np.unique(token_of_P, return_index=True)[1]).to(device)
-        self.shares_tokens = bool(lengths_N[rows_M].sum() > len(first_T))
-        position_F = np.arange(len(token_ids_F)) - np.repeat(start_N, lengths_N)
-        self.position_T = torch.from_numpy(position_F[first_T]).to(device)
-        self.token_ids_T = token_ids_F[torch.from_numpy(first_T).to(device)]
+        self.token_of_Z = torch.from_numpy(token_of_Z).to(device)
+        self.place_of_E = torch.from_numpy(np.unique(token_of_Z, return_index=True)[1]).to(device)
+        self.shares_tokens = bool(lengths_R[rows_X].sum() > len(first_E))
+        position_F = np.arange(len(token_ids_F)) - np.repeat(start_R, lengths_R)
+        self.position_E = torch.from_numpy(position_F[first_E]).to(device)
+        self.token_ids_E = token_ids_F[torch.from_numpy(first_E).to(device)]
 
-    def _rows_that_none_continues(self, last_N: np.ndarray, num_tokens: int) -> np.ndarray:
-        """Rows that together hold every token; of equal rows the first. `last_N`: index of each row's last
+    def _rows_that_none_continues(self, last_R: np.ndarray, num_tokens: int) -> np.ndarray:
+        """Rows that together hold every token; of equal rows the first. `last_R`: index of each row's last
         token.
         """
-        has_next_T = np.zeros(num_tokens, dtype=bool)
-        has_next_T[np.delete(self.token_of_F, last_N)] = True
-        ends_U, row_U = np.unique(self.token_of_F[last_N], return_index=True)
-        return np.sort(row_U[~has_next_T[ends_U]])
+        has_next_E = np.zeros(num_tokens, dtype=bool)
+        has_next_E[np.delete(self.token_of_F, last_R)] = True
+        ends_U, row_U = np.unique(self.token_of_F[last_R], return_index=True)
+        return np.sort(row_U[~has_next_E[ends_U]])
 
     def inputs(self) -> dict[str, Any]:
-        """Arguments of a backbone's forward over the rows; its hidden states are [1, T, H]."""
+        """Arguments of a backbone's forward over the rows; its hidden states are [1, E, H]."""
         return {
-            "input_ids": self.token_ids_T[None],
-            "position_ids": self.position_T[None],
-            # transformers takes a mask of four dimensions as it is; a smaller one would be spread out to [T,
-            # T].
-            "attention_mask": torch.empty((1, 1, 0, 0), device=self.token_ids_T.device),
+            "input_ids": self.token_ids_E[None],
+            "position_ids": self.position_E[None],
+            # transformers takes a mask of four dimensions as it is; a smaller one would be spread out to [E,
+            # E].
+            "attention_mask": torch.empty((1, 1, 0, 0), device=self.token_ids_E.device),
             "packed_rows": self,
             "use_cache": False,
         }
 
 
 class _SideBySide(torch.autograd.Function):
-    """[T, ...] to [P, ...]. The gradient of a token is the sum over the rows that share it, added up in
+    """[E, ...] to [Z, ...]. The gradient of a token is the sum over the rows that share it, added up in
     float32; none comes from padding, since attention's output there is dropped.
     """
 
     @staticmethod
-    def forward(ctx, tokens_T, rows):
+    def forward(ctx, tokens_E, rows):
         ctx.rows = rows
-        return tokens_T.index_select(0, rows.token_of_P)
+        return tokens_E.index_select(0, rows.token_of_Z)
 
     @staticmethod
     def backward(ctx, *gradients):
-        gradient_P, rows = gradients[0], ctx.rows
+        gradient_Z, rows = gradients[0], ctx.rows
         if not rows.shares_tokens:
-            return gradient_P.index_select(0, rows.place_of_T), None
-        sum_T = gradient_P.new_zeros((len(rows.place_of_T), *gradient_P.shape[1:]), dtype=torch.float32)
-        return sum_T.index_add_(0, rows.token_of_P, gradient_P.float()).to(gradient_P.dtype), None
+            return gradient_Z.index_select(0, rows.place_of_E), None
+        sum_E = gradient_Z.new_zeros((len(rows.place_of_E), *gradient_Z.shape[1:]), dtype=torch.float32)
+        return sum_E.index_add_(0, rows.token_of_Z, gradient_Z.float()).to(gradient_Z.dtype), None
 
 
 class _EndToEnd(torch.autograd.Function):
-    """[P, ...] to [T, ...]; the gradient of padding, and of a shared token in all rows but one, is 0."""
+    """[Z, ...] to [E, ...]; the gradient of padding, and of a shared token in all rows but one, is 0."""
 
     @staticmethod
-    def forward(ctx, padded_P, place_of_T):
-        ctx.save_for_backward(place_of_T)
-        ctx.size = len(padded_P)
-        return padded_P.index_select(0, place_of_T)
+    def forward(ctx, padded_Z, place_of_E):
+        ctx.save_for_backward(place_of_E)
+        ctx.size = len(padded_Z)
+        return padded_Z.index_select(0, place_of_E)
 
     @staticmethod
     def backward(ctx, *gradients):
-        (place_of_T,) = ctx.saved_tensors
-        gradient_P = gradients[0].new_zeros((ctx.size, *gradients[0].shape[1:]))
-        return gradient_P.index_copy_(0, place_of_T, gradients[0]), None
+        (place_of_E,) = ctx.saved_tensors
+        gradient_Z = gradients[0].new_zeros((ctx.size, *gradients[0].shape[1:]))
+        return gradient_Z.index_copy_(0, place_of_E, gradients[0]), None
 
 
 # the groups differ from batch to batch: compiled, it would be compiled again for each
@@ -197,8 +197,8 @@ class _EndToEnd(torch.autograd.Function):
 def packed_attention(
     module, query, key, value, attention_mask, packed_rows: PackedRows | None = None, **kwargs
 ):
-    """Attention function of transformers for `PACKED`: query, key and value are [1, heads, T, D]; output [1,
-    T, heads, D].
+    """Attention function of transformers for `PACKED`: query, key and value are [1, heads, E, H]; output [1,
+    E, heads, H].
 
     Raises ValueError where a layer's sliding window is shorter than a row.
     """
@@ -216,7 +216,7 @@ def packed_attention(
             module, q, k, v, None, scaling=kwargs.get("scaling"), is_causal=True
         )
         outputs.append(output.flatten(0, 1))
-    return _EndToEnd.apply(torch.cat(outputs), packed_rows.place_of_T)[None], None
+    return _EndToEnd.apply(torch.cat(outputs), packed_rows.place_of_E)[None], None
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -21,14 +21,14 @@ def backbone(model):
     return getattr(model, model.base_model_prefix)
 
 
-def head_logp(head, hidden_PH, target_P, entropy: Entropy):
-    """Log-prob of each target and the entropy at its position, both float32 [P]."""
-    logp_PV = torch.log_softmax(head(hidden_PH).float(), dim=-1)
-    logp_P = logp_PV.gather(-1, target_P[:, None]).squeeze(-1)
+def head_logp(head, hidden_DH, target_D, entropy: Entropy):
+    """Log-prob of each target and the entropy at its position, both float32 [D]."""
+    logp_DV = torch.log_softmax(head(hidden_DH).float(), dim=-1)
+    logp_D = logp_DV.gather(-1, target_D[:, None]).squeeze(-1)
     if entropy == "off":
-        return logp_P, torch.zeros_like(logp_P)
-    kept_PV = logp_PV if entropy == "trained" else logp_PV.detach()
-    return logp_P, -(kept_PV.exp() * kept_PV).sum(-1)
+        return logp_D, torch.zeros_like(logp_D)
+    kept_DV = logp_DV if entropy == "trained" else logp_DV.detach()
+    return logp_D, -(kept_DV.exp() * kept_DV).sum(-1)
 
 
 def token_logp(
@@ -46,22 +46,22 @@ def token_logp(
     (`algorithms.igpo.model.packing`). So are equal targets behind the same token. For the rows [a b c] and
     [a b d] with all tokens but the first as targets:
 
-        target_P     b c b d    of which U = 3 are distinct (token before it, target): a-b, b-c, b-d
-        gather 1     hidden_TH[before_U] picks the hidden states of a, b, b; the output head sees these only
-        gather 2     logp_U[pair_of_P] gives the first value to both b: [P] values in the order of the rows
+        target_D     b c b d    of which U = 3 are distinct (token before it, target): a-b, b-c, b-d
+        gather 1     hidden_EH[before_U] picks the hidden states of a, b, b; the output head sees these only
+        gather 2     logp_U[pair_of_D] gives the first value to both b: [D] values in the order of the rows
 
     Args:
         model: a model of `load_causal_lm`.
         token_ids_F: [F] int64, the rows end to end.
-        target_mask_F: [F] bool, True at the P targets; False at the first token of every row. Only targets
+        target_mask_F: [F] bool, True at the D targets; False at the first token of every row. Only targets
             pass the output head.
-        row_id_F: [F] integers, the row of each token: 0 to N - 1, ascending. A row has at least 2 tokens.
+        row_id_F: [F] integers, the row of each token: 0 to R - 1, ascending. A row has at least 2 tokens.
         compute_dtype: bfloat16 runs the model under autocast; log-softmax is float32 always.
         entropy: `off` (zeros, and cheaper), `measured` (no gradient) or `trained`.
         logits_per_chunk: entries of logits that exist at once.
 
     Returns:
-        log-probs and entropies of the targets in nats, both float32 [P].
+        log-probs and entropies of the targets in nats, both float32 [D].
     """
     device = token_ids_F.device
     # The last token of a row predicts nothing, so the forward pass leaves it out. The token before a target
@@ -69,15 +69,15 @@ def token_logp(
     row_F, target_F = row_id_F.cpu().numpy(), np.flatnonzero(target_mask_F.cpu().numpy())
     has_next_F = torch.from_numpy(np.append(row_F[1:] == row_F[:-1], False)).to(device)
     rows = PackedRows(token_ids_F[has_next_F], np.bincount(row_F) - 1)
-    target_P = token_ids_F[target_mask_F]
-    token_of_P = rows.token_of_F[target_F - 1 - row_F[target_F]]
-    first_U, pair_of_P = distinct_targets(token_of_P, target_P.cpu().numpy())
-    before_U, first_U, pair_of_P = (
-        torch.from_numpy(x).to(device) for x in (token_of_P[first_U], first_U, pair_of_P)
+    target_D = token_ids_F[target_mask_F]
+    token_of_D = rows.token_of_F[target_F - 1 - row_F[target_F]]
+    first_U, pair_of_D = distinct_targets(token_of_D, target_D.cpu().numpy())
+    before_U, first_U, pair_of_D = (
+        torch.from_numpy(x).to(device) for x in (token_of_D[first_U], first_U, pair_of_D)
     )
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute_dtype is torch.bfloat16):
-        hidden_TH = backbone(model)(**rows.inputs()).last_hidden_state[0]
-        hidden_UH, target_U = hidden_TH.index_select(0, before_U), target_P[first_U]
+        hidden_EH = backbone(model)(**rows.inputs()).last_hidden_state[0]
+        hidden_UH, target_U = hidden_EH.index_select(0, before_U), target_D[first_U]
         head = model.get_output_embeddings()
         chunk = max(1, logits_per_chunk // model.config.vocab_size)
         if len(target_U) <= chunk:
@@ -88,4 +88,4 @@ def token_logp(
                 for hidden, target in zip(hidden_UH.split(chunk), target_U.split(chunk), strict=True)
             ]
             logp_U, entropy_U = (torch.cat(column) for column in zip(*parts, strict=True))
-    return logp_U.index_select(0, pair_of_P), entropy_U.index_select(0, pair_of_P)
+    return logp_U.index_select(0, pair_of_D), entropy_U.index_select(0, pair_of_D)

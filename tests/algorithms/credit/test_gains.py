@@ -44,10 +44,10 @@ def test_a_gain_does_not_depend_on_later_scores(scores_T1, cut, other):
 
 
 def test_alias_rules():
-    scores_TK = [[-3.0, -1.0], [-2.0, -4.0]]
-    assert reduce_aliases(scores_TK, "first").tolist() == [-3.0, -2.0]
-    assert reduce_aliases(scores_TK, "max").tolist() == [-1.0, -2.0]
-    assert reduce_aliases(scores_TK, "mean").tolist() == [-2.0, -3.0]
+    scores_T1K = [[-3.0, -1.0], [-2.0, -4.0]]
+    assert reduce_aliases(scores_T1K, "first").tolist() == [-3.0, -2.0]
+    assert reduce_aliases(scores_T1K, "max").tolist() == [-1.0, -2.0]
+    assert reduce_aliases(scores_T1K, "mean").tolist() == [-2.0, -3.0]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 0.5])

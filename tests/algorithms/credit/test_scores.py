@@ -16,7 +16,7 @@ def rollout(name="a", group="g", scores=((-2.0, -3.0), (-1.0, -4.0), None), **ch
         "group": group,
         "outcome": 1.0,
         "initial_scores_K": initial,
-        "scores_TK": turns,
+        "scores_T1K": turns,
         "bears_gain_T": [True] * (len(turns) - 1) + [False],
         "agents_T": ["s"] * len(turns),
     }

@@ -92,7 +92,7 @@ def test_a_mixture_survives_a_restore_and_keeps_to_its_weights(sizes, data, cut,
     weights = data.draw(st.lists(st.floats(0.1, 5), min_size=len(sizes), max_size=len(sizes)))
     options = {
         "shares": [Share(size, weight) for size, weight in zip(sizes, weights, strict=True)],
-        "hops_N": data.draw(
+        "hops_Q": data.draw(
             st.lists(st.sampled_from([None, 1, 2, 3]), min_size=sum(sizes), max_size=sum(sizes))
         ),
         "curriculum_prompts": curriculum,
@@ -118,5 +118,5 @@ def test_hops_grow():
     assert by_growing_hops(order, hops, prompts=6) == [11, 13, 12, 14, 10, 15]
     assert by_growing_hops(order, hops, prompts=2) == [11, 12, 10, 13, 14, 15]
     assert by_growing_hops(order, [2] * 6, prompts=6) == order
-    first = PromptSampler(6, 0, hops_N=[3, 1, 2, 1, 2, 3], curriculum_prompts=6).next(6)
+    first = PromptSampler(6, 0, hops_Q=[3, 1, 2, 1, 2, 3], curriculum_prompts=6).next(6)
     assert sorted(first[:2]) == [1, 3] and sorted(first[2:4]) == [2, 4]

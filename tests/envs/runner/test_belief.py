@@ -100,10 +100,10 @@ def test_scores_go_to_the_prompt_and_to_the_gain_bearing_turns():
 @pytest.mark.parametrize(("moment", "where"), [(0, "after the prompt"), (2, "after turn 1")])
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_a_score_that_is_not_finite_names_rollout_turn_and_alias(moment, where, value):
-    scores_TK = np.full((3, 2), -1.0)
-    scores_TK[moment, 1] = value
+    scores_T1K = np.full((3, 2), -1.0)
+    scores_T1K[moment, 1] = value
     with pytest.raises(RuntimeError, match=f"rollout r, {where}: the score of alias 1 is {value}"):
-        enter_scores(scored_rollout(), scores_TK, "current")
+        enter_scores(scored_rollout(), scores_T1K, "current")
 
 
 @pytest.mark.parametrize(

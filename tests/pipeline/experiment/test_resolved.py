@@ -28,7 +28,14 @@ def test_every_preset_is_written_out_and_read_back(preset):
     keys = resolve(f"preset={preset}", "num_minibatches=2")
     settings = keys["config"]
     assert not [key for key in DECIDED if settings.get(key, 0) is None]
-    assert {"gain_basis", "gamma", "clip_low", "kl_coeff", "belief_policy", "belief_method"} <= settings.keys()
+    assert {
+        "gain_basis",
+        "gamma",
+        "clip_low",
+        "kl_coeff",
+        "belief_policy",
+        "belief_method",
+    } <= settings.keys()
     assert (settings["num_epochs"], settings["num_minibatches"]) == (1, 2)
     assert settings["env_config"].items() >= PRESETS[preset].env.items()
     (again,) = experiments_of("igpo", copy.deepcopy(keys), Path("resolved.yaml"))

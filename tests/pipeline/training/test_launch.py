@@ -104,7 +104,8 @@ def test_a_run_with_a_setting_since_removed_is_resumed_unless_it_was_set(attempt
         keys["config"]["truncated_pays_back"] = value
     run.config_path.write_text(yaml.safe_dump(content))
     run.note(config_hash="of another version")
-    with pytest.raises(InputError, match="truncated_pays_back: true` was removed") if value else nullcontext():
+    refused = pytest.raises(InputError, match="truncated_pays_back: true` was removed")
+    with refused if value else nullcontext():
         assert attempt(resume=True)[1].path == run.path
 
 

@@ -152,9 +152,9 @@ def test_a_tree_by_hand():
     assert tree.add(np.array([1, 2, 7, 9])).tolist() == [0, 1, 4, 6], "shared with the sequence before"
     assert tree.add(np.array([1, 2, 3])).tolist() == [0, 1, 2], "part of the trunk"
     assert tree.add(np.array([5])).tolist() == [7]
-    ids_B, position_B, sees_BX = tree.branches()
-    assert ids_B.tolist() == [7, 8, 9, 5] and position_B.tolist() == [2, 3, 3, 0]
-    ancestors = [np.flatnonzero(row).tolist() for row in sees_BX]
+    ids_Y, position_Y, sees_YX = tree.branches()
+    assert ids_Y.tolist() == [7, 8, 9, 5] and position_Y.tolist() == [2, 3, 3, 0]
+    ancestors = [np.flatnonzero(row).tolist() for row in sees_YX]
     assert ancestors == [[0, 1, 4], [0, 1, 4, 5], [0, 1, 4, 6], [7]]
 
 

@@ -267,7 +267,7 @@ def test_minibatches_do_not_depend_on_the_sharding():
 
 
 def plan_of(columns, num_sequences=0, over_learners=lambda values, how: values, **settings):
-    layout = TokenLayout(rollout_ids_N=[f"r{n}" for n in range(num_sequences)], num_sequences=num_sequences)
+    layout = TokenLayout(rollout_ids_R=[f"r{n}" for n in range(num_sequences)], num_sequences=num_sequences)
     cut = {"num_epochs": 1, "num_minibatches": 1, "tokens_per_micro_batch": 1, "seed": (0,), **settings}
     return UpdatePlan.cut("m", columns, layout, over_learners, aggregation="token_mean", **cut)
 
@@ -311,7 +311,7 @@ def test_an_idle_learner_adds_dummies_and_weights_are_those_of_the_minibatch():
     micros = list(update.micro_batches(CPU))
     assert [micro["turn_id"].max().item() for micro in micros] == [2, -1]
     assert micros[0]["loss_weight"].sum() == 6 and micros[1]["loss_weight"].sum() == 0
-    plan.weight_scale_U = [0.5]
+    plan.weight_scale_I = [0.5]
     assert next(next(iter(plan)).micro_batches(CPU))["loss_weight"].sum() == 3
 
 

@@ -1,4 +1,4 @@
-"""SPEC §5 by hand, term by term."""
+"""The loss by hand, term by term (definitions: Loss)."""
 
 import math
 
@@ -43,14 +43,14 @@ def loss_of(
     old = logp.detach() if old is None else column(old)
     return policy_loss(
         settings,
-        logp_P=logp,
-        old_logp_P=old,
-        sampler_logp_P=old if sampler is None else column(sampler),
-        advantage_P=column(advantage),
-        weight_P=column(weight),
-        turn_id_P=column(turn, torch.int32),
-        sequence_id_P=column(sequence, torch.int32),
-        clip_scale_P=column(scale),
+        logp_D=logp,
+        old_logp_D=old,
+        sampler_logp_D=old if sampler is None else column(sampler),
+        advantage_D=column(advantage),
+        weight_D=column(weight),
+        turn_id_D=column(turn, torch.int32),
+        sequence_id_D=column(sequence, torch.int32),
+        clip_scale_D=column(scale),
         **{name: column(value) for name, value in more.items()},
     )
 
@@ -169,7 +169,7 @@ def test_k3_kl_and_its_gradient():
 def test_kl_and_entropy_enter_with_their_signs_and_gradients():
     settings = LossSettings(kl_coeff=0.1, entropy_coeff=0.01)
     logp = torch.tensor([-2.0], requires_grad=True)
-    terms = loss_of(settings, logp, advantage=0.0, weight=0.5, reference_logp_P=[-1.5], entropy_P=[3.0])
+    terms = loss_of(settings, logp, advantage=0.0, weight=0.5, reference_logp_D=[-1.5], entropy_D=[3.0])
     assert terms.loss.item() == pytest.approx(0.5 * (0.1 * (math.exp(0.5) - 1.5) - 0.03))
     terms.loss.backward()
     assert logp.grad.item() == pytest.approx(0.5 * 0.1 * (1 - math.exp(0.5)))
@@ -219,7 +219,7 @@ def test_loss_is_a_sum_over_micro_batches(tokens, cut):
             sampler=sampler[where],
             advantage=advantage[where],
             weight=0.1,
-            reference_logp_P=reference[where],
+            reference_logp_D=reference[where],
         ).loss.item()
 
     cut = min(cut, len(tokens) - 1)

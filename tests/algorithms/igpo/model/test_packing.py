@@ -37,31 +37,31 @@ def test_groups_by_hand():
 
 @given(st.lists(st.integers(1, 2000), min_size=1, max_size=60))
 def test_no_group_is_padded_by_more_than_a_tenth(lengths):
-    lengths_N = np.array(lengths)
-    groups = group_by_length(lengths_N)
+    lengths_R = np.array(lengths)
+    groups = group_by_length(lengths_R)
     assert sorted(np.concatenate(groups).tolist()) == list(range(len(lengths)))
     for group in groups:
-        assert lengths_N[group].sum() >= (1 - MAX_PADDING) * len(group) * lengths_N[group].max()
+        assert lengths_R[group].sum() >= (1 - MAX_PADDING) * len(group) * lengths_R[group].max()
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12))
 def test_side_by_side_and_back(lengths):
     """Rows that have nothing in common lie end to end as they are."""
     rows = PackedRows(torch.arange(sum(lengths)), lengths)
-    token_T = torch.arange(sum(lengths))
-    assert torch.equal(token_T[rows.token_of_P][rows.place_of_T], token_T)
-    assert rows.position_T.tolist() == [j for length in lengths for j in range(length)]
-    assert torch.equal(rows.token_ids_T, token_T)
+    token_E = torch.arange(sum(lengths))
+    assert torch.equal(token_E[rows.token_of_Z][rows.place_of_E], token_E)
+    assert rows.position_E.tolist() == [j for length in lengths for j in range(length)]
+    assert torch.equal(rows.token_ids_E, token_E)
     assert (
-        len(rows.token_of_P) == padded_size(np.array(lengths)) == sum(n * width for n, width in rows.shapes)
+        len(rows.token_of_Z) == padded_size(np.array(lengths)) == sum(n * width for n, width in rows.shapes)
     )
     assert not rows.shares_tokens
 
 
 def test_beginnings_by_hand():
     """The docstring's example: [a b c], [a b], [a d]."""
-    first_T, token_of_F = merge_beginnings(np.array([10, 11, 12, 10, 11, 10, 13]), np.array([3, 2, 2]))
-    assert first_T.tolist() == [2, 3, 4, 6]
+    first_E, token_of_F = merge_beginnings(np.array([10, 11, 12, 10, 11, 10, 13]), np.array([3, 2, 2]))
+    assert first_E.tolist() == [2, 3, 4, 6]
     assert token_of_F.tolist() == [1, 2, 0, 1, 2, 1, 3]
 
 
@@ -78,15 +78,15 @@ def test_equal_beginnings_are_the_same_tokens(contents):
         for n, row in enumerate(contents)
         for j in range(len(row))
     }
-    assert len(set(tokens.values())) == len(tokens) == len(rows.token_ids_T)
+    assert len(set(tokens.values())) == len(tokens) == len(rows.token_ids_E)
     for n, row in enumerate(contents):
         assert token_of_rows[n].tolist() == [tokens[tuple(row[: j + 1])] for j in range(len(row))]
     for beginning, token in tokens.items():
-        assert (int(rows.token_ids_T[token]), int(rows.position_T[token])) == (
+        assert (int(rows.token_ids_E[token]), int(rows.position_E[token])) == (
             beginning[-1],
             len(beginning) - 1,
         )
-    assert set(rows.token_of_P.tolist()) == set(tokens.values())
+    assert set(rows.token_of_Z.tolist()) == set(tokens.values())
     ends = {beginning for beginning in tokens if not any(beginning == other[:-1] for other in tokens)}
     assert sum(count for count, _ in rows.shapes) == len(ends)
 
