@@ -27,7 +27,7 @@ class Preset:
     credit: CreditConfig = field(default_factory=CreditConfig)
     loss_changes: dict[str, Any] = field(default_factory=dict)
     """Loss settings that differ from the defaults, by name
-    (`algorithms.igpo.learner.loss_settings.LossSettings`)."""
+    (`algorithms.igpo.loss_settings.LossSettings`)."""
     env: dict[str, Any] = field(default_factory=dict)
     """Environment settings that differ from the defaults, by name
     (`envs.search.config.SearchEnvSettings`)."""

@@ -29,14 +29,12 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune.registry import register_env, register_trainable
 
-from algorithms.igpo.belief.on_learners import score_on_learners
 from algorithms.igpo.callbacks import IGPOCallback
 from algorithms.igpo.config import IGPOConfig
-from algorithms.igpo.engine_reuse import engine_identity
 from algorithms.igpo.guards import check_gap, check_tools
 from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit, token_texts
 from algorithms.igpo.learner.token_batch import turn_tokens
-from algorithms.igpo.learning import take_credit, training_data
+from algorithms.igpo.learning import score_on_learners, take_credit, training_data
 from algorithms.igpo.metrics import (
     Stopwatch,
     batch_metrics,
@@ -100,7 +98,7 @@ class IGPO(Algorithm):
         self._weight_push = WeightPush(self.config, self.learner_group, runners)
         self._learning = Lock()
         """Held while the learner's weights change, so that no runner is given half of an update."""
-        self._engine_identity = engine_identity(self.config)
+        self._engine_identity = self.config.engine_identity
         self.push_weights()
 
     @override(Algorithm)
@@ -119,7 +117,7 @@ class IGPO(Algorithm):
         config = given.copy(copy_frozen=False)
         config.validate()
         config.freeze()
-        if engine_identity(config) != self._engine_identity:
+        if config.engine_identity != self._engine_identity:
             return False
         self.config = config
         on_runners(self.env_runner_group, lambda runner: runner.reset_config(config))

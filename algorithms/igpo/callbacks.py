@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 if TYPE_CHECKING:
-    from algorithms.igpo.algorithm import IGPO
+    from ray.rllib.algorithms.algorithm import Algorithm
 
 
 class IGPOCallback(RLlibCallback):
     """Base class of callbacks that must know how an `IGPO` ends. Every hook does nothing by default."""
 
-    def on_failure(self, *, algorithm: IGPO) -> None:
+    def on_failure(self, *, algorithm: Algorithm) -> None:
         """`train()` or `evaluate()` raised; `algorithm.records` holds the rollouts that it had by then.
 
         Called before the exception leaves the algorithm.
         """
 
-    def on_stop(self, *, algorithm: IGPO) -> None:
+    def on_stop(self, *, algorithm: Algorithm) -> None:
         """`stop()` was called; env runners and learners still run."""

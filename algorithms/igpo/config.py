@@ -10,10 +10,10 @@ from ray.rllib.utils.annotations import override
 
 from algorithms.credit import CREDIT_FIELDS
 from algorithms.igpo.guards import MAX_LOGP_GAP
-from algorithms.igpo.learner.loss_settings import LOSS_FIELDS
+from algorithms.igpo.loss_settings import LOSS_FIELDS
 from algorithms.igpo.model.lora import LoraSettings
 from algorithms.igpo.renamed import RENAMED
-from algorithms.igpo.settings import RLLIB_SETTINGS, IGPOSettings
+from algorithms.igpo.settings import IGPOSettings
 from algorithms.igpo.validation import check_combinations, check_numbers, map_roles_to_policies
 from envs.engine.models import resolve_model
 from envs.errors import InputError
@@ -35,6 +35,30 @@ SECTIONS = {
 }
 """Settings of IGPO that belong to a section of RLlib's other than `training`, by the section's method."""
 
+RLLIB_SETTINGS: dict[str, Any] = {
+    # Episodes are ragged lists of token ids: made into arrays they would be broadcast, and the stock
+    # connectors stack them.
+    "episodes_to_numpy": False,
+    "add_default_connectors_to_learner_pipeline": False,
+    "add_default_connectors_to_env_to_module_pipeline": False,
+    "add_default_connectors_to_module_to_env_pipeline": False,
+    # A runner holds an engine: none in the driver beside those that sample, and none for evaluation.
+    "create_local_env_runner": False,
+    # Weights are pushed by `IGPO.push_weights`, which waits and verifies; runners have no other state to
+    # share.
+    "merge_env_runner_states": False,
+    "_dont_auto_sync_env_runner_states": True,
+    # RLlib drops a call in silence where an earlier one of its kind is not fetched yet.
+    "max_requests_in_flight_per_env_runner": 8,
+    # A rollout may be slow; RLlib would throw it away.
+    "sample_timeout_s": None,
+    "delay_between_env_runner_restarts_s": 0.0,
+    # The learner has refused gradients that are not finite already; RLlib would look at each of them again.
+    "torch_skip_nan_gradients": True,
+}
+"""RLlib's own settings that IGPO needs other than RLlib's defaults, and why. An experiment has no reason to
+change them."""
+
 
 class IGPOConfig(IGPOSettings):
     """Configuration of `IGPO`.
@@ -46,12 +70,6 @@ class IGPOConfig(IGPOSettings):
     >>> config.env_runners(num_env_runners=1, engine={"max_num_seqs": 64}).group_size
     8
     """
-
-    num_epochs: int
-    num_learners: int
-    num_env_runners: int
-    num_gpus_per_env_runner: float
-    num_gpus_per_learner: float
 
     def __init__(self, algo_class: type | None = None):
         from algorithms.igpo.algorithm import IGPO

@@ -131,14 +131,6 @@ def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, flo
     return combined
 
 
-def sampling_seconds(runner_metrics: list) -> dict[str, float]:
-    """Seconds of each phase of one round of sampling, each of the runner that was slowest in it."""
-    return {
-        name: max(float(metrics[f"seconds_{name}"].peek()) for metrics in runner_metrics)
-        for name in ("generate", "score", "tools", "host")
-    }
-
-
 class Stopwatch:
     """Wall-clock seconds by phase.
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from algorithms.igpo.metrics import sampling_seconds
 from envs.data.question import Question
 from envs.engine.base import NO_WEIGHTS
 from envs.runner.episode_record import EpisodeRecord
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
     from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 
-    from algorithms.igpo.config import IGPOConfig
+    from algorithms.igpo.settings import IGPOSettings
     from envs.data.prompt_sampler import PromptSampler
     from envs.search.task import SearchTask
 
@@ -238,7 +237,7 @@ def heldout_jobs(
 
 
 def sample_batch(
-    config: IGPOConfig,
+    config: IGPOSettings,
     task: SearchTask,
     cursor: PromptSampler,
     sampler: GroupSampler,
@@ -295,3 +294,11 @@ def sample_batch(
     return SampledBatch(
         episodes, tokens, rollouts, metrics, weights_version, time.perf_counter() - started, dict(phases)
     )
+
+
+def sampling_seconds(runner_metrics: list) -> dict[str, float]:
+    """Seconds of each phase of one round of sampling, each of the runner that was slowest in it."""
+    return {
+        name: max(float(metrics[f"seconds_{name}"].peek()) for metrics in runner_metrics)
+        for name in ("generate", "score", "tools", "host")
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -10,7 +11,7 @@ from ray.rllib.utils.annotations import override
 
 from algorithms.credit import CREDIT_FIELDS, CreditConfig, Preset, get_preset
 from algorithms.igpo.guards import MAX_LOGP_GAP
-from algorithms.igpo.learner.loss_settings import LOSS_FIELDS, LossSettings
+from algorithms.igpo.loss_settings import LOSS_FIELDS, LossSettings
 from algorithms.igpo.renamed import RenamedSetting, with_new_names
 from envs.engine.base import EngineSettings
 from envs.engine.models import resolve_model
@@ -19,30 +20,6 @@ from envs.runner.belief import BeliefScoring, ScoringMethod, ScoringPolicy
 from envs.search.config import SearchEnvSettings
 from envs.search.roles import RoleSettings, answering_role
 
-RLLIB_SETTINGS: dict[str, Any] = {
-    # Episodes are ragged lists of token ids: made into arrays they would be broadcast, and the stock
-    # connectors stack them.
-    "episodes_to_numpy": False,
-    "add_default_connectors_to_learner_pipeline": False,
-    "add_default_connectors_to_env_to_module_pipeline": False,
-    "add_default_connectors_to_module_to_env_pipeline": False,
-    # A runner holds an engine: none in the driver beside those that sample, and none for evaluation.
-    "create_local_env_runner": False,
-    # Weights are pushed by `IGPO.push_weights`, which waits and verifies; runners have no other state to
-    # share.
-    "merge_env_runner_states": False,
-    "_dont_auto_sync_env_runner_states": True,
-    # RLlib drops a call in silence where an earlier one of its kind is not fetched yet.
-    "max_requests_in_flight_per_env_runner": 8,
-    # A rollout may be slow; RLlib would throw it away.
-    "sample_timeout_s": None,
-    "delay_between_env_runner_restarts_s": 0.0,
-    # The learner has refused gradients that are not finite already; RLlib would look at each of them again.
-    "torch_skip_nan_gradients": True,
-}
-"""RLlib's own settings that IGPO needs other than RLlib's defaults, and why. An experiment has no reason to
-change them."""
-
 
 class IGPOSettings(AlgorithmConfig):
     """The settings that IGPO adds to RLlib's.
@@ -50,6 +27,12 @@ class IGPOSettings(AlgorithmConfig):
     A setting of credit, loss, belief or minibatches that is None takes the value of `preset`. Properties
     parse dictionaries and resolve None whenever they are read, so they are never out of date.
     """
+
+    num_epochs: int
+    num_learners: int
+    num_env_runners: int
+    num_gpus_per_env_runner: float
+    num_gpus_per_learner: float
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class)
@@ -104,7 +87,6 @@ class IGPOSettings(AlgorithmConfig):
         """Whether gains of rollouts that used up their turns are dropped."""
         self.outcome_baseline: str | None = None
         """Baseline that the outcome is compared with."""
-        """Whether a rollout without an answer pays its gains back at the last turn."""
         self.window: int | None = None
         """Number of gains in a return; None: all later ones."""
         self.window_outcome_scale: float | None = None
@@ -112,7 +94,7 @@ class IGPOSettings(AlgorithmConfig):
         self.turn_clip_scale: float | None = None
         """Amplitude of the clip bounds' scale per turn, in [0, 1)."""
 
-        # Loss (definitions: Loss); `algorithms.igpo.learner.loss_settings.LossSettings` defines the settings.
+        # Loss (definitions: Loss); `algorithms.igpo.loss_settings.LossSettings` defines the settings.
         self.ratio_level: str | None = None
         """Span of one importance ratio: token, turn or sequence."""
         self.clip_low: float | None = None
@@ -289,6 +271,27 @@ class IGPOSettings(AlgorithmConfig):
     def policy_ids(self) -> list[str]:
         """Ids of the policies that speak for the roles, sorted."""
         return sorted({role.policy for role in self.roles})
+
+    @property
+    def engine_identity(self) -> tuple[Any, ...]:
+        """Everything that the engines depend on. Configurations of equal identity can use the same engines.
+
+        The model counts with its architecture and tokenizer alone: an engine starts without weights and
+        receives the learner's.
+        """
+        folder, settings = Path(resolve_model(self.model_path)), self.search_settings
+        files = [folder / name for name in ("config.json", "tokenizer.json")]
+        is_known = all(file.is_file() for file in files)
+        return (
+            [file.read_bytes() for file in files] if is_known else self.model_path,
+            self.model_dtype,
+            self.engine_settings,
+            self.num_env_runners,
+            self.num_learners,
+            self.policy_ids,
+            settings.max_context_tokens,
+            settings.protocol,
+        )
 
     @property
     def logp_gap_bound(self) -> float:

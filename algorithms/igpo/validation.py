@@ -12,10 +12,10 @@ from envs.errors import InputError
 from envs.search.roles import RolePolicies
 
 if TYPE_CHECKING:
-    from algorithms.igpo.config import IGPOConfig
+    from algorithms.igpo.settings import IGPOSettings
 
 
-def check_combinations(config: IGPOConfig) -> None:
+def check_combinations(config: IGPOSettings) -> None:
     """Raises InputError for the first combination that cannot work."""
     if config.max_weight_lag:
         _check_weight_lag(config)
@@ -34,7 +34,7 @@ def check_combinations(config: IGPOConfig) -> None:
         _check_refresh(config)
 
 
-def _check_weight_lag(config: IGPOConfig) -> None:
+def _check_weight_lag(config: IGPOSettings) -> None:
     if config.max_weight_lag != 1:
         raise InputError(
             f"max_weight_lag is {config.max_weight_lag}; use 0, or 1 to sample during the update: more "
@@ -52,7 +52,7 @@ def _check_weight_lag(config: IGPOConfig) -> None:
         )
 
 
-def _check_colocation(config: IGPOConfig) -> None:
+def _check_colocation(config: IGPOSettings) -> None:
     if config.max_weight_lag:
         raise InputError(
             "engine.placement colocated takes turns, max_weight_lag 1 overlaps: leave one of them out"
@@ -71,7 +71,7 @@ def _check_colocation(config: IGPOConfig) -> None:
         )
 
 
-def _check_transfer_by_nccl(config: IGPOConfig) -> None:
+def _check_transfer_by_nccl(config: IGPOSettings) -> None:
     what = "engine.weight_transfer nccl goes from a learner's GPU to vLLM engines on other GPUs"
     if config.is_colocated:
         raise InputError(f"{what}; engine.placement colocated has one GPU: leave one of them out")
@@ -86,7 +86,7 @@ def _check_transfer_by_nccl(config: IGPOConfig) -> None:
             )
 
 
-def _check_sharding(config: IGPOConfig) -> None:
+def _check_sharding(config: IGPOSettings) -> None:
     if config.num_learners < 2:
         raise InputError(
             "shard_learner spreads the model over learners: set num_learners to 2 or more, not "
@@ -106,7 +106,7 @@ def _check_sharding(config: IGPOConfig) -> None:
         )
 
 
-def _check_refresh(config: IGPOConfig) -> None:
+def _check_refresh(config: IGPOSettings) -> None:
     if config.reference_scored_policy is None and config.loss_settings().kl_coeff == 0:
         raise InputError(
             "reference_refresh_interval needs a reference: set belief_policy: reference, or kl_coeff above 0"
@@ -147,7 +147,7 @@ SHARES = ("max_tool_error_share",)
 MAY_BE_NONE = {"max_logp_gap", "grad_clip", "evaluation_interval", "evaluation_questions"}
 
 
-def check_numbers(config: IGPOConfig) -> None:
+def check_numbers(config: IGPOSettings) -> None:
     """Raises InputError for the first number that is out of its bounds."""
     for name in (*WHOLE_FROM, *REAL_FROM, *POSITIVE, *SHARES):
         value = getattr(config, name)
@@ -184,7 +184,7 @@ OVERRIDABLE = (
 belong to the batch or to the model, which policies share."""
 
 
-def map_roles_to_policies(config: IGPOConfig) -> None:
+def map_roles_to_policies(config: IGPOSettings) -> None:
     """Makes the roles' policies and RLlib's multi-agent settings agree, and checks them.
 
     Without a `policy_mapping_fn` of the user's, `policies` and the mapping are derived from the roles. With

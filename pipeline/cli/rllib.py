@@ -118,13 +118,12 @@ def train_file(
     from rich.console import Console
 
     from pipeline.training.launch import LaunchOptions, launch
+    from pipeline.training.ray_cluster import RayOptions
 
     options = LaunchOptions(
         command=("rllib", *sys.argv[1:]),
         resume=resume,
-        ray_address=ray_address,
-        ray_num_cpus=ray_num_cpus,
-        ray_num_gpus=ray_num_gpus,
+        ray=RayOptions(ray_address, ray_num_cpus, ray_num_gpus),
         verbosity=verbose,
     )
     raise typer.Exit(launch(experiments, options, Console()))

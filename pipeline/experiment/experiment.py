@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from algorithms.credit import PRESETS, CreditConfig, without_removed
-from algorithms.igpo.learner.loss_settings import LossSettings
+from algorithms.igpo.loss_settings import LossSettings
 from algorithms.igpo.renamed import RENAMED
 from envs.engine.base import EngineSettings
 from envs.errors import InputError

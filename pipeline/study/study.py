@@ -44,7 +44,7 @@ def run_study(plan: Plan, folder: Path, options: LaunchOptions, console: Console
     tuning = list(plan.tuning_cells())
     for cell in {(cell.method, cell.difficulty): cell for cell in [*tuning, *plan.cells()]}.values():
         _check(cell.experiment(plan), cell.name)
-    start_ray(options)
+    start_ray(options.ray, options.verbosity)
     with CellRunner(plan) as runner:
         tuned = _run_missing(plan, tuning, store, runner, console, "tuning")
         rates = best_rates(tuned)

@@ -26,7 +26,7 @@ from pipeline.training.attempt import open_attempt
 from pipeline.training.loop import HELDOUT_BEFORE, Ending, TrainingLoop
 from pipeline.training.plan import Plan, check_plan, check_resources, first_weights, grid_ids, plan_run
 from pipeline.training.progress import Progress, before_and_after
-from pipeline.training.ray_cluster import start_ray
+from pipeline.training.ray_cluster import RayOptions, start_ray
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -43,9 +43,7 @@ class LaunchOptions:
     command: tuple[str, ...]
     """The command line as typed, for the message that says how to resume."""
     resume: bool = False
-    ray_address: str | None = None
-    ray_num_cpus: int | None = None
-    ray_num_gpus: int | None = None
+    ray: RayOptions = RayOptions()
     verbosity: int = 0
 
     @property
@@ -68,12 +66,12 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
     ]
     unfinished = [plan for plan in plans if plan.run is None or plan.run.metadata["status"] != FINISHED]
     for plan in unfinished:
-        check_plan(plan, console, joins_cluster=options.ray_address is not None)
+        check_plan(plan, console, joins_cluster=options.ray.address is not None)
     if unfinished:
         with console.status("starting Ray ..."):
-            start_ray(options)
+            start_ray(options.ray, options.verbosity)
     for plan in unfinished:
-        check_resources(plan, console, may_grow=options.ray_address is not None)
+        check_resources(plan, console, may_grow=options.ray.address is not None)
     grids = grid_ids(plans)
     for number, plan in enumerate(plans, start=1):
         label = plan.experiment.label

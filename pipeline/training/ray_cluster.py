@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from envs.errors import InputError
@@ -17,11 +18,20 @@ from pipeline.logging import level_of, native_stderr_aside
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
-    from pipeline.training.launch import LaunchOptions
 
 
-def start_ray(options: LaunchOptions) -> None:
-    """Starts Ray, or joins the cluster at `ray_address`.
+@dataclass(frozen=True)
+class RayOptions:
+    """Which Ray a run uses: the cluster at `address`, or one that is started on this machine."""
+
+    address: str | None = None
+    num_cpus: int | None = None
+    """CPUs of a Ray that is started here; None: all of them."""
+    num_gpus: int | None = None
+
+
+def start_ray(options: RayOptions, verbosity: int = 0) -> None:
+    """Starts Ray, or joins the cluster at `options.address`.
 
     Raises:
         InputError: Ray does not start, or no cluster answers there.
@@ -31,25 +41,25 @@ def start_ray(options: LaunchOptions) -> None:
     if ray.is_initialized():
         return
     arguments: dict[str, Any] = {
-        "logging_level": level_of(options.verbosity),
-        "log_to_driver": options.verbosity > 0,
+        "logging_level": level_of(verbosity),
+        "log_to_driver": verbosity > 0,
     }
-    if options.ray_address:
-        _check_reachable(options.ray_address)
-        arguments["address"] = options.ray_address
+    if options.address:
+        _check_reachable(options.address)
+        arguments["address"] = options.address
     else:
         arguments |= {
             "include_dashboard": False,
-            "num_cpus": options.ray_num_cpus,
-            "num_gpus": options.ray_num_gpus,
+            "num_cpus": options.num_cpus,
+            "num_gpus": options.num_gpus,
         }
     try:
-        with native_stderr_aside(options.verbosity), _sigterm_blocked():
+        with native_stderr_aside(verbosity), _sigterm_blocked():
             ray.init(**arguments)
     except Exception as error:  # Ray raises all kinds, plain ones too
         reason = f"{(str(error) or repr(error)).splitlines()[0]} (-v shows why)"
-        if options.ray_address:
-            raise _unreachable(options.ray_address, reason) from error
+        if options.address:
+            raise _unreachable(options.address, reason) from error
         raise InputError(
             f"Ray can't be started on this machine, which may be short of CPU or memory: {reason}"
         ) from error

@@ -19,7 +19,9 @@ def run(monkeypatch):
     """Calls a command in this process, its logging untouched, and returns (exit code, what it said)."""
     monkeypatch.setattr("pipeline.logging.configure_logging", lambda verbosity: None)
     monkeypatch.setattr("pipeline.logging.configure_ray_logging", lambda verbosity: None)
-    monkeypatch.setattr("pipeline.training.launch.start_ray", lambda options: pytest.fail("Ray was started"))
+    monkeypatch.setattr(
+        "pipeline.training.launch.start_ray", lambda *arguments: pytest.fail("Ray was started")
+    )
 
     def call(*arguments, app=None):
         import pipeline.cli.rllib

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from algorithms.igpo.learner.loss_settings import Aggregation, LossSettings, RatioLevel
+from algorithms.igpo.loss_settings import Aggregation, LossSettings, RatioLevel
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ray.rllib.core.learner.learner_group import LearnerGroup
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
-    from algorithms.igpo.config import IGPOConfig
+    from algorithms.igpo.settings import IGPOSettings
 
 MAX_TRANSFER_SECONDS = 600.0
 """Longest transfer by NCCL. A runner that dies during one leaves the others waiting; the run then ends."""
@@ -39,7 +39,7 @@ class WeightPush:
         runners: the env runners.
     """
 
-    def __init__(self, config: IGPOConfig, learners: LearnerGroup, runners: EnvRunnerGroup):
+    def __init__(self, config: IGPOSettings, learners: LearnerGroup, runners: EnvRunnerGroup):
         self._config = config
         self._learners = learners
         self._runners = runners

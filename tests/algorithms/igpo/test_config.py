@@ -13,8 +13,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from algorithms.credit import CREDIT_FIELDS
 from algorithms.igpo import IGPO, IGPOConfig, renamed
 from algorithms.igpo.config import SECTIONS
-from algorithms.igpo.engine_reuse import engine_identity
-from algorithms.igpo.learner.loss_settings import LOSS_FIELDS, LossSettings
+from algorithms.igpo.loss_settings import LOSS_FIELDS, LossSettings
 from envs.errors import InputError
 
 VALUES = {
@@ -47,7 +46,7 @@ def test_the_package_imports_neither_ray_nor_torch_and_its_classes_on_demand():
 
 
 def test_the_loss_settings_import_no_torch():
-    code = "import sys, algorithms.igpo.learner.loss_settings\nassert not {'ray', 'torch'} & set(sys.modules)"
+    code = "import sys, algorithms.igpo.loss_settings\nassert not {'ray', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -105,9 +104,9 @@ def test_what_is_parsed_follows_every_change():
 def test_engines_serve_what_they_were_built_for(change):
     config = IGPOConfig().training(model_path="tiny")
     other = config.copy().training(preset="grpo", lr=1.0).environment(env_config={"max_turns": 2})
-    assert engine_identity(config) == engine_identity(other)
+    assert config.engine_identity == other.engine_identity
     changed = [config.copy().training(**change), config.copy().environment(env_config={"protocol": "igpo"})]
-    assert engine_identity(config) not in [engine_identity(one) for one in changed]
+    assert config.engine_identity not in [one.engine_identity for one in changed]
 
 
 def test_copies_keep_whether_the_number_of_minibatches_was_given():

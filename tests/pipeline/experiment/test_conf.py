@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from algorithms.credit import PRESETS
-from algorithms.igpo.learner.loss_settings import LossSettings
+from algorithms.igpo.loss_settings import LossSettings
 from envs.errors import InputError
 from pipeline.experiment.conf_files import packaged_conf
 from pipeline.experiment.experiment import load_experiments

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from algorithms.credit import PRESETS, CreditConfig
-from algorithms.igpo.learner.loss_settings import LOSS_FIELDS
+from algorithms.igpo.loss_settings import LOSS_FIELDS
 from envs.errors import InputError
 from pipeline.experiment.experiment import experiments_of, load_experiment
 from pipeline.experiment.resolved import config_hash

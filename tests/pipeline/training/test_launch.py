@@ -19,7 +19,7 @@ from pipeline.experiment.experiment import load_experiments
 from pipeline.run_directory.directory import RunDirectory
 from pipeline.training.launch import FAILED, LaunchOptions, launch
 from pipeline.training.loop import HELDOUT_BEFORE
-from pipeline.training.ray_cluster import start_ray
+from pipeline.training.ray_cluster import RayOptions, start_ray
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def attempt(tmp_path, policy, monkeypatch):
     its run.
     """
     monkeypatch.setattr("pipeline.training.launch.configure_ray_logging", lambda verbosity: None)
-    monkeypatch.setattr("pipeline.training.launch.start_ray", lambda options: None)
+    monkeypatch.setattr("pipeline.training.launch.start_ray", lambda options, verbosity: None)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
     file = write_experiment(tmp_path / "demo.yaml", policy)
 
@@ -135,7 +135,7 @@ def test_what_ray_would_wait_for_without_end(attempt, tmp_path, override, lack):
 def test_an_address_where_no_ray_is(address):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else answers there either
-        options = LaunchOptions(("rllib",), ray_address=address.format(port=taken.getsockname()[1]))
+        options = RayOptions(address.format(port=taken.getsockname()[1]))
         with pytest.raises(InputError, match="no Ray cluster can be joined there: Connection refused"):
             start_ray(options)
 
@@ -144,7 +144,7 @@ def test_what_ray_starts_does_not_hear_a_sigterm(monkeypatch):
     started = []
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", lambda **arguments: started.append(subprocess.Popen(["sleep", "60"])))
-    start_ray(LaunchOptions(("rllib",)))
+    start_ray(RayOptions())
     (process,) = started
     process.terminate()
     with pytest.raises(subprocess.TimeoutExpired):
@@ -163,4 +163,4 @@ def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch):
     with pytest.raises(
         InputError, match=r"can't be started on this machine.*timed out during startup\. \(-v shows why\)$"
     ):
-        start_ray(LaunchOptions(("rllib",)))
+        start_ray(RayOptions())
