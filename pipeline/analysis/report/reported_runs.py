@@ -106,7 +106,7 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _labels(run_ids: list[str], names: list[str], settings: list[dict[str, Any]]) -> list[str]:
-    """The runs' names, and where several share one, the preset or seed in which they differ, or the run id."""
+    """The runs' names; where several share one, with the preset or seed in which they differ, or the id."""
     labels = list(names)
     for key in ("preset", "seed"):
         if len(set(labels)) == len(labels):
