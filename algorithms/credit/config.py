@@ -30,7 +30,7 @@ def require_known(name: str, value: object, known: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class CreditConfig:
-    """How gains and outcomes become advantages.
+    """The rules that turn gains and outcomes into advantages.
 
     A_i,t = ig_weight * D_i,t + outcome_weight * O_i,t, with D the discounted sum of the normalised gains from
     turn t on and O the normalised outcome discounted back from the last turn. The defaults are IGPO as of

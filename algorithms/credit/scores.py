@@ -33,7 +33,7 @@ class ScoredRollout:
     bears_gain_T: Sequence[bool]
     """Whether the turn bears a gain: it was completed and is not the final one."""
     agents_T: Sequence[str]
-    """Who wrote the turn."""
+    """The agent that wrote the turn."""
     malformed: bool = False
     """Whether the rollout ended malformed."""
     turn_limit: bool = False

@@ -1,4 +1,4 @@
-"""How credit would have moved under another estimator: questions to the table that `recredit` writes."""
+"""Compares another estimator's credit with the logged one, in the table that `recredit` writes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _MOST_CHANGED = f"""
 
 @dataclass(frozen=True, slots=True)
 class CreditChanges:
-    """What another estimator would have changed. Shares lie in [0, 1]."""
+    """The differences between another estimator's credit and the logged one. Shares are in [0, 1]."""
 
     turns: int
     groups: int

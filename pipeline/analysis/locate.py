@@ -1,4 +1,4 @@
-"""Where a run's log lies, from what a person would type: a folder, an experiment's name, a run id, `last`."""
+"""Finds a run's log by what a person types: a folder, an experiment's name, a run id, or `last`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ class RunLocation:
     """
 
     folder: Path
-    """Where files about the run belong: its own folder; the working directory for a log that was given by
-    URL."""
+    """The folder for files about the run: its own; for a log given by URL, the working directory."""
     log: LogFolder
     choice: str | None = None
 

@@ -1,6 +1,4 @@
-"""Where a run's time goes, as a terminal shows it: a stacked bar of seconds per phase for each stretch of
-iterations.
-"""
+"""A run's time in the terminal: a stacked bar of seconds per phase for each stretch of iterations."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Offline re-credit: the advantages that another estimator would have given to the turns of a finished run.
+"""Offline re-credit: computes another estimator's advantages for the turns of a finished run.
 
-Belief is logged per alias and at full precision, so credit can be computed again from the log alone, without
-torch, Ray or a model. What belongs to the loss (ratios, clipping, aggregation, resampling) acted on the
-policy and cannot be replayed; it is named instead.
+The log holds belief per alias and at full precision, so it suffices: no torch, Ray or model. Settings of the
+loss (ratios, clipping, aggregation, resampling) acted on the policy and cannot be replayed; the result names
+them.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration
 
 
 def scored_rollout(rollout: dict[str, Any], estimator: Estimator) -> ScoredRollout:
-    """What credit reads of a logged rollout."""
+    """The part of a logged rollout that credit reads."""
     turns = rollout["turns"]
     return ScoredRollout(
         id=rollout["episode_id"],

@@ -1,4 +1,4 @@
-"""What a run leaves behind for a reader: the answers of all named queries and the report."""
+"""The results of a finished run: the answers of all named queries, and the report."""
 
 from __future__ import annotations
 

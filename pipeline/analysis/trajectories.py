@@ -153,9 +153,7 @@ _INSTRUCTIVE = (
 
 
 def gold_spans(text: str, golds: list[str]) -> list[tuple[int, int]]:
-    """Where a gold answer stands in `text` as whole words, letter case ignored: disjoint (start, end), in
-    order.
-    """
+    """Finds the gold answers in `text` as whole words in any case: disjoint (start, end), in order."""
     words = sorted({gold.strip() for gold in golds if gold.strip()}, key=len, reverse=True)
     if not words:
         return []

@@ -1,4 +1,4 @@
-"""What a check of `igpo doctor` is about and what it finds, and how findings are printed."""
+"""The subject of the checks of `igpo doctor`, their findings, and how these are printed."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def _learn(model: Model, work: Workload, device: Device, assumed: Assumptions) -
 
 
 def _swap(memory: dict[str, float], assumed: Assumptions) -> float:
-    """The learner's state goes to host memory and comes back; gradients are made anew."""
+    """The learner's state goes to host memory and comes back; gradients are computed again."""
     moved = memory["learner: weights"] + memory["learner: reference"] + memory["learner: AdamW"]
     return 2 * moved / assumed.host_bandwidth
 

@@ -1,4 +1,4 @@
-"""What an experiment asks of a machine: the sizes of its model, and the work of one iteration."""
+"""The load of an experiment: the sizes of its model, and the work of one iteration."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Workload:
     num_policies: int = 1
     """Models that each env runner and each learner holds."""
     trained_policies: int = 1
-    """How many of them are trained."""
+    """The trained ones among them."""
     offloads_optimizer: bool = False
     """AdamW's moments are in host memory."""
 

@@ -13,12 +13,12 @@ PAGE = 100
 """Episodes on a page."""
 
 COLUMNS = ("iteration", "split", "outcome", "gain_total", "turns", "answer", "question")
-"""What is listed, and what can be sorted by."""
+"""The columns of the list, by each of which it can be sorted."""
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeFilter:
-    """Which episodes, in which order.
+    """A choice of episodes and their order.
 
     `words` is text in question, answer or episode id, or `where` and a condition in SQL.
     """

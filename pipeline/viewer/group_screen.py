@@ -1,4 +1,4 @@
-"""The rollouts of one prompt side by side: the same question, and where they part ways."""
+"""The rollouts of one prompt side by side: the same question, and where they differ."""
 
 from __future__ import annotations
 

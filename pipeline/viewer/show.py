@@ -1,4 +1,4 @@
-"""`igpo show`: which rollout is meant, and how it is printed."""
+"""`igpo show`: chooses a rollout and prints it."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def build_learner_pipeline_pieces(
 
 
 def scored_rollout(rollout: Rollout) -> ScoredRollout:
-    """What credit reads of a rollout."""
+    """The part of a rollout that credit reads."""
     bearing = {turn.index for turn in rollout.gain_bearing_turns}
     return ScoredRollout(
         id=rollout.id,

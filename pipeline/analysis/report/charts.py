@@ -66,7 +66,7 @@ def learning_curve(rows: list[Row], labels: list[str]) -> dict[str, Any]:
 
 
 def lines(rows: list[Row], order: list[str], title: str, is_share: bool) -> dict[str, Any]:
-    """`series`, `iteration`, `value`: one line per series, told apart by colour and by dashes."""
+    """`series`, `iteration`, `value`: one line per series, each with its own colour and dashes."""
     picked = _legend_pick("series")
     scale = alt.Scale(domain=order)
     value = alt.Y(
@@ -112,7 +112,7 @@ def boxes(rows: list[Row], labels: list[str], category: str, value: str) -> dict
 
 
 def _legend_pick(field: str) -> alt.Parameter:
-    """What a click on a legend's entry singles out."""
+    """Selects the series of the legend's entry that is clicked."""
     return alt.selection_point(fields=[field], bind="legend")
 
 

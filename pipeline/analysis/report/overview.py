@@ -153,7 +153,7 @@ _QUERIES = (
 )
 _TURNS = 6
 _FAILURES = 3
-"""How many turns, and how many kinds of failure, a line names."""
+"""A line names at most this many turns, and this many kinds of failure."""
 
 # `gain_without_evidence` over all iterations: shares of iterations cannot be averaged, their denominators
 # differ.

@@ -21,7 +21,7 @@ def environment(package: str = PACKAGE) -> Environment:
 
 
 def assets() -> dict[str, Any]:
-    """What a template needs to stand alone: `style`, `script` (which draws the plots) and `vega`."""
+    """The parts of a self-contained page: `style`, `script` (which draws the plots) and `vega`."""
     return {
         "style": Markup(_asset("style.css")),
         "script": Markup(_asset("page.js")),
@@ -35,9 +35,7 @@ def _asset(name: str) -> str:
 
 @cache
 def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script; `</script` inside it would end the element that
-    holds it.
-    """
+    """Vega, Vega-Lite and Vega-Embed as one script. Escapes `</script`, which would end its element."""
     import vl_convert
 
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")

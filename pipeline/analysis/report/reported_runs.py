@@ -1,6 +1,4 @@
-"""What the report says about each run itself: a name that tells it from the others, its settings, and where
-they differ.
-"""
+"""The runs of a report: a distinct name for each, its settings, and how the settings differ."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from pipeline.analysis.run import Run
 
 @dataclass(frozen=True, slots=True)
 class ReportedRun:
-    """One run, as its latest attempt describes it. `label` is short and unique.
+    """One run, as its latest attempt describes it. `label` is short and unique in the report.
 
     `settings` maps a key as `rllib train --set` takes it (`preset`, `env_config.max_turns`) to its value.
     """
@@ -79,8 +77,8 @@ def reported_runs(run: Run) -> list[ReportedRun]:
 
 
 def config_differences(runs: list[ReportedRun]) -> list[tuple[str, list[str]]]:
-    """Settings that are not the same in all runs: (dotted key, value per run as JSON; empty where the run
-    lacks the key).
+    """The settings that differ between runs: (dotted key, value per run as JSON; empty where the run lacks
+    the key).
     """
     keys = sorted({key for run in runs for key in run.settings})
     differences = []
@@ -108,9 +106,7 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _labels(run_ids: list[str], names: list[str], settings: list[dict[str, Any]]) -> list[str]:
-    """A run's name; where several share it, with the preset or seed that tells them apart, else with the run
-    id.
-    """
+    """The runs' names; where several share one, with the preset or seed in which they differ, or the id."""
     labels = list(names)
     for key in ("preset", "seed"):
         if len(set(labels)) == len(labels):
