@@ -100,7 +100,7 @@ def test_a_server_that_fails_stops_the_run_which_goes_on_once_it_is_mended(tmp_p
             assert run.end() == 1, run.said
             assert f"{STOPPED}the server {address.removeprefix('http://')} {error}" in run.said
             assert "--resume" in run.said
-            with open_run(next((tmp_path / "runs/demo").glob("*/run.json")).parent) as log:
+            with open_run("demo", runs_dir=tmp_path / "runs") as log:  # the newest run
                 last = "FROM tool_calls WHERE iteration = (SELECT max(iteration) FROM iterations)"
                 [(share, commonest)] = log.sql(f"SELECT avg(failed::INT), mode(error) {last}").fetchall()
             assert share > 0.2 and error in commonest  # what it stopped over is in the log
