@@ -19,6 +19,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -103,7 +104,7 @@ class IGPO(Algorithm):
 
     @override(Algorithm)
     def reset_config(self, new_config: IGPOConfig | dict[str, Any]) -> bool:
-        """Begins another run on the running engines; its weights, optimizer, prompts and metrics are fresh.
+        """Begins another run on the running engines. All else is fresh: weights, prompts, metrics, callbacks.
 
         This is Tune's hook for reusing actors. Call `reset`, which also resets Tune's own counters.
 
@@ -119,7 +120,9 @@ class IGPO(Algorithm):
         config.freeze()
         if config.engine_identity != self._engine_identity:
             return False
+        self._stop_callbacks()
         self.config = config
+        self.callbacks = [make() for make in force_list(config.callbacks_class)]
         on_runners(self.env_runner_group, lambda runner: runner.reset_config(config))
         self.learner_group.shutdown()
         spaces = self.env_runner_group.get_spaces()
@@ -129,6 +132,9 @@ class IGPO(Algorithm):
         self._weights_version = 0
         self.records = []
         self._begin()
+        functions: Any = config.callbacks_on_algorithm_init
+        facts = {"algorithm": self, "metrics_logger": self.metrics}
+        make_callback("on_algorithm_init", self.callbacks, functions, kwargs=facts)
         return True
 
     # -- one iteration --
@@ -290,10 +296,13 @@ class IGPO(Algorithm):
     @override(Algorithm)
     def cleanup(self) -> None:
         try:
-            for callback in self._own_callbacks():
-                callback.on_stop(algorithm=self)
+            self._stop_callbacks()
         finally:
             super().cleanup()
+
+    def _stop_callbacks(self) -> None:
+        for callback in self._own_callbacks():
+            callback.on_stop(algorithm=self)
 
     def _own_callbacks(self) -> list[IGPOCallback]:
         return [callback for callback in self.callbacks if isinstance(callback, IGPOCallback)]

@@ -4,6 +4,19 @@ import numpy as np
 import pytest
 
 from algorithms.igpo import IGPOConfig
+from algorithms.igpo.callbacks import IGPOCallback
+
+EVENTS = []
+
+
+class Noted(IGPOCallback):
+    """Notes when a run begins and ends."""
+
+    def on_algorithm_init(self, *, algorithm, **kwargs):
+        EVENTS.append(f"{algorithm.config.preset} begins")
+
+    def on_stop(self, *, algorithm):
+        EVENTS.append("end")
 
 
 def make_config(preset="igpo", **model):
@@ -37,11 +50,11 @@ def test_a_reset_algorithm_trains_like_a_new_one():
         expected = train(fresh)
         fresh.stop()
 
-        reused = make_config("igpo").build_algo()
+        reused = make_config("igpo").callbacks(Noted).build_algo()
         (engine,) = reused.env_runner.loop.engines.values()
         for other in (
-            make_config("grpo"),
-            make_config("grpo").to_dict(),
+            make_config("grpo").callbacks(Noted),
+            make_config("grpo").callbacks(Noted).to_dict(),
         ):  # as `igpo study` and as Tune do it
             train(reused)
             assert reused.reset(other)
@@ -55,5 +68,6 @@ def test_a_reset_algorithm_trains_like_a_new_one():
 
         assert not reused.reset(make_config(model_dtype="bfloat16"))
         reused.stop()
+        assert [(when, preset) for preset in ("igpo", "grpo", "grpo") for when in ("begin", "end")] == EVENTS
     finally:
         ray.shutdown()
