@@ -67,7 +67,7 @@ class SearchTask:
         self.corpus, self._questions = _load_data(settings)
         self._toolbox = build_toolbox(settings, lambda: self.retriever, self.corpus)
         self.protocol: Protocol = build_protocol(settings, self.tool_schemas)
-        self._left_out: set[str] = set()
+        self._said_left_out = False
         # The rollouts of a group need the same templates and prompts at the same time.
         self._templates_of = lru_cache(maxsize=1024)(self._make_templates)
         self._prompt_of = lru_cache(maxsize=1024)(self._make_prompt)
@@ -94,9 +94,10 @@ class SearchTask:
     def _plays(self, index: int) -> bool:
         question = self.train_questions[index]
         room = self.room(question)
-        if room < 1 and question.id not in self._left_out:
-            self._left_out.add(question.id)
-            logger.warning("training question %s is left out: %s", question.id, self.lack_of_room(question))
+        if room < 1 and not self._said_left_out:
+            self._said_left_out = True  # the doctor names all of them before a run; this is for other callers
+            reason = self.lack_of_room(question)
+            logger.warning("training questions without room are left out, first %s: %s", question.id, reason)
         return room >= 1
 
     def playable_from(self, index: int) -> Question:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from envs.data.questions import named
 from envs.errors import InputError
 from pipeline.doctor.findings import Finding, Subject
-from pipeline.doctor.questions import look_at_questions
+from pipeline.doctor.questions import Seen, look_at_questions
 from pipeline.estimate.capacity import memory_of
 from pipeline.estimate.machines import GIB
 from pipeline.estimate.workload import Expected, model_sizes, workload_of
@@ -180,25 +180,27 @@ def prompts(subject: Subject) -> Finding:
     warnings = []
     if train.too_long:
         warnings.append(
-            f"{len(train.too_long):,} of {train.questions:,} training questions are left out, their prompts "
-            f"leave no room for a decision ({named(train.too_long)})"
+            f"{_share(train.too_long, train)} training questions left out: no room after the prompt"
         )
     if heldout.too_long:
         warnings.append(
-            f"{len(heldout.too_long):,} of {heldout.questions:,} held-out questions count as unanswered, "
-            f"their prompts leave no room for a decision ({named(heldout.too_long)})"
+            f"{_share(heldout.too_long, heldout)} held-out questions count as unanswered: no room after the "
+            "prompt"
         )
     if warnings:
         warnings[-1] += f"; max_context_tokens={needed} would play them all"
     if train.without_belief and subject.config.credit_config().reads_belief:
         warnings.append(
-            f"{len(train.without_belief):,} of {train.questions:,} training questions are played without "
-            f"belief, on their outcome alone: no gold answer is short enough for max_answer_tokens="
-            f"{settings.max_answer_tokens} ({named(train.without_belief)})"
+            f"{_share(train.without_belief, train)} training questions played without belief, on the outcome "
+            f"alone: no gold answer fits max_answer_tokens={settings.max_answer_tokens}"
         )
     if wanted > 2 * settings.max_context_tokens:
         warnings.append(f"{settings.max_turns} full turns could need {wanted}: rollouts may be cut off")
     return Finding("prompts", "warn" if warnings else "ok", "; ".join([text, *warnings]))
+
+
+def _share(ids: list[str], seen: Seen) -> str:
+    return f"{len(ids):,} ({named(ids)}) of {seen.questions:,}"
 
 
 def memory(subject: Subject) -> Finding:
