@@ -114,7 +114,10 @@ def _outcome_advantage(
     if config.outcome_baseline == "group_zscore":
         return zscores(batch.outcome_N, group_N, num_groups)
     if config.outcome_baseline == "belief":
-        return batch.outcome_N - _last_belief(batch)
+        # In a group without belief, the mean of the others stands for it: an expectation of the outcome in
+        # the outcome's units, too.
+        others_N = leave_one_out(batch.outcome_N, group_N, num_groups)
+        return np.where(batch.without_belief_N, others_N, batch.outcome_N - _last_belief(batch))
     if mean is None and batch.num_rollouts:
         mean, std = batch_outcome_statistics(batch.outcome_N)
     if not std:
@@ -123,14 +126,19 @@ def _outcome_advantage(
 
 
 def _last_belief(batch: TurnBatch) -> np.ndarray:
-    """Belief after the last scored turn of every rollout. Raises ValueError where one is missing."""
+    """Belief after the last scored turn of every rollout; NaN where the question is played without belief.
+
+    Raises:
+        ValueError: one is missing.
+    """
     if batch.last_belief_N.size != batch.num_rollouts:
         raise ValueError(
             "outcome_baseline='belief' needs last_belief_N, the belief after the last scored turn of each "
             "rollout"
         )
     batch._refuse(
-        ~np.isfinite(batch.last_belief_N), "has no belief score, which outcome_baseline='belief' needs"
+        ~np.isfinite(batch.last_belief_N) & ~batch.without_belief_N,
+        "has no belief score, which outcome_baseline='belief' needs",
     )
     return batch.last_belief_N
 

@@ -47,6 +47,9 @@ class TurnBatch:
     last_belief_N: np.ndarray = field(default_factory=_unset)
     """Belief after the rollout's last scored turn, in (0, 1] (read by `outcome_baseline: belief`); empty:
     unknown."""
+    without_belief_N: np.ndarray = field(default_factory=_unset)
+    """Whether the rollout's question is played without belief (read by `outcome_baseline: belief`); empty:
+    none is."""
     role_M: np.ndarray = field(default_factory=_unset)
     """Integer label of the turn's author (read by `turn_index`); empty: one role."""
     rollout_ids_N: Sequence[str] | None = None
@@ -71,6 +74,7 @@ class TurnBatch:
         self.turn_limit_N = _optional("turn_limit_N", self.turn_limit_N, np.bool_, num_rollouts)
         if np.size(self.last_belief_N):
             self.last_belief_N = _sized("last_belief_N", self.last_belief_N, np.float64, num_rollouts)
+        self.without_belief_N = _optional("without_belief_N", self.without_belief_N, np.bool_, num_rollouts)
         self.role_M = _optional("role_M", self.role_M, np.int64, num_turns)
         if self.rollout_ids_N is not None and len(self.rollout_ids_N) != num_rollouts:
             raise ValueError(
@@ -105,7 +109,8 @@ class TurnBatch:
             outcomes: o_i of each rollout.
             gains: one entry for every turn but the last, so T_i = len(gains[i]) + 1; None marks a turn that
                 bears no gain.
-            more: further fields (`malformed_N`, `turn_limit_N`, `last_belief_N`, `role_M`, `rollout_ids_N`).
+            more: further fields (`malformed_N`, `turn_limit_N`, `last_belief_N`, `without_belief_N`,
+                `role_M`, `rollout_ids_N`).
 
         Raises:
             ValueError: the three lists differ in length, or whatever the class refuses.

@@ -38,6 +38,8 @@ class ScoredRollout:
     """Whether the rollout ended malformed."""
     turn_limit: bool = False
     """Whether the rollout spent all its turns without an answer."""
+    without_belief: bool = False
+    """Whether the question is played without belief: no turn bears a gain, and no score is missing."""
 
 
 class ScoredBatch(NamedTuple):
@@ -81,6 +83,7 @@ def turn_batch(
         gain_bearing_M=~np.isnan(gains_M),
         malformed_N=np.array([rollout.malformed for rollout in rollouts]),
         turn_limit_N=np.array([rollout.turn_limit for rollout in rollouts]),
+        without_belief_N=np.array([rollout.without_belief for rollout in rollouts]),
         last_belief_N=np.array([before_T[-1] if len(before_T) else np.nan for _, before_T, _ in gains]),
         role_M=np.array([role_of[agent] for rollout in rollouts for agent in rollout.agents_T]),
         rollout_ids_N=[rollout.id for rollout in rollouts],
@@ -93,6 +96,8 @@ def _gains(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gain, belief before and belief after each turn of a rollout; NaN where there is none."""
     gain_T, before_T, after_T = (np.full(len(rollout.agents_T), np.nan) for _ in range(3))
+    if rollout.without_belief:
+        return gain_T, before_T, after_T
     bearing = np.flatnonzero(rollout.bears_gain_T)
     scored = [t for t in bearing if rollout.scores_T1K[t] is not None]
     if config.reads_belief and (rollout.initial_scores_K is None or len(scored) < len(bearing)):

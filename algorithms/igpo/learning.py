@@ -43,12 +43,14 @@ def score_on_learners(
     """Scores the rollouts that the env runners left unscored, and enters the scores in them.
 
     Args:
-        episodes: episodes with a belief query in `custom_data`, which is removed.
+        episodes: the belief query in their `custom_data` is removed. An episode whose question is played
+            without belief has none.
         learners: the learners; each scores an equal share.
         config: the number of learners, and whether the policy itself or its reference scores.
         policy_id: id of the answering role's policy.
     """
     count = max(1, config.num_learners)
+    episodes = [episode for episode in episodes if QUERY in episode.custom_data]
     queries = [episode.custom_data.pop(QUERY) for episode in episodes]
     shares = [ray.put(queries[k::count]) for k in range(count)]
 

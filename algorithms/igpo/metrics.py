@@ -61,7 +61,8 @@ def training_metrics(
 
     Returns:
         Name to value. `em` is exact match in SQuAD's dialect, `f1` is F1 in the paper's; `gain_mean` is the
-        mean of the gains before normalisation.
+        mean of the gains before normalisation; `no_belief` is the number of rollouts whose question is played
+        without belief.
     """
     return {
         "em": _mean(rollout.metrics["em_squad"] for rollout in rollouts),
@@ -72,6 +73,7 @@ def training_metrics(
         "collapse_share_outcome": _mean(group.collapsed_outcome for group in groups),
         "collapse_share": _mean(group.collapsed for group in groups),
         "collapse_share_or_faint": _mean(group.collapsed_or_faint for group in groups),
+        "no_belief": float(sum(rollout.without_belief for rollout in rollouts)),
         "rollouts": float(len(rollouts)),
         "groups": float(len(groups)),
         "groups_dropped": float(len({rollout.group_id for rollout in rollouts}) - len(groups)),

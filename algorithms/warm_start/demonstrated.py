@@ -60,9 +60,8 @@ def _play(task: SearchTask, demonstration: Demonstration) -> Row | str:
     question, protocol = demonstration.question, task.protocol
     answer = question.golds[0]
     episode = SearchEpisode(task, question, rollout_id=question.id, group_id=question.id)
-    try:
-        seen = episode.start()
-    except InputError:
+    seen = episode.start()
+    if seen is None:
         return "the question leaves no room in max_context_tokens"
     row = Row()
     row.append(np.asarray(seen.ids), decision=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.data.question import Question
+from envs.data.question import AliasRule, Question, eligible_aliases
 from envs.data.question_filter import KEEP_ALL, QuestionFilter, filter_questions
 from envs.data.question_formats import iter_records
 from envs.data.questions import folded
@@ -80,6 +80,11 @@ class Description:
         """
         too_long = [[len(gold.split()) > max_words for gold in question.golds] for question in self.questions]
         return sum(map(sum, too_long)), sum(map(all, too_long))
+
+    def without_belief(self, rule: AliasRule, max_answer_tokens: int) -> int:
+        """The least number of questions that are played without belief, by the same reasoning."""
+        words = ([len(gold.split()) for gold in question.golds] for question in self.questions)
+        return sum(eligible_aliases(words_K, rule, max_answer_tokens).size == 0 for words_K in words)
 
 
 def describe(source: str | Path, wanted: QuestionFilter = KEEP_ALL) -> Description:

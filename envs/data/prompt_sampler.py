@@ -8,7 +8,7 @@ from the number of the draw and the weights alone, so a mixture needs no more st
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from envs.errors import InputError
@@ -40,6 +40,8 @@ class PromptSampler:
         hops_Q: number of hops per question, for a curriculum; None counts as the fewest.
         curriculum_prompts: number of draws over which the allowed hops grow from the fewest to the most, in
             equal steps. The curriculum re-orders the first epoch of each source and ends with it. 0 is none.
+        plays: whether the question of an index can be played. `next` passes over the others, which count as
+            draws: so the order stays, and so does the state, when a limit is widened.
 
     Raises:
         InputError: there are no questions.
@@ -55,6 +57,7 @@ class PromptSampler:
         shares: Sequence[Share] = (),
         hops_Q: Sequence[int | None] = (),
         curriculum_prompts: int = 0,
+        plays: Callable[[int], bool] = lambda index: True,
     ):
         if num_questions < 1:
             raise InputError(
@@ -71,6 +74,7 @@ class PromptSampler:
             raise ValueError(f"shares {self._shares} do not make up {num_questions} questions")
         self._hops_Q = hops_Q
         self._curriculum_prompts = curriculum_prompts
+        self._plays = plays
         self._start()
 
     def _start(self) -> None:
@@ -94,16 +98,25 @@ class PromptSampler:
         return self._drawn - self.epoch * self.num_questions
 
     def next(self, n: int) -> list[int]:
-        """The next `n` indices.
+        """The next `n` indices whose questions can be played.
 
         A call that crosses the end of an epoch may return an index twice.
 
         Raises:
             ValueError: `n` is negative.
+            InputError: no question can be played.
         """
         if n < 0:
             raise ValueError(f"can't draw {n} prompts")
-        return [self._draw() for _ in range(n)]
+        return [self._draw_playable() for _ in range(n)]
+
+    def _draw_playable(self) -> int:
+        passed_over: set[int] = set()
+        while not self._plays(index := self._draw()):
+            passed_over.add(index)
+            if len(passed_over) == self.num_questions:
+                raise InputError("no training question leaves room for a decision: raise max_context_tokens")
+        return index
 
     def state(self) -> dict[str, int | str]:
         """The state for `restore`, in plain JSON values."""

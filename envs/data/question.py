@@ -11,6 +11,9 @@ import numpy as np
 AliasRule = Literal["first", "max", "mean"]
 """How the belief in several gold answers becomes one score (definitions: Belief and information gain)."""
 
+LAST_RESORT = 4
+"""A gold answer that is scored for want of a shorter one has at most this many times `max_answer_tokens`."""
+
 
 @dataclass(slots=True)
 class Question:
@@ -42,12 +45,13 @@ def eligible_aliases(
 
     Args:
         token_counts_K: number of gold tokens of each alias.
-        rule: `first` scores alias 0 only. `max` and `mean` drop aliases of more than `max_answer_tokens`
-            tokens, but keep the shortest (the first of equals) if none remains.
-        max_answer_tokens: the limit.
+        rule: `first` considers alias 0 only. `max` and `mean` drop aliases of more than `max_answer_tokens`
+            tokens, but consider the shortest (the first of equals) if none remains.
+        max_answer_tokens: the limit. An alias that is the only one considered may have `LAST_RESORT` times
+            as many tokens.
 
     Returns:
-        Indices of the chosen aliases, int64, ascending.
+        Indices of the chosen aliases, int64, ascending. Empty: the question is played without belief.
 
     Raises:
         ValueError: the rule is unknown, or there are no aliases.
@@ -59,7 +63,8 @@ def eligible_aliases(
         raise ValueError(
             f"a question needs at least one gold answer to score, got token counts of shape {counts_K.shape}"
         )
-    if rule == "first":
-        return np.array([0])
     kept = np.flatnonzero(counts_K <= max_answer_tokens)
-    return kept if kept.size else np.array([int(np.argmin(counts_K))])
+    if rule != "first" and kept.size:
+        return kept
+    only = 0 if rule == "first" else int(np.argmin(counts_K))
+    return np.flatnonzero((np.arange(counts_K.size) == only) & (counts_K <= LAST_RESORT * max_answer_tokens))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from envs.data.corpus import Corpus
@@ -39,7 +39,9 @@ class QuestionSet:
         )
         return replace(self, train=train, heldout=heldout)
 
-    def prompt_sampler(self, seed: int, curriculum_prompts: int = 0) -> PromptSampler:
+    def prompt_sampler(
+        self, seed: int, curriculum_prompts: int = 0, *, plays: Callable[[int], bool] = lambda index: True
+    ) -> PromptSampler:
         """The sampler of training prompts; it draws indices into `train`.
 
         The fingerprint covers everything that decides the order, so a run cannot resume with other questions.
@@ -47,6 +49,7 @@ class QuestionSet:
         Args:
             seed: decides the order.
             curriculum_prompts: number of draws over which the allowed hops grow; 0 is no curriculum.
+            plays: whether the question of an index can be played; others are passed over.
         """
         identity = fingerprint(self.train)
         if len(self.shares) > 1 or curriculum_prompts:
@@ -58,6 +61,7 @@ class QuestionSet:
             shares=self.shares,
             hops_Q=[question.hops for question in self.train],
             curriculum_prompts=curriculum_prompts,
+            plays=plays,
         )
 
 

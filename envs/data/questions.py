@@ -155,6 +155,12 @@ def resolve_gold_documents(questions: Iterable[Question], corpus: Corpus | None)
     return resolved
 
 
+def named(ids: Sequence[str], shown: int = 5) -> str:
+    """The first ids, for a message, and how many more there are."""
+    more = f" and {len(ids) - shown:,} more" if len(ids) > shown else ""
+    return ", ".join(ids[:shown]) + more
+
+
 def fingerprint(questions: Iterable[Question]) -> str:
     """SHA-256 (hex) over ids, texts and golds in order.
 

@@ -125,7 +125,7 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         rng = np.random.default_rng([self._seed or 0, self._env_steps_lifetime])
         return [
             RolloutJob(
-                questions[int(index)],
+                self.loop.task.playable_from(int(index)),
                 rollout_id=f"sample-{self._env_steps_lifetime}-{k}",
                 group_id=f"sample-{self._env_steps_lifetime}-{k}",
                 seed_parts=(self._seed or 0, self._env_steps_lifetime, int(index), k),

@@ -44,7 +44,7 @@ class RolloutJob:
             its sampling seeds follow from them.
         split: "train" or "heldout".
         temperature: sampling temperature; 0 is greedy.
-        score_beliefs: whether belief in the gold answers is scored.
+        score_beliefs: whether belief in the gold answers is scored, where the question has belief.
     """
 
     question: Question
@@ -90,6 +90,10 @@ class _Live:
     """s_t(a^k) by (turn, alias); turn -1 is the prompt alone."""
     unscored_contexts: list[np.ndarray] = field(default_factory=list)
     """The histories to score (prompt, then each gain-bearing turn), where the learner's side scores them."""
+
+    @property
+    def is_scored(self) -> bool:
+        return self.job.score_beliefs and not self.state.rollout.without_belief
 
     def see(self, observation: AgentObservation) -> None:
         self.contexts[observation.agent] += observation.ids
@@ -150,13 +154,14 @@ class _Run:
         self.known_scores: dict[tuple, float] = {}
         """Key to a finished score."""
         self.live = [self._start(job) for job in jobs]
-        self.num_open = len(self.live)
+        self.num_open = sum(not live.ended for live in self.live)
 
     def finish(self) -> tuple[list[EpisodeRecord], LoopSeconds]:
         started = time.perf_counter()
         for live in self.live:
-            self._request_turn(live)
-            if live.job.score_beliefs:
+            if not live.ended:
+                self._request_turn(live)
+            if live.is_scored and not live.ended:
                 self._request_scores(live, -1)
         while self.num_open:
             self._step_engines()
@@ -171,7 +176,11 @@ class _Run:
             self.task, job.question, rollout_id=job.rollout_id, group_id=job.group_id, split=job.split
         )
         live = _Live(job, state, EpisodeRecord(state.rollout), started=time.perf_counter())
-        live.see(state.start())
+        prompt = state.start()
+        if prompt is None:
+            live.ended = True
+        else:
+            live.see(prompt)
         return live
 
     def _request_turn(self, live: _Live) -> None:
@@ -306,7 +315,7 @@ class _Run:
             self._close_if_complete(live)
             return
         live.see(seen)
-        if live.job.score_beliefs:
+        if live.is_scored:
             self._request_scores(live, turn.index)
         self._request_turn(live)
 
@@ -318,9 +327,11 @@ class _Run:
     def _record(self, live: _Live) -> EpisodeRecord:
         """The record of a rollout that has ended and is scored."""
         rollout = live.state.rollout
-        if live.job.score_beliefs and not self.loop.scores_on_engine:
+        if not live.is_scored or not rollout.turns:
+            return live.record
+        if not self.loop.scores_on_engine:
             live.record.query = BeliefQuery(live.unscored_contexts, live.state.templates.suffixes_K)
-        elif live.job.score_beliefs:
+        else:
             aliases = range(len(rollout.scored_golds_K))
             moments = (-1, *(turn.index for turn in rollout.gain_bearing_turns))
             scores_T1K = np.array([[live.scores[moment, k] for k in aliases] for moment in moments])

@@ -63,7 +63,10 @@ class SearchEnvSettings(Settings):
     truncation_penalty: float = 0.0
     alias_rule: AliasRule = "max"
     max_answer_tokens: int = Field(
-        32, ge=1, description="longer gold answers are not scored under `max` and `mean`"
+        32,
+        ge=1,
+        description="longer gold answers are not scored under `max` and `mean`; without a shorter one, or "
+        "under `first`, one of up to 4 times as many tokens is",
     )
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.typing import MultiAgentDict
 
 from envs.data.question import Question
+from envs.errors import InputError
 from envs.search.config import SearchEnvSettings
 from envs.search.episode import SearchEpisode
 from envs.search.task import SearchTask
@@ -31,7 +32,8 @@ class SearchEnv(MultiAgentEnv):
             instances.
 
     `reset(options={"question": Question, "rollout_id": str, "group_id": str, "split": str})` starts on a
-    given question. Without options it draws a training question with the random state that `seed` sets.
+    given question. Without options it draws a training question with the random state that `seed` sets. A
+    given question whose prompt leaves no room for a decision raises InputError.
     """
 
     def __init__(self, config: dict[str, Any] | SearchTask):
@@ -62,7 +64,7 @@ class SearchEnv(MultiAgentEnv):
                 # Only now: gathering entropy takes longer than building the rest, and rollouts need none.
                 self._rng = np.random.default_rng()
             questions = self.task.train_questions
-            question = questions[int(self._rng.integers(len(questions)))]
+            question = self.task.playable_from(int(self._rng.integers(len(questions))))
         self._episode = self.begin(
             question,
             rollout_id=options.get("rollout_id", question.id),
@@ -70,6 +72,8 @@ class SearchEnv(MultiAgentEnv):
             split=options.get("split", "train"),
         )
         prompt = self._episode.start()
+        if prompt is None:
+            raise InputError(f"question {question.id}: {self.task.lack_of_room(question)}")
         return {prompt.agent: _array(prompt.ids)}, {prompt.agent: {}}
 
     def begin(self, question: Question, *, rollout_id: str, group_id: str, split: str) -> SearchEpisode:

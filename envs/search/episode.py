@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 from envs.data.answer_metrics import answer_metrics
 from envs.data.question import Question
-from envs.errors import InputError
 from envs.search.protocols.base import Action
 from envs.search.roles import RoleSettings, next_speaker
 from envs.search.task import SearchTask
@@ -63,7 +62,8 @@ class SearchEpisode:
         history: token ids that belief is scored on: the answering role's prompt, then all turns and
             observations in time order, as first tokenised (definitions: Belief and information gain).
         agent: the agent that speaks next.
-        templates: the gold answers to score, and the suffixes that score them.
+        templates: the gold answers to score, and the suffixes that score them; none where the question is
+            played without belief.
         max_decision_tokens: the token budget of the next decision.
         done: whether the rollout has ended; then `rollout.termination` and `rollout.outcome` are set.
     """
@@ -87,26 +87,21 @@ class SearchEpisode:
         self.agent = task.settings.roles[0].name
         self.max_decision_tokens = 0
         self.done = False
-        # The limit reserves room for the longest scoring suffix and for the tokens around one observation, so
-        # every completed turn can be scored.
-        self._limit = self._settings.max_context_tokens - self.templates.longest - task.observation_overhead
+        self._limit = task.token_limit(self.templates)
 
-    def start(self) -> AgentObservation:
+    def start(self) -> AgentObservation | None:
         """Starts the rollout with the first speaker's prompt.
 
-        Raises:
-            InputError: the prompt leaves no room for a decision.
+        Returns:
+            None where the prompt leaves no room for a decision: the rollout has ended, without a turn, at the
+            token limit.
         """
         prompt = AgentObservation(self.agent, self._open_context(self.agent))
         self.max_decision_tokens = self._room_for_decision()
-        if self.max_decision_tokens < 1:
-            raise InputError(
-                f"question {self.rollout.question.id}: its prompt of {len(prompt.ids)} tokens and scoring "
-                "suffix of "
-                f"{self.templates.longest} leave no room in "
-                f"max_context_tokens={self._settings.max_context_tokens}: raise it"
-            )
-        return prompt
+        if self.max_decision_tokens >= 1:
+            return prompt
+        self._finish(None, Termination.TOKEN_LIMIT)
+        return None
 
     def decide(self, ids: list[int], *, completed: bool) -> list[ToolCall]:
         """Takes the speaker's decision.
@@ -159,7 +154,8 @@ class SearchEpisode:
             self.max_decision_tokens = self._room_for_decision()
             if self.max_decision_tokens >= 1:
                 return observation
-            termination = Termination.TOKEN_LIMIT
+            malformed = turn.action is ActionKind.MALFORMED  # the first that applies (definitions: Outcome)
+            termination = Termination.MALFORMED if malformed else Termination.TOKEN_LIMIT
         self._finish(turn, termination)
         return None
 
@@ -231,10 +227,10 @@ class SearchEpisode:
         turn.gold_hit = bool((retrieved - self._found) & gold) if gold else None
         self._found |= retrieved
 
-    def _finish(self, turn: Turn, termination: Termination) -> None:
+    def _finish(self, turn: Turn | None, termination: Termination) -> None:
         rollout, settings = self.rollout, self._settings
         rollout.termination = termination
-        rollout.answer = turn.answer if termination is Termination.ANSWERED else None
+        rollout.answer = turn.answer if turn and termination is Termination.ANSWERED else None
         rollout.metrics = answer_metrics(rollout.answer, rollout.question.golds)
         if termination is Termination.ANSWERED:
             rollout.outcome = float(self._task.outcome(rollout.answer or "", rollout.question.golds))

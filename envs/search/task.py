@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -25,17 +26,23 @@ if TYPE_CHECKING:
     from envs.search.tools.base import Toolbox
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class AnswerTemplates:
-    """The gold answers of one question to score, and the suffix that scores each. K is the number of them."""
+    """The gold answers of one question to score, and the suffix that scores each. K is the number of them.
+
+    K = 0: all of them are too long, and the question is played without belief.
+    """
 
     golds_K: list[str]
     suffixes_K: list[ScoringSuffix]
 
     @cached_property
     def longest(self) -> int:
-        """Length of the longest suffix, in tokens."""
-        return max(len(suffix.ids) for suffix in self.suffixes_K)
+        """Length of the longest suffix, in tokens; 0 where the question is played without belief."""
+        return max((len(suffix.ids) for suffix in self.suffixes_K), default=0)
 
 
 class SearchTask:
@@ -60,6 +67,7 @@ class SearchTask:
         self.corpus, self._questions = _load_data(settings)
         self._toolbox = build_toolbox(settings, lambda: self.retriever, self.corpus)
         self.protocol: Protocol = build_protocol(settings, self.tool_schemas)
+        self._said_left_out = False
         # The rollouts of a group need the same templates and prompts at the same time.
         self._templates_of = lru_cache(maxsize=1024)(self._make_templates)
         self._prompt_of = lru_cache(maxsize=1024)(self._make_prompt)
@@ -80,8 +88,53 @@ class SearchTask:
         return RolePolicies({role.name: role.policy for role in self.settings.roles})
 
     def prompt_sampler(self, seed: int) -> PromptSampler:
-        """Draws the training questions, by index into `train_questions`."""
-        return self._questions.prompt_sampler(seed, self.settings.curriculum_prompts)
+        """Draws the training questions whose prompt leaves room, by index into `train_questions`."""
+        return self._questions.prompt_sampler(seed, self.settings.curriculum_prompts, plays=self._plays)
+
+    def _plays(self, index: int) -> bool:
+        question = self.train_questions[index]
+        room = self.room(question)
+        if room < 1 and not self._said_left_out:
+            self._said_left_out = True  # the doctor names all of them before a run; this is for other callers
+            reason = self.lack_of_room(question)
+            logger.warning("training questions without room are left out, first %s: %s", question.id, reason)
+        return room >= 1
+
+    def playable_from(self, index: int) -> Question:
+        """The first training question from `index` on, and round, whose prompt leaves room for a decision.
+
+        Raises:
+            InputError: there is none.
+        """
+        questions = self.train_questions
+        for k in range(len(questions)):
+            if self._plays((index + k) % len(questions)):
+                return questions[(index + k) % len(questions)]
+        raise InputError(f"no training question can be played: {self.lack_of_room(questions[0])}")
+
+    def room(self, question: Question) -> int:
+        """Tokens that the prompt of `question` leaves for decisions and observations; the question can be
+        played if it is at least 1.
+        """
+        first, answering = self.settings.roles[0], self.answering_role
+        longest = max(len(self.prompt(role, question)) for role in (first, answering))
+        return self.token_limit(self.answer_templates(question)) - longest
+
+    def token_limit(self, templates: AnswerTemplates) -> int:
+        """The limit of history and contexts. It reserves room for the longest scoring suffix and for the
+        tokens around one observation, so every completed turn can be scored.
+        """
+        return self.settings.max_context_tokens - templates.longest - self.observation_overhead
+
+    def lack_of_room(self, question: Question) -> str:
+        """Says how long the prompt is, and what setting would give it room."""
+        limit, room = self.settings.max_context_tokens, self.room(question)
+        reserved = self.answer_templates(question).longest + self.observation_overhead
+        return (
+            f"its prompt of {limit - reserved - room} tokens and the {reserved} reserved for scoring suffix "
+            f"and observation leave no room in max_context_tokens={limit}: raise it to {limit - room + 1} or "
+            "more"
+        )
 
     @cached_property
     def retriever(self) -> Retriever:

@@ -22,12 +22,13 @@ class Termination(StrEnum):
     ANSWERED = "answered"
     """The last turn carries a well-formed answer."""
     MALFORMED = "malformed"
-    """The turn that ended the rollout had unbalanced or misplaced tags, no action, or more than one answer.
-    """
+    """The turn that ended the rollout had unbalanced or misplaced tags, no action, or more than one answer;
+    or no turn or room was left to try it again."""
     TURN_LIMIT = "turn_limit"
     """`max_turns` turns passed without an answer. Counts as truncated."""
     TOKEN_LIMIT = "token_limit"
-    """A turn or the context ran out of tokens before an answer. Counts as truncated."""
+    """A turn or the context ran out of tokens before an answer; where the prompt leaves no room, before the
+    first turn. Counts as truncated."""
 
     @property
     def is_truncated(self) -> bool:
@@ -120,7 +121,8 @@ class Rollout:
         question: the prompt.
         split: "train" or "heldout".
         turns: the turns in time order, over all agents.
-        scored_golds_K: the gold answers (aliases) whose belief is scored.
+        scored_golds_K: the gold answers (aliases) whose belief is scored; empty where the question is played
+            without belief.
         initial_scores_K: s_0, float64, the score of each of them after the prompt alone; None where belief is
             not scored (yet).
         scorer: whose belief it is, "current" or "reference".
@@ -150,11 +152,18 @@ class Rollout:
         return len(self.turns)
 
     @property
+    def without_belief(self) -> bool:
+        """Whether no gold answer is short enough to score, so that no turn has a gain."""
+        return not self.scored_golds_K
+
+    @property
     def is_truncated(self) -> bool:
         """Whether turns or tokens ran out before an answer."""
         return self.termination is not None and self.termination.is_truncated
 
     @property
     def gain_bearing_turns(self) -> list[Turn]:
-        """Every completed turn except the final one (definitions: Belief and information gain)."""
-        return [turn for turn in self.turns[:-1] if not turn.is_cut_off]
+        """Every completed turn except the final one, where the question has belief (definitions: Belief and
+        information gain).
+        """
+        return [] if self.without_belief else [turn for turn in self.turns[:-1] if not turn.is_cut_off]

@@ -36,6 +36,7 @@ from pipeline.analysis.run import Run
 
 _ROLLOUTS = """
     SELECT run_id, group_id, episode_id, outcome, termination, initial_scores, scorer,
+        coalesce(len(scored_golds), 0) = 0 AS without_belief,
         list_contains(scored_golds[1:1], golds[1]) AS first_gold_is_scored, trained.turns
     FROM episodes JOIN (
         SELECT episode_id, list({{turn_index: turn_index, agent: agent, scores: scores, advantage: advantage,
@@ -172,6 +173,8 @@ def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration
     if not estimator.credit.reads_belief:
         return
     for rollout in rollouts:
+        if rollout["without_belief"]:
+            continue
         where = f"for episode {rollout['episode_id']} of iteration {iteration}"
         if estimator.scorer not in (None, rollout["scorer"]):
             raise AnalysisError(
@@ -214,6 +217,7 @@ def scored_rollout(rollout: dict[str, Any], estimator: Estimator) -> ScoredRollo
         agents_T=[turn["agent"] for turn in turns],
         malformed=rollout["termination"] == "malformed",
         turn_limit=rollout["termination"] == "turn_limit",
+        without_belief=rollout["without_belief"],
     )
 
 

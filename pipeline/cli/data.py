@@ -168,6 +168,11 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
             table.add_row(
                 "", f"at least {long:,} are longer than max_answer_tokens ({limit}) and not scored; {only}"
             )
+        if bare := found.without_belief(settings.alias_rule, limit):
+            table.add_row(
+                "",
+                f"at least {bare:,} questions are played without belief: no answer is short enough to score",
+            )
         several = float((aliases > 1).mean())
         table.add_row(
             "aliases",

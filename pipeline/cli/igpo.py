@@ -58,10 +58,10 @@ def doctor(
 
     subject = Subject(experiment, experiment.algorithm_config())
     console = Console()
-    failed = show(cheap_checks(subject), console)
+    failed = show(cheap_checks(subject), subject, console)
     if not failed and not quick:
         with native_stderr_aside(verbose):
-            failed = show(expensive_checks(subject), console)
+            failed = show(expensive_checks(subject), subject, console)
     if failed:
         raise typer.Exit(BAD_INPUT)
 

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from envs.data.questions import named
 from envs.errors import InputError
 from pipeline.doctor.findings import Finding, Subject
+from pipeline.doctor.questions import Seen, look_at_questions
 from pipeline.estimate.capacity import memory_of
 from pipeline.estimate.machines import GIB
 from pipeline.estimate.workload import Expected, model_sizes, workload_of
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = 64
-"""Questions that a check looks at."""
 UNCERTAIN = ("learner: activations", "learner: logits")
 """Parts of the memory that short rollouts need less of: they do not fail a run."""
 
@@ -114,14 +114,11 @@ def task(subject: Subject) -> Finding:
     from envs.search.task import SearchTask
 
     loaded = subject.task = SearchTask(subject.config.env_settings())
-    questions = loaded.train_questions[:SAMPLE]
     bad = [token for token in loaded.protocol.stop_token_ids if token >= (subject.vocabulary or math.inf)]
     if bad:
         return Finding("task", "fail", f"stop tokens {bad} lie outside the model's vocabulary of "
         f"{subject.vocabulary}: "
                        "the tokenizer belongs to another model")  # fmt: skip
-    for question in questions:
-        loaded.answer_templates(question)
     documents = (
         f"{len(loaded.corpus):,} documents" if loaded.corpus else "documents at the retriever's server"
     )
@@ -165,24 +162,45 @@ def retriever(subject: Subject) -> Finding:
 
 
 def prompts(subject: Subject) -> Finding:
-    """Checks that every sampled question leaves room for a decision, and warns where all turns have none."""
-    from envs.search.environment import SearchEnv
-
+    """Looks at all questions: warns of those that cannot be played, or have no belief, and where all turns
+    have no room. Fails where no training question can be played.
+    """
     assert subject.task is not None
-    settings, env = subject.task.settings, SearchEnv(subject.task)
-    longest = 0
-    for question in [*subject.task.train_questions[:SAMPLE], *subject.task.heldout_questions[:SAMPLE]]:
-        observations, _ = env.reset(options={"question": question})
-        longest = max(longest, *(len(ids) for ids in observations.values()))
+    settings = subject.task.settings
+    subject.questions = look_at_questions(subject.task, subject.on_looked)
+    train, heldout = subject.questions["train"], subject.questions["heldout"]
+    needed = max(train.context_needed, heldout.context_needed)
+    longest = max(train.longest_prompt, heldout.longest_prompt)
     wanted = longest + settings.max_turns * (settings.max_turn_tokens + settings.max_observation_tokens)
     text = f"prompts of up to {longest} tokens in a context of {settings.max_context_tokens}"
-    if wanted > 2 * settings.max_context_tokens:
-        return Finding(
-            "prompts",
-            "warn",
-            f"{text}; {settings.max_turns} full turns could need {wanted}: rollouts may be cut off",
+    if len(train.too_long) == train.questions:
+        first = subject.task.train_questions[0]
+        lack = f"the first, {first.id}: {subject.task.lack_of_room(first)}"
+        return Finding("prompts", "fail", f"no training question can be played; {lack}")
+    warnings = []
+    if train.too_long:
+        warnings.append(
+            f"{_share(train.too_long, train)} training questions left out: no room after the prompt"
         )
-    return Finding("prompts", "ok", text)
+    if heldout.too_long:
+        warnings.append(
+            f"{_share(heldout.too_long, heldout)} held-out questions count as unanswered: no room after the "
+            "prompt"
+        )
+    if warnings:
+        warnings[-1] += f"; max_context_tokens={needed} would play them all"
+    if train.without_belief and subject.config.credit_config().reads_belief:
+        warnings.append(
+            f"{_share(train.without_belief, train)} training questions played without belief, on the outcome "
+            f"alone: no gold answer fits max_answer_tokens={settings.max_answer_tokens}"
+        )
+    if wanted > 2 * settings.max_context_tokens:
+        warnings.append(f"{settings.max_turns} full turns could need {wanted}: rollouts may be cut off")
+    return Finding("prompts", "warn" if warnings else "ok", "; ".join([text, *warnings]))
+
+
+def _share(ids: list[str], seen: Seen) -> str:
+    return f"{len(ids):,} ({named(ids)}) of {seen.questions:,}"
 
 
 def memory(subject: Subject) -> Finding:

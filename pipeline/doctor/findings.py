@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
     from envs.search.task import SearchTask
+    from pipeline.doctor.questions import Seen
     from pipeline.estimate.workload import Model
     from pipeline.experiment.experiment import Experiment
 
@@ -37,13 +39,25 @@ class Subject:
     model: Model | None = None
     """Sizes of the policy; None where it is not on this machine."""
     vocabulary: int | None = None
+    questions: dict[str, Seen] = field(default_factory=dict)
+    """What was seen of all questions, by split; empty until they are looked at."""
+    on_looked: Callable[[int, int], object] = lambda done, total: None
+    """Gets the number of questions looked at, and of all of them."""
 
 
-def show(findings: Iterator[Finding], console: Console) -> bool:
-    """Prints findings as they come. Returns whether one of them is a failure."""
+@contextmanager
+def busy(subject: Subject, console: Console) -> Generator[None]:
+    """Shows that checks are under way, and how many questions have been looked at."""
+    with console.status("checking ...") as status:
+        subject.on_looked = lambda done, total: status.update(f"checking {done:,} of {total:,} questions ...")
+        yield
+
+
+def show(findings: Iterator[Finding], subject: Subject, console: Console) -> bool:
+    """Prints the findings on `subject` as they come. Returns whether one of them is a failure."""
     failed = False
     while True:
-        with console.status("checking ..."):
+        with busy(subject, console):
             finding = next(findings, None)
         if finding is None:
             return failed

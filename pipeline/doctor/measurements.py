@@ -7,6 +7,7 @@ find the gold documents, belief that evidence does not move, a policy that canno
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,13 +16,14 @@ from envs.data.question import Question
 from envs.errors import InputError
 from envs.retrieval.base import RetrieverError
 from envs.search.trajectory import ActionKind
-from pipeline.doctor.checks import SAMPLE
 from pipeline.doctor.findings import Finding, Subject
 from pipeline.evaluation.saved_policy import Policy, start_policy
 
 if TYPE_CHECKING:
     from envs.search.task import SearchTask
 
+SAMPLE = 64
+"""Questions that a measurement takes."""
 BELIEF_WITH = 0.5
 """With gold evidence, mean belief in the gold answer should be at least this."""
 BELIEF_WITHOUT = 0.3
@@ -81,7 +83,9 @@ def belief(policy: Policy) -> Finding:
     from envs.runner.belief import BeliefQuery
     from envs.search.environment import SearchEnv
 
-    questions = [q for q in policy.task.heldout_questions if q.gold_document_ids][:SAMPLE]
+    task = policy.task
+    known = (question for question in _playable(task) if question.gold_document_ids)
+    questions = list(islice((q for q in known if task.answer_templates(q).golds_K), SAMPLE))
     if not questions:
         return Finding("belief", "ok", "not measured: gold documents are not known for these questions")
     decisions = _first_decisions(policy, questions)
@@ -100,8 +104,7 @@ def belief(policy: Policy) -> Finding:
                 max_tokens=policy.task.settings.max_observation_tokens,
             )
             evidence += [*decision, *observation.ids]
-        longest = max(len(suffix.ids) for suffix in episode.templates.suffixes_K)
-        if len(evidence) + longest > policy.task.settings.max_context_tokens:
+        if len(evidence) + episode.templates.longest > policy.task.settings.max_context_tokens:
             continue
         contexts = [np.asarray(context, dtype=np.int32) for context in (episode.history, evidence)]
         queries.append(BeliefQuery(contexts, episode.templates.suffixes_K))
@@ -137,8 +140,10 @@ def format_validity(policy: Policy) -> Finding:
         RolloutJob(
             question, f"doctor/{n}", f"doctor/{n}", (0, -2, n, 0), split="heldout", score_beliefs=False
         )
-        for n, question in enumerate(policy.task.heldout_questions[:SAMPLE])
+        for n, question in enumerate(islice(_playable(policy.task), SAMPLE))
     ]
+    if not jobs:
+        return Finding("format", "warn", "not measured: no held-out prompt leaves room for a decision")
     rollouts = [record.rollout for record in policy.loop.run(jobs)[0]]
     bad = (ActionKind.MALFORMED, ActionKind.CUT_OFF)
     valid = float(np.mean([rollout.turns[0].action not in bad for rollout in rollouts]))
@@ -155,6 +160,11 @@ def format_validity(policy: Policy) -> Finding:
             "max_turn_tokens",
         )
     return Finding("format", "ok", text)
+
+
+def _playable(task: SearchTask) -> Iterator[Question]:
+    """The held-out questions whose prompt leaves room for a decision."""
+    return (question for question in task.heldout_questions if task.room(question) >= 1)
 
 
 def _first_decisions(policy: Policy, questions: list[Question]) -> list[list[int]]:

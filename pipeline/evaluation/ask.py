@@ -49,7 +49,10 @@ def ask(
     episode = env.episode
     contexts: dict[str, list[int]] = {}
     console.print(Text.assemble(("question  ", "bold"), text))
-    belief = _belief(policy, episode) if golds else None
+    has_belief = bool(episode.templates.golds_K)
+    if golds and not has_belief:
+        console.print(Text("          the right answer is too long to score belief in it", style="dim"))
+    belief = _belief(policy, episode) if golds and has_belief else None
     if belief is not None:
         console.print(Text(f"          belief in the right answer {belief:.3f}", style="dim"))
     while not episode.done:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.data.question import Question
+from envs.data.questions import named
 from envs.errors import InputError
 from envs.search.trajectory import Rollout
 from pipeline.evaluation.benchmark_table import benchmark_row, benchmark_table
@@ -69,6 +70,11 @@ class Evaluation:
     def rollouts(self) -> list[Rollout]:
         return [rollout for group in self.groups for rollout in group]
 
+    @property
+    def too_long(self) -> list[str]:
+        """Ids of the questions whose prompt left no room for a decision; they count as unanswered."""
+        return [group[0].question.id for group in self.groups if not group[0].turns]
+
     def rows(self) -> list[tuple[str, list[float]]]:
         """(label, value per question) of everything that is reported about answers."""
         prefix = f"avg@{self.samples} " if self.samples > 1 else ""
@@ -95,7 +101,11 @@ class Evaluation:
             )
             for label, values in self.rows()
         }
-        counts = {"questions": len(self.groups), "samples": self.samples}
+        counts = {
+            "questions": len(self.groups),
+            "samples": self.samples,
+            "too_long": len(self.too_long),
+        }
         benchmark = {
             metric: {source: asdict(cell) for source, cell in benchmark_row(values).items()}
             for metric, values in self.by_data_source().items()
@@ -185,6 +195,13 @@ def report(evaluation: Evaluation, console: Console) -> None:
     )
     turns, errors = f"{summary['turns_mean']:.2f} turns on average", f"{summary['tool_error_share']:.1%}"
     console.print(f"rollouts: {endings}; {turns}; errors in {errors} of tool calls", highlight=False)
+    if evaluation.too_long:
+        console.print(
+            f"{len(evaluation.too_long)} of {len(evaluation.groups)} questions count as unanswered, their "
+            f"prompts leave no room in max_context_tokens: {named(evaluation.too_long)}",
+            highlight=False,
+            markup=False,
+        )
 
 
 def _episode(rollout: Rollout) -> dict[str, Any]:

@@ -145,7 +145,9 @@ EPISODES = _schema(
         Column("other_metrics", NAMED_NUMBERS, "Metrics beyond those four, such as a user's own reward."),
         Column("turns", pa.int32(), "Number of turns, the final one included."),
         Column(
-            "gain_turns", pa.int32(), "Number of gain-bearing turns: completed turns except the final one."
+            "gain_turns",
+            pa.int32(),
+            "Number of gain-bearing turns: completed turns except the final one; 0 without belief.",
         ),
         Column("tool_calls", pa.int32(), "Number of tool calls."),
         Column("tool_errors", pa.int32(), "Number of tool calls that failed."),
@@ -154,7 +156,8 @@ EPISODES = _schema(
         Column(
             "scored_golds",
             STRINGS,
-            "The aliases that belief is scored on; `scores` columns follow this order.",
+            "The aliases that belief is scored on; `scores` columns follow this order; empty: without "
+            "belief.",
         ),
         Column(
             "initial_scores",

@@ -74,9 +74,7 @@ class RunDirectory:
             raise InputError(f"{path}: the run directory cannot be made: {error.strerror}.") from error
         if rollout_log is not None:
             (path / LOG_LOCATION).write_text(join(rollout_log, name, run_id) + "\n", encoding="utf-8")
-        (path / "config.yaml").write_text(
-            yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
+        (path / "config.yaml").write_text(_yaml(resolved), encoding="utf-8")
         metadata = {
             "schema_version": SCHEMA_VERSION,
             "name": name,
@@ -96,7 +94,7 @@ class RunDirectory:
         skipped.
         """
         folder = Path(root).expanduser() / name
-        # By the time of `config.yaml`, which is written once: run ids of the same second have no order.
+        # By the time of `config.yaml`, which stays that of the start: run ids of one second have no order.
         made = sorted(folder.glob("*/config.yaml"), key=lambda item: item.stat().st_mtime_ns)
         return [cls(item.parent) for item in made if (item.parent / METADATA).is_file()]
 
@@ -143,8 +141,14 @@ class RunDirectory:
 
     @property
     def resolved(self) -> dict:
-        """The experiment as resolved when the run began."""
+        """The experiment as resolved when the run began; limits as widened since."""
         return yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+
+    def replace_config(self, resolved: dict) -> None:
+        """Writes another resolved experiment, under the time of the first one, by which runs are ordered."""
+        times = self.config_path.stat()
+        write_text(self.config_path, _yaml(resolved))
+        os.utime(self.config_path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     def note(self, **facts: Any) -> None:
         """Adds `facts` to the metadata."""
@@ -209,6 +213,10 @@ class RunDirectory:
 def new_run_id() -> str:
     """Date, time and four random hexadecimal digits."""
     return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _yaml(resolved: dict) -> str:
+    return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
 
 
 def _now() -> str:

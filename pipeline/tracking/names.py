@@ -32,6 +32,7 @@ METRIC_NAMES = {
     "logp_gap_max": "logp_gap/max",
     "tokens_sampled": "speed/tokens_sampled",
     "tokens_per_second": "speed/tokens_per_second",
+    "no_belief": "batch/no_belief",
     "rollouts": "batch/rollouts",
     "groups": "batch/groups",
     "groups_incomplete": "batch/groups_incomplete",

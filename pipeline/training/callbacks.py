@@ -27,7 +27,7 @@ from pipeline.run_directory import provenance
 from pipeline.run_directory.directory import METADATA, RunDirectory
 from pipeline.tracking import TrackingSettings
 from pipeline.training.attempt import Attempt, open_attempt
-from pipeline.training.changed_settings import changed_settings
+from pipeline.training.changed_settings import changed_settings, widen_limits
 
 
 def log_to(
@@ -114,10 +114,14 @@ class RunLogCallback(IGPOCallback):
         path = self._runs_dir / self._name / run_id
         if (path / METADATA).is_file():
             self._run = RunDirectory(path)
-            if changed := changed_settings(self._run, self._resolved):
+            change = changed_settings(self._run, self._resolved)
+            if change.refused:
                 raise InputError(
-                    f"{path} is a run with other settings: {changed} changed; give log_to another run_id."
+                    f"{path} is a run with other settings: {change.refused} changed; give log_to another "
+                    "run_id."
                 )
+            with self._run.lock():
+                widen_limits(self._run, self._resolved, change.widened)
             return
         facts = {"config_hash": config_hash(keys["config"]), **provenance.facts()}
         self._run = RunDirectory.create(

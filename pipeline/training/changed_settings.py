@@ -1,7 +1,8 @@
-"""Whether a run may go on under a configuration: it must be the one that the run began with."""
+"""Whether a run may go on under a configuration: the one that it began with, or one with wider limits."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from envs.errors import InputError
@@ -9,25 +10,63 @@ from pipeline.experiment.experiment import experiments_of
 from pipeline.experiment.resolved import config_hash, resolved_settings, settings_of_run
 from pipeline.run_directory.directory import RunDirectory
 
+LIMITS = (
+    "env_config.max_answer_tokens",
+    "env_config.max_context_tokens",
+    "env_config.max_observation_tokens",
+    "env_config.max_turn_tokens",
+    "env_config.max_turns",
+    "tokens_per_micro_batch",
+)
+"""Settings that a resumed run may raise: a run that met a limit can go on, and what it did stays valid."""
 
-def changed_settings(run: RunDirectory, resolved: dict) -> str | None:
-    """The settings in which `resolved` differs from the configuration that `run` began with.
+
+@dataclass(frozen=True)
+class Change:
+    """How a configuration differs from a run's."""
+
+    refused: str | None = None
+    """At most three changes that a run cannot go on under, in words; None where there are none."""
+    widened: dict[str, list[Any]] = field(default_factory=dict)
+    """Limits that are wider now: setting to [before, now]."""
+
+
+def changed_settings(run: RunDirectory, resolved: dict) -> Change:
+    """How `resolved` differs from the configuration of `run`, which is in its `config.yaml`.
 
     Only `config` is compared: `stop` and the places of files may change. A run of an earlier version is
     resolved again first, because that version wrote its configuration in another form.
-
-    Returns:
-        At most three changes in words; None where nothing changed.
 
     Raises:
         InputError: this version cannot read the run's configuration.
     """
     (keys,) = resolved.values()
     if run.metadata.get("config_hash") == config_hash(keys["config"]):
-        return None
+        return Change()
     before, now = _flat(_settings_in_force(run)), _flat(keys["config"])
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    return ", ".join(f"`{key}` ({before.get(key)!r} -> {now.get(key)!r})" for key in changed[:3]) or None
+    widened = {
+        key: [before[key], now[key]]
+        for key in changed
+        if key in LIMITS and key in before and key in now and now[key] > before[key]
+    }
+    refused = [key for key in changed if key not in widened]
+    words = ", ".join(f"`{key}` ({before.get(key)!r} -> {now.get(key)!r})" for key in refused[:3])
+    return Change(words or None, widened)
+
+
+def widen_limits(run: RunDirectory, resolved: dict, widened: dict[str, list[Any]]) -> None:
+    """Makes wider limits the run's own: in its `config.yaml`, which its checkpoints copy, and in `run.json`.
+
+    The note in `run.json` lists, for each resume that widened something, the attempt and the limits.
+    """
+    if widened:
+        metadata = run.metadata
+        run.replace_config(resolved)
+        attempt = len(metadata["attempts"]) + 1
+        notes = [*metadata.get("widened_limits", []), {"attempt": attempt, "limits": widened}]
+        (keys,) = resolved.values()
+        run.note(widened_limits=notes, config_hash=config_hash(keys["config"]))
 
 
 def _settings_in_force(run: RunDirectory) -> dict[str, Any]:

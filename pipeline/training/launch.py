@@ -23,6 +23,7 @@ from pipeline.run_directory import provenance
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import FINISHED, RunDirectory
 from pipeline.training.attempt import open_attempt
+from pipeline.training.changed_settings import widen_limits
 from pipeline.training.loop import HELDOUT_BEFORE, Ending, TrainingLoop
 from pipeline.training.plan import Plan, check_plan, check_resources, first_weights, grid_ids, plan_run
 from pipeline.training.progress import Progress, before_and_after
@@ -105,6 +106,8 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
     )
     with run.lock():
         checkpoint = first_weights(run)
+        widen_limits(run, plan.resolved, plan.widened)
+        run.note(questions=plan.questions)
         console.print(f"run directory  {_relative(run.path)}", soft_wrap=True, highlight=False)
         try:
             with log_to_file(run.logs / "driver.log"):

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from envs.errors import InputError
 from pipeline.doctor.checks import cheap_checks
-from pipeline.doctor.findings import Subject
+from pipeline.doctor.findings import Subject, busy
 from pipeline.experiment.experiment import Experiment
 from pipeline.rollout_log.folder import open_folder
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
@@ -35,6 +35,10 @@ class Plan:
     """The run to resume; None makes a new one."""
     identity: dict[str, Any] = field(default_factory=dict)
     """`SearchTask.identity`, once the plan is checked."""
+    questions: dict[str, Any] = field(default_factory=dict)
+    """The questions that are left out or have no belief (`pipeline.doctor.questions`), likewise."""
+    widened: dict[str, list[Any]] = field(default_factory=dict)
+    """Limits of the resumed run that are wider now: setting to [before, now]."""
 
 
 def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
@@ -68,14 +72,17 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
             f"or from its weights with --restore {mine[-1].checkpoints / 'last'}."
         )
     run = unfinished[-1] if unfinished else mine[-1] if mine else None
+    widened: dict[str, list[Any]] = {}
     if run is not None:
-        if changed := changed_settings(run, resolved):
+        change = changed_settings(run, resolved)
+        if change.refused:
             raise InputError(
-                f"--resume: {experiment.source} is not what run {run.path} began with: {changed} changed. "
-                f"Put it back, or start a new run with --restore {run.checkpoints / 'last'}."
+                f"--resume: {experiment.source} is not what run {run.path} began with: {change.refused} "
+                f"changed. Put it back, or start a new run with --restore {run.checkpoints / 'last'}."
             )
+        widened = change.widened
         first_weights(run)
-    return Plan(experiment, config, resolved, run)
+    return Plan(experiment, config, resolved, run, widened=widened)
 
 
 def check_plan(plan: Plan, console: Console, *, joins_cluster: bool) -> None:
@@ -88,7 +95,9 @@ def check_plan(plan: Plan, console: Console, *, joins_cluster: bool) -> None:
         InputError: a check failed.
     """
     subject = Subject(plan.experiment, plan.config)
-    for finding in cheap_checks(subject):
+    with busy(subject, console):
+        findings = list(cheap_checks(subject))
+    for finding in findings:
         elsewhere = joins_cluster and finding.name == "memory"
         if finding.status == "fail" and not elsewhere:
             raise InputError(f"{plan.experiment.source}: {finding.message}")
@@ -98,6 +107,7 @@ def check_plan(plan: Plan, console: Console, *, joins_cluster: bool) -> None:
             )
     assert subject.task is not None
     plan.identity = subject.task.identity
+    plan.questions = {split: seen.note() for split, seen in subject.questions.items()}
 
 
 def check_resources(plan: Plan, console: Console, *, may_grow: bool) -> None:

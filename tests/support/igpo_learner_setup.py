@@ -97,6 +97,7 @@ def make_episode(
         group_id=group,
         question=Question(id=f"q-{group}", text="?", golds=["a"]),
         turns=turns,
+        scored_golds_K=["a"],
         initial_scores_K=np.array([scores[0]]),
         termination=Termination.ANSWERED,
         outcome=outcome,

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from algorithms.credit import CreditConfig, ScoredRollout, get_preset, turn_batch, without_removed
+from algorithms.credit import (
+    EPS,
+    PRESETS,
+    CreditConfig,
+    ScoredRollout,
+    assign_credit,
+    get_preset,
+    turn_batch,
+    without_removed,
+)
 
 IGPO, GRPO = CreditConfig(), get_preset("grpo").credit
 
@@ -79,3 +88,30 @@ def test_a_removed_setting_that_was_set_is_refused():
         ValueError, match="^`truncated_pays_back: true` was removed during the development of version 0.1.0$"
     ):
         without_removed({"truncated_pays_back": True})
+
+
+def without_belief(name, group, outcome):
+    return rollout(name, group, (None, None, None, None), outcome=outcome, without_belief=True)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_question_without_belief_has_the_outcome_s_part_alone(preset):
+    """Three turns each; the group with belief beside it keeps its numbers."""
+    config = get_preset(preset).credit
+    usual = [rollout("a"), rollout("b", scores=((-2.0, -3.0), (-2.5, -2.0), None), outcome=0.5)]
+    bare = [without_belief(name, "bare", outcome) for name, outcome in (("c", 1.0), ("d", 0.0), ("e", 0.0))]
+    turns = turn_batch([*usual, *bare], config).turns
+    assert turns.gain_bearing_M.tolist() == [True, False, True, False] + [False] * 9
+    mean, std = 0.4, 0.3  # as of a larger batch, for reinforce_pp
+    credit = assign_credit(turns, config, batch_outcome_mean=mean, batch_outcome_std=std)
+    baseline = {"batch_zscore": (1 - mean) / (std + EPS), "rloo": 1.0, "belief": 1.0}
+    z = (1 - 1 / 3) / (np.sqrt(2) / 3 + EPS)
+    outcome = config.outcome_weight * baseline.get(config.outcome_baseline, z)
+    expected = [outcome * config.resolved_outcome_gamma**left for left in (2, 1, 0)]
+    np.testing.assert_allclose(credit.advantages_M[4:7], expected, rtol=1e-12)
+    assert np.isnan(credit.normalised_gains_M[4:]).all() and (credit.clip_scale_M[4:] == 1.0).all()
+    alone = assign_credit(
+        turn_batch(usual, config).turns, config, batch_outcome_mean=mean, batch_outcome_std=std
+    )
+    np.testing.assert_array_equal(credit.advantages_M[:4], alone.advantages_M)
+    assert credit.groups.gain_count_P.tolist() == [2, 0]

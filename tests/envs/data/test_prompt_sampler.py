@@ -120,3 +120,16 @@ def test_hops_grow():
     assert by_growing_hops(order, [2] * 6, prompts=6) == order
     first = PromptSampler(6, 0, hops_Q=[3, 1, 2, 1, 2, 3], curriculum_prompts=6).next(6)
     assert sorted(first[:2]) == [1, 3] and sorted(first[2:4]) == [2, 4]
+
+
+def test_questions_that_cannot_be_played_are_passed_over_and_keep_the_order():
+    without = PromptSampler(8, seed=0, plays=lambda index: index not in (0, 5))
+    assert without.next(9) == [7, 1, 3, 4, 2, 6, 7, 6, 1]
+    widened = PromptSampler(8, seed=0)
+    widened.restore(without.state())
+    assert widened.next(4) == [0, 2, 4, 3], "the state counts what was passed over"
+
+
+def test_a_set_without_a_question_that_can_be_played_is_refused():
+    with pytest.raises(InputError, match="no training question leaves room"):
+        PromptSampler(8, seed=0, plays=lambda index: False).next(1)

@@ -13,6 +13,12 @@ from envs.data.question import eligible_aliases
         ([40, 3, 32, 33], "first", [0]),
         ([50, 35, 35], "max", [1]),
         ([5], "max", [0]),
+        ([128, 129], "max", [0]),  # the shortest of long ones, up to 4 x 32 tokens
+        ([129, 500], "max", []),
+        ([129, 128], "mean", [1]),
+        ([129], "mean", []),
+        ([128, 3], "first", [0]),
+        ([129, 3], "first", []),
     ],
 )
 def test_eligible_aliases(counts, rule, kept):

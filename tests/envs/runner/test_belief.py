@@ -81,7 +81,8 @@ def scored_rollout():
     turns = [Turn(k, "s", "p", "", ActionKind.TOOL) for k in range(2)] + [
         Turn(2, "s", "p", "", ActionKind.ANSWER)
     ]
-    return Rollout("r", "g", Question("q", "?", ["a", "b"]), turns=turns)
+    question = Question("q", "?", ["a", "b"])
+    return Rollout("r", "g", question, turns=turns, scored_golds_K=question.golds)
 
 
 def test_scores_go_to_the_prompt_and_to_the_gain_bearing_turns():

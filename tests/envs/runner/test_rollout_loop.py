@@ -2,6 +2,7 @@ import itertools
 import pickle
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,6 +107,33 @@ def test_what_the_learner_s_side_is_to_score_is_what_the_engine_would_have_score
         "reference",
         "current",
     )
+
+
+@pytest.mark.parametrize("scores_on_engine", [True, False])
+def test_a_question_without_belief_is_played_and_not_scored(task, scores_on_engine):
+    """Beside questions that have belief."""
+    jobs = jobs_of(task, 3)
+    jobs[1] = replace(jobs[1], question=replace(jobs[1].question, golds=["red " * 129]))
+    engine, (episodes, _) = run(task, search_then_answer, jobs, scores_on_engine=scores_on_engine)
+    assert not any(request.startswith("score/r1/") for request in engine.order)
+    usual, without = (episodes[k].custom_data["rollout"] for k in (0, 1))
+    assert without.scored_golds_K == [] and without.initial_scores_K is None
+    assert without.termination is Termination.ANSWERED and without.outcome > 0
+    assert all(turn.scores_K is None for turn in without.turns)
+    assert (usual.initial_scores_K is not None) is scores_on_engine
+    assert [QUERY in e.custom_data for e in episodes] == [not scores_on_engine, False, not scores_on_engine]
+
+
+def test_a_prompt_without_room_takes_no_request_and_stops_no_other(task):
+    jobs = jobs_of(task, 3, split="heldout", score_beliefs=False)
+    jobs[1] = replace(jobs[1], question=replace(jobs[1].question, text="mother of " * 500))
+    engine = ScriptedEngine(task, search_then_answer)
+    records, _ = RolloutLoop(task, {"default_policy": engine}).run(jobs)
+    endings = [record.rollout.termination for record in records]
+    assert endings == [Termination.ANSWERED, Termination.TOKEN_LIMIT, Termination.ANSWERED]
+    assert not any("/r1/" in request for request in engine.order)
+    alone, _ = RolloutLoop(task, {"default_policy": engine}).run(jobs[1:2])
+    assert alone[0].rollout.turns == []
 
 
 def test_a_failed_search_is_an_observation_and_a_row(task):

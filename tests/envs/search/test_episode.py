@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scripted_engine import ids, tiny_task
@@ -6,6 +8,7 @@ from envs.data.question import Question
 from envs.errors import InputError
 from envs.search.environment import SearchEnv
 from envs.search.episode import SearchEpisode
+from envs.search.protocols.base import Action
 from envs.search.trajectory import ActionKind, Termination
 
 TWO_ROLES = [
@@ -111,11 +114,77 @@ def test_the_context_budget_reserves_the_scoring_suffix(tmp_path):
     assert any(turn.observation_cut for turn in episode.rollout.turns)
 
 
-def test_a_prompt_without_room_is_refused(tmp_path):
-    task = tiny_task(tmp_path, max_context_tokens=32)
+def test_a_prompt_without_room_ends_the_rollout_unanswered(tmp_path):
+    task = tiny_task(tmp_path, max_context_tokens=48)
     question = Question("long", "mother of " * 20 + "?", ["red"])
-    with pytest.raises(InputError, match="question long: its prompt of .* raise it"):
-        episode_of(task, question).start()
+    episode = episode_of(task, question)
+    assert episode.start() is None and episode.done
+    rollout = episode.rollout
+    assert (rollout.termination, rollout.outcome, rollout.turns) == (Termination.TOKEN_LIMIT, 0.0, [])
+    assert set(rollout.metrics.values()) == {0.0}
+    with pytest.raises(InputError, match="question long: its prompt of 43 tokens") as said:
+        SearchEnv(task).reset(options={"question": question})
+    needed = int(str(said.value).split("raise it to ")[1].split()[0])
+    for limit, room in ((needed - 1, 0), (needed, 1)):
+        task = tiny_task(tmp_path, max_context_tokens=limit)
+        assert task.room(question) == room and (episode_of(task, question).start() is not None) == (room == 1)
+
+
+def test_random_questions_are_those_that_can_be_played(tmp_path):
+    task = tiny_task(tmp_path, world={"train_questions": 2, "heldout_questions": 10})
+    task.train_questions[0] = Question("long", "mother of " * 500 + "?", ["red"])
+    env, short = SearchEnv(task), task.train_questions[1]
+    for seed in range(4):
+        env.reset(seed=seed)
+        assert env.episode.rollout.question is short
+    sampler = task.prompt_sampler(seed=0)
+    assert sampler.next(3) == [1, 1, 1]
+    task.train_questions[1] = task.train_questions[0]
+    with pytest.raises(InputError, match="no training question can be played: its prompt of 1003 tokens"):
+        env.reset(seed=0)
+
+
+def test_a_question_without_belief_reserves_no_room_and_bears_no_gain(tmp_path):
+    task = tiny_task(tmp_path, max_turns=3)
+    question = task.train_questions[0]
+    long = replace(question, golds=["red " * 129])
+    episode, usual = episode_of(task, long), episode_of(task, question)
+    assert episode.templates.longest == 0 and episode.rollout.without_belief
+    assert task.room(long) == task.room(question) + usual.templates.longest
+    episode.start()
+    act(task, episode, "<search> mother <end>")
+    act(task, episode, "<answer> red <end>")
+    assert episode.rollout.gain_bearing_turns == [] and episode.rollout.metrics["f1_paper"] == 1.0
+    kept = episode_of(task, replace(question, golds=["red " * 129, "red"])).rollout
+    assert kept.scored_golds_K == ["red"] and not kept.without_belief
+
+
+def retryable(monkeypatch, task):
+    """Makes every decision malformed in a way that the policy may mend."""
+    action = Action(ActionKind.MALFORMED, error="mother " * 40, ends_rollout=False)
+    monkeypatch.setattr(task.protocol, "parse", lambda ids: action)
+
+
+@pytest.mark.parametrize("limit", [{"max_context_tokens": 90}, {"max_turns": 2}])
+def test_a_malformed_turn_that_nothing_is_left_to_mend_is_malformed(tmp_path, monkeypatch, limit):
+    task = tiny_task(tmp_path, **{"max_turns": 50, "max_turn_tokens": 16, **limit})
+    retryable(monkeypatch, task)
+    episode = episode_of(task)
+    episode.start()
+    while not episode.done:
+        act(task, episode, "<search> mother <end>")
+    assert 1 < episode.rollout.num_turns < 50
+    assert (episode.rollout.termination, episode.rollout.outcome) == (Termination.MALFORMED, -1.0)
+    assert not episode.rollout.is_truncated
+
+
+def test_a_turn_that_is_cut_off_is_truncated_whatever_it_holds(tmp_path, monkeypatch):
+    task = tiny_task(tmp_path)
+    retryable(monkeypatch, task)
+    episode = episode_of(task)
+    episode.start()
+    act(task, episode, "<search> mother", completed=False)
+    assert (episode.rollout.termination, episode.rollout.outcome) == (Termination.TOKEN_LIMIT, 0.0)
 
 
 def test_reader_gets_the_documents_and_the_searcher_its_note(tmp_path):

@@ -167,6 +167,24 @@ def two_rollouts():
     return [first, second]
 
 
+@pytest.mark.parametrize("preset", ["igpo", "igpo_v1", "a2tgpo", "belief_critic", "rloo"])
+def test_questions_without_belief_are_credited_by_their_outcome_as_in_training(tmp_path, preset):
+    def forget_scores(rollouts):
+        for rollout in rollouts:
+            if rollout.group_id == "1/a":
+                rollout.scored_golds_K, rollout.initial_scores_K = [], None
+                for turn in rollout.turns:
+                    turn.scores_K = None
+        return rollouts
+
+    env = ENV | get_preset(preset).env
+    folder = write_log(tmp_path / "run", [forget_scores(random_rollouts(1, seed=1))], preset=preset, env=env)
+    for chosen in (None, preset):
+        _, table = recredited(folder, chosen)
+        logged, new = (np.array(table[name]) for name in ("advantage_logged", "advantage"))
+        assert len(set(logged.tolist())) > 3 and np.abs(new - logged).max() <= 1e-6
+
+
 def test_another_estimator_by_hand(tmp_path):
     folder = write_log(tmp_path / "run", [two_rollouts()])
     _, table = recredited(folder, "igpo", gamma=0.5)

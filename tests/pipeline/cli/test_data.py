@@ -53,6 +53,14 @@ def test_describe_counts(tmp_path):
         assert text in said, (text, said)
 
 
+def test_describe_counts_questions_without_belief(tmp_path):
+    long = ["word " * 129, "word " * 130]
+    path = write(tmp_path / "mine.jsonl", record(1), record(2, golden_answers=long))
+    assert "at least 1 questions are played without belief" in run("describe", path)[1]
+    path = write(tmp_path / "mine.jsonl", record(1), record(2, golden_answers=["word " * 120]))
+    assert "without belief" not in run("describe", path)[1]
+
+
 def test_describe_goes_on_after_bad_records_and_applies_an_experiment_s_filter(tmp_path):
     path = write(
         tmp_path / "mine.jsonl",

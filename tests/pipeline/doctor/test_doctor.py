@@ -132,7 +132,8 @@ def test_a_cluster_may_have_the_memory_that_this_machine_lacks(monkeypatch, join
     lack = Finding("memory", "fail", "at least 9 GiB of 1 GiB free memory")
     monkeypatch.setattr("pipeline.training.plan.cheap_checks", lambda subject: iter([lack]))
     monkeypatch.setattr(
-        "pipeline.training.plan.Subject", lambda *_: SimpleNamespace(task=SimpleNamespace(identity={}))
+        "pipeline.training.plan.Subject",
+        lambda *_: SimpleNamespace(task=SimpleNamespace(identity={}), questions={}),
     )
     nothing: Any = SimpleNamespace(source="demo.yaml")
     plan, said = Plan(nothing, nothing, {}, None), io.StringIO()

@@ -72,3 +72,19 @@ def test_a_filter_by_scores_does_not_keep_them_from_being_made(tmp_path, monkeyp
     monkeypatch.setattr("envs.engine.build.build_engine", reached)
     with pytest.raises(InputError, match="the task was loaded"):
         open_policy("tiny", str(tmp_path / "demo.yaml"))
+
+
+def test_questions_whose_prompt_has_no_room_count_as_wrong_and_are_named():
+    opened = policy(failures=0)
+    run = opened.loop.run
+
+    def without_room(jobs):
+        records, _ = run(jobs)
+        records[3].rollout.turns, records[3].rollout.termination = [], Termination.TOKEN_LIMIT
+        return records, None
+
+    opened.loop.run = without_room
+    done, console = evaluate(opened, QUESTIONS), Console(file=io.StringIO(), width=120)
+    report(done, console)
+    assert "1 of 10 questions count as unanswered" in console.file.getvalue() and done.too_long == ["3"]
+    assert done.summary()["too_long"] == 1 and done.summary()["questions"] == 10

@@ -13,7 +13,7 @@ from envs.errors import InputError
 from pipeline.experiment.experiment import experiments_of, load_experiment
 from pipeline.experiment.resolved import config_hash
 from pipeline.run_directory.directory import RunDirectory
-from pipeline.training.changed_settings import changed_settings
+from pipeline.training.changed_settings import Change, changed_settings
 
 DECIDED = {*(field.name for field in fields(CreditConfig)), *LOSS_FIELDS, "belief_policy", "belief_method"}
 
@@ -84,9 +84,10 @@ def old_run(tmp_path, **changes):
 
 def test_a_run_of_an_earlier_version_is_compared_by_its_values_in_force(tmp_path):
     run = old_run(tmp_path)
-    assert changed_settings(run, {"igpo": resolve("lr=0.001", "stop.training_iteration=9")}) is None
-    changed = changed_settings(run, {"igpo": resolve("clip_low=0.1")})
-    assert changed == "`clip_low` (0.2 -> 0.1), `lr` (0.001 -> 0.0002)"
+    assert changed_settings(run, {"igpo": resolve("lr=0.001", "stop.training_iteration=9")}) == Change()
+    changed = changed_settings(run, {"igpo": resolve("clip_low=0.1", "env_config.max_turns=9")})
+    assert changed.refused == "`clip_low` (0.2 -> 0.1), `lr` (0.001 -> 0.0002)"
+    assert changed.widened == {"env_config.max_turns": [6, 9]}
 
 
 def test_a_run_of_an_earlier_version_that_cannot_be_read_names_the_version(tmp_path):

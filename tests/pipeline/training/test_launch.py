@@ -117,6 +117,38 @@ def test_a_changed_experiment_is_not_resumed(attempt):
     assert len(RunDirectory.find(run.path.parents[1], "demo")) == 1
 
 
+def test_limits_may_be_widened_by_a_resume_and_not_narrowed(attempt):
+    _, run = attempt()
+    _, later = attempt("seed=7")
+    narrow, wide = run.config_path.read_text(), "env_config.max_context_tokens=300"
+    with pytest.raises(InputError, match=r"`env_config.max_turns` \(3 -> 2\) changed"):
+        attempt("seed=7", wide, "env_config.max_turns=2", resume=True)
+    with pytest.raises(InputError, match=r"`lr` \(0.0001 -> 0.1\) changed"):
+        attempt("seed=7", wide, "lr=0.1", resume=True)
+    assert attempt("seed=7", wide, "tokens_per_micro_batch=99999", resume=True)[1].path == later.path
+    limits = {
+        "env_config.max_context_tokens": [256, 300],
+        "tokens_per_micro_batch": [yaml.safe_load(narrow)["demo"]["config"]["tokens_per_micro_batch"], 99999],
+    }
+    assert later.metadata["widened_limits"] == [{"attempt": 1, "limits": limits}]
+    assert later.resolved["demo"]["config"]["env_config"]["max_context_tokens"] == 300
+    with pytest.raises(InputError, match=r"`env_config.max_context_tokens` \(300 -> 256\)"):
+        attempt("seed=7", "tokens_per_micro_batch=99999", resume=True)
+    attempt("seed=7", wide, "tokens_per_micro_batch=99999", resume=True)
+    assert len(later.metadata["widened_limits"]) == 1
+    assert [found.path for found in RunDirectory.find(run.path.parents[1], "demo")] == [run.path, later.path]
+    assert run.config_path.read_text() == narrow
+
+
+def test_what_is_left_out_is_in_the_run_s_metadata(attempt):
+    _, run = attempt()
+    assert {split: seen["questions"] for split, seen in run.metadata["questions"].items()} == {
+        "train": 100,
+        "heldout": 20,
+    }
+    assert run.metadata["questions"]["train"]["too_long"] == {"count": 0, "ids": []}
+
+
 @pytest.mark.parametrize(
     "override, lack",
     [

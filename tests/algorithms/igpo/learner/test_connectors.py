@@ -289,6 +289,22 @@ def test_missing_scores_are_refused_where_the_estimator_reads_belief():
             run(episodes, credit=replace(get_preset("grpo").credit, **change))
 
 
+def test_rollouts_without_belief_are_counted_and_get_the_outcome_s_part():
+    episodes = two_rollouts()
+    rollouts = [episode.custom_data["rollout"] for episode in episodes]
+    for rollout in rollouts:
+        rollout.scored_golds_K, rollout.initial_scores_K, rollout.turns[0].scores_K = [], None, None
+        rollout.metrics = {"em_squad": 0.0, "f1_paper": 0.0}
+    for preset in ("igpo", "igpo_v1", "a2tgpo", "belief_critic"):
+        notes, _ = run(episodes, credit=get_preset(preset).credit)
+        assert notes.credit["a", 0].gain is None and notes.credit["a", 0].belief_before is None
+        expected = 1.0 if preset == "belief_critic" else pytest.approx(1.0, abs=1e-5)
+        assert notes.credit["a", 0].advantage == notes.credit["a", 1].advantage == expected
+        assert training_metrics(rollouts, notes.credit, notes.groups)["no_belief"] == 2
+    rollouts[0].scored_golds_K = ["a"]
+    assert training_metrics(rollouts, {}, [])["no_belief"] == 1
+
+
 def test_a_score_that_is_not_finite_names_rollout_and_turn():
     episodes = two_rollouts()
     episodes[0].custom_data["rollout"].turns[0].scores_K = np.array([np.nan])
