@@ -57,7 +57,9 @@ class SearchEnvSettings(Settings):
         512, ge=32, description="tokens of any agent's context, the longest scoring suffix included"
     )
     outcome: str = Field(
-        "f1", description="`f1` (paper dialect), `em`, `f1_squad`, or module:function of (prediction, golds)"
+        "f1",
+        description="`f1` (paper dialect), `em`, `f1_squad`, `f1_chars` (for scripts without blanks between "
+        "words), or module:function of (prediction, golds)",
     )
     format_penalty: float = -1.0
     truncation_penalty: float = 0.0
