@@ -30,6 +30,9 @@ from envs.data.unspaced import split_unspaced
 from envs.errors import InputError
 from envs.user_code import import_function
 
+LARGEST_OUTCOME = 1e30
+"""Bound of outcomes and penalties; credit refuses larger rewards, whose squares would leave float64."""
+
 AnswerMetric = Callable[[str, Sequence[str]], float]
 """(prediction, golds) -> value."""
 
@@ -161,6 +164,10 @@ def _user_function(path: str) -> AnswerMetric:
             raise ValueError(f"outcome {path!r} must return a number, returned {value!r:.80}") from error
         if not math.isfinite(number):
             raise ValueError(f"outcome {path!r} must return a finite number, returned {number}")
+        if abs(number) > LARGEST_OUTCOME:
+            raise ValueError(
+                f"outcome {path!r} must return a number within +-{LARGEST_OUTCOME:g}, returned {number}"
+            )
         return number
 
     return outcome

@@ -68,6 +68,8 @@ def test_collapsed_groups_are_sampled_again_and_their_tokens_counted():
         [group("d", 0.5, 0.5), group("e", 0.0, 1.0)],
         [group("f", 1.0, 0.0)],
     ]
+    batch, _ = sample_batch_of(rounds)
+    assert [rollout.id for rollout in batch.replaced] == ["b0", "b1", "c0", "c1", "d0", "d1"]
     names, tokens, asked = sample(rounds)
     assert names == ["a0", "a1", "e0", "e1", "f0", "f1"]
     assert tokens == 6 * 2 * 10 and asked == [3, 2, 1]
