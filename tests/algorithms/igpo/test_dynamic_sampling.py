@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from algorithms.igpo.metrics import training_metrics
 from algorithms.igpo.sampling import sample_batch
 from envs.data.prompt_sampler import PromptSampler
 from envs.data.question import Question
+from envs.search.trajectory import Rollout
 
 WANTED = 3
 
@@ -102,3 +104,22 @@ def test_seconds_are_the_slowest_runner_s_in_each_round_added_up(max_resample):
     host = batch.seconds_by_phase.pop("host")
     assert batch.seconds_by_phase == dict.fromkeys(("generate", "score", "tools"), rounds_seconds)
     assert rounds_seconds < host < rounds_seconds + 1  # the episodes are made after the rounds
+
+
+def test_em_of_all_sampled_rollouts_is_a_metric_of_its_own():
+    def rollouts(name, *ems):
+        return [
+            Rollout(
+                f"{name}{k}",
+                name,
+                Question("q", "?", ["a"]),
+                outcome=em,
+                metrics={"f1_paper": 0.0, "em_squad": em},
+            )
+            for k, em in enumerate(ems)
+        ]
+
+    kept, replaced = rollouts("a", 1.0, 0.0), rollouts("b", 0.0, 0.0) + rollouts("c", 1.0, 0.0)
+    metrics = training_metrics(kept, {}, [], replaced)
+    assert (metrics["em"], metrics["em_sampled"], metrics["rollouts"]) == (1 / 2, 2 / 6, 2.0)
+    assert training_metrics(kept, {}, [])["em_sampled"] == 1 / 2

@@ -140,6 +140,7 @@ def test_outcome_function_by_import_path(tmp_path, monkeypatch):
     (tmp_path / "my_outcomes.py").write_text(
         "def length(prediction, golds):\n    return len(prediction) / len(golds[0])\n"
         "def broken(prediction, golds):\n    return float('nan')\n"
+        "def huge(prediction, golds):\n    return 1e308\n"
         "def wordy(prediction, golds):\n    return 'good'\n"
         "NUMBER = 3\n"
     )
@@ -147,6 +148,8 @@ def test_outcome_function_by_import_path(tmp_path, monkeypatch):
     assert outcome_function("my_outcomes:length")("abc", ["abcdef"]) == 0.5
     with pytest.raises(ValueError, match="finite"):
         outcome_function("my_outcomes:broken")("abc", ["abc"])
+    with pytest.raises(ValueError, match=r"must return a number within \+-1e\+30, returned 1e\+308"):
+        outcome_function("my_outcomes:huge")("abc", ["abc"])
     with pytest.raises(ValueError, match="must return a number, returned 'good'"):
         outcome_function("my_outcomes:wordy")("abc", ["abc"])
     with pytest.raises(InputError, match="has no 'lenght', did you mean 'length'"):
