@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from algorithms.credit.config import BEYOND, LARGEST_REWARD
+
+BELIEF_BOUND = 1.001
+"""A belief may exceed 1 by rounding, since the score that it is made of may exceed 0."""
+
 
 def _unset() -> np.ndarray:
     return np.zeros(0)
@@ -26,8 +31,8 @@ class TurnBatch:
 
     Raises:
         ValueError: lengths that do not fit, a rollout without turns, a final turn that bears a gain, or an
-            outcome or gain that is not finite. The message names the rollout (its id, else its position) and
-            the turn, counted from 0.
+            outcome or gain that is not finite or beyond `LARGEST_REWARD`. The message names the rollout (its
+            id, else its position) and the turn, counted from 0.
     """
 
     group_N: np.ndarray
@@ -45,7 +50,7 @@ class TurnBatch:
     """Whether the rollout spent its turns without an answer (read by `drop_gains_at_turn_limit`); empty: none
     did."""
     last_belief_N: np.ndarray = field(default_factory=_unset)
-    """Belief after the rollout's last scored turn, in (0, 1] (read by `outcome_baseline: belief`); empty:
+    """Belief after the rollout's last scored turn, in [0, 1] (read by `outcome_baseline: belief`); empty:
     unknown."""
     without_belief_N: np.ndarray = field(default_factory=_unset)
     """Whether the rollout's question is played without belief (read by `outcome_baseline: belief`); empty:
@@ -67,6 +72,10 @@ class TurnBatch:
         self.outcome_N = _sized("outcome_N", self.outcome_N, np.float64, num_rollouts)
         self._refuse(self.turns_N < 1, "has no turns; leave it out of the batch")
         self._refuse(~np.isfinite(self.outcome_N), "has an outcome that is not finite")
+        for rollout in np.flatnonzero(np.abs(self.outcome_N) > LARGEST_REWARD):
+            raise ValueError(
+                f"rollout {self._name(rollout)} has the outcome {self.outcome_N[rollout]}; {BEYOND}"
+            )
         num_turns = int(self.turns_N.sum())
         self.gain_bearing_M = _sized("gain_bearing_M", self.gain_bearing_M, np.bool_, num_turns)
         gains_M = _sized("gains_M", self.gains_M, np.float64, num_turns)
@@ -74,6 +83,7 @@ class TurnBatch:
         self.turn_limit_N = _optional("turn_limit_N", self.turn_limit_N, np.bool_, num_rollouts)
         if np.size(self.last_belief_N):
             self.last_belief_N = _sized("last_belief_N", self.last_belief_N, np.float64, num_rollouts)
+            self._refuse(np.abs(self.last_belief_N) > BELIEF_BOUND, "has a last belief that is not in [0, 1]")
         self.without_belief_N = _optional("without_belief_N", self.without_belief_N, np.bool_, num_rollouts)
         self.role_M = _optional("role_M", self.role_M, np.int64, num_turns)
         if self.rollout_ids_N is not None and len(self.rollout_ids_N) != num_rollouts:
@@ -86,15 +96,15 @@ class TurnBatch:
             self.gain_bearing_M[self.last_N],
             "has a gain on its final turn, which is paid the outcome instead",
         )
-        bad_M = self.gain_bearing_M & ~np.isfinite(gains_M)
+        bad_M = self.gain_bearing_M & ~(np.abs(gains_M) <= LARGEST_REWARD)
         if bad_M.any():
             flat = int(np.argmax(bad_M))
             rollout = int(self.rollout_M[flat])
             turn = flat - int(self.last_N[rollout] - self.turns_N[rollout] + 1)
+            no_gain = "a turn without a gain is False in gain_bearing_M (None in a list of gains)"
             raise ValueError(
-                f"rollout {self._name(rollout)}, turn {turn}: the gain is {gains_M[flat]}; a turn without a "
-                "gain is "
-                "False in gain_bearing_M (None in a list of gains)"
+                f"rollout {self._name(rollout)}, turn {turn}: the gain is {gains_M[flat]}; "
+                + (BEYOND if np.isfinite(gains_M[flat]) else no_gain)
             )
         self.gains_M = np.where(self.gain_bearing_M, gains_M, np.nan)
 

@@ -18,6 +18,11 @@ OutcomeBaseline = Literal["group_zscore", "rloo", "batch_zscore", "belief"]
 DepthRescale = Literal["none", "sqrt"]
 IGGate = Literal["off", "valid_format"]
 
+LARGEST_REWARD = 1e30
+"""Bound of outcomes, gains and weights. Squares and sums of larger ones would leave float64, and advantages
+float32, in which the loss is computed."""
+BEYOND = f"rewards must lie within +-{LARGEST_REWARD:g}: scale them"
+
 
 def require_known(name: str, value: object, known: object) -> None:
     """Raises ValueError listing the known values of setting `name`, unless `value` is one of the `Literal`
@@ -87,8 +92,10 @@ class CreditConfig:
         require_known("ig_gate", self.ig_gate, IGGate)
         require_known("outcome_baseline", self.outcome_baseline, OutcomeBaseline)
         for name in ("ig_weight", "outcome_weight", "window_outcome_scale"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a finite number")
+            if not abs(getattr(self, name)) <= LARGEST_REWARD:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} must be a finite number within +-{LARGEST_REWARD:g}"
+                )
         for name in ("gamma", "outcome_gamma"):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:

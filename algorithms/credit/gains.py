@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from algorithms.credit.config import AliasRule, GainBasis, require_known
+from algorithms.credit.config import LARGEST_REWARD, AliasRule, GainBasis, require_known
 
 LOG_PROB_SLACK = 1e-4
 """A mean log-probability may exceed 0 by this much, from rounding, before it is refused."""
@@ -38,11 +38,12 @@ def reduce_aliases(scores_T1K, rule: AliasRule = "max", *, episode: object = Non
         raise ValueError(
             f"{_episode(episode)}: scores must have shape (moments, aliases >= 1), got {scores_T1K.shape}"
         )
-    if not np.isfinite(scores_T1K).all():
-        turn, alias = np.argwhere(~np.isfinite(scores_T1K))[0]
+    usable_T1K = np.abs(scores_T1K) <= LARGEST_REWARD
+    if not usable_T1K.all():
+        turn, alias = np.argwhere(~usable_T1K)[0]
         raise ValueError(
             f"{_episode(episode)}, {_moment(turn)}: the score of alias {alias} is {scores_T1K[turn, alias]}; "
-            "a scorer must return finite log-probabilities"
+            f"a scorer must return finite log-probabilities (here within +-{LARGEST_REWARD:g})"
         )
     if rule == "first":
         return scores_T1K[:, 0].copy()
@@ -78,12 +79,12 @@ def gains_from_scores(
         raise ValueError(
             f"{_episode(episode)}: scores must be s_0, ..., s_n in one dimension, got shape {scores_T1.shape}"
         )
-    bad_T1 = ~np.isfinite(scores_T1) | (scores_T1 > LOG_PROB_SLACK)
+    bad_T1 = ~(np.abs(scores_T1) <= LARGEST_REWARD) | (scores_T1 > LOG_PROB_SLACK)
     if bad_T1.any():
         turn = int(np.argmax(bad_T1))
         raise ValueError(
             f"{_episode(episode)}, {_moment(turn)}: the score is {scores_T1[turn]}; "
-            "a mean log-probability is finite and at most 0"
+            f"a mean log-probability is finite and at most 0 (and here at least -{LARGEST_REWARD:g})"
         )
     if basis == "log_prob":
         potential_T1 = scores_T1

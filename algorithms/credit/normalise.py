@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from algorithms.credit.config import BEYOND, LARGEST_REWARD
+
 EPS = 1e-6
 """Added to every standard deviation before dividing."""
 
@@ -74,10 +76,13 @@ def batch_outcome_statistics(outcome_N) -> tuple[float, float]:
     Compute them before a batch is cut into shards, and pass them to `assign_credit` with each shard.
 
     Raises:
-        ValueError: the batch is empty.
+        ValueError: the batch is empty, or an outcome is beyond `LARGEST_REWARD`.
     """
     outcome_N = np.asarray(outcome_N, dtype=np.float64)
     if outcome_N.size == 0:
         raise ValueError("outcome_N is empty: a batch has at least one rollout")
+    largest = outcome_N[np.argmax(np.abs(outcome_N))]
+    if abs(largest) > LARGEST_REWARD:
+        raise ValueError(f"an outcome of the batch is {largest}; {BEYOND}")
     stats = populations(outcome_N, np.zeros(outcome_N.size, dtype=np.int64), 1)
     return float(stats.mean_S[0]), float(stats.std_S[0])

@@ -166,7 +166,7 @@ class IGPO(Algorithm):
                     score_on_learners(batch.episodes, self.learner_group, self.config, policy)
             with clock("learn"):
                 record.credit, record.groups = self._learn(batch.episodes)
-            metrics = training_metrics(rollouts, record.credit, record.groups)
+            metrics = training_metrics(rollouts, record.credit, record.groups, batch.replaced)
             metrics |= learner_metrics(self.metrics, list(self.config.policies))
             if batch.weights_version == version:
                 check_gap(metrics["logp_gap_mean"], self.config.logp_gap_bound, version)

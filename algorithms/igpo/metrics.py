@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,10 @@ def ending_metrics(rollouts: list[Rollout]) -> dict[str, float]:
 
 
 def training_metrics(
-    rollouts: list[Rollout], credit: dict[tuple[str, int], TurnCredit], groups: list[GroupCredit]
+    rollouts: list[Rollout],
+    credit: dict[tuple[str, int], TurnCredit],
+    groups: list[GroupCredit],
+    replaced: Sequence[Rollout] = (),
 ) -> dict[str, float]:
     """Metrics of one training batch.
 
@@ -58,14 +61,18 @@ def training_metrics(
         rollouts: the rollouts of the batch.
         credit: their credit, by (rollout id, turn index).
         groups: the groups that were trained on.
+        replaced: the rollouts that dynamic sampling (`dapo`) replaced by others.
 
     Returns:
         Name to value. `em` is exact match in SQuAD's dialect, `f1` is F1 in the paper's; `gain_mean` is the
         mean of the gains before normalisation; `no_belief` is the number of rollouts whose question is played
-        without belief.
+        without belief. All are of `rollouts`, without those that were replaced, and where groups were chosen
+        by their outcomes that is no estimate of how good the policy is; `em_sampled` is the exact match of
+        all, and equals `em` where none was replaced.
     """
     return {
         "em": _mean(rollout.metrics["em_squad"] for rollout in rollouts),
+        "em_sampled": _mean(rollout.metrics["em_squad"] for rollout in (*rollouts, *replaced)),
         "f1": _mean(rollout.metrics["f1_paper"] for rollout in rollouts),
         "outcome_mean": _mean(rollout.outcome for rollout in rollouts),
         **ending_metrics(rollouts),

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from envs.data.question import Question
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from algorithms.igpo.settings import IGPOSettings
     from envs.data.prompt_sampler import PromptSampler
     from envs.search.task import SearchTask
+    from envs.search.trajectory import Rollout
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class SampledBatch:
     """Wall-clock seconds of the whole sampling."""
     seconds_by_phase: dict[str, float]
     """Seconds of each phase (generate, score, tools, host) of the slowest runner, summed over rounds."""
+    replaced: list[Rollout] = field(default_factory=list)
+    """Rollouts of collapsed groups that made way for others (dynamic sampling); not trained on."""
 
 
 class GroupSampler:
@@ -287,13 +290,14 @@ def sample_batch(
         if len(kept) == wanted:
             break
     # When the rounds are spent, collapsed groups fill the batch: they carry no gradient, but keep its size.
-    chosen = kept + spare[: wanted - len(kept)]
+    fillers = wanted - len(kept)
+    chosen = kept + spare[:fillers]
+    replaced = [record.rollout for group in spare[fillers:] for record in group]
     sampled = time.perf_counter()
     episodes = [record.episode(task.policy_of) for group in chosen for record in group]
     phases["host"] += time.perf_counter() - sampled
-    return SampledBatch(
-        episodes, tokens, rollouts, metrics, weights_version, time.perf_counter() - started, dict(phases)
-    )
+    seconds = time.perf_counter() - started
+    return SampledBatch(episodes, tokens, rollouts, metrics, weights_version, seconds, dict(phases), replaced)
 
 
 def sampling_seconds(runner_metrics: list) -> dict[str, float]:

@@ -1,10 +1,14 @@
-"""Metrics of an answer, in two dialects (definitions: Outcome).
+"""Metrics of an answer, in two dialects, and one for all scripts (definitions: Outcome).
 
 - `f1_paper`, `em_paper`: lower-case, every ASCII punctuation character becomes a space, white space
   collapsed. F1 is over the *set* of words. Exact match is equality of the normalised strings (the official
   code's `val_type='em'`).
 - `f1_squad`, `em_squad`: SQuAD v1.1 normalisation (lower-case, punctuation deleted, articles removed). F1 is
   over the *multiset* of words, and HotpotQA's rule holds: yes, no and noanswer match only themselves.
+- `f1_chars`: for scripts without blanks between words (Chinese, Thai), where both dialects take a whole
+  sentence for one word. Compatibility forms are folded (NFKC), lower-case, punctuation of any script becomes
+  a space. F1 is over the *multiset* of units: each character of such a script, and each word of the others.
+  Two texts that hold nothing but punctuation count as 1 if they are equal.
 
 Every metric is the maximum over the gold aliases, lies in [0, 1], and is 0 for a rollout without an answer.
 For the answer "the red fox" and the gold answer "red fox", `em_paper` is 0, `f1_paper` is 2 * 2 / (3 + 2) =
@@ -17,12 +21,17 @@ import difflib
 import math
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+from envs.data.unspaced import split_unspaced
 from envs.errors import InputError
 from envs.user_code import import_function
+
+LARGEST_OUTCOME = 1e30
+"""Bound of outcomes and penalties; credit refuses larger rewards, whose squares would leave float64."""
 
 AnswerMetric = Callable[[str, Sequence[str]], float]
 """(prediction, golds) -> value."""
@@ -33,7 +42,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _CLOSED_ANSWERS = ("yes", "no", "noanswer")
 
 
-@lru_cache(4096)  # four metrics normalise the same answers, and so do the rollouts of a group
+@lru_cache(4096)  # the metrics normalise the same answers, and so do the rollouts of a group
 def normalise_paper(text: str) -> str:
     """Lower-cases, turns ASCII punctuation into spaces, collapses white space; keeps articles.
 
@@ -75,11 +84,33 @@ def em_squad(prediction: str, golds: Sequence[str]) -> float:
     return _best(golds, lambda gold: float(normalised == normalise_squad(gold)))
 
 
+@lru_cache(4096)
+def units(text: str) -> tuple[str, ...]:
+    """What `f1_chars` compares: single characters of scripts without blanks, words of all others."""
+    folded = unicodedata.normalize("NFKC", text).lower().translate(_PUNCTUATION_TO_SPACE)
+    plain = "".join(" " if unicodedata.category(c).startswith("P") else c for c in folded)
+    return tuple(split_unspaced(plain))
+
+
+def f1_chars(prediction: str, golds: Sequence[str]) -> float:
+    """F1 between the multisets of `units`, the maximum over `golds`."""
+    found = units(prediction)
+
+    def score(gold: str) -> float:
+        wanted = units(gold)
+        if not found and not wanted:
+            return float(prediction.split() == gold.split())
+        return _f1_of_counts(found, wanted)
+
+    return _best(golds, score)
+
+
 METRICS: dict[str, AnswerMetric] = {
     "f1_paper": f1_paper,
     "em_paper": em_paper,
     "f1_squad": f1_squad,
     "em_squad": em_squad,
+    "f1_chars": f1_chars,
 }
 
 OUTCOMES: dict[str, AnswerMetric] = {"f1": f1_paper, "em": em_paper, **METRICS}
@@ -87,7 +118,7 @@ OUTCOMES: dict[str, AnswerMetric] = {"f1": f1_paper, "em": em_paper, **METRICS}
 
 
 def answer_metrics(prediction: str | None, golds: Sequence[str]) -> dict[str, float]:
-    """All four metrics by name; zeros for None (a rollout that ended without an answer)."""
+    """All metrics by name; zeros for None (a rollout that ended without an answer)."""
     if prediction is None:
         return dict.fromkeys(METRICS, 0.0)
     return dict(_metrics_of(prediction, tuple(golds)))
@@ -133,6 +164,10 @@ def _user_function(path: str) -> AnswerMetric:
             raise ValueError(f"outcome {path!r} must return a number, returned {value!r:.80}") from error
         if not math.isfinite(number):
             raise ValueError(f"outcome {path!r} must return a finite number, returned {number}")
+        if abs(number) > LARGEST_OUTCOME:
+            raise ValueError(
+                f"outcome {path!r} must return a number within +-{LARGEST_OUTCOME:g}, returned {number}"
+            )
         return number
 
     return outcome
@@ -152,6 +187,9 @@ def _f1_of_sets(prediction: set[str], gold: set[str]) -> float:
 def _f1_of_multisets(prediction: str, gold: str) -> float:
     if prediction != gold and (prediction in _CLOSED_ANSWERS or gold in _CLOSED_ANSWERS):
         return 0.0
-    prediction_words, gold_words = prediction.split(), gold.split()
-    common = sum((Counter(prediction_words) & Counter(gold_words)).values())
-    return 2 * common / (len(prediction_words) + len(gold_words)) if common else 0.0
+    return _f1_of_counts(prediction.split(), gold.split())
+
+
+def _f1_of_counts(prediction: Sequence[str], gold: Sequence[str]) -> float:
+    common = sum((Counter(prediction) & Counter(gold)).values())
+    return 2 * common / (len(prediction) + len(gold)) if common else 0.0

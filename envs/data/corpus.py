@@ -7,6 +7,7 @@ run logs the hash, and indexes are cached under it.
 from __future__ import annotations
 
 import hashlib
+import html
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -76,8 +77,8 @@ class Corpus(Sequence[Document]):
         return self._documents[self._index_of_id[document_id]]
 
     def ids_with_title(self, title: str) -> list[str]:
-        """Ids of the passages with this title, in corpus order; failing an exact match, by folded title."""
-        return self._ids_of_title.get(title) or self._ids_of_folded_title.get(_fold(title), [])
+        """Ids of the passages with this title, in corpus order; failing an exact match, by `folded_title`."""
+        return self._ids_of_title.get(title) or self._ids_of_folded_title.get(folded_title(title), [])
 
     @cached_property
     def content_hash(self) -> str:
@@ -96,7 +97,7 @@ class Corpus(Sequence[Document]):
 
     @cached_property
     def _ids_of_folded_title(self) -> dict[str, list[str]]:
-        return _group_ids((_fold(document.title), document.id) for document in self._documents)
+        return _group_ids((folded_title(document.title), document.id) for document in self._documents)
 
 
 def load_corpus(path: str | Path) -> Corpus:
@@ -141,7 +142,13 @@ def split_contents(contents: str) -> tuple[str, str]:
     return title, text.strip()
 
 
-def _fold(title: str) -> str:
+def folded_title(title: str) -> str:
+    """The title without differences of case, white space, Unicode form and HTML entities (`&amp;` is `&`).
+
+    Titles are matched by it. Documents keep the title that they have, so the corpus's hash stays.
+    """
+    while (plain := html.unescape(title)) != title:
+        title = plain
     return " ".join(unicodedata.normalize("NFKC", title).casefold().split())
 
 

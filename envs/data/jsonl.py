@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from envs.errors import InputError
+from envs.git_lfs import refuse_pointer
 
 
 def require_file(path: Path, what: str) -> None:
-    """Raises InputError where `path` is not a file. `what` names its purpose, such as "corpus"."""
+    """Raises InputError where `path` is not a file, or a Git LFS pointer. `what` names its purpose, such as
+    "corpus".
+    """
     if path.is_dir():
         raise InputError(f"{what} {path} is a folder: give the path of a file")
     if not path.exists():
         raise InputError(f"{what} {path} does not exist: check the path (it is taken from {Path.cwd()})")
+    refuse_pointer(path, what)
 
 
 def read_jsonl(

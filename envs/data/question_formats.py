@@ -21,6 +21,7 @@ from pathlib import Path
 from envs.data.jsonl import read_jsonl, require_file, require_unicode, text_field
 from envs.data.question import Question
 from envs.errors import InputError
+from envs.git_lfs import refuse_pointer
 
 ANSWER_SPLIT = "<|answer_split|>"
 """Separates aliases in the IGPO form (official IGPO data)."""
@@ -130,6 +131,9 @@ def _read_hugging_face(source: str) -> Iterator[Record]:
             f"{source} needs the package datasets: install the extra `hf` of igpo-rllib"
         ) from error
     name, config, split = match["name"], match["config"], match["split"] or "train"
+    for path in Path(name).rglob("*") if Path(name).is_dir() else ():
+        if path.is_file():
+            refuse_pointer(path, source)
     try:
         for row, fields in enumerate(datasets.load_dataset(name, config, split=split, streaming=True)):
             yield Record(f"{source} row {row}", row, dict(fields), config or Path(name).name)

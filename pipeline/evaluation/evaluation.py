@@ -24,7 +24,7 @@ from pipeline.evaluation.intervals import bootstrap_interval
 if TYPE_CHECKING:
     from pipeline.evaluation.saved_policy import Policy
 
-METRICS = ("em_squad", "f1_squad", "em_paper", "f1_paper")
+METRICS = ("em_squad", "f1_squad", "em_paper", "f1_paper", "f1_chars")
 
 
 @dataclass(frozen=True)

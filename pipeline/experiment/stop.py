@@ -16,6 +16,7 @@ STOP_METRICS = {
         f"igpo/{name}"
         for name in (
             "em",
+            "em_sampled",
             "f1",
             "outcome_mean",
             "gain_mean",
@@ -38,7 +39,15 @@ STOP_METRICS = {
     ),
     *(
         f"evaluation/{name}"
-        for name in ("em_squad", "f1_squad", "em_paper", "f1_paper", "turns_mean", "answered_share")
+        for name in (
+            "em_squad",
+            "f1_squad",
+            "em_paper",
+            "f1_paper",
+            "f1_chars",
+            "turns_mean",
+            "answered_share",
+        )
     ),
 }
 """Metrics that `stop` may name: keys of `Algorithm.train()`'s result, nested ones with a slash. A run stops

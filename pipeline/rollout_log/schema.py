@@ -121,7 +121,12 @@ ITERATIONS = _schema(
             NAMED_NUMBERS,
             "Phase (generate, tools, score, learn, push, ...) to wall-clock seconds: `seconds['learn']`.",
         ),
-        Column("metrics", NAMED_NUMBERS, "Metric to value as in the training result: `metrics['kl']`."),
+        Column(
+            "metrics",
+            NAMED_NUMBERS,
+            "Metric to value as in the training result: `metrics['kl']`. `em` is of the rollouts trained on "
+            "(under `dapo` of the kept groups), `em_sampled` of all that were sampled.",
+        ),
     ],
 )
 
@@ -142,7 +147,7 @@ EPISODES = _schema(
         Column("em_paper", pa.float64(), "Exact match in the paper's dialect."),
         Column("f1_squad", pa.float64(), "F1 as SQuAD v1.1 and HotpotQA compute it."),
         Column("em_squad", pa.float64(), "Exact match as SQuAD v1.1 and HotpotQA compute it."),
-        Column("other_metrics", NAMED_NUMBERS, "Metrics beyond those four, such as a user's own reward."),
+        Column("other_metrics", NAMED_NUMBERS, "Metrics beyond those four: `other_metrics['f1_chars']`."),
         Column("turns", pa.int32(), "Number of turns, the final one included."),
         Column(
             "gain_turns",

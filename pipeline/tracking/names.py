@@ -10,6 +10,7 @@ from typing import Any
 
 METRIC_NAMES = {
     "em": "train/em",
+    "em_sampled": "train/em_sampled",
     "f1": "train/f1",
     "outcome_mean": "train/outcome",
     "turns_mean": "train/turns",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from envs.errors import InputError
+from envs.git_lfs import refuse_pointers_of_model
 from envs.search.config import SearchEnvSettings
 from envs.search.protocols.base import Protocol
 
@@ -58,6 +61,8 @@ def load_tokenizer(folder: str | None):
             "env_config.tokenizer is missing: give the policy's folder (experiments take it from "
             "`model_path`)"
         )
+    if Path(folder).is_dir():
+        refuse_pointers_of_model(Path(folder), "tokenizer file")
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:

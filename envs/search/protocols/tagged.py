@@ -113,6 +113,28 @@ class TaggedProtocol(ABC):
         return self.template.scoring_suffix(self.answer_prefix, answer, self.answer_suffix)
 
 
+NAME_SLIPS = (
+    "name",
+    "function",
+    "function_name",
+    "tool",
+    "tool_name",
+    "toolname",
+    "action",
+    "recipient_name",
+)
+"""Keys, in lower case, that models write for "name"."""
+ARGUMENTS_SLIPS = (
+    *("arguments", "parameters", "argument", "parameter", "args", "params", "kwargs", "input", "inputs"),
+    *("tool_input", "action_input", "tool_args", "tool_arguments", "tool_parameters"),
+)
+"""Keys, in lower case, that models write for "arguments" (Llama 3: "parameters")."""
+AMBIGUOUS = ("input", "inputs")
+"""Of these, keys that may also be a tool's own argument, where no object stands under them."""
+HARMLESS = ("id", "type")
+"""Keys of other formats beside "name", which say nothing about arguments."""
+
+
 def read_tool_call(text: str, arguments_key: str = "arguments") -> Action:
     """Reads a tool call such as ``{"name": "search", "arguments": {"query": "..."}}``.
 
@@ -132,11 +154,43 @@ def read_tool_call(text: str, arguments_key: str = "arguments") -> Action:
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
         return Action(ActionKind.TOOL, error=f"the tool call is not valid JSON: {reason}")
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        return Action(
-            ActionKind.TOOL, error=f'the tool call must be an object with "name" and "{arguments_key}"'
-        )
+    form = f'{{"name": tool, "{arguments_key}": {{...}}}}'
+    if not isinstance(call, dict):
+        found = ", not a list; call one tool a turn" if isinstance(call, list) else ""
+        error = f'the tool call must be an object with "name" and "{arguments_key}"{found}: write {form}'
+        return Action(ActionKind.TOOL, error=error)
+    if not isinstance(call.get("name"), str):
+        return Action(ActionKind.TOOL, error=f"{_slip_of_name(call)}: write {form}")
     arguments = call.get(arguments_key, {})
+    slip = ""
     if not isinstance(arguments, dict):
-        return Action(ActionKind.TOOL, tool=call["name"], error=f'"{arguments_key}" must be an object')
+        found = {str: "a text", list: "a list", type(None): "null"}.get(type(arguments), "something else")
+        slip = f'"{arguments_key}" must be an object, found {found}'
+    elif arguments_key not in call:
+        slip = _slip_of_arguments(call, arguments_key)
+    if slip:
+        return Action(ActionKind.TOOL, tool=call["name"], error=f"{slip}: write {form}")
     return Action(ActionKind.TOOL, tool=call["name"], arguments=arguments)
+
+
+def _slip_of_name(call: dict) -> str:
+    """What stands in the place of "name" in a call that has none."""
+    for key, value in call.items():
+        if key.lower() in NAME_SLIPS and isinstance(value, str):
+            return f'the tool\'s name is under "{key}", and belongs under "name"'
+        if isinstance(value, dict) and isinstance(value.get("name"), str):
+            return f'the tool call is inside "{key}", and belongs at the top'
+    if "name" in call:
+        return 'the "name" of the tool call must be a text'
+    return 'the tool call has no "name"'
+
+
+def _slip_of_arguments(call: dict, arguments_key: str) -> str:
+    """What stands in the place of the arguments in a call without their key; "" for a call that has none."""
+    others = [key for key in call if key not in ("name", *HARMLESS)]
+    for key in others:
+        if key.lower() in ARGUMENTS_SLIPS and (key.lower() not in AMBIGUOUS or isinstance(call[key], dict)):
+            return f'the arguments are under "{key}", and belong under "{arguments_key}"'
+    if others:
+        return f'"{others[0]}" stands beside "name", and belongs inside "{arguments_key}"'
+    return ""

@@ -120,7 +120,10 @@ class Tool:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise ToolError(f"{self.name}: bad argument `{where}`: {first['msg']}") from error
+            known = ", ".join(f"`{name}`" for name in self._arguments.model_fields) or "no arguments"
+            hint = {"extra_forbidden": f"{self.name} takes {known}", "missing": "it is missing"}
+            what = hint.get(first["type"], first["msg"])
+            raise ToolError(f"{self.name}: bad argument `{where}`: {what}") from error
         return as_result(self.function(**vars(checked)))
 
 

@@ -8,6 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.credit import PRESETS, CreditConfig, TurnBatch, advantages, assign_credit, get_preset
+from algorithms.credit.config import LARGEST_REWARD
+from algorithms.credit.gains import gains_from_scores, reduce_aliases
+from algorithms.credit.normalise import batch_outcome_statistics
 
 reward = st.integers(-64, 64).map(lambda x: x / 16)  # exact in float32
 gain = st.one_of(reward, st.none())
@@ -199,3 +202,64 @@ def test_normalised_gains_have_zero_mean_and_at_most_unit_spread(batch):
         if own.size:
             assert own.mean() == pytest.approx(0.0, abs=1e-9)
             assert own.std() <= 1.0 + 1e-12
+
+
+huge = st.floats(-LARGEST_REWARD, LARGEST_REWARD) | st.sampled_from([LARGEST_REWARD, -LARGEST_REWARD, 0.0])
+too_large = st.floats(min_value=LARGEST_REWARD, exclude_min=True, allow_infinity=False).flatmap(
+    lambda x: st.sampled_from([x, -x])
+)
+
+
+@quick
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), huge, st.lists(st.one_of(huge, st.none()), max_size=4)),
+        min_size=1,
+        max_size=9,
+    ),
+    preset_name,
+    normalisation,
+    huge,
+)
+def test_huge_rewards_have_finite_credit_without_a_warning(batch, preset, norm, weight):
+    groups, outcomes, gains = unzip(batch)
+    turns = TurnBatch.from_lists(groups, outcomes, gains, last_belief_N=np.full(len(groups), 0.5))
+    config = replace(get_preset(preset).credit, ig_weight=weight)
+    if config.outcome_baseline == "group_zscore":
+        config = replace(config, normalisation=norm)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        credit = assign_credit(turns, config)
+    assert np.isfinite(credit.advantages_M).all() and np.isfinite(credit.normalised_outcome_N).all()
+    assert np.isfinite(credit.normalised_gains_M[turns.gain_bearing_M]).all()
+    assert np.isfinite(credit.groups.outcome_std_P).all() and np.isfinite(credit.groups.gain_std_P).all()
+
+
+@quick
+@given(too_large)
+def test_rewards_beyond_the_bound_are_refused_in_one_sentence(value):
+    bound = "rewards must lie within +-1e+30: scale them"
+    for call, message in (
+        (lambda: advantages([1.0, value], [[0.5], []]), f"rollout 1 has the outcome {value}; {bound}"),
+        (
+            lambda: advantages([1.0, 0.0], [[0.5, value], []]),
+            f"rollout 0, turn 1: the gain is {value}; {bound}",
+        ),
+        (lambda: batch_outcome_statistics([0.0, value]), f"an outcome of the batch is {value}; {bound}"),
+        (
+            lambda: CreditConfig(ig_weight=value),
+            f"ig_weight={value!r} must be a finite number within +-1e+30",
+        ),
+    ):
+        with np.errstate(all="raise"), pytest.raises(ValueError) as caught:
+            call()
+        assert str(caught.value) == message
+    score = -abs(value)
+    with np.errstate(all="raise"), pytest.raises(ValueError, match="turn 1: the score is "):
+        gains_from_scores([-1.0, score])
+    with np.errstate(all="raise"), pytest.raises(ValueError, match="turn 1: the score of alias 1 is "):
+        reduce_aliases([[-1.0, -1.0], [-1.0, score]], "mean")
+
+
+def test_a_last_belief_is_a_belief():
+    with pytest.raises(ValueError, match=r"rollout 1 has a last belief that is not in \[0, 1\]"):
+        advantages([1.0, 0.0], [[0.1], [0.2]], preset="belief_critic", last_beliefs=[0.5, 1e308])

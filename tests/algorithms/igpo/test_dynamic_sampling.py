@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from algorithms.igpo.metrics import training_metrics
 from algorithms.igpo.sampling import sample_batch
 from envs.data.prompt_sampler import PromptSampler
 from envs.data.question import Question
+from envs.search.trajectory import Rollout
 
 WANTED = 3
 
@@ -68,6 +70,8 @@ def test_collapsed_groups_are_sampled_again_and_their_tokens_counted():
         [group("d", 0.5, 0.5), group("e", 0.0, 1.0)],
         [group("f", 1.0, 0.0)],
     ]
+    batch, _ = sample_batch_of(rounds)
+    assert [rollout.id for rollout in batch.replaced] == ["b0", "b1", "c0", "c1", "d0", "d1"]
     names, tokens, asked = sample(rounds)
     assert names == ["a0", "a1", "e0", "e1", "f0", "f1"]
     assert tokens == 6 * 2 * 10 and asked == [3, 2, 1]
@@ -100,3 +104,22 @@ def test_seconds_are_the_slowest_runner_s_in_each_round_added_up(max_resample):
     host = batch.seconds_by_phase.pop("host")
     assert batch.seconds_by_phase == dict.fromkeys(("generate", "score", "tools"), rounds_seconds)
     assert rounds_seconds < host < rounds_seconds + 1  # the episodes are made after the rounds
+
+
+def test_em_of_all_sampled_rollouts_is_a_metric_of_its_own():
+    def rollouts(name, *ems):
+        return [
+            Rollout(
+                f"{name}{k}",
+                name,
+                Question("q", "?", ["a"]),
+                outcome=em,
+                metrics={"f1_paper": 0.0, "em_squad": em},
+            )
+            for k, em in enumerate(ems)
+        ]
+
+    kept, replaced = rollouts("a", 1.0, 0.0), rollouts("b", 0.0, 0.0) + rollouts("c", 1.0, 0.0)
+    metrics = training_metrics(kept, {}, [], replaced)
+    assert (metrics["em"], metrics["em_sampled"], metrics["rollouts"]) == (1 / 2, 2 / 6, 2.0)
+    assert training_metrics(kept, {}, [])["em_sampled"] == 1 / 2

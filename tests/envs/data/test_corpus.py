@@ -53,6 +53,23 @@ def test_titles_are_looked_up_exactly_then_folded():
     assert corpus.ids_with_title("Tea") == corpus.ids_with_title("") == []
 
 
+@pytest.mark.parametrize(
+    ("held", "asked"),
+    [
+        ("Salt & Pepper", "Salt &amp; Pepper"),
+        ("Salt &amp; Pepper", "Salt & Pepper"),
+        ("Salt &amp;amp; Pepper", "salt &#38; pepper"),
+        ('"Heroes" (song)', "&quot;Heroes&quot; (song)"),
+        ("Hawai'i", "Hawai&#x27;i"),
+        ("AT&T", "AT&T"),
+    ],
+)
+def test_titles_match_without_html_entities_and_stay_as_they_are(held, asked):
+    corpus = Corpus([Document("a", held, "1"), Document("b", "Oslo", "2")])
+    assert corpus.ids_with_title(asked) == ["a"] and corpus[0].title == held
+    assert corpus.ids_with_title("Salt amp Pepper") == []
+
+
 def test_hash_is_the_content_and_its_order():
     one, two = Document("1", "A", "x"), Document("2", "B", "y")
     fields = b"".join(
@@ -109,3 +126,14 @@ def test_real_passages():
     assert len(corpus) == 7119
     assert corpus.by_id("3").title == "Blic"
     assert not any(document.title.startswith('"') and document.title.endswith('"') for document in corpus)
+
+
+@pytest.mark.parametrize("text", ["version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 1\n"])
+def test_a_git_lfs_pointer_is_named(tmp_path, text):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_corpus(path)
+    assert str(caught.value) == (
+        f"corpus {path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository"
+    )

@@ -7,6 +7,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import bm25s
 import numpy as np
 import pytest
 from hypothesis import given
@@ -153,3 +154,54 @@ def test_the_best_documents_are_those_of_a_full_sort(data):
         (str(n), float(scores[n])) for n in np.argsort(-scores, kind="stable")[:top_k] if scores[n] > 0
     ]
     assert hits(retriever, " ".join(query), top_k) == expected
+
+
+CHINESE = Corpus(
+    [
+        Document("1", "红堡", "红堡是米拉在一七一〇年建造的。"),
+        Document("2", "米拉", "米拉出生于奥斯陆。"),
+        Document("3", "奥斯陆", "奥斯陆是挪威的首都。"),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "best"),
+    [("红堡是谁建造的？", "1"), ("米拉出生在哪里？", "2"), ("挪威的首都是哪里？", "3"), ("水", None)],
+)
+def test_a_script_without_blanks_is_searched_by_pairs(query, best):
+    found = hits(BM25Retriever(CHINESE), query)
+    assert (found[0][0] if found else None) == best
+
+
+def test_scores_of_pairs_by_hand():
+    # "建造" stands once, in document 1 alone, which has 1 pair in its title and 13 in its text; the others:
+    # 1 + 7 and 2 + 8.
+    idf = math.log(1 + (3 - 1 + 0.5) / (1 + 0.5))
+    expected = idf / (1 + 1.5 * (0.25 + 0.75 * 14 / ((14 + 8 + 10) / 3)))
+    assert hits(BM25Retriever(CHINESE), "建造") == [("1", pytest.approx(expected, rel=1e-6))]
+
+
+def test_other_text_keeps_its_identity_and_its_tokens():
+    # The cache's folder is the hash of the identity, which must not move for corpora that need no pairs.
+    texts = ["Who built the Red Fort in 1639?", "naïve Café, Kraków — 3.14", "Россия 서울 시", "the a of", ""]
+    texts.append("Empress Liu (劉皇后, personal name unknown) was an empress of the Tang dynasty of China")
+    retriever = BM25Retriever(Corpus(Document(str(n), "title", text) for n, text in enumerate(texts)))
+    assert list(retriever.identity["parameters"]) == ["method", "k1", "b", "pattern", "stopwords", "bm25s"]
+    assert "scripts_without_blanks" in BM25Retriever(CHINESE).identity["parameters"]
+    plain = bm25s.tokenize([f"title\n{text}" for text in texts], show_progress=False)
+    assert {word: k for word, k in retriever._index.vocab_dict.items() if word} == plain.vocab
+    index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+    index.index(plain, show_progress=False)
+    for name in ("data", "indices", "indptr"):
+        assert np.array_equal(retriever._index.scores[name], index.scores[name])
+    assert [document for document, _ in hits(retriever, "劉皇后")] == ["5"]
+
+
+def test_a_mixed_corpus_finds_names_in_both_kinds_of_document():
+    english = Document(
+        "e", "Red Fort", "The Red Fort (红堡) was built by Mira Tal in the year 1710, in Oslo, it is said"
+    )
+    retriever = BM25Retriever(Corpus([*CHINESE, english]))
+    assert {document for document, _ in hits(retriever, "红堡 built")} == {"1", "e"}
+    assert [document for document, _ in hits(retriever, "Mira Tal")] == ["e"]

@@ -61,6 +61,15 @@ def test_describe_counts_questions_without_belief(tmp_path):
     assert "without belief" not in run("describe", path)[1]
 
 
+def test_describe_names_answers_that_normalise_to_nothing(tmp_path):
+    golds = (["!!!"], ["The The", "Matt Johnson"], ["Oslo"])
+    path = write(tmp_path / "odd.jsonl", *(record(k, golden_answers=gold) for k, gold in enumerate(golds)))
+    code, said = run("describe", path)
+    assert code == 0
+    assert "1 gold answer is nothing but punctuation ('!!!' of q0): f1_paper and f1_squad are 0" in said
+    assert "1 gold answer is nothing but articles ('The The' of q1): SQuAD's dialect removes them" in said
+
+
 def test_describe_goes_on_after_bad_records_and_applies_an_experiment_s_filter(tmp_path):
     path = write(
         tmp_path / "mine.jsonl",

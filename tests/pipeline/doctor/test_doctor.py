@@ -3,12 +3,13 @@ have worked.
 """
 
 import io
+import json
 import math
 import subprocess
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -170,3 +171,42 @@ def test_facts_about_a_machine_stop_nothing(monkeypatch):
     )
     facts = provenance.hardware()
     assert facts["cores"] and facts["gpus"] == [] and provenance.git_commit() is None
+
+
+def subject_of(folder, documents, golds, **settings) -> Subject:
+    """A task of our own documents {title: text} and gold answers {question: answer}."""
+    lines = [{"id": title, "contents": f'"{title}"\n{text}'} for title, text in documents.items()]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = [{"id": text[:2], "question": text, "golden_answers": [gold]} for text, gold in golds.items()]
+    for name in ("questions", "heldout"):
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in lines[name == "heldout" :])
+        )
+    files = {"corpus": str(folder / "corpus.jsonl"), "questions": str(folder / "questions.jsonl")}
+    found = Subject(cast(Any, None), cast(Any, None))
+    found.task = tiny_task(folder, **files, heldout_questions=str(folder / "heldout.jsonl"), **settings)
+    return found
+
+
+CHINESE = {"红堡": "红堡是米拉在一七一〇年建造的。", "米拉": "米拉出生于奥斯陆。"}
+
+
+def test_searches_of_heldout_questions_that_find_nothing_are_warned_of(tmp_path):
+    asked = {"红堡是谁建造的？": "米拉", "米拉出生在哪里？": "奥斯陆", "Who built the Red Fort?": "Mira"}
+    found = checks.retriever(subject_of(tmp_path, CHINESE, asked))
+    assert found.status == "warn" and found.message.endswith(
+        "1 of 2 held-out questions find 0 documents (first: 'Who built the Red Fort?'): "
+        "check that questions and corpus belong together and are in one language"
+    )
+    del asked["Who built the Red Fort?"]
+    assert checks.retriever(subject_of(tmp_path, CHINESE, asked)).status == "ok"
+
+
+def test_answers_that_the_outcome_does_not_compare_are_warned_of(tmp_path):
+    asked = {"红堡是谁建造的？": "米拉", "米拉出生在哪里？": "!!!"}
+    found = checks.answers(subject_of(tmp_path, CHINESE, asked))
+    assert found.status == "warn" and "nothing but punctuation ('!!!' of 米拉)" in found.message
+    assert "set `outcome: f1_chars`" in found.message
+    asked["米拉出生在哪里？"] = "奥斯陆"
+    found = checks.answers(subject_of(tmp_path, CHINESE, asked, outcome="f1_chars"))
+    assert found == Finding("answers", "ok", "outcome f1_chars")

@@ -13,7 +13,7 @@ from envs.search.trajectory import Rollout, Termination
 from pipeline.evaluation.benchmark_table import AVERAGE, benchmark_row
 from pipeline.evaluation.evaluation import Evaluation, report, select_questions
 
-METRICS = ("f1_paper", "em_paper", "f1_squad", "em_squad")
+METRICS = ("f1_paper", "em_paper", "f1_squad", "em_squad", "f1_chars")
 
 
 def test_the_average_weighs_data_sets_alike():

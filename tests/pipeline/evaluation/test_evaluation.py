@@ -16,7 +16,7 @@ from pipeline.evaluation.evaluation import evaluate, report
 from pipeline.evaluation.saved_policy import open_policy
 
 DOWN = "the search failed: the server 127.0.0.1:8000 can't be reached (Connection refused)"
-METRICS = ("f1_paper", "em_paper", "f1_squad", "em_squad")
+METRICS = ("f1_paper", "em_paper", "f1_squad", "em_squad", "f1_chars")
 
 
 def policy(failures: int) -> Any:

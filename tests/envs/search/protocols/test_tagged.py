@@ -3,6 +3,7 @@ text, scoring.
 """
 
 import json
+import re
 import time
 
 import pytest
@@ -226,6 +227,67 @@ def test_malformed_decisions(name, text, error, ends):
 def test_a_bad_call_in_good_tags_is_a_tool_error(call, error):
     action = parse("igpo", f"<tool_call>{call}</tool_call>")
     assert action.kind is ActionKind.TOOL and action.error.startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("call", "slip"),
+    [
+        *(
+            (
+                f'{{"name": "search", "{key}": {{"query": "who"}}}}',
+                f'the arguments are under "{key}", and belong',
+            )
+            for key in ("parameters", "args", "params", "input", "Arguments", "tool_input", "kwargs")
+        ),
+        (
+            '{"name": "search", "query": "who"}',
+            '"query" stands beside "name", and belongs inside "arguments"',
+        ),
+        ('{"name": "ask", "input": "who"}', '"input" stands beside "name", and belongs inside "arguments"'),
+        (
+            '{"id": 1, "name": "search", "q": "who"}',
+            '"q" stands beside "name", and belongs inside "arguments"',
+        ),
+        *(
+            (
+                f'{{"{key}": "search", "arguments": {{"query": "who"}}}}',
+                f'the tool\'s name is under "{key}", and',
+            )
+            for key in ("function", "tool", "Name", "tool_name")
+        ),
+        (
+            '{"type": "function", "function": {"name": "search", "arguments": "{}"}}',
+            'the tool call is inside "function", and belongs at the top',
+        ),
+        ('{"arguments": {"query": "who"}}', 'the tool call has no "name"'),
+        ('{"name": 3, "arguments": {}}', 'the "name" of the tool call must be a text'),
+        (
+            '[{"name": "search"}]',
+            'the tool call must be an object with "name" and "arguments", not a list; call',
+        ),
+        ('{"name": "search", "arguments": "{}"}', '"arguments" must be an object, found a text'),
+        ('{"name": "search", "arguments": null}', '"arguments" must be an object, found null'),
+    ],
+)
+@pytest.mark.parametrize(("protocol", "key"), [("igpo", "arguments"), ("chat, llama3", "parameters")])
+def test_a_slip_in_a_call_is_named_with_the_right_key(protocol, key, call, slip):
+    if key == "parameters":  # Llama 3 writes "parameters", and there "arguments" is the slip
+        swap = {"arguments": "parameters", "parameters": "arguments"}
+        call, slip = (re.sub("arguments|parameters", lambda m: swap[m[0]], text) for text in (call, slip))
+        slip = slip.replace("the parameters are", "the arguments are")
+        if call.startswith("["):
+            return  # no call, where a call is bare JSON
+    else:
+        call = f"<tool_call>{call}</tool_call>"
+    action = parse(protocol, call)
+    assert action.kind is ActionKind.TOOL and action.error.startswith(slip)
+    assert action.error.endswith(f'write {{"name": tool, "{key}": {{...}}}}')
+
+
+@pytest.mark.parametrize("more", ["", ', "id": "call_1"', ', "type": "function"'])
+def test_a_call_without_arguments_is_a_call(more):
+    action = parse("igpo", f'<tool_call>{{"name": "now"{more}}}</tool_call>')
+    assert (action.kind, action.tool, action.arguments, action.error) == (ActionKind.TOOL, "now", {}, "")
 
 
 PIECES = [

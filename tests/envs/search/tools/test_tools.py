@@ -74,7 +74,7 @@ def test_ids_are_shown_where_documents_can_be_opened():
         ({}, "search needs a query: a text that is not empty"),
         ({"query": "  "}, "search needs a query: a text that is not empty"),
         ({"query": 7}, "search: bad argument `query`: Input should be a valid string"),
-        ({"query": "a", "topk": 100}, "search: bad argument `topk`: Extra inputs are not permitted"),
+        ({"query": "a", "topk": 100}, "search: bad argument `topk`: search takes `query`, `queries`"),
         (
             {"queries": ["a"] * 17},
             "search: bad argument `queries`: Tuple should have at most 16 items after validation, not 17",
