@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from algorithms.credit import CREDIT_FIELDS, CreditConfig, Preset, get_preset
+from algorithms.credit import CREDIT_FIELDS, CreditConfig, Preset, get_preset, without_removed
 from algorithms.igpo.guards import MAX_LOGP_GAP
 from algorithms.igpo.model.lora import LoraSettings
 from algorithms.igpo.validation import check_combinations, check_numbers, map_roles_to_policies
@@ -225,6 +225,7 @@ class IGPOConfig(AlgorithmConfig):
     def credit_config(self) -> CreditConfig:
         """The preset's credit settings with this config's changes."""
         try:
+            without_removed(vars(self))  # RLlib takes any key of a checkpoint's configuration
             return dataclasses.replace(self.preset_settings.credit, **self._changes(CREDIT_FIELDS))
         except ValueError as error:
             raise InputError(str(error)) from error
