@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.utils.annotations import override
 
-from algorithms.credit import CREDIT_FIELDS, CreditConfig, Preset, get_preset
+from algorithms.credit import CREDIT_FIELDS, CreditConfig, Preset, get_preset, without_removed
 from algorithms.igpo.guards import MAX_LOGP_GAP
 from algorithms.igpo.loss_settings import LOSS_FIELDS, LossSettings
 from algorithms.igpo.renamed import RenamedSetting, with_new_names
@@ -193,6 +193,7 @@ class IGPOSettings(AlgorithmConfig):
     def credit_config(self) -> CreditConfig:
         """The preset's credit settings with this configuration's changes. Raises InputError."""
         try:
+            without_removed(vars(self))  # RLlib takes any key of a checkpoint's configuration
             return dataclasses.replace(self.preset_settings.credit, **self._said(CREDIT_FIELDS))
         except ValueError as error:
             raise InputError(str(error)) from error

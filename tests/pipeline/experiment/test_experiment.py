@@ -55,6 +55,15 @@ def test_a_removed_setting_is_ignored_unless_it_is_set(tmp_path):
     )
 
 
+def test_a_checkpoint_s_configuration_may_hold_a_removed_setting():
+    from algorithms.igpo.config import IGPOConfig
+
+    for value in (False, None):
+        IGPOConfig().update_from_dict({"truncated_pays_back": value}).credit_config()
+    with pytest.raises(InputError, match="`truncated_pays_back: true` was removed"):
+        IGPOConfig().update_from_dict({"truncated_pays_back": True}).credit_config()
+
+
 def test_a_plain_experiment(tmp_path):
     (experiment,) = load(tmp_path)
     assert experiment.name == "demo"
