@@ -19,6 +19,7 @@ from pipeline.analysis.results import REPORT, RESULTS
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.resolved import config_hash
 from pipeline.logging import configure_ray_logging, log_to_file, native_stderr_to
+from pipeline.ray_address import knock
 from pipeline.run_directory import provenance
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import FINISHED, RunDirectory
@@ -26,14 +27,12 @@ from pipeline.training.attempt import open_attempt
 from pipeline.training.loop import HELDOUT_BEFORE, Ending, TrainingLoop
 from pipeline.training.plan import Plan, check_plan, check_resources, first_weights, grid_ids, plan_run
 from pipeline.training.progress import Progress, before_and_after
-from pipeline.training.ray_cluster import RayOptions, start_ray
+from pipeline.training.ray_cluster import INTERRUPTED, RayOptions, start_ray
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
 FAILED = 1
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells know it."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,16 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
         plan_run(experiment, resume=options.resume, alone=len(experiments) == 1) for experiment in experiments
     ]
     unfinished = [plan for plan in plans if plan.run is None or plan.run.metadata["status"] != FINISHED]
+    joins_cluster = options.ray.cluster is not None
+    if unfinished and options.ray.cluster:
+        knock(options.ray.cluster)  # before checks that may build an index
     for plan in unfinished:
-        check_plan(plan, console, joins_cluster=options.ray.address is not None)
+        check_plan(plan, console, joins_cluster=joins_cluster)
     if unfinished:
         with console.status("starting Ray ..."):
             start_ray(options.ray, options.verbosity)
     for plan in unfinished:
-        check_resources(plan, console, may_grow=options.ray.address is not None)
+        check_resources(plan, console, may_grow=joins_cluster)
     grids = grid_ids(plans)
     for number, plan in enumerate(plans, start=1):
         label = plan.experiment.label
