@@ -37,8 +37,9 @@ def doctor(
 ) -> None:
     """Check whether an experiment is worth starting.
 
-    Environment, Ray cluster, proxies, model, questions and corpus, memory; then retrieval of the gold documents, belief with and
-    without the gold evidence, and how much of what the policy writes parses. Exit code 2 if a check failed.
+    Environment, Ray cluster, proxies, model, questions and corpus, memory; then retrieval of the gold
+    documents, belief with and without the gold evidence, and how much of what the policy writes parses. Exit
+    code 2 if a check failed.
 
     Example: `igpo doctor conf/igpo.yaml`
     """

@@ -115,18 +115,18 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
                     ending = _train(
                         plan, run, checkpoint, _resumed_from(plan, run, checkpoint), options, console
                     )
-        except InputError:
-            raise
         except KeyboardInterrupt:
             _print_lines(console, ("stopped at once", ""), ("go on", options.resume_command))
             return INTERRUPTED
-        except (
-            Exception
-        ) as error:  # one line here; the traceback is in the run's log, and on the terminal under -v
+        except Exception as error:  # its traceback is in the run's log, and on the terminal under -v
+            cause = cause_of(error)
+            if isinstance(cause, InputError):
+                raise cause from error
             if options.verbosity:
                 console.print_exception()
+            told = " ".join(str(cause).split())
             console.print(
-                f"the run failed: {type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True
+                f"the run failed: {type(cause).__name__}: {told}", style="red", markup=False, soft_wrap=True
             )
             _print_lines(
                 console, ("traceback", _relative(run.logs / "driver.log")), ("go on", options.resume_command)
@@ -134,6 +134,15 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
             return FAILED
     _print_summary(ending, run, options, console)
     return INTERRUPTED if ending.how == "interrupted" else 0
+
+
+def cause_of(error: Exception) -> Exception:
+    """What was raised in another process, where `error` is Ray's word for it: that is many lines long."""
+    from ray.exceptions import RayTaskError
+
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return error
 
 
 def _train(
