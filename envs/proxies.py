@@ -70,8 +70,9 @@ def is_loopback(host: str) -> bool:
 def spare_loopback(url: str) -> None:
     """Puts the host of `url` into NO_PROXY if it is this machine, for libraries that would ask a proxy."""
     host = urlsplit(url).hostname or ""
-    if is_loopback(host) and getproxies():
-        spared = getproxies().get("no", "")
+    proxies = getproxies()
+    spared = proxies.pop("no", "")
+    if proxies and is_loopback(host):
         for name in ("NO_PROXY", "no_proxy"):
             os.environ[name] = f"{spared},{host}" if spared else host
 

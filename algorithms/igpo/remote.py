@@ -1,4 +1,4 @@
-"""Calls outside this thread, on learners, on env runners in the background, and how their failures are told."""
+"""Calls outside this thread: on learners, on env runners, in the background; how their failures are told."""
 
 from __future__ import annotations
 

@@ -84,6 +84,8 @@ def start_ray(options: RayOptions, verbosity: int = 0) -> None:
     try:
         with native_stderr_aside(verbosity), _signals_heard():
             ray.init(**arguments)
+    except SystemExit:  # by the handler of SIGTERM that `ray.init` sets
+        raise KeyboardInterrupt from None
     except Exception as error:  # Ray raises all kinds, plain ones too
         reason = f"{' '.join(str(error).split()).rstrip('.') or repr(error)} (-v shows why)"
         if cluster:
@@ -111,8 +113,6 @@ def _signals_heard() -> Generator[None]:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
-    except SystemExit:  # by the handler of SIGTERM that `ray.init` sets
-        raise KeyboardInterrupt from None
     finally:
         ended.set()
         signal.set_wakeup_fd(before)
@@ -127,6 +127,8 @@ def _listen(signals: int, ended: threading.Event) -> None:
     """Ends the process where a signal has not ended the block within `GRACE`."""
     while not ended.is_set():
         (number,) = os.read(signals, 1)
+        if number == signal.SIGTERM:  # which the main thread does not get, so it may be asleep
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         if number in (signal.SIGINT, signal.SIGTERM) and not ended.wait(GRACE):
             sys.__stdout__.write(SHOW_CURSOR if sys.__stdout__.isatty() else "")
             sys.__stdout__.flush()
