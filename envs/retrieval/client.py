@@ -145,13 +145,8 @@ class JSONClient:
 
     def _redirected(self, response: httpx.Response, method: str) -> str:
         """Where a redirect leads. Raises RetrieverError where it is not to be followed."""
-        import httpx
-
         answered = self._status(response)
-        try:
-            target = response.url.join(response.headers["Location"])
-        except httpx.InvalidURL as error:
-            raise RetrieverError(f"{answered}, to no address that can be read") from error
+        target = response.url.join(response.headers["Location"])
         cure = f"give {target.copy_with(query=None, userinfo=b'')} as its `url`"
         if target.scheme not in ("http", "https"):
             raise RetrieverError(f"{answered}, to a {target.scheme} address, which can't be asked")
