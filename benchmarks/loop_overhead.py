@@ -143,7 +143,9 @@ def compare_transport(records: list[EpisodeRecord], task: SearchTask) -> None:
     def as_episodes() -> None:
         ray.get(ray.put([record.episode(task.policy_of) for record in records]))
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
     ways = {"as records": as_records, "as episodes": as_episodes}
     milliseconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(BATCHES):

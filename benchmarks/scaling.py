@@ -167,7 +167,9 @@ def compare_runners(args: argparse.Namespace) -> None:
         return statistics.median(ratios)
 
     logging.disable(logging.WARNING)
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
     local = ratio(None)
     with far_away_retriever(LATENCY) as url:
         remote = ratio(url)

@@ -181,7 +181,7 @@ def serve_ours(args: argparse.Namespace) -> None:
     from algorithms.igpo.config import IGPOConfig
 
     json.loads(sys.stdin.readline())
-    ray.init(num_cpus=2 * args.threads, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2 * args.threads, include_dashboard=False, log_to_driver=False)
     config = (
         IGPOConfig()
         .environment("search", env_config=env_config(args))

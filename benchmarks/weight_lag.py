@@ -114,7 +114,9 @@ def main() -> None:
     import ray
 
     logging.disable(logging.WARNING)
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
     local = compare(None, args.prompts, args.iterations)
     with far_away_retriever(LATENCY) as url:
         remote = compare(url, args.prompts, args.iterations)

@@ -44,7 +44,7 @@ from algorithms.igpo.metrics import (
     learner_metrics,
     training_metrics,
 )
-from algorithms.igpo.remote import in_background, on_learners, on_runners
+from algorithms.igpo.remote import in_background, on_learners, on_runners, starting
 from algorithms.igpo.sampling import GroupSampler, SampledBatch, heldout_jobs, sample_batch
 from algorithms.igpo.weights.export import export_hf
 from algorithms.igpo.weights.push import WeightPush
@@ -84,7 +84,8 @@ class IGPO(Algorithm):
     @override(Algorithm)
     def setup(self, config) -> None:
         self.records: list[IterationRecord] = []
-        super().setup(config)
+        with starting(self):
+            super().setup(config)
         self._begin()
 
     def _begin(self) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from algorithms.igpo.remote import check_started, with_traceback
 from envs.data.question import Question
 from envs.engine.base import NO_WEIGHTS
 from envs.runner.episode_record import EpisodeRecord
@@ -131,7 +132,7 @@ class GroupSampler:
         )
         for result in results:
             if isinstance(result, str):
-                raise RolloutError(f"an env runner failed:\n{result}")
+                raise with_traceback("an env runner failed", result, RolloutError)
         restarted = [result.worker_index for result in results if isinstance(result, _Restarted)]
         if restarted:
             self._push_weights(restarted)
@@ -142,6 +143,7 @@ class GroupSampler:
         deadline = time.monotonic() + self._restore_timeout_s
         while True:
             self._restore(self._runners)
+            check_started(self._runners)
             if self._runners.num_healthy_remote_env_runners():
                 return
             if time.monotonic() > deadline:

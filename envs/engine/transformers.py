@@ -52,7 +52,8 @@ class TransformersEngine:
     ):
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-        accelerator = torch.accelerator.current_accelerator()
+        # A build for an accelerator says that it has one, on machines without too.
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
         self.weights_version = NO_WEIGHTS
         self._device = torch.device("cpu") if accelerator is None else accelerator
         self._max_num_seqs, self._max_model_len = settings.max_num_seqs, max_model_len

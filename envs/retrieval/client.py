@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from envs.proxies import Proxy, check_httpx, is_loopback, proxy_for
 from envs.retrieval.base import RetrieverError
 from envs.retrieval.config import RemoteSettings
 
@@ -24,6 +25,9 @@ RETRIED_STATUS = {429, 502, 503, 504}
 """Status codes of a server that is busy or starting. With another code the same request would fail again."""
 LONGEST_WAIT = 5.0
 """Limit on the seconds between two attempts."""
+MAX_REDIRECTS = 5
+KEEPS_METHOD = {307, 308}
+"""Redirects that are followed with the same method and body; for a GET all are."""
 
 
 class JSONClient:
@@ -31,11 +35,15 @@ class JSONClient:
 
     After a refused connection, a time-out or a busy server it tries again for `settings.retry_for` seconds,
     with exponential backoff and jitter, then raises `RetrieverError`. Messages name the host and never a
-    header.
+    header. A server on this machine is asked without a proxy. Redirects that keep method and body are
+    followed.
 
     Args:
         settings: address and limits.
-        headers: further headers; may hold a key.
+        headers: further headers; may hold a key, which a redirect takes to no other host.
+
+    Raises:
+        InputError: the environment names a proxy that can't be used.
     """
 
     def __init__(self, settings: RemoteSettings, headers: dict[str, str] | None = None):
@@ -45,19 +53,20 @@ class JSONClient:
         self._retry_for = settings.retry_for
         self._timeout = settings.timeout
         self._free = threading.BoundedSemaphore(settings.max_concurrency)
-        host = urlsplit(settings.url).hostname or ""
-        # A proxy from the environment cannot reach this machine's own loopback.
-        is_here = host in ("localhost", "::1") or host.startswith("127.")
+        is_here = is_loopback(urlsplit(settings.url).hostname or "")
+        self._has_key = bool(headers)
         self._new_connection = partial(
             httpx.Client,
             timeout=settings.timeout,
             headers={"Content-Type": "application/json", **(headers or {})},
-            trust_env=not is_here,
+            trust_env=False,  # `proxy_for` chooses the proxy, so that a message can name it
             verify=httpx.create_ssl_context(trust_env=not is_here),
         )
+        if proxy := proxy_for(settings.url):
+            check_httpx(proxy)
         # One client per connection, because the pool of a shared client compares all pairs of its connections
         # at every request.
-        self._idle: deque[httpx.Client] = deque()
+        self._idle: defaultdict[Proxy | None, deque[httpx.Client]] = defaultdict(deque)
         self.server = urlsplit(settings.url).netloc
 
     def post(self, body: dict[str, Any]) -> Any:
@@ -113,40 +122,68 @@ class JSONClient:
     def _once(self, method: str, url: str, content: bytes | None) -> httpx.Response:
         import httpx
 
-        try:
-            with self._free, self._connection() as connection:
-                response = connection.request(method, url, content=content)
-        except httpx.TimeoutException as error:
-            raise _TryAgain(f"the server {self.server} took longer than {self._timeout:g} s") from error
-        except httpx.TransportError as error:
-            raise _TryAgain(
-                f"the server {self.server} can't be reached ({str(error) or type(error).__name__})"
-            ) from error
-        except httpx.DecodingError as error:
-            raise RetrieverError(
-                f"the server {self.server} sent an answer that can't be unpacked ({error})"
-            ) from error
-        if response.status_code in RETRIED_STATUS:
-            raise _TryAgain(self._status(response))
-        return response
+        for _ in range(MAX_REDIRECTS + 1):
+            proxy = proxy_for(url)
+            through = _through(proxy)
+            server = f"the server {urlsplit(url).netloc}"
+            try:
+                with self._free, self._connection(proxy) as connection:
+                    response = connection.request(method, url, content=content)
+            except httpx.TimeoutException as error:
+                raise _TryAgain(f"{server} took longer than {self._timeout:g} s{through}") from error
+            except httpx.TransportError as error:
+                reason = str(error) or type(error).__name__
+                raise _TryAgain(f"{server} can't be reached ({reason}){through}") from error
+            except httpx.DecodingError as error:
+                raise RetrieverError(f"{server} sent an answer that can't be unpacked ({error})") from error
+            if response.status_code in RETRIED_STATUS:
+                raise _TryAgain(self._status(response))
+            if not response.has_redirect_location:
+                return response
+            url = self._redirected(response, method)
+        raise RetrieverError(f"the server {self.server} redirects more than {MAX_REDIRECTS} times")
+
+    def _redirected(self, response: httpx.Response, method: str) -> str:
+        """Where a redirect leads. Raises RetrieverError where it is not to be followed."""
+        answered = self._status(response)
+        target = response.url.join(response.headers["Location"])
+        cure = f"give {target.copy_with(query=None, userinfo=b'')} as its `url`"
+        if target.scheme not in ("http", "https"):
+            raise RetrieverError(f"{answered}, to a {target.scheme} address, which can't be asked")
+        if method != "GET" and response.status_code not in KEEPS_METHOD:
+            raise RetrieverError(f"{answered}, which does not keep a POST: {cure}")
+        is_safe = target.host == response.url.host and target.scheme in (response.url.scheme, "https")
+        if self._has_key and not is_safe:
+            raise RetrieverError(f"{answered}, to another host, which must not get the key: {cure}")
+        return str(target)
 
     @contextmanager
-    def _connection(self) -> Generator[httpx.Client]:
+    def _connection(self, proxy: Proxy | None) -> Generator[httpx.Client]:
+        idle = self._idle[proxy]
         try:
-            client = self._idle.pop()
+            client = idle.pop()
         except IndexError:
-            client = self._new_connection()
+            if proxy:
+                check_httpx(proxy)
+            client = self._new_connection(proxy=proxy.url if proxy else None)
         try:
             yield client
         finally:
-            self._idle.append(client)
+            idle.append(client)
 
     def _status(self, response: httpx.Response) -> str:
-        return f"the server {self.server} answered {response.status_code} {response.reason_phrase}"
+        server = response.url.netloc.decode("ascii")
+        answered = f"the server {server} answered {response.status_code} {response.reason_phrase}"
+        return answered + _through(proxy_for(str(response.url)))
 
     def _note_first(self, state) -> None:
         if state.attempt_number == 1:
             logger.info("%s; trying again for %g s", state.outcome.exception(), self._retry_for)
+
+
+def _through(proxy: Proxy | None) -> str:
+    """The end of a message about an answer: who may be to blame besides the server."""
+    return f" through {proxy} ({proxy.way_around})" if proxy else ""
 
 
 class _TryAgain(Exception):

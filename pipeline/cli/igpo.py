@@ -37,8 +37,9 @@ def doctor(
 ) -> None:
     """Check whether an experiment is worth starting.
 
-    Environment, model, questions and corpus, memory; then retrieval of the gold documents, belief with and
-    without the gold evidence, and how much of what the policy writes parses. Exit code 2 if a check failed.
+    Environment, Ray cluster, proxies, model, questions and corpus, memory; then retrieval of the gold
+    documents, belief with and without the gold evidence, and how much of what the policy writes parses. Exit
+    code 2 if a check failed.
 
     Example: `igpo doctor conf/igpo.yaml`
     """
@@ -54,11 +55,12 @@ def doctor(
     configure_ray_logging(verbose)
     from pipeline.doctor.checks import cheap_checks
     from pipeline.doctor.findings import Subject, show
+    from pipeline.doctor.machine import ray_cluster
     from pipeline.doctor.measurements import expensive_checks
 
     subject = Subject(experiment, experiment.algorithm_config())
     console = Console()
-    failed = show(cheap_checks(subject), subject, console)
+    failed = show(cheap_checks(subject, also=[ray_cluster]), subject, console)
     if not failed and not quick:
         with native_stderr_aside(verbose):
             failed = show(expensive_checks(subject), subject, console)

@@ -67,7 +67,10 @@ def train_file(
         str | None, typer.Option(metavar="PATH", help="Start a new run from this checkpoint.")
     ] = None,
     ray_address: Annotated[
-        str | None, typer.Option(metavar="ADDR", help="Join this Ray cluster instead of starting one.")
+        str | None,
+        typer.Option(
+            metavar="ADDR", help="Join this Ray cluster instead of starting one.  [default: RAY_ADDRESS]"
+        ),
     ] = None,
     ray_num_cpus: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="CPUs that Ray may use.")
@@ -98,11 +101,9 @@ def train_file(
         raise InputError(
             "--resume continues a run in its own directory and --restore starts a new one: give one of them."
         )
-    if ray_address is not None and (ray_num_cpus is not None or ray_num_gpus is not None):
-        raise InputError(
-            "--ray-num-cpus and --ray-num-gpus are for a Ray that is started here, not for one at "
-            "--ray-address."
-        )
+    from pipeline.training.ray_cluster import RayOptions
+
+    ray = RayOptions(ray_address, ray_num_cpus, ray_num_gpus)
     if packaged:
         typer.echo(f"{config} is not here; using the copy that ships with the package: {path}")
     overrides = list(set_ or [])
@@ -118,12 +119,11 @@ def train_file(
     from rich.console import Console
 
     from pipeline.training.launch import LaunchOptions, launch
-    from pipeline.training.ray_cluster import RayOptions
 
     options = LaunchOptions(
         command=("rllib", *sys.argv[1:]),
         resume=resume,
-        ray=RayOptions(ray_address, ray_num_cpus, ray_num_gpus),
+        ray=ray,
         verbosity=verbose,
     )
     raise typer.Exit(launch(experiments, options, Console()))

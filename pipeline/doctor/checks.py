@@ -10,13 +10,14 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envs.data.questions import named
 from envs.errors import InputError
 from pipeline.doctor.findings import Finding, Subject
+from pipeline.doctor.machine import proxies
 from pipeline.doctor.questions import Seen, look_at_questions
 from pipeline.estimate.capacity import memory_of
 from pipeline.estimate.machines import GIB
@@ -36,12 +37,19 @@ UNCERTAIN = ("learner: activations", "learner: logits")
 """Parts of the memory that short rollouts need less of: they do not fail a run."""
 
 
-def cheap_checks(subject: Subject) -> Iterator[Finding]:
-    """Checks environment, model, task, retriever, prompts and memory, without an engine.
+Check = Callable[[Subject], Finding]
+
+
+def cheap_checks(subject: Subject, also: Sequence[Check] = ()) -> Iterator[Finding]:
+    """Checks environment, proxies, model, task, retriever, prompts and memory, without an engine.
 
     Stops at the first failure, because later checks depend on it.
+
+    Args:
+        subject: the experiment.
+        also: checks of one's own, made after that of the environment.
     """
-    for check in (environment, model, task, answers, retriever, prompts, memory):
+    for check in (environment, *also, proxies, model, task, answers, retriever, prompts, memory):
         finding = _guarded(check, subject)
         yield finding
         if finding.status == "fail":
@@ -282,7 +290,7 @@ def _device_memory(config: IGPOConfig) -> tuple[float, bool]:
     return float(psutil.virtual_memory().available), False
 
 
-def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
+def _guarded(check: Check, subject: Subject) -> Finding:
     try:
         return check(subject)
     except InputError as error:

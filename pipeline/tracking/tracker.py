@@ -22,6 +22,7 @@ from typing import Any
 from filelock import FileLock
 
 from algorithms.igpo.iteration_record import IterationRecord
+from envs.proxies import proxy_for, spare_loopback
 from pipeline.tracking.delivery import Connection, Delivery
 from pipeline.tracking.names import HELDOUT_PREFIX, metrics_of, parameters_of
 from pipeline.tracking.registry import register
@@ -70,6 +71,9 @@ class MlflowTracker:
         self.settings = settings or TrackingSettings()
         self._home = Path(runs_dir).resolve() if runs_dir is not None else self.run_dir.parent.parent
         self._server = os.environ.get("MLFLOW_TRACKING_URI")
+        if self._server:
+            spare_loopback(self._server)
+        proxy = proxy_for(self._server) if self._server else None
         self._resumed_from = resumed_from_iteration
         self._wanted = RunInStore(
             experiment=name,
@@ -89,7 +93,7 @@ class MlflowTracker:
         self._spool = Spool(self.run_dir / "logs" / "metrics.jsonl", resumed_from_iteration)
         self._delivery = Delivery(
             self._connect,
-            self.tracking_uri,
+            f"{self.tracking_uri} through {proxy} ({proxy.way_around})" if proxy else self.tracking_uri,
             f"training goes on, metrics are kept in {self._spool.path} and sent when it is back",
         )
         if resumed_from_iteration is not None:

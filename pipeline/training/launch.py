@@ -19,6 +19,7 @@ from pipeline.analysis.results import REPORT, RESULTS
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.resolved import config_hash
 from pipeline.logging import configure_ray_logging, log_to_file, native_stderr_to
+from pipeline.ray_address import knock
 from pipeline.run_directory import provenance
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import FINISHED, RunDirectory
@@ -27,14 +28,12 @@ from pipeline.training.changed_settings import widen_limits
 from pipeline.training.loop import HELDOUT_BEFORE, Ending, TrainingLoop
 from pipeline.training.plan import Plan, check_plan, check_resources, first_weights, grid_ids, plan_run
 from pipeline.training.progress import Progress, before_and_after
-from pipeline.training.ray_cluster import RayOptions, start_ray
+from pipeline.training.ray_cluster import INTERRUPTED, RayOptions, start_ray
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
 FAILED = 1
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells know it."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,16 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
         plan_run(experiment, resume=options.resume, alone=len(experiments) == 1) for experiment in experiments
     ]
     unfinished = [plan for plan in plans if plan.run is None or plan.run.metadata["status"] != FINISHED]
+    joins_cluster = options.ray.cluster is not None
+    if unfinished and options.ray.cluster:
+        knock(options.ray.cluster)  # before checks that may build an index
     for plan in unfinished:
-        check_plan(plan, console, joins_cluster=options.ray.address is not None)
+        check_plan(plan, console, joins_cluster=joins_cluster)
     if unfinished:
         with console.status("starting Ray ..."):
             start_ray(options.ray, options.verbosity)
     for plan in unfinished:
-        check_resources(plan, console, may_grow=options.ray.address is not None)
+        check_resources(plan, console, may_grow=joins_cluster)
     grids = grid_ids(plans)
     for number, plan in enumerate(plans, start=1):
         label = plan.experiment.label
@@ -116,18 +118,18 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
                     ending = _train(
                         plan, run, checkpoint, _resumed_from(plan, run, checkpoint), options, console
                     )
-        except InputError:
-            raise
         except KeyboardInterrupt:
             _print_lines(console, ("stopped at once", ""), ("go on", options.resume_command))
             return INTERRUPTED
-        except (
-            Exception
-        ) as error:  # one line here; the traceback is in the run's log, and on the terminal under -v
+        except Exception as error:  # its traceback is in the run's log, and on the terminal under -v
+            cause = cause_of(error)
+            if isinstance(cause, InputError):
+                raise cause from error
             if options.verbosity:
                 console.print_exception()
+            told = " ".join(str(cause).split())
             console.print(
-                f"the run failed: {type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True
+                f"the run failed: {type(cause).__name__}: {told}", style="red", markup=False, soft_wrap=True
             )
             _print_lines(
                 console, ("traceback", _relative(run.logs / "driver.log")), ("go on", options.resume_command)
@@ -135,6 +137,15 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
             return FAILED
     _print_summary(ending, run, options, console)
     return INTERRUPTED if ending.how == "interrupted" else 0
+
+
+def cause_of(error: Exception) -> Exception:
+    """What was raised in another process, where `error` is Ray's word for it: that is many lines long."""
+    from ray.exceptions import RayTaskError
+
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return error
 
 
 def _train(

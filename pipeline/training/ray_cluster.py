@@ -5,9 +5,10 @@ Ray itself would wait for missing ones without end.
 
 from __future__ import annotations
 
-import re
+import os
 import signal
-import socket
+import sys
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,85 +16,123 @@ from typing import TYPE_CHECKING, Any
 
 from envs.errors import InputError
 from pipeline.logging import level_of, native_stderr_aside
+from pipeline.ray_address import Cluster, knock, named_cluster, unreachable
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells know it."""
+GRACE = 2.0
+"""Seconds in which a signal may end Ray's start in good order."""
+SHOW_CURSOR = "\x1b[?25h"
+
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Which Ray a run uses: the cluster at `address`, or one that is started on this machine."""
+    """Which Ray a run uses: the cluster that is named, or one that is started on this machine.
+
+    Raises:
+        InputError: CPUs or GPUs are given for a cluster that is joined.
+    """
 
     address: str | None = None
+    """What `--ray-address` says; None: what RAY_ADDRESS says."""
     num_cpus: int | None = None
     """CPUs of a Ray that is started here; None: all of them."""
     num_gpus: int | None = None
 
+    def __post_init__(self):
+        if self.cluster and (self.num_cpus is not None or self.num_gpus is not None):
+            raise InputError(
+                "--ray-num-cpus and --ray-num-gpus are for a Ray that is started here, not for one at "
+                f"{self.cluster}."
+            )
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The cluster that is joined; None: a Ray is started here."""
+        return named_cluster(self.address)
+
 
 def start_ray(options: RayOptions, verbosity: int = 0) -> None:
-    """Starts Ray, or joins the cluster at `options.address`.
+    """Starts a Ray of the run's own, or joins the cluster that is named.
+
+    A cluster that someone else started on this machine is joined only by name: another one's CPUs are not
+    the run's, and it may end before the run. Afterwards SIGTERM raises KeyboardInterrupt.
 
     Raises:
         InputError: Ray does not start, or no cluster answers there.
+        KeyboardInterrupt: Ctrl-C or SIGTERM.
     """
     import ray
 
     if ray.is_initialized():
         return
+    cluster = options.cluster
     arguments: dict[str, Any] = {
+        "address": knock(cluster) if cluster else "local",
         "logging_level": level_of(verbosity),
         "log_to_driver": verbosity > 0,
     }
-    if options.address:
-        _check_reachable(options.address)
-        arguments["address"] = options.address
-    else:
+    if not cluster:
         arguments |= {
             "include_dashboard": False,
             "num_cpus": options.num_cpus,
             "num_gpus": options.num_gpus,
         }
     try:
-        with native_stderr_aside(verbosity), _sigterm_blocked():
+        with native_stderr_aside(verbosity), _signals_heard():
             ray.init(**arguments)
+    except SystemExit:  # by the handler of SIGTERM that `ray.init` sets
+        raise KeyboardInterrupt from None
     except Exception as error:  # Ray raises all kinds, plain ones too
-        reason = f"{(str(error) or repr(error)).splitlines()[0]} (-v shows why)"
-        if options.address:
-            raise _unreachable(options.address, reason) from error
+        reason = f"{' '.join(str(error).split()).rstrip('.') or repr(error)} (-v shows why)"
+        if cluster:
+            raise unreachable(cluster, reason) from error
         raise InputError(
             f"Ray can't be started on this machine, which may be short of CPU or memory: {reason}"
         ) from error
 
 
 @contextmanager
-def _sigterm_blocked() -> Generator[None]:
-    """Processes that start in this context keep SIGTERM blocked, as Ray itself blocks Ctrl-C for its own.
+def _signals_heard() -> Generator[None]:
+    """Ctrl-C and SIGTERM end this block, even where Ray waits in C++ and no Python runs.
 
-    Slurm and systemd send SIGTERM to every process of a job. Ray must survive it, or the run cannot finish
-    its iteration.
+    Processes that start in it keep SIGTERM blocked, as Ray itself blocks Ctrl-C for its own. Slurm and
+    systemd send SIGTERM to every process of a job. Ray must survive it, or the run cannot finish its
+    iteration.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
+    inner, outer = os.pipe()
+    os.set_blocking(outer, False)
+    before = signal.set_wakeup_fd(outer, warn_on_full_buffer=False)
+    ended = threading.Event()
+    listener = threading.Thread(target=_listen, args=(inner, ended), name="signals", daemon=True)
+    listener.start()  # before the mask: it hears what this thread does not
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        ended.set()
+        signal.set_wakeup_fd(before)
+        os.write(outer, bytes(1))
+        listener.join()
+        os.close(inner), os.close(outer)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _check_reachable(address: str) -> None:
-    """Raises InputError if nothing listens at HOST:PORT. Ray itself would try for minutes and end the
-    process.
-    """
-    found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
-    if found is None:  # `auto`, `local`
-        return
-    try:
-        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=10).close()
-    except OSError as error:
-        raise _unreachable(address, error.strerror or str(error)) from error
-
-
-def _unreachable(address: str, reason: str) -> InputError:
-    return InputError(f"--ray-address {address}: no Ray cluster can be joined there: {reason}")
+def _listen(signals: int, ended: threading.Event) -> None:
+    """Ends the process where a signal has not ended the block within `GRACE`."""
+    while not ended.is_set():
+        (number,) = os.read(signals, 1)
+        if number == signal.SIGTERM:  # which the main thread does not get, so it may be asleep
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        if number in (signal.SIGINT, signal.SIGTERM) and not ended.wait(GRACE):
+            sys.__stdout__.write(SHOW_CURSOR if sys.__stdout__.isatty() else "")
+            sys.__stdout__.flush()
+            os._exit(INTERRUPTED)
 
 
 def missing_resources(config: IGPOConfig) -> str | None:

@@ -122,15 +122,15 @@ class HFCausalLM(TorchRLModule):
             self.hf = load_causal_lm(
                 self.path, self.compute_dtype if self.has_lora else torch.float32, self.trust_remote_code
             )
+            if gradient_checkpointing:
+                self.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            if lora is not None:
+                add_lora(self.hf, LoraSettings(**lora))
+            if compiled:
+                backbone(self.hf).compile(dynamic=True)
         except AttributeError as error:
             # RLlib would take an AttributeError for an outdated signature and hide it.
             raise RuntimeError(f"could not load the model in {self.path}: {error}") from error
-        if gradient_checkpointing:
-            self.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if lora is not None:
-            add_lora(self.hf, LoraSettings(**lora))
-        if compiled:
-            backbone(self.hf).compile(dynamic=True)
 
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:

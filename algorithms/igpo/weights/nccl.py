@@ -21,6 +21,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 from vllm.utils.network_utils import get_open_port
 
 from algorithms.igpo.model.causal_lm import HFCausalLM
+from algorithms.igpo.remote import with_traceback
 from algorithms.igpo.weights.transfer_group import TransferGroup
 
 
@@ -76,7 +77,7 @@ class Engines:
         ]
         for error in ray.get(calls):
             if error is not None:
-                raise RuntimeError(f"{method} failed in an env runner:\n{error}")
+                raise with_traceback(f"{method} failed in an env runner", error)
 
 
 def _call_engine(runner, policy: str, method: str, arguments: tuple) -> str | None:

@@ -137,7 +137,7 @@ def test_the_engine_sleeps_while_the_learner_updates():
     """And the two placements learn the same."""
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         moments, decisions = {}, {}
         for placement in ("separate", "colocated"):

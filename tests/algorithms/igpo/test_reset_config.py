@@ -44,7 +44,7 @@ def train(algorithm):
 def test_a_reset_algorithm_trains_like_a_new_one():
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         fresh = make_config("grpo").build_algo()
         expected = train(fresh)

@@ -71,6 +71,21 @@ def generates(count, **changes):
     ]
 
 
+@pytest.mark.parametrize("built_for", ["cuda", "mps"])
+def test_a_build_for_an_accelerator_runs_on_a_machine_without(model, monkeypatch, built_for):
+    """PyTorch for CUDA is what pip installs on Linux; without a driver it still names its accelerator."""
+
+    def current_accelerator(check_available=False):
+        return None if check_available else torch.device(built_for)
+
+    monkeypatch.setattr("torch.accelerator.current_accelerator", current_accelerator)
+    engine = make_engine(model)
+    engine.submit(Generate("a", [7, 8, 9], 4, [STOP], 1.0, 0))
+    while engine.is_busy:
+        engine.step()
+    assert engine._device == torch.device("cpu")
+
+
 def test_log_probs_of_requests_that_come_and_go(model):
     """Four at a time of eleven, of unequal lengths: rows join, end and are padded anew at almost
     every step.

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import httpx
@@ -20,6 +21,7 @@ from envs.errors import InputError
 from envs.retrieval.base import Hit, RetrieverError
 from envs.retrieval.bm25 import BM25Retriever
 from envs.retrieval.build import build_retriever
+from envs.retrieval.client import JSONClient
 from envs.retrieval.config import HTTPSettings, RetrieverSettings
 from envs.retrieval.http import HTTPRetriever
 from envs.retrieval.server import retrieval_app
@@ -74,6 +76,133 @@ def test_a_server_on_this_machine_is_asked_without_a_proxy(address, monkeypatch)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     assert client(address).search(["kalo"], 1)[0][0].document_id == "d2"
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """An address on this machine that stands for one on another, and no proxy yet."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setattr("envs.proxies.is_loopback", lambda host: False)
+    monkeypatch.setattr("envs.retrieval.client.is_loopback", lambda host: False)
+    return monkeypatch
+
+
+def test_a_server_elsewhere_is_asked_through_the_proxy(elsewhere):
+    asked = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append((self.path, self.headers["Proxy-Authorization"]))
+            data = json.dumps(FORMAT).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    elsewhere.setenv("HTTP_PROXY", f"http://user:secret@127.0.0.1:{server.server_port}")
+    try:
+        [[hit]] = client("http://retriever.invalid:8000").search(["red"], 1)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert hit.document_id == "7"
+    assert asked == [("http://retriever.invalid:8000/retrieve", "Basic dXNlcjpzZWNyZXQ=")]
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "all_proxy"])
+def test_a_proxy_that_is_away_is_named(elsewhere, variable):
+    elsewhere.setenv(variable, f"http://user:secret@127.0.0.1:{free_port()}")
+    with pytest.raises(RetrieverError) as failed:
+        client("http://retriever.invalid:8000").search(["red"], 1)
+    said = str(failed.value)
+    assert "the server retriever.invalid:8000 can't be reached" in said and "secret" not in said
+    assert (
+        "through the proxy 127.0.0.1:" in said and f"of {variable} (NO_PROXY=retriever.invalid asks" in said
+    )
+
+
+@pytest.mark.parametrize("status", [403, 503])
+def test_a_proxy_that_refuses_is_named(elsewhere, status):
+    with answering(lambda body, headers: (status, {})) as proxy:
+        elsewhere.setenv("HTTP_PROXY", proxy)
+        with pytest.raises(RetrieverError, match=f"answered {status} .* of HTTP_PROXY .NO_PROXY="):
+            client("http://retriever.invalid:8000").search(["red"], 1)
+
+
+def test_a_socks_proxy_without_its_package_is_bad_input(elsewhere, address):
+    elsewhere.setattr("envs.proxies.find_spec", lambda name: None)
+    elsewhere.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    with pytest.raises(InputError, match="the proxy 127.0.0.1:1080 of ALL_PROXY.* pip install 'httpx"):
+        client(address)
+    elsewhere.setenv("NO_PROXY", "127.0.0.0/8")
+    assert client(address).search(["kalo"], 1)[0][0].document_id == "d2"
+
+
+def redirecting(status, target):
+    """A server that sends every request on to `target(path)`; yields the address."""
+    from fastapi import FastAPI, Request, Response
+
+    app = FastAPI()
+
+    @app.api_route("/{path:path}", methods=["GET", "POST"])
+    def redirect(path: str, request: Request):
+        return Response(status_code=status, headers={"Location": target(path)})
+
+    return serving(app)
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_a_redirect_that_keeps_the_post_is_followed(address, status):
+    with redirecting(status, lambda path: f"{address}/{path}") as moved:
+        found = client(moved)
+        assert found.search(["kalo"], 1)[0][0].document_id == "d2"
+        assert found.identity["server"]["documents"] == len(CORPUS)
+
+
+@pytest.mark.parametrize("status, reason", [(301, "Moved Permanently"), (302, "Found"), (303, "See Other")])
+def test_a_redirect_that_loses_the_post_says_what_to_write(address, status, reason):
+    with (
+        redirecting(status, lambda path: f"{address}/{path}") as moved,
+        pytest.raises(RetrieverError, match=f"{reason}, which does not keep a POST: give {address}/"),
+    ):
+        client(moved).search(["kalo"], 1)
+
+
+def test_redirects_have_an_end_and_lead_to_http():
+    for target, message in (
+        (lambda path: f"/{path}", "redirects more than 5 times"),
+        (lambda path: "ftp://host/x", "to a ftp address"),
+        (lambda path: "http://host:port/", "Invalid URL in location header"),
+    ):
+        with redirecting(307, target) as moved, pytest.raises(RetrieverError, match=message):
+            client(moved).search(["kalo"], 1)
+
+
+def test_a_key_goes_to_no_other_host():
+    settings = HTTPSettings(url="http://127.0.0.1/x", retry_for=0.0)
+    heard = []
+
+    def answer(body, headers):
+        heard.append(headers.get("X-API-KEY"))
+        return 200, {}
+
+    with answering(answer) as target:
+        other = target.replace("127.0.0.1", "localhost")
+        with redirecting(307, lambda path: f"{other}/x") as moved:
+            asking = JSONClient(settings.model_copy(update={"url": moved}), headers={"X-API-KEY": "k"})
+            with pytest.raises(RetrieverError, match=f"must not get the key: give {other}/x as its"):
+                asking.post({})
+        assert heard == []
+        with redirecting(307, lambda path: f"{target}/x") as moved:
+            JSONClient(settings.model_copy(update={"url": moved}), headers={"X-API-KEY": "k"}).post({})
+        assert heard == ["k"], "another port of the same host"
 
 
 def test_a_server_of_another_corpus_is_refused(address):

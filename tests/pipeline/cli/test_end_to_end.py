@@ -3,6 +3,7 @@ evaluate.
 """
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -34,6 +35,10 @@ def folder(tmp_path_factory):
 def the_run(folder: Path) -> Path:
     (path,) = (item.parent for item in (folder / "runs/demo").glob("*/run.json"))
     return path
+
+
+def newest_run(folder: Path) -> Path:
+    return max((folder / "runs/demo").glob("*/run.json"), key=lambda path: path.stat().st_mtime).parent
 
 
 def prompts_by_iteration(run: Path) -> dict[int, list[str]]:
@@ -157,10 +162,46 @@ def test_sigterm_to_every_process_of_a_run_ends_it_as_ctrl_c_does(folder):
     assert run.interrupt(signal.SIGTERM) == 130, (
         run.said
     )  # waiting for a Ray that is gone ends in 1, a minute later
-    newest = max((folder / "runs/demo").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-    metadata, last = json.loads(newest.read_text()), newest.parent / "checkpoints/last/igpo_checkpoint.json"
+    newest = newest_run(folder)
+    metadata = json.loads((newest / "run.json").read_text())
+    last = newest / "checkpoints/last/igpo_checkpoint.json"
     assert (
         metadata["status"] == "interrupted"
         and metadata["iteration"] == json.loads(last.read_text())["iteration"] > 0
     )
     assert "an env runner died" not in run.said and "saving a checkpoint" in run.said
+
+
+def test_ctrl_c_twice_stops_at_once_and_the_run_goes_on(folder):
+    """The second comes while an iteration is under way: nothing is saved, and nothing that was is lost."""
+    slow = ("--set", "prompts_per_iteration=400", "--set", "env_config.world.train_questions=1000")
+    command = ("train", "file", "demo.yaml", *slow, "--stop", '{"training_iteration": 1000}')
+    run = Command(folder, *command)
+    run.wait_for_iteration()
+    os.killpg(run.process.pid, signal.SIGINT)
+    run.wait_for("once more stops at once")
+    left, pressed = run.descendants(""), time.monotonic()
+    assert run.interrupt() == 130, run.said
+    assert time.monotonic() - pressed < 20, run.said
+    assert "stopped at once" in run.said and "Traceback" not in run.said, run.said
+    assert "--resume" in run.said.split("go on")[1]
+    _, alive = psutil.wait_procs(left, timeout=30)
+    assert not alive, "it left processes behind"
+    path = newest_run(folder)
+    assert json.loads((path / "run.json").read_text())["status"] == "interrupted"
+    saved = json.loads((path / "checkpoints/last/igpo_checkpoint.json").read_text())["iteration"]
+    assert saved == max(run.iterations)
+    again = Command(folder, *command[:-1], json.dumps({"training_iteration": saved + 1}), "--resume")
+    assert again.end() == 0, again.said
+    assert newest_run(folder) == path and again.iterations == [saved + 1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_iteration_stops_at_once(folder, number):
+    run = Command(folder, "train", "file", "demo.yaml")
+    run.wait_for("starting the policy and the rollout engine")
+    left = run.descendants("")
+    assert run.interrupt(number) == 130, run.said
+    assert "stopped at once" in run.said and "Traceback" not in run.said, run.said
+    assert not psutil.wait_procs(left, timeout=30)[1]
+    assert json.loads((newest_run(folder) / "run.json").read_text())["status"] == "interrupted"

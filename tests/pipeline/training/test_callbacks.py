@@ -169,7 +169,7 @@ WANTED = [(1, 1, "train", 16), (1, 2, "heldout", 5), (1, 2, "train", 16)]
 def ray():
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, ignore_reinit_error=True)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, ignore_reinit_error=True)
     yield ray
     ray.shutdown()
 

@@ -4,7 +4,6 @@ import io
 import json
 import shutil
 import signal
-import socket
 import subprocess
 from contextlib import nullcontext
 
@@ -163,21 +162,13 @@ def test_what_ray_would_wait_for_without_end(attempt, tmp_path, override, lack):
     assert not (tmp_path / "runs").exists(), "a refused run leaves nothing behind"
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
-def test_an_address_where_no_ray_is(address):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else answers there either
-        options = RayOptions(address.format(port=taken.getsockname()[1]))
-        with pytest.raises(InputError, match="no Ray cluster can be joined there: Connection refused"):
-            start_ray(options)
-
-
 def test_what_ray_starts_does_not_hear_a_sigterm(monkeypatch):
     started = []
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", lambda **arguments: started.append(subprocess.Popen(["sleep", "60"])))
     start_ray(RayOptions())
     (process,) = started
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
     process.terminate()
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
@@ -193,6 +184,29 @@ def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", init)
     with pytest.raises(
-        InputError, match=r"can't be started on this machine.*timed out during startup\. \(-v shows why\)$"
+        InputError, match=r"can't be started on this machine.*during startup\. See its logs \(-v shows why\)$"
     ):
         start_ray(RayOptions())
+
+
+def test_what_another_process_raised_is_told_without_its_traceback(attempt, monkeypatch, tmp_path, policy):
+    from ray.exceptions import RayTaskError
+
+    def raises(cause):
+        def train(*arguments):
+            raise RayTaskError(
+                "build", "Traceback\n  long", cause, "ray::build()", 1, "127.0.0.1"
+            ).as_instanceof_cause()
+
+        return train
+
+    run = attempt()[1]
+    experiments, options = load_experiments(run.config_path), LaunchOptions(("rllib",))
+    said = io.StringIO()
+    monkeypatch.setattr("pipeline.training.launch._train", raises(ImportError("no kernels")))
+    assert launch(experiments, options, Console(file=said)) == FAILED
+    assert "the run failed: ImportError: no kernels\n" in said.getvalue()
+    assert "driver.log" in said.getvalue()
+    monkeypatch.setattr("pipeline.training.launch._train", raises(InputError("no such folder")))
+    with pytest.raises(InputError, match="^no such folder$"):
+        launch(experiments, options, Console(file=said))

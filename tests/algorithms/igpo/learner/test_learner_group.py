@@ -28,6 +28,7 @@ def ray_of_two_cpus():
         [str(tests / "support"), str(tests.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},

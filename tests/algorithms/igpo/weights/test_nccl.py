@@ -112,7 +112,13 @@ def ray():
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }  # before `use_gloo` imports vLLM
     variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", **settings}
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": variables})
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": variables},
+    )
     yield ray
     ray.shutdown()
 

@@ -15,7 +15,7 @@ from algorithms.igpo.config import IGPOConfig
 
 @pytest.mark.slow
 def test_a_runner_that_died_while_nothing_sampled_is_given_weights():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     algorithm = (
         IGPOConfig()
         .environment(

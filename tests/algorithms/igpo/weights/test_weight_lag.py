@@ -105,7 +105,7 @@ def weights_of(algorithm):
 def test_versions_and_an_exact_resume(tmp_path):
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         straight = make_config().build_algo()
         traces = [trace(straight), trace(straight)]

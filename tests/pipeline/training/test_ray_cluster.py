@@ -1,0 +1,217 @@
+"""Which Ray a run uses: one of its own, or the one that is named; and that its start can be interrupted."""
+
+import io
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from rich.console import Console
+from tiny_policy import write_experiment
+
+from envs.errors import InputError
+from pipeline.doctor.machine import ray_cluster
+from pipeline.experiment.experiment import load_experiments
+from pipeline.ray_address import knock, named_cluster
+from pipeline.training.launch import LaunchOptions, launch
+from pipeline.training.ray_cluster import RayOptions, start_ray
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch, tmp_path):
+    """No Ray is running, and `ray.init` says with what it was called."""
+    called = {}
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", frozenset)
+    monkeypatch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **arguments: called.update(arguments))
+    return called
+
+
+@contextmanager
+def listening(answer: bytes | None):
+    """A server that answers every greeting with `answer`, or closes at once (None); yields HOST:PORT."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            try:
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        if answer is not None:
+                            connection.recv(64)
+                            connection.sendall(answer)
+            except OSError:
+                return
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+GRPC = bytes([0, 0, 0x18, 4, 0, 0, 0, 0, 0])
+
+
+def dead_address() -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    "typed, variable, expected",
+    [
+        (None, None, None),
+        (None, "", None),
+        (None, "h:1", "RAY_ADDRESS=h:1"),
+        ("g:2", "h:1", "--ray-address g:2"),
+        ("auto", "h:1", "RAY_ADDRESS=h:1"),
+        ("auto", None, "--ray-address auto"),
+        (None, "auto", "RAY_ADDRESS=auto"),
+        ("local", "h:1", None),
+        (None, "local", None),
+    ],
+)
+def test_which_cluster_is_named(monkeypatch, typed, variable, expected):
+    if variable is not None:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    found = named_cluster(typed)
+    assert (found and str(found)) == expected
+    assert (RayOptions(typed).cluster is not None) is (expected is not None)
+
+
+@pytest.mark.parametrize("by", ["--ray-address ", "RAY_ADDRESS="])
+@pytest.mark.parametrize("address", ["{dead}", "ray://{dead}"])
+def test_an_address_where_no_ray_is(monkeypatch, no_ray, by, address):
+    address, typed = address.format(dead=dead_address()), None
+    if by == "RAY_ADDRESS=":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    else:
+        typed = address
+    with pytest.raises(InputError) as refused:
+        start_ray(RayOptions(typed))
+    said = str(refused.value)
+    assert said.startswith(f"{by}{address}: no Ray cluster can be joined there: Connection refused; ")
+    assert ("unset RAY_ADDRESS" if typed is None else "leave --ray-address out") in said
+    assert not no_ray
+
+
+@pytest.mark.parametrize(
+    "address, reason",
+    [
+        ("http://head:8265", "the address of a dashboard or of its jobs; a cluster's own is head:6379"),
+        ("https://head", "a cluster's own is head:6379, or ray://head:10001 for Ray Client; start one"),
+        ("head", "an address is written HOST:PORT"),
+        ("head:99999", "an address is written HOST:PORT"),
+        ("auto", "no Ray was started on this machine"),
+    ],
+)
+def test_what_is_no_address_of_a_cluster(monkeypatch, address, reason):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match=f"^RAY_ADDRESS={address}: .*{reason}"):
+        start_ray(RayOptions())
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", None])
+def test_what_listens_and_is_no_ray(answer):
+    with listening(answer) as address, pytest.raises(InputError, match="does not answer as Ray does"):
+        start_ray(RayOptions(address))
+
+
+def test_a_named_cluster_is_joined(monkeypatch, no_ray):
+    with listening(GRPC) as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        start_ray(RayOptions())
+        assert no_ray["address"] == address and "num_cpus" not in no_ray
+        assert "answers; not looked at: its version, CPUs" in ray_cluster(None).message
+        with pytest.raises(InputError, match=f"not for one at RAY_ADDRESS={address}"):
+            RayOptions(num_cpus=2)
+
+
+@pytest.mark.parametrize("is_alive", [False, True])
+def test_a_cluster_that_nobody_named_is_not_joined(no_ray, tmp_path, is_alive):
+    """Ray itself joins what `ray start` left in this file, and waits for ever where it is gone."""
+    file = tmp_path / "ray" / "ray_current_cluster"
+    file.parent.mkdir()
+    with listening(GRPC) as alive:
+        file.write_text(alive if is_alive else dead_address())
+        start_ray(RayOptions(num_cpus=3))
+        assert (no_ray["address"], no_ray["num_cpus"]) == ("local", 3)
+        named = named_cluster("auto")
+        if is_alive:
+            assert knock(named) == alive
+        else:
+            with pytest.raises(
+                InputError, match=f"^--ray-address auto: .* {file.read_text()}: Connection refu"
+            ):
+                knock(named)
+    assert (
+        "a run starts a Ray of its own; not looked at: a cluster of --ray-address"
+        in ray_cluster(None).message
+    )
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_a_joined_cluster_may_have_what_this_machine_lacks(monkeypatch, tmp_path, by):
+    monkeypatch.setattr("pipeline.training.launch.configure_ray_logging", lambda verbosity: None)
+
+    def note(*_, **told):
+        seen.append(told)
+
+    def start(*_):
+        raise InputError("here")
+
+    seen: list[dict] = []
+    monkeypatch.setattr("pipeline.training.launch.check_plan", note)
+    monkeypatch.setattr("pipeline.training.launch.check_resources", note)
+    monkeypatch.setattr("pipeline.training.launch._start", start)
+    experiments = load_experiments(write_experiment(tmp_path / "demo.yaml", "tiny"))
+    with listening(GRPC) as address, pytest.raises(InputError, match="here"):
+        if by == "variable":
+            monkeypatch.setenv("RAY_ADDRESS", address)
+        options = RayOptions(address if by == "option" else None)
+        launch(experiments, LaunchOptions(("rllib",), ray=options), Console(file=io.StringIO()))
+    assert seen == [{"joins_cluster": True}, {"may_grow": True}]
+
+
+WAITS = """
+import os, sys, time
+from pipeline.training import ray_cluster
+ray_cluster.GRACE = 0.3
+
+def init(**arguments):
+    import ray._private.utils
+    ray._private.utils.set_sigterm_handler(lambda number, frame: sys.exit(number))
+    print("waiting", flush=True)
+    {wait}
+
+import ray
+ray.init = init
+try:
+    ray_cluster.start_ray(ray_cluster.RayOptions())
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+
+
+IN_C = (
+    "import ctypes; mutex, lock = ctypes.create_string_buffer(128), ctypes.CDLL(None).pthread_mutex_lock; "
+    "lock(mutex); lock(mutex)"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("wait, expected", [("time.sleep(60)", 7), (IN_C, 130)], ids=["python", "c"])
+def test_a_signal_is_heard_while_ray_starts(number, wait, expected):
+    """By KeyboardInterrupt; where Ray waits in C++ and no Python runs, by the end of the process."""
+    process = subprocess.Popen([sys.executable, "-c", WAITS.format(wait=wait)], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"waiting\n"
+    time.sleep(0.2)
+    process.send_signal(number)
+    assert process.wait(20) == expected
