@@ -1,5 +1,4 @@
-"""A rollout log of any size, generated: the schema, files and row groups of a real one, values drawn at
-random.
+"""Generates a rollout log of any size, with the schema, files and row groups of a real one and random values.
 
 Episodes have 2 to 6 turns, all but the last with one search; queries combine 40 relations with 50,000
 entities; documents are drawn from 20,000 passages of 40 words. Gains of turns with gold evidence are larger

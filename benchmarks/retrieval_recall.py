@@ -1,7 +1,7 @@
-"""How much of the supporting evidence each retriever finds, with the question itself as the query.
+"""Measures the share of supporting evidence that each retriever finds, with the question as the query.
 
-    python -m benchmarks.retrieval_recall --questions questions.jsonl --passages passages.jsonl --encoder
-    ENCODER_FOLDER
+    python -m benchmarks.retrieval_recall --questions questions.jsonl --passages passages.jsonl \\
+        --encoder ENCODER_FOLDER
 
 Recall@k of one question: the share of its supporting titles (`metadata.supporting_titles`) with a passage
 among the first k.

@@ -1,5 +1,5 @@
-"""What the benchmarks of sampling share: a task, its jobs, an engine that notes requests, the loop with a
-barrier per turn.
+"""Shared parts of the benchmarks of sampling: a task, its jobs, an engine that records requests, and a loop
+with a barrier per turn.
 """
 
 from __future__ import annotations
