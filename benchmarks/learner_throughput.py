@@ -41,8 +41,8 @@ OBSERVATION_TOKENS = 30
 
 
 def make_batch(rows: int, longest: int, vocabulary: int, seed: int = 0) -> tuple[TokenBatch, TokenLayout]:
-    """Rows of turns and observations with lengths like those of searching rollouts: a third of `longest` to
-    `longest`.
+    """Returns rows of turns and observations with lengths like those of searching rollouts: a third of
+    `longest` to `longest`.
     """
     rng = np.random.default_rng(seed)
     layout, made = TokenLayout(num_sequences=rows), []

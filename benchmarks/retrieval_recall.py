@@ -21,7 +21,7 @@ from envs.retrieval.config import DenseSettings, RetrieverSettings
 
 
 def title_recall(retriever: Retriever, questions: list[Question], corpus: Corpus, top_k: int) -> float:
-    """Mean recall@k of supporting titles over `questions`, each of which has some."""
+    """Computes the mean recall@k of supporting titles over `questions`, each of which has some."""
     found = retriever.search([question.text for question in questions], top_k)
     shares = []
     for question, hits in zip(questions, found, strict=True):

@@ -46,7 +46,7 @@ def measure(engine, task: SearchTask, args: argparse.Namespace) -> tuple[float, 
 
 
 def expected_seconds(device, args: argparse.Namespace, task: SearchTask, rollouts: list) -> float:
-    """The capacity model's seconds for rollouts of these lengths."""
+    """Returns the capacity model's seconds for rollouts of these lengths."""
     from algorithms.igpo.config import IGPOConfig
     from pipeline.estimate.capacity import estimate
     from pipeline.estimate.workload import Expected, model_of, workload_of

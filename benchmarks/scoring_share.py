@@ -40,7 +40,7 @@ def turn_tokens(records: list[EpisodeRecord]) -> list[int]:
 
 
 def naive_seconds(loop: RolloutLoop, engine, records: list[EpisodeRecord]) -> np.ndarray:
-    """Every context of every rollout with each alias, nothing shared and nothing cached."""
+    """Scores every context of every rollout with each alias, nothing shared and nothing cached."""
     contexts, suffixes = [], []
     for record in records:
         rollout = record.rollout

@@ -30,7 +30,7 @@ WORLD = {"hops": {2: 0.6, 3: 0.4}}
 
 @contextlib.contextmanager
 def far_away_retriever(latency: float) -> Generator[str]:
-    """The address of a BM25 server over the world's documents that answers `latency` seconds late."""
+    """Yields the address of a BM25 server over the world's documents that answers `latency` seconds late."""
     import uvicorn
 
     from envs.data.corpus import Corpus

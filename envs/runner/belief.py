@@ -1,10 +1,10 @@
-"""Belief scoring: how likely the policy finds the gold answers after each moment of a rollout.
+"""Belief scoring: the log-probability that the policy gives the gold answers after each moment of a rollout.
 
 A scorer takes `BeliefQuery`s and returns s_t(a) (definitions: Belief and information gain), float64 [T1, K]
 for each query: the mean log-prob of the gold tokens at temperature 1, from a float32 log-softmax. All scorers
 agree within 1e-4 in float32. `PrefixScorer` asks a rollout engine. The scorers of `algorithms.igpo.belief`
-run on the learner's side, on a transformers model. `RolloutLoop` sends the requests of `PrefixScorer` while
-rollouts go on.
+run on the learner's side, on a transformers model. In training with `vllm_prefix`, `RolloutLoop` sends the
+same requests as `PrefixScorer`, while rollouts go on.
 
 Array names end in their dimensions: T1 moments (the prompt, then each gain-bearing turn), K aliases, L
 tokens.
@@ -64,7 +64,7 @@ class PrefixScorer:
         self._engine = engine
 
     def score(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
-        """The scores of each query, float64 [T1, K]."""
+        """Scores each query, float64 [T1, K], in nats."""
         scores = [np.empty((len(query.contexts_T1), len(query.suffixes_K))) for query in queries]
         place_of: dict[str, tuple[int, int, int]] = {}
         for n, query in enumerate(queries):

@@ -158,7 +158,7 @@ def retriever(subject: Subject) -> Finding:
         took = time.perf_counter() - started
         _ = opened.identity  # which a run logs: a server is asked for its own
     except RetrieverError as error:
-        hint = "start or mend the server, or change env_config.retriever"
+        hint = "start or repair the server, or change env_config.retriever"
         return Finding("retriever", "fail", f"retriever `{kind}` does not work: {error}; {hint}")
     answered = f"{len(found)} documents in {took:.2g} s"
     return Finding("retriever", "ok", f"{kind}: {answered} for the first training question")
@@ -226,8 +226,8 @@ def memory(subject: Subject) -> Finding:
 
 
 def _device_memory(config: IGPOConfig) -> tuple[float, bool]:
-    """Bytes of the smallest GPU and True, where the run takes GPUs and they are here; else the host's free
-    memory and False.
+    """Returns bytes of the smallest GPU and True, where the run takes GPUs and they are here; else the host's
+    free memory and False.
     """
     import psutil
     import torch
