@@ -1,1 +1,1 @@
-"""How rollouts become updates."""
+"""From rollouts to updates: credit, the IGPO algorithm, warm start, the makers of the embedded policies."""

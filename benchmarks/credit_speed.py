@@ -1,8 +1,8 @@
-"""How fast is credit by turns against the usual loop over tokens?
+"""Compares the speed of credit by turns with the usual loop over tokens.
 
     python -m benchmarks.credit_speed
 
-The yardstick is what trainers built on padded token matrices do: rewards on the last token of each turn,
+The baseline does what trainers built on padded token matrices do: rewards on the last token of each turn,
 masked z-scores over the matrix, one reverse loop over all token positions (vectorised over rollouts, torch on
 the CPU). Both sides compute the same igpo advantages, which is checked. The default size is the paper's
 batch: 512 rollouts of 10 turns of 2,000 tokens.
@@ -57,7 +57,7 @@ def padded_inputs(batch: TurnBatch, tokens: int):
 
 
 def per_token_loop(gains, outcomes, gain_mask, outcome_mask, group, gamma: float = 1.0):
-    """The yardstick: igpo over the padded matrix. gamma acts where a turn begins, so that exponents count
+    """The baseline: igpo over the padded matrix. gamma acts where a turn begins, so that exponents count
     turns.
     """
     import torch
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2000, help="tokens per turn")
     parser.add_argument("--group", type=int, default=16, help="rollouts per prompt")
     parser.add_argument(
-        "--repeats", type=int, default=20, help="runs of the fast side; the yardstick runs 3 times"
+        "--repeats", type=int, default=20, help="runs of the fast side; the baseline runs 3 times"
     )
     args = parser.parse_args()
 
@@ -122,7 +122,7 @@ def main() -> None:
         raise SystemExit(f"the two sides disagree by {gap:.1e}: the benchmark compares different things")
 
     def credit(turns: TurnBatch = batch) -> np.ndarray:
-        """What a training step pays: check and flatten the rewards, then assign."""
+        """Does what a training step does: checks and flattens the rewards, then assigns."""
         fresh = TurnBatch(turns.group_N, turns.turns_N, turns.outcome_N, turns.gains_M, turns.gain_bearing_M)
         return assign_credit(fresh, config).advantages_M
 

@@ -1,13 +1,13 @@
-"""How long does the engine wait for parsing, tools and tokenising?
+"""Measures how long the engine waits for parsing, tools and tokenising.
 
     OMP_NUM_THREADS=1 python -m benchmarks.engine_waits
 
-`conf/igpo.yaml` as it stands, 256 rollouts at once (32 prompts x 8), belief scored as in training, the prefix
-cache emptied before each batch. Whatever part of a batch is not spent in the engine's own calls it waits,
-until its last request is answered: while rollouts are set up (prompts, answer templates), while all of them
-wait for their tools, while decisions are parsed and observations tokenised. Of that, what the episodes and
-tools themselves take (to parse, call, tokenise) is shown, too; the rest is requests and books. RLlib's
-episodes are made afterwards, where they are learned from.
+The rollouts are those of `conf/igpo.yaml`, 256 at once (32 prompts x 8). Belief is scored as in training, and
+the prefix cache is empty before each batch. Until its last request is answered, the engine waits whenever it
+is not in a call of its own: while rollouts are set up (prompts, answer templates), while all of them wait for
+their tools, while decisions are parsed and observations tokenised. The output also names the share of this
+that episodes and tools take (to parse, call, tokenise); the rest is the loop's bookkeeping. RLlib's episodes
+are made later, on the driver, and are not counted.
 """
 
 from __future__ import annotations

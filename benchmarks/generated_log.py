@@ -1,5 +1,4 @@
-"""A rollout log of any size, generated: the schema, files and row groups of a real one, values drawn at
-random.
+"""Generates a rollout log of any size, with the schema, files and row groups of a real one and random values.
 
 Episodes have 2 to 6 turns, all but the last with one search; queries combine 40 relations with 50,000
 entities; documents are drawn from 20,000 passages of 40 words. Gains of turns with gold evidence are larger
@@ -32,7 +31,7 @@ RUN_ID = "generated"
 
 
 def write_generated_log(folder: Path, turns: int, iterations: int, seed: int = 0) -> None:
-    """Write a log of about `turns` turns over `iterations` iterations into `folder` (a run's `rollouts`)."""
+    """Writes a log of about `turns` turns over `iterations` iterations into `folder` (a run's `rollouts`)."""
     rng = np.random.default_rng(seed)
     pools = _pools(rng)
     groups = max(1, round(turns / iterations / TURNS.mean() / GROUP_SIZE))
@@ -84,8 +83,8 @@ def _pools(rng: np.random.Generator) -> dict[str, pa.Array]:
 def _iteration(
     rng: np.random.Generator, pools: dict[str, pa.Array], iteration: int, groups: int, split: str
 ) -> dict[str, pa.Table]:
-    """Every table but `runs` and `tokens` of one iteration and split; evaluations have no groups, gains and
-    advantages.
+    """Returns every table but `runs` and `tokens` of one iteration and split; evaluations have no groups,
+    gains and advantages.
     """
     is_train = split == "train"
     episodes = groups * GROUP_SIZE

@@ -1,12 +1,13 @@
-"""How much of the hardware's speed does the learner keep?
+"""Compares the learner's speed with bare PyTorch loops.
 
     python -m benchmarks.learner_throughput
     python -m benchmarks.learner_throughput --model smollm2 --rows 16 --longest 600
 
 One update of the learner (loss with ratio, clipping, mismatch weight, metrics; no reference, no entropy
-gradient) against a bare PyTorch loop over the same packed micro-batches: backbone, cross-entropy of the same
-tokens, backward, clipping, AdamW. Then against the same bare loop over rows padded to the longest of each
-micro-batch. One thread; tokens per second of processor time. Ratios are medians of neighbours in time.
+gradient) runs against a bare PyTorch loop over the same packed micro-batches: backbone, cross-entropy of the
+same tokens, backward, clipping, AdamW. Then it runs against the same bare loop over rows padded to the
+longest of each micro-batch. All use one thread; speed is tokens per second of processor time. Ratios are
+medians over pairs of runs that follow each other.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ OBSERVATION_TOKENS = 30
 
 
 def make_batch(rows: int, longest: int, vocabulary: int, seed: int = 0) -> tuple[TokenBatch, TokenLayout]:
-    """Rows of turns and observations with lengths like those of searching rollouts: a third of `longest` to
-    `longest`.
+    """Returns rows of turns and observations with lengths like those of searching rollouts: a third of
+    `longest` to `longest`.
     """
     rng = np.random.default_rng(seed)
     layout, made = TokenLayout(num_sequences=rows), []

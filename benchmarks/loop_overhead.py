@@ -1,16 +1,16 @@
-"""What does a turn cost beside the engine?
+"""Measures the processor time of a turn beside the engine.
 
     OMP_NUM_THREADS=1 python -m benchmarks.loop_overhead
     OMP_NUM_THREADS=1 python -m benchmarks.loop_overhead --profile
     OMP_NUM_THREADS=1 python -m benchmarks.loop_overhead --transport
 
-`conf/igpo.yaml` as it stands, 256 rollouts at once (32 prompts x 8) with an engine that answers at once: two
-thirds of the turns search, for one of a few things that the group asks about. What is left is the loop's own
-work: prompts, parsing, tools, tokenising, requests. Processor time, which other work on the machine hardly
-touches.
+The rollouts are those of `conf/igpo.yaml`, 256 at once (32 prompts x 8), with an engine that answers at once.
+Two thirds of the turns search, for one of a few things that the group asks about. What is left is the loop's
+own work: prompts, parsing, tools, tokenising, requests. Processor time hardly depends on other work on the
+machine.
 
-`--transport`: what it takes to bring the rollouts from the env runner to the driver, as records and as
-RLlib's episodes; in both cases the driver ends with episodes.
+`--transport` measures the way of the rollouts from the env runner to the driver, as records and as RLlib's
+episodes. In both cases the driver ends with episodes.
 """
 
 from __future__ import annotations

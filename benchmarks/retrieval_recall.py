@@ -1,7 +1,7 @@
-"""How much of the supporting evidence each retriever finds, with the question itself as the query.
+"""Measures the share of supporting evidence that each retriever finds, with the question as the query.
 
-    python -m benchmarks.retrieval_recall --questions questions.jsonl --passages passages.jsonl --encoder
-    ENCODER_FOLDER
+    python -m benchmarks.retrieval_recall --questions questions.jsonl --passages passages.jsonl \\
+        --encoder ENCODER_FOLDER
 
 Recall@k of one question: the share of its supporting titles (`metadata.supporting_titles`) with a passage
 among the first k.
@@ -21,7 +21,7 @@ from envs.retrieval.config import DenseSettings, RetrieverSettings
 
 
 def title_recall(retriever: Retriever, questions: list[Question], corpus: Corpus, top_k: int) -> float:
-    """Mean recall@k of supporting titles over `questions`, each of which has some."""
+    """Computes the mean recall@k of supporting titles over `questions`, each of which has some."""
     found = retriever.search([question.text for question in questions], top_k)
     shares = []
     for question, hits in zip(questions, found, strict=True):

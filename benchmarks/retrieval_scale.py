@@ -1,8 +1,7 @@
-"""What an index costs as the corpus grows: memory, seconds to build and to open, and a batch of 128 queries.
+"""Measures an index as the corpus grows: memory, seconds to build, to open, and for a batch of 128 queries.
 
-    python -m benchmarks.retrieval_scale                    (10k, 100k and 1M generated passages, BM25;
-    minutes) python -m benchmarks.retrieval_scale --kind hnsw        (random unit vectors of 384 dimensions in
-    place of passages)
+    python -m benchmarks.retrieval_scale                # 10k, 100k and 1M generated passages, BM25; minutes
+    python -m benchmarks.retrieval_scale --kind hnsw    # random unit vectors of 384 dimensions
 
 Passages have 100 words drawn by Zipf's law from 200,000, as English has them, less the 30 commonest (stop
 words are not indexed); queries have 6. Each size runs in a process of its own, so that its peak memory

@@ -1,11 +1,10 @@
-"""What does the rollout log cost a training run?
+"""Measures the cost of the rollout log in a training run.
 
     python -m benchmarks.rollout_log_overhead [--config conf/igpo.yaml] [--iterations 8] [--tokens]
 
-A real run, started as `rllib train` starts it, with clocks around the log. `waited`: what the training loop
-spent in the log's calls, waiting for the disk before a checkpoint counts included. `worked`: processor time
-of the log's own thread, of which the machine has `cores` times as much. Both as shares of the run's
-iterations. The target is 1% of each.
+A real run starts as `rllib train` starts it, with clocks around the log. `waited` is the time of the training
+loop in the log's calls, with its wait for the disk before each checkpoint. `worked` is the processor time of
+the log's own thread, as a share of one core. Both are shares of the run's iterations. The target is 1% each.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""How much of the engine's speed do rollouts keep, and what does it bring that no rollout waits for another
-one's turn?
+"""Compares the rollout loop with the bare engine, and with a loop in which rollouts wait for each other.
 
     python -m benchmarks.rollout_throughput
     python -m benchmarks.rollout_throughput --model smollm2 --prompts 4 --group-size 8 --max-num-seqs 32
@@ -8,13 +7,13 @@ one's turn?
 Three ways over the same rollouts (same prompts and seeds), in turn, the prefix cache emptied before each:
 
 - `loop`: the rollout loop, local tools;
-- `replay`: its very requests, the same ids and as many tokens, all handed to `LLM.generate` at once, which
-  never waits;
+- `replay`: the same requests (ids and numbers of tokens), all given to `LLM.generate` at once, which never
+  waits;
 - `loop` against `barrier` with tools that take 0.5 s a call: the barrier writes all turns, then calls all
   tools at once. No loop is faster than the calls of the rollout that makes most of them, nor than the replay:
   a loop as fast as the slower of these two would reach the ratio called `limit`. With `--varying` a call
   takes 0.5 s on average, as calls over a network vary (exponentially distributed), and the calls of a rollout
-  are no bound that can be told.
+  give no bound.
 
 Ratios are medians of pairs that ran one after the other.
 """

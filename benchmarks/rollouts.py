@@ -1,5 +1,5 @@
-"""What the benchmarks of sampling share: a task, its jobs, an engine that notes requests, the loop with a
-barrier per turn.
+"""Shared parts of the benchmarks of sampling: a task, its jobs, an engine that records requests, and a loop
+with a barrier per turn.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def arguments(description: str | None, **defaults: int) -> argparse.ArgumentParser:
-    """The options of every benchmark of sampling."""
+    """Returns the options of every benchmark of sampling."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -91,7 +91,7 @@ def forget(engine: VLLMEngine) -> None:
 def make_jobs(
     args: argparse.Namespace, task: SearchTask, *, score_beliefs: bool, seed: int = 0
 ) -> list[RolloutJob]:
-    """Whole groups, as a training iteration samples them."""
+    """Returns whole groups, as a training iteration samples them."""
     return [
         RolloutJob(question, f"{index}/{g}", str(index), (seed, 0, index, g), score_beliefs=score_beliefs)
         for index, question in enumerate(task.train_questions[: args.prompts])

@@ -1,16 +1,17 @@
-"""What does sampling cost as groups, turns and tokens grow, and what does a second env runner bring?
+"""Measures sampling as groups, turns and tokens grow, and with a second env runner.
 
     OMP_NUM_THREADS=1 python -m benchmarks.scaling
-    OMP_NUM_THREADS=1 python -m benchmarks.scaling --model smollm2 --prompts 2 --group-size 4 --repeats 1
-    --svg scaling.svg OMP_NUM_THREADS=1 python -m benchmarks.scaling --runners
+    OMP_NUM_THREADS=1 python -m benchmarks.scaling --model smollm2 --prompts 2 --group-size 4 --repeats 1 \\
+        --svg scaling.svg
+    OMP_NUM_THREADS=1 python -m benchmarks.scaling --runners
 
-Without `--runners`: one engine in this process, scores taken, one knob changed at a time, processor seconds;
-beside them what `igpo estimate --device cpu` would say of the rollouts that came out. The shortest of the
-repeats counts. `--svg` draws both.
+Without `--runners`, one engine in this process samples and scores belief; one setting changes at a time. The
+table shows processor seconds, the shortest of the repeats, beside the estimate of `igpo estimate --device
+cpu` for the rollouts that came out. `--svg` draws both.
 
-With `--runners`: whole algorithms of the embedded policy with 1 and 2 env runners sample the same prompts in
-turn, with a retriever that answers at once and with one that takes 0.5 s a call; wall-clock, as runners are
-processes of their own.
+With `--runners`, algorithms of the embedded policy with 1 and 2 env runners sample the same prompts in turn,
+with a retriever that answers at once and with one that takes 0.5 s a call. Seconds are wall-clock, because
+runners are processes of their own.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def measure(engine, task: SearchTask, args: argparse.Namespace) -> tuple[float, 
 
 
 def expected_seconds(device, args: argparse.Namespace, task: SearchTask, rollouts: list) -> float:
-    """The capacity model's seconds for rollouts of these lengths."""
+    """Returns the capacity model's seconds for rollouts of these lengths."""
     from algorithms.igpo.config import IGPOConfig
     from pipeline.estimate.capacity import estimate
     from pipeline.estimate.workload import Expected, model_of, workload_of
@@ -150,7 +151,7 @@ def compare_runners(args: argparse.Namespace) -> None:
 
     def sampling_seconds(algorithm: Any, iteration: int) -> float:
         started = time.perf_counter()
-        parts = (algorithm.config, algorithm.task, algorithm.cursor, algorithm.sampler)
+        parts = (algorithm.config, algorithm.task, algorithm.prompt_sampler, algorithm.sampler)
         sample_batch(*parts, algorithm.weights_version, iteration)
         return time.perf_counter() - started
 

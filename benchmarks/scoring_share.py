@@ -1,14 +1,14 @@
-"""What does information gain cost while sampling?
+"""Measures what belief scoring adds to sampling.
 
     python -m benchmarks.scoring_share
-    python -m benchmarks.scoring_share --model smollm2 --prompts 1 --max-num-seqs 8 --turns 3 --turn-tokens
-    400 --full-turns
+    python -m benchmarks.scoring_share --model smollm2 --prompts 1 --max-num-seqs 8 --turns 3 \\
+        --turn-tokens 400 --full-turns
 
-The same rollouts (same prompts and seeds), in turn, the prefix cache emptied before each: without scores,
-with scores as training takes them (requests of the running engine, the prompt of a group scored once,
-contexts out of the prefix cache), and with the naive scores of most implementations: after sampling, every
-(context, answer) in full. The cost is what sampling takes longer, as a share of sampling with scores:
-wall-clock, and in square brackets processor time.
+The same rollouts (same prompts and seeds) are made in turn without scores and with scores as training takes
+them: requests of the running engine, the prompt of a group scored once, contexts out of the prefix cache,
+which is empty at the start. The naive scores of most implementations are taken after sampling, every context
+and answer in full. The cost is the additional time as a share of sampling with scores: wall-clock, and in
+square brackets processor time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def turn_tokens(records: list[EpisodeRecord]) -> list[int]:
 
 
 def naive_seconds(loop: RolloutLoop, engine, records: list[EpisodeRecord]) -> np.ndarray:
-    """Every context of every rollout with each alias, nothing shared and nothing cached."""
+    """Scores every context of every rollout with each alias, nothing shared and nothing cached."""
     contexts, suffixes = [], []
     for record in records:
         rollout = record.rollout

@@ -1,10 +1,10 @@
-"""How fast are the belief scorers against one forward per turn?
+"""Compares the speed of the belief scorers with one forward pass per turn.
 
     python -m benchmarks.scoring_speed
 
 A trajectory of 8 turns that ends at 4,096 tokens is scored after the prompt and after every turn but the
 last, by each scorer on the same weights (a random Llama of 30M parameters, float32, CPU; `--model` takes a
-folder). The yardstick, `naive`, runs each context and answer in a forward of its own, without padding. `tree`
+folder). The baseline, `naive`, runs each context and answer in a forward of its own, without padding. `tree`
 cannot be faster than its ceiling, the tokens that `naive` computes over those that are different.
 `vllm_prefix` finds the contexts in the prefix cache, as decoding leaves them; answers are new in each repeat,
 since its own would be cached too. All scores must agree within 1e-4.

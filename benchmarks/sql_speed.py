@@ -1,12 +1,12 @@
-"""How long do the named queries take on a log of 10 million turns, with 2 cores and 4 GiB?
+"""Measures the named queries on a log of 10 million turns, with 2 cores and 4 GiB.
 
     python -m benchmarks.sql_speed [--turns 10000000] [--runs 3] [--only NAME ...]
 
-The log is generated (`benchmarks.generated_log`), about 1.5 GB in a temporary folder, and lies in the page
-cache when the queries run. Each query runs in a process of its own, which opens the log as `igpo sql` does
-but gives DuckDB 2 threads and
-3 GB. Reported: the shortest of some runs, its processor seconds (of 2 cores), and the process's peak memory.
-Processor seconds / 2 is what the query takes on two cores that nothing else uses.
+The log is generated (`benchmarks.generated_log`), about 1.5 GB in a temporary folder, and is in the page
+cache when the queries run. Each query runs in a process of its own, which opens the log as `igpo sql` does,
+but gives DuckDB 2 threads and 3 GB. The table shows the shortest of `--runs` runs, its processor seconds (of
+2 cores) and the process's peak memory. A query takes processor seconds / 2 on two cores that nothing else
+uses.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KINDS = {
     "tool_errors": "text",
     "unsolved_questions": "text",
 }
-"""What is not here aggregates numbers."""
+"""Kind of each named query; one that is not here aggregates numbers."""
 
 
 def limited(connect):

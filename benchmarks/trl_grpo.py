@@ -1,16 +1,16 @@
-"""Is this faster than what one would pick instead, TRL's GRPO trainer?
+"""Compares the speed of a GRPO step with TRL's GRPO trainer.
 
     python -m venv /path/to/trl && /path/to/trl/bin/pip install "trl==1.16.0" torch transformers
     python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python
-    python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python --model smollm2 --prompts 2 --tokens 48
-    --steps 4
+    python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python --model smollm2 --prompts 2 \\
+        --tokens 48 --steps 4
 
-Both train the same model by GRPO on the same prompts of one turn (the same token ids), with the same group
-size, longest completion, tokens that end one, KL coefficient and one update per step, with the same number of
-threads. They live in processes of their own and take their steps in turn. TRL generates with transformers, or
+Both train the same model by GRPO on the same prompts of one turn (the same token ids). Group size, longest
+completion, stop tokens, KL coefficient, updates per step (one) and threads are the same. They run in
+processes of their own and take their steps in turn. TRL generates with transformers, or
 with vLLM in its own process (`--trl-vllm`, for which its environment needs vLLM). The ratios are medians over
-pairs of steps; the first step is left out. Processor seconds, of a side's processes together, are what to
-compare where other work shares the machine.
+pairs of steps; the first step is left out. Where other work shares the machine, compare processor seconds,
+which are those of all processes of a side.
 """
 
 from __future__ import annotations
@@ -224,9 +224,7 @@ def serve_trl(args: argparse.Namespace) -> None:
     written = [0]
 
     class SamePrompts(GRPOTrainer):
-        """Text tokenised anew may become other ids than those that the other side's protocol put together
-        from parts.
-        """
+        """Takes the other side's prompt ids: the text, tokenised again as a whole, may become other ids."""
 
         def _tokenize_prompts(self, prompts):
             return [ids_of[prompt] for prompt in prompts], None, {}

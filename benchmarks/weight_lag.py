@@ -1,10 +1,10 @@
-"""What does it bring to sample the next batch while the learner updates (`max_weight_lag: 1`)?
+"""Measures what it brings to sample the next batch while the learner updates (`max_weight_lag: 1`).
 
     python -m benchmarks.weight_lag
 
 Two trainings of the embedded policy, synchronous and with lag 1, do their iterations in turn, first with a
-retriever that answers at once, then with one whose server takes 0.5 s a call. The first iteration of each is
-left out.
+retriever that answers at once, then with one that takes 0.5 s a call. The first iteration of each is left
+out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WORLD = {"hops": {2: 0.6, 3: 0.4}}
 
 @contextlib.contextmanager
 def far_away_retriever(latency: float) -> Generator[str]:
-    """The address of a BM25 server over the world's documents that answers `latency` seconds late."""
+    """Yields the address of a BM25 server over the world's documents that answers `latency` seconds late."""
     import uvicorn
 
     from envs.data.corpus import Corpus

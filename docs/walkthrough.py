@@ -1,4 +1,4 @@
-"""IGPO on one page: roll out two groups, score belief, gains, advantages, the loss, one optimizer step.
+"""IGPO on one page: rolls out two groups, scores belief, computes gains, advantages and loss, takes one step.
 
     python docs/walkthrough.py        # seconds on a CPU; no Ray cluster, no vLLM, no download
 
@@ -24,7 +24,8 @@ from algorithms.credit import (
     reduce_aliases,
 )
 from algorithms.igpo.belief.naive import NaiveScorer
-from algorithms.igpo.learner.loss import LossSettings, aggregation_weight, policy_loss
+from algorithms.igpo.learner.loss import aggregation_weight, policy_loss
+from algorithms.igpo.loss_settings import LossSettings
 from algorithms.igpo.model.causal_lm import load_causal_lm
 from algorithms.igpo.model.token_logp import token_logp
 from envs.engine.base import EngineSettings
@@ -41,13 +42,13 @@ GROUP_SIZE, QUESTIONS, SEED, LR = 6, (1, 2), 0, 2e-4
 
 @dataclass
 class Tokens:
-    """The tokens of one rollout, as the policy saw and wrote them; C + D = L of them, turn by turn."""
+    """The L tokens of one rollout, as the policy saw (C) and wrote (D) them, turn by turn."""
 
     ids_L: np.ndarray
     turn_L: np.ndarray
     """Index of the turn that a token was written in; -1 for the prompt and observations."""
     sampler_logp_L: np.ndarray
-    """What the engine returned; 0 where `turn_L` is -1."""
+    """Log-prob that the engine returned; 0 where `turn_L` is -1."""
     starts_T: list[int]
     """Length of the context before each decision."""
 
@@ -103,7 +104,7 @@ def main() -> None:
         beliefs = " ".join(f"{belief:.2f}" for belief in beliefs_from_scores(scores_T1))
         print(f"   belief {beliefs:20} gain {row(gains[-1])}")
 
-    print("\n4. Advantages: z-scored gains from each turn on, plus the z-scored outcome")
+    print("\n4. Advantages: the sum of the z-scored gains from each turn on, plus the z-scored outcome")
     # Gains are normalised over all turns of a group, outcomes over its rollouts (`credit/normalise.py`);
     # then each turn gets the sum of the gains from it on, plus the outcome (`credit/returns.py`).
     batch = TurnBatch.from_lists(
@@ -120,7 +121,7 @@ def main() -> None:
     print(f"   groups with no signal under igpo: {credit.groups.collapsed_P.sum()} of 2")
 
     print("\n5. Tokens: the ids that were sampled are the ids that are trained on")
-    # Rows lie end to end, F tokens without padding; training does so for many learners
+    # Rows are laid end to end, F tokens without padding; training does so for many learners
     # (`learner/token_batch.py`), and the model computes a common beginning once (`model/packing.py`).
     tokens = [tokens_of(record, task) for record in records]
     token_ids_F = torch.cat([torch.from_numpy(t.ids_L).long() for t in tokens])
@@ -129,7 +130,7 @@ def main() -> None:
     print(f"   {len(token_ids_F)} tokens in {len(tokens)} rows, {written_F.sum()} of them decision tokens")
 
     def logp_of_decisions() -> torch.Tensor:
-        """Log-probs of all decision tokens under `model`, row by row, [D]."""
+        """Computes the log-probs of all decision tokens under `model`, row by row, [D]."""
         return token_logp(model, token_ids_F, written_F, row_F)[0]
 
     print("\n6. Loss and one optimizer step")
@@ -196,27 +197,27 @@ def row(values) -> str:
 
 
 def tokens_of(record: EpisodeRecord, task: SearchTask) -> Tokens:
-    """Contexts and decisions of a rollout in time order, out of RLlib's episode."""
+    """Reads the contexts and decisions of a rollout out of RLlib's episode, in time order."""
     (agent_episode,) = record.episode(task.policy_of).agent_episodes.values()
     contexts = agent_episode.get_observations()[: len(agent_episode)]
     decisions, logps = agent_episode.get_actions(), agent_episode.get_extra_model_outputs("action_logp")
     ids, turns, sampler_logps, starts, length = [], [], [], [], 0
-    for turn, (context_C, decision_L, logp_L) in enumerate(zip(contexts, decisions, logps, strict=True)):
-        ids += [context_C, decision_L]
-        turns += [np.full(len(context_C), -1), np.full(len(decision_L), turn)]
-        sampler_logps += [np.zeros(len(context_C), np.float32), logp_L]
+    for turn, (context_C, decision_D, logp_D) in enumerate(zip(contexts, decisions, logps, strict=True)):
+        ids += [context_C, decision_D]
+        turns += [np.full(len(context_C), -1), np.full(len(decision_D), turn)]
+        sampler_logps += [np.zeros(len(context_C), np.float32), logp_D]
         starts.append(length + len(context_C))
-        length = starts[-1] + len(decision_L)
+        length = starts[-1] + len(decision_D)
     return Tokens(np.concatenate(ids), np.concatenate(turns), np.concatenate(sampler_logps), starts)
 
 
 def histories(tokens: Tokens) -> list[np.ndarray]:
-    """The context before each decision: where belief is scored."""
+    """Returns the context before each decision: where belief is scored."""
     return [tokens.ids_L[:start] for start in tokens.starts_T]
 
 
 def last_score(rollout, alias_rule) -> float:
-    """s_t after the last gain-bearing turn, as the engine scored it during the rollout."""
+    """Returns s_t after the last gain-bearing turn, as the engine scored it during the rollout."""
     bearing = rollout.gain_bearing_turns
     scores_K = bearing[-1].scores_K if bearing else rollout.initial_scores_K
     return float(reduce_aliases(scores_K[None], alias_rule)[0])

@@ -1,1 +1,1 @@
-"""What a person runs."""
+"""Everything around training: commands, experiments, run directories, logs and their analysis."""

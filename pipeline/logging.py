@@ -81,7 +81,7 @@ def configure_ray_logging(verbosity: int) -> None:
 
 
 def level_of(verbosity: int) -> int:
-    """The logging level of the libraries at `verbosity`."""
+    """Returns the logging level of the libraries at `verbosity`."""
     return (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
 
 

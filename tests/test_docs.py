@@ -24,7 +24,7 @@ CODE = [
     for path in sorted((ROOT / top).rglob(f"*.{ext}"))
     if path != Path(__file__).resolve()
 ]
-UNBUILT = "Drawn, not built"
+UNBUILT = "Planned, not built"
 """The section of docs/design.md whose folders do not exist yet."""
 
 

@@ -1,9 +1,10 @@
 """`assign_credit`: from rewards to one advantage per turn.
 
-A_i,t = ig_weight * D_i,t + outcome_weight * O_i,t
+    A_i,t = ig_weight * D_i,t + outcome_weight * O_i,t
 
-D and O are computed separately. The weights act last, after normalisation; before it, a z-score would cancel
-them.
+D is the sum of the normalised gains from turn t on, O the normalised outcome (definitions: From rewards to
+advantages). They are computed separately. The weights act last; before the normalisation, a z-score would
+cancel them.
 
 Array names end in their dimensions: N rollouts, M turns, B gain-bearing turns with a counted gain, P groups.
 """
@@ -23,8 +24,8 @@ from algorithms.credit.presets import get_preset
 from algorithms.credit.returns import discounted_gains, discounted_outcome, windowed_gains
 
 NOISE_GAIN_STD = 1e-3
-"""Noise level: a group with equal outcomes learns from noise if its raw gains have a smaller standard
-deviation.
+"""Standard deviation of raw gains, in units of the gain basis, below which a group with equal outcomes learns
+from noise.
 """
 
 
@@ -108,7 +109,7 @@ def _outcome_advantage(
     mean: float | None,
     std: float | None,
 ) -> np.ndarray:
-    """The normalised outcome o~ of every rollout, under the outcome baseline."""
+    """Computes the normalised outcome o~ of every rollout, under the outcome baseline."""
     if config.outcome_baseline == "rloo":
         return leave_one_out(batch.outcome_N, group_N, num_groups)
     if config.outcome_baseline == "group_zscore":
@@ -126,7 +127,7 @@ def _outcome_advantage(
 
 
 def _last_belief(batch: TurnBatch) -> np.ndarray:
-    """Belief after the last scored turn of every rollout; NaN where the question is played without belief.
+    """Returns belief after the last scored turn of every rollout; NaN where the question is played without belief.
 
     Raises:
         ValueError: one is missing.
@@ -159,7 +160,7 @@ def _joint(
 def _normalise_gains(
     batch: TurnBatch, config: CreditConfig, counted_M: np.ndarray, group_N: np.ndarray
 ) -> np.ndarray:
-    """The normalised gain g~ of every turn, 0 on turns without a counted gain."""
+    """Computes the normalised gain g~ of every turn, 0 on turns without a counted gain."""
     counted = np.flatnonzero(counted_M)
     values_B = batch.gains_M[counted]
     population_B = group_N[batch.rollout_M[counted]]
@@ -197,7 +198,7 @@ def _turn_index(batch: TurnBatch) -> np.ndarray:
 
 
 def _clip_scale(batch: TurnBatch, gains_M: np.ndarray, amplitude: float) -> np.ndarray:
-    """1 + amplitude (2 sigmoid(g~_t) - 1) on gain-bearing turns, 1 elsewhere (A2TGPO)."""
+    """Computes 1 + amplitude (2 sigmoid(g~_t) - 1) on gain-bearing turns, 1 elsewhere (A2TGPO)."""
     # 2 sigmoid(x) - 1 = tanh(x / 2), which cannot overflow
     return np.where(batch.gain_bearing_M, 1.0 + amplitude * np.tanh(gains_M / 2.0), 1.0)
 
@@ -210,7 +211,7 @@ def _group_statistics(
     outcome_alone_N: np.ndarray,
     advantages_M: np.ndarray,
 ) -> GroupStatistics:
-    """The statistics of every group, over counted gains."""
+    """Computes the statistics of every group, over counted gains."""
     outcomes = populations(batch.outcome_N, group_N, group_P.size)
     group_M = group_N[batch.rollout_M]
     gains = populations(batch.gains_M[counted_M], group_M[counted_M], group_P.size)

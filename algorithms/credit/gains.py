@@ -51,7 +51,7 @@ def reduce_aliases(scores_T1K, rule: AliasRule = "max", *, episode: object = Non
 
 
 def beliefs_from_scores(scores_T1) -> np.ndarray:
-    """Beliefs b_t = exp(s_t), float64."""
+    """Computes beliefs b_t = exp(s_t), float64."""
     return np.exp(np.asarray(scores_T1, dtype=np.float64))
 
 

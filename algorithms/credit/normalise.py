@@ -28,8 +28,12 @@ class Populations(NamedTuple):
 
 
 def populations(values_X: np.ndarray, population_X: np.ndarray, num_populations: int) -> Populations:
-    """Statistics of `values_X`; `population_X` says which of the populations 0 .. num_populations - 1 each
-    value belongs to.
+    """Computes the statistics of each population.
+
+    Args:
+        values_X: the values.
+        population_X: the population of each value, from 0 to `num_populations` - 1.
+        num_populations: number of populations; some may be empty.
     """
     count_S = np.bincount(population_X, minlength=num_populations)
     low_S = np.full(num_populations, np.inf)
@@ -50,8 +54,9 @@ def populations(values_X: np.ndarray, population_X: np.ndarray, num_populations:
 def zscores(
     values_X: np.ndarray, population_X: np.ndarray, num_populations: int, *, centre: bool = True
 ) -> np.ndarray:
-    """(x - mean) / (std + eps) within each population, exactly 0 where std is 0. `centre=False` subtracts no
-    mean.
+    """Computes (x - mean) / (std + eps) within each population, exactly 0 where std is 0.
+
+    `centre=False` subtracts no mean.
     """
     stats = populations(values_X, population_X, num_populations)
     std_X = stats.std_S[population_X]
@@ -60,7 +65,7 @@ def zscores(
 
 
 def leave_one_out(values_X: np.ndarray, population_X: np.ndarray, num_populations: int) -> np.ndarray:
-    """x minus the mean of the other members of its population, exactly 0 where all are equal."""
+    """Subtracts from each x the mean of the others in its population; exactly 0 where all are equal."""
     stats = populations(values_X, population_X, num_populations)
     count_X = stats.count_S[population_X]
     others_X = np.maximum(count_X - 1, 1)
@@ -71,7 +76,7 @@ def leave_one_out(values_X: np.ndarray, population_X: np.ndarray, num_population
 
 
 def batch_outcome_statistics(outcome_N) -> tuple[float, float]:
-    """Mean and population standard deviation of all outcomes of a batch, each rollout once.
+    """Computes mean and population standard deviation of all outcomes of a batch, each rollout once.
 
     Compute them before a batch is cut into shards, and pass them to `assign_credit` with each shard.
 

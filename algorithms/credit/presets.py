@@ -234,7 +234,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def get_preset(name: str) -> Preset:
-    """The preset called `name`. Raises ValueError listing the known ones."""
+    """Returns the preset called `name`. Raises ValueError listing the known ones."""
     if name not in PRESETS:
         raise ValueError(f"preset {name!r} is unknown; known presets: {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -1,6 +1,6 @@
 """Discounted sums over the turns of ragged rollouts.
 
-Each function loops over turns, from the last one back, and handles all rollouts that are that long at once.
+`discounted_gains` goes back from the last turns, one turn of every rollout that is long enough in each step.
 So the work is one operation per turn, and nothing is padded. Within a rollout, the order of additions is that
 of a plain reverse loop.
 """
@@ -13,10 +13,12 @@ from algorithms.credit.batch import TurnBatch
 
 
 def discounted_gains(batch: TurnBatch, gains_M: np.ndarray, gamma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Sum over gain-bearing k >= t of gamma^(k-t) g_k, and the number of its terms; both 0 where no gain
-    follows.
+    """Sums gamma^(k-t) g_k over gain-bearing k >= t, for every turn t. Exponents count turns.
 
-    `gains_M` is 0 on turns that bear no gain. Exponents count turns.
+    `gains_M` is 0 on turns that bear no gain.
+
+    Returns:
+        The sums and the numbers of their terms, both [M]; 0 where no gain follows.
     """
     terms_M = batch.gain_bearing_M.astype(np.int64)
     total_M = gains_M.copy()
@@ -40,7 +42,7 @@ def windowed_gains(
     outcome_N: np.ndarray,
     outcome_scale: float,
 ) -> np.ndarray:
-    """TRACE's c_t on gain-bearing turns, 0 on others.
+    """Computes TRACE's c_t on gain-bearing turns, 0 on others.
 
     c_t = sum_{j<K} gamma^j g_{t+j} / sum_{j<K} gamma^j over the gain-bearing turns t = 1..N of a rollout,
     both sums cut at N, plus outcome_scale * gamma^(N-t+1) * outcome where the window reaches N (t + K - 1 >=
@@ -72,6 +74,6 @@ def windowed_gains(
 
 
 def discounted_outcome(batch: TurnBatch, outcome_N: np.ndarray, gamma: float) -> np.ndarray:
-    """gamma^(T_i - t) * outcome at every turn (0^0 = 1)."""
+    """Computes gamma^(T_i - t) * outcome at every turn, with 0^0 = 1."""
     remaining_M = batch.last_N[batch.rollout_M] - np.arange(batch.rollout_M.size)
     return np.float64(gamma) ** remaining_M * outcome_N[batch.rollout_M]

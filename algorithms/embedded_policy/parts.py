@@ -25,11 +25,11 @@ class Parts:
         self._hops = hops
 
     def demonstrations(self, count: int) -> list[Sequence]:
-        """Whole episodes of a searcher, of a searcher with a reader's notes, and of a reader."""
+        """Returns whole episodes of a searcher, of a searcher with a reader's notes, and of a reader."""
         return self._draw({"searcher": 0.6, "searcher_with_notes": 0.2, "reader": 0.2}, count)
 
     def searches(self, count: int) -> list[Sequence]:
-        """Whole episodes of a searcher alone."""
+        """Returns whole episodes of a searcher alone."""
         return self._draw({"searcher": 1.0}, count)
 
     def leads(self, count: int) -> list[Sequence]:
@@ -37,7 +37,7 @@ class Parts:
         return [self._maker.lead(self._world.draw_chain(2 + k % 3, self._rng)) for k in range(count)]
 
     def leads_through_notes(self, count: int) -> list[Sequence]:
-        """The same, with a reader's notes in place of documents."""
+        """Returns the same, with a reader's notes in place of documents."""
         return [
             self._maker.lead_through_notes(self._world.draw_chain(2 + k % 3, self._rng)) for k in range(count)
         ]
@@ -47,7 +47,7 @@ class Parts:
         return self._draw({"belief": 0.75, "belief_through_reader": 0.25}, count)
 
     def own_beliefs(self, count: int) -> list[Sequence]:
-        """The same for a searcher alone."""
+        """Returns the same for a searcher alone."""
         return self._draw({"belief": 1.0}, count)
 
     def early_beliefs(self, count: int) -> list[Sequence]:

@@ -92,7 +92,7 @@ def _engine(folder: Path, settings: SearchEnvSettings) -> RolloutEngine:
 def _play(
     task: SearchTask, engine: RolloutEngine, questions: Sequence[Question], *, temperature: float
 ) -> list[Rollout]:
-    """One rollout per question, without belief."""
+    """Makes one rollout per question, without belief."""
     jobs = [
         RolloutJob(
             question,
@@ -110,7 +110,7 @@ def _play(
 
 
 def _beliefs(task: SearchTask, engine: RolloutEngine, questions: Sequence[Question]) -> dict[str, float]:
-    """Mean belief in the gold answer along the searches of an expert without bad habits."""
+    """Computes the mean belief in the gold answer along the searches of an expert without bad habits."""
     world = build_world(task.settings.world)
     expert = Expert(world, np.random.Generator(np.random.PCG64(0)), Habits())
     queries = []
@@ -134,14 +134,14 @@ def _beliefs(task: SearchTask, engine: RolloutEngine, questions: Sequence[Questi
 
 
 def chain_of(world: World, question: Question) -> Chain:
-    """The chain from which a question of this world was made."""
+    """Returns the chain from which a question of this world was made."""
     *relations, attribute = question.metadata["keys"]
     entity = world.names.index(question.metadata["entity"])
     return Chain(entity, tuple(RELATIONS.index(r) for r in relations), ATTRIBUTES.index(attribute))
 
 
 def report_table(measures: dict[str, float]):
-    """The measures as a rich table."""
+    """Makes a rich table of the measures."""
     from rich.table import Table
 
     table = Table("measure", "value", title="The policy on held-out questions")

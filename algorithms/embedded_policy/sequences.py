@@ -75,7 +75,7 @@ class SequenceMaker:
         return sequence
 
     def forecasts(self, forecasts: int) -> Sequence:
-        """One document, then questions about people to whom it leads. Only the answers are learned.
+        """Returns one document, then questions about people to whom it leads. Only the answers are learned.
 
         This is dense practice of graded evidence (`envs.world.evidence`). A whole episode holds a single such
         answer, and hundreds of batches of episodes teach nothing.
@@ -92,7 +92,7 @@ class SequenceMaker:
         return sequence
 
     def searcher(self, chain: Chain) -> Sequence:
-        """An episode of a searcher. Every decision is learned."""
+        """Returns an episode of a searcher. Every decision is learned."""
         sequence = self._start(chain, actions=["search", "answer"])
         for step in self._demonstrate(chain):
             self._maybe_error(sequence)
@@ -102,7 +102,7 @@ class SequenceMaker:
         return sequence
 
     def searcher_with_notes(self, chain: Chain) -> Sequence:
-        """The searcher's side of an episode in which a reader condenses the documents."""
+        """Returns the searcher's side of an episode in which a reader condenses the documents."""
         sequence = self._start(chain, actions=["search", "answer"])
         for step in self._demonstrate(chain, through_reader=True):
             sequence.add(self._decision(step), True)
@@ -111,7 +111,7 @@ class SequenceMaker:
         return sequence
 
     def reader(self, chain: Chain) -> Sequence:
-        """The reader's side. Every message is learned."""
+        """Returns the reader's side. Every message is learned."""
         sequence = self._start(chain, actions=["message"])
         for step in self._demonstrate(chain, through_reader=True)[:-1]:
             sequence.add(self._document(step.entity))
@@ -119,7 +119,7 @@ class SequenceMaker:
         return sequence
 
     def lead(self, chain: Chain) -> Sequence:
-        """A search without bad habits, of which only the queries after the first are learned.
+        """Returns a search without bad habits, of which only the queries after the first are learned.
 
         These queries name the person to whom the last document led, and the fact to look for. In whole
         demonstrations most tokens are easy to predict, and these few words get too little weight: a policy of
@@ -128,12 +128,12 @@ class SequenceMaker:
         return self._straight(chain, lambda step: self._document(step.entity))
 
     def lead_through_notes(self, chain: Chain) -> Sequence:
-        """The same with a reader's notes in place of documents."""
+        """Returns the same with a reader's notes in place of documents."""
         return self._straight(chain, lambda step: self._note(step.note))
 
     def belief(self, chain: Chain) -> Sequence:
-        """An episode that ends with the gold answer after a random number of searches. Only the answer is
-        learned.
+        """Returns an episode that ends with the gold answer after a random number of searches. Only the
+        answer is learned.
 
         This calibrates the policy's belief in an answer on the documents that it has seen.
         """
@@ -144,7 +144,7 @@ class SequenceMaker:
         return self._gold(sequence, chain)
 
     def early_belief(self, chain: Chain, searches: int) -> Sequence:
-        """The same after the first `searches` searches of an expert who rarely strays."""
+        """Returns the same after the first `searches` searches of an expert who rarely strays."""
         sequence = self._start(chain, actions=["search", "answer"])
         for step in Expert(self.world, self.rng, Habits(stray=0.1)).demonstrate(chain)[:searches]:
             sequence.add(self._decision(step))
@@ -152,7 +152,7 @@ class SequenceMaker:
         return self._gold(sequence, chain)
 
     def belief_through_reader(self, chain: Chain) -> Sequence:
-        """The same on the merged history of searcher and reader, with or without documents and notes."""
+        """Returns the same on the merged history of both roles, with or without documents and notes."""
         sequence = self._start(chain, actions=["search", "answer"])
         with_documents = self.rng.random() < 0.7
         with_notes = not with_documents or self.rng.random() < 0.6

@@ -202,7 +202,7 @@ class Trainer:
     def _step(
         self, parts: dict[str, list[Sequence]], rate: float, weights: dict[str, float] | None = None
     ) -> dict[str, float]:
-        """One update on the weighted sum, over `parts`, of the mean loss of their learned tokens.
+        """Makes one update on the weighted sum, over `parts`, of the mean loss of their learned tokens.
 
         Returns:
             The loss, and the accuracy of each part.

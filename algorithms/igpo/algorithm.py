@@ -91,15 +91,15 @@ class IGPO(Algorithm):
     def _begin(self) -> None:
         """Starts a run: loads its task, and gives the engines the learner's weights."""
         self.task = SearchTask(self.config.env_settings())
-        self.cursor = self.task.prompt_sampler(self.config.seed)
+        self.prompt_sampler = self.task.prompt_sampler(self.config.seed)
         timeout = self.config.env_runner_restore_timeout_s or 0.0
         runners, restore = self.env_runner_group, self.restore_env_runners
         self.sampler = GroupSampler(runners, self.push_weights, restore, timeout)
         self._ahead: SampledBatch | None = None
         """The next iteration's batch, where it was sampled during the update (`max_weight_lag`)."""
         self._weight_push = WeightPush(self.config, self.learner_group, runners)
-        self._learning = Lock()
-        """Held while the learner's weights change, so that no runner is given half of an update."""
+        self._weights_lock = Lock()
+        """Held while the learner's weights change or are pushed, so that no runner gets half of an update."""
         self._engine_identity = self.config.engine_identity
         self.push_weights()
 
@@ -188,7 +188,7 @@ class IGPO(Algorithm):
     def _roll_out(self) -> tuple[SampledBatch, Future | None]:
         """Returns this iteration's batch and, under `max_weight_lag`, a future of the next one's."""
         iteration, version = self.iteration + 1, self.weights_version
-        sample = partial(sample_batch, self.config, self.task, self.cursor, self.sampler, version)
+        sample = partial(sample_batch, self.config, self.task, self.prompt_sampler, self.sampler, version)
         batch, self._ahead = self._ahead or sample(iteration), None
         following = in_background(sample, iteration + 1) if self.config.max_weight_lag else None
         self.metrics.aggregate(batch.runner_metrics, key=ENV_RUNNER_RESULTS)
@@ -200,7 +200,7 @@ class IGPO(Algorithm):
         sampled = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: sampled}
         data = training_data(episodes, self.config.num_learners)
-        with self._learning:
+        with self._weights_lock:
             results = self.learner_group.update(training_data=data, timesteps=timesteps, num_epochs=1)
             self._weights_version += 1
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
@@ -224,7 +224,7 @@ class IGPO(Algorithm):
         Raises:
             RuntimeError: an engine holds another version afterwards.
         """
-        with self._learning:
+        with self._weights_lock:
             return self._weight_push.push(self._weights_version, runner_ids)
 
     @override(Algorithm)
@@ -245,7 +245,7 @@ class IGPO(Algorithm):
 
     @override(Algorithm)
     def _run_one_evaluation(self, parallel_train_future=None) -> dict[str, Any]:
-        """The evaluation within `train()`, before RLlib has counted the iteration."""
+        """Evaluates within `train()`, before RLlib has counted the iteration."""
         return {"evaluation": self._evaluate(self.iteration + 1)}
 
     def _evaluate(self, iteration: int) -> dict[str, float]:
@@ -313,14 +313,18 @@ class IGPO(Algorithm):
     @override(Algorithm)
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)
-        own = {"cursor": self.cursor.state(), WEIGHTS_SEQ_NO: self._weights_version, "ahead": self._ahead}
+        own = {
+            "cursor": self.prompt_sampler.state(),
+            WEIGHTS_SEQ_NO: self._weights_version,
+            "ahead": self._ahead,
+        }
         return {**state, "igpo": own}
 
     @override(Algorithm)
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         if "igpo" in state:
-            self.cursor.restore(state["igpo"]["cursor"])
+            self.prompt_sampler.restore(state["igpo"]["cursor"])
             self._weights_version = state["igpo"][WEIGHTS_SEQ_NO]
             self._ahead = state["igpo"].get("ahead")
 

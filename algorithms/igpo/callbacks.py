@@ -14,10 +14,10 @@ class IGPOCallback(RLlibCallback):
     """Base class of callbacks that must know how an `IGPO` ends. Every hook does nothing by default."""
 
     def on_failure(self, *, algorithm: Algorithm) -> None:
-        """`train()` or `evaluate()` raised; `algorithm.records` holds the rollouts that it had by then.
+        """Runs after `train()` or `evaluate()` raised, before the exception leaves the algorithm.
 
-        Called before the exception leaves the algorithm.
+        `algorithm.records` holds the rollouts that were finished by then.
         """
 
     def on_stop(self, *, algorithm: Algorithm) -> None:
-        """`stop()` was called; env runners and learners still run."""
+        """Runs at `stop()`, while env runners and learners still run."""

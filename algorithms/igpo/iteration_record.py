@@ -87,6 +87,6 @@ class IterationRecord:
 
 
 def token_texts(turns: Iterable[TurnTokens], tokenizer: Any) -> dict[int, str]:
-    """The text of every token id in `turns`, as `tokenizer` decodes it alone."""
+    """Decodes every token id in `turns` alone with `tokenizer`."""
     ids = np.concatenate([part for turn in turns for part in (turn.context_ids_C, turn.decision_ids_L)])
     return {i: str(tokenizer.decode([i])) for i in np.unique(ids).tolist()}

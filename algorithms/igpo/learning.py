@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def training_data(episodes: list[MultiAgentEpisode], num_learners: int) -> TrainingData:
-    """The episodes, spread over the learners in whole groups (RLlib's own split would cut groups apart)."""
+    """Spreads the episodes over the learners in whole groups; RLlib's own split would cut groups apart."""
     shards = shard_groups(episodes, max(1, num_learners))
     if num_learners <= 1:
         return TrainingData(episodes=shards[0])
@@ -28,7 +28,7 @@ def training_data(episodes: list[MultiAgentEpisode], num_learners: int) -> Train
 
 
 def take_credit(learners: LearnerGroup) -> tuple[dict[tuple[str, int], TurnCredit], list[GroupCredit]]:
-    """The last update's credit of every turn, by (rollout id, turn index), and statistics of its groups."""
+    """Collects the last update's credit of every turn, by (rollout id, turn index), and of its groups."""
     credit: dict[tuple[str, int], TurnCredit] = {}
     groups: list[GroupCredit] = []
     for turns, own_groups in on_learners(learners, lambda learner: learner.take_credit()):

@@ -38,7 +38,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def ending_metrics(rollouts: list[Rollout]) -> dict[str, float]:
-    """How rollouts ended: shares of each ending, mean number of turns, share of tool calls with an error."""
+    """Computes the share of each ending, the mean number of turns and the share of calls with an error."""
     calls = [call for rollout in rollouts for turn in rollout.turns for call in turn.tool_calls]
     return {
         "turns_mean": _mean(rollout.num_turns for rollout in rollouts),
@@ -55,7 +55,7 @@ def training_metrics(
     groups: list[GroupCredit],
     replaced: Sequence[Rollout] = (),
 ) -> dict[str, float]:
-    """Metrics of one training batch.
+    """Computes the metrics of one training batch.
 
     Args:
         rollouts: the rollouts of the batch.
@@ -88,7 +88,7 @@ def training_metrics(
 
 
 def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
-    """Metrics of held-out rollouts.
+    """Computes the metrics of held-out rollouts.
 
     Returns:
         Name to value: answer metrics in both dialects, how rollouts ended, and `em_squad` by number of hops
@@ -108,7 +108,7 @@ def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
 
 
 def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, float]:
-    """Metrics of the last update, combined over the trained policies.
+    """Combines the metrics of the last update over the trained policies.
 
     Log-prob gaps are the largest of any policy, losses are summed, all others are means weighted by tokens.
 
@@ -162,7 +162,7 @@ class Stopwatch:
 
 
 def iteration_seconds(batch: SampledBatch, driver: dict[str, float], credit: float) -> dict[str, float]:
-    """Seconds of every phase of one iteration.
+    """Collects the wall-clock seconds of every phase of one iteration.
 
     Args:
         batch: seconds of the sampling, and of its phases inside the runners.
@@ -190,7 +190,7 @@ def iteration_seconds(batch: SampledBatch, driver: dict[str, float], credit: flo
 def batch_metrics(
     batch: SampledBatch, groups: list[GroupCredit], group_size: int, learner_version: int, pushed_bytes: int
 ) -> dict[str, float]:
-    """Metrics of sampling and of the push of weights.
+    """Computes the metrics of sampling and of the push of weights.
 
     Args:
         batch: the sampled batch.

@@ -28,7 +28,7 @@ class RenamedSetting:
 
 
 def with_new_names(state: dict[str, Any]) -> dict[str, Any]:
-    """The attributes of a stored configuration, with the old names replaced."""
+    """Replaces the old names among the attributes of a stored configuration."""
     return {RENAMED.get(name, name): value for name, value in state.items()}
 
 

@@ -186,7 +186,7 @@ def training_jobs(
     seed: int,
     drawn_before: Counter[int],
 ) -> list[list[RolloutJob]]:
-    """Requests for the rollouts of one round of training.
+    """Makes the jobs of one round of training.
 
     Args:
         questions: the training questions.
@@ -194,8 +194,8 @@ def training_jobs(
         iteration: the iteration that the rollouts are for, from 1.
         group_size: G, rollouts per group.
         seed: the run's seed.
-        drawn_before: how often each question was drawn in this iteration; updated. A question that is drawn
-            again, across the border of an epoch, gets a second group with other seeds.
+        drawn_before: number of times that each question was drawn in this iteration; updated. A question that
+            is drawn again, because a new epoch has begun, gets a second group with other seeds.
 
     Returns:
         One list of `group_size` jobs per drawn question.
@@ -219,7 +219,7 @@ def training_jobs(
 def heldout_jobs(
     questions: Sequence[Question], *, samples: int, temperature: float, seed: int, first: int = 0
 ) -> list[list[RolloutJob]]:
-    """Requests for held-out rollouts, whose belief is not scored: one list of `samples` jobs per question.
+    """Makes the jobs of held-out rollouts without belief scoring: one list of `samples` jobs per question.
 
     `first` is the position of `questions[0]` among all held-out questions. It keeps ids unique, since
     questions of different sources may share an id.
@@ -244,7 +244,7 @@ def heldout_jobs(
 def sample_batch(
     config: IGPOSettings,
     task: SearchTask,
-    cursor: PromptSampler,
+    prompt_sampler: PromptSampler,
     sampler: GroupSampler,
     weights_version: int,
     iteration: int,
@@ -256,7 +256,7 @@ def sample_batch(
     Args:
         config: the batch's sizes and the seed.
         task: the questions, and the policy of each role.
-        cursor: draws the prompts; advanced.
+        prompt_sampler: draws the prompts; its position moves on.
         sampler: makes the rollouts.
         weights_version: version of the weights that the engines hold.
         iteration: the iteration that the batch is for, from 1.
@@ -272,7 +272,7 @@ def sample_batch(
     for _ in range(config.max_resample + 1 if config.dynamic_sampling else 1):
         jobs = training_jobs(
             task.train_questions,
-            cursor.next(wanted - len(kept)),
+            prompt_sampler.next(wanted - len(kept)),
             iteration=iteration,
             group_size=config.group_size,
             seed=config.seed,
@@ -303,7 +303,7 @@ def sample_batch(
 
 
 def sampling_seconds(runner_metrics: list) -> dict[str, float]:
-    """Seconds of each phase of one round of sampling, each of the runner that was slowest in it."""
+    """Returns the seconds of each phase of one round of sampling, those of the runner that took longest."""
     return {
         name: max(float(metrics[f"seconds_{name}"].peek()) for metrics in runner_metrics)
         for name in ("generate", "score", "tools", "host")

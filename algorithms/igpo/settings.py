@@ -191,22 +191,22 @@ class IGPOSettings(AlgorithmConfig):
             raise InputError(str(error)) from error
 
     def credit_config(self) -> CreditConfig:
-        """The preset's credit settings with this configuration's changes. Raises InputError."""
+        """Applies this configuration's changes to the preset's credit settings. Raises InputError."""
         try:
             without_removed(vars(self))  # RLlib takes any key of a checkpoint's configuration
-            return dataclasses.replace(self.preset_settings.credit, **self._said(CREDIT_FIELDS))
+            return dataclasses.replace(self.preset_settings.credit, **self._own_values(CREDIT_FIELDS))
         except ValueError as error:
             raise InputError(str(error)) from error
 
     def loss_settings(self) -> LossSettings:
-        """The preset's loss settings with this configuration's changes. Raises InputError."""
+        """Applies this configuration's changes to the preset's loss settings. Raises InputError."""
         try:
-            return LossSettings(**{**self.preset_settings.loss_changes, **self._said(LOSS_FIELDS)})
+            return LossSettings(**{**self.preset_settings.loss_changes, **self._own_values(LOSS_FIELDS)})
         except ValueError as error:
             raise InputError(str(error)) from error
 
-    def _said(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """Those of the settings that this configuration sets itself."""
+    def _own_values(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """Returns those of the settings that this configuration sets itself."""
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
@@ -265,7 +265,7 @@ class IGPOSettings(AlgorithmConfig):
 
     @property
     def roles(self) -> list[RoleSettings]:
-        """Who takes turns."""
+        """The roles that take turns."""
         return self.search_settings.roles
 
     @property

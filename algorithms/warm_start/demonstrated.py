@@ -24,7 +24,7 @@ from envs.search.trajectory import ActionKind
 
 
 def play_all(task: SearchTask, demonstrations: Sequence[Demonstration]) -> tuple[list[Row], Counter[str]]:
-    """The rows of the demonstrations that can be played, and {reason: how many cannot}.
+    """Returns the rows of the demonstrations that can be played, and {reason: how many cannot}.
 
     Raises:
         InputError: several roles, no `search` among the tools, a search that failed, or no demonstration can
@@ -56,7 +56,7 @@ def play_all(task: SearchTask, demonstrations: Sequence[Demonstration]) -> tuple
 
 
 def _play(task: SearchTask, demonstration: Demonstration) -> Row | str:
-    """The row, or the reason why there is none."""
+    """Returns the row, or the reason why there is none."""
     question, protocol = demonstration.question, task.protocol
     answer = question.golds[0]
     episode = SearchEpisode(task, question, rollout_id=question.id, group_id=question.id)

@@ -56,7 +56,7 @@ class FineTuner:
         module.entropy = "off"
 
     def epoch(self, progress: Progress, should_stop: Callable[[], bool] = lambda: False) -> bool:
-        """One pass over the rows in a new order.
+        """Makes one pass over the rows in a new order.
 
         Returns:
             False if `should_stop` ended it before the last update.
@@ -76,7 +76,7 @@ class FineTuner:
 
     @torch.no_grad()
     def loss(self, rows: TokenBatch) -> float:
-        """Mean negative log-probability of the decision tokens of `rows`, in nats."""
+        """Computes the mean negative log-probability of the decision tokens of `rows`, in nats."""
         self.module.eval()
         return sum(float(share) for share in self._shares(rows, np.arange(_num_rows(rows))))
 
@@ -102,7 +102,7 @@ class FineTuner:
         return min((done + 1) / warm_up, (self.num_updates - done) / max(1, self.num_updates - warm_up))
 
     def _shares(self, batch: TokenBatch, rows: np.ndarray) -> Iterator[torch.Tensor]:
-        """The share of each micro-batch in the mean loss over the decision tokens of `rows`."""
+        """Yields the share of each micro-batch in the mean loss over the decision tokens of `rows`."""
         lengths_N = row_lengths(batch)
         tokens = int(take_rows(batch, lengths_N, rows)[Columns.LOSS_MASK].sum())
         budget = self.settings.tokens_per_micro_batch

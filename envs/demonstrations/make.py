@@ -103,7 +103,8 @@ def _drafts(corpus: Corpus, rng: np.random.Generator) -> dict[int, dict[str, lis
 
 
 def _draft(titles: list[str], names: list[str], answer: str) -> Demonstration:
-    """A draft of a question. `names` are the relations that lead from the first of `titles` to the answer.
+    """Returns a draft of a question. `names` are the relations that lead from the first of `titles` to the
+    answer.
 
     The titles (Film A, Person B) and the relations (director, birthplace) give "Where was the director of
     Film A born?", with the searches "Film A director" and "Person B born".

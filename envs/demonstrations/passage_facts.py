@@ -101,7 +101,7 @@ RELATIONS = (
 
 
 def facts_of(document: Document) -> dict[str, str]:
-    """The facts that `document` states about its title: relation name to answer."""
+    """Returns the facts that `document` states about its title: relation name to answer."""
     facts = {}
     for relation in RELATIONS:
         match = relation.pattern.search(document.text)

@@ -13,7 +13,7 @@ SMOLLM2 = "smollm2"
 
 
 def resolve_model(model_path: str | None) -> str:
-    """The folder (or hub name) of a policy.
+    """Returns the folder (or hub name) of a policy.
 
     Args:
         model_path: a Hugging Face folder, a hub name, or one of these names:

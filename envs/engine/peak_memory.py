@@ -24,7 +24,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_gib() -> float:
-    """The peak since `reset_peak_memory`, in GiB."""
+    """Returns the peak since `reset_peak_memory`, in GiB."""
     import torch
 
     if torch.cuda.is_initialized():

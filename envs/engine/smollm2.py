@@ -17,7 +17,7 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def smollm2_folder() -> Path:
-    """The folder of the converted model (bfloat16, tied embeddings) with tokenizer and chat template.
+    """Returns the folder of the converted model (bfloat16, tied embeddings) with tokenizer and chat template.
 
     The first call converts it.
 

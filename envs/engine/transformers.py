@@ -266,7 +266,7 @@ def _pad_left(tensor: torch.Tensor, dim: int, width: int) -> torch.Tensor:
 
 
 def _within_budget(requests: list) -> tuple[list, list]:
-    """The first requests that fit into `PREFILL_TOKENS` (at least one), and the rest."""
+    """Returns the first requests that fit into `PREFILL_TOKENS` (at least one), and the rest."""
     width = 0
     for count, request in enumerate(requests):
         width = max(width, len(request.context_ids) + len(getattr(request, "suffix_ids", ())))

@@ -239,7 +239,7 @@ def _generated(output) -> Generated:
 
 
 def read_score(request: ScoreAnswer, flat, num_cached_tokens: int) -> float | None:
-    """s_t(a) from vLLM's prompt log-probs, or None where the prefix cache made them invalid.
+    """Computes s_t(a) from vLLM's prompt log-probs; None where the prefix cache made them invalid.
 
     The log-prob of the token at position p is computed from position p - 1. Rows of positions that were read
     from the prefix cache are uninitialised memory. So the first gold token, at p, is valid only if fewer than

@@ -1,4 +1,4 @@
-"""Belief scoring: how likely the policy finds the gold answers after each moment of a rollout.
+"""Belief scoring: the log-probability that the policy gives the gold answers after each moment of a rollout.
 
 A scorer takes `BeliefQuery`s and returns s_t(a) (definitions: Belief and information gain), float64 [T1, K]
 for each query: the mean log-prob of the gold tokens at temperature 1, from a float32 log-softmax. All scorers
@@ -64,7 +64,7 @@ class PrefixScorer:
         self._engine = engine
 
     def score(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
-        """The scores of each query, float64 [T1, K]."""
+        """Scores each query, float64 [T1, K], in nats."""
         scores = [np.empty((len(query.contexts_T1), len(query.suffixes_K))) for query in queries]
         place_of: dict[str, tuple[int, int, int]] = {}
         for n, query in enumerate(queries):

@@ -68,7 +68,7 @@ class EpisodeRecord:
         self._steps += 1
 
     def decisions(self, agent: str) -> list[np.ndarray]:
-        """The token ids of each of the agent's turns, int32 [L]."""
+        """Returns the token ids of each of the agent's turns, int32 [L]."""
         return self._agents[agent].actions
 
     def episode(self, policy_of: RolePolicies) -> MultiAgentEpisode:

@@ -57,7 +57,7 @@ class RolloutJob:
 
 
 def turn_seed(seed_parts: tuple[int, ...], turn: int) -> int:
-    """The sampling seed of one turn, in [0, 2^31): the same on every machine and in every batch."""
+    """Returns the sampling seed of one turn, in [0, 2^31): the same on every machine and in every batch."""
     digest = hashlib.blake2b(repr((*seed_parts, turn)).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") & 0x7FFFFFFF
 
@@ -325,7 +325,7 @@ class _Run:
             self.num_open -= 1
 
     def _record(self, live: _Live) -> EpisodeRecord:
-        """The record of a rollout that has ended and is scored."""
+        """Returns the record of a rollout that has ended and is scored."""
         rollout = live.state.rollout
         if not live.is_scored or not rollout.turns:
             return live.record

@@ -73,7 +73,7 @@ class Expert:
         self._search = search
 
     def answer(self, question: Question) -> str:
-        """The answer; "" where the documents do not state it."""
+        """Returns the answer; "" where the documents do not state it."""
         meant = question.metadata
         if meant["kind"] == "comparison":
             return next(
@@ -98,7 +98,7 @@ class RandomSearcher:
         self._relations, self._search, self._max_searches, self._rng = relations, search, max_searches, rng
 
     def answer(self, question: Question) -> str:
-        """A random answer of the right kind among the values seen."""
+        """Returns a random answer of the right kind among the values seen."""
         meant = question.metadata
         known = list(meant["names"]) if meant["kind"] == "comparison" else [meant["entity"]]
         values = []
@@ -116,7 +116,7 @@ class RandomSearcher:
 
 
 def read_fact(document: Document, key: str) -> str:
-    """The value that the document states for `key`; "" where it states none."""
+    """Returns the value that the document states for `key`; "" where it states none."""
     _, stated, rest = f" {document.text}".partition(f" {document.title} {key} ")
     return rest.partition(" .")[0] if stated else ""
 

@@ -60,7 +60,9 @@ def relate_by_place(
 def resemble_place(
     values_WA: np.ndarray, places_W: np.ndarray, grade: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """A copy of `values_WA` in which a share `grade` of the entries is the value of the entity's place."""
+    """Returns a copy of `values_WA` in which a share `grade` of the entries is the value of the entity's
+    place.
+    """
     return np.where(_chosen(values_WA.shape, grade, rng), places_W[:, None], values_WA)
 
 

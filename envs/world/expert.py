@@ -117,11 +117,13 @@ class Expert:
         return [*steps, Step("answer", answer)]
 
     def fact(self, entity: int, key: str) -> str:
-        """A fact in the form of documents and notes: ``mira mother toma``."""
+        """Returns a fact in the form of documents and notes: ``mira mother toma``."""
         return f"{self.world.names[entity]} {key} {self.world.value(entity, key)}"
 
     def _deviation(self, steps: list[Step], done: bool) -> int | None:
-        """The entity of a repeated or straying search; None for the right one, as in the first search."""
+        """Returns the entity of a repeated or straying search; None for the right one, as in the first
+        search.
+        """
         if not steps or (done and self.rng.random() >= self.habits.overshoot):
             return None
         draw = self.rng.random() * (self.habits.repeat + self.habits.stray if done else 1.0)
@@ -134,7 +136,7 @@ class Expert:
         return None
 
     def _note(self, entity: int, path: list[int], keys: list[str]) -> str:
-        """The fact about `entity` that the question needs; ``unknown`` where it needs none."""
+        """Returns the fact about `entity` that the question needs; ``unknown`` where it needs none."""
         if self.rng.random() < self.habits.misread:
             return self.fact(entity, str(self.rng.choice([*self.world.relations, *ATTRIBUTES])))
         return self.fact(entity, keys[path.index(entity)]) if entity in path else UNKNOWN

@@ -57,23 +57,23 @@ class Facts:
         self._alias_WA = self._stream(2).integers(0, settings.aliases + 1, size=self.values_WA.shape)
 
     def _stream(self, number: int) -> np.random.Generator:
-        """A random stream of its own for one of the options that are off by default."""
+        """Returns a random stream of its own for one of the options that are off by default."""
         return np.random.Generator(np.random.PCG64([self.settings.seed, number]))
 
     def value(self, entity: int, key: str) -> str:
-        """The word that `entity`'s document gives for `key`, a relation or an attribute."""
+        """Returns the word that `entity`'s document gives for `key`, a relation or an attribute."""
         if key in self.relations:
             return self.names[self.relations_WJ[entity, self.relations.index(key)]]
         return self.value_names(entity, key)[self._alias_WA[entity, ATTRIBUTES.index(key)]]
 
     def value_names(self, entity: int, attribute: str) -> list[str]:
-        """All names of the entity's value; a single word without aliases."""
+        """Returns all names of the entity's value; a single word without aliases."""
         return value_names(
             attribute, int(self.values_WA[entity, ATTRIBUTES.index(attribute)]), self.settings.aliases
         )
 
     def path(self, chain: Chain) -> list[int]:
-        """The entities whose documents the chain needs, in hop order."""
+        """Returns the entities whose documents the chain needs, in hop order."""
         path = [chain.entity]
         for relation in chain.relations:
             path.append(int(self.relations_WJ[path[-1], relation]))

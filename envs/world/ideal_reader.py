@@ -10,7 +10,7 @@ from envs.world.facts import Facts
 
 
 def belief_path(facts: Facts, chain: Chain) -> list[float]:
-    """Belief in the gold answer after 0, 1, ... gold documents.
+    """Returns belief in the gold answer after 0, 1, ... gold documents.
 
     Bayes' rule over the places along the chain: the attributes in a document tell its entity's place, a
     relation leads to the place's branches with probability `graded_evidence`, and a place tells the values of

@@ -19,12 +19,12 @@ MAX_DRAWS = 200
 
 
 def document_id(entity: int) -> str:
-    """The id of the entity's document."""
+    """Returns the id of the entity's document."""
     return f"world-{entity:04d}"
 
 
 def chain_question(facts: Facts, chain: Chain, id: str) -> Question:
-    """The question that asks for the end of `chain`, such as ``color of mother of mira ?``."""
+    """Returns the question that asks for the end of `chain`, such as ``color of mother of mira ?``."""
     path, keys = facts.path(chain), chain.keys
     return Question(
         id=id,

@@ -49,7 +49,7 @@ def share_names(entity_names: list[str], pairs: int) -> tuple[list[str], list[st
 
 
 def value_names(attribute: str, value: int, aliases: int) -> list[str]:
-    """All names of a value: its word first, then `aliases` more that name nothing else.
+    """Returns all names of a value: its word first, then `aliases` more that name nothing else.
 
     Args:
         attribute: one of `ATTRIBUTES`.

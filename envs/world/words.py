@@ -66,6 +66,6 @@ NAMES = names()[:100]
 
 
 def vocabulary() -> list[str]:
-    """Every word that a world, its questions and its answers can contain, in a fixed order."""
+    """Returns every word that a world, its questions and its answers can contain, in a fixed order."""
     values = [word for attribute in ATTRIBUTES for word in VALUES[attribute]]
     return [*OTHER_WORDS, *RELATIONS, *ATTRIBUTES, *values, *NAMES]

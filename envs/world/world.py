@@ -46,7 +46,7 @@ class World(Facts):
         self._question_seed = int(rng.integers(0, 2**31))
 
     def facts(self, entity: int) -> list[str]:
-        """The sentences of the entity's document, in its order.
+        """Returns the sentences of the entity's document, in its order.
 
         Where two entities share a first name, the first and the last sentence give the full name.
         """
@@ -67,11 +67,11 @@ class World(Facts):
         return documents + distractors(self.names, self.relations, settings.distractors, self._stream(4))
 
     def question(self, chain: Chain, id: str) -> Question:
-        """The question that asks for the end of `chain`."""
+        """Returns the question that asks for the end of `chain`."""
         return chain_question(self, chain, id)
 
     def questions(self, split: Split) -> list[Question]:
-        """The questions of one split, in a random order of hops.
+        """Returns the questions of one split, in a random order of hops.
 
         All questions of both splits have different texts.
 
@@ -81,7 +81,7 @@ class World(Facts):
         return self._questions[split]
 
     def chains(self, split: Split) -> list[Chain]:
-        """The chains that the questions of the split are made from, in the same order."""
+        """Returns the chains that the questions of the split are made from, in the same order."""
         return self._chains[split]
 
     @cached_property
@@ -139,7 +139,7 @@ def split_by_share(total: int, shares: dict[int, float]) -> dict[int, int]:
 
 
 def build_world(settings: WorldSettings) -> World:
-    """The world of these settings.
+    """Returns the world of these settings.
 
     Raises:
         InputError: the settings need more names than there are, or contradict one another.

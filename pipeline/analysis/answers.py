@@ -18,7 +18,7 @@ CELL_CHARACTERS = 200
 
 
 def rows_of(answer: pa.Table | duckdb.DuckDBPyRelation) -> list[dict[str, Any]]:
-    """Column name to value, per row; a map becomes a dict, null becomes None."""
+    """Returns column name to value, per row; a map becomes a dict, null becomes None."""
     table = answer if isinstance(answer, pa.Table) else answer.to_arrow_table()
     return table.to_pylist(maps_as_pydicts="strict")
 
@@ -48,7 +48,9 @@ def write_answer(answer: pa.Table, format: str, out: Path) -> None:
 
 
 def cell(value: Any) -> str:
-    """A value as one short line: four significant digits, no control characters (a model may write any)."""
+    """Returns a value as one short line: four significant digits, no control characters (a model may write
+    any).
+    """
     if value is None:
         return ""
     if isinstance(value, float):

@@ -73,7 +73,7 @@ class CreditChanges:
 
 
 def credit_changes(table: Path) -> CreditChanges:
-    """Compare the two columns of advantages in the Parquet file `table`."""
+    """Compares the two columns of advantages in the Parquet file `table`."""
     with duckdb.connect() as connection:
         connection.execute(_CREDIT.format(path=sql_text(str(table))))
         turns = connection.execute(_TURNS).fetchall()[0]

@@ -33,7 +33,7 @@ class RunLocation:
 
 
 def locate_run(run: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "runs") -> RunLocation:
-    """Find a run by its folder, its log's folder or URL, an experiment's folder or name (newest run), a run
+    """Finds a run by its folder, its log's folder or URL, an experiment's folder or name (newest run), a run
     id, or `last`.
 
     Raises AnalysisError naming the nearest run if there is none.
@@ -57,7 +57,7 @@ def locate_run(run: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "
 
 
 def _log_of(folder: Path) -> LogFolder | None:
-    """The log of a run's folder, which may lie on another file system."""
+    """Returns the log of a run's folder, which may be on another file system."""
     elsewhere = folder / LOG_LOCATION
     if elsewhere.exists():
         return open_folder(elsewhere.read_text().strip())
@@ -80,7 +80,7 @@ def _newest(folders: list[Path], where: str, home: Path) -> RunLocation:
 
 
 def _started_at(folder: Path) -> str:
-    """Start of the run's latest attempt; empty for a log that cannot be read, as opening it will say."""
+    """Returns the start of the run's latest attempt; empty for a log that cannot be read."""
     log = _log_of(folder)
     try:
         return load_manifest(log).last_started_at if log else ""

@@ -70,7 +70,7 @@ class Profile:
 
 
 def profile(run: Run) -> Profile:
-    """The profile of the finished training iterations in `run` (of one run).
+    """Returns the profile of the finished training iterations in `run` (of one run).
 
     Raises AnalysisError if there are none.
     """
@@ -124,7 +124,9 @@ def show(found: Profile, console: Console) -> None:
 
 
 def _chart(found: Profile) -> Table:
-    """A bar for each of at most `BARS` stretches of iterations: their mean seconds, one scale for all."""
+    """Draws a bar for each of at most `BARS` stretches of iterations: their mean seconds, one scale for
+    all.
+    """
     step = math.ceil(len(found.iterations) / BARS)
     table = Table.grid(padding=(0, 1))
     stretches = []

@@ -129,7 +129,7 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def iterations(run: Run) -> list[int]:
-    """The training iterations of a run, in order."""
+    """Returns the training iterations of a run, in order."""
     return [
         row[0]
         for row in run.sql(
@@ -141,8 +141,8 @@ def iterations(run: Run) -> list[int]:
 def recredit(
     run: Run, estimator: Estimator, out: Path, on_done: Callable[[int], object] = lambda iteration: None
 ) -> None:
-    """Write the table of `SCHEMA` to `out`, which appears when it is complete. `on_done` is called after each
-    iteration.
+    """Writes the table of `SCHEMA` to `out`, which appears when it is complete. `on_done` is called after
+    each iteration.
 
     Raises AnalysisError where the log lacks what the estimator needs.
     """
@@ -205,7 +205,7 @@ def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration
 
 
 def scored_rollout(rollout: dict[str, Any], estimator: Estimator) -> ScoredRollout:
-    """The part of a logged rollout that credit reads."""
+    """Returns the part of a logged rollout that credit reads."""
     turns = rollout["turns"]
     return ScoredRollout(
         id=rollout["episode_id"],

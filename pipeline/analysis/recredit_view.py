@@ -33,7 +33,7 @@ COLUMNS = ["estimator", *SCHEMA.names]
 
 
 def recredit_files(run_folder: Path) -> list[str]:
-    """The files of a run, by name."""
+    """Returns the files of a run, by name."""
     return [str(path) for path in sorted((run_folder / FOLDER).glob("*.parquet"))]
 
 

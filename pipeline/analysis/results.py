@@ -13,7 +13,7 @@ REPORT = "report.html"
 
 
 def write_results(folder: Path) -> list[Path]:
-    """Write `results/NAME.csv` per named query and `results/report.html` into a run's folder; returns their
+    """Writes `results/NAME.csv` per named query and `results/report.html` into a run's folder; returns their
     paths.
 
     Raises AnalysisError if the run's log is empty.

@@ -19,7 +19,7 @@ COLUMNS = {name: schema.names for name, schema in TABLES.items()} | {"recredits"
 
 
 def open_run(*runs: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "runs") -> Run:
-    """Open the logs of `runs` (folders, experiment names, run ids, URLs, `last`; default: `last`) as one
+    """Opens the logs of `runs` (folders, experiment names, run ids, URLs, `last`; default: `last`) as one
     database.
 
     Raises AnalysisError if a run does not exist, has nothing in its log yet, or its log cannot be read.
@@ -41,7 +41,8 @@ class Run:
         self._connection = self._database(self._manifests)
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
-        """The answer as a DuckDB relation: `.show()`, `.fetchall()`, `.df()`, `.pl()`, `.to_arrow_table()`.
+        """Returns the answer as a DuckDB relation: `.show()`, `.fetchall()`, `.df()`, `.pl()`,
+        `.to_arrow_table()`.
 
         Raises AnalysisError if the query would write, names an unknown table or column, or cannot be parsed.
         """
@@ -53,7 +54,7 @@ class Run:
             raise AnalysisError(explain_error(error, query, COLUMNS)) from error
 
     def named(self, name: str) -> duckdb.DuckDBPyRelation:
-        """The answer of a shipped query (`named_queries()` lists them)."""
+        """Returns the answer of a shipped query (`named_queries()` lists them)."""
         return self.sql(named_query(name).sql)
 
     def table(self, name: str) -> duckdb.DuckDBPyRelation:
@@ -62,31 +63,31 @@ class Run:
         return self._current().view(name)
 
     def runs(self) -> duckdb.DuckDBPyRelation:
-        """One row per attempt."""
+        """Returns one row per attempt."""
         return self.table("runs")
 
     def iterations(self) -> duckdb.DuckDBPyRelation:
-        """One row per iteration and split."""
+        """Returns one row per iteration and split."""
         return self.table("iterations")
 
     def episodes(self) -> duckdb.DuckDBPyRelation:
-        """One row per rollout."""
+        """Returns one row per rollout."""
         return self.table("episodes")
 
     def turns(self) -> duckdb.DuckDBPyRelation:
-        """One row per turn."""
+        """Returns one row per turn."""
         return self.table("turns")
 
     def groups(self) -> duckdb.DuckDBPyRelation:
-        """One row per group of rollouts of one prompt."""
+        """Returns one row per group of rollouts of one prompt."""
         return self.table("groups")
 
     def tool_calls(self) -> duckdb.DuckDBPyRelation:
-        """One row per tool call."""
+        """Returns one row per tool call."""
         return self.table("tool_calls")
 
     def tokens(self) -> duckdb.DuckDBPyRelation:
-        """One row per token; empty unless the run had `log_tokens: true`."""
+        """Returns one row per token; empty unless the run had `log_tokens: true`."""
         return self.table("tokens")
 
     def close(self) -> None:

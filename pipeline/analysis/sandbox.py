@@ -28,7 +28,7 @@ _NO_COLUMN = re.compile(
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """An empty in-memory database that never fetches extensions."""
+    """Returns an empty in-memory database that never fetches extensions."""
     connection = duckdb.connect(
         config={
             "autoinstall_known_extensions": "false",
@@ -43,7 +43,7 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 
 def lock(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
-    """Leave `files` readable and close everything else, for good."""
+    """Leaves `files` readable and closes everything else; it cannot be opened again."""
     connection.execute("SET allowed_paths = " + sql_list(files))
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
@@ -120,5 +120,5 @@ def explain_error(error: duckdb.Error, query: str, tables: dict[str, list[str]])
 
 
 def _first_lines(error: duckdb.Error) -> str:
-    """The message without the repeated query; the kind of error ("Binder Error: ") stays in front."""
+    """Returns the message without the repeated query; the kind of error ("Binder Error: ") stays in front."""
     return str(error).split("\n\nLINE", 1)[0].strip()

@@ -56,8 +56,8 @@ def select_episodes(
     order: str = "iteration DESC, split DESC, group_id, episode_id",
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of `episodes` that fit every given condition, newest iteration and training first unless `order`
-    (SQL) says otherwise.
+    """Returns rows of `episodes` that fit every given condition, newest iteration and training first unless
+    `order` (SQL) says otherwise.
 
     `question` fits where the question's text contains it, letter case ignored; `episode` where the id is
     equal. Raises AnalysisError naming the nearest episode, question or iteration if nothing fits.
@@ -80,14 +80,14 @@ def select_episodes(
 
 
 def load_trajectory(run: Run, episode: dict[str, Any]) -> Trajectory:
-    """The turns of a row of `episodes`."""
+    """Returns the turns of a row of `episodes`."""
     return Trajectory(
         episode, rows_of(run.sql(f"SELECT * FROM turns WHERE {_is(episode)} ORDER BY turn_index"))
     )
 
 
 def load_group(run: Run, episode: dict[str, Any]) -> list[Trajectory]:
-    """The rollouts of the same prompt in the same iteration, `episode` among them, in the order of
+    """Returns the rollouts of the same prompt in the same iteration, `episode` among them, in the order of
     their ids.
     """
     same = " AND ".join(
@@ -101,8 +101,8 @@ def load_group(run: Run, episode: dict[str, Any]) -> list[Trajectory]:
 
 
 def instructive_trajectories(run: Run, run_id: str) -> list[Instructive]:
-    """A case study and the extremes among a run's training rollouts, no rollout twice; what the run does not
-    have is left out.
+    """Returns a case study and the extremes among a run's training rollouts, no rollout twice; what the run
+    does not have is left out.
     """
     found: list[Instructive] = []
     for reason, explanation, condition, order in _INSTRUCTIVE:
@@ -180,7 +180,7 @@ def _has_words(question: str) -> str:
 def _nothing_fits(
     run: Run, episode: str | None, question: str | None, iteration: int | None, split: str | None
 ) -> str:
-    """One sentence: what was asked for, the nearest that exists, and how to list what does."""
+    """Returns one sentence: what was asked for, the nearest that exists, and how to list what does."""
     ((first, last, splits),) = run.sql(
         "SELECT min(iteration), max(iteration), string_agg(DISTINCT split, ' and ' ORDER BY split) FROM "
         "episodes"

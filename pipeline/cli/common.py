@@ -39,7 +39,7 @@ class _PlainErrors(TyperGroup):
 
 
 def make_app(help: str) -> typer.Typer:
-    """A console script without commands, with `--version` and plain errors."""
+    """Makes a console script without commands, with `--version` and plain errors."""
     app = typer.Typer(
         help=help,
         cls=_PlainErrors,

@@ -1,4 +1,4 @@
-"""`igpo data`: look at questions, and at a generated world, before a run is spent on them."""
+"""`igpo data`: describes questions, and a generated world, before a run uses them."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
     table.add_row(
         "refused",
         f"{len(found.refused):,}"
-        + (": a run refuses the file until they are mended" if found.refused else ""),
+        + (": a run refuses the file until they are corrected" if found.refused else ""),
     )
     console.print(table)
     for reason in found.refused[:MAX_EXAMPLES]:

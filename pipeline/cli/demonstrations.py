@@ -1,4 +1,4 @@
-"""`igpo data demonstrations`: questions with searches and answers, invented over a corpus.
+"""`igpo data demonstrations`: invents questions with searches and answers over a corpus.
 
 `igpo` mounts this function.
 """
@@ -43,9 +43,9 @@ def demonstrations_command(
     """Invent questions over a corpus, with the searches that find the answer: for `igpo warm-start`, or to
     train and test on.
 
-    They ask for facts that stand in a passage in so many words (who directed a film, when someone was born),
-    or for a fact of a passage that another one names. Only those are kept whose searches bring the passages
-    through the real retriever.
+    They ask for a fact that a passage states literally (who directed a film, when someone was born), or for a
+    fact of a passage that another one names. A question is kept if the real retriever finds its passages by
+    its searches.
 
     Examples:
 

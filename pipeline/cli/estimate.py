@@ -1,4 +1,4 @@
-"""`igpo estimate`: memory and hours of an experiment before it starts. `igpo` mounts this function."""
+"""`igpo estimate`: estimates memory and hours of an experiment. `igpo` mounts this function."""
 
 from __future__ import annotations
 

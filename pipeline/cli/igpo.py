@@ -1,6 +1,8 @@
-"""`igpo`: look before a run (`doctor`), at its rollouts (`sql`, `schema`, `compact`, `recredit`, `profile`,
-`report`, `show`, `browse`), at an answer (`ask`); make demonstrations (`data`) and learn from them
-(`warm-start`)."""
+"""`igpo`: the commands around training. `doctor` and `ask` are here, the others in modules of this folder.
+
+Before a run: `doctor`, `estimate`, `data`, `warm-start`, `serve-retriever`. After it: `sql`, `schema`,
+`compact`, `recredit`, `profile`, `report`, `show`, `browse`, `ask`. Over many runs: `study`.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ PIPED_WIDTH = 100_000
 
 
 def make_console() -> Console:
-    """A console on stdout. A pipe has no width to fit: programs and pagers get whole lines."""
+    """Makes a console on stdout. A pipe has no width to fit: programs and pagers get whole lines."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(width=PIPED_WIDTH, highlight=False)
 
@@ -28,12 +28,17 @@ def make_console() -> Console:
 def write_result(
     relation: duckdb.DuckDBPyRelation, format: str, out: Path | None, rows: int, console: Console
 ) -> None:
-    """Print a query's answer, or write it to `out`: as `format`, and a `table` as the file's ending says,
-    else as CSV.
+    """Prints a query's answer, or writes it to `out`.
 
-    `rows` bounds what a table shows (0: all).
+    Args:
+        relation: the query's answer.
+        format: one of `FORMATS`. A `table` is written to a file as its ending says, else as CSV.
+        out: the file to write; None prints.
+        rows: rows that a printed table shows; 0: all.
+        console: where to print.
 
-    Raises InputError if the answer cannot be written there.
+    Raises:
+        InputError: the answer cannot be written there.
     """
     if format not in FORMATS:
         raise InputError(f"--format {format}: it must be one of {', '.join(FORMATS)}.")
@@ -57,7 +62,7 @@ def write_result(
 
 
 def print_table(relation: duckdb.DuckDBPyRelation, rows: int, console: Console) -> None:
-    """The first `rows` rows (0: all) as a table; longer than that, a last line says so."""
+    """Prints the first `rows` rows (0: all) as a table; a last line says if there are more."""
     shown = relation.limit(rows + 1) if rows else relation
     answer = rows_of(shown)
     if relation.columns == ["explain_key", "explain_value"]:  # A drawing over many lines, not a table.

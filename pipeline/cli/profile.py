@@ -1,4 +1,4 @@
-"""`igpo profile`: where a run's time goes. `igpo` mounts this function."""
+"""`igpo profile`: shows the seconds of each phase of a run. `igpo` mounts this function."""
 
 from __future__ import annotations
 

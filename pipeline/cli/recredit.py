@@ -1,4 +1,4 @@
-"""`igpo recredit`: what another estimator would have made of a run's turns. `igpo` mounts this function."""
+"""`igpo recredit`: computes a run's credit under another estimator. `igpo` mounts this function."""
 
 from __future__ import annotations
 

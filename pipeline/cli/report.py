@@ -1,4 +1,4 @@
-"""`igpo report`: runs as one HTML file. `igpo` mounts this function."""
+"""`igpo report`: writes runs as one HTML file. `igpo` mounts this function."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""`rllib`: the command line that RLlib once had, for IGPO experiments: `rllib train file`, `rllib
-evaluate`."""
+"""`rllib train file` and `rllib evaluate`: the command line that RLlib once had, for IGPO experiments."""
 
 from __future__ import annotations
 

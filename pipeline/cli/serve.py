@@ -1,5 +1,5 @@
-"""`igpo serve-retriever`: a corpus behind HTTP, for our `http` retriever and for every other client of
-Search-R1's format.
+"""`igpo serve-retriever`: serves a corpus over HTTP, for the `http` retriever and for other clients of
+Search-R1's format. `igpo` mounts this function.
 """
 
 from __future__ import annotations

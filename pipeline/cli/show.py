@@ -1,4 +1,4 @@
-"""`igpo show` and `igpo browse`: rollouts in the terminal. `igpo` mounts these functions."""
+"""`igpo show` and `igpo browse`: show rollouts in the terminal. `igpo` mounts these functions."""
 
 from __future__ import annotations
 

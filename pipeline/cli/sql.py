@@ -1,4 +1,4 @@
-"""`igpo sql`, `igpo schema`, `igpo compact`: the rollout log from the command line.
+"""`igpo sql`, `igpo schema`, `igpo compact`: query, explain and merge the rollout log.
 
 `igpo` mounts these functions.
 """
@@ -86,7 +86,7 @@ def sql_command(
 
 
 def _answer(run: Run, query: str, use) -> None:
-    """Ask and use the answer; once more if the log's files were merged in between."""
+    """Runs the query and passes its answer to `use`; once more if the log's files were merged in between."""
     import duckdb
 
     try:
@@ -99,7 +99,7 @@ def _answer(run: Run, query: str, use) -> None:
 
 
 def _runs_and_query(words: list[str], file: Path | None, named: str | None) -> tuple[list[str], str | None]:
-    """Split the positional words: a last one that has white space and is not a folder is the query."""
+    """Splits the positional words: a last one that has white space and is not a folder is the query."""
     inline = (
         words.pop()
         if words and any(c.isspace() for c in words[-1]) and not os.path.exists(words[-1])
@@ -181,7 +181,7 @@ def schema_command(
 
 
 def schema_markdown(tables: list[str]) -> str:
-    """The tables' columns as Markdown, for the documentation."""
+    """Lists the tables' columns in Markdown, for the documentation."""
     from pipeline.rollout_log.schema import describe
 
     parts = []

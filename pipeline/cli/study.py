@@ -1,4 +1,4 @@
-"""`igpo study`: methods compared over seeds and difficulties. `igpo` mounts this function."""
+"""`igpo study`: compares methods over seeds and difficulties. `igpo` mounts this function."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def study_command(
 ) -> None:
     """Compare methods over seeds and difficulties, and write the report.
 
-    Every finished cell is kept as a small table, so a study that was stopped goes on where it was, and only
-    missing cells run.
+    Every finished cell is stored as a small table. A study that was stopped goes on with the missing cells.
 
     Examples:
 

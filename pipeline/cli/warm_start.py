@@ -1,4 +1,4 @@
-"""`igpo warm-start`: teach a model the protocol before reinforcement learning.
+"""`igpo warm-start`: teaches a model the protocol before reinforcement learning.
 
 `igpo` mounts this function.
 """

@@ -182,7 +182,7 @@ def retriever(subject: Subject) -> Finding:
         hits = opened.search(heldout, top_k) if heldout else []
         _ = opened.identity  # which a run logs: a server is asked for its own
     except RetrieverError as error:
-        hint = "start or mend the server, or change env_config.retriever"
+        hint = "start or repair the server, or change env_config.retriever"
         return Finding("retriever", "fail", f"retriever `{kind}` does not work: {error}; {hint}")
     text = f"{kind}: {len(found)} documents in {took:.2g} s for the first training question"
     fruitless = [asked for asked, of_one in zip(heldout, hits, strict=True) if not of_one]
@@ -276,8 +276,8 @@ def memory(subject: Subject) -> Finding:
 
 
 def _device_memory(config: IGPOConfig) -> tuple[float, bool]:
-    """Bytes of the smallest GPU and True, where the run takes GPUs and they are here; else the host's free
-    memory and False.
+    """Returns bytes of the smallest GPU and True, where the run takes GPUs and they are here; else the host's
+    free memory and False.
     """
     import psutil
     import torch

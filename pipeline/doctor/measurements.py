@@ -168,7 +168,9 @@ def _playable(task: SearchTask) -> Iterator[Question]:
 
 
 def _first_decisions(policy: Policy, questions: list[Question]) -> list[list[int]]:
-    """A greedy first turn per question, since evidence follows a decision that this policy would write."""
+    """Returns a greedy first turn per question, since evidence follows a decision that this policy would
+    write.
+    """
     from envs.runner.rollout_loop import RolloutJob
 
     jobs = [

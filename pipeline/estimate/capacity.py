@@ -115,7 +115,7 @@ def _learn(model: Model, work: Workload, device: Device, assumed: Assumptions) -
 
 
 def _swap(memory: dict[str, float], assumed: Assumptions) -> float:
-    """The learner's state goes to host memory and comes back; gradients are computed again."""
+    """Estimates the seconds of moving the learner's state to host memory and back, without gradients."""
     moved = memory["learner: weights"] + memory["learner: reference"] + memory["learner: AdamW"]
     return 2 * moved / assumed.host_bandwidth
 
@@ -157,7 +157,9 @@ def memory_of(model: Model, work: Workload, device_memory: float) -> Memory:
 
 
 def _activations(model: Model, work: Workload) -> float:
-    """Bytes of a micro-batch: all numbers of every layer, or one vector per layer and one layer's numbers."""
+    """Returns bytes of a micro-batch: all numbers of every layer, or one vector per layer and one layer's
+    numbers.
+    """
     per_layer = 8 * model.hidden + 2 * model.kv_width + 4 * model.intermediate
     kept = (
         model.layers * model.hidden + per_layer if work.gradient_checkpointing else model.layers * per_layer

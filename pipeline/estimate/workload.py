@@ -189,7 +189,7 @@ def _model_config(config: IGPOConfig) -> Any:
 
 
 def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Workload:
-    """One iteration of the experiment."""
+    """Describes the work of one iteration of the experiment."""
     engine, trained = config.engine_settings, config.policies_to_train
     settings = config.search_settings
     return Workload(

@@ -120,7 +120,7 @@ def _belief(policy: Policy, episode: SearchEpisode) -> float:
 
 
 def _generate(engine: RolloutEngine, request: Generate) -> Generated:
-    """The answer of an idle engine."""
+    """Returns the answer of an idle engine."""
     engine.submit(request)
     results: list[Any] = []
     while not results:

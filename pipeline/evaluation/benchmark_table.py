@@ -31,7 +31,7 @@ class Cell:
 
 
 def benchmark_row(values: Values) -> dict[str, Cell]:
-    """One cell per data set, and under `AVERAGE` the mean of their means."""
+    """Returns one cell per data set, and under `AVERAGE` the mean of their means."""
     resampled = {name: bootstrap_means(of_one, seed=k) for k, (name, of_one) in enumerate(values.items())}
     cells = {
         name: Cell(float(np.mean(of_one)), *percentile_interval(resampled[name]), len(of_one))

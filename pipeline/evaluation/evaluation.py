@@ -36,7 +36,9 @@ class Evaluation:
     groups: list[list[Rollout]]
 
     def values(self, metric: str, *, best: bool = False, hops: int | None = None) -> list[float]:
-        """One value per question (of `hops`, if given): the mean over its samples, or the best of them."""
+        """Returns one value per question (of `hops`, if given): the mean over its samples, or the best of
+        them.
+        """
         combine: Callable = max if best else np.mean
         groups = [group for group in self.groups if hops is None or group[0].question.hops == hops]
         return [float(combine([rollout.metrics[metric] for rollout in group])) for group in groups]
@@ -88,7 +90,7 @@ class Evaluation:
         return rows
 
     def summary(self) -> dict[str, Any]:
-        """Means with their 95% bootstrap intervals, and how rollouts ended."""
+        """Computes the means with their 95% bootstrap intervals, and how rollouts ended."""
         from algorithms.igpo.metrics import ending_metrics
 
         scores = {
@@ -155,7 +157,7 @@ def evaluate(
 
 
 def select_questions(policy: Policy, sources: list[str], episodes: int | None) -> list[Question]:
-    """The experiment's held-out questions or those of `sources`, the first `episodes` of each."""
+    """Returns the experiment's held-out questions or those of `sources`, the first `episodes` of each."""
     from envs.data.questions import load_questions, resolve_gold_documents
 
     if not sources:

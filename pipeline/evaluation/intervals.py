@@ -86,7 +86,7 @@ def bootstrap_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float
 
 
 def bootstrap_means(values: Sequence[float], *, seed: int = 0) -> np.ndarray:
-    """Means of `RESAMPLES` resamples of `values` [X]. Deterministic in `seed`."""
+    """Computes the means of `RESAMPLES` resamples of `values` [X]. Deterministic in `seed`."""
     values_Q = np.asarray(values, dtype=np.float64)
     generator = np.random.default_rng(seed)
     means_X = np.empty(RESAMPLES)
@@ -103,7 +103,7 @@ def percentile_interval(means_X: np.ndarray) -> tuple[float, float]:
 
 
 def mean_score(scores: Scores, metric: str = "em", hops: int | None = None) -> float | None:
-    """Mean over the questions (of `hops`, if given); None if there are none."""
+    """Computes the mean over the questions (of `hops`, if given); None if there are none."""
     values = [getattr(score, metric) for score in scores.values() if hops is None or score.hops == hops]
     return float(np.mean(values)) if values else None
 

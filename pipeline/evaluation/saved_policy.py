@@ -40,7 +40,7 @@ class Policy:
     loop: RolloutLoop
 
     def beliefs(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
-        """Belief in the gold answers, under the experiment's alias rule. No rollout may be under way.
+        """Returns belief in the gold answers, under the experiment's alias rule. No rollout may be under way.
 
         Returns:
             b_t = exp(s_t) at each moment of each query, float64 [T1], in (0, 1].
@@ -111,7 +111,7 @@ def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None
 
 
 def _as_checkpoint(source: str) -> Path | None:
-    """The folder, if `source` is a checkpoint of IGPO; None if it is a model.
+    """Returns the folder, if `source` is a checkpoint of IGPO; None if it is a model.
 
     Raises `InputError` for another algorithm's.
     """

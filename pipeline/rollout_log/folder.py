@@ -1,4 +1,4 @@
-"""Where a log's files lie: a local folder, or a folder of any file system that fsspec or pyarrow knows by URL
+"""The folder of a log's files: a local one, or one of any file system that fsspec or pyarrow knows by URL
 (`s3://...`).
 
 Both keep the one promise that the manifest needs: replacing a file shows a reader the old content or the new
@@ -40,12 +40,12 @@ class LocalFolder:
         return (self.root / name).open("rb")
 
     def size(self, name: str) -> int | None:
-        """Bytes of the file; None where there is none."""
+        """Returns bytes of the file; None where there is none."""
         path = self.root / name
         return path.stat().st_size if path.exists() else None
 
     def write(self, name: str, fill: Callable[[BinaryIO], object]) -> int:
-        """Let `fill` write the file's content; returns its bytes.
+        """Lets `fill` write the file's content; returns its bytes.
 
         They are on disk, and under this name never in part.
         """
@@ -57,13 +57,13 @@ class LocalFolder:
         (self.root / name).unlink()
 
     def names(self, subfolder: str) -> list[str]:
-        """The files in a subfolder."""
+        """Returns the files in a subfolder."""
         return [
             str(path.relative_to(self.root)) for path in (self.root / subfolder).glob("*") if path.is_file()
         ]
 
     def path(self, name: str) -> str:
-        """The file as DuckDB opens it."""
+        """Returns the file as DuckDB opens it."""
         return str((self.root / name).resolve())
 
 
@@ -130,12 +130,12 @@ def is_url(location: Location) -> bool:
 
 
 def absolute(location: str) -> str:
-    """A path as seen from everywhere; a URL as it is."""
+    """Returns a path as seen from everywhere; a URL as it is."""
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
 def join(location: str, *names: str) -> str:
-    """A folder below a folder or URL, whose query (`?endpoint_override=...`) stays at the end."""
+    """Returns a folder below a folder or URL, whose query (`?endpoint_override=...`) stays at the end."""
     if not is_url(location):
         return str(Path(location, *names))
     parts = urlsplit(location)
@@ -143,7 +143,7 @@ def join(location: str, *names: str) -> str:
 
 
 def open_folder(location: Location) -> LogFolder:
-    """The folder at a path or URL.
+    """Returns the folder at a path or URL.
 
     Raises InputError for a URL of a file system that is not installed or not known.
     """

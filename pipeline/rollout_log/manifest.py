@@ -1,5 +1,4 @@
-"""Which files make up a log: one small JSON file, replaced atomically, is the only thing that a reader
-trusts.
+"""The manifest of a log, one small JSON file that names the log's files and is replaced atomically.
 
 A file that the manifest does not name does not exist for a reader: a half-written one, a leftover of a killed
 writer, parts that were already merged. Every change of the log is therefore: write new files under temporary
@@ -102,7 +101,7 @@ def check_files(folder: LogFolder, manifest: Manifest) -> None:
 
 
 def remove_leftovers(folder: LogFolder, manifest: Manifest) -> None:
-    """Delete what a killed writer left: temporary and unnamed files. Only for the log's one writer."""
+    """Deletes what a killed writer left: temporary and unnamed files. Only for the log's one writer."""
     named = {file.path for file in manifest.files}
     if folder.size(MANIFEST + TEMPORARY) is not None:
         folder.delete(MANIFEST + TEMPORARY)

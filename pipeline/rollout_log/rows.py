@@ -58,7 +58,7 @@ def now() -> datetime:
 
 
 def table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows as an Arrow table of the named schema.
+    """Returns rows as an Arrow table of the named schema.
 
     Raises ValueError if a row lacks a column or has one too many.
     """
@@ -78,7 +78,7 @@ def table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def run_row(run_id: str, attempt: int, info: RunInfo, started_at: datetime) -> dict[str, Any]:
-    """The row of `runs` of an attempt that is under way."""
+    """Returns the row of `runs` of an attempt that is under way."""
     return {
         "run_id": run_id,
         "attempt": attempt,
@@ -103,7 +103,7 @@ def run_row(run_id: str, attempt: int, info: RunInfo, started_at: datetime) -> d
 def tables_of(
     record: IterationRecord, metrics: Mapping[str, float], run_id: str, attempt: int, info: RunInfo
 ) -> dict[str, pa.Table]:
-    """Every table but `runs` for one iteration and split; tables without rows are left out."""
+    """Returns every table but `runs` for one iteration and split; tables without rows are left out."""
     keys = {
         "run_id": run_id,
         "attempt": attempt,

@@ -1,7 +1,7 @@
 """Arrow schemas of the rollout log: the one place that names its tables, columns and their meaning.
 
 Every column carries a description (`igpo schema` prints them, the documentation is generated from them).
-`SCHEMA_VERSION` stands in each file's metadata and in a column of each row. To change a schema: adding a
+`SCHEMA_VERSION` is in each file's metadata and in a column of each row. To change a schema: adding a
 nullable column raises the version, and old files read as null there; renaming, removing or redefining a
 column is not done.
 """
@@ -352,7 +352,7 @@ TABLES: dict[str, pa.Schema] = {
 
 
 def describe(table: str) -> tuple[str, list[Column]]:
-    """The table's description and its columns in order."""
+    """Returns the table's description and its columns in order."""
     schema = TABLES[table]
     columns = [Column(field.name, field.type, field.metadata[DESCRIPTION_KEY].decode()) for field in schema]
     return schema.metadata[DESCRIPTION_KEY].decode(), columns

@@ -52,7 +52,7 @@ class RolloutLogStore:
         self._retired: deque[tuple[float, str]] = deque()
 
     def begin_attempt(self, attempt: int, started_at: str, run_table: pa.Table) -> None:
-        """Register an attempt with its row of `runs`.
+        """Registers an attempt with its row of `runs`.
 
         Raises RolloutLogError unless it follows those that are there.
         """
@@ -65,16 +65,16 @@ class RolloutLogStore:
         self._commit([self._write("runs", f"attempt-{attempt}", run_table)], drop=[])
 
     def replace_run_row(self, attempt: int, run_table: pa.Table) -> None:
-        """Replace the attempt's row of `runs`."""
+        """Replaces the attempt's row of `runs`."""
         old = [file for file in self.manifest.of("runs") if file.path.startswith(f"runs/attempt-{attempt}-")]
         self._commit([self._write("runs", f"attempt-{attempt}", run_table)], drop=old)
 
     def append(self, tables: dict[str, pa.Table], label: str) -> None:
-        """Add one file per table; all become visible together."""
+        """Adds one file per table; all become visible together."""
         self._commit([self._write(name, label, table) for name, table in tables.items()], drop=[])
 
     def merge(self, *, everything: bool = False) -> None:
-        """Merge the parts since the last merge, or `everything`, into one file per table.
+        """Merges the parts since the last merge, or `everything`, into one file per table.
 
         Rows keep the order in which they were written: attempt, iteration, split, episode, turn. `runs` stays
         as it is.
@@ -90,7 +90,7 @@ class RolloutLogStore:
             self._commit(added, drop=dropped)
 
     def delete_retired(self, *, at_once: bool = False) -> None:
-        """Delete merged parts whose grace has passed."""
+        """Deletes merged parts whose grace has passed."""
         while self._retired and (at_once or self._retired[0][0] <= monotonic()):
             self.folder.delete(self._retired.popleft()[1])
 
@@ -144,7 +144,7 @@ class RolloutLogStore:
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table of an older schema version in today's: columns that it lacks are null."""
+    """Returns a table of an older schema version in today's: columns that it lacks are null."""
     columns = [
         table[field.name].cast(field.type)
         if field.name in table.column_names
@@ -155,7 +155,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _row_groups(files: Iterator[Iterator[pa.Table]]) -> Iterator[pa.Table]:
-    """Gather small tables into row groups of a good size, holding no more than one in memory."""
+    """Gathers small tables into row groups of a good size, holding no more than one in memory."""
     gathered: list[pa.Table] = []
     for file in files:
         for table in file:
@@ -171,7 +171,7 @@ def _row_groups(files: Iterator[Iterator[pa.Table]]) -> Iterator[pa.Table]:
 
 
 def compact(location: Location) -> dict[str, tuple[int, int]]:
-    """Merge the log of a run that died, as its writer's `close` would have done.
+    """Merges the log of a run that died, as its writer's `close` would have done.
 
     Returns table name to (number of files before, after). Raises RolloutLogError if there is no log at
     `location` or if it is still being written (seen for a local folder only).

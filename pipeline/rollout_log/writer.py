@@ -79,7 +79,7 @@ class RolloutLogWriter:
         self._thread.start()
 
     def write(self, record: IterationRecord, metrics: Mapping[str, float] | None = None) -> None:
-        """Hand over one iteration's record of one split and the flat metrics of its training result (for
+        """Hands over one iteration's record of one split and the flat metrics of its training result (for
         `iterations`).
 
         Raises RolloutLogError if an earlier record could not be written.
@@ -101,7 +101,7 @@ class RolloutLogWriter:
         return bool(self._store.manifest.of("iterations"))
 
     def note_mlflow_run(self, mlflow_run_id: str) -> None:
-        """Enter the MLflow run into the attempt's row of `runs`.
+        """Enters the MLflow run into the attempt's row of `runs`.
 
         From any thread; a log that is closed stays as it is.
         """
@@ -109,13 +109,13 @@ class RolloutLogWriter:
             self._queue.put(lambda: self._note(mlflow_run_id))
 
     def flush(self) -> None:
-        """Return when everything handed over is on disk. Raises RolloutLogError if that failed."""
+        """Returns when everything handed over is on disk. Raises RolloutLogError if that failed."""
         self._check()
         self._queue.join()
         self._check()
 
     def close(self, status: str = "finished") -> None:
-        """Write the rest, note the ending (`finished`, `interrupted` or `failed`) and merge the log."""
+        """Writes the rest, notes the ending (`finished`, `interrupted` or `failed`) and merges the log."""
         if self._closed:
             return
         self._closed = True

@@ -1,2 +1,1 @@
-"""`igpo study`: methods compared over seeds and difficulties, cell by cell, and the report of what
-came out."""
+"""`igpo study`: compares methods over seeds and difficulties, cell by cell, and reports the results."""

@@ -1,5 +1,4 @@
-"""The study's plots: curves of each method with its band over seeds, one figure per difficulty and
-question."""
+"""Draws the study's plots: curves of each method with its band over seeds, per difficulty and question."""
 
 from __future__ import annotations
 
@@ -15,12 +14,12 @@ from pipeline.study.store import FinishedCell
 from pipeline.study.tables import estimate, heldout, training
 
 POINTS = 12
-"""Places on the axis at which the seeds' curves are averaged."""
+"""Points of the axis at which the seeds' curves are averaged."""
 BAND = "Line: mean over seeds; band: 95% bootstrap interval over seeds."
 
 
 def sections(cells: list[FinishedCell], methods: list[str], difficulties: list[str]) -> list[Section]:
-    """A section per difficulty. `methods` fixes the order, and so each method's colour."""
+    """Draws a section per difficulty. `methods` fixes the order, and so each method's colour."""
     found = []
     for difficulty in difficulties:
         own = [cell for cell in cells if cell.cell.difficulty == difficulty]
@@ -71,7 +70,7 @@ def sections(cells: list[FinishedCell], methods: list[str], difficulties: list[s
 
 
 def overview(cells: list[FinishedCell], methods: list[str], difficulties: list[str]) -> alt.FacetChart:
-    """The one picture: held-out exact match by tokens sampled, a panel per difficulty."""
+    """Draws the main figure: held-out exact match by tokens sampled, a panel per difficulty."""
     rows = []
     for difficulty in difficulties:
         own = [found for found in cells if found.cell.difficulty == difficulty]
@@ -97,7 +96,7 @@ def overview(cells: list[FinishedCell], methods: list[str], difficulties: list[s
 
 
 def _curves(cells: list[FinishedCell], x: str, y: str) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """Method -> (x, y) of each seed, without rows where y is not known."""
+    """Returns (x, y) of each seed by method, without rows where y is not known."""
     columns = heldout if y == "em" else training
     curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
     for found in cells:
@@ -132,7 +131,7 @@ def _figure(
 
 
 def _band(method: str, curves: list[tuple[np.ndarray, np.ndarray]]) -> list[Row]:
-    """The seeds' curves, linear between their points, at common places up to where the shortest ends."""
+    """Averages the seeds' curves, linear between points, at `POINTS` x values that all of them cover."""
     places = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), POINTS)
     rows = []
     for place in places:

@@ -1,4 +1,4 @@
-"""A cell's table: one row per training iteration and one per held-out evaluation."""
+"""Makes a cell's table: one row per training iteration and one per held-out evaluation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
 def training_row(
     record: IterationRecord, metrics: Mapping[str, float], so_far: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The row of one iteration; `so_far` holds the cell's tokens, rollouts and seconds."""
+    """Makes the row of one iteration; `so_far` holds the cell's tokens, rollouts and seconds."""
     hits, gains, advantages = [], [], []
     for rollout in record.rollouts:
         for turn in rollout.turns:
@@ -64,7 +64,7 @@ def training_row(
 def heldout_row(
     split: str, iteration: int, metrics: Mapping[str, float], so_far: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The row of one evaluation."""
+    """Makes the row of one evaluation."""
     return {
         "split": split,
         "iteration": iteration,
@@ -78,8 +78,10 @@ def heldout_row(
 
 
 def auroc(values: list[float], labels: list[bool]) -> float | None:
-    """Chance that a value with label True exceeds one with label False, ties half; None unless there are
-    both.
+    """Computes the chance that a value with label True exceeds one with label False; a tie counts half.
+
+    Returns:
+        None where one of the labels is missing.
     """
     if len(set(labels)) < 2:
         return None

@@ -1,4 +1,4 @@
-"""What a study compares: its YAML file, and the cells that follow from it.
+"""The plan of a study: its YAML file, and the cells that follow from it.
 
 A cell is one training run: a method, a difficulty, a seed, a budget of sampled tokens. The tuning cells try
 learning rates on another seed and another world than any that is reported; a method's reported cells take the
@@ -47,9 +47,9 @@ class Grid(Settings):
 
 
 class Tuning(Settings):
-    """The same small search for every method on every difficulty: each learning rate once.
+    """The search for a learning rate, the same for every method on every difficulty: each rate once.
 
-    The best mean held-out EM is taken.
+    The rate with the best mean held-out EM wins.
     """
 
     seed: int
@@ -96,8 +96,9 @@ class Plan(Settings):
         return self
 
     def cells(self) -> list[Cell]:
-        """The reported cells, none twice; by seed, so that a study that is stopped has compared every method
-        on some seeds.
+        """Lists the reported cells, none twice.
+
+        They are sorted by seed, so that a study that is stopped has compared every method on some seeds.
         """
         wanted = {
             (seed, difficulty, method): None
@@ -111,8 +112,9 @@ class Plan(Settings):
         ]
 
     def tuning_cells(self) -> Iterator[Cell]:
-        """Every learning rate of every method on every difficulty where it is reported, unless its rate is
-        fixed.
+        """Yields a cell for each learning rate of each method on each difficulty where it is reported.
+
+        A method of a fixed rate has none.
         """
         if self.tuning is None:
             return
@@ -145,9 +147,10 @@ class Cell:
         return f"cells/{self.difficulty}/{self.method}/seed-{self.seed}"
 
     def experiment(self, plan: Plan) -> Experiment:
-        """The cell as an experiment.
+        """Makes the experiment that the cell runs.
 
-        Raises `InputError` for whatever is wrong with the method's file or settings.
+        Raises:
+            InputError: the method's file or settings are wrong.
         """
         method = plan.methods[self.method]
         settings = {
@@ -167,10 +170,12 @@ class Cell:
         return experiment
 
     def fingerprint(self, plan: Plan) -> str:
-        """12 hexadecimal digits that name what was asked for: the preset's changes, the settings given, the
-        budget, when it is evaluated.
+        """Hashes the preset's changes, the settings given, the budget and the times of evaluation.
 
-        Defaults are not in it: a new setting of a later version does not make a finished cell stale.
+        Defaults are left out: a new setting of a later version does not make a finished cell stale.
+
+        Returns:
+            12 hexadecimal digits.
         """
         config = self.experiment(plan).config
         preset = PRESETS.get(config.get("preset", "igpo"))
@@ -179,7 +184,7 @@ class Cell:
 
 
 def load_plan(path: str | Path, *, quick: bool = False) -> Plan:
-    """The plan in a YAML file; `quick` lays the file's `quick` section over the rest.
+    """Reads a plan from a YAML file; `quick` lays the file's `quick` section over the rest.
 
     Raises:
         InputError: it cannot be read, or something in it is wrong.

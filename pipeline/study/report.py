@@ -1,6 +1,4 @@
-"""The study as one HTML file: curves, what was needed to learn, final scores, tests, and the search for
-learning rates.
-"""
+"""Writes the study as one HTML file: curves, rollouts needed, final scores, tests, learning rates tried."""
 
 from __future__ import annotations
 
@@ -55,7 +53,7 @@ def write_study_report(plan: Plan, cells: list[FinishedCell], missing: int, path
 
 
 def final_rows(plan: Plan, cells: list[FinishedCell]) -> list[dict]:
-    """The table of final scores: a row per difficulty and method, in the plan's order."""
+    """Makes the table of final scores: a row per difficulty and method, in the plan's order."""
     reported = [found for found in cells if not found.cell.is_tuning]
     return [_final_row(seeds) for seeds in _by_method(reported, list(plan.methods), list(plan.difficulties))]
 
@@ -63,7 +61,7 @@ def final_rows(plan: Plan, cells: list[FinishedCell]) -> list[dict]:
 def _by_method(
     cells: list[FinishedCell], order: list[str], difficulties: list[str]
 ) -> list[list[FinishedCell]]:
-    """The seeds of each method and difficulty together."""
+    """Collects the seeds of each method and difficulty."""
     groups = [
         [found for found in cells if (found.cell.difficulty, found.cell.method) == (difficulty, method)]
         for difficulty in difficulties
@@ -73,7 +71,7 @@ def _by_method(
 
 
 def _final_row(seeds: list[FinishedCell]) -> dict:
-    """One line of the table of final scores."""
+    """Makes one row of the table of final scores."""
     return {
         "difficulty": seeds[0].cell.difficulty,
         "method": seeds[0].cell.method,
@@ -91,7 +89,7 @@ def _final_row(seeds: list[FinishedCell]) -> dict:
 
 
 def _mean_of(seeds: list[FinishedCell], column: str) -> Estimate | None:
-    """Of a training column: mean over iterations, then over seeds."""
+    """Averages a training column over iterations, then over seeds."""
     values = [training(found)[column] for found in seeds]
     known = [
         float(column_X[column_X == column_X].mean()) for column_X in values if (column_X == column_X).any()

@@ -69,7 +69,7 @@ class CellRunner:
     def _evaluations(
         self, algorithm: IGPO, so_far: dict[str, Any], last: bool = False
     ) -> list[dict[str, Any]]:
-        """Rows of a held-out evaluation at temperature 1, and at the start and the end of a greedy one too.
+        """Evaluates held-out questions at temperature 1, and at the start and the end greedily too.
 
         Greedy decoding does not measure progress: while a policy is unsure, a small change of it can switch
         all greedy answers from one habit to another.

@@ -1,7 +1,6 @@
-"""The study's folder: a small Parquet table per finished cell, kept, so that only missing cells ever run.
+"""The study's folder: a small Parquet table per finished cell, so that only missing cells run.
 
-Each table carries in its metadata what it was made from and by: the cell's fingerprint, learning rate,
-versions, machine, commit.
+The metadata of each table holds the cell's fingerprint and learning rate, the versions, machine and commit.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ METADATA_KEY = b"igpo_study"
 
 @dataclass(frozen=True)
 class FinishedCell:
-    """A cell's table, and how it came about."""
+    """A cell's table and its provenance."""
 
     cell: Cell
     table: pa.Table
@@ -42,7 +41,7 @@ class Store:
         self.folder = Path(folder)
 
     def load(self, cell: Cell, fingerprint: str) -> FinishedCell | None:
-        """The finished cell; None if it has not been run, or was run with another configuration."""
+        """Loads the finished cell; None if it has not been run, or was run with another configuration."""
         path = self._path(cell)
         if not path.is_file():
             return None
@@ -51,11 +50,11 @@ class Store:
         return FinishedCell(cell, table, facts) if facts["fingerprint"] == fingerprint else None
 
     def is_stale(self, cell: Cell, fingerprint: str) -> bool:
-        """Whether there is a table of this name that was made with another configuration."""
+        """Tells whether there is a table of this name that was made with another configuration."""
         return self._path(cell).is_file() and self.load(cell, fingerprint) is None
 
     def save(self, cell: Cell, fingerprint: str, learning_rate: float, rows: list[dict[str, Any]]) -> None:
-        """Keeps the cell's rows in a file that is there whole or not at all."""
+        """Writes the cell's rows to its file, which is complete or absent."""
         facts = {
             "fingerprint": fingerprint,
             "learning_rate": learning_rate,
@@ -71,8 +70,7 @@ class Store:
 
     @contextmanager
     def claim(self, cell: Cell) -> Generator[bool]:
-        """True for the one process that gets the cell; other processes that work on this folder get False
-        until it is done.
+        """Yields True to the one process that gets the cell, and False to the others until it is done.
 
         The claim ends with the process, however that ends.
         """

@@ -53,7 +53,7 @@ def run_study(plan: Plan, folder: Path, options: LaunchOptions, console: Console
 
 
 def finished_cells(plan: Plan, folder: Path) -> tuple[list[FinishedCell], int]:
-    """The finished cells, tuning cells first, and the number of missing ones. Runs nothing."""
+    """Loads the finished cells, tuning cells first, and counts the missing ones. Runs nothing."""
     store = Store(folder)
     tuning = list(plan.tuning_cells())
     tuned = [found for cell in tuning if (found := store.load(cell, cell.fingerprint(plan)))]
@@ -63,7 +63,7 @@ def finished_cells(plan: Plan, folder: Path) -> tuple[list[FinishedCell], int]:
 
 
 def best_rates(tuned: Iterable[FinishedCell]) -> dict[tuple[str, str], float]:
-    """The best learning rate by (method, difficulty).
+    """Finds the best learning rate by (method, difficulty).
 
     A rate's score is the held-out EM of its tuning run, averaged over all evaluations but the first. The
     average prefers a rate that learns early and keeps what it learned. The smallest of equal rates wins.
@@ -79,7 +79,7 @@ def best_rates(tuned: Iterable[FinishedCell]) -> dict[tuple[str, str], float]:
 
 
 def with_rate(cell: Cell, rates: dict[tuple[str, str], float]) -> Cell:
-    """The cell with its method's tuned learning rate on its difficulty, where there is one."""
+    """Gives the cell its method's tuned learning rate on its difficulty, where there is one."""
     return Cell(
         cell.method, cell.difficulty, cell.seed, cell.budget_tokens, rates.get((cell.method, cell.difficulty))
     )

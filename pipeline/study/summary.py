@@ -1,4 +1,4 @@
-"""The study's outcome as one table for the terminal, in Markdown, so that it can be pasted."""
+"""Makes one Markdown table of the study for the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.study.tables import Estimate, compare
 
 
 def summary_table(plan: Plan, cells: list[FinishedCell]) -> Table:
-    """A line per difficulty and method: final scores, and the paired comparison with the baseline."""
+    """Makes a row per difficulty and method: final scores, and the paired comparison with the baseline."""
     against = {(row.difficulty, row.method): row for row in compare(cells, plan.baseline)}
     columns = (
         "difficulty",

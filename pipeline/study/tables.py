@@ -1,4 +1,4 @@
-"""What the finished cells say, as numbers: curves, rollouts needed, final scores, paired tests.
+"""Computes numbers from the finished cells: curves, rollouts needed, final scores, paired tests.
 
 Seeds are the observations: every interval is a bootstrap over seeds, every test is paired by seed.
 """
@@ -45,28 +45,30 @@ class Comparison:
 
 
 def heldout(found: FinishedCell) -> dict[str, np.ndarray]:
-    """Columns of the cell's held-out rows at temperature 1, in order."""
+    """Returns the columns of the cell's held-out rows at temperature 1, in order."""
     return _columns(found, "heldout")
 
 
 def greedy_final(found: FinishedCell) -> float:
-    """Greedy held-out exact match at the end."""
+    """Returns the greedy held-out exact match at the end."""
     return float(_columns(found, "greedy")["em"][-1])
 
 
 def training(found: FinishedCell) -> dict[str, np.ndarray]:
-    """Columns of the cell's training rows, in order."""
+    """Returns the columns of the cell's training rows, in order."""
     return _columns(found, "train")
 
 
 def final(found: FinishedCell, column: str = "em") -> float:
-    """Mean of a held-out column over the last `LAST_EVALUATIONS`."""
+    """Averages a held-out column over the last `LAST_EVALUATIONS`."""
     return float(heldout(found)[column][-LAST_EVALUATIONS:].mean())
 
 
 def rollouts_to_reach(found: FinishedCell, em: float) -> float:
-    """Rollouts after which held-out EM first reached `em`, linear between evaluations; infinite if it never
-    did.
+    """Counts the rollouts until held-out EM first reached `em`, linear between evaluations.
+
+    Returns:
+        Infinity where it never did.
     """
     columns = heldout(found)
     em_X, rollouts_X = columns["em"], columns["rollouts"]
@@ -81,13 +83,13 @@ def rollouts_to_reach(found: FinishedCell, em: float) -> float:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and interval of one value per seed."""
+    """Computes the mean and the 95% bootstrap interval of one value per seed."""
     low, high = bootstrap_interval(values)
     return Estimate(float(np.mean(values)), low, high, len(values))
 
 
 def compare(cells: list[FinishedCell], baseline: str) -> list[Comparison]:
-    """Every other method against `baseline` on every difficulty where at least 2 seeds have both."""
+    """Compares every other method with `baseline` on each difficulty where at least 2 seeds have both."""
     by_key = {
         (found.cell.difficulty, found.cell.method, found.cell.seed): found
         for found in cells
@@ -125,8 +127,9 @@ def _rollouts_ratio(own: list[FinishedCell], base: list[FinishedCell]) -> Estima
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Exact two-sided p of the paired permutation test: share of sign flips whose |mean| is at least the
-    observed one.
+    """Computes the exact two-sided p of the paired permutation test.
+
+    It is the share of sign flips with a |mean| of at least the observed one.
     """
     from scipy.stats import permutation_test
 

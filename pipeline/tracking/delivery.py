@@ -68,25 +68,25 @@ class Delivery:
         return self._connection
 
     def start(self) -> None:
-        """Connect at once; jobs may be put before."""
+        """Connects at once; jobs may be put before."""
         self.put(lambda connection: None)
         self._thread.start()
 
     def put(self, job: Job) -> None:
-        """Do `job` after those before it.
+        """Does `job` after those before it.
 
         It may be done twice, because a failure can come after the store has acted: it must be idempotent.
         """
         self._queue.put(job)
 
     def flush(self, timeout: float) -> bool:
-        """Wait until everything put so far is done; False if that took longer than `timeout` seconds."""
+        """Waits until everything put so far is done; False if that took longer than `timeout` seconds."""
         done = Event()
         self.put(lambda connection: done.set())
         return done.wait(timeout)
 
     def close(self, timeout: float) -> bool:
-        """Finish the jobs that are left.
+        """Finishes the jobs that are left.
 
         Returns:
             False if the store refused a job, or did not answer for `timeout` seconds and jobs were dropped.

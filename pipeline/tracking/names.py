@@ -72,8 +72,8 @@ def metrics_of(result: Mapping[str, Any], iteration: int) -> dict[str, float]:
 
 
 def parameters_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """The configuration flattened with dots, values as JSON (text stays bare): a reader gets 1e-06, true and
-    null back.
+    """Returns the configuration flattened with dots, values as JSON (text stays bare): a reader gets 1e-06,
+    true and null back.
     """
     return {_allowed(key): _cut(value) for key, value in _flatten(config, "")}
 

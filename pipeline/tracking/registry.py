@@ -10,7 +10,7 @@ ARTIFACTS = "model"
 
 
 def register(connection: Connection, name: str, folder: Path) -> None:
-    """Upload `folder` (a Hugging Face folder per policy) to the run's artifacts and make it a version of
+    """Uploads `folder` (a Hugging Face folder per policy) to the run's artifacts and makes it a version of
     model `name`.
 
     A run makes one version, however often it is asked.

@@ -27,7 +27,7 @@ class Spool:
         write_text(path, text)
 
     def add(self, iteration: int, metrics: dict[str, float]) -> None:
-        """Keep a point. It is on disk when this returns."""
+        """Keeps a point. It is on disk when this returns."""
         point = {"iteration": iteration, "timestamp": int(time.time() * 1000), "metrics": metrics}
         with self.path.open("a") as file:
             file.write(json.dumps(point) + "\n")
@@ -36,7 +36,7 @@ class Spool:
         self._waiting.append(point)
 
     def take(self, iteration: int) -> list[dict[str, Any]]:
-        """The points up to and including `iteration` that were not taken before."""
+        """Returns the points up to and including `iteration` that were not taken before."""
         taken = [point for point in self._waiting if point["iteration"] <= iteration]
         self._waiting = [point for point in self._waiting if point["iteration"] > iteration]
         return taken

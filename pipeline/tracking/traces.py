@@ -65,7 +65,7 @@ def sample(record: IterationRecord, size: int, run_id: str) -> list[SampledRollo
 
 
 def log_trace(connection: Connection, sampled: SampledRollout) -> None:
-    """Store the trace, linked to the run. Doing it again changes nothing."""
+    """Stores the trace, linked to the run. Doing it again changes nothing."""
     from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState
     from mlflow.tracing.client import TracingClient
     from mlflow.tracing.constant import TraceMetadataKey, TraceTagKey
@@ -99,7 +99,7 @@ def log_trace(connection: Connection, sampled: SampledRollout) -> None:
 
 
 def spans_of(sampled: SampledRollout, experiment_id: str = "0") -> list[dict[str, Any]]:
-    """The spans as MLflow's dictionaries, the rollout's first, then each turn followed by its parts."""
+    """Makes the spans as MLflow's dictionaries: the rollout's, then each turn followed by its parts."""
     rollout = sampled.rollout
     spans: list[dict[str, Any]] = []
 
@@ -114,7 +114,7 @@ def spans_of(sampled: SampledRollout, experiment_id: str = "0") -> list[dict[str
         facts,
         error=None,
     ) -> int:
-        """Append a span that starts `start_s` seconds into the rollout; returns its number."""
+        """Appends a span that starts `start_s` seconds into the rollout; returns its number."""
         own = {"traceRequestId": _trace_id(sampled), "experimentId": experiment_id, "spanType": kind}
         own |= {"spanInputs": inputs, "spanOutputs": outputs}
         attributes = {k: v for k, v in facts.items() if v is not None} | {

@@ -118,22 +118,22 @@ class MlflowTracker:
         return self._found.run_id if self._found else None
 
     def when_known(self, tell: Callable[[str], object]) -> None:
-        """Call `tell` with the MLflow run's id, from the background, as soon as the store has answered."""
+        """Calls `tell` with the MLflow run's id, from the background, as soon as the store has answered."""
         self._delivery.put(lambda connection: tell(connection.run_id))
 
     def log_iteration(self, iteration: int, result: Mapping[str, Any]) -> None:
-        """Keep the metrics of one `train()` result until `commit`.
+        """Keeps the metrics of one `train()` result until `commit`.
 
         Durable on return: call it before the checkpoint.
         """
         self._spool.add(iteration, metrics_of(result, iteration))
 
     def log_rollouts(self, record: IterationRecord) -> None:
-        """Keep a sample of an iteration's rollouts until `commit`; they become traces."""
+        """Keeps a sample of an iteration's rollouts until `commit`; they become traces."""
         self._sampled += sample(record, self.settings.traces_per_iteration, self.run_id)
 
     def commit(self, iteration: int) -> None:
-        """Send everything up to and including `iteration`: the checkpoint that contains it is on disk."""
+        """Sends everything up to and including `iteration`: the checkpoint that contains it is on disk."""
         for point in self._spool.take(iteration):
             self._delivery.put(lambda connection, point=point: self._send(connection, point))
         for rollout in [rollout for rollout in self._sampled if rollout.iteration <= iteration]:
@@ -141,7 +141,7 @@ class MlflowTracker:
         self._sampled = [rollout for rollout in self._sampled if rollout.iteration > iteration]
 
     def log_artifact(self, path: str | os.PathLike[str], folder: str | None = None) -> None:
-        """Upload a file into the run's artifacts.
+        """Uploads a file into the run's artifacts.
 
         It is read later, from the background. Raises FileNotFoundError.
         """
@@ -153,7 +153,7 @@ class MlflowTracker:
         )
 
     def register_model(self, folder: str | os.PathLike[str]) -> None:
-        """Upload a model's folder and register it, where the settings name a model.
+        """Uploads a model's folder and registers it, where the settings name a model.
 
         It is read later, from the background.
         """
@@ -162,11 +162,11 @@ class MlflowTracker:
             self._delivery.put(lambda connection: register(connection, name, folder))
 
     def flush(self, timeout: float = 60.0) -> bool:
-        """Wait until everything committed has been sent; False if that took longer than `timeout` seconds."""
+        """Waits until everything committed has been sent; False if that took more than `timeout` seconds."""
         return self._delivery.flush(timeout)
 
     def close(self, status: str = "finished", timeout: float = 60.0) -> None:
-        """Send what is committed and end the MLflow run. `status`: `finished`, `interrupted` or `failed`.
+        """Sends what is committed and ends the MLflow run. `status`: `finished`, `interrupted` or `failed`.
 
         Waits at most about `timeout` seconds for a store that does not answer; what was not sent stays in the
         spool, and resuming the run sends it.

@@ -38,7 +38,7 @@ def log_to(
     rollout_log: str | None = None,
     mlflow: TrackingSettings | None = None,
 ) -> Callable[[], RunLogCallback]:
-    """A callback class for `config.callbacks(...)` that logs rollouts and metrics.
+    """Returns a callback class for `config.callbacks(...)` that logs rollouts and metrics.
 
     Args:
         runs_dir: folder of all runs; relative to the working directory of this call, also under Tune.
@@ -152,7 +152,7 @@ class RunLogCallback(IGPOCallback):
         self._close("finished")
 
     def _attempt_after(self, iteration: int, algorithm: Any) -> Attempt:
-        """The attempt that logs what comes after `iteration` iterations: the open one, else the next."""
+        """Returns the attempt that logs after `iteration` iterations: the open one, else the next."""
         if self._attempt is not None and iteration < self._iteration:
             self._close("interrupted")
         if self._attempt is None:

@@ -185,8 +185,8 @@ def _train(
 
 
 def _resumed_from(plan: Plan, run: RunDirectory, checkpoint: Path | None) -> int | None:
-    """The iteration after which this attempt continues: None for a fresh run, -1 where a dead one left
-    nothing.
+    """Returns the iteration after which this attempt continues: None for a fresh run, -1 where a dead one
+    left nothing.
     """
     if plan.run is None:
         return None
@@ -196,7 +196,7 @@ def _resumed_from(plan: Plan, run: RunDirectory, checkpoint: Path | None) -> int
 
 
 def build_algorithm(config: IGPOConfig, run: RunDirectory, checkpoint: Path | None) -> Any:
-    """The algorithm, restored from `checkpoint` if there is one."""
+    """Builds the algorithm, restored from `checkpoint` if there is one."""
     from ray.tune.trainable import trainable
 
     # RLlib would make folders in ~/ray_results, and has no setting for it.
@@ -236,6 +236,6 @@ def _print_lines(console: Console, *lines: tuple[str, str]) -> None:
 
 
 def _relative(path: Path) -> str:
-    """The path relative to the working directory, where it is below it."""
+    """Returns the path relative to the working directory, where it is below it."""
     cwd = Path.cwd()
     return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)

@@ -86,7 +86,7 @@ class TrainingLoop:
         self._after = last if last and last[0] <= self.algorithm.iteration else None
 
     def run_to_end(self) -> Ending:
-        """The whole run.
+        """Trains until a criterion of `stop` is met or an interrupt comes.
 
         A second Ctrl-C raises KeyboardInterrupt; the run can be resumed from its last checkpoint.
         """
@@ -124,7 +124,7 @@ class TrainingLoop:
         return None
 
     def _finish_iteration(self, result: dict[str, Any], *, is_last: bool) -> None:
-        """Everything after `train()`, in the order that makes a crash at any point recoverable."""
+        """Does everything after `train()`, in the order that makes a crash at any point recoverable."""
         started, iteration = time.perf_counter(), self.algorithm.iteration
         scores = result.get("evaluation")
         self.progress.iteration(iteration, result["igpo"])
@@ -171,7 +171,7 @@ class TrainingLoop:
         return is_best
 
     def _keep(self, name: str, iteration: int) -> tuple[int, Scores]:
-        """The scores of the newest held-out rollouts, kept in the run's file `name` once their rows are on
+        """Keeps the scores of the newest held-out rollouts in the run's file `name`, once their rows are on
         disk.
         """
         self.run_logger.log.flush()
@@ -202,7 +202,7 @@ class TrainingLoop:
 
 
 def reached(stop: Mapping[str, float], result: Mapping[str, Any]) -> str | None:
-    """The first criterion of `stop` that `result` meets, in words; None if it meets none.
+    """Returns the first criterion of `stop` that `result` meets, in words; None if it meets none.
 
     Args:
         stop: metric to bound; a criterion is met where metric >= bound. `/` separates the keys of nested

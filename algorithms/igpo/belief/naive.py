@@ -23,6 +23,7 @@ class NaiveScorer:
         self._compute_dtype = compute_dtype
 
     def score(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
+        """Scores each query, float64 [T1, K], in nats."""
         return [
             np.stack([self._score_moment(context_L, query.suffixes_K) for context_L in query.contexts_T1])
             for query in queries
@@ -39,6 +40,6 @@ class NaiveScorer:
         columns = (
             torch.from_numpy(column).to(device) for column in (ids_F.astype(np.int64), gold_F, alias_F)
         )
-        logp_P, _ = token_logp(self._model, *columns, self._compute_dtype, entropy="off")
-        alias_P = alias_F[gold_F]
-        return np.bincount(alias_P, weights=logp_P.double().cpu().numpy()) / np.bincount(alias_P)
+        logp_D, _ = token_logp(self._model, *columns, self._compute_dtype, entropy="off")
+        alias_D = alias_F[gold_F]
+        return np.bincount(alias_D, weights=logp_D.double().cpu().numpy()) / np.bincount(alias_D)

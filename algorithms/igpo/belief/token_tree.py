@@ -47,7 +47,7 @@ class TokenTree:
         return self._last[1]
 
     def branches(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The branch nodes.
+        """Lays out the branch nodes.
 
         Returns:
             ids [Y], positions in their sequence [Y], and a mask [Y, nodes] of the nodes that each may attend

@@ -54,7 +54,7 @@ class TreeScorer:
         self._tokens_per_batch = tokens_per_batch
 
     def score(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
-        """Scores of each query, [T1, K].
+        """Scores each query, float64 [T1, K], in nats.
 
         Raises:
             ValueError: a sequence is longer than the model's sliding window, which the mask ignores.
@@ -126,9 +126,9 @@ class TreeScorer:
 
 
 def _grow(query: BeliefQuery) -> _Tree:
-    """The tree of a query.
+    """Builds the tree of a query.
 
-    It leaves out an answer's last gold token and those behind it: they predict nothing.
+    The tree leaves out an answer's last gold token and those behind it: they predict nothing.
     """
     tree = TokenTree(max(query.contexts_T1, key=len))
     nodes, targets, longest = [], [], 0
@@ -187,6 +187,6 @@ def _pad(trees: list[_Tree]) -> tuple[np.ndarray, ...]:
 
 
 def _mean_by_answer(tree: _Tree, logp_D: np.ndarray) -> np.ndarray:
-    """Mean log-prob of each answer's gold tokens, [T1, K]."""
+    """Averages the log-probs of each answer's gold tokens, [T1, K]."""
     sums = np.bincount(tree.answer_D, weights=logp_D)
     return (sums / np.bincount(tree.answer_D)).reshape(tree.shape)

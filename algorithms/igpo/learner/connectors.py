@@ -38,7 +38,7 @@ NUMBERS = "igpo_batch_wide"
 
 @dataclass(slots=True)
 class BatchNotes:
-    """The connector pieces' hand-over to the learner: facts of the last batch that no tensor can hold.
+    """Facts of the last batch that no tensor can hold, from the connector pieces to the learner.
 
     The learner makes one, gives it to both pieces and reads it after each call of the pipeline.
     """
@@ -54,7 +54,7 @@ class BatchNotes:
 def build_learner_pipeline_pieces(
     credit: CreditConfig, loss: LossSettings, notes: BatchNotes, *, alias_rule: AliasRule = "max"
 ) -> list[ConnectorV2]:
-    """The pieces to append to RLlib's learner connector pipeline (its default pieces must be off)."""
+    """Builds the pieces to append to RLlib's learner connector pipeline, without its default pieces."""
     return [
         TurnLevelAdvantages(credit, notes, alias_rule=alias_rule),
         BuildTokenBatch(loss.loss_aggregation, notes),
@@ -62,7 +62,7 @@ def build_learner_pipeline_pieces(
 
 
 def scored_rollout(rollout: Rollout) -> ScoredRollout:
-    """The part of a rollout that credit reads."""
+    """Extracts what credit reads of a rollout."""
     bearing = {turn.index for turn in rollout.gain_bearing_turns}
     return ScoredRollout(
         id=rollout.id,
@@ -163,7 +163,7 @@ class TurnLevelAdvantages(ConnectorV2):
 
 
 def _batch_wide(episodes) -> dict[str, Any] | None:
-    """The numbers of the whole batch; None for an empty shard."""
+    """Returns the numbers of the whole batch; None for an empty shard."""
     if not episodes:
         return None
     if BATCH_WIDE not in episodes[0].custom_data:

@@ -60,7 +60,7 @@ class DistributedLearner(TorchLearner):
 
     @override(TorchLearner)
     def postprocess_gradients_for_module(self, *, module_id, config=None, module_gradients_dict):
-        """RLlib's clipping, which does not know sharded gradients; those are clipped here."""
+        """Clips gradients as RLlib does. RLlib does not know sharded gradients; those are clipped here."""
         if not module_gradients_dict:
             return module_gradients_dict
         if not self.config.shard_learner:
@@ -84,7 +84,7 @@ class DistributedLearner(TorchLearner):
     def get_state(
         self, components=None, *, not_components=None, gather: bool = False, **kwargs
     ) -> dict[str, Any]:
-        """RLlib's state.
+        """Returns RLlib's state.
 
         Args:
             gather: sharded learners gather the full state now (a collective call). Without it, the first
@@ -124,7 +124,7 @@ class DistributedLearner(TorchLearner):
 
 
 def gradient_norm(gradients: list[torch.Tensor]) -> float:
-    """The norm of all gradients together; of sharded ones that of the full gradients (a collective call)."""
+    """Computes the norm of all gradients together, of the full ones where sharded (a collective call)."""
     return float(full_tensor(torch.nn.utils.get_total_norm(gradients)))
 
 

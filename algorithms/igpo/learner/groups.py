@@ -26,10 +26,12 @@ def rollout_of(episode) -> Rollout:
 
 
 def split_groups(episodes: Sequence[Any]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-    """Episodes by group id, in order of arrival: (groups to train on, groups that are dropped).
+    """Groups episodes by `Rollout.group_id`, never by the episode's own id, which RLlib rewrites.
 
-    A rollout without a turn (it was lost before it could speak) counts as missing. Groups are keyed by
-    `Rollout.group_id`, never by the episode's own id, which RLlib rewrites.
+    A rollout without a turn (it was lost before its first decision) counts as missing.
+
+    Returns:
+        The groups to train on and the groups that are dropped, both in order of arrival.
 
     Raises:
         ValueError: two episodes carry the same rollout id.
@@ -49,13 +51,13 @@ def split_groups(episodes: Sequence[Any]) -> tuple[dict[str, list[Any]], dict[st
 
 
 def kept_episodes(episodes: Sequence[Any]) -> list[Any]:
-    """The episodes that are trained on, group after group."""
+    """Returns the episodes that are trained on, group after group."""
     kept, _ = split_groups(episodes)
     return [episode for members in kept.values() for episode in members]
 
 
 def decision_tokens(episode) -> dict[str, int]:
-    """Decision tokens of each module that spoke in `episode`, all its agents together."""
+    """Counts the decision tokens of each module in `episode`, over all its agents."""
     tokens: defaultdict[str, int] = defaultdict(int)
     for agent_episode in episode.agent_episodes.values():
         if len(agent_episode):
@@ -64,12 +66,14 @@ def decision_tokens(episode) -> dict[str, int]:
 
 
 def batch_wide_numbers(episodes: Sequence[Any]) -> dict[str, Any]:
-    """Numbers of the whole batch that every learner needs; `shard_groups` puts them into each episode.
+    """Computes the numbers of the whole batch that every learner needs.
+
+    `shard_groups` puts them into each episode.
 
     Returns:
-        `num_sequences` {module: S} and `num_tokens` {module: T} over sequences (rollout, module) with a
-        decision token; `outcome_mean` and `outcome_std` over all rollouts trained on, each once;
-        `sequence_index` {module: {rollout id: 0..S-1}}, which decides the minibatch of a sequence.
+        `num_sequences` and `num_tokens` by module id, over sequences (rollout, module) with a decision token;
+        `outcome_mean` and `outcome_std` over all rollouts trained on, each once; `sequence_index` by module
+        id and rollout id, from 0, which decides the minibatch of a sequence.
 
     Raises:
         ValueError: no group has two rollouts.

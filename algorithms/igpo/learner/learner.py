@@ -52,7 +52,7 @@ class IGPOTorchLearner(UpdatingLearner):
         return WeightSender(self._hugging_face, self._learner_index or 0, self._device)
 
     def take_credit(self) -> tuple[dict[tuple[str, int], TurnCredit], list[GroupCredit]]:
-        """Credit of the last batch's turns and groups, once: a second call returns nothing.
+        """Hands over the credit of the last batch's turns and groups. A second call returns nothing.
 
         Returns:
             {(rollout id, turn index): credit, with the log-prob gap of turns that were trained on}, groups.
@@ -66,8 +66,10 @@ class IGPOTorchLearner(UpdatingLearner):
         return credit, groups
 
     def score_beliefs(self, queries: Sequence[BeliefQuery], module_id: str) -> list[np.ndarray]:
-        """s_t(a) (definitions: Belief and information gain) for every query, by the policy and method of
-        `config.belief_scoring`.
+        """Scores belief by the policy and method of `config.belief_scoring`.
+
+        Returns:
+            s_t(a) of each query in nats, float64 [T1, K] (definitions: Belief and information gain).
         """
         module, scoring = self._hugging_face(module_id), self.config.belief_scoring
         current = contextlib.nullcontext(module.hf)
@@ -80,7 +82,7 @@ class IGPOTorchLearner(UpdatingLearner):
     def get_state(
         self, components=None, *, not_components=None, gather: bool = False, **kwargs
     ) -> dict[str, Any]:
-        """RLlib's state, the steps sampled so far, and the references if they are refreshed.
+        """Returns RLlib's state, the steps sampled so far, and the references if they are refreshed.
 
         Frozen references are loaded from their source again.
         """
@@ -94,7 +96,7 @@ class IGPOTorchLearner(UpdatingLearner):
 
     @override(UpdatingLearner)
     def set_state(self, state: dict[str, Any]) -> None:
-        """RLlib's, except that learning rate and trained policies stay those of the configuration."""
+        """Restores the state, but keeps learning rate and trained policies of the configuration."""
         super().set_state(
             {name: value for name, value in state.items() if name != "should_module_be_updated"}
         )
@@ -105,7 +107,7 @@ class IGPOTorchLearner(UpdatingLearner):
 
     @override(UpdatingLearner)
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """RLlib's: sets the learning rate of the next batch."""
+        """Sets the learning rate of the next batch, as RLlib does."""
         super().after_gradient_based_update(timesteps=timesteps)
         self._timesteps = timesteps
 

@@ -33,7 +33,7 @@ class TokenTerms:
 
 
 def span_mean(values_D: torch.Tensor, span_id_D: torch.Tensor) -> torch.Tensor:
-    """For each token the mean over all tokens of its span; [D], differentiable."""
+    """Computes for each token the mean over all tokens of its span; [D], differentiable."""
     spans_S, index_D = torch.unique(span_id_D, return_inverse=True)
     sums_S = torch.zeros(len(spans_S), dtype=values_D.dtype, device=values_D.device).index_add(
         0, index_D, values_D
@@ -49,8 +49,9 @@ def importance_ratio(
     turn_id_D: torch.Tensor,
     sequence_id_D: torch.Tensor,
 ) -> torch.Tensor:
-    """rho = pi_theta / pi_old per token, or exp(mean log-ratio) of the token's turn or sequence (definitions:
-    Loss).
+    """Computes rho = pi_theta / pi_old per token, or exp(mean log-ratio) of the token's turn or sequence.
+
+    (definitions: Loss)
 
     Returns:
         [D], differentiable.
@@ -70,7 +71,7 @@ def clipped_objective(
     clip_high_D: torch.Tensor,
     dual_clip: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """PPO's pessimistic bound min(rho A, clip(rho) A), to be maximised, and where it is active.
+    """Computes PPO's bound min(rho A, clip(rho) A), to be maximised, and where it is active.
 
     With `dual_clip` c (Ye et al. 2020), the bound is at least c * A where A < 0, so that a huge ratio cannot
     dominate the batch.
@@ -91,14 +92,15 @@ def clipped_objective(
 
 
 def mismatch_weight(old_logp_D: torch.Tensor, sampler_logp_D: torch.Tensor, cap: float) -> torch.Tensor:
-    """w = stop_grad(min(pi_old / pi_sampler, cap)) per token (definitions: Loss): corrects for the difference
-    between engine and learner.
+    """Computes w = stop_grad(min(pi_old / pi_sampler, cap)) per token (definitions: Loss).
+
+    The weight corrects for the difference between engine and learner.
     """
     return torch.exp(old_logp_D.detach() - sampler_logp_D.detach()).clamp_max(cap)
 
 
 def k3_kl(logp_D: torch.Tensor, reference_logp_D: torch.Tensor) -> torch.Tensor:
-    """Schulman's k3 estimate of KL(pi || pi_ref) per token: exp(d) - d - 1 with d = log pi_ref - log pi.
+    """Estimates KL(pi || pi_ref) per token by Schulman's k3: exp(d) - d - 1, d = log pi_ref - log pi.
 
     Returns:
         [D], differentiable.
@@ -121,14 +123,27 @@ def policy_loss(
     reference_logp_D: torch.Tensor | None = None,
     entropy_D: torch.Tensor | None = None,
 ) -> TokenTerms:
-    """The loss of one micro-batch (module docstring). All arguments are float32 [D]; ids are integers.
+    """Computes the loss of one micro-batch (module docstring).
+
+    All tensors are float32 [D], log-probs in nats; ids are integers.
 
     One micro-batch must hold all tokens of a span (turn or sequence, by `ratio_level`).
 
     Args:
+        settings: the choices of the loss.
+        logp_D: log-probs under the policy that is trained; only these carry the gradient of the ratio.
+        old_logp_D: log-probs before the batch's first update.
+        sampler_logp_D: log-probs that the rollout engine returned.
+        advantage_D: advantage of the token's turn.
+        weight_D: weight of the token in the batch's loss (`aggregation_weight`).
+        turn_id_D: the token's turn.
+        sequence_id_D: the token's sequence.
         clip_scale_D: factor of both clip bounds; 1 for a plain clip.
-        reference_logp_D: needed if kl_coeff > 0.
-        entropy_D: needed if entropy_coeff > 0.
+        reference_logp_D: log-probs under the reference; needed if kl_coeff > 0.
+        entropy_D: entropies at the tokens; needed if entropy_coeff > 0.
+
+    Returns:
+        The loss, and its terms for the metrics.
 
     Raises:
         ValueError: a needed argument is missing.
@@ -166,11 +181,12 @@ def policy_loss(
 def aggregation_weight(
     aggregation: Aggregation, *, num_sequences: int, num_tokens: int, sequence_tokens: int
 ) -> float:
-    """Weight of each decision token of one sequence in the batch's loss (definitions: Loss, aggregation).
+    """Computes the weight of each decision token of one sequence in the batch's loss (definitions: Loss).
 
     Args:
-        num_sequences: S, sequences with at least one decision token in the whole batch, over all learners.
-        num_tokens: T, their decision tokens.
+        aggregation: how the terms of tokens are averaged.
+        num_sequences: sequences with at least one decision token in the whole batch, over all learners.
+        num_tokens: their decision tokens.
         sequence_tokens: decision tokens of this sequence.
     """
     if aggregation == "seq_mean_token_mean":

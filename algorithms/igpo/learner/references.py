@@ -72,7 +72,7 @@ class References:
 
     @torch.no_grad()
     def token_logp(self, module_id: str, micro: TokenBatch) -> torch.Tensor:
-        """Log-probs of the decision tokens of a micro-batch, float32 [D]."""
+        """Computes the log-probs of a micro-batch's decision tokens, float32 [D], in nats."""
         columns = micro["token_ids"], micro[Columns.LOSS_MASK], micro["row_id"]
         with self.model(module_id) as model:
             return token_logp(model, *columns, self._compute_dtypes[module_id], entropy="off")[0]

@@ -1,7 +1,8 @@
 """The learner's token batch: the rows of all agents that spoke, end to end, without padding.
 
 A row holds everything that one agent of one rollout saw and wrote, up to its last decision token. A batch is
-a dictionary of flat columns of one length. Array names: F tokens of all rows, R rows, X decision tokens.
+a dictionary of flat columns of one length. Array names: F tokens of all rows, R rows, X contexts and
+decisions.
 
     token_ids      int64   [F]
     row_id         int32   [F]  the token's row, 0 to R - 1; the tokens of a row are neighbours
@@ -82,7 +83,7 @@ class Row:
 
 
 def timesteps(buffer: InfiniteLookbackBuffer) -> list:
-    """The items of a buffer of an agent's episode (`observations`, `actions`, ...), without a copy.
+    """Returns the items of a buffer of an agent's episode (`observations`, `actions`, ...) without a copy.
 
     RLlib's getters would copy every item.
     """
@@ -116,7 +117,7 @@ def agent_steps(rollout: Rollout, agent: str, agent_episode, num_turns: int):
 
 
 def turn_tokens(episodes: Sequence) -> dict[tuple[str, int], TurnTokens]:
-    """The token ids of every turn of `episodes` by (rollout id, turn index)."""
+    """Collects the token ids of every turn of `episodes` by (rollout id, turn index)."""
     tokens = {}
     for episode in episodes:
         rollout: Rollout = episode.custom_data["rollout"]
@@ -129,7 +130,7 @@ def turn_tokens(episodes: Sequence) -> dict[tuple[str, int], TurnTokens]:
 
 
 def join_rows(rows: Sequence[Row]) -> TokenBatch:
-    """The token batch of `rows` (module docstring); the dummy batch where there are none.
+    """Joins `rows` into a token batch (module docstring), into the dummy batch where there are none.
 
     Tokens behind a row's last decision are dropped: nothing is learned from them.
 
@@ -178,7 +179,7 @@ def _dummy_row() -> Row:
 
 
 def dummy_batch(like: TokenBatch, device: torch.device | str = "cpu") -> TokenBatch:
-    """One row of two tokens that adds exactly 0 to loss and gradient, with the columns of `like`.
+    """Makes one row of two tokens that adds exactly 0 to loss and gradient, with the columns of `like`.
 
     A learner runs it while others still have work. Columns that `join_rows` does not make are 0.
     """
@@ -188,12 +189,12 @@ def dummy_batch(like: TokenBatch, device: torch.device | str = "cpu") -> TokenBa
 
 
 def row_lengths(batch: TokenBatch) -> np.ndarray:
-    """Tokens of each row, [R]."""
+    """Counts the tokens of each row, [R]."""
     return np.bincount(batch["row_id"].cpu().numpy())
 
 
 def tokens_of_rows(lengths_R: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Indices into the flat columns of all tokens of `rows`, row after row."""
+    """Returns the indices of all tokens of `rows` in the flat columns, row after row."""
     start_R = np.cumsum(lengths_R) - lengths_R
     return np.concatenate([np.arange(start_R[row], start_R[row] + lengths_R[row]) for row in rows])
 
@@ -201,7 +202,7 @@ def tokens_of_rows(lengths_R: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def take_rows(
     batch: TokenBatch, lengths_R: np.ndarray, rows: np.ndarray, device: torch.device | str = "cpu"
 ) -> TokenBatch:
-    """The given rows of `batch` as a token batch on `device`; their row ids count from 0."""
+    """Copies the given rows of `batch` into a token batch on `device`; their row ids count from 0."""
     index = torch.from_numpy(tokens_of_rows(lengths_R, rows))
     taken = {name: column[index] for name, column in batch.items()}
     taken["row_id"] = torch.from_numpy(np.repeat(np.arange(len(rows), dtype=np.int32), lengths_R[rows]))

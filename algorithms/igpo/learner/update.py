@@ -39,13 +39,13 @@ class UpdatingLearner(DistributedLearner):
     """AdamW (weight decay 0.01: PyTorch's default and verl's) over the policy loss of
     `algorithms.igpo.learner.loss`.
 
-    Like RLlib's PPO, it appends its own pieces to the learner connector pipeline; `notes` is their way back.
+    Like RLlib's PPO, it appends its own pieces to the learner connector pipeline; they report in `notes`.
 
     Reads from the config: `credit_config()`, `loss_settings()`, `env_settings().alias_rule`, `num_epochs`,
     `num_minibatches`, `tokens_per_micro_batch`, `lr` (a number or RLlib's schedule [[env steps, lr], ...]),
     `grad_clip`, `seed`, `reference_scored_policy`, `reference_refresh_interval`.
 
-    Metrics per module: loss, policy_loss, kl (if it is paid), entropy, grad_norm (before clipping),
+    Metrics per module: loss, policy_loss, kl (if the loss has it), entropy, grad_norm (before clipping),
     ratio_mean, ratio_max, clip_share, mismatch_weight_mean, logp_gap_mean / _p999 / _max (|learner - sampler|
     before the first step; p999 and max are the largest over the learners), lr, tokens, sequences,
     padding_share, micro_batches. Over all modules: seconds_learn, peak_gib_learn
@@ -123,7 +123,7 @@ class UpdatingLearner(DistributedLearner):
 
     @torch.no_grad()
     def _add_log_probs_before(self, plan: UpdatePlan, stats: UpdateStats) -> None:
-        """Adds `old_logp` (pi_old) and, if the KL is paid, `reference_logp` to the plan's columns.
+        """Adds `old_logp` (pi_old) and, for a KL term, `reference_logp` to the plan's columns.
 
         Needed before the first of several updates: afterwards the policy is no longer pi_old.
         """
@@ -133,12 +133,12 @@ class UpdatingLearner(DistributedLearner):
                 logp_D = module.forward_train(micro)["token_logp"]
                 stats.add_gap(micro, logp_D)
                 plan.add_column(OLD_LOGP, update, k, logp_D)
-                if self._pays_kl(plan.module_id):
+                if self._has_kl_term(plan.module_id):
                     reference_logp_D = self._references.token_logp(plan.module_id, micro)
                     plan.add_column(REFERENCE_LOGP, update, k, reference_logp_D)
 
     def _accumulate_gradient(self, update: Update, stats: UpdateStats) -> None:
-        """Forward and backward over the micro-batches of an update; then every learner has the full gradient.
+        """Adds up the gradient over the micro-batches of an update; then every learner has all of it.
 
         Raises:
             FloatingPointError: the loss of a micro-batch of any learner is not finite.
@@ -181,20 +181,20 @@ class UpdatingLearner(DistributedLearner):
 
     @override(DistributedLearner)
     def compute_loss_for_module(self, *, module_id, config, batch, fwd_out) -> torch.Tensor:
-        """RLlib's hook: the share of one micro-batch in the batch's loss.
+        """Computes the share of one micro-batch in the batch's loss (RLlib's hook).
 
         Adds the terms of the loss (`algorithms.igpo.learner.loss.TokenTerms`) to `fwd_out` under TOKEN_TERMS.
 
         Args:
             batch: a token batch. Without the column `old_logp`, pi_old is the policy itself (one update per
-                batch). Without `reference_logp`, the reference is asked if the KL is paid.
+                batch). Without `reference_logp`, the reference is run if the loss has a KL term.
             fwd_out: output of `HFCausalLM.forward_train`.
         """
         mask_F = batch[Columns.LOSS_MASK]
         of_decisions = {name: column_F[mask_F] for name, column_F in batch.items()}
         logp_D = fwd_out["token_logp"]
         reference_logp_D = of_decisions.get(REFERENCE_LOGP)
-        if reference_logp_D is None and self._pays_kl(module_id):
+        if reference_logp_D is None and self._has_kl_term(module_id):
             reference_logp_D = self._references.token_logp(module_id, batch)
         terms = policy_loss(
             config.loss_settings(),
@@ -269,11 +269,11 @@ class UpdatingLearner(DistributedLearner):
         )
 
     def _hugging_face(self, module_id: str) -> HFCausalLM:
-        """The module without its DDP wrapper."""
+        """Returns the module without its DDP wrapper."""
         return cast(HFCausalLM, self.module[module_id].unwrapped())
 
     def _settings(self, module_id: str) -> LossSettings:
         return self.config.get_config_for_module(module_id).loss_settings()
 
-    def _pays_kl(self, module_id: str) -> bool:
+    def _has_kl_term(self, module_id: str) -> bool:
         return module_id in self._references and self._settings(module_id).kl_coeff > 0

@@ -1,4 +1,4 @@
-"""Which rows of a token batch are in which update (optimizer step) and micro-batch (forward pass).
+"""Assigns the rows of a token batch to updates (optimizer steps) and micro-batches (forward passes).
 
 A plan is data: it holds no model and calls none. Two epochs of two minibatches over five sequences of one
 row, with room for one row in a micro-batch, on a learner that holds the sequences 0, 1 and 3:
@@ -50,7 +50,7 @@ class Update:
     """The batch over the minibatch, in sequences or tokens; 0 if no learner has tokens in this update."""
 
     def micro_batches(self, device: torch.device) -> Iterator[TokenBatch]:
-        """This learner's micro-batches on `device`, then dummy batches up to `num_micro_batches`.
+        """Yields this learner's micro-batches on `device`, then dummy batches up to `num_micro_batches`.
 
         `loss_weight` is scaled from a share of the batch to a share of the minibatch.
         """
@@ -63,7 +63,7 @@ class Update:
             yield micro
 
     def rollout_ids(self, micro_batches: list[int]) -> list[str]:
-        """Ids of the rollouts in these micro-batches, sorted; dummy batches have none."""
+        """Returns the ids of the rollouts in these micro-batches, sorted; dummy batches have none."""
         own = [k for k in micro_batches if k < len(self.rows)]
         return sorted({self.plan.layout.rollout_ids_R[row] for k in own for row in self.rows[k]})
 
@@ -95,12 +95,13 @@ class UpdatePlan:
             yield Update(self, epoch, minibatch, rows, num_micro_batches, weight_scale)
 
     def first_epoch(self) -> Iterator[Update]:
-        """The updates of the first epoch, which together hold every row once."""
+        """Yields the updates of the first epoch, which together hold every row once."""
         return islice(self, self.num_minibatches)
 
     def add_column(self, name: str, update: Update, k: int, value_D: torch.Tensor) -> None:
-        """Sets the column `name` of `batch` at the decision tokens of one micro-batch; a dummy batch has no
-        place in it.
+        """Sets the column `name` of `batch` at the decision tokens of micro-batch `k` of `update`.
+
+        A dummy batch has no place in it: nothing happens.
         """
         column_F = self.batch.setdefault(name, torch.zeros_like(self.batch[Columns.ACTION_LOGP]))
         if k < len(update.rows):
@@ -167,7 +168,7 @@ def plan_minibatches(
     num_minibatches: int,
     seed: tuple[int, ...],
 ) -> list[np.ndarray]:
-    """Row indices of each of the num_epochs * num_minibatches updates, in order.
+    """Chooses the rows of each of the num_epochs * num_minibatches updates, in order.
 
     Each epoch shuffles the sequences of the whole batch by `seed` and cuts them into `num_minibatches` parts
     of equal size (up to one). `sequence_id_R` index the whole batch, so the parts do not depend on how it is

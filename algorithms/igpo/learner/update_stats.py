@@ -25,13 +25,14 @@ class UpdateStats:
     """Sums over the decision tokens of one module on one learner; those of dummy batches are left out."""
 
     total: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Sums by name. `passed_tokens` counts a decision token once per epoch."""
     ratio_max: float = 0.0
     grad_norms: list[float] = field(default_factory=list)
     gap_parts: list[np.ndarray] = field(default_factory=list)
     turn_parts: list[np.ndarray] = field(default_factory=list)
 
     def add_gap(self, micro: TokenBatch, logp_D: torch.Tensor) -> None:
-        """Adds learner - sampler of each decision token of `micro`, measured before the first step.
+        """Adds the gap learner - sampler of each decision token of `micro`, measured before the first step.
 
         Args:
             logp_D: the learner's log-probs of the decision tokens.
@@ -71,7 +72,7 @@ class UpdateStats:
             self.total["padded_tokens"] += padded_size(lengths_R)
 
     def turn_gaps(self, turn_keys: list[tuple[str, int]]) -> dict[tuple[str, int], np.ndarray]:
-        """Learner - sampler of each decision token of each turn that was trained on, in order."""
+        """Returns learner - sampler of each decision token of each turn that was trained on, in order."""
         gaps, turns = self._gaps()
         order = np.argsort(turns, kind="stable")
         ends_M = np.cumsum(np.bincount(turns, minlength=len(turn_keys)))
@@ -79,7 +80,7 @@ class UpdateStats:
         return {key: part for key, part in zip(turn_keys, parts, strict=True) if len(part)}
 
     def metrics(self, num_updates: int, over_learners: OverLearners) -> dict[str, float]:
-        """Metrics of the batch, the same on every learner (two collective calls).
+        """Computes the metrics of the batch, the same on every learner (two collective calls).
 
         `kl` is among them only if it was measured.
         """

@@ -134,7 +134,7 @@ class HFCausalLM(TorchRLModule):
 
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
-        """Log-probs and entropies of the decision tokens.
+        """Computes the log-probs and entropies of the decision tokens.
 
         Args:
             batch: reads `token_ids`, `loss_mask` and `row_id` of a token batch
@@ -154,7 +154,7 @@ class HFCausalLM(TorchRLModule):
         return {"token_logp": logp_D, "entropy": entropy_D}
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors of a checkpoint by Hugging Face name, each once.
+        """Returns the tensors of a checkpoint by Hugging Face name, each once.
 
         A tied output head is left out, because it is the embedding. With LoRA: the adapters alone, because
         `path` holds the base.
@@ -164,7 +164,7 @@ class HFCausalLM(TorchRLModule):
         return _untied(self.hf.state_dict(keep_vars=True))
 
     def _full_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The weights of the model one by one, adapters merged and shards gathered."""
+        """Yields the weights of the model one by one, adapters merged and shards gathered."""
         tensors = _untied(merged_weights(self.hf)) if self.has_lora else self._tensors()
         return ((name, full_tensor(tensor)) for name, tensor in tensors.items())
 
@@ -172,7 +172,7 @@ class HFCausalLM(TorchRLModule):
     def get_state(
         self, components=None, *, not_components=None, inference_only: bool = False, **kwargs
     ) -> dict[str, np.ndarray]:
-        """Copies of the weights as NumPy arrays by Hugging Face name, tied copies left out.
+        """Copies the weights into NumPy arrays by Hugging Face name, tied copies left out.
 
         Gathers a sharded module: all learners must call it.
 
@@ -235,6 +235,6 @@ class HFCausalLM(TorchRLModule):
 
 
 def _untied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Every tensor once, by its first name."""
+    """Returns every tensor once, by its first name."""
     names = {id(tensor): name for name, tensor in reversed(state.items())}
     return {name: tensor.detach() for name, tensor in state.items() if names[id(tensor)] == name}

@@ -56,7 +56,7 @@ def add_lora(model, settings: LoraSettings) -> None:
 
 
 def merged_weights(model) -> dict[str, torch.Tensor]:
-    """State of `model` under the names that it has without adapters, in the base's precision.
+    """Merges the adapters into the state of `model`, by the names without adapters, in the base's precision.
 
     The merged weight of an adapted layer is weight + alpha / rank * B A.
     """

@@ -48,7 +48,7 @@ def group_by_length(lengths_R: np.ndarray) -> list[np.ndarray]:
 
 
 def padded_size(lengths_R: np.ndarray) -> int:
-    """Tokens that attention computes for rows of these lengths, padding included."""
+    """Counts the tokens that attention computes for rows of these lengths, padding included."""
     return int(sum(len(group) * lengths_R[group].max() for group in group_by_length(lengths_R)))
 
 
@@ -82,7 +82,7 @@ def merge_beginnings(token_ids_F: np.ndarray, lengths_R: np.ndarray) -> tuple[np
 
 
 def common_prefix(one_L: np.ndarray, other_L: np.ndarray) -> int:
-    """Number of tokens that both sequences begin with."""
+    """Counts the tokens that both sequences begin with."""
     length = min(len(one_L), len(other_L))
     differs = np.flatnonzero(one_L[:length] != other_L[:length])
     return int(differs[0]) if differs.size else length
@@ -136,8 +136,9 @@ class PackedRows:
         self.token_ids_E = token_ids_F[torch.from_numpy(first_E).to(device)]
 
     def _rows_that_none_continues(self, last_R: np.ndarray, num_tokens: int) -> np.ndarray:
-        """Rows that together hold every token; of equal rows the first. `last_R`: index of each row's last
-        token.
+        """Finds the rows that together hold every token; of equal rows the first.
+
+        `last_R` is the index of each row's last token.
         """
         has_next_E = np.zeros(num_tokens, dtype=bool)
         has_next_E[np.delete(self.token_of_F, last_R)] = True
@@ -145,12 +146,11 @@ class PackedRows:
         return np.sort(row_U[~has_next_E[ends_U]])
 
     def inputs(self) -> dict[str, Any]:
-        """Arguments of a backbone's forward over the rows; its hidden states are [1, E, H]."""
+        """Returns the arguments of a backbone's forward over the rows; its hidden states are [1, E, H]."""
         return {
             "input_ids": self.token_ids_E[None],
             "position_ids": self.position_E[None],
-            # transformers takes a mask of four dimensions as it is; a smaller one would be spread out to [E,
-            # E].
+            # transformers takes a mask of four dimensions as it is. It would expand a smaller one to [E, E].
             "attention_mask": torch.empty((1, 1, 0, 0), device=self.token_ids_E.device),
             "packed_rows": self,
             "use_cache": False,
@@ -197,10 +197,12 @@ class _EndToEnd(torch.autograd.Function):
 def packed_attention(
     module, query, key, value, attention_mask, packed_rows: PackedRows | None = None, **kwargs
 ):
-    """Attention function of transformers for `PACKED`: query, key and value are [1, heads, E, H]; output [1,
-    E, heads, H].
+    """Computes attention for `PACKED`, as transformers calls it.
 
-    Raises ValueError where a layer's sliding window is shorter than a row.
+    Query, key and value are [1, heads, E, H]; the output is [1, E, heads, H].
+
+    Raises:
+        ValueError: a layer's sliding window is shorter than a row.
     """
     if packed_rows is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

@@ -17,12 +17,12 @@ LOGITS_PER_CHUNK = 1 << 25
 
 
 def backbone(model):
-    """The model without its output head."""
+    """Returns the model without its output head."""
     return getattr(model, model.base_model_prefix)
 
 
 def head_logp(head, hidden_DH, target_D, entropy: Entropy):
-    """Log-prob of each target and the entropy at its position, both float32 [D]."""
+    """Computes the log-prob of each target and the entropy at its position, both float32 [D], in nats."""
     logp_DV = torch.log_softmax(head(hidden_DH).float(), dim=-1)
     logp_D = logp_DV.gather(-1, target_D[:, None]).squeeze(-1)
     if entropy == "off":
@@ -40,7 +40,7 @@ def token_logp(
     entropy: Entropy = "measured",
     logits_per_chunk: int = LOGITS_PER_CHUNK,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probs of the rows' own tokens, and the entropy of the distributions that they were drawn from.
+    """Computes log-probs of the rows' own tokens, and entropies of the distributions that gave them.
 
     Common beginnings of rows, such as the prompt of a group, are computed once
     (`algorithms.igpo.model.packing`). So are equal targets behind the same token. For the rows [a b c] and

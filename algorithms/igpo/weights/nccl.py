@@ -107,7 +107,7 @@ class WeightSender:
         """Sends the weights, after forming `group` if it is new.
 
         Returns:
-            the bytes sent, once every engine holds them as `version`.
+            Bytes sent, once every engine holds them as `version`.
         """
         with torch.accelerator.device_index(self._device.index), torch.no_grad():
             if group.name != self._group_name:

@@ -15,7 +15,7 @@ GOLD, NOTHING = "gold evidence", "nothing new"
 
 
 def case_study_figure(run: Run, chosen: Trajectory) -> Figure:
-    """Belief after each turn of `chosen`, a diamond where the turn retrieved new gold evidence."""
+    """Draws belief after each turn of `chosen`, a diamond where the turn retrieved new gold evidence."""
     chosen_id = chosen.episode["episode_id"]
     rows = [
         row | {"is_chosen": row["rollout"] == chosen_id}
@@ -42,7 +42,7 @@ def case_study_figure(run: Run, chosen: Trajectory) -> Figure:
 
 
 def _steps(trajectory: Trajectory) -> list[Row]:
-    """The belief after each number of turns, where the log has one."""
+    """Returns the belief after each number of turns, where the log has one."""
     episode = trajectory.episode
     before = {"did": "nothing but the question", "retrieved": NOTHING}
     after_T = [

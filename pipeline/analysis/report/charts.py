@@ -19,25 +19,25 @@ ITERATION = alt.X("iteration:Q", title="iteration", axis=alt.Axis(tickMinStep=1,
 
 
 def chart(rows: list[Row], height: int = HEIGHT) -> alt.Chart:
-    """A chart as wide as its place in the page."""
+    """Makes a chart as wide as its place in the page."""
     return alt.Chart(alt.Data(values=rows), width="container", height=height)
 
 
 def spec(drawn: Chart) -> dict[str, Any]:
-    """The Vega-Lite specification without Altair's own theme."""
+    """Returns the Vega-Lite specification without Altair's own theme."""
     specification = drawn.to_dict()
     specification.pop("config", None)
     return specification
 
 
 def run_colour(labels: list[str]) -> alt.Color:
-    """A colour per run, the same in every plot; without a legend where there is one run."""
+    """Returns a colour per run, the same in every plot; without a legend where there is one run."""
     legend = alt.Legend(symbolOpacity=1) if len(labels) > 1 else None
     return alt.Color("run:N", title=None, scale=alt.Scale(domain=labels), legend=legend)
 
 
 def learning_curve(rows: list[Row], labels: list[str]) -> dict[str, Any]:
-    """Columns of the named query `learning_curve`, one split: exact match per run as a line in its
+    """Draws columns of the named query `learning_curve`, one split: exact match per run as a line in its
     95% band.
     """
     for row in rows:

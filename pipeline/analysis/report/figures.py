@@ -55,7 +55,7 @@ class Section:
 
 
 def sections(run: Run, runs: list[ReportedRun]) -> list[Section]:
-    """Every figure that the log has data for, in reading order.
+    """Draws every figure that the log has data for, in reading order.
 
     A figure of several lines is drawn once per run.
     """
@@ -213,7 +213,7 @@ class _Plots:
         for row in rows:
             seconds[row["phase"]] += row["mean_seconds"]
         ranked = [phase for phase, _ in seconds.most_common()]
-        # As many colours as can be told apart; what is too short for one of its own shares the last.
+        # As many phases as there are distinct colours; the shortest ones share the last.
         order = (
             ranked if len(ranked) <= COLOURS else [*ranked[: COLOURS - 1], ", ".join(ranked[COLOURS - 1 :])]
         )
@@ -246,8 +246,8 @@ class _Plots:
         axis: str,
         is_share: bool = True,
     ) -> list[Figure]:
-        """Columns of `rows` (`names`: column -> what it is called) as lines over iterations, one figure per
-        run.
+        """Draws columns of `rows` (`names`: column -> what it is called) as lines over iterations, one
+        figure per run.
         """
         long = [
             {"run": row["run"], "iteration": row["iteration"], "series": name, "value": row[column]}
@@ -262,7 +262,7 @@ class _Plots:
         ]
 
     def _quantiles(self, column: str, category: str, condition: str) -> list[Row]:
-        """Mean and `QUANTILES` of a column of training turns per run and category."""
+        """Computes the mean and `QUANTILES` of a column of training turns per run and category."""
         names = ", ".join(f"quantiles[{i}] AS {name}" for i, name in enumerate(QUANTILES, start=1))
         return self._rows(
             f"""

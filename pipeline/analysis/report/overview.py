@@ -36,7 +36,7 @@ class Part:
 
 
 def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
-    """The overview, a value per run in the order of `runs`."""
+    """Returns the overview, a value per run in the order of `runs`."""
     named = {name: _by_run(run.named(name)) for name in _QUERIES} | {"unearned": _by_run(run.sql(_UNEARNED))}
 
     def line(name: str, reading: str, text) -> Measure:
@@ -185,7 +185,7 @@ def _only(rows: list[Row], column: str) -> float | None:
 
 
 def _mean(rows: Iterable[Row], column: str, weight: str) -> float | None:
-    """Mean of `column` weighted by `weight`; None without a row that has the value."""
+    """Computes the mean of `column` weighted by `weight`; None without a row that has the value."""
     pairs = [(row[column], row[weight]) for row in rows if row[column] is not None]
     total = sum(weight for _, weight in pairs)
     return sum(value * weight for value, weight in pairs) / total if total else None
@@ -208,7 +208,7 @@ def _first_last(queries: dict[str, list[Row]], split: str) -> str:
 
 
 def _by_turn(rows: list[Row], column: str) -> str:
-    """The column of the first turns, in order; `…` where there are more."""
+    """Returns the column of the first turns, in order; `…` where there are more."""
     values = [_number(row[column], "+.2f") for row in rows[:_TURNS]]
     return ", ".join(values + ["…"] * (len(rows) > _TURNS)) or "–"
 

@@ -1,6 +1,4 @@
-"""What every page of this project shares: template engine, style, and the plotting library in the file
-itself.
-"""
+"""Shared parts of all HTML pages: template engine, style, and the plotting library, included in the file."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ def environment(package: str = PACKAGE) -> Environment:
 
 
 def assets() -> dict[str, Any]:
-    """The parts of a self-contained page: `style`, `script` (which draws the plots) and `vega`."""
+    """Returns the parts of a self-contained page: `style`, `script` (which draws the plots) and `vega`."""
     return {
         "style": Markup(_asset("style.css")),
         "script": Markup(_asset("page.js")),

@@ -32,7 +32,7 @@ class ReportedRun:
 
 
 def reported_runs(run: Run) -> list[ReportedRun]:
-    """The open runs in the order in which they started."""
+    """Returns the open runs in the order in which they started."""
     rows = run.sql(
         """
         SELECT
@@ -77,8 +77,8 @@ def reported_runs(run: Run) -> list[ReportedRun]:
 
 
 def config_differences(runs: list[ReportedRun]) -> list[tuple[str, list[str]]]:
-    """The settings that differ between runs: (dotted key, value per run as JSON; empty where the run lacks
-    the key).
+    """Returns the settings that differ between runs: (dotted key, value per run as JSON; empty where the run
+    lacks the key).
     """
     keys = sorted({key for run in runs for key in run.settings})
     differences = []
@@ -106,7 +106,9 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _labels(run_ids: list[str], names: list[str], settings: list[dict[str, Any]]) -> list[str]:
-    """The runs' names; where several share one, with the preset or seed in which they differ, or the id."""
+    """Returns the runs' names; where several share one, with the preset or seed in which they differ, or the
+    id.
+    """
     labels = list(names)
     for key in ("preset", "seed"):
         if len(set(labels)) == len(labels):

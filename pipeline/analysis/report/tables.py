@@ -44,7 +44,9 @@ class NamedTable:
 
 
 def tables(run: Run, runs: list[ReportedRun]) -> list[NamedTable]:
-    """The tables of `TABLES` that have rows. Runs go by their label, which a report of one run leaves out."""
+    """Returns the tables of `TABLES` that have rows. Runs go by their label, which a report of one run leaves
+    out.
+    """
     return [table for name in TABLES if (table := _table(run, runs, name)).rows]
 
 

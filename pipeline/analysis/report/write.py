@@ -28,7 +28,7 @@ def write_report(
     path: str | os.PathLike[str],
     runs_dir: str | os.PathLike[str] = "runs",
 ) -> Path:
-    """Write the report of `runs` (folders, experiment names, run ids, `last`) to `path`, one self-contained
+    """Writes the report of `runs` (folders, experiment names, run ids, `last`) to `path`, one self-contained
     HTML file.
 
     The page loads nothing over the network and says so to the browser (its content security policy forbids
@@ -61,7 +61,7 @@ def write_report(
 
 
 def _instructive(run: Run, one: ReportedRun) -> tuple[ReportedRun, list[Instructive], Figure | None]:
-    """A run, its rollouts to read, and the plot of the case study if it has one."""
+    """Returns a run, its rollouts to read, and the plot of the case study if it has one."""
     found = instructive_trajectories(run, one.run_id)
     plots = [case_study_figure(run, item.trajectory) for item in found if item.reason == CASE_STUDY]
     return one, found, plots[0] if plots else None

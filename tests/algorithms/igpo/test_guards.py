@@ -60,7 +60,7 @@ def test_a_training_step_that_stops_leaves_the_rollouts_that_it_stopped_over():
     algorithm = IGPO.__new__(IGPO)
     algorithm.config = SimpleNamespace(max_tool_error_share=0.2, max_weight_lag=0)
     algorithm._iteration = algorithm._weights_version = 6
-    algorithm.records, algorithm.task, algorithm.cursor, algorithm.sampler = [], None, None, None
+    algorithm.records, algorithm.task, algorithm.prompt_sampler, algorithm.sampler = [], None, None, None
     algorithm.metrics = SimpleNamespace(aggregate=lambda values, key: None)
     algorithm._ahead = SampledBatch(episodes, 10, 1, [], 6, 1.0, {})
     with pytest.raises(RuntimeError, match="1 of 2 tool calls failed in this iteration"):

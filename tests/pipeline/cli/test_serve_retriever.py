@@ -43,7 +43,7 @@ def test_a_dead_server(refused, tmp_path, policy, files):
     retriever = http(f"http://127.0.0.1:{free_port()}")
     said = refused("train", "file", experiment(tmp_path, policy, files, retriever, corpus="remote"))
     assert "retriever `http` does not work: the server 127.0.0.1:" in said and "Connection refused" in said
-    assert "start or mend the server, or change env_config.retriever" in said
+    assert "start or repair the server, or change env_config.retriever" in said
     assert not (tmp_path / "runs").exists()
 
 

@@ -22,7 +22,7 @@ def test_the_learner_is_told_each_turn_once():
         config=SimpleNamespace(num_learners=0),
         learner_group=SimpleNamespace(update=update, foreach_learner=lambda function, **options: []),
         _weights_version=0,
-        _learning=threading.Lock(),
+        _weights_lock=threading.Lock(),
     )
     for seed in range(3):
         episodes, runner = make_batch(seed=seed), MetricsLogger()

@@ -74,7 +74,7 @@ def test_a_runner_that_comes_back_during_the_update_gets_the_new_weights_whole(m
 
     algorithm = IGPO.__new__(IGPO)
     algorithm.config = SimpleNamespace(num_learners=0)
-    algorithm._learning, algorithm._weights_version = threading.Lock(), 4
+    algorithm._weights_lock, algorithm._weights_version = threading.Lock(), 4
     algorithm.learner_group = SimpleNamespace(update=update, foreach_learner=lambda *_, **__: [])
     algorithm.metrics = SimpleNamespace(peek=lambda *_: 0, aggregate=lambda *_, **__: None)
     algorithm._weight_push = SimpleNamespace(push=lambda version, runners: (version, runners))
