@@ -127,7 +127,7 @@ def _outcome_advantage(
 
 
 def _last_belief(batch: TurnBatch) -> np.ndarray:
-    """Returns belief after the last scored turn of every rollout; NaN where the question is played without belief.
+    """Returns belief after the last scored turn of every rollout; NaN where its question has no belief.
 
     Raises:
         ValueError: one is missing.
