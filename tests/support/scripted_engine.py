@@ -34,8 +34,8 @@ def ids(task: SearchTask, text: str) -> list[int]:
 class ScriptedEngine:
     """Decides by `script(context text, turn number) -> decision text`; `max_tokens` cuts a decision.
 
-    `encode` turns that text into ids; by default it splits at blanks. A score is minus the context's length / 100, which identifies the scored history. `order` lists the ids of
-    all requests.
+    `encode` turns that text into ids; by default it splits at blanks. A score is minus the context's length /
+    100, which identifies the scored history. `order` lists the ids of all requests.
     """
 
     weights_version = 7

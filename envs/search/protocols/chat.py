@@ -127,7 +127,9 @@ class ChatProtocol(TaggedProtocol):
         try:
             called = self.template.render(turns)
         except ValueError as error:
-            raise ValueError(f"protocol `chat`: {error}: use `igpo`, which needs no tool messages") from error
+            raise ValueError(
+                f"protocol `chat`: {error}; or use protocol `igpo`, which needs no tool messages"
+            ) from error
         if "<tool_call>" in called and "qzcall" in called:
             return True
         if '"parameters"' in called and "qzcall" in called:

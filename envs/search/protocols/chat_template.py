@@ -201,7 +201,7 @@ class ChatTemplate:
 
         It is a control token, or an id beyond the tokenizer: a model's vocabulary may be padded.
         """
-        id_to_token = self.tokenizer.backend_tokenizer.id_to_token  # ty: ignore[unresolved-attribute]
+        id_to_token = self.tokenizer.backend_tokenizer.id_to_token
         for i in ids:
             if i in self._special:
                 return f"the control token {self._special[i]} does not belong into a turn"

@@ -120,7 +120,7 @@ class PlainTokenizer:
         r"""Replaces every `mark`, also those that only the tokenizer's normaliser makes.
 
         NFKC makes ``<answer>`` of the full-width ``＜answer＞``. Such a mark is replaced in its normal form;
-        the text around it stays as it was.
+        the text around it stays as it was, but for characters next to it that the normaliser drops.
 
         Args:
             text: the text to show.

@@ -60,7 +60,8 @@ class TemplateRenderer:
             )
         except Exception as error:  # a template is a program of its own: it may raise anything
             raise ValueError(
-                f"the chat template of {self._tokenizer.name_or_path} can't be used: {error}"
+                f"the chat template of {self._tokenizer.name_or_path} can't be used ({error}): mend it, or "
+                "use another model"
             ) from error
 
     def _takes_system(self) -> bool:

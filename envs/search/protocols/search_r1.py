@@ -7,8 +7,8 @@
 
                 <think> ... </think> <answer> Marta Lindqvist </answer>
 
-A closing tag ends a decision: the engine stops at that string, and the sampled tokens stay as they are. Where
-the chat template opens ``<think>``, it is opened after ``</information>`` too, so every decision begins alike.
+A closing tag ends a decision: the engine stops at that string, and the sampled tokens stay as they are. If
+the chat template opens ``<think>``, it is opened after ``</information>`` too, so all decisions begin alike.
 The prompt is this project's own. For a policy trained elsewhere, set the prompt of its training as the role's
 `instruction`.
 """

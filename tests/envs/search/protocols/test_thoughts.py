@@ -172,7 +172,9 @@ def test_a_demonstration_is_read_back(family, begun):
     ):
         ids = protocol.decision(action)
         assert protocol.parse(ids) == action and protocol.is_complete(ids)
-    call = protocol.text(protocol.decision(Action(ActionKind.TOOL, tool="search", arguments={"query": "who"})))
+    call = protocol.text(
+        protocol.decision(Action(ActionKind.TOOL, tool="search", arguments={"query": "who"}))
+    )
     empty = {OPEN: "\n</think>\n\n", "<think>": "\n\n</think>\n\n"}.get(begun, "")
     assert begun + call == (CLOSED if empty else begun) + call.removeprefix(empty)
 
