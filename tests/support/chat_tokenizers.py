@@ -111,14 +111,39 @@ _LLAMA_TOKENS = [
 ]
 
 
-def chat_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
+GEMMA = """\
+{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+{%- for m in messages %}
+{%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}
+{{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}
+{%- endif %}<|im_start|>{{ 'model' if m.role == 'assistant' else m.role }}
+{{ m.content | trim }}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>model
+{% endif %}"""
+"""Takes no system message, and user and assistant by turns only; Mistral's first templates do so too."""
+DEAF = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
+"""Drops what the system says."""
+
+OPEN, CLOSED = "<think>\n", "<think>\n\n</think>\n\n"
+"""How Qwen3-Thinking and DeepSeek-R1 begin a turn, and how Qwen3 does without thinking."""
+
+
+def beginning(template: str, begun: str) -> str:
+    """`template` with `begun` at the end of its generation prompt."""
+    return f"{begun}{{% endif %}}".join(template.rsplit("{% endif %}", 1))
+
+
+def chat_tokenizer(template: str | None = CHATML, normaliser=None) -> PreTrainedTokenizerFast:
     """A tokenizer of bytes with `template` and the control tokens of its family.
 
     As in Qwen's tokenizers, ``<tool_call>`` and ``<think>`` are added tokens that do not count as special.
     """
-    llama = template == LLAMA3
+    llama = template is not None and "<|eot_id|>" in template
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE({token: i for i, token in enumerate(alphabet)}, []))
+    if normaliser is not None:
+        core.normalizer = normaliser
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(

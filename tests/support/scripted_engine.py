@@ -34,14 +34,15 @@ def ids(task: SearchTask, text: str) -> list[int]:
 class ScriptedEngine:
     """Decides by `script(context text, turn number) -> decision text`; `max_tokens` cuts a decision.
 
-    A score is minus the context's length / 100, which identifies the scored history. `order` lists the ids of
-    all requests.
+    `encode` turns that text into ids; by default it splits at blanks. A score is minus the context's length /
+    100, which identifies the scored history. `order` lists the ids of all requests.
     """
 
     weights_version = 7
 
-    def __init__(self, task: SearchTask, script):
+    def __init__(self, task: SearchTask, script, encode=None):
         self.task, self.script = task, script
+        self.encode = encode or (lambda text: ids(task, text))
         self.waiting: list = []
         self.order: list[str] = []
         self.scored_contexts: list[list[int]] = []
@@ -63,7 +64,7 @@ class ScriptedEngine:
             self.scored_contexts.append(request.context_ids)
             return Scored(request.request_id, -len(request.context_ids) / 100)
         context = self.task.protocol.text(request.context_ids)
-        decision = ids(self.task, self.script(context, int(request.request_id.rsplit("/", 1)[1])))
+        decision = self.encode(self.script(context, int(request.request_id.rsplit("/", 1)[1])))
         finish = "stop" if len(decision) <= request.max_tokens else "length"
         decision = decision[: request.max_tokens]
         return Generated(request.request_id, decision, np.full(len(decision), -0.5, np.float32), finish)

@@ -27,29 +27,36 @@ def build_protocol(settings: SearchEnvSettings, tools: list[dict]) -> Protocol:
     """
     tokenizer = load_tokenizer(settings.tokenizer)
     try:
-        match settings.protocol:
-            case "tiny":
-                from envs.search.protocols.tiny import TinyProtocol
-
-                return TinyProtocol(tokenizer)
-            case "chat_short":
-                from envs.search.protocols.chat_short import ChatShortProtocol
-
-                return ChatShortProtocol(tokenizer, settings.worked_examples)
-            case "igpo":
-                from envs.search.protocols.igpo import IGPOProtocol
-
-                return IGPOProtocol(tokenizer, tools)
-            case "search_r1":
-                from envs.search.protocols.search_r1 import SearchR1Protocol
-
-                return SearchR1Protocol(tokenizer)
-            case "chat":
-                from envs.search.protocols.chat import ChatProtocol
-
-                return ChatProtocol(tokenizer, tools)
+        protocol = _build(settings, tokenizer, tools)
+        for role in settings.roles:  # a template may refuse what a role says: now, not in the first rollout
+            protocol.prompt(role.instruction, "?", list(role.actions))
     except ValueError as error:
         raise InputError(str(error)) from error
+    return protocol
+
+
+def _build(settings: SearchEnvSettings, tokenizer, tools: list[dict]) -> Protocol:
+    match settings.protocol:
+        case "tiny":
+            from envs.search.protocols.tiny import TinyProtocol
+
+            return TinyProtocol(tokenizer)
+        case "chat_short":
+            from envs.search.protocols.chat_short import ChatShortProtocol
+
+            return ChatShortProtocol(tokenizer, settings.worked_examples)
+        case "igpo":
+            from envs.search.protocols.igpo import IGPOProtocol
+
+            return IGPOProtocol(tokenizer, tools)
+        case "search_r1":
+            from envs.search.protocols.search_r1 import SearchR1Protocol
+
+            return SearchR1Protocol(tokenizer)
+        case "chat":
+            from envs.search.protocols.chat import ChatProtocol
+
+            return ChatProtocol(tokenizer, tools)
 
 
 def load_tokenizer(folder: str | None):

@@ -15,6 +15,7 @@ import json
 from typing import TYPE_CHECKING
 
 from envs.search.protocols.base import Action
+from envs.search.protocols.chat_template import TemplatePieces
 from envs.search.protocols.tagged import TaggedProtocol, read_tool_call
 from envs.search.protocols.tags import Block, Tags
 
@@ -54,8 +55,8 @@ class ChatProtocol(TaggedProtocol):
         self._tools = tools
         self.calls_in_tags = self._calls_in_tags()
         if not self.calls_in_tags:
-            self.call_tags = ("", "")
-        self.result = self.error = self.template.pieces("tool")
+            self.call_tags = (self.template.end_of_thought, "")
+        self.result = self.error = self._result_pieces()
         self.message = self.template.pieces("user", "<message>\n{}\n</message>")
         self._python_tag_id = next(
             (i for i, string in self.template.plain.control.items() if string == PYTHON_TAG), None
@@ -69,12 +70,26 @@ class ChatProtocol(TaggedProtocol):
         return self.template.prompt([("system", text), ("user", "{question}")], question, tools)
 
     def read(self, ids: list[int]) -> Action:
-        if ids and ids[0] == self._python_tag_id:
-            ids = ids[1:]
-        text = self.text(ids).strip()
-        if not self.calls_in_tags and text.startswith("{"):
+        if self.calls_in_tags:
+            return super().read(ids)
+        begun = self.template.begun
+        for k, i in enumerate(ids):
+            if i == self._python_tag_id:
+                if (k == 0 and not begun) or self._after_thought(begun + self.text(ids[:k])) == "":
+                    ids = ids[:k] + ids[k + 1 :]
+                break
+        whole = begun + self.text(ids)
+        text = self._after_thought(whole) or whole.strip()
+        if text.startswith("{") and not self.template.fault(ids):
             return read_tool_call(text, "parameters")
         return super().read(ids)
+
+    def _after_thought(self, text: str) -> str | None:
+        """What follows the thought that `text` begins with; None where it does not begin with a whole one."""
+        text = text.lstrip()
+        thought, end, rest = text.removeprefix("<think>").partition("</think>")
+        is_whole = text.startswith("<think>") and end and not self.tags.any_in(thought)
+        return rest.strip() if is_whole else None
 
     def action(self, block: Block) -> Action:
         return read_tool_call(block.text)
@@ -83,6 +98,14 @@ class ChatProtocol(TaggedProtocol):
         if self.calls_in_tags:
             return super().call(action)
         return json.dumps({"name": action.tool, "parameters": action.arguments}, ensure_ascii=False)
+
+    def _result_pieces(self) -> TemplatePieces:
+        try:
+            return self.template.pieces("tool")
+        except ValueError as error:
+            raise ValueError(
+                f"protocol `chat`: {error}; or use protocol `igpo`, which needs no tool messages"
+            ) from error
 
     def _calls_in_tags(self) -> bool:
         """Renders a tool call and looks at its form: True for Qwen and Hermes, False for Llama 3."""
@@ -95,13 +118,18 @@ class ChatProtocol(TaggedProtocol):
             {"role": "assistant", "content": "", "tool_calls": [call]},
             {"role": "tool", "content": "?"},
         ]
-        shown, called = self.template.render([user], [tool]), self.template.render(turns)
         without = f"the chat template of {self.tokenizer.name_or_path}"
-        if "qztool" not in shown:
+        if "qztool" not in self.template.render([user], [tool]):
             raise ValueError(
                 f"protocol `chat`: {without} shows no tools: use protocol `igpo`, which needs no template "
                 "for them"
             )
+        try:
+            called = self.template.render(turns)
+        except ValueError as error:
+            raise ValueError(
+                f"protocol `chat`: {error}; or use protocol `igpo`, which needs no tool messages"
+            ) from error
         if "<tool_call>" in called and "qzcall" in called:
             return True
         if '"parameters"' in called and "qzcall" in called:

@@ -88,7 +88,7 @@ class ChatShortProtocol:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, worked_examples: bool = True):
         self.tokenizer = tokenizer
         self._worked_examples = worked_examples
-        self._template = ChatTemplate(tokenizer, self.name)
+        self._template = ChatTemplate(tokenizer, self.name, thinks=False)
         end = self._template.end_id
         newlines = {
             i
@@ -120,8 +120,17 @@ class ChatShortProtocol:
         return len(decision_ids) > 0 and decision_ids[-1] in self.stop_token_ids
 
     def parse(self, decision_ids: list[int]) -> Action:
-        """Reads `Search: q`, `Answer: a` or `Note: m` on a single line; anything else is MALFORMED."""
-        text = str(self.tokenizer.decode(decision_ids, skip_special_tokens=True)).strip()
+        """Reads `Search: q`, `Answer: a` or `Note: m` on a single line; anything else is MALFORMED.
+
+        So is a control token inside the line.
+        """
+        ids = [int(i) for i in decision_ids]
+        if ids and ids[-1] in self.stop_token_ids:
+            ids.pop()
+        fault = self._template.fault(ids)
+        if fault:
+            return Action(ActionKind.MALFORMED, error=fault)
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
         match = _LINE.fullmatch(text)
         if match is None:
             return Action(
@@ -140,7 +149,7 @@ class ChatShortProtocol:
         return [*self._template.opening(self._template.user, decision_ids), *self._template.user.closing]
 
     def observation(self, text: str, *, decision_ids: list[int], sender: str, max_tokens: int) -> Observation:
-        shown, marks = _MARK.subn(lambda match: f"{match[1]} :", text)
+        shown, marks = self._template.plain.disarm(text, _MARK, r"\g<1> :")
         return self._template.observation(
             shown,
             pieces=self._template.user,

@@ -7,6 +7,9 @@ message are
 
     opening    <|im_end|>\\n<|im_start|>user\\n
     closing    <|im_end|>\\n<|im_start|>assistant\\n
+
+A template may begin the assistant's turn with ``<think>`` (Qwen3-Thinking, DeepSeek-R1). That is part of the
+prompt, and of every `closing`; the policy goes on inside the thought.
 """
 
 from __future__ import annotations
@@ -14,21 +17,23 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from envs.search.protocols.base import Observation, ScoringSuffix
+from envs.search.protocols.plain_text import PlainTokenizer
+from envs.search.protocols.rendering import TemplateRenderer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-DATE = "26 Jul 2024"
-"""The date for templates that show one, so that a prompt does not change overnight."""
 _SENTINEL = "qzsentinel{}qz"
+_ENDS_IN_THOUGHT = re.compile(r"<think>\s*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +57,18 @@ class ChatTemplate:
     Args:
         tokenizer: a fast Hugging Face tokenizer.
         protocol: name of the protocol, for error messages.
+        thinks: whether a turn may hold a thought. If not, one that the template begins is closed at once.
+        is_tag: whether a string is a tag of the protocol, which a policy may write even where it is a token
+            that counts as special.
 
     Attributes:
         plain: tokenises text from outside.
         user: the pieces around a user message.
         end_id: the token that ends an assistant's turn.
         stop_token_ids: `end_id` and the tokenizer's other ends (``<|eom_id|>``, the end-of-text token).
+        begun: the thought in which every turn begins, as text (``<think>\\n``). Empty where the generation
+            prompt begins none, or closes it again.
+        end_of_thought: the text that ends `begun` without a word of thought; empty like `begun`.
         rewrites_earlier_turns: whether the template would render earlier turns differently once the
             conversation goes on.
 
@@ -65,7 +76,14 @@ class ChatTemplate:
         ValueError: the tokenizer has no chat template, or the template does not allow appending.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, protocol: str):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        protocol: str,
+        *,
+        thinks: bool = True,
+        is_tag: Callable[[str], bool] = lambda string: False,
+    ):
         if not tokenizer.chat_template:
             raise ValueError(
                 f"protocol `{protocol}` needs a chat template, and the tokenizer of "
@@ -74,6 +92,17 @@ class ChatTemplate:
             )
         self.tokenizer = tokenizer
         self.plain = PlainTokenizer(tokenizer)
+        self._special = {
+            i: token.content
+            for i, token in tokenizer.added_tokens_decoder.items()
+            if token.special and not is_tag(token.content)
+        }
+        self._renderer = TemplateRenderer(tokenizer)
+        self._closed_at_once = ""
+        self.begun = self._begun()
+        self.end_of_thought = self.begun and ("" if self.begun.endswith("\n") else "\n") + "\n</think>\n\n"
+        if not thinks:
+            self._closed_at_once, self.begun, self.end_of_thought = self.end_of_thought, "", ""
         self.user = self.pieces("user")
         self.end_id = self.user.opening[0]
         if self.end_id not in self.plain.control:
@@ -101,18 +130,7 @@ class ChatTemplate:
         Raises:
             ValueError: the template cannot render it.
         """
-        from jinja2 import TemplateError
-
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages, tools=tools, tokenize=False, add_generation_prompt=True, date_string=DATE
-                )
-            )
-        except TemplateError as error:
-            raise ValueError(
-                f"the chat template of {self.tokenizer.name_or_path} can't be used: {error}"
-            ) from error
+        return self._renderer.render(messages, tools) + self._closed_at_once
 
     def pieces(self, role: str, wrap: str = "{}") -> TemplatePieces:
         """Finds the pieces around a message of `role` after an assistant's turn.
@@ -137,6 +155,7 @@ class ChatTemplate:
                 "use a template that only appends"
             )
         between, after = whole.split(said)[1].split(shown)
+        self._check_thought(after, f"a message of role {role}")
         return TemplatePieces(self.control_ids(between), self.control_ids(after), as_json)
 
     def control_ids(self, text: str) -> list[int]:
@@ -156,7 +175,14 @@ class ChatTemplate:
         sentinel = _SENTINEL.format("question")
         chat = [{"role": role, "content": content} for role, content in messages]
         chat[-1]["content"] = chat[-1]["content"].replace("{question}", sentinel, 1)
-        before, after = self.render(chat, tools).split(sentinel)
+        whole = self.render(chat, tools)
+        if whole.count(sentinel) != 1:
+            raise ValueError(
+                f"the chat template of {self.tokenizer.name_or_path} shows the question "
+                f"{whole.count(sentinel)} times: use a template that shows each message once"
+            )
+        before, after = whole.split(sentinel)
+        self._check_thought(after, "the prompt")
         return [*self.control_ids(before), *self.plain.ids(question), *self.control_ids(after)]
 
     def decision(self, prefix: str, words: str, suffix: str) -> list[int]:
@@ -165,6 +191,23 @@ class ChatTemplate:
 
     def text(self, decision_ids: list[int]) -> str:
         return str(self.tokenizer.decode(decision_ids, clean_up_tokenization_spaces=False))
+
+    def visible(self, ids: list[int]) -> list[int]:
+        """`ids` without those that have no text: control tokens, and ids beyond the tokenizer."""
+        return [i for i in ids if not self.fault([i])]
+
+    def fault(self, ids: list[int]) -> str:
+        """Names the first of `ids` that has no place inside a turn; empty where there is none.
+
+        It is a control token, or an id beyond the tokenizer: a model's vocabulary may be padded.
+        """
+        id_to_token = self.tokenizer.backend_tokenizer.id_to_token
+        for i in ids:
+            if i in self._special:
+                return f"the control token {self._special[i]} does not belong into a turn"
+            if id_to_token(i) is None:
+                return f"the tokenizer has no token {i}"
+        return ""
 
     def opening(self, pieces: TemplatePieces, decision_ids: list[int]) -> list[int]:
         """The ids before a message, without the end-of-turn token if the engine sampled one."""
@@ -178,11 +221,11 @@ class ChatTemplate:
 
         `neutralised` is the number of tags in it that were made harmless before.
         """
-        ids = self.plain.ids(json.dumps(text, ensure_ascii=False)[1:-1] if pieces.as_json else text)
+        ids, cut = self.plain.cut(text, max_tokens, as_json=pieces.as_json)
         return Observation(
-            ids=[*self.opening(pieces, decision_ids), *ids[:max_tokens], *pieces.closing],
+            ids=[*self.opening(pieces, decision_ids), *ids, *pieces.closing],
             text=text,
-            cut=len(ids) > max_tokens,
+            cut=cut,
             neutralised_tags=neutralised + self.plain.count_control(text),
         )
 
@@ -196,65 +239,31 @@ class ChatTemplate:
         """
         if not answer.strip():
             raise ValueError(f"an empty answer can't be scored: {answer!r}")
-        encoded = self.tokenizer(
-            prefix + answer + suffix,
-            add_special_tokens=False,
-            split_special_tokens=self.plain.count_control(answer) > 0,
-            return_offsets_mapping=True,
-        )
         start, stop = len(prefix), len(prefix) + len(answer)
-        gold_mask = [begin < stop and end > start for begin, end in encoded["offset_mapping"]]
-        return ScoringSuffix([*encoded["input_ids"], self.end_id], np.array([*gold_mask, False]))
+        tokens = self.plain.around(prefix, answer, suffix)
+        gold_mask = [begin < stop and end > start for _, (begin, end) in tokens]
+        return ScoringSuffix([*(i for i, _ in tokens), self.end_id], np.array([*gold_mask, False]))
+
+    def _begun(self) -> str:
+        asked = _SENTINEL.format(0)
+        after = self.render([{"role": "user", "content": asked}]).rpartition(asked)[2]
+        _, tag, rest = after.rpartition("<think>")
+        return "" if not tag or "</think>" in rest else tag + rest
+
+    def _check_thought(self, after: str, where: str) -> None:
+        """Raises ValueError where a turn after `where` begins inside a thought and others do not, or the
+        other way round.
+        """
+        if not after.endswith(self.begun) or (not self.begun and _ENDS_IN_THOUGHT.search(after)):
+            raise ValueError(
+                f"the chat template of {self.tokenizer.name_or_path} opens <think> in some turns only (after "
+                f"{where} it does{' not' if self.begun else ''}): use one that always does, or never"
+            )
 
     def _rewrites(self) -> bool:
         """Whether the template changes an assistant turn with a thought once another message follows."""
         asked, thought, said, more = (_SENTINEL.format(k) for k in range(4))
         turn = {"role": "assistant", "content": f"<think>\n{thought}\n</think>\n\n{said}"}
         messages = [{"role": "user", "content": asked}, turn, {"role": "user", "content": more}]
-        return not self.render(messages).startswith(self.render(messages[:1]) + turn["content"])
-
-
-class PlainTokenizer:
-    """Tokenises text from outside (questions, documents, messages) without any control token.
-
-    It is the same tokenizer without its added tokens, so a string such as ``<|im_end|>`` becomes ordinary
-    tokens. ``split_special_tokens`` alone is not enough: Qwen's ``<tool_call>`` and ``<think>`` are added
-    tokens that do not count as special, so it would let them through.
-
-    Attributes:
-        control: id to string of every added token.
-
-    Raises:
-        ValueError: the tokenizer has no fast form, or its vocabulary contains a control token.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        from tokenizers import Tokenizer
-
-        core = getattr(tokenizer, "backend_tokenizer", None)
-        if core is None:
-            raise ValueError(
-                f"the tokenizer of {tokenizer.name_or_path} has no fast form: give one with a tokenizer.json"
-            )
-        parts = json.loads(core.to_str())
-        parts |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-        self._core = Tokenizer.from_str(json.dumps(parts))
-        self.control: dict[int, str] = {
-            i: token.content for i, token in tokenizer.added_tokens_decoder.items()
-        }
-        for i, string in self.control.items():
-            if i in self.ids(string):
-                raise ValueError(
-                    f"the tokenizer of {tokenizer.name_or_path} makes the control token {string} of plain "
-                    "text"
-                )
-        longest_first = sorted(self.control.values(), key=len, reverse=True)
-        self._strings = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-
-    def ids(self, text: str) -> list[int]:
-        """Ids of `text`, none of them a control token."""
-        return self._core.encode(text, add_special_tokens=False).ids
-
-    def count_control(self, text: str) -> int:
-        """Number of control-token strings in `text`."""
-        return len(self._strings.findall(text))
+        before = self.render(messages[:1]).removesuffix(self.begun)
+        return not self.render(messages).startswith(before + turn["content"])

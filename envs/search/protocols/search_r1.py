@@ -7,8 +7,9 @@
 
                 <think> ... </think> <answer> Marta Lindqvist </answer>
 
-A closing tag ends a decision: the engine stops at that string, and the sampled tokens stay as they are. The
-prompt is this project's own. For a policy trained elsewhere, set the prompt of its training as the role's
+A closing tag ends a decision: the engine stops at that string, and the sampled tokens stay as they are. If
+the chat template opens ``<think>``, it is opened after ``</information>`` too, so all decisions begin alike.
+The prompt is this project's own. For a policy trained elsewhere, set the prompt of its training as the role's
 `instruction`.
 """
 
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from envs.search.protocols.base import Action
 from envs.search.protocols.chat_template import TemplatePieces
-from envs.search.protocols.tagged import TaggedProtocol
+from envs.search.protocols.tagged import THOUGHT, TaggedProtocol
 from envs.search.protocols.tags import Block, Tags
 from envs.search.trajectory import ActionKind
 
@@ -44,16 +45,16 @@ class SearchR1Protocol(TaggedProtocol):
 
     name = "search_r1"
     tags = Tags(actions=("search", "answer", "message"), observations=("information",))
-    answer_prefix = "<think> Now there's enough information to answer </think> <answer> "
+    answer_prefix = f"<think> {THOUGHT} </think> <answer> "
     answer_suffix = " </answer>"
     call_tags = ("<search> ", " </search>")
     stop_strings = ["</search>", "</answer>", "</message>"]
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         super().__init__(tokenizer)
-        ids = self.template.control_ids
-        self.result = self.error = TemplatePieces(ids("\n\n<information>"), ids("</information>\n\n"))
-        self.message = TemplatePieces(ids("\n\n<message>"), ids("</message>\n\n"))
+        ids, begun = self.template.control_ids, self.template.begun
+        self.result = self.error = TemplatePieces(ids("\n\n<information>"), ids(f"</information>\n\n{begun}"))
+        self.message = TemplatePieces(ids("\n\n<message>"), ids(f"</message>\n\n{begun}"))
 
     def prompt(self, system: str, question: str, actions: list[str]) -> list[int]:
         """One user message. An `instruction` that holds ``{question}`` places the question itself."""
@@ -65,7 +66,8 @@ class SearchR1Protocol(TaggedProtocol):
     def is_complete(self, decision_ids: list[int]) -> bool:
         if super().is_complete(decision_ids):
             return True
-        end = self.text(decision_ids[-LONGEST_STOP_IN_TOKENS:])
+        # The engine looks for the string in what can be read.
+        end = self.text(self.template.visible(decision_ids)[-LONGEST_STOP_IN_TOKENS:])
         return any(string in end for string in self.stop_strings)
 
     def action(self, block: Block) -> Action:
@@ -79,5 +81,5 @@ class SearchR1Protocol(TaggedProtocol):
         return action.arguments["query"]
 
     def reopen(self, decision_ids: list[int]) -> list[int]:
-        """A blank line: the turn goes on."""
-        return self.template.control_ids("\n\n")
+        """A blank line: the turn goes on, in a thought where the template begins turns in one."""
+        return self.template.control_ids(f"\n\n{self.template.begun}")

@@ -14,12 +14,17 @@ from envs.search.trajectory import ActionKind
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+THOUGHT = "Now there's enough information to answer"
+
 
 class TaggedProtocol(ABC):
     """Base of `envs.search.protocols.base.Protocol` implementations over a chat model's tokenizer.
 
     A subclass sets the class attributes, and the template pieces of each sender: `result` (a tool), `error`
     and `message` (another role).
+
+    Where the chat template begins every turn inside a thought (`ChatTemplate.begun`), a decision is read as
+    begun inside it, and what the protocol writes itself (`answer_prefix`, `call_tags`) goes on from there.
 
     Attributes:
         tags: the tags that the protocol knows.
@@ -34,22 +39,27 @@ class TaggedProtocol(ABC):
 
     name: str
     tags: Tags
-    answer_prefix = "<think>\nNow there's enough information to answer\n</think>\n<answer>\n"
+    answer_prefix = f"<think>\n{THOUGHT}\n</think>\n<answer>\n"
     answer_suffix = "\n</answer>"
     stop_strings: list[str] = []
     call_tags = ("<tool_call>\n", "\n</tool_call>")
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
-        self.template = ChatTemplate(tokenizer, self.name)
         # A tag may be a token of its own (Qwen3's <think>), and the policy may write it.
-        self._forbidden = {
-            i: token.content
-            for i, token in tokenizer.added_tokens_decoder.items()
-            if token.special and not self.tags.is_tag(token.content)
-        }
+        self.template = ChatTemplate(tokenizer, self.name, is_tag=self.tags.is_tag)
+        if self.template.begun:
+            self.answer_prefix = self._after_begun(self.answer_prefix)
+            self.call_tags = (self.template.end_of_thought + self.call_tags[0], self.call_tags[1])
         self.stop_token_ids = self.template.stop_token_ids
         self.result = self.error = self.message = self.template.user
+
+    def _after_begun(self, prefix: str) -> str:
+        """What is left of `prefix` (a thought, an opening tag) where the template has begun the thought."""
+        if not prefix.startswith("<think>"):
+            prefix = f"<think>\n{THOUGHT}\n</think>\n\n{prefix}"
+        left = prefix.removeprefix("<think>")
+        return left.lstrip() if self.template.begun[-1].isspace() else left
 
     @abstractmethod
     def prompt(self, system: str, question: str, actions: list[str]) -> list[int]: ...
@@ -73,12 +83,10 @@ class TaggedProtocol(ABC):
 
     def read(self, ids: list[int]) -> Action:
         """`parse` for a decision whose stop token has been removed."""
-        forbidden = next((self._forbidden[i] for i in ids if i in self._forbidden), None)
-        if forbidden:
-            return Action(
-                ActionKind.MALFORMED, error=f"the control token {forbidden} does not belong into a turn"
-            )
-        found = self.tags.read(self.text(ids))
+        fault = self.template.fault(ids)
+        if fault:
+            return Action(ActionKind.MALFORMED, error=fault)
+        found = self.tags.read(self.template.begun + self.text(ids))
         if isinstance(found, Action):
             return found
         if found.tag == "answer":
@@ -104,7 +112,7 @@ class TaggedProtocol(ABC):
 
     def observation(self, text: str, *, decision_ids: list[int], sender: str, max_tokens: int) -> Observation:
         pieces: TemplatePieces = {"tool": self.result, "error": self.error}.get(sender, self.message)
-        shown, tags = self.tags.disarm(text)
+        shown, tags = self.tags.disarm(text, self.template.plain)
         return self.template.observation(
             shown, pieces=pieces, decision_ids=decision_ids, max_tokens=max_tokens, neutralised=tags
         )

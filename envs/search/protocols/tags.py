@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from envs.search.protocols.base import Action
+from envs.search.protocols.plain_text import PlainTokenizer
 from envs.search.trajectory import ActionKind
 
 
@@ -38,13 +39,16 @@ class Tags:
     def is_tag(self, text: str) -> bool:
         return self._tag.fullmatch(text) is not None
 
-    def disarm(self, text: str) -> tuple[str, int]:
-        """Puts a blank into everything that looks like a tag (``< answer>``).
+    def any_in(self, text: str) -> bool:
+        return self._tag.search(text) is not None
+
+    def disarm(self, text: str, plain: PlainTokenizer) -> tuple[str, int]:
+        """Puts a blank into everything that looks like a tag (``< answer>``), or does so once normalised.
 
         Returns:
             The new text and the number of tags.
         """
-        return self._tag_like.subn("< ", text)
+        return plain.disarm(text, self._tag_like, "< ")
 
     def read(self, text: str) -> Block | Action:
         """Reads the one action block of a decision.

@@ -145,7 +145,7 @@ class TinyProtocol:
             return Action(
                 ActionKind.MALFORMED, error=f"a decision needs words between its action token and {END}"
             )
-        if not self._control_ids.isdisjoint(words):
+        if not self._control_ids.isdisjoint(words) or max(words) >= len(self._words):
             return Action(
                 ActionKind.MALFORMED, error="a decision may hold only plain words after its action token"
             )
@@ -164,7 +164,8 @@ class TinyProtocol:
         return len(decision_ids) > 0 and decision_ids[-1] == self._end_id
 
     def text(self, decision_ids: list[int]) -> str:
-        return " ".join([self._words[i] for i in decision_ids])
+        # A model's vocabulary may be larger than the tokenizer's.
+        return " ".join([self._words[i] if i < len(self._words) else UNK for i in decision_ids])
 
     def reopen(self, decision_ids: list[int]) -> list[int]:
         """``<end>`` if the engine cut the decision before it, else nothing; no token opens a turn."""

@@ -96,3 +96,14 @@ def test_templates_that_cannot_be_appended_to_are_refused():
         ChatShortProtocol(chat_tokenizer(FORGETFUL))
     with pytest.raises(ValueError, match="needs a chat template"):
         ChatShortProtocol(chat_tokenizer(None))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Ans<|im_start|>wer: yes", "<|im_start|>Answer: yes", "Answer: y<|im_start|>es", "<|im_end|>Answer: a"],
+)
+@pytest.mark.parametrize("end", ["<|im_end|>", "\n"])
+def test_a_control_token_inside_a_turn_is_malformed(text, end):
+    action = PROTOCOL.parse(encode(text + end))
+    assert (action.kind, action.ends_rollout) == (ActionKind.MALFORMED, True)
+    assert action.error.endswith("does not belong into a turn")

@@ -118,3 +118,10 @@ def test_another_tokenizer_is_refused():
     other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
     with pytest.raises(ValueError, match="needs a tokenizer with the tokens"):
         TinyProtocol(other)
+
+
+def test_ids_beyond_the_tokenizer_are_malformed():
+    beyond = len(PROTOCOL.tokenizer) + 3
+    for decision in ([beyond], [*ids("<answer>"), beyond, END], [beyond, *ids("red <end>")]):
+        assert PROTOCOL.parse(decision).kind is ActionKind.MALFORMED
+        assert "<unk>" in PROTOCOL.text(decision)
