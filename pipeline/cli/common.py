@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from pipeline.terminal import say
+
 BAD_INPUT = 2
 """Exit code for whatever the user can correct."""
 
@@ -34,7 +36,7 @@ class _PlainErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            typer.secho(f"error: {error}", fg="red", err=True)
+            say(f"error: {error}", error=True)
             raise typer.Exit(BAD_INPUT) from error
 
 
@@ -79,7 +81,7 @@ def _print_version(show: bool) -> None:
             parts.append(f"{label} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    typer.echo(f"{', '.join(parts)}, python {sys.version.split()[0]}")
+    say(f"{', '.join(parts)}, python {sys.version.split()[0]}")
     raise typer.Exit
 
 

@@ -10,10 +10,9 @@ import typer
 from pipeline.cli.sql import RunsDir
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from pipeline.analysis import Run
     from pipeline.analysis.credit_changes import CreditChanges
+    from pipeline.terminal import Console
 
 
 def recredit_command(

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from rich.console import Console
 from rich.text import Text
+
+from pipeline.terminal import Console
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from envs.errors import InputError
 from pipeline.analysis.results import REPORT, RESULTS
 from pipeline.experiment.experiment import Experiment
@@ -22,6 +20,7 @@ from pipeline.logging import configure_ray_logging, log_to_file, native_stderr_t
 from pipeline.run_directory import provenance
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import FINISHED, RunDirectory
+from pipeline.terminal import Console
 from pipeline.training.attempt import open_attempt
 from pipeline.training.loop import HELDOUT_BEFORE, Ending, TrainingLoop
 from pipeline.training.plan import Plan, check_plan, check_resources, first_weights, grid_ids, plan_run
@@ -105,7 +104,7 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
     )
     with run.lock():
         checkpoint = first_weights(run)
-        console.print(f"run directory  {_relative(run.path)}", soft_wrap=True, highlight=False)
+        console.print(f"run directory  {_relative(run.path)}", soft_wrap=True)
         try:
             with log_to_file(run.logs / "driver.log"):
                 native = run.logs / "native.log"
@@ -123,9 +122,7 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
         ) as error:  # one line here; the traceback is in the run's log, and on the terminal under -v
             if options.verbosity:
                 console.print_exception()
-            console.print(
-                f"the run failed: {type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True
-            )
+            console.print(f"the run failed: {type(error).__name__}: {error}", style="red", soft_wrap=True)
             _print_lines(
                 console, ("traceback", _relative(run.logs / "driver.log")), ("go on", options.resume_command)
             )
@@ -147,7 +144,7 @@ def _train(
     with open_attempt(
         run, plan.resolved, plan.config, resumed_from, plan.identity, experiment.mlflow
     ) as attempt:
-        console.print(f"MLflow store   {attempt.tracker.tracking_uri}", soft_wrap=True, highlight=False)
+        console.print(f"MLflow store   {attempt.tracker.tracking_uri}", soft_wrap=True)
         with Progress(console, experiment.stop.get("training_iteration")) as progress:
             progress.busy("starting the policy and the rollout engine ...")
             algorithm = build_algorithm(plan.config, run, checkpoint)
@@ -195,7 +192,7 @@ def build_algorithm(config: IGPOConfig, run: RunDirectory, checkpoint: Path | No
 
 def _print_summary(ending: Ending, run: RunDirectory, options: LaunchOptions, console: Console) -> None:
     """Prints the run's outcome and the exact commands that continue from it."""
-    console.print(f"{ending.how} after iteration {ending.iteration}: {ending.reason}", highlight=False)
+    console.print(f"{ending.how} after iteration {ending.iteration}: {ending.reason}")
     if ending.before and ending.after:
         console.print(before_and_after(ending.before, ending.after))
     checkpoints = Checkpoints(run.checkpoints)
@@ -218,7 +215,7 @@ def _print_summary(ending: Ending, run: RunDirectory, options: LaunchOptions, co
 
 def _print_lines(console: Console, *lines: tuple[str, str]) -> None:
     for label, text in lines:
-        console.print(f"{label:14} {text}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{label:14} {text}", soft_wrap=True)
 
 
 def _relative(path: Path) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
 from envs.errors import InputError
@@ -17,6 +16,7 @@ from pipeline.experiment.experiment import Experiment
 from pipeline.rollout_log.folder import open_folder
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import FINISHED, RunDirectory, new_run_id
+from pipeline.terminal import Console
 from pipeline.training.changed_settings import changed_settings
 from pipeline.training.ray_cluster import missing_resources
 
