@@ -7,6 +7,7 @@ before they run.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import tempfile
@@ -51,6 +52,11 @@ def lock(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
 
 def sql_list(texts: list[str]) -> str:
     return "[" + ", ".join(sql_text(text) for text in texts) + "]"
+
+
+def sql_files(paths: list[str]) -> str:
+    """Paths and URLs for `read_parquet`, which reads `*`, `?` and `[` of a path as a pattern."""
+    return sql_list([path if "://" in path else glob.escape(path) for path in paths])
 
 
 def sql_text(text: str) -> str:

@@ -7,7 +7,8 @@ Ray Tune is not used here, because two runs at once would share cores and memory
 from __future__ import annotations
 
 import shlex
-from contextlib import nullcontext
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,8 +103,7 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
     run = plan.run or RunDirectory.create(
         experiment.storage_path, experiment.name, plan.resolved, facts, rollout_log=experiment.rollout_log
     )
-    with run.lock():
-        checkpoint = first_weights(run)
+    with _held(run, is_new=plan.run is None) as checkpoint:
         console.print(f"run directory  {_relative(run.path)}", soft_wrap=True)
         try:
             with log_to_file(run.logs / "driver.log"):
@@ -129,6 +129,22 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
             return FAILED
     _print_summary(ending, run, options, console)
     return INTERRUPTED if ending.how == "interrupted" else 0
+
+
+@contextmanager
+def _held(run: RunDirectory, *, is_new: bool) -> Generator[Path | None]:
+    """Holds the run's directory and gives the weights to start from; a new run that gets no further leaves
+    none.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(run.lock())
+            checkpoint = first_weights(run)
+        except BaseException:
+            if is_new:
+                run.discard_if_unused()
+            raise
+        yield checkpoint
 
 
 def _train(

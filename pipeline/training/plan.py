@@ -14,7 +14,7 @@ from pipeline.doctor.checks import cheap_checks
 from pipeline.doctor.findings import Subject
 from pipeline.experiment.experiment import Experiment
 from pipeline.rollout_log.folder import open_folder
-from pipeline.run_directory.checkpoints import Checkpoints, read_note
+from pipeline.run_directory.checkpoints import Checkpoints, check_checkpoint
 from pipeline.run_directory.directory import FINISHED, RunDirectory, new_run_id
 from pipeline.terminal import Console
 from pipeline.training.changed_settings import changed_settings
@@ -54,7 +54,7 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
         open_folder(experiment.rollout_log)
     if not resume:
         if experiment.restore:
-            read_note(experiment.restore)
+            check_checkpoint(experiment.restore)
         return Plan(experiment, config, resolved, None)
     found = RunDirectory.find(experiment.storage_path, experiment.name)
     mine = [run for run in found if run.metadata.get("label") == experiment.label]
@@ -119,13 +119,17 @@ def first_weights(run: RunDirectory) -> Path | None:
     """The checkpoint that an attempt at `run` starts from: its own last one, else its `--restore`, else None.
 
     Raises:
-        InputError: the checkpoint is missing or cannot be read by this version.
+        InputError: the checkpoint is missing, incomplete or cannot be read by this version.
     """
+    checkpoints = Checkpoints(run.checkpoints)
+    checkpoints.check_last()
+    if checkpoints.last is not None:
+        return checkpoints.last
     restored_from = run.metadata.get("restored_from")
-    checkpoint = Checkpoints(run.checkpoints).last or (Path(restored_from) if restored_from else None)
-    if checkpoint is not None:
-        read_note(checkpoint)
-    return checkpoint
+    if restored_from is None:
+        return None
+    check_checkpoint(restored_from)
+    return Path(restored_from)
 
 
 def grid_ids(plans: list[Plan]) -> dict[str, str]:
