@@ -72,9 +72,10 @@ class Console(rich.console.Console):
             renderable = _visible_text(renderable)
         return super().render(renderable, options)
 
-    def out(self, *objects: Any, **options: Any) -> None:
-        """Prints to a program, byte by byte; a terminal gets control characters made visible."""
-        super().out(*(visible(str(item)) if self.is_terminal else item for item in objects), **options)
+    def out(self, *objects: Any, sep: str = " ", end: str = "\n", **_: Any) -> None:
+        """Prints for a program, every character as it is; a terminal gets control characters made visible."""
+        text = sep.join(map(str, objects)) + end
+        self.file.write(visible(text) if self.is_terminal else text)
 
     def status(self, status: RenderableType, **options: Any) -> Status:
         return _Status(status, console=self, **options)

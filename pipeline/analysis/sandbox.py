@@ -45,7 +45,8 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 def lock(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
     """Leave `files` readable and close everything else, for good."""
-    connection.execute("SET allowed_paths = " + sql_list(files))
+    allowed = sorted({*files, *map(_pattern, files)})  # DuckDB asks for the pattern, then for what it fits
+    connection.execute("SET allowed_paths = " + sql_list(allowed))
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 
@@ -56,7 +57,11 @@ def sql_list(texts: list[str]) -> str:
 
 def sql_files(paths: list[str]) -> str:
     """Paths and URLs for `read_parquet`, which reads `*`, `?` and `[` of a path as a pattern."""
-    return sql_list([path if "://" in path else glob.escape(path) for path in paths])
+    return sql_list([_pattern(path) for path in paths])
+
+
+def _pattern(path: str) -> str:
+    return path if "://" in path else glob.escape(path)
 
 
 def sql_text(text: str) -> str:
