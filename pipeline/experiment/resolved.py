@@ -88,9 +88,7 @@ def read_run_config(config_path: Path) -> tuple[str, dict[str, Any]]:
     keys = next(iter(content.values())) if isinstance(content, dict) and len(content) == 1 else None
     # `storage_path` is written after `config`: a file without it was cut off before.
     if not isinstance(keys, dict) or not isinstance(keys.get("config"), dict) or "storage_path" not in keys:
-        raise InputError(
-            f"{config_path}: this file is not whole, the run's settings end too early: {remedy}."
-        )
+        raise InputError(f"{config_path}: this file is damaged (the settings end too early): {remedy}.")
     return next(iter(content)), keys
 
 

@@ -100,7 +100,8 @@ def check_names(folder: LogFolder, manifest: Manifest) -> None:
     the log, would have a reader open files, and a writer delete files, that are none of the log.
     """
     for file in manifest.files:
-        if file.table not in TABLES or not _NAME.fullmatch(file.path.removeprefix(f"{file.table}/")):
+        table, _, name = file.path.partition("/")
+        if file.table not in TABLES or table != file.table or not _NAME.fullmatch(name):
             raise RolloutLogError(
                 f"{folder}/{MANIFEST} names the file {file.path!r} of table {file.table!r}, which is no "
                 "TABLE/NAME.parquet inside the log: it was changed by hand; do not trust this log"
