@@ -16,11 +16,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
 from pipeline.analysis import open_run
 from pipeline.experiment.experiment import load_experiments
 from pipeline.rollout_log.writer import RolloutLogWriter
+from pipeline.terminal import Console
 from pipeline.training.launch import LaunchOptions, launch
 
 

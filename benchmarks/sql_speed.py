@@ -20,12 +20,12 @@ import time
 from pathlib import Path
 
 import duckdb
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.generated_log import write_generated_log
 from pipeline.analysis import named_queries, open_run
 from pipeline.analysis import run as run_module
+from pipeline.terminal import Console
 
 TARGETS = {"numbers": 1.0, "ranking": 5.0, "text": 15.0}
 """Seconds for each kind of query."""

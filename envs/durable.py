@@ -43,8 +43,10 @@ def write_file(path: Path, fill: Callable[[BinaryIO], object]) -> int:
             size = file.tell()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a full disk is found by a write, which knows no name
         raise
     sync_folder(path.parent)
     return size
@@ -95,7 +97,10 @@ def write_folder(
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporaries that killed writers left in `folder`. Only for its one writer."""
     for leftover in folder.glob(f".*{TEMPORARY}"):
-        shutil.rmtree(leftover)
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from envs.errors import InputError
+from pipeline.terminal import visible
 
 OWN = ("algorithms", "envs", "pipeline")
 """Our own packages, whose warnings are for the user."""
@@ -153,4 +154,4 @@ class _Terminal(logging.Handler):
     """Writes to whatever stderr is at the time, so that a live line is not torn."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        print(visible(self.format(record)), file=sys.stderr)

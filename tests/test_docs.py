@@ -185,3 +185,24 @@ def test_the_walkthrough_shows_what_its_comments_say(walkthrough, capsys):
     above, below = (float(x) for x in re.findall(r"tokens with advantage \w+ 0: (\S+) nats", said))
     assert above > 0 > below  # the step made good decisions likelier and bad ones less likely
     assert "samples the next batch from weights version 1" in said
+
+
+WHAT_HAPPENS = ROOT / "docs/what_happens_when.md"
+TO_COME = "to come"
+"""Stands in the last column for a test that is not written yet."""
+
+
+def situations():
+    rows = [line for line in WHAT_HAPPENS.read_text().splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+    return [row for row in cells if row[0] != "situation"]
+
+
+def test_every_situation_says_what_happens_what_to_do_and_which_test_shows_it():
+    assert len(situations()) >= 25
+    for row in situations():
+        assert len(row) == 4 and all(row), row
+        shown = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row[3])
+        assert shown or row[3] == TO_COME, row
+        for path, name in shown:
+            assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{name}"

@@ -58,14 +58,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--give-up", type=float, help="chance that the expert gives up after a search, whatever is asked for"
     )
     options = parser.parse_args(arguments)
-    console = Console()
+    console = Console(markup=False)
     if options.graded and not options.start:
         console.print(
-            "[red]--graded teaches a policy that reads and searches already: name one with --start[/red]"
+            "--graded teaches a policy that reads and searches already: name one with --start", style="red"
         )
         return 2
     if options.out.exists():
-        console.print(f"[red]{options.out} exists: give a folder that does not[/red]")
+        console.print(f"{options.out} exists: give a folder that does not", style="red")
         return 2
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         with _progress(console) as progress:
             Trainer(policy, protocol, settings, _show_steps(progress)).run()
     except LookupFailed as error:
-        console.print(f"[red]{error}[/red]")
+        console.print(str(error), style="red")
         return 1
     policy.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)

@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from pipeline.analysis.sandbox import sql_text
+from pipeline.analysis.sandbox import sql_files
 
 MOST_CHANGED = 10
 _CREDIT = """
@@ -75,7 +75,7 @@ class CreditChanges:
 def credit_changes(table: Path) -> CreditChanges:
     """Compares the two columns of advantages in the Parquet file `table`."""
     with duckdb.connect() as connection:
-        connection.execute(_CREDIT.format(path=sql_text(str(table))))
+        connection.execute(_CREDIT.format(path=sql_files([str(table)])))
         turns = connection.execute(_TURNS).fetchall()[0]
         groups = connection.execute(_GROUPS).fetchall()[0]
         most_changed = connection.sql(_MOST_CHANGED).to_arrow_table().to_pylist()

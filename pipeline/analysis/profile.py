@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.analysis.answers import rows_of
 from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.run import Run
+from pipeline.terminal import Console
 
 PHASES = {
     "generate": "blue",
@@ -108,19 +109,12 @@ def show(found: Profile, console: Console) -> None:
     console.print(
         f"largest: {largest} ({MEANING[largest]}), {means[largest]:.2f} of {means['total']:.2f} s per "
         "iteration "
-        f"({means[largest] / means['total']:.0%}); {found.tokens_per_second:,.0f} sampled tokens/s",
-        highlight=False,
+        f"({means[largest] / means['total']:.0%}); {found.tokens_per_second:,.0f} sampled tokens/s"
     )
     if found.peak_gib:
-        console.print(
-            "peak memory: " + ", ".join(f"{p} {gib:.2f} GiB" for p, gib in found.peak_gib.items()),
-            highlight=False,
-        )
+        console.print("peak memory: " + ", ".join(f"{p} {gib:.2f} GiB" for p, gib in found.peak_gib.items()))
     if found.overlapped:
-        console.print(
-            "sampling ran beside learning (max_weight_lag): its phases are not part of the total",
-            highlight=False,
-        )
+        console.print("sampling ran beside learning (max_weight_lag): its phases are not part of the total")
 
 
 def _chart(found: Profile) -> Table:

@@ -164,8 +164,11 @@ def recredit(
         on_done(iteration)
     if not parts:
         raise AnalysisError("this log has no turn with an advantage: there is nothing to recredit")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_file(out, lambda file: pq.write_table(pa.concat_tables(parts), file, compression="zstd"))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_file(out, lambda file: pq.write_table(pa.concat_tables(parts), file, compression="zstd"))
+    except OSError as error:
+        raise AnalysisError(f"{out}: this file cannot be written: {error.strerror or error}") from error
 
 
 def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration: int) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from pipeline.analysis.sandbox import sql_list
+from pipeline.analysis.locate import AnalysisError
+from pipeline.analysis.sandbox import sql_files
 
 FOLDER = "recredit"
 """In the run's folder: a Parquet file per estimator."""
@@ -37,6 +39,17 @@ def recredit_files(run_folder: Path) -> list[str]:
     return [str(path) for path in sorted((run_folder / FOLDER).glob("*.parquet"))]
 
 
+def check_files(files: list[str]) -> None:
+    """Raises AnalysisError for a file that is no whole Parquet file."""
+    for path in files:
+        try:
+            pq.read_schema(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise AnalysisError(
+                f"{path}: this file is damaged ({error}): remove it, `igpo recredit` writes it again"
+            ) from error
+
+
 def create_view(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
     """Creates `recredits` over `files`; `estimator` is the file's name."""
     connection.register("template", SCHEMA.empty_table())
@@ -48,6 +61,6 @@ def create_view(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None
         name = r"regexp_extract(filename, '([^/\\]+)\.parquet$', 1)"
         source += (
             f" UNION ALL BY NAME SELECT {name} AS estimator, * EXCLUDE (filename)"
-            f" FROM read_parquet({sql_list(files)}, filename = true, union_by_name = true)"
+            f" FROM read_parquet({sql_files(files)}, filename = true, union_by_name = true)"
         )
     connection.execute(f"CREATE VIEW recredits AS {source}")

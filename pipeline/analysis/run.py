@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.analysis import recredit_view as recredits
 from pipeline.analysis.locate import AnalysisError, RunLocation, locate_run
 from pipeline.analysis.named_queries import named_query
-from pipeline.analysis.sandbox import check_is_question, connect, explain_error, lock, sql_list, sql_text
+from pipeline.analysis.sandbox import check_is_question, connect, explain_error, lock, sql_files, sql_text
 from pipeline.rollout_log.folder import LogFolder, RemoteFolder, RolloutLogError
 from pipeline.rollout_log.manifest import Manifest, check_files, load_manifest
 from pipeline.rollout_log.schema import TABLES
 
 COLUMNS = {name: schema.names for name, schema in TABLES.items()} | {"recredits": recredits.COLUMNS}
+
+
+DAMAGE = (duckdb.IOException, duckdb.InvalidInputException, pa.ArrowInvalid)
+"""What DuckDB and Arrow raise for a file that is no whole Parquet file."""
 
 
 def open_run(*runs: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "runs") -> Run:
@@ -96,8 +101,11 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Closes the database. A damaged file that a query met while it ran becomes an AnalysisError."""
         self.close()
+        if isinstance(error, DAMAGE):
+            raise _damaged(error) from error
 
     def _current(self) -> duckdb.DuckDBPyConnection:
         manifests = self._load()
@@ -108,7 +116,11 @@ class Run:
 
     def _database(self, manifests: list[Manifest]) -> duckdb.DuckDBPyConnection:
         beside = [file for location in self.locations for file in recredits.recredit_files(location.folder)]
-        return _database(self._logs(manifests), beside)
+        recredits.check_files(beside)
+        try:
+            return _database(self._logs(manifests), beside)
+        except DAMAGE as error:
+            raise _damaged(error) from error
 
     def _load(self) -> list[Manifest]:
         try:
@@ -156,13 +168,19 @@ def _database(logs: list[tuple[LogFolder, Manifest]], recredit_files: list[str])
         connection.unregister("template")
         source = f"SELECT {template} WHERE false"
         if files[name]:
-            paths = sql_list(files[name])
+            paths = sql_files(files[name])
             source += f" UNION ALL BY NAME SELECT * FROM read_parquet({paths}, union_by_name = true)"
         hide = f" WHERE NOT ({superseded})" if superseded and name != "runs" else ""
         connection.execute(f"CREATE VIEW {name} AS SELECT * FROM ({source}){hide}")
     recredits.create_view(connection, recredit_files)
     lock(connection, [*(path for paths in files.values() for path in paths), *recredit_files])
     return connection
+
+
+def _damaged(error: BaseException) -> AnalysisError:
+    return AnalysisError(
+        f"the log cannot be read: {' '.join(str(error).split())}; restore the file from a copy"
+    )
 
 
 def _types(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:

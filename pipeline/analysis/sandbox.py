@@ -7,6 +7,7 @@ before they run.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import tempfile
@@ -44,13 +45,23 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 def lock(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
     """Leaves `files` readable and closes everything else; it cannot be opened again."""
-    connection.execute("SET allowed_paths = " + sql_list(files))
+    allowed = sorted({*files, *map(_pattern, files)})  # DuckDB asks for the pattern, then for what it fits
+    connection.execute("SET allowed_paths = " + sql_list(allowed))
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 
 
 def sql_list(texts: list[str]) -> str:
     return "[" + ", ".join(sql_text(text) for text in texts) + "]"
+
+
+def sql_files(paths: list[str]) -> str:
+    """Paths and URLs for `read_parquet`, which reads `*`, `?` and `[` of a path as a pattern."""
+    return sql_list([_pattern(path) for path in paths])
+
+
+def _pattern(path: str) -> str:
+    return path if "://" in path else glob.escape(path)
 
 
 def sql_text(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import os
 import sys
@@ -11,8 +12,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from pipeline.terminal import say
+
 BAD_INPUT = 2
 """Exit code for whatever the user can correct."""
+
+DISK_REMEDIES = {
+    errno.ENOSPC: "free some space on this disk, then give the same command again",
+    errno.EDQUOT: "your quota is used up: free some space, then give the same command again",
+    errno.EROFS: "nothing can be written there: name another place",
+    errno.EACCES: "change the permissions, or name another place",
+}
+"""What a user can do about an error of the disk that no part of the program has dealt with."""
 
 Set = Annotated[
     list[str] | None,
@@ -26,7 +37,10 @@ Verbose = Annotated[
 
 
 class _PlainErrors(TyperGroup):
-    """A console script that turns any command's `InputError` into one sentence on stderr and exit code 2."""
+    """A console script that turns any command's `InputError` into one sentence on stderr and exit code 2.
+
+    So it does with a disk that is full, and with a file or folder that may not be read or written.
+    """
 
     def invoke(self, ctx) -> Any:
         from envs.errors import InputError
@@ -34,7 +48,13 @@ class _PlainErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            typer.secho(f"error: {error}", fg="red", err=True)
+            say(f"error: {error}", error=True)
+            raise typer.Exit(BAD_INPUT) from error
+        except OSError as error:
+            if error.errno not in DISK_REMEDIES:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            say(f"error: {where}{error.strerror}: {DISK_REMEDIES[error.errno]}.", error=True)
             raise typer.Exit(BAD_INPUT) from error
 
 
@@ -79,12 +99,16 @@ def _print_version(show: bool) -> None:
             parts.append(f"{label} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    typer.echo(f"{', '.join(parts)}, python {sys.version.split()[0]}")
+    say(f"{', '.join(parts)}, python {sys.version.split()[0]}")
     raise typer.Exit
 
 
-def make_room_for(out: Path) -> None:
+def make_room_for(out: Path, why: str = "--out ") -> None:
     """Makes the folder of `out`, before the work whose result goes there.
+
+    Args:
+        out: the file.
+        why: stands before its name in the error.
 
     Raises:
         InputError: no file can be written there.
@@ -99,4 +123,4 @@ def make_room_for(out: Path) -> None:
         if is_new:
             out.unlink()
     except OSError as error:
-        raise InputError(f"--out {out}: no file can be written there: {error.strerror}.") from error
+        raise InputError(f"{why}{out}: no file can be written there: {error.strerror}.") from error

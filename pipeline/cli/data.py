@@ -9,11 +9,10 @@ import typer
 from pipeline.cli.common import BAD_INPUT, Set
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from envs.data.describe import Description
     from envs.search.config import SearchEnvSettings
     from envs.world.difficulty import Difficulty
+    from pipeline.terminal import Console
 
 app = typer.Typer(
     help="Look at questions or the generated world; make demonstrations.",
@@ -44,10 +43,9 @@ def describe_command(
     - `igpo data describe hf:owner/name:nq@dev`
     - `igpo data describe questions.jsonl --config my.yaml` (with that experiment's filter and answer limit)
     """
-    from rich.console import Console
-
     from envs.data.describe import describe
     from envs.search.config import SearchEnvSettings
+    from pipeline.terminal import Console
 
     settings = _settings(config, set_) if config else SearchEnvSettings()
     console = Console()
@@ -77,8 +75,6 @@ def world_command(
     - `igpo data world --set graded_evidence=0.8 --set noise=2 --set distractors=50`
     - `igpo data world --config conf/igpo.yaml` (the world of that experiment)
     """
-    from rich.console import Console
-
     from envs.data.corpus import Corpus
     from envs.errors import InputError
     from envs.retrieval.build import build_retriever
@@ -89,6 +85,7 @@ def world_command(
     from envs.world.world import build_world
     from pipeline.experiment.file import parse_yaml
     from pipeline.experiment.keys import validated
+    from pipeline.terminal import Console
 
     settings = _settings(config, None) if config else SearchEnvSettings()
     changes = {}
@@ -110,10 +107,8 @@ def world_command(
         found = difficulty(world, lambda query: corpus.by_id(retriever.search([query], 1)[0][0].document_id))
     _show_difficulty(found, len(corpus), console)
     for document, question in list(zip(world.documents, questions, strict=False))[:show]:
-        console.print(document.contents, highlight=False, markup=False, soft_wrap=True)
-        console.print(
-            f"{question.text}  ->  {' / '.join(question.golds)}", highlight=False, markup=False, style="bold"
-        )
+        console.print(document.contents, soft_wrap=True)
+        console.print(f"{question.text}  ->  {' / '.join(question.golds)}", style="bold")
 
 
 def _show_difficulty(found: Difficulty, documents: int, console: Console) -> None:
@@ -129,7 +124,7 @@ def _show_difficulty(found: Difficulty, documents: int, console: Console) -> Non
     console.print(table)
     for hops, beliefs in found.belief_by_hops.items():
         path = " -> ".join(f"{belief:.3f}" for belief in beliefs)
-        console.print(f"belief of an ideal reader, {hops} hops: {path}", highlight=False)
+        console.print(f"belief of an ideal reader, {hops} hops: {path}")
 
 
 def _settings(config: str, overrides: list[str] | None) -> SearchEnvSettings:
@@ -148,7 +143,7 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
     from envs.data.odd_answers import odd_answers
 
     total = len(found.questions)
-    console.print(f"{found.source}: {total:,} questions", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{found.source}: {total:,} questions", soft_wrap=True)
     table = Table(show_header=False)
     if total:
         words, aliases = found.answer_words, found.aliases
@@ -194,6 +189,6 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
     )
     console.print(table)
     for reason in found.refused[:MAX_EXAMPLES]:
-        console.print(f"  {reason}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {reason}", soft_wrap=True)
     if len(found.refused) > MAX_EXAMPLES:
         console.print(f"  and {len(found.refused) - MAX_EXAMPLES:,} more")

@@ -53,8 +53,6 @@ def demonstrations_command(
     - `igpo data demonstrations
       passages.jsonl --out train.jsonl --number 600 --seed 1 --exclude test.jsonl --exclude demos.jsonl`
     """
-    from rich.console import Console
-
     from envs.data.corpus import load_corpus
     from envs.data.questions import load_questions
     from envs.demonstrations.demonstration import save_demonstrations
@@ -63,6 +61,7 @@ def demonstrations_command(
     from envs.retrieval.build import build_retriever
     from envs.retrieval.config import RetrieverSettings
     from pipeline.experiment.experiment import load_experiment
+    from pipeline.terminal import Console
 
     if out.exists():
         raise InputError(f"{out} exists: give a file that does not")
@@ -87,11 +86,10 @@ def demonstrations_command(
     console.print(
         f"{len(made)} demonstrations ({one_hop} of one hop, {len(made) - one_hop} of two) written to {out}"
         + (f"; {number} were wanted: the corpus has no more" if len(made) < number else ""),
-        highlight=False,
         soft_wrap=True,
     )
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
-    console.print(f"dropped: {reasons or 'none'}", highlight=False, soft_wrap=True)
+    console.print(f"dropped: {reasons or 'none'}", soft_wrap=True)
     for demonstration in made[:3]:
         words = [demonstration.question.text, *demonstration.searches, demonstration.question.golds[0]]
-        console.print("  " + "  ->  ".join(words), highlight=False, markup=False, soft_wrap=True)
+        console.print("  " + "  ->  ".join(words), soft_wrap=True)

@@ -48,10 +48,9 @@ def doctor(
     from pipeline.logging import configure_logging
 
     configure_logging(verbose)
-    from rich.console import Console
-
     from pipeline.experiment.experiment import load_experiment
     from pipeline.logging import configure_ray_logging, native_stderr_aside
+    from pipeline.terminal import Console
 
     experiment = load_experiment(config, set_)
     configure_ray_logging(verbose)
@@ -100,11 +99,10 @@ def ask(
     from pipeline.logging import configure_logging
 
     configure_logging(verbose)
-    from rich.console import Console
-
     from pipeline.evaluation.ask import ask as answer
     from pipeline.evaluation.saved_policy import open_policy
     from pipeline.logging import configure_ray_logging, native_stderr_aside
+    from pipeline.terminal import Console
 
     configure_ray_logging(verbose)
     console = Console()

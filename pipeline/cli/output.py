@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from envs.errors import InputError
 from pipeline.analysis.answers import answer_text, cell, rows_of, write_answer
+from pipeline.terminal import Console
 
 if TYPE_CHECKING:
     import duckdb
@@ -21,8 +21,8 @@ PIPED_WIDTH = 100_000
 
 def make_console() -> Console:
     """Makes a console on stdout. A pipe has no width to fit: programs and pagers get whole lines."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=PIPED_WIDTH, highlight=False)
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPED_WIDTH)
 
 
 def write_result(
@@ -53,10 +53,10 @@ def write_result(
     answer = relation.to_arrow_table()
     try:
         if out is None:
-            console.out(answer_text(answer, format), end="", highlight=False)
+            console.out(answer_text(answer, format), end="")
         else:
             write_answer(answer, format, out)
-            console.print(f"{answer.num_rows} rows to {out}", soft_wrap=True, highlight=False)
+            console.print(f"{answer.num_rows} rows to {out}", soft_wrap=True)
     except OSError as error:
         raise InputError(f"{out}: the answer cannot be written: {error.strerror or error}.") from error
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.common import make_room_for
 from pipeline.cli.sql import RunsDir
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from pipeline.analysis import Run
     from pipeline.analysis.credit_changes import CreditChanges
+    from pipeline.terminal import Console
 
 
 def recredit_command(
@@ -64,6 +64,7 @@ def recredit_command(
     with open_run(run, runs_dir=runs_dir) as opened:
         estimator = choose_estimator(opened, preset, changes)
         target = out or opened.locations[0].folder / "recredit" / f"{estimator.name}.parquet"
+        make_room_for(target, "--out " if out else "name another place with --out: ")
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("crediting", total=len(iterations(opened)))
             recredit(opened, estimator, target, on_done=lambda iteration: progress.advance(task))

@@ -27,11 +27,11 @@ def report_command(
     - `igpo report` (the newest run)
     - `igpo report runs/igpo runs/grpo --out comparison.html`
     """
-    from rich.console import Console
+    from pipeline.terminal import Console, say
 
     console = Console(stderr=True)
     with console.status("writing the report ..."):
         from pipeline.analysis.report import write_report
 
         path = write_report(runs or ["last"], out, runs_dir)
-    typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")
+    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.cli.common import Set, Verbose, make_app, make_room_for
+from pipeline.terminal import Console, say
 
 app = make_app("Train and evaluate search agents with IGPO on RLlib.")
 
@@ -104,7 +105,7 @@ def train_file(
 
     ray = RayOptions(ray_address, ray_num_cpus, ray_num_gpus)
     if packaged:
-        typer.echo(f"{config} is not here; using the copy that ships with the package: {path}")
+        say(f"{config} is not here; using the copy that ships with the package: {path}")
     overrides = list(set_ or [])
     flags = {
         "checkpoint_config.checkpoint_frequency": checkpoint_freq,
@@ -114,8 +115,6 @@ def train_file(
     }
     overrides += [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
     experiments = load_experiments(path, overrides, _json_object(stop))
-
-    from rich.console import Console
 
     from pipeline.training.launch import LaunchOptions, launch
 
@@ -183,8 +182,6 @@ def evaluate(
     configure_logging(verbose)
     if out:
         make_room_for(out)
-    from rich.console import Console
-
     from pipeline.evaluation import evaluation
     from pipeline.evaluation.saved_policy import open_policy
     from pipeline.logging import configure_ray_logging, native_stderr_aside
@@ -204,7 +201,7 @@ def evaluate(
     evaluation.report(done, console)
     if out:
         done.save(out)
-        typer.echo(f"written to {out}")
+        say(f"written to {out}")
 
 
 def _json_object(text: str) -> dict:

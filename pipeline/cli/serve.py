@@ -60,11 +60,10 @@ def serve_retriever_command(
     import logging
     import socket
 
-    from rich.console import Console
-
     from envs.data.corpus import load_corpus
     from envs.errors import InputError
     from envs.retrieval.config import DenseSettings, RetrieverSettings
+    from pipeline.terminal import Console
 
     if kind is not Kind.BM25 and encoder is None:
         raise InputError(f"--kind {kind} needs an encoder: --encoder FOLDER")
@@ -101,7 +100,6 @@ def serve_retriever_command(
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     console.print(
         f"{len(documents):,} documents, {kind}: POST {address}/retrieve (Ctrl-C ends)",
-        highlight=False,
         soft_wrap=True,
     )
     uvicorn.run(retrieval_app(retriever, top_k), host=host, port=port, log_level="warning")

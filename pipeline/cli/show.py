@@ -42,11 +42,10 @@ def show_command(
     - `igpo show runs/igpo --question "mother of fata" --best`
     - `igpo show last 000008/train-000933/7`
     """
-    from rich.console import Console
-
     from envs.errors import InputError
     from pipeline.analysis import open_run
     from pipeline.cli.output import make_console
+    from pipeline.terminal import Console
     from pipeline.viewer.show import list_episodes, show_episode
 
     if split not in (None, "train", "heldout"):
@@ -57,7 +56,7 @@ def show_command(
             return
         show_episode(
             opened,
-            Console(highlight=False),
+            Console(),
             episode=episode,
             question=question,
             best=best,

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from envs.errors import InputError
+from pipeline.terminal import Console, say
 
 if TYPE_CHECKING:
     from pipeline.analysis import Run
@@ -72,7 +72,7 @@ def sql_command(
     with open_run(*runs, runs_dir=runs_dir) as run:
         for location in run.locations:
             if location.choice:
-                Console(stderr=True).print(location.choice, style="dim", soft_wrap=True, highlight=False)
+                Console(stderr=True).print(location.choice, style="dim", soft_wrap=True)
         if query is not None:
             _answer(run, query, lambda relation: write_result(relation, format, out, rows, console))
         elif sys.stdin.isatty():
@@ -148,7 +148,6 @@ def schema_command(
     """
     from difflib import get_close_matches
 
-    from rich.markup import escape
     from rich.table import Table
 
     from pipeline.cli.output import make_console
@@ -162,7 +161,7 @@ def schema_command(
         raise InputError(f"there is no table {table}; {hint}")
     console = make_console()
     if format == "markdown":
-        console.out(schema_markdown([table] if table else list(TABLES)), end="", highlight=False)
+        console.out(schema_markdown([table] if table else list(TABLES)), end="")
         return
     for name in [table] if table else TABLES:
         description, columns = describe(name)
@@ -175,7 +174,7 @@ def schema_command(
             header_style="bold",
         )
         for column in columns:
-            shown.add_row(column.name, str(column.type), escape(column.description))
+            shown.add_row(column.name, str(column.type), column.description)
         console.print(shown)
     console.print(f"schema version {SCHEMA_VERSION}", style="dim")
 
@@ -223,4 +222,4 @@ def compact_command(
     except RolloutLogError as error:
         raise InputError(str(error)) from error
     before, after = (sum(pair[i] for pair in counts.values()) for i in (0, 1))
-    typer.echo(f"{location.log}: {before} files before, {after} after")
+    say(f"{location.log}: {before} files before, {after} after")

@@ -7,18 +7,18 @@ import readline
 from pathlib import Path
 
 import duckdb
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from pipeline.analysis import AnalysisError, Run, named_queries
 from pipeline.analysis.run import COLUMNS
 from pipeline.cli.output import print_table
+from pipeline.terminal import Console
 
 HISTORY = Path.home() / ".igpo_sql_history"
 HISTORY_LINES = 2000
-HELP = """Ask in SQL, ending with [bold];[/]. Tables: {tables}.
-[bold].named[/] lists the shipped questions, [bold].named NAME[/] asks one;
-[bold].columns TABLE[/] names columns; [bold].quit[/] (or Ctrl-D) ends."""
+HELP = f"""Ask in SQL, ending with `;`. Tables: {", ".join(COLUMNS)}.
+`.named` lists the shipped questions, `.named NAME` asks one;
+`.columns TABLE` names columns; `.quit` (or Ctrl-D) ends."""
 
 
 class SqlPrompt(cmd.Cmd):
@@ -40,7 +40,7 @@ class SqlPrompt(cmd.Cmd):
         if HISTORY.exists():
             readline.read_history_file(HISTORY)
         readline.set_history_length(HISTORY_LINES)
-        self._console.print(HELP.format(tables=", ".join(COLUMNS)))
+        self._console.print(HELP)
 
     def postloop(self) -> None:
         readline.write_history_file(HISTORY)
@@ -82,14 +82,14 @@ class SqlPrompt(cmd.Cmd):
             self._show(lambda: self._run.named(argument))
         elif command == ".named":
             for query in named_queries().values():
-                self._console.print(f"[bold]{query.name}[/]  {escape(query.question)}")
+                self._console.print(Text.assemble((query.name, "bold"), "  ", query.question))
         elif command == ".columns" and argument in COLUMNS:
             self._console.print(", ".join(COLUMNS[argument]))
         else:
-            self._console.print(HELP.format(tables=", ".join(COLUMNS)))
+            self._console.print(HELP)
 
     def _show(self, ask) -> None:
         try:
             print_table(ask(), self._rows, self._console)
         except (AnalysisError, duckdb.Error) as error:
-            self._console.print(f"[red]{escape(str(error))}[/]")
+            self._console.print(str(error), style="red")

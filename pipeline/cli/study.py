@@ -33,9 +33,8 @@ def study_command(
     - `igpo study --quick --out runs/quick_study`
     - `igpo study --report-only`
     """
-    from rich.console import Console
-
     from pipeline.logging import configure_logging, configure_ray_logging, native_stderr_to
+    from pipeline.terminal import Console, say
 
     configure_logging(0)
     from pipeline.experiment.conf_files import resolve_config_path
@@ -57,12 +56,10 @@ def study_command(
             with native_stderr_to(out / "native.log"):
                 cells, missing = run_study(loaded, out, LaunchOptions(command=tuple(sys.argv)), console), 0
         except KeyboardInterrupt:
-            console.print(
-                f"stopped; finished cells are kept in {out}: the same command goes on", highlight=False
-            )
+            console.print(f"stopped; finished cells are kept in {out}: the same command goes on")
             raise typer.Exit(130) from None
     path = write_study_report(loaded, cells, missing, out / "report.html")
     Console(width=SUMMARY_WIDTH).print(
         summary_table(loaded, cells)
     )  # a narrow terminal wraps its lines, not its cells
-    typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")
+    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")

@@ -54,11 +54,11 @@ def warm_start_command(
     from pipeline.logging import configure_logging
 
     configure_logging(verbose)
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from pipeline.experiment.experiment import load_experiment
     from pipeline.logging import configure_ray_logging
+    from pipeline.terminal import Console, say
     from pipeline.training.interrupts import Interrupts
     from pipeline.warm_start import check_folder, prepare
 
@@ -78,11 +78,15 @@ def warm_start_command(
     dropped = "".join(f"; dropped {count}: {reason}" for reason, count in note["dropped"].items())
     console.print(
         f"{note['played']} demonstrations, {note['heldout']} held out{dropped}",
-        highlight=False,
         soft_wrap=True,
     )
     done = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with (
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
         Interrupts(
@@ -97,20 +101,15 @@ def warm_start_command(
             said = f"update {update}/{start.num_updates}, loss {loss:.3f}"
             progress.update(bar, completed=update, description=said)
             if not console.is_terminal and update % 10 == 0:
-                console.print(said, highlight=False)
+                console.print(said)
 
-        progress.console.print(f"before: held-out loss {start.measure():.3f} nats per token", highlight=False)
+        progress.console.print(f"before: held-out loss {start.measure():.3f} nats per token")
         for epoch in range(1, epochs + 1):
             if not start.tuner.epoch(show, lambda: bool(interrupts.requested)):
                 break
-            progress.console.print(
-                f"epoch {epoch}/{epochs}: held-out loss {start.measure():.3f}", highlight=False
-            )
+            progress.console.print(f"epoch {epoch}/{epochs}: held-out loss {start.measure():.3f}")
         start.save(out, done)
     if done < start.num_updates:
-        console.print(
-            f"stopped after {done} of {start.num_updates} updates; what was learned is in {out}",
-            highlight=False,
-        )
+        console.print(f"stopped after {done} of {start.num_updates} updates; what was learned is in {out}")
         raise typer.Exit(STOPPED)
-    typer.echo(f"{out}: use it as model_path")
+    say(f"{out}: use it as model_path")

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from rich.console import Console
 from rich.text import Text
+
+from pipeline.terminal import Console
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from envs.errors import InputError
 from pipeline.estimate.capacity import Estimate, estimate
 from pipeline.estimate.machines import GIB, GPUS, Device, this_cpu
 from pipeline.estimate.workload import Expected, Workload, model_of, workload_of
 from pipeline.experiment.experiment import Experiment
+from pipeline.terminal import Console
 
 CPU = "cpu"
 
@@ -30,8 +31,7 @@ def show(experiment: Experiment, device_name: str | None, expected: Expected, co
     console.print(
         f"{experiment.name}: {model.parameters / 1e6:,.4g} million parameters{share}, {work.rollouts} "
         "rollouts of at most "
-        f"{work.sequence_tokens:,.0f} tokens per iteration",
-        highlight=False,
+        f"{work.sequence_tokens:,.0f} tokens per iteration"
     )
     console.print(_overview(found, work, iterations))
     if device_name is not None:
@@ -42,7 +42,6 @@ def show(experiment: Experiment, device_name: str | None, expected: Expected, co
         "--observation-tokens and others say otherwise). Not yet run on a GPU: no GPU's numbers have been "
         "checked against a run.",
         style="dim",
-        highlight=False,
     )
 
 
@@ -72,7 +71,7 @@ def _overview(found: dict[str, tuple[Device, Estimate]], work: Workload, iterati
             f"{work.rollouts * work.written_tokens / rollout_seconds:,.0f}",
             f"{seconds:,.1f}",
             "" if iterations is None else f"{seconds * iterations / 3600:,.2f}",
-            "yes" if answer.fits else "[red]no[/red]",
+            "yes" if answer.fits else Text("no", style="red"),
         )
     return table
 

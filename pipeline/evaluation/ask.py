@@ -6,13 +6,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
 from envs.data.question import Question
 from envs.errors import InputError
 from envs.search.trajectory import ActionKind, Rollout, Turn
+from pipeline.terminal import Console
 
 if TYPE_CHECKING:
     from envs.engine.base import Generate, Generated, RolloutEngine

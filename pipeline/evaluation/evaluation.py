@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from envs.data.question import Question
@@ -20,6 +19,7 @@ from envs.errors import InputError
 from envs.search.trajectory import Rollout
 from pipeline.evaluation.benchmark_table import benchmark_row, benchmark_table
 from pipeline.evaluation.intervals import bootstrap_interval
+from pipeline.terminal import Console
 
 if TYPE_CHECKING:
     from pipeline.evaluation.saved_policy import Policy
@@ -196,13 +196,11 @@ def report(evaluation: Evaluation, console: Console) -> None:
         f"{name} {summary[f'{name}_share']:.1%}" for name in ("answered", "truncated", "malformed")
     )
     turns, errors = f"{summary['turns_mean']:.2f} turns on average", f"{summary['tool_error_share']:.1%}"
-    console.print(f"rollouts: {endings}; {turns}; errors in {errors} of tool calls", highlight=False)
+    console.print(f"rollouts: {endings}; {turns}; errors in {errors} of tool calls")
     if evaluation.too_long:
         console.print(
             f"{len(evaluation.too_long)} of {len(evaluation.groups)} questions count as unanswered, their "
-            f"prompts leave no room in max_context_tokens: {named(evaluation.too_long)}",
-            highlight=False,
-            markup=False,
+            f"prompts leave no room in max_context_tokens: {named(evaluation.too_long)}"
         )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from envs.durable import write_text
+from envs.errors import InputError
 from envs.search.trajectory import Rollout
 
 RESAMPLES = 10_000
@@ -121,8 +122,18 @@ def save_scores(path: Path, iteration: int, scores: Scores) -> None:
 
 
 def load_scores(path: Path) -> tuple[int, Scores] | None:
-    """(iteration, scores) of a file that `save_scores` wrote; None if there is none."""
+    """(iteration, scores) of a file that `save_scores` wrote; None if there is none.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     if not path.is_file():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return content["iteration"], {question: Score(*values) for question, values in content["scores"].items()}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        scores = {question: Score(*values) for question, values in content["scores"].items()}
+        return content["iteration"], scores
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: this file is damaged: restore it from a copy, or remove it, and the run measures again."
+        ) from error

@@ -16,7 +16,7 @@ from envs.data.question_filter import QuestionFilter
 from envs.errors import InputError
 from pipeline.experiment.conf_files import resolve_config_path
 from pipeline.experiment.experiment import load_experiment
-from pipeline.run_directory.checkpoints import EXPERIMENT, NOTE, read_note
+from pipeline.run_directory.checkpoints import EXPERIMENT, NOTE, check_checkpoint
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -122,7 +122,8 @@ def _as_checkpoint(source: str) -> Path | None:
         return None
     folder = folder.resolve()
     if (folder / NOTE).is_file():
-        read_note(folder)
+        check_checkpoint(folder, "hf/")
+        check_checkpoint(folder, EXPERIMENT)
     elif not (folder / RLLIB_FILE).is_file():
         return None
     if not (folder / "hf").is_dir():

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from envs.errors import InputError
+
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
@@ -58,15 +60,36 @@ def settings_of_run(config_path: Path) -> tuple[str, dict[str, Any]]:
     Earlier versions left out every setting that had RLlib's default, even where IGPO has another one, and
     wrote null for what the preset decided.
     """
-    import yaml
-
     from algorithms.igpo.config import IGPOConfig
 
-    ((name, keys),) = yaml.safe_load(config_path.read_text(encoding="utf-8")).items()
+    name, keys = read_run_config(config_path)
     known, inherited = known_config_keys(IGPOConfig()), _inherited()
     written = {key: value for key, value in keys["config"].items() if value is not None or key in known}
     left_out = {key: inherited[key] for key in _changed_defaults() - written.keys()}
     return name, {**keys, "config": {**left_out, **written}}
+
+
+def read_run_config(config_path: Path) -> tuple[str, dict[str, Any]]:
+    """Name and experiment keys as a run's `config.yaml` holds them.
+
+    Raises:
+        InputError: the file cannot be read, or was cut off or damaged.
+    """
+    import yaml
+
+    remedy = "restore it from a copy, such as checkpoints/last/experiment.yaml"
+    try:
+        content = yaml.safe_load(config_path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{config_path}: this file cannot be read: {error.strerror}.") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "problem", None) or "it is not text"
+        raise InputError(f"{config_path}: this file is damaged ({reason}): {remedy}.") from error
+    keys = next(iter(content.values())) if isinstance(content, dict) and len(content) == 1 else None
+    # `storage_path` is written after `config`: a file without it was cut off before.
+    if not isinstance(keys, dict) or not isinstance(keys.get("config"), dict) or "storage_path" not in keys:
+        raise InputError(f"{config_path}: this file is damaged (the settings end too early): {remedy}.")
+    return next(iter(content)), keys
 
 
 def config_hash(settings: dict[str, Any]) -> str:

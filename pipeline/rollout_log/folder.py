@@ -8,7 +8,6 @@ own directory has to do.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from envs.durable import TEMPORARY, write_file
 from envs.errors import InputError
+from envs.locks import FileLock
 
 
 class RolloutLogError(RuntimeError):
@@ -178,19 +178,18 @@ class WriterLock:
     """
 
     def __init__(self, folder: LogFolder):
-        self._file = None
+        self._lock = None
         if isinstance(folder, RemoteFolder):
             return
-        folder.root.mkdir(parents=True, exist_ok=True)
-        self._file = (folder.root / ".lock").open("w")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise RolloutLogError(
-                f"{folder} is being written by another process; wait until that run ends"
-            ) from None
+            folder.root.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(folder.root / ".lock")
+            held = self._lock.acquire()
+        except OSError as error:
+            raise RolloutLogError(f"nothing can be written in {folder}: {error.strerror}") from error
+        if not held:
+            raise RolloutLogError(f"{folder} is being written by another process; wait until that run ends")
 
     def release(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._lock is not None:
+            self._lock.release()

@@ -9,13 +9,17 @@ in between, the log reads as before or as after, never as a mixture.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 
+from pydantic import TypeAdapter, ValidationError
+
 from envs.durable import TEMPORARY
-from pipeline.rollout_log.folder import Location, LogFolder, RolloutLogError, open_folder
+from pipeline.rollout_log.folder import LocalFolder, Location, LogFolder, RolloutLogError, open_folder
 from pipeline.rollout_log.schema import SCHEMA_VERSION, TABLES
 
 MANIFEST = "manifest.json"
+_NAME = re.compile(r"[\w+-][\w.+-]*\.parquet", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +68,50 @@ def load_manifest(location: Location) -> Manifest:
         raise RolloutLogError(
             f"no rollout log in {folder}: it has no {MANIFEST}; name the folder of a run that has started"
         ) from None
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise RolloutLogError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # also bytes that are not UTF-8
         raise RolloutLogError(
             f"{path} is not valid JSON ({error}); restore it from a copy, it is always written whole"
         ) from error
-    version = content.get("schema_version")
+    version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise RolloutLogError(
             f"{path} has schema version {version}, this package reads up to {SCHEMA_VERSION}; "
             "install the version that wrote the run"
         )
-    return Manifest(
-        run_id=content["run_id"],
-        attempts={int(attempt): started_at for attempt, started_at in content["attempts"].items()},
-        files=[LogFile(**entry) for entry in content["files"]],
-        generation=content["generation"],
-        schema_version=SCHEMA_VERSION,
-    )
+    try:
+        manifest = TypeAdapter(Manifest).validate_python(content | {"schema_version": SCHEMA_VERSION})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise RolloutLogError(
+            f"{path} is no manifest of a rollout log ({place}: {first['msg']}); restore it from a copy"
+        ) from error
+    check_names(folder, manifest)
+    return manifest
+
+
+def check_names(folder: LogFolder, manifest: Manifest) -> None:
+    """Raises RolloutLogError for a file that is not where the log keeps the files of its table.
+
+    The log may be a stranger's. A name like `../../other.parquet`, or a table's folder that is a link out of
+    the log, would have a reader open files, and a writer delete files, that are none of the log.
+    """
+    for file in manifest.files:
+        table, _, name = file.path.partition("/")
+        if file.table not in TABLES or table != file.table or not _NAME.fullmatch(name):
+            raise RolloutLogError(
+                f"{folder}/{MANIFEST} names the file {file.path!r} of table {file.table!r}, which is no "
+                "TABLE/NAME.parquet inside the log: it was changed by hand; do not trust this log"
+            )
+    if isinstance(folder, LocalFolder):
+        for table in TABLES:
+            place = folder.root / table
+            if place.exists() and place.resolve().parent != folder.root.resolve():
+                raise RolloutLogError(
+                    f"{place} is a link to {place.resolve()}, outside the log: put the folder itself there"
+                )
 
 
 def check_files(folder: LogFolder, manifest: Manifest) -> None:

@@ -114,9 +114,14 @@ class RolloutLogStore:
         return self._write_file(name, "merged", write, sum(file.rows for file in files), merged=True)
 
     def _read(self, file: LogFile, schema: pa.Schema) -> Iterator[pa.Table]:
-        with self.folder.open(file.path) as opened, pq.ParquetFile(opened) as parquet:
-            for group in range(parquet.num_row_groups):
-                yield conform(parquet.read_row_group(group), schema)
+        try:
+            with self.folder.open(file.path) as opened, pq.ParquetFile(opened) as parquet:
+                for group in range(parquet.num_row_groups):
+                    yield conform(parquet.read_row_group(group), schema)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RolloutLogError(
+                f"{self.folder}/{file.path} cannot be read ({error}): restore the file from a copy"
+            ) from error
 
     def _write_file(
         self, name: str, label: str, write: Callable[[BinaryIO], object], rows: int, merged: bool = False

@@ -8,6 +8,7 @@ only then is an older folder deleted.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from envs.durable import remove_leftovers, sync_folder, write_folder
 from envs.errors import InputError
+from pipeline.run_directory.directory import read_json
 
 NOTE = "igpo_checkpoint.json"
 EXPERIMENT = "experiment.yaml"
@@ -46,6 +48,17 @@ class Checkpoints:
         """The checkpoint with the highest held-out score."""
         return self._target("best")
 
+    def check_last(self) -> None:
+        """Raises InputError where `last` names a checkpoint that is gone or no longer whole."""
+        link = self.folder / "last"
+        if self.last is not None:
+            check_checkpoint(link)
+        elif os.path.lexists(link):
+            raise InputError(
+                f"{link}: the checkpoint that it names is gone or has no {NOTE}: restore it from a copy, or "
+                "remove `last`, and the run begins again from its first weights."
+            )
+
     def save(
         self,
         algorithm: Any,
@@ -71,9 +84,10 @@ class Checkpoints:
 
             def fill(folder: Path) -> None:
                 algorithm.save_to_path(str(folder))
-                (folder / NOTE).write_text(json.dumps(content, indent=2), encoding="utf-8")
                 if self.experiment is not None:
                     shutil.copyfile(self.experiment, folder / EXPERIMENT)
+                noted = json.dumps({**content, "files": _sizes(folder)}, indent=2)
+                (folder / NOTE).write_text(noted, encoding="utf-8")
 
             def make_way() -> None:
                 before_it_counts()
@@ -124,7 +138,7 @@ def read_note(checkpoint: str | Path) -> dict[str, Any]:
         raise InputError(f"{checkpoint}: there is no such checkpoint folder.")
     if not (folder / NOTE).is_file():
         raise InputError(f"{checkpoint}: this folder is not an IGPO checkpoint (it has no {NOTE}).")
-    note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+    note = read_json(folder / NOTE, "restore it from a copy, or use another checkpoint")
     if note.get("algorithm") != "IGPO":
         raise InputError(f"{checkpoint}: this is a checkpoint of {note.get('algorithm')}, not of IGPO.")
     if note.get("schema_version") != SCHEMA_VERSION:
@@ -133,3 +147,30 @@ def read_note(checkpoint: str | Path) -> dict[str, Any]:
             f"{SCHEMA_VERSION}."
         )
     return note
+
+
+def check_checkpoint(checkpoint: str | Path, below: str = "") -> None:
+    """Raises InputError for a file of a checkpoint that is missing or shorter than when it was saved.
+
+    Args:
+        checkpoint: its folder.
+        below: only files whose path in the folder begins so.
+    """
+    folder = Path(checkpoint)
+    for name, size in read_note(folder).get("files", {}).items():
+        if not name.startswith(below):
+            continue
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else None
+        if found is None or found < size:
+            what = "is missing" if found is None else f"has {found} bytes of {size}: it was cut off"
+            raise InputError(
+                f"{checkpoint}: this checkpoint is incomplete: {name} {what}; restore it from a copy, or use "
+                "another checkpoint."
+            )
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every file below `folder`, by its path there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}

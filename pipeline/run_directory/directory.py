@@ -9,10 +9,10 @@ one directory.
 from __future__ import annotations
 
 import datetime
-import fcntl
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +22,13 @@ import yaml
 
 from envs.durable import write_text
 from envs.errors import InputError
+from envs.locks import FileLock
 from pipeline.rollout_log.folder import join
 
 SCHEMA_VERSION = 1
 FINISHED = "finished"
 METADATA = "run.json"
+CONFIG = "config.yaml"
 LOG_LOCATION = "rollouts.url"
 """File of a run's directory that names the place of its rollout log, where that is outside the directory."""
 
@@ -68,13 +70,8 @@ class RunDirectory:
         path = Path(root).expanduser().absolute() / name / run_id
         try:
             path.mkdir(parents=True)
-            for part in ("checkpoints", "rollouts", "logs"):
-                (path / part).mkdir()
         except OSError as error:
-            raise InputError(f"{path}: the run directory cannot be made: {error.strerror}.") from error
-        if rollout_log is not None:
-            (path / LOG_LOCATION).write_text(join(rollout_log, name, run_id) + "\n", encoding="utf-8")
-        (path / "config.yaml").write_text(_yaml(resolved), encoding="utf-8")
+            raise _cannot_be_made(path, error) from error
         metadata = {
             "schema_version": SCHEMA_VERSION,
             "name": name,
@@ -85,8 +82,24 @@ class RunDirectory:
             "attempts": [],
             **(facts or {}),
         }
-        write_text(path / METADATA, json.dumps(metadata, indent=2))
+        try:
+            for part in ("checkpoints", "rollouts", "logs"):
+                (path / part).mkdir()
+            if rollout_log is not None:
+                write_text(path / LOG_LOCATION, join(rollout_log, name, run_id) + "\n")
+            write_text(path / CONFIG, _yaml(resolved))
+            write_text(path / METADATA, json.dumps(metadata, indent=2))
+        except BaseException as error:
+            _remove(path)
+            if isinstance(error, OSError):
+                raise _cannot_be_made(path, error) from error
+            raise
         return cls(path)
+
+    def discard_if_unused(self) -> None:
+        """Removes the directory of a run of which no attempt began."""
+        if not self.metadata["attempts"]:
+            _remove(self.path)
 
     @classmethod
     def find(cls, root: str | Path, name: str) -> list[RunDirectory]:
@@ -95,7 +108,7 @@ class RunDirectory:
         """
         folder = Path(root).expanduser() / name
         # By the time of `config.yaml`, which stays that of the start: run ids of one second have no order.
-        made = sorted(folder.glob("*/config.yaml"), key=lambda item: item.stat().st_mtime_ns)
+        made = sorted(folder.glob(f"*/{CONFIG}"), key=lambda item: item.stat().st_mtime_ns)
         return [cls(item.parent) for item in made if (item.parent / METADATA).is_file()]
 
     @property
@@ -104,7 +117,7 @@ class RunDirectory:
 
     @property
     def config_path(self) -> Path:
-        return self.path / "config.yaml"
+        return self.path / CONFIG
 
     @property
     def checkpoints(self) -> Path:
@@ -130,13 +143,19 @@ class RunDirectory:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """`run.json` as it is now."""
-        metadata = json.loads(self.metadata_path.read_text(encoding="utf-8"))
+        """`run.json` as it is now.
+
+        Raises:
+            InputError: it cannot be read, is damaged, or is of another version.
+        """
+        metadata = read_json(self.metadata_path, "restore it from a copy, or move the run's folder away")
         if metadata.get("schema_version") != SCHEMA_VERSION:
             raise InputError(
                 f"{self.metadata_path}: schema version {metadata.get('schema_version')}, this program reads "
                 f"{SCHEMA_VERSION}."
             )
+        if missing := [key for key in ("name", "run_id", "status", "attempts") if key not in metadata]:
+            raise InputError(f"{self.metadata_path}: it lacks {', '.join(missing)}: restore it from a copy.")
         return metadata
 
     @property
@@ -191,23 +210,52 @@ class RunDirectory:
         """Holds the directory for this process; the system frees it if the process dies.
 
         Raises:
-            InputError: another process holds it.
+            InputError: another process holds it, or the directory cannot be written.
         """
-        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        lock = FileLock(self.path / ".lock")
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(descriptor, 32, 0).decode() or "unknown"
-                raise InputError(
-                    f"{self.path}: process {holder} is training in this run directory; wait for it or stop "
-                    "it."
-                ) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            held = lock.acquire()
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: nothing can be written in this run directory: {error.strerror}."
+            ) from error
+        if not held:
+            raise InputError(
+                f"{self.path}: process {lock.holder} is training in this run directory; wait for it or stop "
+                "it."
+            )
+        try:
             yield
         finally:
-            os.close(descriptor)
+            lock.release()
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file of a run.
+
+    Raises:
+        InputError: the file cannot be read, or is cut off or damaged. Its text ends with `remedy`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: this file cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # also bytes that are not UTF-8
+        raise InputError(f"{path}: this file is damaged ({error}): {remedy}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: this file is damaged (it holds no JSON object): {remedy}.")
+    return content
+
+
+def _cannot_be_made(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: the run directory cannot be made: {error.strerror}.")
+
+
+def _remove(path: Path) -> None:
+    """Removes a run's folder, and that of its name if it was the only one."""
+    shutil.rmtree(path)
+    if not any(path.parent.iterdir()):
+        path.parent.rmdir()
 
 
 def new_run_id() -> str:

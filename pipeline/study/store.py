@@ -15,9 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from envs.durable import write_file
+from envs.errors import InputError
+from envs.locks import FileLock
 from pipeline.run_directory import provenance
 from pipeline.study.measures import SCHEMA
 from pipeline.study.plan import Cell
@@ -45,8 +46,13 @@ class Store:
         path = self._path(cell)
         if not path.is_file():
             return None
-        table = pq.read_table(path)
-        facts = json.loads(table.schema.metadata[METADATA_KEY])
+        try:
+            table = pq.read_table(path)
+            facts = json.loads(table.schema.metadata[METADATA_KEY])
+        except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: this cell is damaged ({error}): remove the file, and it is run again."
+            ) from error
         return FinishedCell(cell, table, facts) if facts["fingerprint"] == fingerprint else None
 
     def is_stale(self, cell: Cell, fingerprint: str) -> bool:
@@ -77,16 +83,13 @@ class Store:
         path = self._path(cell).with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
+        if not lock.acquire():
             yield False
             return
         try:
             yield True
         finally:
-            path.unlink(missing_ok=True)
-            lock.release()
+            lock.release(remove=True)
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / f"{cell.name}.parquet"

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from envs.errors import InputError
@@ -17,6 +16,7 @@ from pipeline.study.plan import Cell, Plan
 from pipeline.study.runner import CellRunner
 from pipeline.study.store import FinishedCell, Store
 from pipeline.study.tables import heldout
+from pipeline.terminal import Console
 from pipeline.training.launch import LaunchOptions, start_ray
 
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -98,8 +98,13 @@ def _run_missing(
     missing = [cell for cell in cells if store.load(cell, fingerprints[cell]) is None]
     for cell in missing:
         if store.is_stale(cell, fingerprints[cell]):
-            console.print(f"[yellow]{cell.name} was made with another configuration: it is run again[/]")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            console.print(f"{cell.name} was made with another configuration: it is run again", style="yellow")
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as bars:
         whole = bars.add_task(what, total=len(cells))
         while missing := [cell for cell in missing if store.load(cell, fingerprints[cell]) is None]:
@@ -136,5 +141,5 @@ def _run_if_free(
         bars.advance(bars.task_ids[0])
         last = next(row for row in reversed(rows) if row["split"] == "heldout")
         line = f"{cell.name}  lr {rate:g}  held-out EM {rows[0]['em']:.3f} -> {last['em']:.3f}"
-        bars.console.print(line, highlight=False)
+        bars.console.print(line)
     return True

@@ -45,4 +45,4 @@ def summary_table(plan: Plan, cells: list[FinishedCell]) -> Table:
 def _shown(estimate: Estimate | None, form: str) -> str:
     if estimate is None:
         return "not reached"
-    return f"{form.format(estimate.mean)} \\[{form.format(estimate.low)}, {form.format(estimate.high)}]"
+    return f"{form.format(estimate.mean)} [{form.format(estimate.low)}, {form.format(estimate.high)}]"

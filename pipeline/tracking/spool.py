@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from envs.durable import write_text
+from envs.errors import InputError
 
 
 class Spool:
     """Points wait here for the checkpoint that contains them.
 
     `resumed_from` is the iteration of the checkpoint that a resumed run goes on from, None for a fresh run:
-    points of earlier attempts beyond it do not count. Raises ValueError naming a line that is not JSON (one
+    points of earlier attempts beyond it do not count. Raises InputError naming a line that is no point (one
     that a kill cut short is dropped).
     """
 
@@ -43,16 +44,17 @@ class Spool:
 
     def _read(self, resumed_from: int) -> list[dict[str, Any]]:
         points = []
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = self.path.read_text(errors="replace").splitlines() if self.path.exists() else []
         for number, line in enumerate(lines, 1):
             try:
                 point = json.loads(line)
-            except json.JSONDecodeError:
+                is_wanted = point["iteration"] <= resumed_from
+            except (ValueError, KeyError, TypeError):
                 if number < len(lines):
-                    raise ValueError(
+                    raise InputError(
                         f"{self.path}, line {number} is not JSON; remove the line to go on"
                     ) from None
                 continue
-            if point["iteration"] <= resumed_from:
+            if is_wanted:
                 points.append(point)
         return points

@@ -15,13 +15,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from algorithms.igpo.iteration_record import IterationRecord
+from envs.locks import FileLock
 from envs.proxies import proxy_for, spare_loopback
 from pipeline.tracking.delivery import Connection, Delivery
 from pipeline.tracking.names import HELDOUT_PREFIX, metrics_of, parameters_of
@@ -192,9 +190,15 @@ class MlflowTracker:
 
         configure_mlflow_logging()
         # Two processes that make the tables of one SQLite store at once break it.
-        with nullcontext() if self._server else FileLock(self._home / ".mlflow.lock"):
+        lock = None if self._server else FileLock(self._home / ".mlflow.lock")
+        try:
+            if lock is not None:
+                lock.acquire(wait=True)
             client = MlflowClient(tracking_uri=self.tracking_uri)
             found = find_or_create(client, self._wanted, self._resumed_from)
+        finally:
+            if lock is not None:
+                lock.release()
         self._arrived_up_to, self._heldout_up_to = found.arrived_up_to, found.heldout_up_to
         if self._resumed_from is not None and found.arrived_up_to > self._resumed_from:
             self._delivery.warn_once(

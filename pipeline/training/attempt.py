@@ -11,10 +11,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from envs.errors import InputError
 from pipeline.analysis import open_run
 from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.results import write_results
 from pipeline.experiment.resolved import config_hash
+from pipeline.rollout_log.folder import RolloutLogError
 from pipeline.rollout_log.rows import RunInfo, to_json
 from pipeline.rollout_log.writer import RolloutLogWriter
 from pipeline.run_directory.checkpoints import Checkpoints
@@ -105,7 +107,10 @@ def open_attempt(
             hardware={name: str(value) for name, value in metadata.get("hardware", {}).items()},
             mlflow_run_id=metadata.get("mlflow_run_id"),
         )
-        log = RolloutLogWriter(run.rollouts, run.run_id, number, info=info)
+        try:
+            log = RolloutLogWriter(run.rollouts, run.run_id, number, info=info)
+        except RolloutLogError as error:
+            raise InputError(str(error)) from error
         tracker.when_known(log.note_mlflow_run)
         stack.callback(lambda: _publish_results(run, tracker) if ending() != "failed" else None)
         stack.callback(lambda: log.close(ending()))

@@ -85,6 +85,8 @@ class RunLogCallback(IGPOCallback):
         self._run: RunDirectory | None = None
         self._attempt: Attempt | None = None
         self._open = ExitStack()
+        self._is_new = False
+        """This callback made the run's directory, and has not closed the run yet."""
         self._iteration = 0
         """Iterations that the algorithm had done when something was logged last."""
 
@@ -127,6 +129,7 @@ class RunLogCallback(IGPOCallback):
         self._run = RunDirectory.create(
             self._runs_dir, self._name, self._resolved, facts, run_id=run_id, rollout_log=self._rollout_log
         )
+        self._is_new = True
 
     @override(RLlibCallback)
     def on_train_result(self, *, algorithm, metrics_logger=None, result: dict, **kwargs) -> None:
@@ -183,3 +186,6 @@ class RunLogCallback(IGPOCallback):
             self._attempt.how = how
             self._attempt = None
             self._open.close()
+        if self._run is not None and self._is_new:
+            self._run.discard_if_unused()
+            self._is_new = False

@@ -7,7 +7,7 @@ from typing import Any
 
 from envs.errors import InputError
 from pipeline.experiment.experiment import experiments_of
-from pipeline.experiment.resolved import config_hash, resolved_settings, settings_of_run
+from pipeline.experiment.resolved import config_hash, read_run_config, resolved_settings, settings_of_run
 from pipeline.run_directory.directory import RunDirectory
 
 LIMITS = (
@@ -38,9 +38,10 @@ def changed_settings(run: RunDirectory, resolved: dict) -> Change:
     resolved again first, because that version wrote its configuration in another form.
 
     Raises:
-        InputError: this version cannot read the run's configuration.
+        InputError: the run's configuration is damaged, or this version cannot read it.
     """
     (keys,) = resolved.values()
+    read_run_config(run.config_path)  # checkpoints get a copy of it: it must be whole
     if run.metadata.get("config_hash") == config_hash(keys["config"]):
         return Change()
     before, now = _flat(_settings_in_force(run)), _flat(keys["config"])

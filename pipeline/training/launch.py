@@ -7,12 +7,11 @@ Ray Tune is not used here, because two runs at once would share cores and memory
 from __future__ import annotations
 
 import shlex
-from contextlib import nullcontext
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
 
 from envs.errors import InputError
 from pipeline.analysis.results import REPORT, RESULTS
@@ -23,6 +22,7 @@ from pipeline.ray_address import knock
 from pipeline.run_directory import provenance
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import FINISHED, RunDirectory
+from pipeline.terminal import Console
 from pipeline.training.attempt import open_attempt
 from pipeline.training.changed_settings import widen_limits
 from pipeline.training.loop import HELDOUT_BEFORE, Ending, TrainingLoop
@@ -106,11 +106,10 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
     run = plan.run or RunDirectory.create(
         experiment.storage_path, experiment.name, plan.resolved, facts, rollout_log=experiment.rollout_log
     )
-    with run.lock():
-        checkpoint = first_weights(run)
+    with _held(run, is_new=plan.run is None) as checkpoint:
         widen_limits(run, plan.resolved, plan.widened)
         run.note(questions=plan.questions)
-        console.print(f"run directory  {_relative(run.path)}", soft_wrap=True, highlight=False)
+        console.print(f"run directory  {_relative(run.path)}", soft_wrap=True)
         try:
             with log_to_file(run.logs / "driver.log"):
                 native = run.logs / "native.log"
@@ -128,9 +127,7 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
             if options.verbosity:
                 console.print_exception()
             told = " ".join(str(cause).split())
-            console.print(
-                f"the run failed: {type(cause).__name__}: {told}", style="red", markup=False, soft_wrap=True
-            )
+            console.print(f"the run failed: {type(cause).__name__}: {told}", style="red", soft_wrap=True)
             _print_lines(
                 console, ("traceback", _relative(run.logs / "driver.log")), ("go on", options.resume_command)
             )
@@ -148,6 +145,22 @@ def cause_of(error: Exception) -> Exception:
     return error
 
 
+@contextmanager
+def _held(run: RunDirectory, *, is_new: bool) -> Generator[Path | None]:
+    """Holds the run's directory and gives the weights to start from; a new run that gets no further leaves
+    none.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(run.lock())
+            checkpoint = first_weights(run)
+        except BaseException:
+            if is_new:
+                run.discard_if_unused()
+            raise
+        yield checkpoint
+
+
 def _train(
     plan: Plan,
     run: RunDirectory,
@@ -161,7 +174,7 @@ def _train(
     with open_attempt(
         run, plan.resolved, plan.config, resumed_from, plan.identity, experiment.mlflow
     ) as attempt:
-        console.print(f"MLflow store   {attempt.tracker.tracking_uri}", soft_wrap=True, highlight=False)
+        console.print(f"MLflow store   {attempt.tracker.tracking_uri}", soft_wrap=True)
         with Progress(console, experiment.stop.get("training_iteration")) as progress:
             progress.busy("starting the policy and the rollout engine ...")
             algorithm = build_algorithm(plan.config, run, checkpoint)
@@ -209,7 +222,7 @@ def build_algorithm(config: IGPOConfig, run: RunDirectory, checkpoint: Path | No
 
 def _print_summary(ending: Ending, run: RunDirectory, options: LaunchOptions, console: Console) -> None:
     """Prints the run's outcome and the exact commands that continue from it."""
-    console.print(f"{ending.how} after iteration {ending.iteration}: {ending.reason}", highlight=False)
+    console.print(f"{ending.how} after iteration {ending.iteration}: {ending.reason}")
     if ending.before and ending.after:
         console.print(before_and_after(ending.before, ending.after))
     checkpoints = Checkpoints(run.checkpoints)
@@ -232,7 +245,7 @@ def _print_summary(ending: Ending, run: RunDirectory, options: LaunchOptions, co
 
 def _print_lines(console: Console, *lines: tuple[str, str]) -> None:
     for label, text in lines:
-        console.print(f"{label:14} {text}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{label:14} {text}", soft_wrap=True)
 
 
 def _relative(path: Path) -> str:

@@ -197,7 +197,8 @@ class TrainingLoop:
 
     def _on_interrupt(self, name: str) -> None:
         self.progress.message(
-            f"[yellow]{name}: finishing this iteration and saving a checkpoint; once more stops at once[/]"
+            f"{name}: finishing this iteration and saving a checkpoint; once more stops at once",
+            style="yellow",
         )
 
 

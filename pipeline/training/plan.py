@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
 from envs.errors import InputError
@@ -15,8 +14,9 @@ from pipeline.doctor.checks import cheap_checks
 from pipeline.doctor.findings import Subject, busy
 from pipeline.experiment.experiment import Experiment
 from pipeline.rollout_log.folder import open_folder
-from pipeline.run_directory.checkpoints import Checkpoints, read_note
+from pipeline.run_directory.checkpoints import Checkpoints, check_checkpoint
 from pipeline.run_directory.directory import FINISHED, RunDirectory, new_run_id
+from pipeline.terminal import Console
 from pipeline.training.changed_settings import changed_settings
 from pipeline.training.ray_cluster import missing_resources
 
@@ -58,7 +58,7 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
         open_folder(experiment.rollout_log)
     if not resume:
         if experiment.restore:
-            read_note(experiment.restore)
+            check_checkpoint(experiment.restore)
         return Plan(experiment, config, resolved, None)
     found = RunDirectory.find(experiment.storage_path, experiment.name)
     mine = [run for run in found if run.metadata.get("label") == experiment.label]
@@ -129,13 +129,17 @@ def first_weights(run: RunDirectory) -> Path | None:
     """The checkpoint that an attempt at `run` starts from: its own last one, else its `--restore`, else None.
 
     Raises:
-        InputError: the checkpoint is missing or cannot be read by this version.
+        InputError: the checkpoint is missing, incomplete or cannot be read by this version.
     """
+    checkpoints = Checkpoints(run.checkpoints)
+    checkpoints.check_last()
+    if checkpoints.last is not None:
+        return checkpoints.last
     restored_from = run.metadata.get("restored_from")
-    checkpoint = Checkpoints(run.checkpoints).last or (Path(restored_from) if restored_from else None)
-    if checkpoint is not None:
-        read_note(checkpoint)
-    return checkpoint
+    if restored_from is None:
+        return None
+    check_checkpoint(restored_from)
+    return Path(restored_from)
 
 
 def grid_ids(plans: list[Plan]) -> dict[str, str]:

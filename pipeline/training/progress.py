@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping
 from typing import Self
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.evaluation.intervals import Scores, hop_counts, mean_score, paired_difference
+from pipeline.terminal import Console
 
 
 class Progress:
@@ -39,9 +40,9 @@ class Progress:
             self._live.stop()
             self._live = None
 
-    def message(self, text: str) -> None:
-        """Prints a line that stays, with Rich markup."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+    def message(self, text: str | Text, *, style: str | None = None) -> None:
+        """Prints a line that stays."""
+        self._console.print(text, style=style, soft_wrap=True)
 
     def busy(self, text: str) -> None:
         """Shows the current activity before there are numbers; prints it where there is no terminal."""
@@ -70,9 +71,8 @@ class Progress:
         hops = {int(name.rsplit("_", 1)[1]): value for name, value in scores.items() if "_hops_" in name}
         parts += [f"EM {hop}-hop {value:.2f}" for hop, value in sorted(hops.items())]
         questions = f", {scores['questions']:.0f} questions" if "questions" in scores else ""
-        self.message(
-            f"held-out {when}{questions}: {' · '.join(parts)}{'  [green]best so far[/]' if best else ''}"
-        )
+        mark = ("  best so far", "green") if best else ""
+        self.message(Text.assemble(f"held-out {when}{questions}: {' · '.join(parts)}", mark))
 
     @property
     def _of_total(self) -> str:
@@ -134,8 +134,7 @@ def before_and_after(before: Scores, after: Scores) -> Table:
 
 def _spinning(text: str) -> Table:
     from rich.spinner import Spinner
-    from rich.text import Text
 
     grid = Table.grid(padding=(0, 1))
-    grid.add_row(Spinner("dots"), Text.from_markup(text, overflow="ellipsis"))
+    grid.add_row(Spinner("dots"), Text(text, overflow="ellipsis"))
     return grid

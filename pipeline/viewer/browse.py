@@ -18,9 +18,10 @@ from textual.widgets import DataTable, Footer, Input, Static
 from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.run import Run
 from pipeline.analysis.trajectories import load_group, load_trajectory
+from pipeline.terminal import visible
 from pipeline.viewer.episode_pages import COLUMNS, PAGE, EpisodeFilter, count_episodes, episode_page
 from pipeline.viewer.group_screen import GroupScreen
-from pipeline.viewer.render import number, render_trajectory, verdict, visible
+from pipeline.viewer.render import number, render_trajectory, verdict
 
 ANSWER_CELLS = 24
 
@@ -140,7 +141,7 @@ class EpisodesScreen(Screen):
             self._fill()
         except (AnalysisError, duckdb.Error) as error:
             self._wanted, self._page = before
-            self._say(Text(str(error), style="red"))
+            self._say(Text(visible(str(error)), style="red"))
 
     def _fill(self) -> None:
         self._count = count_episodes(self._rollouts, self._wanted)
@@ -169,7 +170,7 @@ def _cells(row: dict[str, Any]) -> list[Text]:
     answer.truncate(ANSWER_CELLS, overflow="ellipsis")
     return [
         Text(str(row["iteration"]), justify="right"),
-        Text(row["split"]),
+        Text(visible(row["split"])),
         Text(number(row["outcome"], "+.2f"), justify="right"),
         Text(number(row["gain_total"]), justify="right"),
         Text(str(row["turns"]), justify="right"),

@@ -11,7 +11,8 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from pipeline.analysis.trajectories import Trajectory
-from pipeline.viewer.render import GOLD, golds_line, render_turns, verdict, visible, worth
+from pipeline.terminal import visible
+from pipeline.viewer.render import GOLD, golds_line, render_turns, verdict, worth
 
 COLUMN_CELLS = 52
 """Least width of a rollout; more than fit are scrolled to."""
@@ -40,7 +41,7 @@ class GroupScreen(Screen):
         width = max(COLUMN_CELLS, self.app.size.width // len(self._group))
         with HorizontalScroll():
             for one in self._group:
-                name = Text(one.episode["episode_id"], style="dim")
+                name = Text(visible(one.episode["episode_id"]), style="dim")
                 with VerticalScroll(classes="rollout") as column:
                     column.styles.width = width
                     yield Static(

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.analysis.trajectories import Trajectory, gold_spans
+from pipeline.terminal import visible
 
 BAR_CELLS = 24
 GOLD = "bold black on yellow"
@@ -60,17 +61,12 @@ def belief_bar(before: float, after: float, cells: int = BAR_CELLS) -> Text:
     return Text.assemble(("█" * low, "cyan"), moved, ("·" * (cells - high), "dim"))
 
 
-def visible(text: str) -> str:
-    """`text` without control characters, which a model may write and a terminal would obey."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
-
-
 def _heading(episode: dict[str, Any]) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
     where = f"{episode['run_id']}, iteration {episode['iteration']}, {episode['split']}"
-    facts.add_row("episode", Text(f"{episode['episode_id']}  ({where})"))
+    facts.add_row("episode", Text(visible(f"{episode['episode_id']}  ({where})")))
     facts.add_row("question", Text(visible(episode["question"]), style="bold"))
     facts.add_row("gold", Text.assemble((golds_line(episode), GOLD)))
     facts.add_row("answer", verdict(episode))
@@ -96,8 +92,8 @@ def _turn(turn: dict[str, Any], golds: list[str]) -> RenderableType:
 
 
 def _turn_title(turn: dict[str, Any]) -> Text:
-    what = turn["tool"] or turn["action"]
-    title = Text.assemble((f"{turn['turn_index'] + 1} {turn['agent']}", "bold cyan"), "  ", what)
+    what = visible(turn["tool"] or turn["action"])
+    title = Text.assemble((visible(f"{turn['turn_index'] + 1} {turn['agent']}"), "bold cyan"), "  ", what)
     said = turn["query"] or turn["answer"]
     if said:
         title.append(": ").append(visible(said), style="bold")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from envs.errors import InputError
 from pipeline.analysis.run import Run
 from pipeline.analysis.trajectories import load_trajectory, select_episodes
-from pipeline.viewer.render import number, render_trajectory, verdict, visible
+from pipeline.terminal import Console, visible
+from pipeline.viewer.render import number, render_trajectory, verdict
 
 LISTED = 20
 """Episodes that are listed where none was asked for."""
@@ -57,7 +57,7 @@ def list_episodes(
         table.add_row(
             str(row["iteration"]),
             row["split"],
-            Text(row["episode_id"]),
+            Text(visible(row["episode_id"])),
             Text(visible(row["question"])),
             verdict(row),
             number(row["outcome"], "+.2f"),

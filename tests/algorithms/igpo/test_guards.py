@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from algorithms.igpo.algorithm import IGPO
-from algorithms.igpo.guards import check_tools
+from algorithms.igpo.guards import check_gap, check_tools
 from algorithms.igpo.sampling import SampledBatch
 from envs.data.question import Question
 from envs.search.trajectory import ActionKind, Rollout, ToolCall, Turn
@@ -67,3 +67,9 @@ def test_a_training_step_that_stops_leaves_the_rollouts_that_it_stopped_over():
         algorithm.training_step()
     (record,) = algorithm.records
     assert (record.iteration, record.split, record.rollouts) == (7, "train", sampled) and not record.credit
+
+
+def test_a_gap_to_the_sampler_above_the_bound_stops_the_run():
+    check_gap(0.05, 0.05, 3)
+    with pytest.raises(RuntimeError, match=r"mean gap 0.06 is above max_logp_gap 0.05 at weights version 3"):
+        check_gap(0.06, 0.05, 3)

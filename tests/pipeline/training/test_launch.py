@@ -108,6 +108,45 @@ def test_a_run_with_a_setting_since_removed_is_resumed_unless_it_was_set(attempt
         assert attempt(resume=True)[1].path == run.path
 
 
+def test_a_finished_run_is_not_resumed(attempt):
+    _, run = attempt()
+    run.note(status="finished")
+    with pytest.raises(InputError, match=r"--resume: the newest run, .* is finished; .*--restore"):
+        attempt(resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("run.json", "run.json: this file is damaged"),
+        ("config.yaml", "config.yaml: this file is damaged"),
+        ("checkpoints/last/igpo_checkpoint.json", "igpo_checkpoint.json: this file is damaged"),
+    ],
+)
+def test_damaged_files_are_found_before_a_run_is_resumed(attempt, name, said):
+    _, run = attempt()
+    saved = write_checkpoint(run.checkpoints / "iteration_000003", 3)
+    (run.checkpoints / "last").symlink_to(saved.name)
+    content = (run.path / name).read_bytes()
+    (run.path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=said):
+        attempt(resume=True)
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_run_that_did_not_start_leaves_no_folder(attempt, monkeypatch, tmp_path, resumes):
+    if resumes:
+        attempt()
+
+    def fail(run):
+        raise InputError("no weights")
+
+    monkeypatch.setattr("pipeline.training.launch.first_weights", fail)
+    with pytest.raises(InputError, match="no weights"):
+        attempt(resume=resumes)
+    assert len(list((tmp_path / "runs").glob("demo/*"))) == (1 if resumes else 0)
+
+
 def test_a_changed_experiment_is_not_resumed(attempt):
     _, run = attempt()
     with pytest.raises(InputError, match=r"`lr` \(0.0001 -> 0.1\) changed"):
