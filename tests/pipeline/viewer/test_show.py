@@ -32,8 +32,8 @@ def test_a_rollout_whose_prompt_left_no_room_has_no_turns(tmp_path):
     assert "no answer (token limit)" in show(folder, "long")
     with open_run(folder) as run:
         columns = "turns, gain_turns, termination, outcome, weights_version"
-        row = run.sql(f"SELECT {columns} FROM episodes").fetchone()
-    assert row == (0, 0, "token_limit", 0.0, None)
+        ((*row,),) = run.sql(f"SELECT {columns} FROM episodes").fetchall()
+    assert row == [0, 0, "token_limit", 0.0, None]
 
 
 def error(*arguments):
