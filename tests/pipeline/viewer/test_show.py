@@ -7,6 +7,7 @@ from rollout_log_samples import Q1, answer, gain, paid, rollout, search, write_r
 from typer.testing import CliRunner
 
 from algorithms.igpo.iteration_record import IterationRecord
+from envs.search.trajectory import Termination
 from pipeline.analysis import open_run
 from pipeline.analysis.trajectories import load_group, load_trajectory, select_episodes
 from pipeline.cli.igpo import app
@@ -22,6 +23,17 @@ def show(*arguments):
     result = CliRunner().invoke(app, ["show", *map(str, arguments)])
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def test_a_rollout_whose_prompt_left_no_room_has_no_turns(tmp_path):
+    unplayed = rollout("long", "g", Q1, [], termination=Termination.TOKEN_LIMIT, split="heldout")
+    record = IterationRecord(1, "heldout", 7, [unplayed])
+    folder = write_run(tmp_path / "toy", written=[record])
+    assert "no answer (token limit)" in show(folder, "long")
+    with open_run(folder) as run:
+        columns = "turns, gain_turns, termination, outcome, weights_version"
+        ((*row,),) = run.sql(f"SELECT {columns} FROM episodes").fetchall()
+    assert row == [0, 0, "token_limit", 0.0, None]
 
 
 def error(*arguments):
