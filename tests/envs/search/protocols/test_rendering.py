@@ -85,7 +85,7 @@ REFUSED = [
             "{%- if m.role == 'tool' %}{{ raise_exception('No tools') }}{% elif m.role == 'user' %}",
         ),
         "chat",
-        "protocol `chat`: the chat template of .* can't be used .No tools.: .*; or use protocol `igpo`",
+        "protocol `chat`: the chat template of .* used .No tools.: mend it.*; or use protocol `igpo`",
     ),
     (GEMMA, "chat", "shows no tools: use protocol `igpo`"),
     (CHATML.replace("m.content }}", "m.content + 1 }}"), "igpo", "used .can only concatenate str"),
