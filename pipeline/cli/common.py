@@ -103,12 +103,8 @@ def _print_version(show: bool) -> None:
     raise typer.Exit
 
 
-def make_room_for(out: Path, why: str = "--out ") -> None:
+def make_room_for(out: Path) -> None:
     """Makes the folder of `out`, before the work whose result goes there.
-
-    Args:
-        out: the file.
-        why: stands before its name in the error.
 
     Raises:
         InputError: no file can be written there.
@@ -123,4 +119,6 @@ def make_room_for(out: Path, why: str = "--out ") -> None:
         if is_new:
             out.unlink()
     except OSError as error:
-        raise InputError(f"{why}{out}: no file can be written there: {error.strerror}.") from error
+        raise InputError(
+            f"{out}: no file can be written there: {error.strerror}; name another place with --out."
+        ) from error

@@ -64,7 +64,7 @@ def recredit_command(
     with open_run(run, runs_dir=runs_dir) as opened:
         estimator = choose_estimator(opened, preset, changes)
         target = out or opened.locations[0].folder / "recredit" / f"{estimator.name}.parquet"
-        make_room_for(target, "--out " if out else "name another place with --out: ")
+        make_room_for(target)
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("crediting", total=len(iterations(opened)))
             recredit(opened, estimator, target, on_done=lambda iteration: progress.advance(task))
