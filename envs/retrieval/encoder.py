@@ -36,7 +36,8 @@ class Encoder:
         settings: the encoder, its prefixes and its device.
 
     Raises:
-        InputError: the extra `dense` is not installed, or there is no encoder at `settings.encoder`.
+        InputError: the extra `dense` is not installed, there is no encoder at `settings.encoder`, or this
+            machine does not have the device.
     """
 
     def __init__(self, settings: DenseSettings):
@@ -46,6 +47,7 @@ class Encoder:
             raise InputError(
                 'retrievers `dense` and `hybrid` need the extra `dense`: pip install "igpo-rllib[dense]"'
             ) from error
+        _check_device(settings.device)
         self._model = _load(settings.encoder, settings.device)
         self._settings = settings
         self.dimensions: int = self._model.get_embedding_dimension() or 0
@@ -91,6 +93,18 @@ class Encoder:
                 show_progress_bar=False,
             )
         return np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.dimensions)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no driver; a build without it
+        raise InputError(
+            f"retriever.dense.device: {device} can't be used on this machine ({_first_line(error)}): "
+            "set `device: cpu`"
+        ) from error
 
 
 def _load(encoder: str, device: str) -> SentenceTransformer:

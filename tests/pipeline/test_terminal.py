@@ -139,7 +139,9 @@ def test_everything_else_that_prints(tmp_path):
     table = benchmark_table({"em": {NASTY: [0.0, 1.0]}}, NASTY)
     assert printed(lambda console: console.print(table)).count(SHOWN) == 2
     findings = [Finding("model", "ok", NASTY), Finding("corpus", "warn", NASTY)]
-    assert "[/x] [v2] [bold]b[/]" in printed(lambda console: show_findings(iter(findings), console))
+    assert "[/x] [v2] [bold]b[/]" in printed(
+        lambda console: show_findings(iter(findings), SimpleNamespace(), console)
+    )
     assert SHOWN in printed(lambda console: _print_lines(console, ("run directory", NASTY)))
     for alive in (False, True):
         out = io.StringIO()

@@ -12,6 +12,7 @@ from envs.errors import InputError
 from envs.retrieval.base import Hit
 from envs.retrieval.build import build_retriever
 from envs.retrieval.config import DenseSettings, RetrieverSettings
+from envs.retrieval.encoder import Encoder
 from envs.retrieval.hybrid import HybridRetriever, fuse
 
 needs_encoder = pytest.mark.skipif(
@@ -117,6 +118,21 @@ def test_a_folder_that_is_not_there_is_refused_at_once(name, tmp_path, monkeypat
         InputError, match=f"{name} does not exist: give a sentence-transformers folder or a hub name"
     ):
         dense(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error", [AssertionError("Torch not compiled with CUDA enabled"), RuntimeError("no driver\nGet one")]
+)
+def test_a_device_that_is_not_here_is_refused_before_the_encoder_is_read(monkeypatch, error):
+    """A build without CUDA raises AssertionError, one with it and no driver RuntimeError."""
+
+    def empty(*size, device):
+        raise error
+
+    monkeypatch.setattr("torch.empty", empty)
+    reason = str(error).splitlines()[0]
+    with pytest.raises(InputError, match=f"device: cuda:1 can't be used on this machine .{reason}.: set"):
+        Encoder(DenseSettings(encoder="not/read", device="cuda:1"))
 
 
 def test_a_folder_without_an_encoder_is_refused(tmp_path):
