@@ -25,10 +25,12 @@ def check_combinations(config: IGPOSettings) -> None:
         _check_transfer_by_nccl(config)
     if config.shard_learner:
         _check_sharding(config)
-    if config.preset_settings.needs_several_updates and config.num_epochs * config.num_minibatches == 1:
+    one_update = config.num_epochs * config.num_minibatches == 1
+    # At lag 1 the mismatch weight differs from token to token, and the sequence's ratio averages over them.
+    if config.preset_settings.needs_several_updates and one_update and not config.max_weight_lag:
         raise InputError(
             f"preset {config.preset} with one update per batch would be grpo: set num_epochs or "
-            "num_minibatches above 1"
+            "num_minibatches above 1, or max_weight_lag to 1"
         )
     if config.reference_refresh_interval:
         _check_refresh(config)

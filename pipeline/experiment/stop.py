@@ -21,6 +21,8 @@ STOP_METRICS = {
             "gain_mean",
             "collapse_share_outcome",
             "collapse_share",
+            "collapse_share_or_faint",
+            "collapse_share_or_identical",
             "turns_mean",
             "answered_share",
             "malformed_share",
