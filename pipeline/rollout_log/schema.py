@@ -278,7 +278,7 @@ GROUPS = _schema(
         Column(
             "collapsed_or_identical",
             pa.bool_(),
-            "`collapsed`, or all rollouts are equal token for token; null in logs of schema versions 1 and 2.",
+            "`collapsed`, or all rollouts are equal token for token; null in logs of versions 1 and 2.",
         ),
     ],
 )
