@@ -19,6 +19,7 @@ from envs.errors import InputError
 from envs.search.trajectory import Rollout
 from pipeline.evaluation.benchmark_table import benchmark_row, benchmark_table
 from pipeline.evaluation.intervals import bootstrap_interval
+from pipeline.evaluation.selection import Selection, selection_of, told
 
 if TYPE_CHECKING:
     from pipeline.evaluation.saved_policy import Policy
@@ -33,6 +34,13 @@ class Evaluation:
     policy: str
     samples: int
     groups: list[list[Rollout]]
+    selection: Selection | None = None
+    """How the policy was chosen, if it is the `best` of a run."""
+
+    @property
+    def chosen(self) -> dict[str, Any] | None:
+        """How the policy was chosen, and how many of these questions chose it."""
+        return self.selection and self.selection.on(group[0].question for group in self.groups)
 
     def values(self, metric: str, *, best: bool = False, hops: int | None = None) -> list[float]:
         """One value per question (of `hops`, if given): the mean over its samples, or the best of them."""
@@ -101,7 +109,8 @@ class Evaluation:
             for metric, values in self.by_data_source().items()
         }
         endings = ending_metrics(self.rollouts)
-        return {"policy": self.policy, **counts, "scores": scores, "by_data_source": benchmark, **endings}
+        about = {"policy": self.policy, "chosen": self.chosen, **counts}
+        return {**about, "scores": scores, "by_data_source": benchmark, **endings}
 
     def save(self, path: Path) -> None:
         """Summary and every episode as JSON."""
@@ -141,7 +150,7 @@ def evaluate(
             raise InputError(str(error)) from error
         groups += [rollouts[at : at + samples] for at in range(0, len(rollouts), samples)]
         on_done(len(groups))
-    return Evaluation(policy.source, samples, groups)
+    return Evaluation(policy.source, samples, groups, selection_of(policy.source))
 
 
 def select_questions(policy: Policy, sources: list[str], episodes: int | None) -> list[Question]:
@@ -185,6 +194,8 @@ def report(evaluation: Evaluation, console: Console) -> None:
     )
     turns, errors = f"{summary['turns_mean']:.2f} turns on average", f"{summary['tool_error_share']:.1%}"
     console.print(f"rollouts: {endings}; {turns}; errors in {errors} of tool calls", highlight=False)
+    if evaluation.chosen is not None:
+        console.print(told(evaluation.chosen), highlight=False, markup=False)
 
 
 def _episode(rollout: Rollout) -> dict[str, Any]:

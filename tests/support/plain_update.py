@@ -188,9 +188,11 @@ def plain_update(policy: Policy, reference: Policy, sequences, loss: PlainLoss, 
 # Policies.
 
 
-def plain_policy(folder, *, lr: float = 1e-3, train: bool = True) -> Policy:
-    """The model in `folder` as transformers loads it, in float64 and without dropout."""
+def plain_policy(folder, *, lr: float = 1e-3, train: bool = True, weights=None) -> Policy:
+    """The model in `folder` as transformers loads it, in float64 and without dropout; a copy of `weights`."""
     model = _load(folder)
+    if weights is not None:
+        model.load_state_dict({name: value.detach() for name, value in weights.items()}, strict=False)
     params = dict(model.named_parameters()) if train else {}
     return Policy(_logits(model), params, lr) if train else _frozen(model)
 
