@@ -40,7 +40,9 @@ class Evaluation:
     @property
     def chosen(self) -> dict[str, Any] | None:
         """How the policy was chosen, and how many of these questions chose it."""
-        return self.selection and self.selection.on(group[0].question for group in self.groups)
+        if self.selection is None:
+            return None
+        return self.selection.on(group[0].question for group in self.groups)
 
     def values(self, metric: str, *, best: bool = False, hops: int | None = None) -> list[float]:
         """One value per question (of `hops`, if given): the mean over its samples, or the best of them."""

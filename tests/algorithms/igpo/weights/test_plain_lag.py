@@ -75,7 +75,11 @@ def test_the_weight_is_the_learner_s_over_the_stale_sampler_s(preset):
             lags.append((record.weights_version, lag))
             for name, expected in policy.params.items():
                 got = torch.from_numpy(state[name]).double()
-                torch.testing.assert_close(got, expected.detach(), atol=0.1 * LR, rtol=0, msg=name)
+                # AdamW's eps is 1e-8: where gradients are smaller, their rounding decides a part of the step.
+                clear = policy.optimizer.state[expected]["exp_avg_sq"].sqrt() > 1e-8
+                distance = (got - expected.detach()).abs()
+                assert distance[clear].max() < 0.05 * LR and distance.max() < 2 * LR * len(lags), name
+                assert clear.float().mean() > 0.5, name
             versions.append(plain_policy(folder, train=False, weights=policy.params))
         assert lags == [(0, 0.0), (0, 1.0), (1, 1.0)] and stale > 0.05
     finally:
