@@ -31,9 +31,9 @@ from pipeline.experiment.keys import (
     WITHOUT_EFFECT,
     check_keys,
     check_types,
-    cut,
     shown,
     unknown_key,
+    usable,
     validated,
 )
 from pipeline.experiment.resolved import known_config_keys, resolved_settings
@@ -129,22 +129,14 @@ class Experiment:
         check_types(given, {**defaults, "num_minibatches": preset.num_minibatches}, where)
         if self.config.get("lora") is not None:
             validated(LoraSettings, self.config["lora"], "config.lora", where)
-        try:
+        with usable(where):
             config.update_from_dict({**self.config, "env": ENVIRONMENT})
-        except InputError:
-            raise
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise InputError(f"{where}: `config` is not usable: {_sentence(error)}") from error
         if any(key.startswith("evaluation/") for key in self.stop) and not config.evaluation_interval:
             raise InputError(
                 f"{where}: `stop` waits for a held-out score, so `config.evaluation_interval` must be set."
             )
-        try:
+        with usable(where):
             config.validate()
-        except InputError as error:
-            raise InputError(f"{where}: {cut(str(error), 260)}") from error
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-            raise InputError(f"{where}: `config` is not usable: {_sentence(error)}") from error
         if "igpo/kl" in self.stop and not config.loss_settings().kl_coeff:
             raise InputError(
                 f"{where}: `stop` waits for igpo/kl, which nobody measures where `config.kl_coeff` is 0."
@@ -284,11 +276,6 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
             Experiment(config=variant, env_settings=settings, choices=choices, sample=sample, **shared)
         )
     return experiments
-
-
-def _sentence(error: Exception) -> str:
-    """An exception's text in one line, the middle of a long one left out."""
-    return cut(" ".join(str(error).split()))
 
 
 def _read_python(source: Path) -> tuple[IGPOConfig, dict]:

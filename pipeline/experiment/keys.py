@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -66,6 +67,18 @@ def shown(value: Any) -> str:
 def cut(text: str, most: int = 200) -> str:
     """`text` with the middle of a long one left out."""
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-(most // 2 - 3) :]}"
+
+
+@contextmanager
+def usable(where: str) -> Generator[None]:
+    """Raises whatever the configuration refuses in the block as an InputError of one line about `where`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {cut(str(error), 260)}") from error
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        text = cut(" ".join(str(error).split()))
+        raise InputError(f"{where}: `config` is not usable: {text}") from error
 
 
 def nearest(key: str, known: Iterable[str]) -> str | None:
