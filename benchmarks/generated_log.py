@@ -229,6 +229,7 @@ def _iteration(
                 "collapsed_outcome": outcome_P.std(1) == 0,
                 "collapsed": rng.random(groups) < 0.01,
                 "collapsed_or_faint": rng.random(groups) < 0.02,
+                "collapsed_or_identical": outcome_P.std(1) < 0,
             },
         ),
         "tool_calls": (

@@ -38,7 +38,8 @@ class Preset:
     num_minibatches: int = 1
     """Updates that one pass over a batch is cut into, where an experiment does not say."""
     needs_several_updates: bool = False
-    """Whether the method would equal another one at one update per batch. Such a run is refused."""
+    """Whether the method would equal another one at one update per batch. Such a run is refused at lag
+    0."""
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -182,7 +183,7 @@ GSPO = Preset(
     needs_several_updates=True,
 )
 """grpo's advantages under one length-normalised ratio per sequence, clipped to [1 - 3e-4, 1 + 4e-4];
-the paper cuts each batch into 4 minibatches. At one update per batch it would be grpo."""
+the paper cuts each batch into 4 minibatches. At one update per batch and lag 0 it would be grpo."""
 
 DAPO = Preset(
     name="dapo",

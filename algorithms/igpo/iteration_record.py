@@ -63,6 +63,8 @@ class GroupCredit:
     collapsed_or_faint: bool
     """Whether the group is `collapsed`, or `collapsed_outcome` with gains whose standard deviation is below
     1e-3 (definitions: From rewards to advantages)."""
+    collapsed_or_identical: bool
+    """Whether the group is `collapsed`, or all its rollouts are equal token for token."""
 
 
 @dataclass(slots=True)

@@ -81,6 +81,7 @@ def training_metrics(
         "collapse_share": _mean(group.collapsed for group in groups),
         "collapse_share_or_faint": _mean(group.collapsed_or_faint for group in groups),
         "no_belief": float(sum(rollout.without_belief for rollout in rollouts)),
+        "collapse_share_or_identical": _mean(group.collapsed_or_identical for group in groups),
         "rollouts": float(len(rollouts)),
         "groups": float(len(groups)),
         "groups_dropped": float(len({rollout.group_id for rollout in rollouts}) - len(groups)),

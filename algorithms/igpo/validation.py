@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -15,8 +17,13 @@ if TYPE_CHECKING:
     from algorithms.igpo.settings import IGPOSettings
 
 
+CLIPPED_BY = ("value", "norm", "global_norm")
+
+
 def check_combinations(config: IGPOSettings) -> None:
     """Raises InputError for the first combination that cannot work."""
+    if not isinstance(config.model_path, str | PathLike | None):
+        raise InputError(f"model_path is {config.model_path!r}; it must be text: a folder or a model's name")
     if config.max_weight_lag:
         _check_weight_lag(config)
     if config.is_colocated:
@@ -25,13 +32,17 @@ def check_combinations(config: IGPOSettings) -> None:
         _check_transfer_by_nccl(config)
     if config.shard_learner:
         _check_sharding(config)
-    if config.preset_settings.needs_several_updates and config.num_epochs * config.num_minibatches == 1:
+    one_update = config.num_epochs * config.num_minibatches == 1
+    # At lag 1 the mismatch weight differs from token to token, and the sequence's ratio averages over them.
+    if config.preset_settings.needs_several_updates and one_update and not config.max_weight_lag:
         raise InputError(
             f"preset {config.preset} with one update per batch would be grpo: set num_epochs or "
-            "num_minibatches above 1"
+            "num_minibatches above 1, or max_weight_lag to 1"
         )
     if config.reference_refresh_interval:
         _check_refresh(config)
+    if config.grad_clip_by not in CLIPPED_BY:
+        raise InputError(f"grad_clip_by is {config.grad_clip_by!r}; use one of {', '.join(CLIPPED_BY)}")
 
 
 def _check_weight_lag(config: IGPOSettings) -> None:
@@ -147,15 +158,29 @@ SHARES = ("max_tool_error_share",)
 MAY_BE_NONE = {"max_logp_gap", "grad_clip", "evaluation_interval", "evaluation_questions"}
 
 
+LARGEST_SEED = 2**32 - 1
+"""NumPy's global generator, which RLlib seeds, takes no larger one."""
+
+
+def _check_schedule(value: list) -> None:
+    """Raises InputError for an `lr` that is not [[0, lr], [env steps, lr], ...]; RLlib checks the order."""
+    for point in value:
+        pair = isinstance(point, list | tuple) and len(point) == 2
+        if not pair or not all(isinstance(x, Real) and math.isfinite(x) and x >= 0 for x in point):
+            raise InputError(f"lr is {value!r}; a schedule is [[0, lr], [env steps, lr], ...] of numbers")
+
+
 def check_numbers(config: IGPOSettings) -> None:
     """Raises InputError for the first number that is out of its bounds."""
     for name in (*WHOLE_FROM, *REAL_FROM, *POSITIVE, *SHARES):
         value = getattr(config, name)
-        if name == "lr" and isinstance(value, list):  # a schedule, which RLlib checks
+        if name == "lr" and isinstance(value, list):
+            _check_schedule(value)
             continue
         if value is None and name in MAY_BE_NONE:
             continue
         number = isinstance(value, Integral if name in WHOLE_FROM else Real) and not isinstance(value, bool)
+        number = number and (isinstance(value, Integral) or math.isfinite(value))
         if name in POSITIVE:
             good, wanted = number and value > 0, "above 0"
         elif name in SHARES:
@@ -164,6 +189,8 @@ def check_numbers(config: IGPOSettings) -> None:
             least = {**WHOLE_FROM, **REAL_FROM}[name]
             kind = "a whole number, " if name in WHOLE_FROM else ""
             good, wanted = number and value >= least, f"{kind}{least} or more"
+        if name == "seed" and good and value > LARGEST_SEED:
+            good, wanted = False, f"{wanted}, at most {LARGEST_SEED}"
         if not good:
             raise InputError(
                 f"{name} is {value!r}; it must be {wanted}{' (or null)' if name in MAY_BE_NONE else ''}"

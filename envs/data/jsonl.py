@@ -15,9 +15,13 @@ def require_file(path: Path, what: str) -> None:
     """Raises InputError where `path` is not a file, or a Git LFS pointer. `what` names its purpose, such as
     "corpus".
     """
+    try:
+        exists = path.exists()
+    except (OSError, ValueError) as error:  # a name that no file system takes
+        raise InputError(f"{what} {str(path)[:100]} can't be read: {error.args[-1]}") from error
     if path.is_dir():
         raise InputError(f"{what} {path} is a folder: give the path of a file")
-    if not path.exists():
+    if not exists:
         raise InputError(f"{what} {path} does not exist: check the path (it is taken from {Path.cwd()})")
     refuse_pointer(path, what)
 

@@ -207,15 +207,21 @@ def evaluate(
 def _json_object(text: str) -> dict:
     from envs.errors import InputError
 
+    shown = text if len(text) <= 60 else f"{text[:60]}..."
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"--stop {text}: this is not JSON: {error.msg}. Write --stop '{{\"training_iteration\": 20}}'."
+            f"--stop {shown}: this is not JSON: {error.msg}. Write --stop '{{\"training_iteration\": 20}}'."
+        ) from error
+    except (RecursionError, ValueError) as error:
+        raise InputError(
+            f"--stop {shown}: this JSON is nested too deeply, or a number in it has too many digits. "
+            "Write --stop '{\"training_iteration\": 20}'."
         ) from error
     if not isinstance(value, dict):
         raise InputError(
-            f"--stop {text}: write metric and value, for instance --stop '{{\"training_iteration\": 20}}'."
+            f"--stop {shown}: write metric and value, for instance --stop '{{\"training_iteration\": 20}}'."
         )
     return value
 

@@ -19,6 +19,7 @@ from envs.errors import InputError
 from envs.search.trajectory import Rollout
 from pipeline.evaluation.benchmark_table import benchmark_row, benchmark_table
 from pipeline.evaluation.intervals import bootstrap_interval
+from pipeline.evaluation.selection import Selection, selection_of, told
 from pipeline.terminal import Console
 
 if TYPE_CHECKING:
@@ -34,6 +35,15 @@ class Evaluation:
     policy: str
     samples: int
     groups: list[list[Rollout]]
+    selection: Selection | None = None
+    """How the policy was chosen, if it is the `best` of a run."""
+
+    @property
+    def chosen(self) -> dict[str, Any] | None:
+        """How the policy was chosen, and how many of these questions chose it."""
+        if self.selection is None:
+            return None
+        return self.selection.on(group[0].question for group in self.groups)
 
     def values(self, metric: str, *, best: bool = False, hops: int | None = None) -> list[float]:
         """Returns one value per question (of `hops`, if given): the mean over its samples, or the best of
@@ -113,7 +123,8 @@ class Evaluation:
             for metric, values in self.by_data_source().items()
         }
         endings = ending_metrics(self.rollouts)
-        return {"policy": self.policy, **counts, "scores": scores, "by_data_source": benchmark, **endings}
+        about = {"policy": self.policy, "chosen": self.chosen, **counts}
+        return {**about, "scores": scores, "by_data_source": benchmark, **endings}
 
     def save(self, path: Path) -> None:
         """Summary and every episode as JSON."""
@@ -153,7 +164,7 @@ def evaluate(
             raise InputError(str(error)) from error
         groups += [rollouts[at : at + samples] for at in range(0, len(rollouts), samples)]
         on_done(len(groups))
-    return Evaluation(policy.source, samples, groups)
+    return Evaluation(policy.source, samples, groups, selection_of(policy.source))
 
 
 def select_questions(policy: Policy, sources: list[str], episodes: int | None) -> list[Question]:
@@ -202,6 +213,8 @@ def report(evaluation: Evaluation, console: Console) -> None:
             f"{len(evaluation.too_long)} of {len(evaluation.groups)} questions count as unanswered, their "
             f"prompts leave no room in max_context_tokens: {named(evaluation.too_long)}"
         )
+    if evaluation.chosen is not None:
+        console.print(told(evaluation.chosen))
 
 
 def _episode(rollout: Rollout) -> dict[str, Any]:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from envs.errors import InputError
+
+
+def is_file(path: Path) -> bool:
+    """Whether `path` is a file; False too for what no file system can name (too long, or with a NUL)."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def packaged_conf() -> Path | None:
@@ -22,8 +31,10 @@ def packaged_file(path: str | Path) -> Path | None:
     if conf is None or given.is_absolute():
         return None
     inside = Path(*given.parts[1:]) if given.parts[:1] == ("conf",) and len(given.parts) > 1 else given
+    if not is_file(conf / inside):
+        return None
     candidate = (conf / inside).resolve()
-    return candidate if candidate.is_file() and candidate.is_relative_to(conf) else None
+    return candidate if candidate.is_relative_to(conf) else None
 
 
 def resolve_config_path(path: str | Path) -> tuple[Path, bool]:
@@ -37,9 +48,9 @@ def resolve_config_path(path: str | Path) -> tuple[Path, bool]:
         InputError: there is no such file.
     """
     given = Path(path).expanduser()
-    if given.is_file():
+    if is_file(given):
         return given, False
-    if given.is_dir():
+    if os.path.isdir(given):
         raise InputError(f"{path} is a folder; give an experiment file in it (.yaml, .yml or .py).")
     packaged = packaged_file(given)
     if packaged is not None:
@@ -51,4 +62,4 @@ def resolve_config_path(path: str | Path) -> tuple[Path, bool]:
         else []
     )
     hint = f" Shipped with the package: {', '.join(shipped)}." if shipped else ""
-    raise InputError(f"{path}: there is no such experiment file.{hint}")
+    raise InputError(f"{str(path)[:200]}: there is no such experiment file.{hint}")

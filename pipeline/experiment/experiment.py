@@ -31,7 +31,9 @@ from pipeline.experiment.keys import (
     WITHOUT_EFFECT,
     check_keys,
     check_types,
+    shown,
     unknown_key,
+    usable,
     validated,
 )
 from pipeline.experiment.resolved import known_config_keys, resolved_settings
@@ -127,17 +129,14 @@ class Experiment:
         check_types(given, {**defaults, "num_minibatches": preset.num_minibatches}, where)
         if self.config.get("lora") is not None:
             validated(LoraSettings, self.config["lora"], "config.lora", where)
-        config.update_from_dict({**self.config, "env": ENVIRONMENT})
+        with usable(where):
+            config.update_from_dict({**self.config, "env": ENVIRONMENT})
         if any(key.startswith("evaluation/") for key in self.stop) and not config.evaluation_interval:
             raise InputError(
                 f"{where}: `stop` waits for a held-out score, so `config.evaluation_interval` must be set."
             )
-        try:
+        with usable(where):
             config.validate()
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{where}: `config` is not usable: {' '.join(str(error).split())}") from error
         if "igpo/kl" in self.stop and not config.loss_settings().kl_coeff:
             raise InputError(
                 f"{where}: `stop` waits for igpo/kl, which nobody measures where `config.kl_coeff` is 0."
@@ -241,17 +240,17 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
             )
     check_keys(keys, EXPERIMENT_KEYS, "", where)
     if keys.get("run") != ALGORITHM:
-        raise InputError(f"{where}: `run` must be `{ALGORITHM}`, found {keys.get('run')!r}.")
+        raise InputError(f"{where}: `run` must be `{ALGORITHM}`, found {shown(keys.get('run'))}.")
     config = keys.get("config") or {}
     if not isinstance(config, dict):
-        raise InputError(f"{where}: `config` must hold keys, found {config!r}.")
+        raise InputError(f"{where}: `config` must hold keys, found {shown(config)}.")
     try:
         config = without_removed(config)
     except ValueError as error:
         raise InputError(f"{where}: {error}; leave it out.") from error
     for env in (keys.get("env"), config.pop("env", None)):
         if env not in (None, ENVIRONMENT):
-            raise InputError(f"{where}: `env` must be `{ENVIRONMENT}`, found {env!r}.")
+            raise InputError(f"{where}: `env` must be `{ENVIRONMENT}`, found {shown(env)}.")
     run = validated(
         _RunSettings, {key: keys[key] for key in _RunSettings.model_fields if key in keys}, "", where
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,11 @@ from typing import Any
 
 import yaml
 import yaml.constructor
+import yaml.scanner
 
 from envs.errors import InputError
-from pipeline.experiment.conf_files import packaged_file
+from pipeline.experiment.conf_files import is_file, packaged_file
+from pipeline.experiment.keys import cut, shown
 
 GRID = "grid_search"
 EXTENDS = "extends"
@@ -27,14 +30,42 @@ else
 packaged."""
 
 
+MOST_VALUES, DEEPEST, MOST_RUNS = 100_000, 50, 1000
+"""Bounds of a file: values (what an alias names counts each time), levels of nesting, and runs."""
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 numbers that refuses duplicate keys."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """PyYAML's, which fails in many ways at a value that is not of its tag: `2020-99-99`, `!!int x`."""
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{shown(node.value)} is no {kind} that can be read", node.start_mark
+            ) from error
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # noqa: N803 (PyYAML's name)
+        # PyYAML's time grows with the square of the depth.
+        if self.flow_level >= DEEPEST:
+            raise yaml.scanner.ScannerError(
+                None, None, f"it is nested more than {DEEPEST} levels deep", self.get_mark()
+            )
+        super().fetch_flow_collection_start(TokenClass)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        if not isinstance(node, yaml.MappingNode):
+            return super().construct_mapping(node, deep=deep)  # raises
         seen = set()
         for key_node, _ in node.value:
             if key_node.tag == _MERGE:
                 continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a plain value, not a mapping or a list", key_node.start_mark
+                )
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -61,12 +92,46 @@ for _tag, _pattern in _NUMBERS.items():
 def parse_yaml(text: str, where: str) -> Any:
     """The value of the YAML `text`. `where` names the source in an `InputError` about its syntax."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except RecursionError:
+        raise InputError(f"{where}: this YAML is nested too deeply; {DEEPEST} levels can be read.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be read"
         raise InputError(f"{where}{line}: this is not YAML that can be used: {problem}.") from error
+    _check_size(value, where)
+    return value
+
+
+def _check_size(value: Any, where: str) -> None:
+    """Raises InputError for a value without end (an anchor that names itself), one that is too large, and for
+    text with NUL or half a surrogate pair, which no path, JSON or database takes.
+
+    It is walked as later steps walk it, so that they end.
+    """
+    level, count = [value], 0
+    for _ in range(DEEPEST):
+        children: list[Any] = []
+        for node in level:
+            if isinstance(node, str) and ("\0" in node or any("\ud800" <= c <= "\udfff" for c in node)):
+                raise InputError(
+                    f"{where}: the text {shown(node)} holds a character that no setting can hold."
+                )
+            if isinstance(node, dict | list | tuple | set):
+                children += [*node, *node.values()] if isinstance(node, dict) else node
+            if count + len(children) > MOST_VALUES:
+                raise InputError(
+                    f"{where}: this YAML holds more than {MOST_VALUES} values, aliases counted each "
+                    "time; write less, or give the data as a file."
+                )
+        if not children:
+            return
+        count += len(children)
+        level = children
+    raise InputError(
+        f"{where}: this YAML is nested more than {DEEPEST} levels deep, or an anchor in it names itself."
+    )
 
 
 def read_experiment_file(path: Path) -> dict[str, dict]:
@@ -103,15 +168,14 @@ def _extended(keys: dict, path: Path, files: tuple[Path, ...]) -> dict:
     if EXTENDS not in keys:
         return keys
     base, own = keys[EXTENDS], {key: value for key, value in keys.items() if key != EXTENDS}
-    where = f"{path}: `extends: {base}`"
+    where = f"{path}: `extends: {cut(str(base), 70)}`"
     base_path = path.parent / str(base)
-    if not base_path.is_file():
+    if not is_file(base_path):
         base_path = packaged_file(str(base)) or base_path
-    if not isinstance(base, str) or base_path.suffix not in (".yaml", ".yml") or not base_path.is_file():
+    if not isinstance(base, str) or base_path.suffix not in (".yaml", ".yml") or not is_file(base_path):
         raise InputError(
             f"{where} must name a YAML experiment file, relative to this one or one that ships with the "
-            "package; there is none "
-            f"at {base_path}."
+            f"package; there is none at {cut(str(base_path), 90)}."
         )
     if base_path.resolve() in files:
         raise InputError(f"{where} goes round in a circle: {base_path} extends this file.")
@@ -175,6 +239,11 @@ def expand_variants(config: dict, num_samples: int) -> Iterator[tuple[dict, dict
     `seed` that is set, because the same seed would repeat the same run.
     """
     places = list(_grid_places(config, ()))
+    if (runs := num_samples * math.prod(len(options) for _, options in places)) > MOST_RUNS:
+        raise InputError(
+            f"grid_search and num_samples ask for {shown(runs)} runs, one after another; at most "
+            f"{MOST_RUNS} are made: give fewer values or samples."
+        )
     for sample in range(num_samples):
         for values in itertools.product(*(options for _, options in places)):
             variant = copy.deepcopy(config)
@@ -210,5 +279,5 @@ def _kind(value: Any) -> str:
     if value is None:
         return "nothing"
     return {dict: "a mapping", list: "a list", str: "a text", bool: "a truth value"}.get(
-        type(value), f"{value!r}"
+        type(value), shown(value)
     )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -54,6 +55,32 @@ WITHOUT_EFFECT = {
 """RLlib settings that an experiment might set and IGPO ignores, and what to set instead."""
 
 
+def shown(value: Any) -> str:
+    """`value` for an error: `repr`, with the middle of a long one left out."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a {type(value).__name__} of too many digits"
+    return text if len(text) <= 60 else f"{text[:40]}...{text[-15:]}"
+
+
+def cut(text: str, most: int = 200) -> str:
+    """`text` with the middle of a long one left out."""
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-(most // 2 - 3) :]}"
+
+
+@contextmanager
+def usable(where: str) -> Generator[None]:
+    """Raises whatever the configuration refuses in the block as an InputError of one line about `where`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {cut(str(error), 260)}") from error
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        text = cut(" ".join(str(error).split()))
+        raise InputError(f"{where}: `config` is not usable: {text}") from error
+
+
 def nearest(key: str, known: Iterable[str]) -> str | None:
     """The known key that looks most like `key`, or None if none does."""
     candidates = sorted(set(known))
@@ -67,7 +94,8 @@ def nearest(key: str, known: Iterable[str]) -> str | None:
 def unknown_key(path: str, key: str, known: Iterable[str], where: str) -> InputError:
     """The error about `key` at YAML path `path` (dotted, "" for the top) of file `where`."""
     known = list(known)
-    full = f"{path}.{key}" if path else str(key)
+    name = str(key) if len(str(key)) <= 60 and str(key).isprintable() else shown(key)
+    full = f"{path}.{name}" if path else name
     guess = nearest(key, known)
     if guess:
         hint = f"Did you mean `{guess}`?"
@@ -92,13 +120,13 @@ def check_types(given: dict, defaults: dict, where: str) -> None:
         default = defaults.get(key)
         number = isinstance(default, int | float) and not isinstance(default, bool)
         if isinstance(default, bool) and not isinstance(value, bool):
-            raise InputError(f"{where}: `config.{key}` must be true or false, found {value!r}.")
+            raise InputError(f"{where}: `config.{key}` must be true or false, found {shown(value)}.")
         if number and (isinstance(value, bool) or (isinstance(value, str) and value != "auto")):
-            raise InputError(f"{where}: `config.{key}` must be a number, found {value!r}.")
+            raise InputError(f"{where}: `config.{key}` must be a number, found {shown(value)}.")
         if callable(default):
             raise InputError(f"{where}: `config.{key}` is code: set it in a Python experiment file.")
         if isinstance(default, dict) and key != "policies" and not isinstance(value, dict):
-            raise InputError(f"{where}: `config.{key}` must hold keys, found {value!r}.")
+            raise InputError(f"{where}: `config.{key}` must hold keys, found {shown(value)}.")
 
 
 def validated(model: type[BaseModel], data: Any, path: str, where: str) -> Any:
@@ -108,19 +136,19 @@ def validated(model: type[BaseModel], data: Any, path: str, where: str) -> Any:
         InputError: pydantic refused a value; it names the YAML path and, for an unknown key, the nearest one.
     """
     if not isinstance(data, dict):
-        raise InputError(f"{where}: `{path}` must hold keys, found {data!r}.")
+        raise InputError(f"{where}: `{path}` must hold keys, found {shown(data)}.")
     try:
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        location = [*filter(None, [path]), *(str(part) for part in first["loc"])]
+        location = [*filter(None, [path]), *(str(part)[:60] for part in first["loc"])]
         if first["type"] == "extra_forbidden":
             inner = _model_at(model, first["loc"][:-1])
             raise unknown_key(
                 ".".join(location[:-1]), location[-1], inner.model_fields if inner else (), where
             ) from error
-        message = first["msg"].removeprefix("Value error, ")
-        got = f" (got {first['input']!r})" if first["type"] not in ("missing", "value_error") else ""
+        message = cut(first["msg"].removeprefix("Value error, "))
+        got = f" (got {shown(first['input'])})" if first["type"] not in ("missing", "value_error") else ""
         place = f" `{'.'.join(location)}`:" if location else ""
         raise InputError(f"{where}:{place} {message}{got}.") from error
 

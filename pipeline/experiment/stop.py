@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from envs.errors import InputError
-from pipeline.experiment.keys import unknown_key
+from pipeline.experiment.keys import shown, unknown_key
 
 STOP_METRICS = {
     "training_iteration",
@@ -22,6 +22,8 @@ STOP_METRICS = {
             "gain_mean",
             "collapse_share_outcome",
             "collapse_share",
+            "collapse_share_or_faint",
+            "collapse_share_or_identical",
             "turns_mean",
             "answered_share",
             "malformed_share",
@@ -65,7 +67,7 @@ def stop_criteria(stop: Any, where: str) -> dict[str, float]:
     if not isinstance(stop, dict):
         raise InputError(
             f"{where}: `stop` must hold metric: value, for instance {{training_iteration: 60}}, found "
-            f"{stop!r}."
+            f"{shown(stop)}."
         )
     flat = {}
     for key, value in stop.items():
@@ -75,9 +77,9 @@ def stop_criteria(stop: Any, where: str) -> dict[str, float]:
             else [(key, value)]
         )
         for name, number in pairs:
-            if name not in STOP_METRICS and not _STOP_PER_HOP.fullmatch(name):
+            if name not in STOP_METRICS and not _STOP_PER_HOP.fullmatch(str(name)):
                 raise unknown_key("stop", name, STOP_METRICS, where)
-            if isinstance(number, bool) or not isinstance(number, int | float):
-                raise InputError(f"{where}: `stop.{name}` must be a number, found {number!r}.")
+            if isinstance(number, bool) or not isinstance(number, int | float) or number != number:
+                raise InputError(f"{where}: `stop.{name}` must be a number, found {shown(number)}.")
             flat[name] = number
     return flat

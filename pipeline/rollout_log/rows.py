@@ -162,6 +162,7 @@ def _group_row(group, keys: dict) -> dict[str, Any]:
         "collapsed_outcome",
         "collapsed",
         "collapsed_or_faint",
+        "collapsed_or_identical",
     )
     return keys | {column: _plain(getattr(group, column)) for column in columns}
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
-"""1: the first. 2: the table `tokens`; `failed` and `credits` of `tool_calls`."""
+SCHEMA_VERSION = 3
+"""1: the first. 2: the table `tokens`; `failed` and `credits` of `tool_calls`. 3: `collapsed_or_identical` of
+`groups`."""
 
 VERSION_KEY = b"igpo.schema_version"
 DESCRIPTION_KEY = b"description"
@@ -281,6 +282,11 @@ GROUPS = _schema(
             "collapsed_or_faint",
             pa.bool_(),
             "`collapsed`, or collapsed under the outcome with a gain std below 1e-3.",
+        ),
+        Column(
+            "collapsed_or_identical",
+            pa.bool_(),
+            "`collapsed`, or all rollouts are equal token for token; null in logs of versions 1 and 2.",
         ),
     ],
 )

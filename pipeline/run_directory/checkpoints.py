@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from envs.durable import remove_leftovers, sync_folder, write_folder
+from envs.durable import remove_leftovers, sync_folder, write_folder, write_text
 from envs.errors import InputError
 from pipeline.run_directory.directory import read_json
 
@@ -73,14 +73,14 @@ class Checkpoints:
         Args:
             algorithm: what is saved.
             iteration: its iteration.
-            note: JSON that is stored with it.
+            note: JSON that is stored with it, newly also where the iteration is saved already.
             best: make it `best` too.
             before_it_counts: called when everything but the names is on disk; it waits for data that must be
                 on disk before the checkpoint.
         """
         final = self.folder / f"iteration_{iteration:06d}"
+        content = {"schema_version": SCHEMA_VERSION, "algorithm": "IGPO", "iteration": iteration, **note}
         if self.last != final.resolve():
-            content = {"schema_version": SCHEMA_VERSION, "algorithm": "IGPO", "iteration": iteration, **note}
 
             def fill(folder: Path) -> None:
                 algorithm.save_to_path(str(folder))
@@ -99,6 +99,7 @@ class Checkpoints:
             self._link("last", final)
         else:
             before_it_counts()
+            write_text(final / NOTE, json.dumps(content, indent=2))
         if best:
             self._link("best", final)
         sync_folder(self.folder)

@@ -22,6 +22,7 @@ METRIC_NAMES = {
     "collapse_share_outcome": "collapse/outcome",
     "collapse_share": "collapse/final",
     "collapse_share_or_faint": "collapse/final_or_faint",
+    "collapse_share_or_identical": "collapse/final_or_identical",
     "loss": "learner/loss",
     "kl": "learner/kl",
     "entropy": "learner/entropy",

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from algorithms.igpo.iteration_record import IterationRecord
 from pipeline.evaluation.intervals import Scores, load_scores, save_scores, scores_of
+from pipeline.evaluation.selection import COMPARED, SELECTION, Selection
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.training.interrupts import Interrupts
 from pipeline.training.run_logger import HELDOUT, RunLogger
 
 if TYPE_CHECKING:
+    from envs.search.trajectory import Rollout
     from pipeline.experiment.experiment import CheckpointSettings
     from pipeline.run_directory.directory import RunDirectory
     from pipeline.training.progress import Progress
@@ -83,6 +85,7 @@ class TrainingLoop:
         self._before = load_scores(self.run.path / HELDOUT_BEFORE)
         last = load_scores(self.run.path / HELDOUT_LAST)
         # Scores beyond the checkpoint are of a dead attempt, and superseded as its log rows are.
+        self._compared = [i for i in self.run.metadata.get(COMPARED, ()) if i <= self.algorithm.iteration]
         self._after = last if last and last[0] <= self.algorithm.iteration else None
 
     def run_to_end(self) -> Ending:
@@ -164,6 +167,8 @@ class TrainingLoop:
     def _note_evaluation(self, iteration: int, scores: Mapping[str, float]) -> bool:
         """Keeps and shows held-out scores; True where they are the best so far."""
         self._after = self._keep(HELDOUT_LAST, iteration)
+        self._compared.append(iteration)
+        self.run.note(**{COMPARED: self._compared})
         is_best = self._best_score is None or scores[BEST_METRIC] > self._best_score
         if is_best:
             self._best_score = scores[BEST_METRIC]
@@ -175,10 +180,12 @@ class TrainingLoop:
         disk.
         """
         self.run_logger.log.flush()
-        newest = next(record for record in reversed(self.algorithm.records) if record.split == HELDOUT)
-        scores = scores_of(newest.rollouts)
+        scores = scores_of(self._newest_heldout())
         save_scores(self.run.path / name, iteration, scores)
         return iteration, scores
+
+    def _newest_heldout(self) -> list[Rollout]:
+        return next(r.rollouts for r in reversed(self.algorithm.records) if r.split == HELDOUT)
 
     def _save(self, *, best: bool) -> None:
         metadata = self.run.metadata
@@ -187,6 +194,9 @@ class TrainingLoop:
             "attempt": len(metadata["attempts"]),
             "best_score": self._best_score,
         }
+        if best:
+            questions = (rollout.question for rollout in self._newest_heldout())
+            note[SELECTION] = Selection.of(questions, BEST_METRIC, self._compared).note()
         self._checkpoints.save(
             self.algorithm,
             self.algorithm.iteration,

@@ -138,8 +138,8 @@ def train_1():
         rollout("r4", "g2", Q2, r4, text="Bob", f1=0.5),
     ]
     groups = [
-        GroupCredit("g1", "q1", 2, 0.5, 0.5, 4, 0.625, 1.1388041973930374, False, False, False),
-        GroupCredit("g2", "q2", 2, 0.0, 0.0, 2, 0.0, 1.0, True, False, False),
+        GroupCredit("g1", "q1", 2, 0.5, 0.5, 4, 0.625, 1.1388041973930374, False, False, False, False),
+        GroupCredit("g2", "q2", 2, 0.0, 0.0, 2, 0.0, 1.0, True, False, False, False),
     ]
     return IterationRecord(
         1, "train", 7, rollouts, credit, groups, {"generate": 3.0, "learn": 1.0, "total": 4.5}
@@ -169,7 +169,7 @@ def train_2():
         ),
         rollout("r6", "g3", Q1, [cut_off], outcome=-1.0, termination=Termination.TOKEN_LIMIT),
     ]
-    groups = [GroupCredit("g3", "q1", 2, -1.0, 0.0, 1, 0.0, 0.0, True, True, True)]
+    groups = [GroupCredit("g3", "q1", 2, -1.0, 0.0, 1, 0.0, 0.0, True, True, True, True)]
     return IterationRecord(
         2, "train", 8, rollouts, credit, groups, {"generate": 1.0, "learn": 1.0, "total": 2.5}
     )

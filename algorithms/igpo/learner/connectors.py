@@ -22,6 +22,7 @@ from algorithms.credit.config import AliasRule
 from algorithms.igpo.iteration_record import GroupCredit, TurnCredit
 from algorithms.igpo.learner.groups import (
     BATCH_WIDE,
+    are_identical,
     decision_tokens,
     rollout_of,
     split_groups,
@@ -102,6 +103,7 @@ class TurnLevelAdvantages(ConnectorV2):
         if kept:
             shared_data[CREDIT] = self._assign(
                 [[rollout_of(episode) for episode in members] for members in kept.values()],
+                [are_identical(members) for members in kept.values()],
                 shared_data[NUMBERS],
             )
         if metrics is not None:
@@ -111,7 +113,7 @@ class TurnLevelAdvantages(ConnectorV2):
         return batch
 
     def _assign(
-        self, groups: list[list[Rollout]], numbers: dict[str, Any]
+        self, groups: list[list[Rollout]], identical_P: list[bool], numbers: dict[str, Any]
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         rollouts = [rollout for members in groups for rollout in members]
         batch = turn_batch([scored_rollout(rollout) for rollout in rollouts], self.credit, self.alias_rule)
@@ -154,6 +156,7 @@ class TurnLevelAdvantages(ConnectorV2):
                     collapsed_outcome=bool(s.collapsed_outcome_P[k]),
                     collapsed=bool(s.collapsed_P[k]),
                     collapsed_or_faint=bool(s.collapsed_or_noise_P[k]),
+                    collapsed_or_identical=bool(s.collapsed_P[k]) or identical_P[k],
                 )
             )
         return {

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from algorithms.credit import batch_outcome_statistics
-from algorithms.igpo.learner.token_batch import timesteps
+from algorithms.igpo.learner.token_batch import timesteps, turn_tokens
 from envs.search.trajectory import Rollout
 
 MIN_GROUP = 2
@@ -54,6 +54,25 @@ def kept_episodes(episodes: Sequence[Any]) -> list[Any]:
     """Returns the episodes that are trained on, group after group."""
     kept, _ = split_groups(episodes)
     return [episode for members in kept.values() for episode in members]
+
+
+def are_identical(members: Sequence[Any]) -> bool:
+    """Whether all episodes of a group hold the same tokens, turn by turn: written, and read before that.
+
+    What came back after the last decision does not count, because nothing was written on it.
+    """
+
+    def tokens(episode) -> list[tuple]:
+        turns = turn_tokens([episode])
+        return [
+            (turn.agent, step.context_ids_C.tolist(), step.decision_ids_L.tolist())
+            for turn in rollout_of(episode).turns
+            for step in [turns[rollout_of(episode).id, turn.index]]
+        ]
+
+    first, *others = members
+    expected = tokens(first)
+    return all(tokens(episode) == expected for episode in others)
 
 
 def decision_tokens(episode) -> dict[str, int]:

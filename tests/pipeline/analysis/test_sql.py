@@ -52,7 +52,7 @@ def one_turn(iteration):
 
 NAMED = {
     # Group g2 collapses under the outcome and is rescued; g3 collapses whatever is done.
-    "advantage_collapse": [(1, 2, 0.5, 0.0, 0.0, 0.5), (2, 1, 1.0, 1.0, 1.0, 0.0)],
+    "advantage_collapse": [(1, 2, 0.5, 0.0, 0.0, 0.5, 0.0), (2, 1, 1.0, 1.0, 1.0, 0.0, 1.0)],
     # Half widths: 1.96 * std([1, 0]) / sqrt(2) and 1.96 * std([0.5, 0]) / sqrt(2).
     "learning_curve": [
         ("heldout", 1, 2, 2, 0.5, 1.96 / 2, 0.5, 0.5, 0.5, 0.5),

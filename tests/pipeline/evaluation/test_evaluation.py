@@ -2,6 +2,7 @@
 are told."""
 
 import io
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,8 @@ from envs.errors import InputError
 from envs.search.trajectory import ActionKind, Rollout, Termination, ToolCall, Turn
 from pipeline.evaluation.evaluation import evaluate, report
 from pipeline.evaluation.saved_policy import open_policy
+from pipeline.evaluation.selection import COMPARED, SELECTION, Selection
+from pipeline.run_directory.checkpoints import Checkpoints
 
 DOWN = "the search failed: the server 127.0.0.1:8000 can't be reached (Connection refused)"
 METRICS = ("f1_paper", "em_paper", "f1_squad", "em_squad", "f1_chars")
@@ -59,6 +62,58 @@ def test_a_few_failures_are_told():
     report(done, console)
     assert "1.00 turns on average; errors in 20.0% of tool calls" in console.file.getvalue()
     assert done.summary()["tool_error_share"] == pytest.approx(0.2)
+
+
+def make_best(run, *, iterations=(2, 4), noted=True):
+    """A run's folder whose checkpoint of iteration 2 is `best`, chosen on the first six questions."""
+    note = {"run_id": "r", "best_score": 0.5}
+    if noted:
+        note[SELECTION] = Selection.of(QUESTIONS[:6], "em_squad", [2]).note()
+    (run / "checkpoints").mkdir(parents=True)
+    saver = SimpleNamespace(save_to_path=lambda path: None)
+    checkpoints = Checkpoints(run / "checkpoints", None)
+    checkpoints.save(saver, 2, note, best=True)
+    checkpoints.save(saver, 4, {"run_id": "r", "best_score": 0.5})
+    (run / "run.json").write_text(json.dumps({"run_id": "r", **({COMPARED: iterations} if noted else {})}))
+    return run / "checkpoints"
+
+
+def said(source, questions):
+    opened = policy(failures=0)
+    opened.source = str(source)
+    done, console = evaluate(opened, questions), Console(file=io.StringIO(), width=400)
+    report(done, console)
+    return console.file.getvalue().splitlines()[-1], done.summary()["chosen"]
+
+
+def test_the_questions_that_chose_best_are_named_where_they_are_asked_again(tmp_path):
+    folder = make_best(tmp_path / "run")
+    line, chosen = said(folder / "best", QUESTIONS)
+    assert line == (
+        "`best` was chosen by em_squad on 6 questions, among 2 iterations (2, 4). 6 of the 10 questions here "
+        "are among them, so this score is too good on average: ask others with --questions."
+    )
+    assert chosen == {
+        "metric": "em_squad", "questions": 6, "asked_again": 6, "asked": 10, COMPARED: [2, 4],
+    }  # fmt: skip
+    assert said(folder / "best", QUESTIONS[6:])[0].endswith("None of them is asked here.")
+    moved = tmp_path / "moved"
+    (folder / "iteration_000002").rename(
+        moved
+    )  # without its run: it knows what was compared when it was saved
+    assert said(moved, QUESTIONS)[1][COMPARED] == [2]
+
+
+def test_a_checkpoint_that_was_not_chosen_says_nothing_of_it(tmp_path):
+    line, chosen = said(make_best(tmp_path / "run") / "last", QUESTIONS)
+    assert chosen is None and line.startswith("rollouts: ")
+    assert said("mine", QUESTIONS)[1] is None
+
+
+def test_best_of_an_old_run_says_what_it_knows(tmp_path):
+    line, chosen = said(make_best(tmp_path / "run", noted=False) / "best", QUESTIONS)
+    assert line.startswith("`best` was chosen by its held-out em_squad; this run did not note on which")
+    assert chosen["questions"] is chosen["asked_again"] is chosen[COMPARED] is None
 
 
 def test_a_filter_by_scores_does_not_keep_them_from_being_made(tmp_path, monkeypatch):

@@ -73,3 +73,11 @@ def test_the_user_s_number_of_minibatches_wins_over_the_preset_s():
     assert load("igpo.yaml", "preset=gspo", "num_minibatches=1", "num_epochs=2").num_epochs == 2
     with pytest.raises(InputError, match="set num_epochs or num_minibatches above 1"):
         load("igpo.yaml", "preset=gspo", "num_epochs=1", "num_minibatches=1")
+
+
+def test_one_update_per_batch_is_gspo_under_weight_lag():
+    one_update = ("num_epochs=1", "num_minibatches=1", "num_env_runners=1")
+    config = load("igpo.yaml", "preset=gspo", *one_update, "max_weight_lag=1")
+    assert (config.num_minibatches, config.loss_settings().ratio_level) == (1, "sequence")
+    with pytest.raises(InputError, match="or max_weight_lag to 1"):
+        load("igpo.yaml", "preset=gspo", *one_update, "max_weight_lag=0")

@@ -221,7 +221,7 @@ def test_parts_merge_every_n_iterations_and_at_the_end(tmp_path):
     schema = pq.read_schema(tmp_path / merged.path)
     assert schema.names == TABLES["turns"].names
     assert (schema.metadata[VERSION_KEY], schema.field("gain").metadata) == (
-        b"2",
+        b"3",
         TABLES["turns"].field("gain").metadata,
     )
     assert pq.ParquetFile(tmp_path / merged.path).metadata.row_group(0).column(0).compression == "ZSTD"
@@ -451,8 +451,8 @@ def test_files_of_an_older_schema_read_as_null_and_merge(tmp_path):
 def test_a_log_of_version_1_is_read_and_mended(tmp_path):
     write_all(tmp_path, iterations=[1])
     text = (tmp_path / MANIFEST).read_text()
-    assert '"schema_version": 2' in text  # Version 1 had the same tables but `tokens`, and rows that say 1.
-    (tmp_path / MANIFEST).write_text(text.replace('"schema_version": 2', '"schema_version": 1'))
+    assert '"schema_version": 3' in text  # Version 1 had the same tables but `tokens`, and rows that say 1.
+    (tmp_path / MANIFEST).write_text(text.replace('"schema_version": 3', '"schema_version": 1'))
     store = RolloutLogStore(tmp_path, "run-1")
     for name in ("turns", "episodes"):
         (file,) = store.manifest.of(name)
@@ -463,8 +463,20 @@ def test_a_log_of_version_1_is_read_and_mended(tmp_path):
         )
     store.close()
     compact(tmp_path)
-    assert [row["schema_version"] for row in read(tmp_path, "turns")] == [2, 1]
-    assert load_manifest(tmp_path).schema_version == 2 and read(tmp_path, "tokens") == []
+    assert [row["schema_version"] for row in read(tmp_path, "turns")] == [3, 1]
+    assert load_manifest(tmp_path).schema_version == 3 and read(tmp_path, "tokens") == []
+
+
+def test_groups_of_version_2_have_no_third_count_of_collapse(tmp_path):
+    write_all(tmp_path)
+    store = RolloutLogStore(tmp_path, "run-1")
+    (file,) = store.manifest.of("groups")
+    old = pq.read_table(tmp_path / file.path).drop_columns(["collapsed_or_identical"])
+    store.append({"groups": old}, "v2")
+    store.close()
+    compact(tmp_path)
+    values = [row["collapsed_or_identical"] for row in read(tmp_path, "groups")]
+    assert None not in values[: old.num_rows] and values[old.num_rows :] == [None] * old.num_rows
 
 
 def test_a_log_of_a_newer_version_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from envs.data.question import Question
 from envs.search.trajectory import Rollout, Termination
 from pipeline.evaluation.intervals import Score, load_scores, paired_difference
 from pipeline.experiment.experiment import CheckpointSettings
-from pipeline.run_directory.checkpoints import Checkpoints
+from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import RunDirectory
 from pipeline.training.loop import TrainingLoop, reached
 from pipeline.training.progress import Progress, before_and_after, describe, duration
@@ -171,6 +171,16 @@ def test_a_run_from_start_to_end(setting):
     assert np.mean([score.em for score in ending.after.values()]) == pytest.approx(0.7)
     text = output.getvalue()
     assert "iteration 3/6 · EM 0.500 · F1 0.600 · gain +0.010 · ETA" in text and "best so far" in text
+
+
+def test_the_best_checkpoint_says_what_chose_it(setting):
+    run, make, _ = setting
+    make(FakeAlgorithm(em_of=lambda i: {0: 0.1, 2: 0.5, 4: 0.9, 6: 0.7}.get(i, 0.0))).run_to_end()
+    compared = run.metadata["compared_iterations"]
+    chosen = read_note(run.checkpoints / "best")["selection"]
+    assert compared == [2, 4, 6] and chosen["compared_iterations"] == [2, 4]
+    assert chosen["metric"] == "em_squad" and len(chosen["questions"]) > 0
+    assert "selection" not in read_note(run.checkpoints / "last")
 
 
 def test_the_log_is_on_disk_before_a_checkpoint_counts(setting, monkeypatch):

@@ -106,6 +106,40 @@ def test_credit_is_kept_for_the_log():
     assert group.outcome_mean == 0.5 and not group.collapsed
 
 
+@pytest.mark.parametrize("identical", [True, False])
+def test_a_group_of_identical_rollouts_counts_as_collapsed_the_third_time(identical):
+    """Equal tokens in every turn: the gains rank the turns of one rollout, and no rollout above another."""
+
+    def episode(name):
+        rng = np.random.default_rng(0)  # the same prompt and observations
+        tokens = [[1, 2], [3, 4], [5, 6 if identical or name == "a" else 7]]
+        return make_episode(
+            name, "g", ["s"] * 3, outcome=0.0, scores=[-3.0, -2.0, -1.5], rng=rng, tokens=tokens
+        )
+
+    notes, _ = run([episode("a"), episode("b")])
+    (group,) = notes.groups
+    assert group.collapsed_outcome and not group.collapsed and not group.collapsed_or_faint
+    assert group.collapsed_or_identical is identical
+
+
+def test_what_was_read_counts_among_the_tokens_of_a_rollout():
+    episodes = [
+        make_episode(
+            name,
+            "g",
+            ["s"] * 2,
+            outcome=0.0,
+            scores=[-3.0, score],
+            rng=np.random.default_rng(seed),
+            tokens=[[1, 2], [3]],
+        )
+        for seed, (name, score) in enumerate((("a", -2.0), ("b", -1.0)))
+    ]
+    notes, _ = run(episodes)
+    assert not notes.groups[0].collapsed_or_identical
+
+
 def test_clip_scale_of_a2tgpo_reaches_its_tokens():
     episodes = make_batch()
     notes, batch = run(episodes, credit=get_preset("a2tgpo").credit)
