@@ -5,6 +5,7 @@ definition.
 import json
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -104,7 +105,8 @@ def write_log(folder, rollouts_of, *, preset="igpo", env=ENV, damage=lambda roll
             numbers = batch_wide_numbers(episodes)
             for episode in episodes:
                 episode.custom_data[BATCH_WIDE] = numbers
-            connector(rl_module=None, batch={}, episodes=episodes, shared_data={})
+            with patch("algorithms.igpo.learner.connectors.are_identical", return_value=False):  # no tokens
+                connector(rl_module=None, batch={}, episodes=episodes, shared_data={})
             damage(rollouts)
             log.write(
                 IterationRecord(iteration, "train", 0, rollouts, notes.credit, notes.groups),
