@@ -64,17 +64,21 @@ def make_config(*, runners: int = 0, learners: int = 0, runner=None, learner=Non
         IGPOConfig()
         .environment("search", env_config={"world": world, "max_turns": 3})
         .training(model_path="tiny", prompts_per_iteration=2, group_size=2, engine={"kind": "transformers"})
-        .env_runners(num_env_runners=runners, env_runner_cls=runner)
+        .env_runners(num_env_runners=runners)
         .learners(num_learners=learners)
     )
-    return config.training(learner_class=learner) if learner else config
+    if runner:
+        config.env_runners(env_runner_cls=runner)
+    if learner:
+        config.learners(learner_class=learner)
+    return config
 
 
 @pytest.mark.slow
 def test_what_does_not_start_is_told_by_its_cause():
     import ray
 
-    from algorithms.igpo.learner.learner import IGPOLearner
+    from algorithms.igpo.learner.learner import IGPOTorchLearner
     from envs.runner.env_runner import IGPOEnvRunner
 
     def broken(error: Exception, index: int | None = None):
@@ -88,7 +92,7 @@ def test_what_does_not_start_is_told_by_its_cause():
 
         return Broken
 
-    class BrokenLearner(IGPOLearner):
+    class BrokenLearner(IGPOTorchLearner):
         def build(self):
             raise ImportError("no kernels for this machine")
 

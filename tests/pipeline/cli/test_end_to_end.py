@@ -174,10 +174,11 @@ def test_sigterm_to_every_process_of_a_run_ends_it_as_ctrl_c_does(folder):
 
 def test_ctrl_c_twice_stops_at_once_and_the_run_goes_on(folder):
     """The second comes while an iteration is under way: nothing is saved, and nothing that was is lost."""
-    slow = ("--set", "prompts_per_iteration=400", "--set", "env_config.world.train_questions=1000")
+    slow = ("--set", "prompts_per_iteration=100")
     command = ("train", "file", "demo.yaml", *slow, "--stop", '{"training_iteration": 1000}')
     run = Command(folder, *command)
     run.wait_for_iteration()
+    time.sleep(1.0)  # its checkpoint is written, and the next one has begun
     os.killpg(run.process.pid, signal.SIGINT)
     run.wait_for("once more stops at once")
     left, pressed = run.descendants(""), time.monotonic()
