@@ -108,7 +108,8 @@ class IGPOConfig(IGPOSettings):
         """Sets the estimator, the batch and the update.
 
         Args:
-            preset: name of the estimator, one of `algorithms.credit.PRESETS`.
+            preset: name of the estimator, one of `algorithms.credit.PRESETS`, or `module:function` of one's
+                own.
             credit: dict of `CreditConfig` fields that differ from the preset's, such as `{"gamma": 0.95}`.
             loss: dict of `LossSettings` fields that differ from the preset's, such as `{"clip_high": 0.28}`.
             belief_policy: whose belief is scored, "current" or "reference".

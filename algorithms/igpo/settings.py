@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.utils.annotations import override
 
-from algorithms.credit import CREDIT_FIELDS, CreditConfig, Preset, get_preset, without_removed
+from algorithms.credit import CREDIT_FIELDS, CreditConfig, Preset, find_preset, without_removed
 from algorithms.igpo.guards import MAX_LOGP_GAP
 from algorithms.igpo.loss_settings import LOSS_FIELDS, LossSettings
 from algorithms.igpo.renamed import RenamedSetting, with_new_names
@@ -64,7 +64,7 @@ class IGPOSettings(AlgorithmConfig):
         # Credit (definitions: Belief and information gain; definitions: From rewards to advantages);
         # `algorithms.credit.CreditConfig` defines the settings and lists their values.
         self.preset: str = "igpo"
-        """Name of the estimator, one of `algorithms.credit.PRESETS`."""
+        """Name of the estimator, one of `algorithms.credit.PRESETS`, or `module:function` of one's own."""
         self.gain_basis: str | None = None
         """g_t from log-probs, probabilities or log ratios of the remaining gap."""
         self.gap_eps: float | None = None
@@ -186,7 +186,7 @@ class IGPOSettings(AlgorithmConfig):
     def preset_settings(self) -> Preset:
         """The `Preset` called `preset`. Raises InputError where there is none."""
         try:
-            return get_preset(self.preset)
+            return find_preset(self.preset)
         except ValueError as error:
             raise InputError(str(error)) from error
 

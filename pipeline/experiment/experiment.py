@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from algorithms.credit import PRESETS, CreditConfig, without_removed
+from algorithms.credit import CreditConfig, find_preset, without_removed
 from algorithms.igpo.loss_settings import LossSettings
 from algorithms.igpo.renamed import RENAMED
 from envs.engine.base import EngineSettings
@@ -118,7 +118,8 @@ class Experiment:
                 raise InputError(f"{where}: `config.{key}` has no effect here: {WITHOUT_EFFECT[key]}.")
             if key not in RENAMED and config._translate_special_keys(key, warn_deprecated=False) not in known:
                 raise unknown_key("config", key, known, where)
-        preset = PRESETS.get(str(self.config.get("preset", config.preset)), PRESETS["igpo"])
+        with usable(where):
+            preset = find_preset(str(self.config.get("preset", config.preset)))
         loss = LossSettings(**preset.loss_changes)
         given = {
             key: value

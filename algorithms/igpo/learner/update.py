@@ -64,6 +64,7 @@ class UpdatingLearner(DistributedLearner):
             self.config.loss_settings(),
             self.notes,
             alias_rule=self.config.env_settings().alias_rule,
+            preset=self.config.preset_settings,
         ):
             self._learner_connector.append(piece)
         self._turn_gaps: dict[tuple[str, int], np.ndarray] = {}
