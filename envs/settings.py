@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import importlib.util
 import re
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
@@ -36,3 +39,55 @@ def known_or_own(*known: str) -> BeforeValidator:
         )
 
     return BeforeValidator(check)
+
+
+class Declared(NamedTuple):
+    """A setting as its source declares it."""
+
+    type: str
+    """The annotation."""
+    default: Any
+    """The value; the source text where it is no plain value, None where there is none."""
+    meaning: str
+    """The docstring below it, in one line."""
+
+
+def declared_settings(module: str, owner: str) -> dict[str, Declared]:
+    """Reads the annotated attributes of a class out of the source of its module, without importing that.
+
+    Args:
+        module: dotted name.
+        owner: a class: its attributes, or those that its `__init__` gives to `self`.
+    """
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, module
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    (found,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == owner]
+    bodies = [
+        found.body,
+        *(f.body for f in found.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"),
+    ]
+    declared: dict[str, Declared] = {}
+    for body in bodies:
+        for node, after in zip(body, [*body[1:], None], strict=True):
+            if not isinstance(node, ast.AnnAssign):
+                continue
+            target = node.target
+            is_own = isinstance(target, ast.Name) or (
+                isinstance(target, ast.Attribute) and getattr(target.value, "id", "") == "self"
+            )
+            if is_own and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                name = target.id if isinstance(target, ast.Name) else target.attr
+                declared[name] = Declared(
+                    ast.unparse(node.annotation), _plain(node.value), " ".join(str(after.value.value).split())
+                )
+    return declared
+
+
+def _plain(node: ast.expr | None) -> Any:
+    if node is None:
+        return None
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return ast.unparse(node)

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from algorithms.credit import CreditConfig, find_preset, without_removed
 from algorithms.igpo.loss_settings import LossSettings
-from algorithms.igpo.renamed import RENAMED
+from algorithms.igpo.setting_names import RENAMED
 from envs.engine.base import EngineSettings
 from envs.errors import InputError
 from envs.search.config import SearchEnvSettings, Settings

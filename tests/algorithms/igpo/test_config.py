@@ -11,7 +11,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from algorithms.credit import CREDIT_FIELDS
-from algorithms.igpo import IGPO, IGPOConfig, renamed
+from algorithms.igpo import IGPO, IGPOConfig, setting_names
 from algorithms.igpo.config import SECTIONS
 from algorithms.igpo.loss_settings import LOSS_FIELDS, LossSettings
 from envs.errors import InputError
@@ -124,8 +124,8 @@ def test_copies_keep_whether_the_number_of_minibatches_was_given():
 
 @pytest.fixture
 def warnings(caplog):
-    renamed._warn.cache_clear()
-    caplog.set_level(logging.WARNING, logger="algorithms.igpo.renamed")
+    setting_names._warn.cache_clear()
+    caplog.set_level(logging.WARNING, logger="algorithms.igpo.setting_names")
     return caplog
 
 
