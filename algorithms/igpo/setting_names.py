@@ -128,7 +128,8 @@ WITHOUT_EFFECT: dict[str, str] = {
     "custom_evaluation_function": "evaluation answers the held-out questions",
     **dict.fromkeys(
         _names(
-            """torch_compile_learner torch_compile_learner_what_to_compile torch_compile_learner_dynamo_backend
+            """torch_compile_learner torch_compile_learner_what_to_compile
+torch_compile_learner_dynamo_backend
 torch_compile_learner_dynamo_mode torch_compile_worker torch_compile_worker_dynamo_backend
 torch_compile_worker_dynamo_mode"""
         ),
