@@ -12,7 +12,7 @@ from ray.rllib.utils.annotations import override
 from algorithms.credit import CREDIT_FIELDS
 from algorithms.igpo.guards import MAX_LOGP_GAP
 from algorithms.igpo.loss_settings import LOSS_FIELDS
-from algorithms.igpo.model.lora import LoraSettings
+from algorithms.igpo.model.lora_settings import LoraSettings
 from algorithms.igpo.setting_names import RENAMED
 from algorithms.igpo.settings import IGPOSettings
 from algorithms.igpo.validation import (

@@ -52,8 +52,8 @@ class IGPOSettings(AlgorithmConfig):
         self.compile_learner: bool = False
         """Compile the learner's model with `torch.compile`, which takes half a minute at the start."""
         self.lora: dict[str, Any] | None = None
-        """`algorithms.igpo.model.lora.LoraSettings`, such as `{rank: 16, targets: [q_proj, v_proj]}`; None
-        trains all weights."""
+        """Low-rank adapters, such as `{rank: 16, targets: [q_proj, v_proj]}`; its own section
+        (`algorithms.igpo.model.lora_settings.LoraSettings`). None trains all weights."""
 
         # The batch of one iteration.
         self.prompts_per_iteration: int = 16
@@ -109,8 +109,8 @@ class IGPOSettings(AlgorithmConfig):
         self.adam_eps: float = 1e-8
         """Added to the root of AdamW's mean square before dividing."""
         self.max_weight_lag: int = 0
-        """1: the next batch is sampled while the learner updates, so its weights are one update behind;
-        0: sampling waits for the update."""
+        """0 or 1. 1: the next batch is sampled while the learner updates, so its weights are one update
+        behind; 0: sampling waits for the update."""
         self.tokens_per_micro_batch: int = 8192
         """Most tokens in one forward and backward pass; bounds memory, does not change the update."""
         self.shard_learner: bool = False

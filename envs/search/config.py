@@ -68,9 +68,16 @@ class SearchEnvSettings(Settings):
         description="`f1` (paper dialect), `em`, `f1_squad`, `f1_chars` (for scripts without blanks between "
         "words), or `module:function` of any of answer, golds, question, turns, metadata",
     )
-    format_penalty: float = Field(-1.0, ge=-LARGEST_OUTCOME, le=LARGEST_OUTCOME)
-    truncation_penalty: float = Field(0.0, ge=-LARGEST_OUTCOME, le=LARGEST_OUTCOME)
-    alias_rule: AliasRule = "max"
+    format_penalty: float = Field(
+        -1.0, ge=-LARGEST_OUTCOME, le=LARGEST_OUTCOME, description="outcome of a malformed rollout"
+    )
+    truncation_penalty: float = Field(
+        0.0,
+        ge=-LARGEST_OUTCOME,
+        le=LARGEST_OUTCOME,
+        description="outcome of a rollout that ran out of turns or tokens",
+    )
+    alias_rule: AliasRule = Field("max", description="how the scores of several gold answers become one")
     max_answer_tokens: int = Field(
         32,
         ge=1,

@@ -15,9 +15,11 @@ from envs.user_code import import_function, taken_arguments
 class RoleSettings(Settings):
     """One agent. The first of `roles` speaks first; who speaks next is `envs.search.roles.next_speaker`."""
 
-    name: str = Field(description="agent id")
+    name: str = Field(description="the agent's id")
     instruction: str = Field("", description="its system prompt; empty: the protocol's own for its actions")
-    actions: list[Literal["search", "answer", "message"]] = Field(["search", "answer"], min_length=1)
+    actions: list[Literal["search", "answer", "message"]] = Field(
+        ["search", "answer"], min_length=1, description="what it may do; `search` stands for every tool"
+    )
     policy: str = Field("default_policy", description="the RLModule that speaks for it")
     reads: str | None = Field(None, description="the role whose tool results it sees in that role's place")
     to: str | None = Field(
