@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -91,3 +92,19 @@ def _plain(node: ast.expr | None) -> Any:
         return ast.literal_eval(node)
     except ValueError:
         return ast.unparse(node)
+
+
+def with_declared(docstring: str, sections: dict[str, dict[str, Declared]]) -> str:
+    """Completes the docstring of a method by the settings that its dictionaries may hold.
+
+    Args:
+        docstring: the method's own.
+        sections: the settings, by the argument that holds them.
+    """
+    lines = [inspect.cleandoc(docstring)]
+    for argument, settings in sections.items():
+        lines += ["", f"Fields of `{argument}`, with the values that hold where the preset says nothing:"]
+        lines += [
+            f"    {name} ({one.type} = {one.default!r}): {one.meaning}" for name, one in settings.items()
+        ]
+    return "\n".join(lines)

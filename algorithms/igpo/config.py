@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
@@ -24,7 +23,7 @@ from algorithms.igpo.validation import (
 from envs.engine.models import resolve_model
 from envs.errors import InputError
 from envs.search.environment import TOKENS
-from envs.settings import declared_settings
+from envs.settings import declared_settings, with_declared
 
 SECTIONS = {
     "env_runners": ("engine",),
@@ -314,17 +313,10 @@ class IGPOConfig(IGPOSettings):
 _NO_SETTINGS = ("self", "kwargs", "credit", "loss", "__class__")
 
 
-def _with_fields(method: Any) -> None:
-    """Completes the docstring of `training` by the fields of `credit` and `loss`, as they are declared."""
-    parts = [inspect.cleandoc(method.__doc__)]
-    for name, module, owner in (
-        ("credit", "algorithms.credit.config", "CreditConfig"),
-        ("loss", "algorithms.igpo.loss_settings", "LossSettings"),
-    ):
-        parts.append(f"\nFields of `{name}`, with the values that hold where the preset says nothing:")
-        for field, known in declared_settings(module, owner).items():
-            parts.append(f"    {field} ({known.type} = {known.default!r}): {known.meaning}")
-    method.__doc__ = "\n".join(parts)
-
-
-_with_fields(IGPOConfig.training)
+IGPOConfig.training.__doc__ = with_declared(
+    IGPOConfig.training.__doc__ or "",
+    {
+        "credit": declared_settings("algorithms.credit.config", "CreditConfig"),
+        "loss": declared_settings("algorithms.igpo.loss_settings", "LossSettings"),
+    },
+)

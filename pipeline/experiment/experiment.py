@@ -22,6 +22,7 @@ from envs.engine.base import EngineSettings
 from envs.errors import InputError
 from envs.search.config import SearchEnvSettings
 from pipeline.experiment import file as experiment_file
+from pipeline.experiment.catalogue import catalogue
 from pipeline.experiment.conf_files import resolve_config_path
 from pipeline.experiment.keys import (
     EXPERIMENT_KEYS,
@@ -242,6 +243,10 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
     for variant, choices, sample in experiment_file.expand_variants(config, run.num_samples):
         settings = validated(SearchEnvSettings, variant.get("env_config") or {}, "config.env_config", where)
         validated(EngineSettings, variant.get("engine") or {}, "config.engine", where)
+        given = {key: value for key, value in variant.items() if value is not None}
+        check_types(given, {path: one.default for path, one in catalogue().items()}, where)
+        with usable(where):
+            find_preset(str(variant.get("preset", "igpo")))
         if variant.get("lora") is not None:
             validated(LoraSettings, variant["lora"], "config.lora", where)
         experiments.append(
