@@ -107,7 +107,8 @@ def _own() -> list[Setting]:
     settings = []
     for name, known in declared_settings("algorithms.igpo.settings", "IGPOSettings").items():
         kind = eval(known.type, dict(_NAMES))  # the annotation of a setting of this package
-        settings.append(_setting(name, kind, known.default, known.meaning))
+        more = f" The presets: {', '.join(PRESETS)}." if name == "preset" else ""
+        settings.append(_setting(name, kind, known.default, known.meaning + more))
     return settings
 
 
