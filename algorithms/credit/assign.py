@@ -73,12 +73,15 @@ def assign_credit(
         outcome_alone_N = zscores(batch.outcome_N, group_N, group_P.size)
     if config.normalisation == "joint":
         gains_M, outcome_N = _joint(batch, counted_M, group_N, group_P.size)
-    elif config.normalisation == "returns":
+    elif config.normalisation in ("returns", "joint_returns"):
         gains_M = _return_steps(batch, config, counted_M)
     else:
         gains_M = _normalise_gains(batch, config, counted_M, group_N)
 
-    if config.normalisation == "returns":
+    if config.normalisation in ("returns", "joint_returns"):
+        if config.normalisation == "joint_returns":
+            gains_M[batch.last_N] += batch.outcome_N
+            outcome_N = np.zeros(batch.num_rollouts)
         later_M, _ = discounted_gains(batch, gains_M, config.gamma)
         turn_M = _labels(group_N[batch.rollout_M], batch.role_M, _turn_index(batch))
         later_M = centred(later_M, turn_M, group_N[batch.rollout_M], std_floor=config.std_floor)
@@ -130,6 +133,7 @@ def _outcome_advantage(
     if config.outcome_baseline == "belief":
         # In a group without belief, the mean of the others stands for it: an expectation of the outcome in
         # the outcome's units, too.
+        last_N = _last_belief(batch, "outcome_baseline")
         others_N = leave_one_out(batch.outcome_N, group_N, num_groups)
         return np.where(
             batch.without_belief_N, others_N, batch.outcome_N - _last_belief(batch, "outcome_baseline")

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 GainBasis = Literal["log_prob", "prob", "log_ratio"]
 AliasRule = Literal["first", "max", "mean"]
-Normalisation = Literal["separate", "joint", "turn_index", "scale_only", "returns", "none"]
+Normalisation = Literal["separate", "joint", "turn_index", "scale_only", "returns", "joint_returns", "none"]
 ReturnEnd = Literal["belief", "answered", "outcome"]
 OutcomeBaseline = Literal["group_zscore", "rloo", "batch_zscore", "belief"]
 DepthRescale = Literal["none", "sqrt"]
@@ -137,7 +137,7 @@ class CreditConfig:
                 f"std_floor has no effect with normalisation={self.normalisation!r}: leave it at 0, or use "
                 "'separate', 'turn_index', 'scale_only' or 'returns'"
             )
-        if self.normalisation != "returns":
+        if self.normalisation not in ("returns", "joint_returns"):
             for name, neutral in (("turn_price", 0.0), ("return_end", "belief")):
                 if getattr(self, name) != neutral:
                     raise ValueError(f"{name} needs normalisation='returns'; set it, or leave {name} out")
@@ -145,7 +145,8 @@ class CreditConfig:
             raise ValueError("normalisation='returns' sums the gains itself: use no window, no depth_rescale")
         if self.return_end != "belief" and self.gain_basis != "prob":
             raise ValueError(
-                f"return_end={self.return_end!r} compares belief with an outcome, so it needs gain_basis='prob'"
+                f"return_end={self.return_end!r} compares belief with an outcome, so it needs "
+                "gain_basis='prob'"
             )
         if self.normalisation == "joint" and self.outcome_baseline != "group_zscore":
             raise ValueError(
