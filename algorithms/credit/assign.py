@@ -22,7 +22,8 @@ from algorithms.credit.config import CREDIT_FIELDS, CreditConfig
 from algorithms.credit.normalise import (
     EPS,
     batch_outcome_statistics,
-    centred,
+    deviations,
+    inverse_spread,
     leave_one_out,
     populations,
     zscores,
@@ -71,20 +72,16 @@ def assign_credit(
     outcome_alone_N = outcome_N
     if config.outcome_baseline == "belief":
         outcome_alone_N = zscores(batch.outcome_N, group_N, group_P.size)
+    returns_M = None
     if config.normalisation == "joint":
         gains_M, outcome_N = _joint(batch, counted_M, group_N, group_P.size)
-    elif config.normalisation in ("returns", "joint_returns"):
-        gains_M = _return_steps(batch, config, counted_M)
+    elif config.normalisation == "returns":
+        gains_M, returns_M = _centred_returns(batch, config, counted_M, group_N, group_P.size)
     else:
         gains_M = _normalise_gains(batch, config, counted_M, group_N)
 
-    if config.normalisation in ("returns", "joint_returns"):
-        if config.normalisation == "joint_returns":
-            gains_M[batch.last_N] += batch.outcome_N
-            outcome_N = np.zeros(batch.num_rollouts)
-        later_M, _ = discounted_gains(batch, gains_M, config.gamma)
-        turn_M = _labels(group_N[batch.rollout_M], batch.role_M, _turn_index(batch))
-        later_M = centred(later_M, turn_M, group_N[batch.rollout_M], std_floor=config.std_floor)
+    if returns_M is not None:
+        later_M = returns_M
     elif config.window is None:
         later_M, terms_M = discounted_gains(batch, gains_M, config.gamma)
         if config.depth_rescale == "sqrt":
@@ -133,10 +130,11 @@ def _outcome_advantage(
     if config.outcome_baseline == "belief":
         # In a group without belief, the mean of the others stands for it: an expectation of the outcome in
         # the outcome's units, too.
-        last_N = _last_belief(batch, "outcome_baseline")
         others_N = leave_one_out(batch.outcome_N, group_N, num_groups)
         return np.where(
-            batch.without_belief_N, others_N, batch.outcome_N - _last_belief(batch, "outcome_baseline")
+            batch.without_belief_N,
+            others_N,
+            batch.outcome_N - _last_belief(batch, "outcome_baseline='belief'"),
         )
     if mean is None and batch.num_rollouts:
         mean, std = batch_outcome_statistics(batch.outcome_N)
@@ -200,19 +198,24 @@ def _normalise_gains(
     return gains_M
 
 
-def _return_steps(batch: TurnBatch, config: CreditConfig, counted_M: np.ndarray) -> np.ndarray:
-    """Computes what each turn adds to the return: its gain less the price of a turn; at a final turn, the
-    step from the last belief to what `return_end` says belief ends at.
+def _centred_returns(
+    batch: TurnBatch, config: CreditConfig, counted_M: np.ndarray, group_N: np.ndarray, num_groups: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Computes, in units of the group's spread, the gain of every turn and the sum of the gains from there
+    on, less the mean of this sum over the turns of the group with the same role and index.
+
+    The final turn of a rollout without an answer gets minus its last belief as a gain: such a rollout has no
+    chance to be right any more.
     """
-    step_M = np.where(counted_M, batch.gains_M - config.turn_price, 0.0)
-    if config.return_end != "belief":
-        last_belief_N = _last_belief(batch, "return_end")
-        if config.return_end == "outcome":
-            end_N = batch.outcome_N
-        else:
-            end_N = np.where(batch.turn_limit_N | batch.malformed_N, 0.0, last_belief_N)
-        step_M[batch.last_N] = np.where(batch.without_belief_N, 0.0, end_N - last_belief_N)
-    return step_M
+    gains_M = np.where(counted_M, batch.gains_M, 0.0)
+    owing = np.flatnonzero(batch.unanswered_N & ~batch.without_belief_N)
+    gains_M[batch.last_N[owing]] = -_last_belief(batch, "normalisation='returns'")[owing] if owing.size else 0
+    group_M = group_N[batch.rollout_M]
+    turn_M = _labels(group_M, batch.role_M, _turn_index(batch))
+    return_M, _ = discounted_gains(batch, gains_M, config.gamma)
+    return_M = deviations(return_M, turn_M, int(turn_M.max(initial=-1)) + 1)
+    scale_M = inverse_spread(return_M, group_M, num_groups, config.std_floor)[group_M]
+    return gains_M * scale_M, return_M * scale_M
 
 
 def _labels(*keys: np.ndarray) -> np.ndarray:

@@ -70,26 +70,22 @@ def zscores(
     return np.where(std_X > 0, numerator_X / divisor_X, 0.0)
 
 
-def centred(
-    values_X: np.ndarray, population_X: np.ndarray, pool_X: np.ndarray, *, std_floor: float = 0.0
+def deviations(values_X: np.ndarray, population_X: np.ndarray, num_populations: int) -> np.ndarray:
+    """Subtracts from each x the mean of its population; exactly 0 where all are equal."""
+    return values_X - populations(values_X, population_X, num_populations).mean_S[population_X]
+
+
+def inverse_spread(
+    deviations_X: np.ndarray, pool_X: np.ndarray, num_pools: int, std_floor: float = 0.0
 ) -> np.ndarray:
-    """Computes (x - mean of its population) / (max(spread of its pool, floor) + eps).
+    """Computes 1 / (max(root mean square of the deviations, floor) + eps) of each pool: shape [S].
 
-    The spread of a pool is the root mean square of these differences over all its members, of whatever
-    population. Where it is 0, the result is exactly 0.
-
-    Args:
-        values_X: the values.
-        population_X: label of each value's population, whose mean is subtracted.
-        pool_X: label of each value's pool; a pool holds whole populations.
-        std_floor: least divisor, in units of the values.
+    Exactly 0 where every deviation is 0.
     """
-    num_populations, num_pools = (int(label_X.max(initial=-1)) + 1 for label_X in (population_X, pool_X))
-    difference_X = values_X - populations(values_X, population_X, num_populations).mean_S[population_X]
     count_S = np.bincount(pool_X, minlength=num_pools)
-    square_S = np.bincount(pool_X, weights=difference_X**2, minlength=num_pools)
-    spread_X = np.sqrt(square_S / np.maximum(count_S, 1))[pool_X]
-    return np.where(spread_X > 0, difference_X / (np.maximum(spread_X, std_floor) + EPS), 0.0)
+    square_S = np.bincount(pool_X, weights=deviations_X**2, minlength=num_pools)
+    spread_S = np.sqrt(square_S / np.maximum(count_S, 1))
+    return np.where(spread_S > 0, 1.0 / (np.maximum(spread_S, std_floor) + EPS), 0.0)
 
 
 def leave_one_out(values_X: np.ndarray, population_X: np.ndarray, num_populations: int) -> np.ndarray:

@@ -73,10 +73,6 @@ class IGPOSettings(AlgorithmConfig):
         """Over which gains and outcomes z-scores are taken."""
         self.std_floor: float | None = None
         """Least standard deviation that gains are divided by, in units of the gain basis."""
-        self.turn_price: float | None = None
-        """Price of a further turn within a return, in units of the gain basis."""
-        self.return_end: str | None = None
-        """What the belief of a rollout ends at: belief, answered or outcome."""
         self.gamma: float | None = None
         """Discount per turn of later gains, in [0, 1]."""
         self.outcome_gamma: float | None = None

@@ -107,8 +107,8 @@ def judge(found: Variety) -> Finding:
         advice = "no sample is right, so the outcome teaches nothing: warm the policy up (`igpo warm-start`)"
     elif most < found.needed:
         advice = (
-            f"questions need up to {found.needed} searches and no sample makes more than {most}; what is never "
-            "sampled is never found: warm up on some demonstrations that do (`igpo warm-start`)"
+            f"questions need up to {found.needed} searches and no sample makes more than {most}; what is "
+            "never sampled is never found: warm up on some demonstrations that do (`igpo warm-start`)"
         )
     elif found.identical > found.groups / 2:
         advice = (
