@@ -1,17 +1,21 @@
-"""Functions that a user names by import path, such as an outcome or a tool."""
+"""Functions and classes that a user names by import path, such as an outcome or a tool."""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
-from collections.abc import Callable
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from envs.errors import InputError
 
 
 def import_function(path: str, what: str) -> Callable[..., Any]:
-    """Imports the function at `module:function`.
+    """Imports the function or class at `module:function`. The current folder is searched last.
 
     Args:
         path: the import path.
@@ -24,12 +28,16 @@ def import_function(path: str, what: str) -> Callable[..., Any]:
     module_name, _, function_name = path.partition(":")
     if not module_name or not function_name:
         raise InputError(f"{what} {path!r} must have the form `module:function`")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # a user's own file may fail in any way
+        is_missing = isinstance(error, ModuleNotFoundError)
+        reason = str(error) if is_missing else f"{type(error).__name__}: {error}"
+        cure = ": is its file in this folder, or its folder on PYTHONPATH?" if is_missing else ""
         raise InputError(
-            f"{what} {path!r}: module {module_name!r} can't be imported ({error}): is its folder on "
-            "PYTHONPATH?"
+            f"{what} {path!r}: module {module_name!r} can't be imported ({reason}){cure}"
         ) from error
     function = getattr(module, function_name, None)
     if function is None:
@@ -39,3 +47,52 @@ def import_function(path: str, what: str) -> Callable[..., Any]:
     if not callable(function):
         raise InputError(f"{what} {path!r} is not a function but {type(function).__name__}")
     return function
+
+
+def code_hash(path: str) -> str:
+    """12 hexadecimal digits of SHA-256 over the file of an imported `module:function`."""
+    try:
+        text = inspect.getsource(sys.modules[path.partition(":")[0]])
+    except (OSError, TypeError):  # a module without a file
+        text = path
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def taken_arguments(
+    function: Callable[..., Any], path: str, what: str, offered: Sequence[str], plain: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Chooses the arguments of a user's function by the names of its parameters.
+
+    Args:
+        function: the function.
+        path: its import path, for errors.
+        what: its purpose, for errors.
+        offered: names of the arguments that it may take.
+        plain: names of what it gets in this order where its first parameters have other names.
+
+    Returns:
+        The names to give by position, and those to give by keyword.
+
+    Raises:
+        InputError: it wants something else.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # a function of C says nothing
+        return list(plain), []
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return [], list(offered)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    wanted = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    unknown = [p.name for p in wanted if p.name not in offered]
+    by_place = wanted[: len(plain)] if plain and wanted[: len(plain)] == positional[: len(plain)] else []
+    if unknown and len(by_place) == len(plain) and set(unknown) <= {p.name for p in by_place}:
+        others = [p.name for p in parameters if p not in by_place and p.name in offered]
+        return list(plain), others
+    if unknown:
+        raise InputError(
+            f"{what} {path!r}: its parameter `{unknown[0]}` is not known; it may take {', '.join(offered)}"
+        )
+    if any(p.kind is p.POSITIONAL_ONLY for p in wanted):
+        raise InputError(f"{what} {path!r}: its parameters must be taken by name, without `/`")
+    return [], [p.name for p in parameters if p.name in offered]

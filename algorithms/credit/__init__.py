@@ -11,7 +11,9 @@ from algorithms.credit.assign import NOISE_GAIN_STD, advantages, assign_credit
 from algorithms.credit.batch import Credit, GroupStatistics, TurnBatch
 from algorithms.credit.config import CREDIT_FIELDS, CreditConfig, without_removed
 from algorithms.credit.gains import beliefs_from_scores, gains_from_scores, reduce_aliases
+from algorithms.credit.group import Group, RolloutFacts
 from algorithms.credit.normalise import EPS, batch_outcome_statistics
+from algorithms.credit.own_estimator import find_preset, sample_group
 from algorithms.credit.presets import PRESETS, Preset, get_preset
 from algorithms.credit.scores import ScoredBatch, ScoredRollout, turn_batch
 
@@ -22,8 +24,10 @@ __all__ = [
     "PRESETS",
     "Credit",
     "CreditConfig",
+    "Group",
     "GroupStatistics",
     "Preset",
+    "RolloutFacts",
     "ScoredBatch",
     "ScoredRollout",
     "TurnBatch",
@@ -31,9 +35,11 @@ __all__ = [
     "assign_credit",
     "batch_outcome_statistics",
     "beliefs_from_scores",
+    "find_preset",
     "gains_from_scores",
     "get_preset",
     "reduce_aliases",
+    "sample_group",
     "turn_batch",
     "without_removed",
 ]

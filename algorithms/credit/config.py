@@ -68,7 +68,9 @@ class CreditConfig:
     outcome_gamma: float | None = None
     """Discount per turn of the outcome on its way back from the last turn, in [0, 1]; None: `gamma`."""
     ig_weight: float = 1.0
+    """Weight of the discounted gains in the advantage."""
     outcome_weight: float = 1.0
+    """Weight of the outcome in the advantage."""
     depth_rescale: DepthRescale = "none"
     """`sqrt`: D divided by the square root of its number of terms."""
     ig_gate: IGGate = "off"

@@ -8,6 +8,7 @@ normalised outcome, t = 1..T turns, sums over gain-bearing turns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -40,6 +41,10 @@ class Preset:
     needs_several_updates: bool = False
     """Whether the method would equal another one at one update per batch. Such a run is refused at lag
     0."""
+    estimator: Callable[..., Any] | None = None
+    """A function of one's own in place of the rules of `credit` (`algorithms.credit.group.OwnEstimator`)."""
+    code_hash: str = ""
+    """Names the code of `estimator`; `algorithms.credit.own_estimator.find_preset` sets it."""
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -50,7 +55,7 @@ class Preset:
             for name in CREDIT_FIELDS
             if getattr(self.credit, name) != getattr(defaults, name)
         }
-        own = ("belief_policy", "dynamic_sampling", "num_minibatches")
+        own = ("belief_policy", "dynamic_sampling", "num_minibatches", "code_hash")
         batch = {name: getattr(self, name) for name in own if getattr(self, name) != getattr(Preset, name)}
         return {**credit, **self.loss_changes, **batch, **({"env_config": self.env} if self.env else {})}
 

@@ -11,13 +11,19 @@ from ray.rllib.utils.annotations import override
 from algorithms.credit import CREDIT_FIELDS
 from algorithms.igpo.guards import MAX_LOGP_GAP
 from algorithms.igpo.loss_settings import LOSS_FIELDS
-from algorithms.igpo.model.lora import LoraSettings
-from algorithms.igpo.renamed import RENAMED
+from algorithms.igpo.model.lora_settings import LoraSettings
+from algorithms.igpo.setting_names import RENAMED
 from algorithms.igpo.settings import IGPOSettings
-from algorithms.igpo.validation import check_combinations, check_numbers, map_roles_to_policies
+from algorithms.igpo.validation import (
+    check_combinations,
+    check_effects,
+    check_numbers,
+    map_roles_to_policies,
+)
 from envs.engine.models import resolve_model
 from envs.errors import InputError
 from envs.search.environment import TOKENS
+from envs.settings import declared_settings, with_declared
 
 SECTIONS = {
     "env_runners": ("engine",),
@@ -100,6 +106,13 @@ class IGPOConfig(IGPOSettings):
         group_size=NotProvided,
         max_resample=NotProvided,
         num_minibatches=NotProvided,
+        lr_warmup_iterations=NotProvided,
+        lr_decay=NotProvided,
+        lr_decay_iterations=NotProvided,
+        lr_final_share=NotProvided,
+        weight_decay=NotProvided,
+        adam_betas=NotProvided,
+        adam_eps=NotProvided,
         max_weight_lag=NotProvided,
         max_logp_gap=NotProvided,
         max_tool_error_share=NotProvided,
@@ -108,7 +121,8 @@ class IGPOConfig(IGPOSettings):
         """Sets the estimator, the batch and the update.
 
         Args:
-            preset: name of the estimator, one of `algorithms.credit.PRESETS`.
+            preset: name of the estimator, one of `algorithms.credit.PRESETS`, or `module:function` of one's
+                own.
             credit: dict of `CreditConfig` fields that differ from the preset's, such as `{"gamma": 0.95}`.
             loss: dict of `LossSettings` fields that differ from the preset's, such as `{"clip_high": 0.28}`.
             belief_policy: whose belief is scored, "current" or "reference".
@@ -119,10 +133,18 @@ class IGPOConfig(IGPOSettings):
             group_size: G, rollouts per prompt.
             max_resample: rounds in which `dapo` replaces collapsed groups.
             num_minibatches: updates that one pass over the batch is cut into; None: as the preset says.
+            lr_warmup_iterations: batches over which the learning rate rises to `lr`.
+            lr_decay: how it falls after that, "none", "linear" or "cosine".
+            lr_decay_iterations: number of the batch after which it has fallen.
+            lr_final_share: share of `lr` that is left then.
+            weight_decay: AdamW's weight decay.
+            adam_betas: AdamW's two decay rates.
+            adam_eps: added to the root of AdamW's mean square.
             max_weight_lag: 1 samples the next batch while the learner updates; 0 waits for the update.
             max_logp_gap: largest mean log-prob gap of sampler and learner before the run stops, nats.
             max_tool_error_share: largest share of failed tool calls before the run stops.
-            **kwargs: RLlib's own settings (lr, grad_clip, num_epochs, ...), and any setting of `SECTIONS`.
+            **kwargs: RLlib's own settings (lr, grad_clip, num_epochs, ...), any setting of `SECTIONS`, and
+                the fields of `credit` and `loss` by their names.
 
         Returns:
             This configuration.
@@ -135,7 +157,8 @@ class IGPOConfig(IGPOSettings):
             given = {name: kwargs.pop(name) for name in names if name in kwargs}
             if given:
                 getattr(self, section)(**given)
-        own |= {name: kwargs.pop(name) for name in RENAMED if name in kwargs}
+        direct = (*RENAMED, *CREDIT_FIELDS, *LOSS_FIELDS)
+        own |= {name: kwargs.pop(name) for name in direct if name in kwargs}
         super().training(**kwargs)
         for known, changes in ((CREDIT_FIELDS, credit), (LOSS_FIELDS, loss)):
             for name, value in (changes if changes is not NotProvided else {}).items():
@@ -248,6 +271,8 @@ class IGPOConfig(IGPOSettings):
     @override(AlgorithmConfig)
     def validate(self) -> None:
         """Derives the policies from the roles and checks every setting. Raises InputError or ValueError."""
+        if not self.in_evaluation:
+            check_effects(self, IGPOConfig())
         map_roles_to_policies(self)
         check_numbers(self)
         super().validate()
@@ -286,3 +311,12 @@ class IGPOConfig(IGPOSettings):
 
 
 _NO_SETTINGS = ("self", "kwargs", "credit", "loss", "__class__")
+
+
+IGPOConfig.training.__doc__ = with_declared(
+    IGPOConfig.training.__doc__ or "",
+    {
+        "credit": declared_settings("algorithms.credit.config", "CreditConfig"),
+        "loss": declared_settings("algorithms.igpo.loss_settings", "LossSettings"),
+    },
+)

@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.utils.annotations import override
 
-from algorithms.credit import CREDIT_FIELDS, CreditConfig, Preset, get_preset, without_removed
+from algorithms.credit import CREDIT_FIELDS, CreditConfig, Preset, find_preset, without_removed
 from algorithms.igpo.guards import MAX_LOGP_GAP
 from algorithms.igpo.loss_settings import LOSS_FIELDS, LossSettings
-from algorithms.igpo.renamed import RenamedSetting, with_new_names
+from algorithms.igpo.setting_names import RenamedSetting, with_new_names
 from envs.engine.base import EngineSettings
 from envs.engine.models import resolve_model
 from envs.errors import InputError
@@ -37,6 +37,7 @@ class IGPOSettings(AlgorithmConfig):
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class)
         self.seed: int = 0
+        """Decides the order of the prompts, every sample, and the cut of batches into minibatches."""
 
         # The model; `rl_module` takes these.
         self.model_path: str | None = None
@@ -51,68 +52,23 @@ class IGPOSettings(AlgorithmConfig):
         self.compile_learner: bool = False
         """Compile the learner's model with `torch.compile`, which takes half a minute at the start."""
         self.lora: dict[str, Any] | None = None
-        """`algorithms.igpo.model.lora.LoraSettings`, such as `{rank: 16, targets: [q_proj, v_proj]}`; None
-        trains all weights."""
+        """Low-rank adapters, such as `{rank: 16, targets: [q_proj, v_proj]}`; its own section
+        (`algorithms.igpo.model.lora_settings.LoraSettings`). None trains all weights."""
 
         # The batch of one iteration.
         self.prompts_per_iteration: int = 16
+        """Prompts in one batch."""
         self.group_size: int = 8
         """G, rollouts per prompt; 2 or more."""
         self.max_resample: int = 3
         """Rounds in which `dapo` draws new prompts in place of collapsed groups."""
 
-        # Credit (definitions: Belief and information gain; definitions: From rewards to advantages);
-        # `algorithms.credit.CreditConfig` defines the settings and lists their values.
         self.preset: str = "igpo"
-        """Name of the estimator, one of `algorithms.credit.PRESETS`."""
-        self.gain_basis: str | None = None
-        """g_t from log-probs, probabilities or log ratios of the remaining gap."""
-        self.gap_eps: float | None = None
-        """Offset of the remaining gap under `log_ratio`, nats."""
-        self.normalisation: str | None = None
-        """Over which gains and outcomes z-scores are taken."""
-        self.std_floor: float | None = None
-        """Least standard deviation that gains are divided by, in units of the gain basis."""
-        self.gamma: float | None = None
-        """Discount per turn of later gains, in [0, 1]."""
-        self.outcome_gamma: float | None = None
-        """Discount per turn of the outcome, in [0, 1]."""
-        self.ig_weight: float | None = None
-        """Weight of the discounted gains in the advantage."""
-        self.outcome_weight: float | None = None
-        """Weight of the outcome in the advantage."""
-        self.depth_rescale: str | None = None
-        """Whether a return is divided by the square root of its number of terms."""
-        self.ig_gate: str | None = None
-        """Whether gains of malformed rollouts count."""
-        self.drop_gains_at_turn_limit: bool | None = None
-        """Whether gains of rollouts that used up their turns are dropped."""
-        self.outcome_baseline: str | None = None
-        """Baseline that the outcome is compared with."""
-        self.window: int | None = None
-        """Number of gains in a return; None: all later ones."""
-        self.window_outcome_scale: float | None = None
-        """Scale of the outcome that fills a window at the end of a rollout."""
-        self.turn_clip_scale: float | None = None
-        """Amplitude of the clip bounds' scale per turn, in [0, 1)."""
-
-        # Loss (definitions: Loss); `algorithms.igpo.loss_settings.LossSettings` defines the settings.
-        self.ratio_level: str | None = None
-        """Span of one importance ratio: token, turn or sequence."""
-        self.clip_low: float | None = None
-        """The ratio is clipped to [1 - clip_low, 1 + clip_high]."""
-        self.clip_high: float | None = None
-        """See `clip_low`."""
-        self.dual_clip: float | None = None
-        """Lower bound of the clipped term at negative advantages."""
-        self.kl_coeff: float | None = None
-        """Coefficient of the KL divergence to the reference."""
-        self.entropy_coeff: float | None = None
-        """Coefficient of the entropy bonus."""
-        self.loss_aggregation: str | None = None
-        """How the terms of tokens are averaged."""
-        self.mismatch_cap: float = LossSettings().mismatch_cap
-        """Cap of the weight pi_old / pi_sampler; 0: the weight is 1."""
+        """Name of the estimator, one of `algorithms.credit.PRESETS`, or `module:function` of one's own."""
+        # Credit and loss: `CreditConfig` and `LossSettings` declare these settings. None: as the preset says.
+        for name in (*CREDIT_FIELDS, *LOSS_FIELDS):
+            setattr(self, name, None)
+        self.mismatch_cap = LossSettings().mismatch_cap
 
         # Belief (definitions: Belief and information gain).
         self.belief_policy: ScoringPolicy | None = None
@@ -127,14 +83,34 @@ class IGPOSettings(AlgorithmConfig):
         reference stays the initial policy."""
 
         # The update; `learners` takes the last three.
-        self.lr = 1e-6
-        self.grad_clip = 1.0
-        self.grad_clip_by = "global_norm"
-        self.num_epochs = 1
-        self.num_minibatches = None
+        self.lr: float | list[list[float]] = 1e-6
+        """Learning rate, or RLlib's schedule [[0, lr], [turns sampled, lr], ...]."""
+        self.grad_clip: float | None = 1.0
+        """Bound of the gradient, as `grad_clip_by` says; None: not clipped."""
+        self.grad_clip_by: Literal["value", "norm", "global_norm"] = "global_norm"
+        """Whether each value, the norm of each parameter, or the norm of all of them is bounded."""
+        self.num_epochs: int = 1
+        """Passes over the batch."""
+        self.num_minibatches: int | None = None
+        """Updates that one pass over the batch is cut into; None: as the preset says, mostly 1."""
+        self.lr_warmup_iterations: int = 0
+        """Batches over which the learning rate rises in equal steps to `lr`. Batches count from the first one
+        that the policy learned, before a restored checkpoint too."""
+        self.lr_decay: Literal["none", "linear", "cosine"] = "none"
+        """How the learning rate falls after the warm-up."""
+        self.lr_decay_iterations: int | None = None
+        """Number of the batch after which it has fallen to `lr_final_share`; needed by `lr_decay`."""
+        self.lr_final_share: float = 0.0
+        """Share of `lr` that is left after the decay, in [0, 1]."""
+        self.weight_decay: float = 0.01
+        """AdamW's weight decay, per unit of learning rate (the default is PyTorch's and verl's)."""
+        self.adam_betas: tuple[float, float] = (0.9, 0.999)
+        """AdamW's decay rates of the mean gradient and the mean square, each in [0, 1)."""
+        self.adam_eps: float = 1e-8
+        """Added to the root of AdamW's mean square before dividing."""
         self.max_weight_lag: int = 0
-        """1: the next batch is sampled while the learner updates, so its weights are one update behind;
-        0: sampling waits for the update."""
+        """0 or 1. 1: the next batch is sampled while the learner updates, so its weights are one update
+        behind; 0: sampling waits for the update."""
         self.tokens_per_micro_batch: int = 8192
         """Most tokens in one forward and backward pass; bounds memory, does not change the update."""
         self.shard_learner: bool = False
@@ -152,7 +128,7 @@ class IGPOSettings(AlgorithmConfig):
 
         # Rollouts (`env_runners`), evaluation (`evaluation`) and logs (`reporting`).
         self.engine: dict[str, Any] = {}
-        """`envs.engine.base.EngineSettings`."""
+        """The rollout engine; its own section (`envs.engine.base.EngineSettings`)."""
         self.evaluation_questions: int | None = None
         """Number of held-out questions in an evaluation, the first ones; None: all."""
         self.log_tokens: bool = False
@@ -188,7 +164,7 @@ class IGPOSettings(AlgorithmConfig):
     def preset_settings(self) -> Preset:
         """The `Preset` called `preset`. Raises InputError where there is none."""
         try:
-            return get_preset(self.preset)
+            return find_preset(self.preset)
         except ValueError as error:
             raise InputError(str(error)) from error
 

@@ -10,6 +10,16 @@ from typing import TYPE_CHECKING, Any
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.policy.policy import PolicySpec
 
+from algorithms.igpo.setting_names import (
+    LARGEST_SEED,
+    MAY_BE_NONE,
+    POSITIVE,
+    REAL_FROM,
+    SHARES,
+    WHOLE_FROM,
+    WITHOUT_EFFECT,
+    bounds,
+)
 from envs.errors import InputError
 from envs.search.roles import RolePolicies
 
@@ -18,6 +28,15 @@ if TYPE_CHECKING:
 
 
 CLIPPED_BY = ("value", "norm", "global_norm")
+LR_DECAYS = ("none", "linear", "cosine")
+
+
+def check_effects(config: IGPOSettings, defaults: IGPOSettings) -> None:
+    """Raises InputError for a setting of RLlib that differs from its default and would do nothing."""
+    known = vars(defaults)
+    for name, instead in WITHOUT_EFFECT.items():
+        if name in known and vars(config)[name] != known[name]:
+            raise InputError(f"`{name}` has no effect here: {instead}")
 
 
 def check_combinations(config: IGPOSettings) -> None:
@@ -43,6 +62,34 @@ def check_combinations(config: IGPOSettings) -> None:
         _check_refresh(config)
     if config.grad_clip_by not in CLIPPED_BY:
         raise InputError(f"grad_clip_by is {config.grad_clip_by!r}; use one of {', '.join(CLIPPED_BY)}")
+    _check_optimizer(config)
+
+
+def _check_optimizer(config: IGPOSettings) -> None:
+    betas = config.adam_betas
+    pair = isinstance(betas, list | tuple) and len(betas) == 2
+    if not pair or not all(isinstance(b, Real) and not isinstance(b, bool) and 0 <= b < 1 for b in betas):
+        raise InputError(f"adam_betas is {betas!r}; it must be two numbers from 0 to below 1")
+    if config.lr_decay not in LR_DECAYS:
+        raise InputError(f"lr_decay is {config.lr_decay!r}; use one of {', '.join(LR_DECAYS)}")
+    if isinstance(config.lr, list) and (config.lr_warmup_iterations or config.lr_decay != "none"):
+        raise InputError(
+            "lr is a schedule of its own: leave out lr_warmup_iterations and lr_decay, or give lr as a number"
+        )
+    last = config.lr_decay_iterations
+    if config.lr_decay != "none" and last is None:
+        raise InputError(
+            f"lr_decay {config.lr_decay} needs its end: set lr_decay_iterations, often to the same number as "
+            "stop.training_iteration"
+        )
+    if config.lr_decay != "none" and last is not None and last <= config.lr_warmup_iterations:
+        raise InputError(
+            f"lr_decay_iterations is {last}; it must be above lr_warmup_iterations, "
+            f"{config.lr_warmup_iterations}"
+        )
+    if config.lr_decay == "none" and (last is not None or config.lr_final_share):
+        name = "lr_decay_iterations" if last is not None else "lr_final_share"
+        raise InputError(f"{name} has no effect without lr_decay: set that to linear or cosine")
 
 
 def _check_weight_lag(config: IGPOSettings) -> None:
@@ -128,40 +175,6 @@ def _check_refresh(config: IGPOSettings) -> None:
         )
 
 
-WHOLE_FROM = {
-    "seed": 0,
-    "prompts_per_iteration": 1,
-    "group_size": 2,
-    "max_resample": 0,
-    "num_epochs": 1,
-    "num_minibatches": 1,
-    "tokens_per_micro_batch": 1,
-    "reference_refresh_interval": 0,
-    "num_env_runners": 0,
-    "num_learners": 0,
-    "evaluation_interval": 0,
-    "evaluation_questions": 1,
-}
-"""Whole numbers and the least value of each. A group of one rollout would have no baseline."""
-
-
-REAL_FROM = {
-    "max_logp_gap": 0,
-    "num_cpus_per_env_runner": 0,
-    "num_gpus_per_env_runner": 0,
-    "num_gpus_per_learner": 0,
-}
-"""Other numbers and the least value of each."""
-POSITIVE = ("lr", "grad_clip")
-SHARES = ("max_tool_error_share",)
-"""Numbers from 0 to 1."""
-MAY_BE_NONE = {"max_logp_gap", "grad_clip", "evaluation_interval", "evaluation_questions"}
-
-
-LARGEST_SEED = 2**32 - 1
-"""NumPy's global generator, which RLlib seeds, takes no larger one."""
-
-
 def _check_schedule(value: list) -> None:
     """Raises InputError for an `lr` that is not [[0, lr], [env steps, lr], ...]; RLlib checks the order."""
     for point in value:
@@ -182,18 +195,16 @@ def check_numbers(config: IGPOSettings) -> None:
         number = isinstance(value, Integral if name in WHOLE_FROM else Real) and not isinstance(value, bool)
         number = number and (isinstance(value, Integral) or math.isfinite(value))
         if name in POSITIVE:
-            good, wanted = number and value > 0, "above 0"
+            good = number and value > 0
         elif name in SHARES:
-            good, wanted = number and 0 <= value <= 1, "from 0 to 1"
+            good = number and 0 <= value <= 1
         else:
-            least = {**WHOLE_FROM, **REAL_FROM}[name]
-            kind = "a whole number, " if name in WHOLE_FROM else ""
-            good, wanted = number and value >= least, f"{kind}{least} or more"
+            good = number and value >= {**WHOLE_FROM, **REAL_FROM}[name]
         if name == "seed" and good and value > LARGEST_SEED:
-            good, wanted = False, f"{wanted}, at most {LARGEST_SEED}"
+            good = False
         if not good:
             raise InputError(
-                f"{name} is {value!r}; it must be {wanted}{' (or null)' if name in MAY_BE_NONE else ''}"
+                f"{name} is {value!r}; it must be {bounds(name)}{' (or null)' if name in MAY_BE_NONE else ''}"
             )
 
 

@@ -23,18 +23,22 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 from envs.data.unspaced import split_unspaced
 from envs.errors import InputError
-from envs.user_code import import_function
+from envs.user_code import import_function, taken_arguments
 
 LARGEST_OUTCOME = 1e30
 """Bound of outcomes and penalties; credit refuses larger rewards, whose squares would leave float64."""
 
-AnswerMetric = Callable[[str, Sequence[str]], float]
+AnswerMetric = Callable[..., float]
 """(prediction, golds) -> value."""
+
+OUTCOME_ARGUMENTS = ("answer", "golds", "question", "turns", "metadata", "prediction")
+"""What an outcome of one's own may take, by name. `prediction` is the answer too."""
 
 _PUNCTUATION_TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation, " "))
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -134,12 +138,13 @@ def outcome_function(name: str) -> AnswerMetric:
 
     Args:
         name: `f1` (the paper's), `em`, the full name of a metric, or `module:function` of a user's own. That
-            takes (prediction: str, golds: list of str) and returns a finite number; any other result raises
-            ValueError at the call.
+            takes any of `answer` (or `prediction`), `golds`, `question` (its text), `turns` (of
+            `envs.search.trajectory.Turn`) and `metadata`, and returns a finite number; any other result
+            raises ValueError at the call. Two parameters of other names are answer and golds.
 
     Raises:
         InputError: an unknown name (the message suggests the nearest one), a module that cannot be imported,
-            or no such function.
+            no such function, or one that wants something else.
     """
     if name in OUTCOMES:
         return OUTCOMES[name]
@@ -155,9 +160,21 @@ def outcome_function(name: str) -> AnswerMetric:
 
 def _user_function(path: str) -> AnswerMetric:
     function = import_function(path, "outcome")
+    plain, taken = taken_arguments(function, path, "outcome", OUTCOME_ARGUMENTS, ("answer", "golds"))
 
-    def outcome(prediction: str, golds: Sequence[str]) -> float:
-        value = function(prediction, list(golds))
+    def outcome(
+        prediction: str,
+        golds: Sequence[str],
+        *,
+        question: str = "",
+        turns: Sequence[Any] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> float:
+        offered = {
+            "answer": prediction, "prediction": prediction, "golds": list(golds),
+            "question": question, "turns": turns, "metadata": metadata or {},
+        }  # fmt: skip
+        value = function(*(offered[name] for name in plain), **{name: offered[name] for name in taken})
         try:
             number = float(value)
         except (TypeError, ValueError) as error:

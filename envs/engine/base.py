@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from envs.engine.vllm_arguments import check_arguments
 from envs.settings import Settings
 
 NO_WEIGHTS = -1
@@ -51,6 +52,18 @@ class EngineSettings(Settings):
         "shared_memory",
         description="the learner's weights reach the engines through host memory, or from GPU to GPU",
     )
+    vllm: dict[str, Any] = Field(
+        {},
+        description="further arguments of vLLM, such as {max_num_batched_tokens: 16384}; one that could "
+        "change what is sampled or scored is refused with the reason",
+    )
+
+    @model_validator(mode="after")
+    def _check_vllm(self):
+        if self.vllm and self.kind != "vllm":
+            raise ValueError(f"`vllm` has no effect on kind `{self.kind}`: leave it out")
+        check_arguments(self.vllm)
+        return self
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from envs.engine.base import NO_WEIGHTS, EngineSettings, Generate, Generated, ScoreAnswer, Scored
+from envs.engine.vllm_arguments import make
 from envs.errors import InputError
 
 
@@ -54,7 +55,9 @@ class VLLMEngine:
         self._scores: dict[str, tuple[ScoreAnswer, bool]] = {}
         """Running scores by request id, and whether each may read the prefix cache."""
         shares_gpu = settings.placement == "colocated"
-        self._llm = LLM(
+        self._llm = make(
+            LLM,
+            settings.vllm,
             model=model_path,
             # The weights come from the learner, before the first request: nothing is read from disk twice.
             load_format="dummy",

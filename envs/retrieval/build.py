@@ -20,7 +20,8 @@ def build_retriever(settings: RetrieverSettings, documents: Corpus | Iterable[Do
             server's documents.
 
     Raises:
-        InputError: documents, an encoder, the extra `dense` or a key is missing.
+        InputError: documents, an encoder, the extra `dense` or a key is missing, or a retriever of one's own
+            cannot be imported or made.
     """
     corpus = documents if documents is None or isinstance(documents, Corpus) else Corpus(documents)
     match settings.kind:
@@ -32,6 +33,10 @@ def build_retriever(settings: RetrieverSettings, documents: Corpus | Iterable[Do
             from envs.retrieval.web import WebRetriever
 
             return WebRetriever(settings.web or WebSettings())
+    if settings.is_own:
+        from envs.retrieval.own import OwnRetriever
+
+        return OwnRetriever(settings.kind, settings.arguments, corpus)
     if corpus is None:
         raise InputError(
             f"retriever `{settings.kind}` needs a corpus to search: a JSONL file of id, contents"
@@ -45,6 +50,7 @@ def build_retriever(settings: RetrieverSettings, documents: Corpus | Iterable[Do
             from envs.retrieval.hybrid import HybridRetriever
 
             return HybridRetriever([BM25Retriever(corpus), _dense(corpus, settings.dense)])
+    raise InputError(f"retriever `{settings.kind}` is unknown")
 
 
 def _dense(corpus: Corpus, settings: DenseSettings | None) -> Retriever:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from envs.settings import Settings
+from envs.settings import ImportPath, Settings, known_or_own
 
 
 class DenseSettings(Settings):
@@ -71,8 +71,12 @@ class WebSettings(RemoteSettings):
 class RetrieverSettings(Settings):
     """The kind of the retriever, and the section of that kind; sections of other kinds are not read."""
 
-    kind: Literal["bm25", "dense", "hybrid", "http", "web"] = "bm25"
+    kind: Annotated[
+        Literal["bm25", "dense", "hybrid", "http", "web"] | ImportPath,
+        known_or_own("bm25", "dense", "hybrid", "http", "web"),
+    ] = Field("bm25", description="what finds documents; `module:function` for your own")
     top_k: int = Field(1, ge=1, description="documents shown per query")
+    arguments: dict[str, Any] = Field({}, description="keyword arguments of a retriever of your own")
     dense: DenseSettings | None = Field(None, description="needed by `dense` and `hybrid`")
     http: HTTPSettings | None = Field(None, description="None: the defaults")
     web: WebSettings | None = Field(None, description="None: the defaults")
@@ -83,8 +87,15 @@ class RetrieverSettings(Settings):
         remote = {"http": self.http or HTTPSettings(), "web": self.web or WebSettings()}.get(self.kind)
         return remote.retry_for if remote else 0.0
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a user's own, which may bring its documents itself."""
+        return ":" in self.kind
+
     @model_validator(mode="after")
     def _check(self):
         if self.kind in ("dense", "hybrid") and self.dense is None:
             raise ValueError(f"kind `{self.kind}` needs an encoder: `dense: {{encoder: FOLDER}}`")
+        if self.arguments and not self.is_own:
+            raise ValueError(f"`arguments` are for a retriever of your own, `{self.kind}` takes none")
         return self

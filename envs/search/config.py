@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
@@ -11,7 +11,7 @@ from envs.data.question import AliasRule
 from envs.data.question_filter import QuestionFilter
 from envs.retrieval.config import RetrieverSettings
 from envs.search.roles import RoleSettings, check_roles
-from envs.settings import Settings
+from envs.settings import ImportPath, Settings, known_or_own
 from envs.world.config import WorldSettings
 
 
@@ -39,7 +39,10 @@ class SearchEnvSettings(Settings):
     )
     world: WorldSettings = WorldSettings()
     retriever: RetrieverSettings = RetrieverSettings()
-    protocol: Literal["tiny", "chat_short", "igpo", "search_r1", "chat"] = "tiny"
+    protocol: Annotated[
+        Literal["tiny", "chat_short", "igpo", "search_r1", "chat"] | ImportPath,
+        known_or_own("tiny", "chat_short", "igpo", "search_r1", "chat"),
+    ] = Field("tiny", description="how the policy writes (docs/protocols.md); `module:function` for your own")
     worked_examples: bool = Field(
         True, description="`chat_short` shows some in its prompt; not needed after a warm start"
     )
@@ -47,6 +50,9 @@ class SearchEnvSettings(Settings):
         None, description="folder of the tokenizer; None: the policy's (`model_path`)"
     )
     roles: list[RoleSettings] = Field(default_factory=lambda: [RoleSettings(name="searcher")], min_length=1)
+    next_speaker: ImportPath | None = Field(
+        None, description="`module:function` that says which role speaks next; None: the built-in rule"
+    )
     tools: list[str] = Field(
         ["search"], min_length=1, description="`search`, `open`, `calculator`, or `module:function`"
     )
@@ -60,11 +66,18 @@ class SearchEnvSettings(Settings):
     outcome: str = Field(
         "f1",
         description="`f1` (paper dialect), `em`, `f1_squad`, `f1_chars` (for scripts without blanks between "
-        "words), or module:function of (prediction, golds)",
+        "words), or `module:function` of any of answer, golds, question, turns, metadata",
     )
-    format_penalty: float = Field(-1.0, ge=-LARGEST_OUTCOME, le=LARGEST_OUTCOME)
-    truncation_penalty: float = Field(0.0, ge=-LARGEST_OUTCOME, le=LARGEST_OUTCOME)
-    alias_rule: AliasRule = "max"
+    format_penalty: float = Field(
+        -1.0, ge=-LARGEST_OUTCOME, le=LARGEST_OUTCOME, description="outcome of a malformed rollout"
+    )
+    truncation_penalty: float = Field(
+        0.0,
+        ge=-LARGEST_OUTCOME,
+        le=LARGEST_OUTCOME,
+        description="outcome of a rollout that ran out of turns or tokens",
+    )
+    alias_rule: AliasRule = Field("max", description="how the scores of several gold answers become one")
     max_answer_tokens: int = Field(
         32,
         ge=1,
@@ -79,8 +92,9 @@ class SearchEnvSettings(Settings):
             raise ValueError(f"roles must have different names, got {names}")
         if not any("answer" in role.actions for role in self.roles):
             raise ValueError("no role may `answer`: add `answer` to one role's actions")
-        check_roles(self.roles)
-        if self.corpus == "remote" and self.retriever.kind not in ("http", "web"):
+        check_roles(self.roles, has_rule=self.next_speaker is not None)
+        may_be_remote = self.retriever.kind in ("http", "web") or self.retriever.is_own
+        if self.corpus == "remote" and not may_be_remote:
             raise ValueError(
                 f"retriever `{self.retriever.kind}` searches `corpus`, so that can't be `remote`: give a "
                 "JSONL file"

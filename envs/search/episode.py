@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from envs.data.answer_metrics import answer_metrics
 from envs.data.question import Question
 from envs.search.protocols.base import Action
-from envs.search.roles import RoleSettings, next_speaker
+from envs.search.roles import RoleSettings
 from envs.search.task import SearchTask
 from envs.search.tools.builtin import searched_text
 from envs.search.trajectory import ActionKind, Rollout, Termination, ToolCall, Turn
@@ -180,7 +180,7 @@ class SearchEpisode:
 
     def _next_observation(self, turn: Turn) -> AgentObservation:
         speaker, action = self.agent, self._action
-        listener = next_speaker(self._roles[speaker], action.kind, self._settings.roles)
+        listener = self._task.next_speaker(self._roles[speaker], action.kind, self.rollout)
         if action.kind is ActionKind.TOOL:
             call = turn.tool_calls[0]
             sender, text = ("error", call.error) if call.error else ("tool", call.result_text)
@@ -233,7 +233,7 @@ class SearchEpisode:
         rollout.answer = turn.answer if turn and termination is Termination.ANSWERED else None
         rollout.metrics = answer_metrics(rollout.answer, rollout.question.golds)
         if termination is Termination.ANSWERED:
-            rollout.outcome = float(self._task.outcome(rollout.answer or "", rollout.question.golds))
+            rollout.outcome = float(self._task.reward(rollout, rollout.answer or ""))
         else:
             rollout.outcome = settings.truncation_penalty if rollout.is_truncated else settings.format_penalty
         self.done = True

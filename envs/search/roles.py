@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from pydantic import Field
 
-from envs.search.trajectory import ActionKind
+from envs.search.trajectory import ActionKind, Rollout
 from envs.settings import Settings
+from envs.user_code import import_function, taken_arguments
 
 
 class RoleSettings(Settings):
     """One agent. The first of `roles` speaks first; who speaks next is `envs.search.roles.next_speaker`."""
 
-    name: str = Field(description="agent id")
+    name: str = Field(description="the agent's id")
     instruction: str = Field("", description="its system prompt; empty: the protocol's own for its actions")
-    actions: list[Literal["search", "answer", "message"]] = Field(["search", "answer"], min_length=1)
+    actions: list[Literal["search", "answer", "message"]] = Field(
+        ["search", "answer"], min_length=1, description="what it may do; `search` stands for every tool"
+    )
     policy: str = Field("default_policy", description="the RLModule that speaks for it")
     reads: str | None = Field(None, description="the role whose tool results it sees in that role's place")
     to: str | None = Field(
@@ -58,8 +61,49 @@ def next_speaker(speaker: RoleSettings, kind: ActionKind, roles: Sequence[RoleSe
     return speaker.name
 
 
-def check_roles(roles: Sequence[RoleSettings]) -> None:
-    """Checks the roles against one another.
+RULE_ARGUMENTS = ("speaker", "action", "turns", "roles", "question")
+"""What a rule of one's own may take, by name."""
+
+
+def speaker_rule(
+    path: str | None, roles: Sequence[RoleSettings]
+) -> Callable[[RoleSettings, ActionKind, Rollout], str]:
+    """The rule for who speaks next: `next_speaker`, or a function of one's own at `path`.
+
+    That takes any of `speaker` (a role's name), `action` (`tool`, `message` or `malformed`), `turns` (all so
+    far), `roles` (the names) and `question`, and returns a role's name.
+
+    Raises:
+        InputError: it cannot be imported, or takes something else.
+    """
+    if path is None:
+        return lambda speaker, kind, rollout: next_speaker(speaker, kind, roles)
+    function = import_function(path, "next_speaker")
+    _, taken = taken_arguments(function, path, "next_speaker", RULE_ARGUMENTS)
+    names = [role.name for role in roles]
+
+    def rule(speaker: RoleSettings, kind: ActionKind, rollout: Rollout) -> str:
+        offered = {
+            "speaker": speaker.name, "action": str(kind), "turns": list(rollout.turns),
+            "roles": list(names), "question": rollout.question.text,
+        }  # fmt: skip
+        listener = function(**{name: offered[name] for name in taken})
+        if listener not in names:
+            raise ValueError(
+                f"next_speaker {path!r} returned {listener!r:.60}; return the name of a role: "
+                f"{', '.join(names)}"
+            )
+        if kind is ActionKind.MESSAGE and listener == speaker.name:
+            raise ValueError(
+                f"next_speaker {path!r} gave {listener}'s message back to {listener}; name another role"
+            )
+        return listener
+
+    return rule
+
+
+def check_roles(roles: Sequence[RoleSettings], *, has_rule: bool = False) -> None:
+    """Checks the roles against one another. `has_rule`: a rule of one's own says who speaks next.
 
     Raises:
         ValueError: `reads` or `to` names no other role, two roles read the same one, a message would go back
@@ -76,7 +120,11 @@ def check_roles(roles: Sequence[RoleSettings]) -> None:
                 raise ValueError(
                     f"role {role.name}: `{key}` is {other!r}; name another of the roles {', '.join(names)}"
                 )
-        if "message" in role.actions and next_speaker(role, ActionKind.MESSAGE, roles) == role.name:
+        if (
+            not has_rule
+            and "message" in role.actions
+            and next_speaker(role, ActionKind.MESSAGE, roles) == role.name
+        ):
             raise ValueError(f"role {role.name} may write messages, but to whom? Name the role in `to`")
         readers = [reader.name for reader in roles if reader.reads == role.name]
         if len(readers) > 1:

@@ -16,7 +16,7 @@ from envs.retrieval.build import build_retriever
 from envs.search.config import SearchEnvSettings
 from envs.search.protocols.base import Protocol, ScoringSuffix
 from envs.search.protocols.build import build_protocol
-from envs.search.roles import RolePolicies, RoleSettings, answering_role
+from envs.search.roles import RolePolicies, RoleSettings, answering_role, speaker_rule
 from envs.search.tools.builtin import build_toolbox
 from envs.world.world import build_world
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from envs.data.prompt_sampler import PromptSampler
     from envs.retrieval.base import Retriever
     from envs.search.tools.base import Toolbox
+    from envs.search.trajectory import Rollout
 
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class SearchTask:
 
     Attributes:
         outcome: the function that rewards an answer.
+        next_speaker: the rule for the role that speaks next.
         corpus: the documents; None where only the retriever's server has them.
         protocol: the way of talking to the policy.
 
@@ -64,6 +66,7 @@ class SearchTask:
     def __init__(self, settings: SearchEnvSettings):
         self.settings = settings
         self.outcome = outcome_function(settings.outcome)
+        self.next_speaker = speaker_rule(settings.next_speaker, settings.roles)
         self.corpus, self._questions = _load_data(settings)
         self._toolbox = build_toolbox(settings, lambda: self.retriever, self.corpus)
         self.protocol: Protocol = build_protocol(settings, self.tool_schemas)
@@ -81,6 +84,14 @@ class SearchTask:
     @property
     def heldout_questions(self) -> list[Question]:
         return self._questions.heldout
+
+    def reward(self, rollout: Rollout, answer: str) -> float:
+        """The outcome of a rollout that ends in `answer`. Raises ValueError for what is no usable number."""
+        question = rollout.question
+        if ":" not in self.settings.outcome:
+            return self.outcome(answer, question.golds)
+        facts = {"question": question.text, "turns": list(rollout.turns), "metadata": dict(question.metadata)}
+        return self.outcome(answer, question.golds, **facts)
 
     @cached_property
     def policy_of(self) -> RolePolicies:

@@ -12,13 +12,13 @@ from envs.settings import Settings
 class WorldSettings(Settings):
     """The generated multi-hop world (`corpus: world`): same settings, same bytes on every machine."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="another seed is another world")
     entities: int = Field(100, ge=10, description="number of entities, one document each")
     hops: dict[Annotated[int, Field(ge=1)], Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         default_factory=lambda: {1: 0.15, 2: 0.45, 3: 0.4}, description="share of questions by hops"
     )
-    train_questions: int = Field(1500, ge=1, le=1_000_000)
-    heldout_questions: int = Field(500, ge=1, le=1_000_000)
+    train_questions: int = Field(1500, ge=1, le=1_000_000, description="training questions")
+    heldout_questions: int = Field(500, ge=1, le=1_000_000, description="held-out questions")
     relations: int = Field(
         4, ge=1, le=8, description="kinds of relations between entities; questions have up to one hop more"
     )

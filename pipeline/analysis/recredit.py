@@ -23,14 +23,15 @@ from algorithms.credit import (
     CreditConfig,
     Preset,
     ScoredRollout,
-    assign_credit,
-    get_preset,
+    find_preset,
     turn_batch,
     without_removed,
 )
 from algorithms.credit.config import AliasRule
+from algorithms.credit.own_estimator import assign
 from envs.durable import write_file
 from pipeline.analysis.locate import AnalysisError
+from pipeline.analysis.logged_facts import logged_facts
 from pipeline.analysis.recredit_view import SCHEMA
 from pipeline.analysis.run import Run
 
@@ -66,6 +67,8 @@ class Estimator:
     """Whose belief the estimator is defined on, `current` or `reference`; None: whatever was logged."""
     not_replayed: dict[str, Any]
     """The preset's settings of the loss and of sampling, which had no part in this."""
+    preset: Preset
+    """May hold an estimator of one's own."""
 
 
 def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any] | None = None) -> Estimator:
@@ -82,7 +85,7 @@ def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any
         )
     settings = _settings(run)
     try:
-        base: Preset = get_preset(preset or settings["preset"])
+        base: Preset = find_preset(preset or settings["preset"])
     except ValueError as error:
         raise AnalysisError(str(error)) from error
     own = {name: settings[name] for name in CREDIT_FIELDS if settings.get(name) is not None}
@@ -102,6 +105,7 @@ def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any
         penalties={termination: env[name] for termination, name in penalties.items() if name in env},
         scorer=base.belief_policy if preset and credit.reads_belief else None,
         not_replayed={**base.loss_changes, **batch} if preset else {},
+        preset=base,
     )
 
 
@@ -157,7 +161,9 @@ def recredit(
             try:
                 scored = [scored_rollout(rollout, estimator) for rollout in rollouts]
                 batch = turn_batch(scored, estimator.credit, estimator.alias_rule)
-                credit = assign_credit(batch.turns, estimator.credit)
+                names = [rollout["episode_id"] for rollout in rollouts]
+                facts = logged_facts(run, iteration, names) if estimator.preset.estimator else None
+                credit = assign(estimator.preset, estimator.credit, scored, facts, batch)
             except ValueError as error:
                 raise AnalysisError(f"iteration {iteration} cannot be credited: {error}") from error
             parts.append(_table(rollouts, iteration, credit, schema))

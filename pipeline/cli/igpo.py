@@ -1,7 +1,7 @@
 """`igpo`: the commands around training. `doctor` and `ask` are here, the others in modules of this folder.
 
-Before a run: `doctor`, `estimate`, `data`, `warm-start`, `serve-retriever`. After it: `sql`, `schema`,
-`compact`, `recredit`, `profile`, `report`, `show`, `browse`, `ask`. Over many runs: `study`.
+Before a run: `settings`, `doctor`, `estimate`, `data`, `warm-start`, `serve-retriever`. After it: `sql`,
+`schema`, `compact`, `recredit`, `profile`, `report`, `show`, `browse`, `ask`. Over many runs: `study`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.cli.profile import profile_command
 from pipeline.cli.recredit import recredit_command
 from pipeline.cli.report import report_command
 from pipeline.cli.serve import serve_retriever_command
+from pipeline.cli.settings import settings_command
 from pipeline.cli.show import browse_command, show_command
 from pipeline.cli.sql import compact_command, schema_command, sql_command
 from pipeline.cli.study import study_command
@@ -48,11 +49,13 @@ def doctor(
     from pipeline.logging import configure_logging
 
     configure_logging(verbose)
+    from pipeline.experiment.before_start import check_start
     from pipeline.experiment.experiment import load_experiment
     from pipeline.logging import configure_ray_logging, native_stderr_aside
     from pipeline.terminal import Console
 
     experiment = load_experiment(config, set_)
+    check_start(experiment)
     configure_ray_logging(verbose)
     from pipeline.doctor.checks import cheap_checks
     from pipeline.doctor.findings import Subject, show
@@ -112,6 +115,7 @@ def ask(
         answer(opened, question, console, golds=gold, temperature=temperature, seed=seed)
 
 
+app.command("settings")(settings_command)
 app.command("estimate")(estimate_command)
 app.command("serve-retriever")(serve_retriever_command)
 data_app.command("demonstrations")(demonstrations_command)

@@ -43,6 +43,7 @@ def recredit_command(
     - `igpo recredit last --preset a2tgpo`
     - `igpo recredit last --gamma 0.95` (the run's own estimator, discounted)
     - `igpo recredit runs/igpo/RUN_ID --preset igpo --set gain_basis=prob --set ig_weight=0.5`
+    - `igpo recredit last --preset my_credit:my_estimator` (one of your own)
     - `igpo recredit last` (a check: reproduces the logged advantages)
     """
     from rich.progress import Progress
@@ -63,7 +64,8 @@ def recredit_command(
     console = make_console()
     with open_run(run, runs_dir=runs_dir) as opened:
         estimator = choose_estimator(opened, preset, changes)
-        target = out or opened.locations[0].folder / "recredit" / f"{estimator.name}.parquet"
+        file = estimator.name.replace(":", ".")  # of an estimator of one's own: `module:function`
+        target = out or opened.locations[0].folder / "recredit" / f"{file}.parquet"
         make_room_for(target)
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("crediting", total=len(iterations(opened)))

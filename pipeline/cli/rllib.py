@@ -93,6 +93,7 @@ def train_file(
 
     configure_logging(verbose)
     from envs.errors import InputError
+    from pipeline.experiment.before_start import check_start
     from pipeline.experiment.conf_files import resolve_config_path
     from pipeline.experiment.experiment import load_experiments
 
@@ -115,6 +116,8 @@ def train_file(
     }
     overrides += [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
     experiments = load_experiments(path, overrides, _json_object(stop))
+    for experiment in experiments:
+        check_start(experiment)
 
     from pipeline.training.launch import LaunchOptions, launch
 

@@ -122,7 +122,7 @@ def model(subject: Subject) -> Finding:
 
 def task(subject: Subject) -> Finding:
     """Loads questions and corpus, and checks that they, the tokenizer and the tools go together."""
-    from envs.search.protocols.build import SHOWS_TOOLS
+    from envs.search.protocols.build import SHOWS_TOOLS, shows_tools
     from envs.search.task import SearchTask
 
     loaded = subject.task = SearchTask(subject.config.env_settings())
@@ -138,9 +138,7 @@ def task(subject: Subject) -> Finding:
     counts = f"{documents}, {training:,} training and {heldout:,} held-out questions"
     text = f"{counts}, protocol {loaded.protocol.name}"
     out_of_reach = (
-        []
-        if loaded.protocol.name in SHOWS_TOOLS
-        else [name for name in loaded.settings.tools if name != "search"]
+        [] if shows_tools(loaded.protocol) else [name for name in loaded.settings.tools if name != "search"]
     )
     if out_of_reach:
         use = " or ".join(f"`{name}`" for name in SHOWS_TOOLS)

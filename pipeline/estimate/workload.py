@@ -150,7 +150,7 @@ def _adapter_parameters(model: Any, lora: dict[str, Any]) -> int:
     """Parameters of the adapters that `lora` adds to the linear layers of `model`."""
     import torch
 
-    from algorithms.igpo.model.lora import LoraSettings
+    from algorithms.igpo.model.lora_settings import LoraSettings
 
     settings, head = LoraSettings(**lora), model.get_output_embeddings()
     return sum(

@@ -15,28 +15,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from algorithms.credit import PRESETS, CreditConfig, without_removed
+from algorithms.credit import CreditConfig, find_preset, without_removed
 from algorithms.igpo.loss_settings import LossSettings
-from algorithms.igpo.renamed import RENAMED
+from algorithms.igpo.model.lora_settings import LoraSettings
 from envs.engine.base import EngineSettings
 from envs.errors import InputError
-from envs.search.config import SearchEnvSettings, Settings
+from envs.search.config import SearchEnvSettings
 from pipeline.experiment import file as experiment_file
+from pipeline.experiment.catalogue import catalogue
 from pipeline.experiment.conf_files import resolve_config_path
 from pipeline.experiment.keys import (
     EXPERIMENT_KEYS,
     TUNE_ONLY_KEYS,
-    WITHOUT_EFFECT,
+    check_config_keys,
     check_keys,
     check_types,
     shown,
-    unknown_key,
     usable,
     validated,
 )
-from pipeline.experiment.resolved import known_config_keys, resolved_settings
+from pipeline.experiment.resolved import resolved_settings
+from pipeline.experiment.run_settings import CheckpointSettings, RunSettings
 from pipeline.experiment.stop import stop_criteria
 from pipeline.rollout_log.folder import absolute
 from pipeline.tracking.settings import TrackingSettings
@@ -46,28 +45,6 @@ if TYPE_CHECKING:
 
 ALGORITHM = "IGPO"
 ENVIRONMENT = "search"
-
-
-class CheckpointSettings(Settings):
-    """`checkpoint_config` of an experiment (the names are Tune's)."""
-
-    checkpoint_frequency: int = Field(
-        1, ge=0, description="iterations between checkpoints; 0: only at the end"
-    )
-    checkpoint_at_end: bool = Field(True, description="also after the last iteration")
-    num_to_keep: int | None = Field(
-        1, ge=1, description="newest checkpoints kept besides the best; None keeps all"
-    )
-
-
-class _RunSettings(Settings):
-    """The scalar keys of an experiment."""
-
-    num_samples: int = Field(1, ge=1)
-    time_budget_s: float | None = Field(None, gt=0)
-    storage_path: str = "runs"
-    rollout_log: str | None = None
-    restore: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,16 +86,11 @@ class Experiment:
             InputError: an unknown key, or a value that the configuration refuses.
         """
         from algorithms.igpo.config import IGPOConfig
-        from algorithms.igpo.model.lora import LoraSettings
 
         config = self.base.copy(copy_frozen=False) if self.base is not None else IGPOConfig()
-        where, known = str(self.source), known_config_keys(config)
-        for key in self.config:
-            if key in WITHOUT_EFFECT:
-                raise InputError(f"{where}: `config.{key}` has no effect here: {WITHOUT_EFFECT[key]}.")
-            if key not in RENAMED and config._translate_special_keys(key, warn_deprecated=False) not in known:
-                raise unknown_key("config", key, known, where)
-        preset = PRESETS.get(str(self.config.get("preset", config.preset)), PRESETS["igpo"])
+        where = str(self.source)
+        with usable(where):
+            preset = find_preset(str(self.config.get("preset", config.preset)))
         loss = LossSettings(**preset.loss_changes)
         given = {
             key: value
@@ -127,8 +99,6 @@ class Experiment:
         }
         defaults = {**vars(config), **dataclasses.asdict(preset.credit), **dataclasses.asdict(loss)}
         check_types(given, {**defaults, "num_minibatches": preset.num_minibatches}, where)
-        if self.config.get("lora") is not None:
-            validated(LoraSettings, self.config["lora"], "config.lora", where)
         with usable(where):
             config.update_from_dict({**self.config, "env": ENVIRONMENT})
         if any(key.startswith("evaluation/") for key in self.stop) and not config.evaluation_interval:
@@ -252,7 +222,7 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
         if env not in (None, ENVIRONMENT):
             raise InputError(f"{where}: `env` must be `{ENVIRONMENT}`, found {shown(env)}.")
     run = validated(
-        _RunSettings, {key: keys[key] for key in _RunSettings.model_fields if key in keys}, "", where
+        RunSettings, {key: keys[key] for key in RunSettings.model_fields if key in keys}, "", where
     )
     shared: dict[str, Any] = {
         "name": name,
@@ -268,10 +238,17 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
         "time_budget_s": run.time_budget_s,
         "base": base,
     }
+    check_config_keys(config, where)
     experiments = []
     for variant, choices, sample in experiment_file.expand_variants(config, run.num_samples):
         settings = validated(SearchEnvSettings, variant.get("env_config") or {}, "config.env_config", where)
         validated(EngineSettings, variant.get("engine") or {}, "config.engine", where)
+        given = {key: value for key, value in variant.items() if value is not None}
+        check_types(given, {path: one.default for path, one in catalogue().items()}, where)
+        with usable(where):
+            find_preset(str(variant.get("preset", "igpo")))
+        if variant.get("lora") is not None:
+            validated(LoraSettings, variant["lora"], "config.lora", where)
         experiments.append(
             Experiment(config=variant, env_settings=settings, choices=choices, sample=sample, **shared)
         )

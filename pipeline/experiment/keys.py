@@ -7,6 +7,7 @@ every key of an experiment is checked here, before Ray starts.
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -14,7 +15,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from algorithms.igpo.setting_names import CODE, FIXED, RENAMED, RLLIB_WORDS, WITHOUT_EFFECT
 from envs.errors import InputError
+from pipeline.experiment.catalogue import TOP, catalogue, config_keys
+from pipeline.experiment.peers import here
 
 EXPERIMENT_KEYS = {
     "run",
@@ -40,19 +44,6 @@ TUNE_ONLY_KEYS = {
     "upload_dir",
     "local_dir",
 }
-
-WITHOUT_EFFECT = {
-    "train_batch_size": "set `prompts_per_iteration` and `group_size`",
-    "train_batch_size_per_learner": "set `prompts_per_iteration` and `group_size`",
-    "minibatch_size": "set `num_minibatches` (updates per batch) or `tokens_per_micro_batch` (memory)",
-    "num_envs_per_env_runner": "set `engine.max_num_seqs`",
-    "rollout_fragment_length": "rollouts are whole episodes",
-    "batch_mode": "rollouts are whole episodes",
-    "evaluation_duration": "set `evaluation_questions`",
-    "evaluation_num_env_runners": "the runners of `num_env_runners` evaluate too",
-    "framework": "it is torch",
-}
-"""RLlib settings that an experiment might set and IGPO ignores, and what to set instead."""
 
 
 def shown(value: Any) -> str:
@@ -81,10 +72,10 @@ def usable(where: str) -> Generator[None]:
         raise InputError(f"{where}: `config` is not usable: {text}") from error
 
 
-def nearest(key: str, known: Iterable[str]) -> str | None:
-    """The known key that looks most like `key`, or None if none does."""
+def nearest(key: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known key that looks most like `key`, or None if none does as much as `cutoff` (0 to 1)."""
     candidates = sorted(set(known))
-    found = difflib.get_close_matches(str(key), candidates, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(str(key), candidates, n=1, cutoff=cutoff)
     if found:
         return found[0]
     parts = [name for name in candidates if str(key) in name.replace("/", "_").split("_")]
@@ -92,18 +83,50 @@ def nearest(key: str, known: Iterable[str]) -> str | None:
 
 
 def unknown_key(path: str, key: str, known: Iterable[str], where: str) -> InputError:
-    """The error about `key` at YAML path `path` (dotted, "" for the top) of file `where`."""
+    """The error about `key` at YAML path `path` (dotted, "" for the top) of file `where`.
+
+    Another trainer's word is answered with the word here; then a setting of the same name in another section,
+    the nearest name here, the nearest of all sections, and RLlib's last.
+    """
     known = list(known)
     name = str(key) if len(str(key)) <= 60 and str(key).isprintable() else shown(key)
     full = f"{path}.{name}" if path else name
-    guess = nearest(key, known)
-    if guess:
+    is_experiment = path.partition(".")[0] in ("config", "checkpoint_config", "mlflow")
+    hint = None
+    if is_experiment or EXPERIMENT_KEYS.issuperset(known):
+        hint = here(str(key)) or _elsewhere(path, str(key)) or _alike(path, str(key), known)
+    elif guess := nearest(key, known):
         hint = f"Did you mean `{guess}`?"
-    elif len(known) <= 20:
+    if hint is None and len(known) <= 20:
         hint = "Known keys here: " + ", ".join(f"`{name}`" for name in sorted(known)) + "."
-    else:
-        hint = "No known key looks like it."
-    return InputError(f"{where}: unknown key `{full}`. {hint}")
+    return InputError(
+        f"{where}: unknown key `{full}`. {hint or 'No known key looks like it: `igpo settings` lists all.'}"
+    )
+
+
+def _elsewhere(path: str, key: str) -> str | None:
+    """The places of other sections where a setting is called `key`."""
+    inside = re.sub(r"\.\d+\b", ".N", path)
+    places = [_place(p) for p in catalogue() if p.rpartition(".")[2] == key]
+    places = [f"`{place}`" for place in places if place.rpartition(".")[0] != inside]
+    return f"It belongs elsewhere: {' or '.join(places[:3])}." if places else None
+
+
+def _alike(path: str, key: str, known: Iterable[str]) -> str | None:
+    """The setting that looks most like `key`: here, in any section, or RLlib's, in this order."""
+    own = {one.name: _place(p) for p, one in reversed(catalogue().items()) if not one.is_rllib}
+    theirs = {one.name for one in catalogue().values() if one.is_rllib}
+    inside = set(known) - theirs if path == "config" else set(known)
+    for cutoff in (0.8, 0.6):
+        for names in (inside, own, set(known) & theirs):
+            if guess := nearest(key, names, cutoff):
+                return f"Did you mean `{guess if guess in known else own[guess]}`?"
+    return None
+
+
+def _place(path: str) -> str:
+    """Where a setting stands in an experiment file."""
+    return path if catalogue()[path].section == TOP else f"config.{path}"
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], path: str, where: str) -> None:
@@ -112,6 +135,19 @@ def check_keys(given: Iterable[str], known: Iterable[str], path: str, where: str
     for key in given:
         if key not in known:
             raise unknown_key(path, key, known, where)
+
+
+def check_config_keys(config: dict, where: str) -> None:
+    """Raises InputError for a key of `config:` that is unknown, would do nothing, or holds code."""
+    known = config_keys()
+    for key in config:
+        name = RLLIB_WORDS.get(str(key), str(key))
+        if str(key) in WITHOUT_EFFECT:
+            raise InputError(f"{where}: `config.{key}` has no effect here: {WITHOUT_EFFECT[str(key)]}.")
+        if name in CODE:
+            raise InputError(f"{where}: `config.{key}` is code: set it in a Python experiment file.")
+        if name not in known | FIXED | RENAMED.keys():
+            raise unknown_key("config", key, known, where)
 
 
 def check_types(given: dict, defaults: dict, where: str) -> None:

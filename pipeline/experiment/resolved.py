@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from algorithms.igpo.setting_names import WITHOUT_EFFECT
 from envs.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,9 +107,13 @@ def config_hash(settings: dict[str, Any]) -> str:
 
 
 def known_config_keys(config: IGPOConfig) -> set[str]:
-    """Every key that `config:` may hold: public settings of `IGPOConfig`, but not those RLlib abolished."""
+    """Every key that `config:` may hold: public settings of `IGPOConfig`, but not those RLlib abolished or
+    IGPO ignores.
+    """
     return {
-        key for key, value in vars(config).items() if not key.startswith("_") and not _is_abolished(value)
+        key
+        for key, value in vars(config).items()
+        if not key.startswith("_") and not _is_abolished(value) and key not in WITHOUT_EFFECT
     }
 
 

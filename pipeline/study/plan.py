@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from algorithms.credit import PRESETS
+from algorithms.credit import find_preset
 from envs.errors import InputError
 from envs.settings import Settings
 from pipeline.experiment.experiment import Experiment, load_experiments
@@ -178,8 +178,8 @@ class Cell:
             12 hexadecimal digits.
         """
         config = self.experiment(plan).config
-        preset = PRESETS.get(config.get("preset", "igpo"))
-        asked = (preset and preset.changes, config, self.budget_tokens, plan.evaluate_at_tokens)
+        preset = find_preset(str(config.get("preset", "igpo")))
+        asked = (preset.changes, config, self.budget_tokens, plan.evaluate_at_tokens)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from envs.errors import InputError
 from pipeline.analysis.results import REPORT, RESULTS
 from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.own_code import own_code
 from pipeline.experiment.resolved import config_hash
 from pipeline.logging import configure_ray_logging, log_to_file, native_stderr_to
 from pipeline.ray_address import knock
@@ -100,6 +101,7 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
         "restored_from": str(experiment.restore.resolve()) if experiment.restore else None,
         "config_hash": config_hash(plan.resolved[experiment.name]["config"]),
         **provenance.facts(),
+        "own_code": own_code(plan.config),
         "command": list(options.command),
         "grid_id": grid_id,
     }

@@ -13,6 +13,7 @@ from envs.errors import InputError
 from pipeline.doctor.checks import cheap_checks
 from pipeline.doctor.findings import Subject, busy
 from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.own_code import own_code
 from pipeline.rollout_log.folder import open_folder
 from pipeline.run_directory.checkpoints import Checkpoints, check_checkpoint
 from pipeline.run_directory.directory import FINISHED, RunDirectory, new_run_id
@@ -81,8 +82,20 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
                 f"changed. Put it back, or start a new run with --restore {run.checkpoints / 'last'}."
             )
         widened = change.widened
+        _check_own_code(run, config)
         first_weights(run)
     return Plan(experiment, config, resolved, run, widened=widened)
+
+
+def _check_own_code(run: RunDirectory, config: IGPOConfig) -> None:
+    """Raises InputError where the file of a part of one's own is not what the run began with."""
+    before = run.metadata.get("own_code", {})
+    for path, code in own_code(config).items():
+        if before.get(path, code) != code:
+            raise InputError(
+                f"--resume: the file of `{path}` has changed since run {run.path} began. Put it back, or "
+                f"start a new run with --restore {run.checkpoints / 'last'}."
+            )
 
 
 def check_plan(plan: Plan, console: Console, *, joins_cluster: bool) -> None:

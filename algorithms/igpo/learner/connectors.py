@@ -17,8 +17,9 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import ALL_MODULES
 
-from algorithms.credit import CreditConfig, ScoredRollout, assign_credit, turn_batch
+from algorithms.credit import CreditConfig, Preset, RolloutFacts, ScoredRollout, get_preset, turn_batch
 from algorithms.credit.config import AliasRule
+from algorithms.credit.own_estimator import assign
 from algorithms.igpo.iteration_record import GroupCredit, TurnCredit
 from algorithms.igpo.learner.groups import (
     BATCH_WIDE,
@@ -28,7 +29,14 @@ from algorithms.igpo.learner.groups import (
     split_groups,
 )
 from algorithms.igpo.learner.loss import Aggregation, LossSettings, aggregation_weight
-from algorithms.igpo.learner.token_batch import Row, TokenLayout, agent_steps, join_rows, timesteps
+from algorithms.igpo.learner.token_batch import (
+    Row,
+    TokenLayout,
+    agent_steps,
+    join_rows,
+    timesteps,
+    turn_tokens,
+)
 from envs.search.trajectory import Rollout, Termination
 
 CREDIT = "igpo_credit"
@@ -53,11 +61,16 @@ class BatchNotes:
 
 
 def build_learner_pipeline_pieces(
-    credit: CreditConfig, loss: LossSettings, notes: BatchNotes, *, alias_rule: AliasRule = "max"
+    credit: CreditConfig,
+    loss: LossSettings,
+    notes: BatchNotes,
+    *,
+    alias_rule: AliasRule = "max",
+    preset: Preset | None = None,
 ) -> list[ConnectorV2]:
     """Builds the pieces to append to RLlib's learner connector pipeline, without its default pieces."""
     return [
-        TurnLevelAdvantages(credit, notes, alias_rule=alias_rule),
+        TurnLevelAdvantages(credit, notes, alias_rule=alias_rule, preset=preset),
         BuildTokenBatch(loss.loss_aggregation, notes),
     ]
 
@@ -80,14 +93,53 @@ def scored_rollout(rollout: Rollout) -> ScoredRollout:
     )
 
 
+def rollout_facts(episode: Any) -> RolloutFacts:
+    """Extracts what an estimator of one's own may read of a rollout besides its scores."""
+    rollout = rollout_of(episode)
+    question, turns = rollout.question, rollout.turns
+    tokens = turn_tokens([episode])
+    logps = [tokens.get((rollout.id, turn.index)) for turn in turns]
+    return RolloutFacts(
+        question=question.text,
+        golds=question.golds,
+        scored_golds_K=rollout.scored_golds_K,
+        hops=question.hops,
+        evidence=question.gold_document_ids,
+        metadata=question.metadata,
+        answer=rollout.answer,
+        termination=str(rollout.termination),
+        actions_T=[str(turn.action) for turn in turns],
+        decisions_T=[turn.decision_text for turn in turns],
+        observations_T=[turn.observation_text for turn in turns],
+        queries_T=[turn.query for turn in turns],
+        document_ids_T=[[d for call in turn.tool_calls for d in call.document_ids] for turn in turns],
+        gold_hits_T=[turn.gold_hit for turn in turns],
+        decision_logps_T=[None if found is None else found.sampler_logp_L for found in logps],
+    )
+
+
 class TurnLevelAdvantages(ConnectorV2):
     """Computes one advantage per turn and puts it into `shared_data`; the batch passes unchanged.
 
     Drops groups of fewer than 2 rollouts. Fills `credit` and `groups` of the notes.
+
+    Args:
+        credit: the settings of the estimator.
+        notes: filled at each call.
+        alias_rule: how the scores of several aliases become one.
+        preset: may hold an estimator of one's own; None: the rules of `credit`.
     """
 
-    def __init__(self, credit: CreditConfig, notes: BatchNotes, *, alias_rule: AliasRule = "max"):
+    def __init__(
+        self,
+        credit: CreditConfig,
+        notes: BatchNotes,
+        *,
+        alias_rule: AliasRule = "max",
+        preset: Preset | None = None,
+    ):
         super().__init__()
+        self.preset = preset or get_preset("igpo")
         self.credit = credit
         self.alias_rule = alias_rule
         self.notes = notes
@@ -102,11 +154,7 @@ class TurnLevelAdvantages(ConnectorV2):
         shared_data[CREDIT] = {}
         shared_data[NUMBERS] = _batch_wide(episodes)
         if kept:
-            shared_data[CREDIT] = self._assign(
-                [[rollout_of(episode) for episode in members] for members in kept.values()],
-                [are_identical(members) for members in kept.values()],
-                shared_data[NUMBERS],
-            )
+            shared_data[CREDIT] = self._assign(list(kept.values()), shared_data[NUMBERS])
         if metrics is not None:
             metrics.log_value(
                 (ALL_MODULES, "seconds_credit"), time.perf_counter() - started, reduce="mean", window=1
@@ -114,16 +162,15 @@ class TurnLevelAdvantages(ConnectorV2):
         return batch
 
     def _assign(
-        self, groups: list[list[Rollout]], identical_P: list[bool], numbers: dict[str, Any]
+        self, groups: list[list[Any]], numbers: dict[str, Any]
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        rollouts = [rollout for members in groups for rollout in members]
-        batch = turn_batch([scored_rollout(rollout) for rollout in rollouts], self.credit, self.alias_rule)
-        credit = assign_credit(
-            batch.turns,
-            self.credit,
-            batch_outcome_mean=numbers["outcome_mean"],
-            batch_outcome_std=numbers["outcome_std"],
-        )
+        episodes = [episode for members in groups for episode in members]
+        rollouts = [rollout_of(episode) for episode in episodes]
+        scored = [scored_rollout(rollout) for rollout in rollouts]
+        batch = turn_batch(scored, self.credit, self.alias_rule)
+        facts = [rollout_facts(episode) for episode in episodes] if self.preset.estimator else None
+        batch_outcomes = numbers["outcome_mean"], numbers["outcome_std"]
+        credit = assign(self.preset, self.credit, scored, facts, batch, batch_outcomes)
         advantages = batch.turns.split(credit.advantages_M)
         clip_scales = batch.turns.split(credit.clip_scale_M)
         columns = (
@@ -144,10 +191,11 @@ class TurnLevelAdvantages(ConnectorV2):
             )
         s = credit.groups
         for k, members in enumerate(groups):
+            first = rollout_of(members[0])
             self.notes.groups.append(
                 GroupCredit(
-                    group_id=members[0].group_id,
-                    question_id=members[0].question.id,
+                    group_id=first.group_id,
+                    question_id=first.question.id,
                     size=int(s.size_P[k]),
                     outcome_mean=float(s.outcome_mean_P[k]),
                     outcome_std=float(s.outcome_std_P[k]),
@@ -157,7 +205,7 @@ class TurnLevelAdvantages(ConnectorV2):
                     collapsed_outcome=bool(s.collapsed_outcome_P[k]),
                     collapsed=bool(s.collapsed_P[k]),
                     collapsed_or_faint=bool(s.collapsed_or_noise_P[k]),
-                    collapsed_or_identical=bool(s.collapsed_P[k]) or identical_P[k],
+                    collapsed_or_identical=bool(s.collapsed_P[k]) or are_identical(members),
                 )
             )
         return {

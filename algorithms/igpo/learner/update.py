@@ -21,6 +21,7 @@ from ray.rllib.utils.metrics import ALL_MODULES
 from algorithms.igpo.learner.connectors import BatchNotes, build_learner_pipeline_pieces
 from algorithms.igpo.learner.distributed import DistributedLearner, gradient_norm, optimizer_state_on
 from algorithms.igpo.learner.loss import LossSettings, policy_loss
+from algorithms.igpo.learner.lr_schedule import lr_share
 from algorithms.igpo.learner.references import References
 from algorithms.igpo.learner.token_batch import TokenBatch
 from algorithms.igpo.learner.update_plan import Update, UpdatePlan
@@ -36,14 +37,14 @@ TOKEN_TERMS = "token_terms"
 
 
 class UpdatingLearner(DistributedLearner):
-    """AdamW (weight decay 0.01: PyTorch's default and verl's) over the policy loss of
-    `algorithms.igpo.learner.loss`.
+    """AdamW over the policy loss of `algorithms.igpo.learner.loss`.
 
     Like RLlib's PPO, it appends its own pieces to the learner connector pipeline; they report in `notes`.
 
     Reads from the config: `credit_config()`, `loss_settings()`, `env_settings().alias_rule`, `num_epochs`,
     `num_minibatches`, `tokens_per_micro_batch`, `lr` (a number or RLlib's schedule [[env steps, lr], ...]),
-    `grad_clip`, `seed`, `reference_scored_policy`, `reference_refresh_interval`.
+    `lr_warmup_iterations`, `lr_decay`, `lr_decay_iterations`, `lr_final_share`, `weight_decay`, `adam_betas`,
+    `adam_eps`, `grad_clip`, `seed`, `reference_scored_policy`, `reference_refresh_interval`.
 
     Metrics per module: loss, policy_loss, kl (if the loss has it), entropy, grad_norm (before clipping),
     ratio_mean, ratio_max, clip_share, mismatch_weight_mean, logp_gap_mean / _p999 / _max (|learner - sampler|
@@ -64,6 +65,7 @@ class UpdatingLearner(DistributedLearner):
             self.config.loss_settings(),
             self.notes,
             alias_rule=self.config.env_settings().alias_rule,
+            preset=self.config.preset_settings,
         ):
             self._learner_connector.append(piece)
         self._turn_gaps: dict[tuple[str, int], np.ndarray] = {}
@@ -80,6 +82,7 @@ class UpdatingLearner(DistributedLearner):
         started = time.perf_counter()
         reset_peak_memory()
         self._turn_gaps = {}
+        self._set_optimizers()
         plans = [self._plan(module_id, dict(batch[module_id])) for module_id in sorted(batch)]
         stats = {plan.module_id: UpdateStats() for plan in plans}
         num_updates = self.config.num_epochs * self.config.num_minibatches
@@ -263,10 +266,38 @@ class UpdatingLearner(DistributedLearner):
         params = [param for param in self.get_parameters(self.module[module_id]) if param.requires_grad]
         self.register_optimizer(
             module_id=module_id,
-            optimizer=torch.optim.AdamW(params, fused=self._device.type in ("cpu", "cuda")),
+            optimizer=torch.optim.AdamW(
+                params, fused=self._device.type in ("cpu", "cuda"), **self._adam_settings()
+            ),
             params=params,
             lr_or_lr_schedule=(config or self.config).lr,
         )
+
+    def _adam_settings(self) -> dict[str, Any]:
+        return {
+            "betas": tuple(self.config.adam_betas),
+            "eps": self.config.adam_eps,
+            "weight_decay": self.config.weight_decay,
+        }
+
+    def _set_optimizers(self) -> None:
+        """Gives every optimizer the configuration's settings, and the learning rate of this batch.
+
+        A restored state brings those that it was saved with.
+        """
+        config = self.config
+        share = lr_share(
+            self._weights_seq_no,
+            warmup=config.lr_warmup_iterations,
+            decay=config.lr_decay,
+            until=config.lr_decay_iterations,
+            final=config.lr_final_share,
+        )
+        for optimizer, schedule in self._optimizer_lr_schedules.items():
+            for group in optimizer.param_groups:
+                group.update(self._adam_settings())
+            if share != 1.0 or config.lr_warmup_iterations or config.lr_decay != "none":
+                self._set_optimizer_lr(optimizer, lr=share * float(schedule.get_current_value()))
 
     def _hugging_face(self, module_id: str) -> HFCausalLM:
         """Returns the module without its DDP wrapper."""

@@ -9,28 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
-from pydantic import Field
 
-from envs.settings import Settings
+from algorithms.igpo.model.lora_settings import LoraSettings
 
 ADAPTER = "default"
-
-
-class LoraSettings(Settings):
-    """`lora:` of an experiment file."""
-
-    rank: int = Field(16, ge=1)
-    alpha: float | None = Field(
-        None, gt=0, description="the adapters' product is scaled by alpha / rank; None: twice the rank"
-    )
-    targets: list[str] | Literal["all-linear"] = Field(
-        "all-linear",
-        description="names of the layers that get adapters, such as [q_proj, v_proj]; all but the output "
-        "head",
-    )
 
 
 def add_lora(model, settings: LoraSettings) -> None:

@@ -10,7 +10,13 @@ from envs.search.config import SearchEnvSettings
 from envs.search.protocols.base import Protocol
 
 SHOWS_TOOLS = ("igpo", "chat")
-"""Protocols whose policy can call every tool; the others know `search` alone."""
+"""Protocols whose policy can call every tool; the others know `search` alone. One of your own says so by an
+attribute `shows_tools`."""
+
+
+def shows_tools(protocol: Protocol) -> bool:
+    """Whether a policy can call every tool under the protocol."""
+    return protocol.name in SHOWS_TOOLS or bool(getattr(protocol, "shows_tools", False))
 
 
 def build_protocol(settings: SearchEnvSettings, tools: list[dict]) -> Protocol:
@@ -22,8 +28,9 @@ def build_protocol(settings: SearchEnvSettings, tools: list[dict]) -> Protocol:
             to the policy.
 
     Raises:
-        InputError: the folder holds no tokenizer, or the tokenizer lacks something that the protocol needs
-            (control tokens, a chat template).
+        InputError: the folder holds no tokenizer, the tokenizer lacks something that the protocol needs
+            (control tokens, a chat template), or one of your own is incomplete or does not read what it
+            writes.
     """
     tokenizer = load_tokenizer(settings.tokenizer)
     try:
@@ -36,6 +43,10 @@ def build_protocol(settings: SearchEnvSettings, tools: list[dict]) -> Protocol:
 
 
 def _build(settings: SearchEnvSettings, tokenizer, tools: list[dict]) -> Protocol:
+    if ":" in settings.protocol:
+        from envs.search.protocols.own import own_protocol
+
+        return own_protocol(settings.protocol, tokenizer, tools)
     match settings.protocol:
         case "tiny":
             from envs.search.protocols.tiny import TinyProtocol
@@ -57,6 +68,7 @@ def _build(settings: SearchEnvSettings, tokenizer, tools: list[dict]) -> Protoco
             from envs.search.protocols.chat import ChatProtocol
 
             return ChatProtocol(tokenizer, tools)
+    raise InputError(f"protocol `{settings.protocol}` is unknown")
 
 
 def load_tokenizer(folder: str | None):

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import pickle
+import re
 import subprocess
 import sys
 
@@ -11,10 +12,11 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from algorithms.credit import CREDIT_FIELDS
-from algorithms.igpo import IGPO, IGPOConfig, renamed
+from algorithms.igpo import IGPO, IGPOConfig, setting_names
 from algorithms.igpo.config import SECTIONS
 from algorithms.igpo.loss_settings import LOSS_FIELDS, LossSettings
 from envs.errors import InputError
+from envs.settings import declared_settings
 
 VALUES = {
     "engine": {"max_num_seqs": 7},
@@ -124,8 +126,8 @@ def test_copies_keep_whether_the_number_of_minibatches_was_given():
 
 @pytest.fixture
 def warnings(caplog):
-    renamed._warn.cache_clear()
-    caplog.set_level(logging.WARNING, logger="algorithms.igpo.renamed")
+    setting_names._warn.cache_clear()
+    caplog.set_level(logging.WARNING, logger="algorithms.igpo.setting_names")
     return caplog
 
 
@@ -173,3 +175,53 @@ def test_rllib_s_hooks_are_marked(cls, parent):
     assert "validate" in hooks or "training_step" in hooks
     for name in hooks - {"__init__"}:
         assert f"@override({parent.__name__})\n    def {name}(" in source, name
+
+
+def test_every_setting_of_rllib_is_sorted():
+    """A new version of RLlib may bring others: each acts, is code, is fixed, or is refused with a reason."""
+    theirs = {
+        name
+        for name, value in vars(AlgorithmConfig()).items()
+        if not name.startswith("_") and not (type(value) is int and value == -1)  # abolished
+    }
+    own = declared_settings("algorithms.igpo.settings", "IGPOSettings").keys() | set(CREDIT_FIELDS)
+    kinds = [set(setting_names.FROM_RLLIB), setting_names.CODE, setting_names.FIXED]
+    kinds.append(set(setting_names.WITHOUT_EFFECT) & theirs)
+    assert theirs - own == set().union(*kinds)
+    assert sum(map(len, kinds)) == len(set().union(*kinds)), "a setting of two kinds"
+    config = IGPOConfig()
+    defaults = {name: default for name, (_, default, _) in setting_names.FROM_RLLIB.items()}
+    assert defaults == {name: getattr(config, name) for name in defaults}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.resources(num_gpus=1), "`num_gpus` has no effect here: set `num_gpus_per_learner`"),
+        (lambda c: c.training(train_batch_size=64), "set `prompts_per_iteration` and `group_size`"),
+        (lambda c: c.training(train_batch_size_per_learner=64), "set `prompts_per_iteration`"),
+        (lambda c: c.training(optimizer={"type": "sgd"}), "set `lr`, `weight_decay` and `adam_betas`"),
+        (lambda c: c.training(learner_config_dict={"x": 1}), "`learner_config_dict` has no effect here"),
+        (lambda c: c.debugging(log_level="INFO"), "`log_level` has no effect here: give `-v`"),
+        (lambda c: c.offline_data(input_="x.json"), "`input_` has no effect here: IGPO reads and writes no"),
+        (lambda c: c.evaluation(evaluation_duration=3), "set `evaluation_questions`"),
+    ],
+)
+def test_a_setting_without_effect_is_refused_in_python(change, said):
+    config = change(IGPOConfig().rl_module(model_path="tiny"))
+    with pytest.raises(InputError, match=re.escape(said)):
+        config.validate()
+
+
+def test_the_help_of_training_documents_every_argument():
+    text = IGPOConfig.training.__doc__
+    for name in inspect.signature(IGPOConfig.training).parameters.keys() - {"self", "kwargs"}:
+        assert f"    {name}: " in text
+    for name in (*CREDIT_FIELDS, *LOSS_FIELDS):
+        assert f"    {name} (" in text
+
+
+def test_a_field_of_credit_or_loss_may_be_given_by_its_name():
+    config = IGPOConfig().training(clip_high=0.3, outcome_weight=0.5, normalisation="joint")
+    assert config.loss_settings().clip_high == 0.3
+    assert (config.credit_config().outcome_weight, config.credit_config().normalisation) == (0.5, "joint")

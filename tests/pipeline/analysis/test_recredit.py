@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import pipeline.cli.igpo
-from algorithms.credit import advantages, get_preset
+from algorithms.credit import advantages, find_preset, get_preset
 from algorithms.igpo.iteration_record import IterationRecord
 from algorithms.igpo.learner.connectors import BatchNotes, TurnLevelAdvantages
 from algorithms.igpo.learner.groups import BATCH_WIDE, batch_wide_numbers
@@ -93,12 +93,17 @@ def write_log(folder, rollouts_of, *, preset="igpo", env=ENV, damage=lambda roll
     """The log of a run whose credit was made by the learner's own connector; `damage` is done to the rollouts
     afterwards.
     """
-    credit = replace(get_preset(preset).credit, **settings)
+    credit = replace(find_preset(preset).credit, **settings)
     keys = {"preset": preset, "env_config": env, **settings}
     with RolloutLogWriter(folder / "rollouts", folder.name, 1, info=RunInfo(config={"config": keys})) as log:
         for iteration, rollouts in enumerate(rollouts_of, 1):
             notes = BatchNotes()
-            connector = TurnLevelAdvantages(credit, notes, alias_rule=env["alias_rule"])  # ty: ignore[invalid-argument-type]
+            connector = TurnLevelAdvantages(
+                credit,
+                notes,
+                alias_rule=env["alias_rule"],  # ty: ignore[invalid-argument-type]
+                preset=find_preset(preset),
+            )
             episodes = [
                 SimpleNamespace(custom_data={"rollout": rollout}, agent_episodes={}) for rollout in rollouts
             ]
@@ -404,3 +409,36 @@ def test_the_command(tmp_path, monkeypatch):
         ((turns,),) = run.sql("SELECT count(advantage) FROM turns").fetchall()
     assert rows == [("a2tgpo,gamma=0.9,ig_weight=0.5", turns, turns), ("own", turns, turns)]
     assert call("--preset", "trace")[0] == call("--set", "gamma")[0] == call("--preset", "x")[0] == 2
+
+
+OWN = """
+def f(group):
+    assert group.golds == ["red", "crimson"] == list(group.scored_golds_K)
+    assert group.decisions_M[0] == "turn 0" or group.is_final_M[0]
+    advantages = []
+    for scores_TK, agents_T, end, z in zip(
+        group.split(group.scores_MK), group.split(group.agents_M), group.terminations_N,
+        group.normalised_outcomes_N,
+    ):
+        advantages.append([
+            z + group.settings.gamma * (0.0 if s[0] != s[0] else s[0] + 10 * s[1]) + (agent == "r") + len(end)
+            for s, agent in zip(scores_TK, agents_T)
+        ])
+    return advantages
+"""
+
+
+def test_an_estimator_of_ones_own_gives_in_recredit_what_it_gave_in_training(tmp_path, monkeypatch):
+    (tmp_path / "own_in_log.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    rollouts = [random_rollouts(1, 0), random_rollouts(2, 1)]
+    run = write_log(tmp_path / "run", rollouts, preset="own_in_log:f")
+    rows = recredited(run)[1].to_pylist()
+    assert len(rows) > 20 and [row["advantage"] for row in rows] == [row["advantage_logged"] for row in rows]
+    # ... and over the log of another run, with a setting changed.
+    plain = write_log(tmp_path / "plain", [random_rollouts(1, 0), random_rollouts(2, 1)])
+    assert [r["advantage"] for r in recredited(plain, "own_in_log:f")[1].to_pylist()] == [
+        row["advantage"] for row in rows
+    ]
+    half = recredited(plain, "own_in_log:f", gamma=0.5)[1].to_pylist()
+    assert [row["advantage"] for row in half] != [row["advantage"] for row in rows]

@@ -91,7 +91,7 @@ def test_flags_that_say_nothing(run, refused, tmp_path, policy):
     [
         ("nowhere/at/all", "model_path nowhere/at/all does not exist"),
         ("{tmp}", "has no config.json"),
-        (None, "`model_path` is missing"),
+        (None, "`config.model_path` is missing"),
     ],
 )
 def test_model_that_is_missing(refused, tmp_path, model, expected):

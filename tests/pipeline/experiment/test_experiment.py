@@ -245,8 +245,8 @@ def test_slips_are_named_with_their_cure(tmp_path, change, expected):
     ],
 )
 def test_settings_that_rllib_would_take_in_silence(tmp_path, override, expected):
-    (experiment,) = load(tmp_path, overrides=[override])
     with pytest.raises(InputError) as caught:
+        (experiment,) = load(tmp_path, overrides=[override])
         experiment.algorithm_config()
     assert expected in str(caught.value) and "demo.yaml" in str(caught.value)
 

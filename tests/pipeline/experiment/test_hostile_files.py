@@ -81,8 +81,8 @@ def load(text, *overrides):
         ("seed: 99999999999999999999", "at most 4294967295"),
         ("grad_clip_by: 3", "use one of value, norm, global_norm"),
         ("num_gpus_per_learner: .inf", "num_gpus_per_learner is inf"),
-        ("evaluation_config: 3", "`config` is not usable"),
-        ("callbacks: 3", "`config` is not usable"),
+        ("evaluation_config: 3", "has no effect here: held-out questions are answered greedily"),
+        ("callbacks: 3", "is code: set it in a Python experiment file"),
     ],
 )
 def test_values_that_cannot_be(value, expected):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from algorithms.credit import find_preset
 from envs.errors import InputError
 from pipeline.cli.igpo import app
 from pipeline.study.measures import SCHEMA, auroc
@@ -210,3 +212,18 @@ def test_study_runs_missing_cells_with_one_engine_and_repeats_itself(tmp_path: P
         if cell.method == "igpo"
     ]
     np.testing.assert_array_equal(*curves)
+
+
+def test_a_cell_is_another_one_once_the_file_of_its_own_estimator_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "own_studied.py"
+    file.write_text("def f(group): return group.outcomes_N[group.rollout_M]\n")
+    mine = {"config": "conf/igpo.yaml", "settings": {"preset": "own_studied:f"}}
+    studied = plan(methods=PLAN["methods"] | {"igpo": mine})
+    cell = Cell("igpo", "easy", 0, 3000)
+    first = cell.fingerprint(studied)
+    assert cell.experiment(studied).config["preset"] == "own_studied:f" and cell.fingerprint(studied) == first
+    file.write_text("def f(group): return 2 * group.outcomes_N[group.rollout_M]\n")
+    find_preset.cache_clear()
+    del sys.modules["own_studied"]
+    assert cell.fingerprint(studied) != first

@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -12,6 +13,7 @@ import yaml
 from rich.console import Console
 from tiny_policy import write_experiment, write_policy
 
+from algorithms.credit import find_preset
 from envs.errors import InputError
 from pipeline.evaluation.intervals import Score, save_scores
 from pipeline.experiment.experiment import load_experiments
@@ -153,6 +155,20 @@ def test_a_changed_experiment_is_not_resumed(attempt):
         attempt("lr=0.1", resume=True)
     attempt("stop.training_iteration=9", resume=True)
     assert len(RunDirectory.find(run.path.parents[1], "demo")) == 1
+
+
+def test_a_run_whose_own_estimator_has_changed_is_not_resumed(attempt, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "own_resumed.py"
+    file.write_text("def f(group): return group.outcomes_N[group.rollout_M]\n")
+    _, run = attempt("preset=own_resumed:f")
+    assert len(run.metadata["own_code"]["own_resumed:f"]) == 12
+    attempt("preset=own_resumed:f", resume=True)
+    file.write_text("def f(group): return 2 * group.outcomes_N[group.rollout_M]\n")
+    find_preset.cache_clear()
+    del sys.modules["own_resumed"]
+    with pytest.raises(InputError, match="the file of `own_resumed:f` has changed since run"):
+        attempt("preset=own_resumed:f", resume=True)
 
 
 def test_limits_may_be_widened_by_a_resume_and_not_narrowed(attempt):

@@ -1,0 +1,253 @@
+"""An estimator of one's own, named by import path: found, called group by group, and its answer checked."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from algorithms.credit.assign import NOISE_GAIN_STD, assign_credit
+from algorithms.credit.batch import Credit
+from algorithms.credit.config import BEYOND, LARGEST_REWARD, CreditConfig
+from algorithms.credit.group import Group, OwnEstimator, RolloutFacts, make_groups
+from algorithms.credit.normalise import batch_outcome_statistics
+from algorithms.credit.presets import Preset, get_preset
+from algorithms.credit.scores import ScoredBatch, ScoredRollout, turn_batch
+
+MISTAKES = (TypeError, AttributeError, NameError)
+"""Exceptions of a sample group that are the estimator's own fault and not the sample's."""
+
+
+class _EstimatorFailed(ValueError):
+    """The estimator raised an exception, which is the cause of this one."""
+
+
+@functools.lru_cache
+def find_preset(name: str) -> Preset:
+    """Returns the preset of a name, or the estimator of one's own at `module:name`.
+
+    There may be a function of a `Group`, which stands on the settings of `igpo`, or a `Preset`, which brings
+    settings and may hold such a function (`estimator`). The current folder is searched last.
+
+    Raises:
+        ValueError: there is none, or the function does not take a group and return an advantage per turn.
+    """
+    if ":" not in name:
+        return get_preset(name)
+    found = _import(name)
+    if isinstance(found, Preset):
+        preset = replace(found, name=name, code_hash=_code_hash(found.estimator or found, name))
+    elif callable(found):
+        preset = Preset(name=name, source=name, estimator=found, code_hash=_code_hash(found, name))
+    else:
+        raise ValueError(
+            f"preset {name!r} is {_kind(found)}: name a function of one group, or a `Preset` of "
+            "algorithms.credit"
+        )
+    if preset.estimator is not None:
+        _try_on_sample(preset)
+    return preset
+
+
+def _import(path: str) -> Any:
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise ValueError(f"preset {path!r} must have the form `module:function`")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a user's own file may fail in any way
+        reason = f"{type(error).__name__}: {error}"
+        is_missing = isinstance(error, ModuleNotFoundError)
+        where = ": is its file in this folder, or its folder on PYTHONPATH?" if is_missing else ""
+        raise ValueError(
+            f"preset {path!r}: module {module_name!r} can't be imported ({reason}){where}"
+        ) from error
+    if not hasattr(module, name):
+        near = difflib.get_close_matches(name, vars(module), n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"preset {path!r}: module {module_name!r} has no {name!r}{hint}")
+    return getattr(module, name)
+
+
+def _code_hash(found: Any, path: str) -> str:
+    """12 hexadecimal digits of the file that `path` names, so that a changed estimator counts as another."""
+    module = sys.modules[path.partition(":")[0]]
+    try:
+        text = inspect.getsource(module)
+    except (OSError, TypeError):
+        text = repr(found)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _kind(value: Any) -> str:
+    return f"of type {type(value).__name__}"
+
+
+def assign(
+    preset: Preset,
+    config: CreditConfig,
+    rollouts: Sequence[ScoredRollout],
+    facts: Sequence[RolloutFacts] | None,
+    scored: ScoredBatch,
+    batch_outcomes: tuple[float, float] | None = None,
+) -> Credit:
+    """Computes the advantages of a batch under a preset, or under the estimator of one's own that it holds.
+
+    Args:
+        preset: what `find_preset` returned.
+        config: its settings with the experiment's changes.
+        rollouts: whole groups, as given to `turn_batch`.
+        facts: one for each of them; read by an estimator of one's own only.
+        scored: what `turn_batch` made of the rollouts.
+        batch_outcomes: mean and standard deviation of the outcomes of the whole batch; None: of these.
+
+    Raises:
+        ValueError: as `assign_credit`, or the estimator failed or did not return one finite number per turn.
+    """
+    mean, std = batch_outcomes or (None, None)
+    credit = assign_credit(scored.turns, config, batch_outcome_mean=mean, batch_outcome_std=std)
+    if preset.estimator is None:
+        return credit
+    assert facts is not None, "an estimator of one's own reads the facts of the rollouts"
+    outcomes = batch_outcomes or batch_outcome_statistics(scored.turns.outcome_N)
+    advantages_M = np.zeros(scored.turns.rollout_M.size)
+    for here, group in make_groups(rollouts, facts, scored, credit, config, outcomes):
+        advantages_M[here] = _ask(preset.name, preset.estimator, group)
+    groups = credit.groups
+    position_N = np.searchsorted(groups.group_P, scored.turns.group_N)
+    nonzero_P = np.bincount(
+        position_N[scored.turns.rollout_M], weights=advantages_M != 0, minlength=groups.group_P.size
+    )
+    collapsed_P = nonzero_P == 0
+    faint_P = groups.collapsed_outcome_P & (groups.gain_std_P < NOISE_GAIN_STD)
+    return replace(
+        credit,
+        advantages_M=advantages_M,
+        groups=replace(groups, collapsed_P=collapsed_P, collapsed_or_noise_P=collapsed_P | faint_P),
+    )
+
+
+def _ask(name: str, function: OwnEstimator, group: Group) -> np.ndarray:
+    """Calls the estimator on a group and checks its answer: float64 [M]."""
+    where = f"estimator {name!r}, question {_short(group.question)}"
+    try:
+        answer = function(group)
+    except Exception as error:
+        raise _EstimatorFailed(f"{where}: it failed: {type(error).__name__}: {error}") from error
+    advantages_M = _flat(answer, group, where)
+    bad_M = ~(np.abs(advantages_M) <= LARGEST_REWARD)
+    if bad_M.any():
+        turn = int(np.argmax(bad_M))
+        value, rollout = advantages_M[turn], group.rollout_ids_N[group.rollout_M[turn]]
+        cure = "return a finite number for every turn; gains_M is NaN on turns that bear no gain"
+        cure = BEYOND if np.isfinite(value) else cure
+        raise ValueError(
+            f"{where}: the advantage of rollout {rollout}, turn {group.turn_M[turn]} is {value}; {cure}"
+        )
+    return advantages_M
+
+
+def _flat(answer: Any, group: Group, where: str) -> np.ndarray:
+    wanted = f"return one number for each of the {group.num_turns} turns, in the order of group.rollout_M"
+    try:
+        parts = [np.asarray(part, dtype=np.float64) for part in answer]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: it returned a value {_kind(answer)}; {wanted}") from error
+    if parts and all(part.ndim == 1 for part in parts):  # one array per rollout
+        lengths = [part.size for part in parts]
+        if lengths != group.turns_N.tolist():
+            raise ValueError(
+                f"{where}: it returned arrays of {_short(lengths)} numbers for rollouts of "
+                f"{_short(group.turns_N.tolist())} turns"
+            )
+        return np.concatenate(parts)
+    if any(part.ndim for part in parts) or len(parts) != group.num_turns:
+        shape = np.shape(answer) if not any(part.ndim for part in parts) else [part.shape for part in parts]
+        raise ValueError(f"{where}: it returned an array of shape {_short(shape)}; {wanted}")
+    return np.array(parts)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def sample_group(config: CreditConfig | None = None) -> Group:
+    """Makes a small group to try an estimator on: a question of two hops, rollouts of 3, 2 and 1 turns.
+
+    >>> from algorithms.credit import sample_group
+    >>> sample_group().rollout_M
+    array([0, 0, 0, 1, 1, 2])
+    """
+    config = config or CreditConfig()
+    told = [
+        ("a", 1.0, [-2.0, -1.5, -0.2], "Rome", "answered"),
+        ("b", 0.0, [-2.0, -2.5], "Paris", "answered"),
+        ("c", -1.0, [-2.0], None, "malformed"),
+    ]
+    rollouts, facts = [], []
+    for name, outcome, scores, answer, termination in told:
+        tool, last = len(scores) - 1, "answer" if answer else "malformed"
+        rollouts.append(
+            ScoredRollout(
+                id=name,
+                group="g",
+                outcome=outcome,
+                initial_scores_K=[scores[0], scores[0] - 1],
+                scores_T1K=[*([score, score - 1] for score in scores[1:]), None],
+                bears_gain_T=[*[True] * tool, False],
+                agents_T=["searcher"] * (tool + 1),
+                malformed=termination == "malformed",
+            )
+        )
+        facts.append(
+            RolloutFacts(
+                question="Where was the author of Foo born?",
+                golds=["Rome", "Roma"],
+                scored_golds_K=["Rome", "Roma"],
+                hops=2,
+                evidence=["d0", "d1"],
+                metadata={},
+                answer=answer,
+                termination=termination,
+                actions_T=[*["tool"] * tool, last],
+                decisions_T=[*(f"<search>step {t}</search>" for t in range(tool)), f"<answer>{answer}"],
+                observations_T=[*(f"document {t}" for t in range(tool)), ""],
+                queries_T=[*(f"step {t}" for t in range(tool)), None],
+                document_ids_T=[*([f"d{t}"] for t in range(tool)), []],
+                gold_hits_T=[*[True] * tool, False],
+                decision_logps_T=[np.full(3, -0.5, np.float32)] * (tool + 1),
+            )
+        )
+    scored = turn_batch(rollouts, config)
+    credit = assign_credit(scored.turns, config)
+    outcomes = batch_outcome_statistics(scored.turns.outcome_N)
+    ((_, group),) = make_groups(rollouts, facts, scored, credit, config, outcomes)
+    return group
+
+
+def _try_on_sample(preset: Preset) -> None:
+    """Raises ValueError where the estimator cannot work, before anything is trained with it.
+
+    What only real data could explain (a missing key, a division) passes.
+    """
+    assert preset.estimator is not None
+    on_sample = "(on the group of algorithms.credit.sample_group)"
+    try:
+        _ask(preset.name, preset.estimator, sample_group(preset.credit))
+    except _EstimatorFailed as error:
+        if isinstance(error.__cause__, MISTAKES):
+            raise ValueError(f"{error} {on_sample}") from error
+    except ValueError as error:
+        raise ValueError(f"{error} {on_sample}") from error

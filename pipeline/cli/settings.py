@@ -1,0 +1,50 @@
+"""`igpo settings`: every key of an experiment file. `igpo` mounts this function."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def settings_command(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A key, a section, or another trainer's word for it.  [default: all]"),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/settings.md.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--json-schema", help="Print a JSON schema of experiment files, for editors.")
+    ] = False,
+) -> None:
+    """Say what a key of an experiment file means: type, default, bounds, meaning, and which preset sets it.
+
+    Examples:
+
+    - `igpo settings lr`
+    - `igpo settings env_config.retriever`
+    - `igpo settings learning_rate` (TRL's word)
+    - `igpo settings --json-schema > igpo.schema.json`
+    """
+    from envs.errors import InputError
+    from pipeline.experiment import settings_page
+    from pipeline.terminal import say
+
+    if name is not None and (markdown or schema):
+        raise InputError("--markdown and --json-schema are about all settings: leave the name out.")
+    if markdown:
+        print(settings_page.markdown(), end="")
+    elif schema:
+        print(json.dumps(settings_page.json_schema(), indent=2))
+    elif name is None:
+        for line in settings_page.listed():
+            say(line)
+    else:
+        lines = settings_page.described(name)
+        if not lines:
+            near = settings_page.similar(name)
+            hint = f"did you mean `{near}`? " if near else ""
+            raise InputError(f"there is no setting `{name[:60]}`: {hint}`igpo settings` lists all.")
+        for line in lines:
+            say(line)

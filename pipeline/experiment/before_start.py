@@ -1,0 +1,44 @@
+"""What can be said of an experiment in a moment, before Ray, model and engines are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+from envs.data.corpus import iter_documents
+from envs.data.questions import iter_questions
+from envs.errors import InputError
+from pipeline.experiment.experiment import Experiment
+
+LINES = 100_000
+"""Lines of a file that are looked at; those of a larger one are read when the task is loaded."""
+
+
+def check_start(experiment: Experiment) -> None:
+    """Looks whether a model is named, and at the first lines of corpus and questions.
+
+    Raises:
+        InputError: no model is named, a file is missing, or one of these lines is malformed; the message
+            names file and line.
+    """
+    has_model = experiment.config.get("model_path") or getattr(experiment.base, "model_path", None)
+    if not has_model:
+        raise InputError(
+            f"{experiment.source} ({experiment.name}): `config.model_path` is missing: name a Hugging Face "
+            "folder or hub name, or `tiny`, which ships with the package."
+        )
+    settings = experiment.env_settings
+    if settings.corpus not in ("world", "remote"):
+        _look_at(settings.corpus, iter_documents)
+    sources = settings.questions if isinstance(settings.questions, dict) else [settings.questions]
+    for source in [*sources, settings.heldout_questions]:
+        if source and not source.startswith("hf:") and Path(source).suffix != ".parquet":
+            _look_at(source, iter_questions)
+
+
+@cache
+def _look_at(path: str, read: Callable[[str], Iterator[object]]) -> None:
+    for _ in islice(read(path), LINES):
+        pass

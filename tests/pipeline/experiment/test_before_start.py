@@ -1,0 +1,67 @@
+"""What is said of an experiment before Ray, model and engines are loaded."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from envs.errors import InputError
+from pipeline.experiment import before_start
+from pipeline.experiment.before_start import check_start
+from pipeline.experiment.experiment import load_experiments
+
+CORPUS = '{"id": "1", "contents": "\\"A\\"\\na text"}\n'
+QUESTIONS = '{"id": "q", "question": "?", "golden_answers": ["a"]}\n'
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    before_start._look_at.cache_clear()
+
+
+def experiment(folder, corpus=CORPUS, questions=QUESTIONS, **config):
+    (folder / "corpus.jsonl").write_text(corpus)
+    (folder / "questions.jsonl").write_text(questions)
+    env = {"corpus": str(folder / "corpus.jsonl"), "questions": str(folder / "questions.jsonl")}
+    keys = {"run": "IGPO", "config": {"model_path": "tiny", "env_config": env, **config}}
+    (folder / "demo.yaml").write_text(yaml.safe_dump({"demo": keys}))
+    (found,) = load_experiments(folder / "demo.yaml")
+    return found
+
+
+def test_sound_files_pass(tmp_path):
+    check_start(experiment(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"corpus": CORPUS + "{\n"}, "corpus.jsonl:2: not valid JSON"),
+        ({"corpus": CORPUS + '{"id": "2"}\n'}, "corpus.jsonl:2"),
+        ({"questions": QUESTIONS + '{"id": "r", "question": "?"}\n'}, "questions.jsonl:2"),
+        ({"questions": QUESTIONS * 2}, "id 'q' was already used at"),
+        ({"model_path": None}, "`config.model_path` is missing: name a Hugging Face folder or hub name"),
+    ],
+)
+def test_a_fault_is_told_with_its_place(tmp_path, change, said):
+    with pytest.raises(InputError, match=said.replace("(", "\\(")):
+        check_start(experiment(tmp_path, **change))
+
+
+def test_a_missing_file_is_told(tmp_path):
+    found = experiment(tmp_path)
+    (tmp_path / "corpus.jsonl").unlink()
+    with pytest.raises(InputError, match="corpus .*corpus.jsonl does not exist"):
+        check_start(found)
+
+
+def test_nothing_heavy_is_loaded_before_it(tmp_path):
+    experiment(tmp_path, corpus=CORPUS + "{\n")
+    code = (
+        "import sys\nfrom pipeline.cli.rllib import app\nfrom typer.testing import CliRunner\n"
+        f"result = CliRunner().invoke(app, ['train', 'file', {str(tmp_path / 'demo.yaml')!r}])\n"
+        "assert result.exit_code == 2 and 'corpus.jsonl:2' in result.output, result.output\n"
+        "assert not {'ray', 'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,310 @@
+"""The parts of one's own that docs/your_own_parts.md shows: short files that work as they stand."""
+
+import importlib
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from chat_tokenizers import QWEN2, chat_tokenizer
+from scripted_engine import ids, tiny_task
+
+from algorithms.credit import sample_group
+from algorithms.credit.group import Group
+from algorithms.credit.own_estimator import find_preset
+from algorithms.igpo.config import IGPOConfig
+from envs.data.corpus import Corpus, Document
+from envs.errors import InputError
+from envs.retrieval.build import build_retriever
+from envs.retrieval.config import RetrieverSettings
+from envs.search.config import SearchEnvSettings
+from envs.search.episode import SearchEpisode
+from envs.search.task import SearchTask
+from envs.search.trajectory import Termination
+
+PAGE = (Path(__file__).parents[1] / "docs" / "your_own_parts.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+FILES = {
+    text.splitlines()[0].removeprefix("# "): text
+    for kind, text in BLOCKS
+    if kind == "python" and text.startswith("# my_")
+}
+LIMITS = {"max_turn_tokens": 500, "max_observation_tokens": 500, "max_context_tokens": 9000}
+WORLD = {"train_questions": 20, "heldout_questions": 10}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The page's files in the current folder, which is searched without being on PYTHONPATH."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    find_preset.cache_clear()
+    yield tmp_path
+    find_preset.cache_clear()
+    for name in [name for name in sys.modules if name.startswith(("my_", "own_"))]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+def settings_of(module):
+    """The YAML block of the page that names the module."""
+    text = next(text for kind, text in BLOCKS if kind == "yaml" and f"{module}:" in text)
+    return yaml.safe_load(text)
+
+
+def own(folder, name, text):
+    """`text` as the module `name`."""
+    (folder / f"{name}.py").write_text(text)
+    importlib.invalidate_caches()
+
+
+def test_the_page_shows_each_part_in_at_most_30_lines():
+    parts = ("credit", "preset", "retriever", "protocol", "outcome", "tool", "roles")
+    assert set(FILES) == {f"my_{part}.py" for part in parts}
+    assert {name: text.count("\n") for name, text in FILES.items() if text.count("\n") > 30} == {}
+
+
+def test_the_page_lists_every_column_of_a_group():
+    table = PAGE[PAGE.index("| column |") : PAGE.index("- Gains are made")]
+    assert set(re.findall(r"`(\w+)`", re.sub(r"\|[^|]*\|$", "", table, flags=re.MULTILINE))) == {
+        field.name for field in fields(Group)
+    }
+
+
+def test_the_estimator_of_the_page():
+    """Two rollouts of the sample find evidence; none asks twice. z of 1, 0, -1: +-1.2247 and 0."""
+    preset = find_preset("my_credit:evidence_first")
+    group = sample_group()
+    z = 1.0 / (np.sqrt(2 / 3) + 1e-6)
+    expected = [z + 0.5, z + 0.5, z, 0.5, 0.0, -z]
+    np.testing.assert_allclose(preset.estimator(group), expected, rtol=1e-12)
+
+
+def test_the_preset_of_the_page_brings_its_settings():
+    config = IGPOConfig().training(preset="my_preset:TWICE").rl_module(model_path="tiny")
+    config.validate()
+    assert config.credit_config().gain_basis == "prob"
+    assert config.loss_settings().clip_high == 0.28
+    assert config.preset_settings.name == "my_preset:TWICE" and config.preset_settings.estimator
+
+
+def test_an_estimator_whose_file_changes_is_another_one(folder):
+    before = find_preset("my_credit:evidence_first").changes
+    del sys.modules["my_credit"]
+    find_preset.cache_clear()
+    own(folder, "my_credit", FILES["my_credit.py"].replace("0.5 * again_M", "0.25 * again_M"))
+    assert find_preset("my_credit:evidence_first").changes != before
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def f(group): return [0.0] * 3", "an array of shape (3,); return one number for each of the 6"),
+        ("def f(group): return [[0.0], [0.0] * 2, [0.0]]", "of [1, 2, 1] numbers for rollouts of [3, 2, 1]"),
+        ("def f(group): return group.gains_M", "of rollout a, turn 2 is nan; return a finite number"),
+        ("def f(group): return [1e31] * 6", "turn 0 is 1e+31; rewards must lie within"),
+        ("def f(group): return 0.0", "returned a value of type float; return one number"),
+        ("def f(group): return ['x'] * 6", "returned a value of type list; return one number"),
+        ("def f(group): return group.gians_M", "it failed: AttributeError"),
+        ("def f(): return 0", "it failed: TypeError: f() takes 0 positional arguments"),
+        ("f = 3", "is of type int: name a function of one group, or a `Preset`"),
+        ("def g(group): pass", "has no 'f'"),
+        ("import nothing_like_it", "can't be imported (ModuleNotFoundError: No module named"),
+        ("def f(group) return", "can't be imported (SyntaxError"),
+    ],
+)  # fmt: skip
+def test_an_estimator_that_cannot_work_is_refused_before_a_run(folder, code, said):
+    own(folder, "own_credit", code)
+    config = IGPOConfig().training(preset="own_credit:f").rl_module(model_path="tiny")
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        config.validate()
+    assert "own_credit:f" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_only_real_data_can_explain_is_no_reason_to_refuse(folder):
+    own(folder, "own_data", "def f(group): return [group.metadata['level']] * group.num_turns")
+    assert find_preset("own_data:f").estimator
+
+
+RETRIEVER = "class R:\n    def __init__(self, corpus): pass\n    def search(self, queries, top_k): "
+
+
+def test_the_retriever_of_the_page():
+    settings = RetrieverSettings(**settings_of("my_retriever")["env_config"]["retriever"])
+    corpus = Corpus(
+        [Document("a", "Foo", "a red fox"), Document("b", "", "a red hen"), Document("c", "", "x")]
+    )
+    retriever = build_retriever(settings, corpus)
+    ((best, second), none) = retriever.search(["red FOX", "zebra"], 3)
+    assert (best.document_id, best.title, best.score, second.score) == ("a", "Foo", 1.0, 0.5)
+    assert none == []
+    assert retriever.identity["kind"] == "my_retriever:SharedWords"
+    assert retriever.identity["corpus_hash"] == corpus.content_hash
+    assert len(retriever.identity["code"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return []", "`search` returned 0 lists for 1 queries"),
+        ("return None", "`search` returned NoneType for 1 queries"),
+        ("return [['zz']]", "returned 'zz' for a document, and no document of the corpus has this id"),
+        ("return [['a'] * (top_k + 1)]", "returned 3 documents where top_k is 2"),
+        ("return ['a']", "the hits of a query are str"),
+    ],
+)
+def test_wrong_answers_of_a_retriever_are_told_in_a_sentence(folder, body, said):
+    own(folder, "own_search", RETRIEVER + body)
+    retriever = build_retriever(RetrieverSettings(kind="own_search:R"), Corpus([Document("a", "", "x")]))
+    with pytest.raises(InputError, match=re.escape(said)):
+        retriever.search(["x"], 2)
+
+
+def test_a_retriever_that_raises_is_a_failed_search(folder):
+    from envs.retrieval.base import RetrieverError
+
+    own(folder, "own_fault", RETRIEVER + "return 1 / 0")
+    retriever = build_retriever(RetrieverSettings(kind="own_fault:R"), Corpus([Document("a", "", "x")]))
+    with pytest.raises(RetrieverError, match="own_fault:R failed: ZeroDivisionError"):
+        retriever.search(["x"], 2)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"kind": "bm52"}, "did you mean `bm25`"),
+        ({"kind": "my_retriever"}, "`module:function` for your own"),
+        ({"kind": "bm25", "arguments": {"x": 1}}, "`arguments` are for a retriever of your own"),
+    ],
+)
+def test_settings_of_a_retriever_that_mean_nothing_are_refused(section, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        RetrieverSettings(**section)
+
+
+def chat_task(folder, **settings):
+    chat_tokenizer(QWEN2).save_pretrained(folder)
+    return SearchTask(SearchEnvSettings(**{"tokenizer": str(folder), "world": WORLD, **LIMITS, **settings}))
+
+
+def play(task, question, script):
+    """Plays the decisions; returns the episode, and who was to speak before each."""
+    episode = SearchEpisode(task, question, rollout_id="r", group_id="g")
+    episode.start()
+    spoke = []
+    for text in script:
+        spoke.append(episode.agent)
+        for call in episode.decide(task.protocol.tokenizer(text + "<|im_end|>")["input_ids"], completed=True):
+            task.tools(call)
+        episode.observe()
+    return episode, spoke
+
+
+def test_the_protocol_of_the_page(folder):
+    task = chat_task(folder, **settings_of("my_protocol")["env_config"])
+    question = next(question for question in task.train_questions if question.hops == 1)
+    script = [f"<find>{question.metadata['entity']}</find>", f"<answer>{question.golds[0]}</answer>"]
+    episode, _ = play(task, question, script)
+    rollout = episode.rollout
+    assert rollout.termination is Termination.ANSWERED and rollout.outcome == 1.0
+    assert rollout.turns[0].query == question.metadata["entity"]
+    assert f"<found>{rollout.turns[0].observation_text}</found>" in task.protocol.text(episode.history)
+
+
+UNREAD = (
+    FILES["my_protocol.py"]
+    .replace("FindProtocol", "P")
+    .replace('"<answer>", "</answer>"', '"<find>", "</find>"')
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("class P:\n    def __init__(self, tokenizer): pass", "lacks name, tokenizer, stop_token_ids"),
+        ("class P:\n    def __init__(self): pass", "can't be made: TypeError"),
+        (UNREAD, "`parse` reads tool '' in the answer 'Rome' that `decision` wrote"),
+    ],
+)  # fmt: skip
+def test_a_protocol_that_cannot_work_is_refused_before_a_run(folder, code, said):
+    own(folder, "own_protocol", code)
+    with pytest.raises(InputError, match=re.escape(said)):
+        chat_task(folder, protocol="own_protocol:P")
+
+
+def test_the_outcome_of_the_page_reads_turns_and_metadata(folder):
+    settings = settings_of("my_outcome")["env_config"]
+    task = tiny_task(folder / "tokenizer", max_turns=6, **settings)
+    question = next(question for question in task.train_questions if question.hops == 1)
+    question.metadata["hops"] = 1
+    episode = SearchEpisode(task, question, rollout_id="r", group_id="g")
+    episode.start()
+    name = question.metadata["entity"]
+    for text in [f"<search> {name} mother <end>"] * 3 + [f"<answer> {question.golds[0]} <end>"]:
+        for call in episode.decide(ids(task, text), completed=True):
+            task.tools(call)
+        episode.observe()
+    assert episode.rollout.outcome == pytest.approx(1.0 - 0.05 * 2)
+
+
+@pytest.mark.parametrize(
+    ("code", "value"),
+    [
+        ("def f(prediction, golds): return len(prediction) + len(golds)", 5.0),
+        ("def f(a, b): return len(a) + len(b)", 5.0),
+        ("def f(a, b, question): return len(a) + len(question)", 5.0),
+        ("def f(golds, answer): return len(answer) - len(golds)", 1.0),
+        ("def f(**facts): return len(facts)", 6.0),
+        ("def f(*, question, golds): return len(question) - len(golds)", 0.0),
+    ],
+)
+def test_an_outcome_gets_what_its_parameters_name(folder, code, value):
+    from envs.data.answer_metrics import outcome_function
+
+    own(folder, "own_outcome", code)
+    assert outcome_function("own_outcome:f")("abc", ["x", "y"], question="??") == value
+
+
+def test_an_outcome_that_wants_something_else_is_refused(folder):
+    from envs.data.answer_metrics import outcome_function
+
+    own(folder, "own_wish", "def f(answer, golds, reader): return 0")
+    with pytest.raises(
+        InputError, match="its parameter `reader` is not known; it may take answer, golds, question"
+    ):
+        outcome_function("own_wish:f")
+
+
+def test_the_tool_of_the_page(folder):
+    task = chat_task(folder, **settings_of("my_tool")["env_config"])
+    question = task.train_questions[0]
+    script = [
+        '<tool_call>{"name": "founded", "arguments": {"city": "Rome"}}</tool_call>',
+        '<tool_call>{"name": "founded", "arguments": {"city": "Ur"}}</tool_call>',
+    ]
+    rollout = play(task, question, script)[0].rollout
+    assert rollout.turns[0].observation_text == "Rome was founded in -753"
+    assert rollout.turns[1].tool_calls[0].error == "Ur is not in the table; known: Rome, Berlin"
+
+
+def test_the_roles_of_the_page(folder):
+    task = chat_task(folder, **settings_of("my_roles")["env_config"])
+    say = "<message>well</message>"
+    script = [say, say, say, "<message>and?</message>", "<tool_call>{</tool_call>", say]
+    assert play(task, task.train_questions[0], script)[1] == [
+        "searcher", "critic", "searcher", "writer", "searcher", "searcher",
+    ]  # fmt: skip
+
+
+def test_a_rule_that_names_no_role_says_so(folder):
+    own(folder, "own_rule", "def f(action): return 'nobody'")
+    task = chat_task(folder, protocol="igpo", next_speaker="own_rule:f")
+    with pytest.raises(
+        ValueError, match="'own_rule:f' returned 'nobody'; return the name of a role: searcher"
+    ):
+        play(task, task.train_questions[0], ["<tool_call>{</tool_call>"])
