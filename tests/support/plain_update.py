@@ -57,7 +57,7 @@ class Policy:
         self.slack = {name: torch.zeros_like(value).detach() for name, value in self.params.items()}
 
     def step(self) -> None:
-        """One step of AdamW. It divides by sqrt(v) + eps, and so magnifies the rounding of small gradients."""
+        """One step of AdamW. Dividing by sqrt(v) + eps magnifies the rounding of small gradients."""
         self.optimizer.step()
         for name, param in self.params.items():
             state = self.optimizer.state[param]

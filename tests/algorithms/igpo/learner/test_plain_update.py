@@ -54,8 +54,8 @@ def weights_of(learner):
 def check(state, policy):
     """`state` (name to array, float32) holds the weights of the plain policy (float64) up to rounding.
 
-    That is 0.1% of a step, and more where a gradient was next to 0: where one is 1e-8 and the tensor's largest
-    1e-2, its float32 digits are rounding, and AdamW still takes a whole step by it (6% of a step was seen).
+    That is 0.1% of a step, and more where a gradient was next to 0. Where one is 1e-8 and the largest is
+    1e-2, its float32 digits are rounding, and AdamW still takes a whole step by it: 6% of a step was seen.
     """
     assert state.keys() == policy.params.keys()
     for name, expected in policy.params.items():
