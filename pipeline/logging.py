@@ -11,6 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from envs.credentials import masked
 from envs.errors import InputError
 from pipeline.terminal import visible
 
@@ -93,7 +94,7 @@ def log_to_file(path: Path) -> Generator[None]:
     """
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setLevel(logging.INFO)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     try:
         yield
@@ -154,4 +155,11 @@ class _Terminal(logging.Handler):
     """Writes to whatever stderr is at the time, so that a live line is not torn."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(visible(self.format(record)), file=sys.stderr)
+        print(visible(masked(self.format(record))), file=sys.stderr)
+
+
+class _Masked(logging.Formatter):
+    """A formatter of a file that others may read: no credentials, in tracebacks neither."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))

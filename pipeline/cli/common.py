@@ -6,12 +6,14 @@ import errno
 import importlib.metadata
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from envs.credentials import masked
 from pipeline.terminal import say
 
 BAD_INPUT = 2
@@ -56,6 +58,13 @@ class _PlainErrors(TyperGroup):
             where = f"{error.filename}: " if error.filename else ""
             say(f"error: {where}{error.strerror}: {DISK_REMEDIES[error.errno]}.", error=True)
             raise typer.Exit(BAD_INPUT) from error
+        except Exception:
+            # A bug: typer prints its traceback, which is ours to print where a credential stands in it.
+            told = traceback.format_exc()
+            if masked(told) == told:
+                raise
+            say(told, error=True)
+            raise typer.Exit(1) from None
 
 
 def make_app(help: str) -> typer.Typer:

@@ -20,6 +20,7 @@ from pydantic import Field
 from algorithms.credit import PRESETS, CreditConfig, without_removed
 from algorithms.igpo.loss_settings import LossSettings
 from algorithms.igpo.renamed import RENAMED
+from envs.credentials import refuse_credentials_in
 from envs.engine.base import EngineSettings
 from envs.errors import InputError
 from envs.search.config import SearchEnvSettings, Settings
@@ -272,6 +273,7 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
     for variant, choices, sample in experiment_file.expand_variants(config, run.num_samples):
         settings = validated(SearchEnvSettings, variant.get("env_config") or {}, "config.env_config", where)
         validated(EngineSettings, variant.get("engine") or {}, "config.engine", where)
+        refuse_credentials_in(variant, f"{where}: config")
         experiments.append(
             Experiment(config=variant, env_settings=settings, choices=choices, sample=sample, **shared)
         )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.igpo.iteration_record import IterationRecord
+from envs.credentials import masked
 from envs.locks import FileLock
 from envs.proxies import proxy_for, spare_loopback
 from pipeline.tracking.delivery import Connection, Delivery
@@ -78,7 +79,7 @@ class MlflowTracker:
             run_id=run_id,
             tags={
                 "igpo.checkpoints": str(self.run_dir / "checkpoints"),
-                **{k: str(v) for k, v in (tags or {}).items()},
+                **{k: masked(str(v)) for k, v in (tags or {}).items()},
             },
             parameters=parameters_of(config),
             artifacts=None if self._server else (self._home / "mlartifacts").as_uri(),
