@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from envs.cache_folder import cache_directory
 from envs.credentials import read_key
@@ -31,7 +31,7 @@ class _Answer(BaseModel):
     """Serper's answer to `{"q": query, "num": n}`; `credits` is its price."""
 
     organic: list[_Page] = []
-    credits: float = 1.0
+    credits: float = Field(1.0, ge=0, allow_inf_nan=False)
 
 
 class WebRetriever:

@@ -22,6 +22,9 @@ from envs.errors import InputError
 from envs.search.tools.threads import DaemonThreads
 from envs.search.trajectory import ToolCall
 
+MAX_RESULT_CHARACTERS = 1_000_000
+"""Longer results are cut: no observation shows as much."""
+
 
 class ToolError(Exception):
     """A mistake of the policy in a call. Its text tells the policy how to correct it. A user's tool may raise
@@ -232,7 +235,7 @@ def _enter(call: ToolCall, function: Callable[..., ToolResult], *arguments: Any)
     except ToolFailure as error:
         call.error, call.failed = masked(str(error)), True
     else:
-        call.result_text, call.credits = result.text, result.credits
+        call.result_text, call.credits = result.text[:MAX_RESULT_CHARACTERS], result.credits
         call.document_ids, call.document_scores = list(result.document_ids), list(result.document_scores)
 
 
