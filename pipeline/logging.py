@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from envs.credentials import masked
 from envs.errors import InputError
@@ -92,7 +93,7 @@ def log_to_file(path: Path) -> Generator[None]:
     """Writes everything from INFO up that this process logs to `path` too, and an exception that ends the
     block.
     """
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _File(path, encoding="utf-8")
     handler.setLevel(logging.INFO)
     handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
@@ -156,6 +157,30 @@ class _Terminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         print(visible(masked(self.format(record))), file=sys.stderr)
+
+
+class _File(logging.FileHandler):
+    """A log file that says once, in one sentence, that it can't be written; logging prints a traceback each
+    time.
+    """
+
+    def __init__(self, path: Path, **options: Any):
+        super().__init__(path, **options)
+        self._told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            print(visible(f"{self.baseFilename} is cut from here on: {error.strerror}"), file=sys.stderr)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:  # what is left in its buffer, on a full disk
+            self.stream = None
 
 
 class _Masked(logging.Formatter):

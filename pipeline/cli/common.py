@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import os
 import sys
@@ -14,18 +13,11 @@ import typer
 from typer.core import TyperGroup
 
 from envs.credentials import masked
+from envs.durable import DISK_REMEDIES
 from pipeline.terminal import say
 
 BAD_INPUT = 2
 """Exit code for whatever the user can correct."""
-
-DISK_REMEDIES = {
-    errno.ENOSPC: "free some space on this disk, then give the same command again",
-    errno.EDQUOT: "your quota is used up: free some space, then give the same command again",
-    errno.EROFS: "nothing can be written there: name another place",
-    errno.EACCES: "change the permissions, or name another place",
-}
-"""What a user can do about an error of the disk that no part of the program has dealt with."""
 
 Set = Annotated[
     list[str] | None,

@@ -58,7 +58,7 @@ def test_a_finished_run(unsent, run):
 def test_a_run_that_died_is_sent_up_to_its_checkpoint(unsent, run):
     folder = unsent.checkpoints / "iteration_000001"
     folder.mkdir()
-    (folder / NOTE).write_text(json.dumps({"schema_version": 1, "iteration": 1, "files": {}}))
+    (folder / NOTE).write_text(json.dumps({"schema_version": 1, "algorithm": "IGPO", "iteration": 1}))
     (unsent.checkpoints / "last").symlink_to(folder.name)
     code, said = run("track", unsent.path, app=pipeline.cli.igpo.app)
     assert code == 0 and "has iteration 1 and all before it, as failed" in said

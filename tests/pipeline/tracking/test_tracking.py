@@ -204,6 +204,33 @@ def test_a_store_that_was_silent_is_asked_at_once_when_the_run_ends(run_dir, mon
     assert attempts[2] - attempts[0] < 8
 
 
+def test_a_locked_store_is_one_sentence(run_dir):
+    """MLflow's own log of it was 66 lines, with two tracebacks."""
+    code = f"""
+import sqlite3, time
+from pipeline.logging import configure_logging
+configure_logging(0)
+from pipeline.tracking import MlflowTracker
+holder = sqlite3.connect({str(run_dir.parent.parent / "mlflow.db")!r})
+holder.execute("BEGIN EXCLUSIVE")
+import mlflow.store.db.utils
+mlflow.store.db.utils.MAX_RETRY_COUNT = 1
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+event.listen(Engine, "connect", lambda connection, record: connection.execute("PRAGMA busy_timeout = 10"))
+tracker = MlflowTracker({str(run_dir)!r}, name="igpo", run_id="run-1", config={{}})
+tracker.log_iteration(1, {{"igpo": {{"em": 0.5}}}})
+tracker.commit(1)
+while tracker._delivery._silent_since is None:
+    time.sleep(0.05)
+tracker.close(timeout=0.5)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    assert "database is locked" in said[0] and "Traceback" not in done.stderr, done.stderr
+    assert len(said) <= 3, said
+
+
 def traces_of(tracker):
     client, run = stored(tracker)
     found = client.search_traces(locations=[run.info.experiment_id], run_id=run.info.run_id)
