@@ -25,6 +25,10 @@ Set = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one setting; dots go inward. May be given several times."
     ),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run the code that the checkpoint's own experiment names (tools, outcome)."),
+]
 Verbose = Annotated[
     int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
 ]

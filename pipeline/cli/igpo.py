@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import BAD_INPUT, Set, Verbose, make_app
+from pipeline.cli.common import BAD_INPUT, Set, Trust, Verbose, make_app
 from pipeline.cli.data import app as data_app
 from pipeline.cli.demonstrations import demonstrations_command
 from pipeline.cli.estimate import estimate_command
@@ -91,6 +91,7 @@ def ask(
     set_: Set = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    trust: Trust = False,
     verbose: Verbose = 0,
 ) -> None:
     """Answer one question, showing each turn as it is written.
@@ -109,7 +110,7 @@ def ask(
     console = Console()
     with native_stderr_aside(verbose):
         with console.status("opening the policy ..."):
-            opened = open_policy(policy, config, set_)
+            opened = open_policy(policy, config, set_, trust=trust)
         answer(opened, question, console, golds=gold, temperature=temperature, seed=seed)
 
 
