@@ -10,7 +10,9 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from envs.credentials import masked
 from envs.errors import InputError
 from pipeline.terminal import visible
 
@@ -91,9 +93,9 @@ def log_to_file(path: Path) -> Generator[None]:
     """Writes everything from INFO up that this process logs to `path` too, and an exception that ends the
     block.
     """
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _File(path, encoding="utf-8")
     handler.setLevel(logging.INFO)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     try:
         yield
@@ -154,4 +156,35 @@ class _Terminal(logging.Handler):
     """Writes to whatever stderr is at the time, so that a live line is not torn."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(visible(self.format(record)), file=sys.stderr)
+        print(visible(masked(self.format(record))), file=sys.stderr)
+
+
+class _File(logging.FileHandler):
+    """A log file that says once, in one sentence, that it can't be written; logging prints a traceback each
+    time.
+    """
+
+    def __init__(self, path: Path, **options: Any):
+        super().__init__(path, **options)
+        self._told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            print(visible(f"{self.baseFilename} is cut from here on: {error.strerror}"), file=sys.stderr)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:  # what is left in its buffer, on a full disk
+            self.stream = None
+
+
+class _Masked(logging.Formatter):
+    """A formatter of a file that others may read: no credentials, in tracebacks neither."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))

@@ -2,12 +2,14 @@
 
 A path, an id, a question or an error may hold `[/x]`, which Rich would take for markup, or control
 characters, which the terminal would obey. The `Console` here knows no markup and makes control characters
-visible; style is given beside the text (`style=`, `Text`). Every command prints through it or through `say`.
+visible; style is given beside the text (`style=`, `Text`). Every command prints through it or through `say`,
+which also mask credentials.
 """
 
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterable
 from typing import IO, Any
 
@@ -16,6 +18,8 @@ from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.status import Status
 from rich.text import Text
+
+from envs.credentials import masked
 
 _HIDDEN = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)"
@@ -33,10 +37,11 @@ def say(text: str, *, error: bool = False) -> None:
     """Prints a line to stdout, or as an error in red to stderr, for commands that need no table."""
     import typer
 
+    text = visible(masked(text))
     if error:
-        typer.secho(visible(text), fg="red", err=True)
+        typer.secho(text, fg="red", err=True)
     else:
-        typer.echo(visible(text))
+        typer.echo(text)
 
 
 class Console(rich.console.Console):
@@ -63,6 +68,14 @@ class Console(rich.console.Console):
             emoji=False,
             highlight=False,
         )
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints as Rich's console does; credentials in texts are masked."""
+        super().print(*(masked(thing) if isinstance(thing, str) else thing for thing in objects), **options)
+
+    def print_exception(self, **_: Any) -> None:
+        """Prints the traceback of the exception that is being handled."""
+        self.print(traceback.format_exc(), style="red", soft_wrap=True)
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(visible(text), **options)

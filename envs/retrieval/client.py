@@ -1,4 +1,4 @@
-"""A JSON client for retrieval servers: open connections, bounded concurrency, a time limit, retries."""
+"""A JSON client for retrieval servers: open connections, bounded concurrency, limits of time and size."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Generator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from envs.proxies import Proxy, check_httpx, is_loopback, proxy_for
 from envs.retrieval.base import RetrieverError
 from envs.retrieval.config import RemoteSettings
+from envs.retrieval.wire import parse_json
 
 if TYPE_CHECKING:
     import httpx
@@ -49,18 +49,22 @@ class JSONClient:
     def __init__(self, settings: RemoteSettings, headers: dict[str, str] | None = None):
         import httpx
 
+        from envs.clocked_http import clocked_transport
+
         self._url = settings.url
         self._retry_for = settings.retry_for
         self._timeout = settings.timeout
+        self._max_bytes = int(settings.max_answer_mib * 2**20)
         self._free = threading.BoundedSemaphore(settings.max_concurrency)
         is_here = is_loopback(urlsplit(settings.url).hostname or "")
         self._has_key = bool(headers)
-        self._new_connection = partial(
-            httpx.Client,
+        # `proxy_for` chooses the proxy, so that a message can name it; the environment does not.
+        context = httpx.create_ssl_context(trust_env=not is_here)
+        self._new_connection = lambda proxy: httpx.Client(
             timeout=settings.timeout,
             headers={"Content-Type": "application/json", **(headers or {})},
-            trust_env=False,  # `proxy_for` chooses the proxy, so that a message can name it
-            verify=httpx.create_ssl_context(trust_env=not is_here),
+            trust_env=False,
+            transport=clocked_transport(verify=context, proxy=proxy),
         )
         if proxy := proxy_for(settings.url):
             check_httpx(proxy)
@@ -73,7 +77,8 @@ class JSONClient:
         """Posts `body` and returns the JSON of the answer.
 
         Raises:
-            RetrieverError: no answer in time, a status other than 200, or an answer that is not JSON.
+            RetrieverError: no answer in time, a status other than 200, an answer beyond the limits, or one
+                that is not JSON.
         """
         # httpx would fail on half of a surrogate pair, which a policy may write; `json.dumps` escapes it.
         content = json.dumps(body).encode()
@@ -81,11 +86,9 @@ class JSONClient:
         if response.status_code != 200:
             raise RetrieverError(self._status(response))
         try:
-            return response.json()
+            return parse_json(response.content)
         except ValueError as error:
-            raise RetrieverError(
-                f"the server {self.server} answered with something else than JSON"
-            ) from error
+            raise RetrieverError(f"the server {self.server} answered with {error}") from error
 
     def get(self, path: str) -> Any:
         """The JSON at `path` of the same server; None where the server has none there.
@@ -97,7 +100,7 @@ class JSONClient:
 
         response = self._patiently("GET", str(httpx.URL(self._url).join(path)), None)
         try:
-            return response.json() if response.status_code == 200 else None
+            return parse_json(response.content) if response.status_code == 200 else None
         except ValueError:
             return None
 
@@ -122,13 +125,15 @@ class JSONClient:
     def _once(self, method: str, url: str, content: bytes | None) -> httpx.Response:
         import httpx
 
+        from envs.clocked_http import time_limit
+
         for _ in range(MAX_REDIRECTS + 1):
             proxy = proxy_for(url)
             through = _through(proxy)
             server = f"the server {urlsplit(url).netloc}"
             try:
-                with self._free, self._connection(proxy) as connection:
-                    response = connection.request(method, url, content=content)
+                with self._free, self._connection(proxy) as connection, time_limit(self._timeout):
+                    response = self._read(connection, method, url, content)
             except httpx.TimeoutException as error:
                 raise _TryAgain(f"{server} took longer than {self._timeout:g} s{through}") from error
             except httpx.TransportError as error:
@@ -142,6 +147,24 @@ class JSONClient:
                 return response
             url = self._redirected(response, method)
         raise RetrieverError(f"the server {self.server} redirects more than {MAX_REDIRECTS} times")
+
+    def _read(self, connection: httpx.Client, method: str, url: str, content: bytes | None) -> httpx.Response:
+        """The whole response. Raises RetrieverError for one that is too long; the rest is not read."""
+        import httpx
+
+        with connection.stream(method, url, content=content) as response:
+            parts, size = [], 0
+            for part in response.iter_bytes():  # unpacked, so that a bomb is found while it unpacks
+                parts.append(part)
+                size += len(part)
+                if size > self._max_bytes:
+                    raise RetrieverError(
+                        f"the server {response.url.netloc.decode('ascii')} answered with more than "
+                        f"{self._max_bytes / 2**20:g} MiB (`max_answer_mib`)"
+                    )
+        headers = [(k, v) for k, v in response.headers.multi_items() if k.lower() != "content-encoding"]
+        request = response.request
+        return httpx.Response(response.status_code, headers=headers, content=b"".join(parts), request=request)
 
     def _redirected(self, response: httpx.Response, method: str) -> str:
         """Where a redirect leads. Raises RetrieverError where it is not to be followed."""
@@ -165,7 +188,7 @@ class JSONClient:
         except IndexError:
             if proxy:
                 check_httpx(proxy)
-            client = self._new_connection(proxy=proxy.url if proxy else None)
+            client = self._new_connection(proxy.url if proxy else None)
         try:
             yield client
         finally:

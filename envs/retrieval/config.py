@@ -32,10 +32,13 @@ class RemoteSettings(Settings):
 
     url: str
     timeout: float = Field(
-        20.0, gt=0, description="seconds without a sign of the server after which an attempt has failed"
+        20.0, gt=0, description="seconds from a request to the end of its answer after which it has failed"
     )
     retry_for: float = Field(
         30.0, ge=0, description="seconds in which a failed attempt is tried again; at most tool_timeout"
+    )
+    max_answer_mib: float = Field(
+        16.0, gt=0, description="MiB of one answer, unpacked; a longer one is a failed call"
     )
     max_concurrency: int = Field(16, ge=1, description="requests under way at once, per process")
 

@@ -6,15 +6,14 @@ format, not against the live service.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from envs.cache_folder import cache_directory
-from envs.errors import InputError
+from envs.credentials import read_key
 from envs.retrieval.base import Hit, PricedHits, RetrieverError
 from envs.retrieval.client import JSONClient
 from envs.retrieval.config import WebSettings
@@ -32,7 +31,7 @@ class _Answer(BaseModel):
     """Serper's answer to `{"q": query, "num": n}`; `credits` is its price."""
 
     organic: list[_Page] = []
-    credits: float = 1.0
+    credits: float = Field(1.0, ge=0, allow_inf_nan=False)
 
 
 class WebRetriever:
@@ -43,18 +42,13 @@ class WebRetriever:
         cache: folder for the answers; None means `cache_directory()`.
 
     Raises:
-        InputError: the variable is not set.
+        InputError: the variable is not set, or holds no key.
     """
 
     def __init__(self, settings: WebSettings, cache: Path | None = None):
         import diskcache
 
-        key = os.environ.get(settings.api_key_variable)
-        if not key:
-            raise InputError(
-                "retriever `web` needs a key of serper.dev in the environment variable "
-                f"{settings.api_key_variable}"
-            )
+        key = read_key(settings.api_key_variable, "serper.dev", "retriever `web`")
         self._client = JSONClient(settings, headers={"X-API-KEY": key})
         self._pool = ThreadPoolExecutor(settings.max_concurrency, thread_name_prefix="web")
         self._cache = diskcache.Cache(

@@ -2,12 +2,15 @@
 
 The answer is `{"result": [[{"document": {"id", "contents"}, "score"}, ...] per query]}`, and without scores a
 list of documents per query. Besides `contents` (= `"Title"\\ntext`) servers differ: some send no id, some no
-score.
+score. JSON is parsed under limits: its depth, and numbers that it has.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -16,6 +19,9 @@ from envs.retrieval.base import Hit
 
 MAX_QUERIES = 4096
 MAX_TOP_K = 1000
+MAX_DEPTH = 64
+"""Search-R1's answers are 6 deep, Serper's 5."""
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 
 class RetrieveRequest(BaseModel):
@@ -61,10 +67,48 @@ class WireHit(BaseModel):
     """A document with its score."""
 
     document: WireDocument
-    score: float | None = None
+    score: float | None = Field(None, allow_inf_nan=False)
 
 
 class RetrieveAnswer(BaseModel):
     """A server's answer with scores."""
 
     result: list[list[WireHit]]
+
+
+def parse_json(content: bytes) -> Any:
+    """Parses an answer or a request.
+
+    Raises:
+        ValueError: it is no JSON, is nested deeper than `MAX_DEPTH`, or holds NaN or an infinity.
+    """
+    if content.count(b"[") + content.count(b"{") > MAX_DEPTH:
+        _check_depth(content)
+    try:
+        return json.loads(content, parse_constant=_refuse)
+    except RecursionError as error:  # UTF-16 hides its brackets
+        raise ValueError(f"JSON nested deeper than {MAX_DEPTH}") from error
+    except _NoNumber:
+        raise
+    except ValueError as error:
+        raise ValueError("something else than JSON") from error
+
+
+class _NoNumber(ValueError):
+    pass
+
+
+def _refuse(name: str) -> None:
+    raise _NoNumber(f"{name}, which is no number of JSON")
+
+
+def _check_depth(content: bytes) -> None:
+    depth = 0
+    for found in _STRING_OR_BRACKET.finditer(content):
+        match found.group()[:1]:
+            case b"[" | b"{":
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise ValueError(f"JSON nested deeper than {MAX_DEPTH}")
+            case b"]" | b"}":
+                depth -= 1

@@ -29,6 +29,8 @@ from envs.search.trajectory import ActionKind, Rollout, Termination, ToolCall, T
 
 PERMISSIONS = {ActionKind.TOOL: "search", ActionKind.ANSWER: "answer", ActionKind.MESSAGE: "message"}
 """The entry of a role's `actions` that permits each kind of action."""
+MAX_TOKEN_CHARACTERS = 256
+"""No tokenizer has a longer token; the longest are runs of blanks."""
 
 
 @dataclass(slots=True)
@@ -188,6 +190,8 @@ class SearchEpisode:
             sender, text = speaker, action.text
         else:
             sender, text = "error", action.error
+        # Cut before it is tokenised: a tokenizer takes seconds and gigabytes for a text of megabytes.
+        whole, text = text, text[: MAX_TOKEN_CHARACTERS * self._settings.max_observation_tokens]
         # A server may send half of a surrogate pair, which no tokenizer accepts.
         text = text.encode(errors="replace").decode()
         prompt = [] if listener in self._contexts else self._open_context(listener)
@@ -198,7 +202,7 @@ class SearchEpisode:
             text, decision_ids=context.last_decision, sender=sender, max_tokens=limit
         )
         context.length += len(shown.ids)
-        turn.observation_text, turn.observation_cut = shown.text, shown.cut
+        turn.observation_text, turn.observation_cut = shown.text, shown.cut or len(text) < len(whole)
         turn.neutralised_tags, turn.num_observation_tokens = shown.neutralised_tags, len(shown.ids)
         self.history += self._in_history(
             turn, text, sender, limit, shown.ids if listener == speaker else None

@@ -23,13 +23,20 @@ DAMAGE = (duckdb.IOException, duckdb.InvalidInputException, pa.ArrowInvalid)
 """What DuckDB and Arrow raise for a file that is no whole Parquet file."""
 
 
-def open_run(*runs: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "runs") -> Run:
+def open_run(
+    *runs: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "runs", memory_gib: float | None = None
+) -> Run:
     """Opens the logs of `runs` (folders, experiment names, run ids, URLs, `last`; default: `last`) as one
     database.
 
+    Args:
+        runs: the runs.
+        runs_dir: folder of all runs, where names, ids and `last` are looked up.
+        memory_gib: the database's memory; None: half of what this process may use.
+
     Raises AnalysisError if a run does not exist, has nothing in its log yet, or its log cannot be read.
     """
-    return Run([locate_run(run, runs_dir) for run in runs or ("last",)])
+    return Run([locate_run(run, runs_dir) for run in runs or ("last",)], memory_gib)
 
 
 class Run:
@@ -40,8 +47,9 @@ class Run:
     relation that is older than a merge of the log has to be asked for again.
     """
 
-    def __init__(self, locations: list[RunLocation]):
+    def __init__(self, locations: list[RunLocation], memory_gib: float | None = None):
         self.locations = locations
+        self._memory_gib = memory_gib
         self._manifests = self._load()
         self._connection = self._database(self._manifests)
 
@@ -95,6 +103,10 @@ class Run:
         """Returns one row per token; empty unless the run had `log_tokens: true`."""
         return self.table("tokens")
 
+    def interrupt(self) -> None:
+        """Stops a query that another thread waits for; it raises `duckdb.InterruptException` there."""
+        self._connection.interrupt()
+
     def close(self) -> None:
         self._connection.close()
 
@@ -118,7 +130,7 @@ class Run:
         beside = [file for location in self.locations for file in recredits.recredit_files(location.folder)]
         recredits.check_files(beside)
         try:
-            return _database(self._logs(manifests), beside)
+            return _database(self._logs(manifests), beside, self._memory_gib)
         except DAMAGE as error:
             raise _damaged(error) from error
 
@@ -149,13 +161,15 @@ class Run:
         return logs
 
 
-def _database(logs: list[tuple[LogFolder, Manifest]], recredit_files: list[str]) -> duckdb.DuckDBPyConnection:
+def _database(
+    logs: list[tuple[LogFolder, Manifest]], recredit_files: list[str], memory_gib: float | None
+) -> duckdb.DuckDBPyConnection:
     files = {
         name: [folder.path(file.path) for folder, manifest in logs for file in manifest.of(name)]
         for name in TABLES
     }
     superseded = " OR ".join(_superseded(logs))
-    connection = connect()
+    connection = connect(memory_gib)
     for filesystem in {
         id(folder.filesystem): folder.filesystem for folder, _ in logs if isinstance(folder, RemoteFolder)
     }.values():

@@ -17,6 +17,7 @@ from pathlib import Path
 import duckdb
 
 from pipeline.analysis.locate import AnalysisError
+from pipeline.run_directory.provenance import memory_bytes
 
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
 """Without options in brackets: a comment among them could hide from us where the explained statement begins.
@@ -28,10 +29,17 @@ _NO_COLUMN = re.compile(
 )
 
 
-def connect() -> duckdb.DuckDBPyConnection:
-    """Returns an empty in-memory database that never fetches extensions."""
+def connect(memory_gib: float | None = None) -> duckdb.DuckDBPyConnection:
+    """Returns an empty in-memory database that never fetches extensions.
+
+    Args:
+        memory_gib: its memory; None: half of what this process may use. Four times as much goes to disk.
+    """
+    limit = memory_bytes() / 2**31 if memory_gib is None else memory_gib
     connection = duckdb.connect(
         config={
+            "memory_limit": f"{limit:.3f}GiB",
+            "max_temp_directory_size": f"{4 * limit:.3f}GiB",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "allow_persistent_secrets": "false",
@@ -70,6 +78,8 @@ def sql_text(text: str) -> str:
 
 def check_is_question(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     """Raises AnalysisError unless `query` is one statement that only reads."""
+    if query != query.encode(errors="replace").decode():
+        raise AnalysisError("the query holds bytes that are not UTF-8")
     try:
         statements = connection.extract_statements(query)
     except duckdb.Error as error:
@@ -80,7 +90,7 @@ def check_is_question(connection: duckdb.DuckDBPyConnection, query: str) -> None
         )
     if len(statements) > 1:
         raise AnalysisError(f"one statement at a time, this is {len(statements)}")
-    kind = statements[0].type
+    kind = _kind(statements[0])
     if kind == duckdb.StatementType.SELECT:
         return
     if kind == duckdb.StatementType.EXPLAIN and (explained := _EXPLAIN.match(query)):
@@ -94,11 +104,19 @@ def check_is_question(connection: duckdb.DuckDBPyConnection, query: str) -> None
             "PIVOT needs its values spelled out here: PIVOT turns ON action IN ('tool', 'answer') USING "
             "count(*)"
         )
+    refused = kind.name if kind else "this statement"
     raise AnalysisError(
-        f"{kind.name} is refused: a run's log is read-only. Ask with SELECT (also FROM, WITH, DESCRIBE, "
-        "SUMMARIZE, "
-        "EXPLAIN); write results with --format and --out"
+        f"{refused} is refused: a run's log is read-only. Ask with SELECT (also FROM, WITH, DESCRIBE, "
+        "SUMMARIZE, EXPLAIN); write results with --format and --out"
     )
+
+
+def _kind(statement: duckdb.Statement) -> duckdb.StatementType | None:
+    """None for a kind that DuckDB's Python package has no name for (`UPDATE EXTENSIONS`)."""
+    try:
+        return statement.type
+    except ValueError:
+        return None
 
 
 def explain_error(error: duckdb.Error, query: str, tables: dict[str, list[str]]) -> str:

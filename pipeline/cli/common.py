@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from envs.credentials import masked
+from envs.durable import DISK_REMEDIES
 from pipeline.terminal import say
 
 BAD_INPUT = 2
 """Exit code for whatever the user can correct."""
-
-DISK_REMEDIES = {
-    errno.ENOSPC: "free some space on this disk, then give the same command again",
-    errno.EDQUOT: "your quota is used up: free some space, then give the same command again",
-    errno.EROFS: "nothing can be written there: name another place",
-    errno.EACCES: "change the permissions, or name another place",
-}
-"""What a user can do about an error of the disk that no part of the program has dealt with."""
 
 Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Change one setting; dots go inward. May be given several times."
     ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run the code that the checkpoint's own experiment names (tools, outcome)."),
 ]
 Verbose = Annotated[
     int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
@@ -56,6 +54,13 @@ class _PlainErrors(TyperGroup):
             where = f"{error.filename}: " if error.filename else ""
             say(f"error: {where}{error.strerror}: {DISK_REMEDIES[error.errno]}.", error=True)
             raise typer.Exit(BAD_INPUT) from error
+        except Exception:
+            # A bug: typer prints its traceback, which is ours to print where a credential stands in it.
+            told = traceback.format_exc()
+            if masked(told) == told:
+                raise
+            say(told, error=True)
+            raise typer.Exit(1) from None
 
 
 def make_app(help: str) -> typer.Typer:

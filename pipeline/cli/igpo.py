@@ -1,7 +1,8 @@
 """`igpo`: the commands around training. `doctor` and `ask` are here, the others in modules of this folder.
 
 Before a run: `settings`, `doctor`, `estimate`, `data`, `warm-start`, `serve-retriever`. After it: `sql`,
-`schema`, `compact`, `recredit`, `profile`, `report`, `show`, `browse`, `ask`. Over many runs: `study`.
+`schema`, `compact`, `recredit`, `profile`, `report`, `show`, `browse`, `track`, `ask`. Over many runs:
+`study`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import BAD_INPUT, Set, Verbose, make_app
+from pipeline.cli.common import BAD_INPUT, Set, Trust, Verbose, make_app
 from pipeline.cli.data import app as data_app
 from pipeline.cli.demonstrations import demonstrations_command, split_command
 from pipeline.cli.estimate import estimate_command
@@ -22,6 +23,7 @@ from pipeline.cli.settings import settings_command
 from pipeline.cli.show import browse_command, show_command
 from pipeline.cli.sql import compact_command, schema_command, sql_command
 from pipeline.cli.study import study_command
+from pipeline.cli.track import track_command
 from pipeline.cli.warm_start import warm_start_command
 
 app = make_app(
@@ -93,6 +95,7 @@ def ask(
     set_: Set = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    trust: Trust = False,
     verbose: Verbose = 0,
 ) -> None:
     """Answer one question, showing each turn as it is written.
@@ -111,7 +114,7 @@ def ask(
     console = Console()
     with native_stderr_aside(verbose):
         with console.status("opening the policy ..."):
-            opened = open_policy(policy, config, set_)
+            opened = open_policy(policy, config, set_, trust=trust)
         answer(opened, question, console, golds=gold, temperature=temperature, seed=seed)
 
 
@@ -130,6 +133,7 @@ app.command("profile")(profile_command)
 app.command("show")(show_command)
 app.command("browse")(browse_command)
 app.command("recredit")(recredit_command)
+app.command("track")(track_command)
 app.command("study")(study_command)
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Thread
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.table import Table
 from rich.text import Text
@@ -15,8 +18,33 @@ from pipeline.terminal import Console
 if TYPE_CHECKING:
     import duckdb
 
+T = TypeVar("T")
+
 FORMATS = ("table", "csv", "json", "parquet")
 PIPED_WIDTH = 100_000
+
+
+def interruptibly(work: Callable[[], T], interrupt: Callable[[], object]) -> T:
+    """Does `work` in a thread, because DuckDB hears no Ctrl-C while it computes; returns its result.
+
+    Raises KeyboardInterrupt after Ctrl-C, once `interrupt` has stopped the work.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=run, name="query", daemon=True).start()
+    try:
+        wait([done])
+    except KeyboardInterrupt:
+        while not wait([done], timeout=0.1).done:  # it may be between two statements
+            interrupt()
+        raise
+    return done.result()
 
 
 def make_console() -> Console:

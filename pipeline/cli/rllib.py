@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from pipeline.cli.common import Set, Verbose, make_app, make_room_for
+from pipeline.cli.common import Set, Trust, Verbose, make_app, make_room_for
 from pipeline.terminal import Console, say
 
 app = make_app("Train and evaluate search agents with IGPO on RLlib.")
@@ -167,6 +167,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write summary and every episode as JSON.")
     ] = None,
+    trust: Trust = False,
     verbose: Verbose = 0,
 ) -> None:
     """Answer held-out questions with a trained or untrained policy, greedily, and report EM and F1.
@@ -192,7 +193,7 @@ def evaluate(
     configure_ray_logging(verbose)
     console = Console()
     with native_stderr_aside(verbose), console.status("opening the policy ...") as status:
-        opened = open_policy(policy, config, set_)
+        opened = open_policy(policy, config, set_, trust=trust)
         chosen = evaluation.select_questions(opened, questions or [], episodes)
         done = evaluation.evaluate(
             opened,

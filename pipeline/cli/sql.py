@@ -18,6 +18,9 @@ from pipeline.terminal import Console, say
 if TYPE_CHECKING:
     from pipeline.analysis import Run
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
 RunsDir = Annotated[Path, typer.Option(help="Folder of all runs, where names, ids and `last` are looked up.")]
 
 
@@ -42,6 +45,12 @@ def sql_command(
         ),
     ] = None,
     rows: Annotated[int, typer.Option(min=0, help="Rows that a table shows; 0: all.")] = 50,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIB", help="Memory for the query; without it, half of what this process may use."
+        ),
+    ] = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Ask the rollout log of one or several runs in SQL (DuckDB's): which turns earned reward, and was it
@@ -58,7 +67,7 @@ def sql_command(
     - `igpo sql runs/igpo/RUN_ID --file question.sql`
     - `igpo sql last` (a prompt)
     """
-    from pipeline.cli.output import FORMATS, make_console, write_result
+    from pipeline.cli.output import FORMATS, interruptibly, make_console, write_result
 
     console = make_console()
     if list_:
@@ -69,20 +78,27 @@ def sql_command(
 
     if format not in FORMATS:
         raise InputError(f"--format {format}: it must be one of {', '.join(FORMATS)}.")
-    with open_run(*runs, runs_dir=runs_dir) as run:
+    if memory is not None and not 0.1 <= memory < 1e6:
+        raise InputError(f"--memory {memory:g}: it must be 0.1 GiB or more.")
+    with open_run(*runs, runs_dir=runs_dir, memory_gib=memory) as run:
         for location in run.locations:
             if location.choice:
                 Console(stderr=True).print(location.choice, style="dim", soft_wrap=True)
-        if query is not None:
-            _answer(run, query, lambda relation: write_result(relation, format, out, rows, console))
-        elif sys.stdin.isatty():
+        if query is None and sys.stdin.isatty():
             from pipeline.cli.sql_prompt import SqlPrompt
 
             SqlPrompt(run, rows, console).cmdloop()
-        else:
-            _answer(
-                run, sys.stdin.read(), lambda relation: write_result(relation, format, out, rows, console)
-            )
+            return
+        asked = _read_stdin() if query is None else query
+
+        def answer() -> None:
+            _answer(run, asked, lambda relation: write_result(relation, format, out, rows, console))
+
+        try:
+            interruptibly(answer, run.interrupt)
+        except KeyboardInterrupt:
+            say("stopped", error=True)
+            raise typer.Exit(INTERRUPTED) from None
 
 
 def _answer(run: Run, query: str, use) -> None:
@@ -94,8 +110,17 @@ def _answer(run: Run, query: str, use) -> None:
             use(run.sql(query))
         except duckdb.IOException:
             use(run.sql(query))
+    except duckdb.OutOfMemoryException as error:
+        raise InputError("the query needs more memory: raise --memory, or ask for less") from error
     except duckdb.Error as error:  # Found only while running: a cast that fails, a division, memory.
         raise InputError(str(error).strip()) from error
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise InputError(f"the query on standard input cannot be read: {error}.") from error
 
 
 def _runs_and_query(words: list[str], file: Path | None, named: str | None) -> tuple[list[str], str | None]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pipeline.analysis import AnalysisError, Run, named_queries
 from pipeline.analysis.run import COLUMNS
-from pipeline.cli.output import print_table
+from pipeline.cli.output import interruptibly, print_table
 from pipeline.terminal import Console
 
 HISTORY = Path.home() / ".igpo_sql_history"
@@ -90,6 +90,6 @@ class SqlPrompt(cmd.Cmd):
 
     def _show(self, ask) -> None:
         try:
-            print_table(ask(), self._rows, self._console)
+            interruptibly(lambda: print_table(ask(), self._rows, self._console), self._run.interrupt)
         except (AnalysisError, duckdb.Error) as error:
             self._console.print(str(error), style="red")

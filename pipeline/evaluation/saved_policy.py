@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import yaml
 
 from envs.data.question_filter import QuestionFilter
 from envs.errors import InputError
@@ -53,22 +54,29 @@ class Policy:
         return [beliefs_from_scores(reduce_aliases(scores_T1K, rule)) for scores_T1K in scorer.score(queries)]
 
 
-def open_policy(source: str, config: str | None = None, overrides: list[str] | None = None) -> Policy:
+def open_policy(
+    source: str, config: str | None = None, overrides: list[str] | None = None, *, trust: bool = False
+) -> Policy:
     """Opens a policy and starts one engine per policy id with the saved weights.
 
     Args:
         source: a checkpoint, a Hugging Face folder or hub name, `tiny` or `smollm2`.
         config: the experiment file that names the task; None: the checkpoint's own, else `conf/igpo.yaml`.
         overrides: `KEY=VALUE` changes of the experiment.
+        trust: run the code that the checkpoint's own experiment names.
 
     Raises:
-        InputError: there is no policy, the checkpoint is another algorithm's, or whatever is wrong with the
-            experiment.
+        InputError: there is no policy, the checkpoint is another algorithm's, its own experiment names code
+            to run, or whatever is wrong with the experiment.
     """
     checkpoint = _as_checkpoint(source)
-    path, _ = resolve_config_path(
-        config or (_experiment_of(checkpoint) if checkpoint else None) or DEFAULT_CONFIG
-    )
+    own = _experiment_of(checkpoint) if checkpoint and not config else None
+    if own and not trust and (named := code_named(Path(own))):
+        raise InputError(
+            f"{own} names code to run: {', '.join(named)}. If you trust whoever made this checkpoint, add "
+            "--trust; otherwise give an experiment file of your own with --config."
+        )
+    path, _ = resolve_config_path(config or own or DEFAULT_CONFIG)
     experiment = load_experiment(path, overrides)
     return start_policy(experiment.algorithm_config(), source, checkpoint)
 
@@ -108,6 +116,29 @@ def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None
         model = load_causal_lm(folder, DTYPES[config.model_dtype], config.trust_remote_code)
         engines[policy].load_weights(dict(model.state_dict()), version=0)
     return Policy(source, config, task, folders, RolloutLoop(task, engines))
+
+
+def code_named(experiment: Path) -> list[str]:
+    """The code that an experiment file would have run: functions by import path, a model's own code.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        content = yaml.safe_load(experiment.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{experiment}: this file is damaged ({type(error).__name__}).") from error
+    found: list[str] = []
+    for keys in content.values() if isinstance(content, dict) else ():
+        config = keys.get("config") if isinstance(keys, dict) else None
+        env = config.get("env_config") if isinstance(config, dict) else None
+        env = env if isinstance(env, dict) else {}
+        tools = env.get("tools")
+        tools = tools if isinstance(tools, list) else []
+        found += [str(name) for name in [*tools, env.get("outcome", "")] if ":" in str(name)]
+        if isinstance(config, dict) and config.get("trust_remote_code"):
+            found.append("trust_remote_code (the model's own)")
+    return found
 
 
 def _as_checkpoint(source: str) -> Path | None:

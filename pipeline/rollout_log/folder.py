@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
+from envs.credentials import refuse_credentials
 from envs.durable import TEMPORARY, write_file
 from envs.errors import InputError
 from envs.locks import FileLock
+
+KEYS_ELSEWHERE = (
+    "put them where its library looks: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+    "GOOGLE_APPLICATION_CREDENTIALS, ~/.aws/credentials"
+)
+"""Where the credentials of a rollout log's file system belong."""
 
 
 class RolloutLogError(RuntimeError):
@@ -145,11 +152,12 @@ def join(location: str, *names: str) -> str:
 def open_folder(location: Location) -> LogFolder:
     """Returns the folder at a path or URL.
 
-    Raises InputError for a URL of a file system that is not installed or not known.
+    Raises InputError for a URL with credentials, or of a file system that is not installed or not known.
     """
     if isinstance(location, LogFolder):
         return location
     if is_url(location):
+        refuse_credentials(str(location), "the rollout log", KEYS_ELSEWHERE)
         return RemoteFolder(str(location))
     text = os.fspath(location)
     return LocalFolder(Path(urlsplit(text).path) if "://" in text else Path(text))

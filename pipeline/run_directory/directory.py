@@ -2,8 +2,8 @@
 
 `run.json` holds the run's metadata: identity, versions, hardware, and one entry per attempt (a fresh start is
 attempt 1, each resume the next). It is replaced atomically, so a run that was killed at any instant can be
-found and resumed. A lock, which the system frees when its process dies, keeps two processes from training in
-one directory.
+found and resumed; credentials in it are masked. A lock, which the system frees when its process dies, keeps
+two processes from training in one directory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from envs.credentials import masked_values
 from envs.durable import write_text
 from envs.errors import InputError
 from envs.locks import FileLock
@@ -88,7 +89,7 @@ class RunDirectory:
             if rollout_log is not None:
                 write_text(path / LOG_LOCATION, join(rollout_log, name, run_id) + "\n")
             write_text(path / CONFIG, _yaml(resolved))
-            write_text(path / METADATA, json.dumps(metadata, indent=2))
+            write_text(path / METADATA, _json(metadata))
         except BaseException as error:
             _remove(path)
             if isinstance(error, OSError):
@@ -171,7 +172,7 @@ class RunDirectory:
 
     def note(self, **facts: Any) -> None:
         """Adds `facts` to the metadata."""
-        write_text(self.metadata_path, json.dumps({**self.metadata, **facts}, indent=2))
+        write_text(self.metadata_path, _json({**self.metadata, **facts}))
 
     def begin_attempt(self, resumed_from_iteration: int | None) -> int:
         """Opens the next attempt and returns its number; one that a dead process left open is closed as
@@ -261,6 +262,10 @@ def _remove(path: Path) -> None:
 def new_run_id() -> str:
     """Date, time and four random hexadecimal digits."""
     return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _json(metadata: dict[str, Any]) -> str:
+    return json.dumps(masked_values(metadata), indent=2)
 
 
 def _yaml(resolved: dict) -> str:

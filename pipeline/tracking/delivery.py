@@ -15,7 +15,6 @@ from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception,
-    sleep_using_event,
     stop_when_event_set,
     wait_exponential,
 )
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SECONDS_AT_THE_END = 1.0
+"""Longest time between two attempts once the run is over."""
 LOCAL_MISTAKES = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -58,6 +59,7 @@ class Delivery:
         self._warned: set[str] = set()
         self._undelivered = 0
         self._silent_since: float | None = None
+        self._closing = Event()
         self._give_up = Event()
         self._queue: Queue[Job | None] = Queue()
         self._thread = Thread(target=self._work, name="mlflow", daemon=True)
@@ -86,12 +88,13 @@ class Delivery:
         return done.wait(timeout)
 
     def close(self, timeout: float) -> bool:
-        """Finishes the jobs that are left.
+        """Finishes the jobs that are left; a store that was silent is asked at once, and then each second.
 
         Returns:
             False if the store refused a job, or did not answer for `timeout` seconds and jobs were dropped.
         """
         self._queue.put(None)
+        self._closing.set()
         started = time.monotonic()
         while self._thread.is_alive():
             silent_since = self._silent_since
@@ -112,7 +115,7 @@ class Delivery:
             retry=retry_if_exception(_is_transient),
             wait=wait_exponential(max=60),
             stop=stop_when_event_set(self._give_up),
-            sleep=sleep_using_event(self._give_up),
+            sleep=self._sleep,
             before_sleep=self._warn_silent,
             reraise=True,
         )
@@ -133,6 +136,11 @@ class Delivery:
             self._connection = self._connect()
         job(self._connection)
         self._silent_since = None
+
+    def _sleep(self, seconds: float) -> None:
+        """Waits before the next attempt: at the end of a run, when nobody waits for less, a second."""
+        if self._closing.wait(seconds):
+            self._give_up.wait(min(seconds, SECONDS_AT_THE_END))
 
     def _warn_silent(self, state: RetryCallState) -> None:
         if self._silent_since is None:

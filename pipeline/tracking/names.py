@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from envs.credentials import masked
+
 METRIC_NAMES = {
     "em": "train/em",
     "em_sampled": "train/em_sampled",
@@ -76,7 +78,7 @@ def parameters_of(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns the configuration flattened with dots, values as JSON (text stays bare): a reader gets 1e-06,
     true and null back.
     """
-    return {_allowed(key): _cut(value) for key, value in _flatten(config, "")}
+    return {_allowed(key): _cut(masked(value)) for key, value in _flatten(config, "")}
 
 
 def _flatten(value: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -1,10 +1,15 @@
-"""`logs/metrics.jsonl`: every point of a run's metrics, on disk before it is sent."""
+"""`logs/metrics.jsonl` and `logs/traces.jsonl`: what goes to a tracking server is on disk before it is sent.
+
+Points of metrics stay there. A trace is large, so its line goes once the server has it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +63,63 @@ class Spool:
             if is_wanted:
                 points.append(point)
         return points
+
+
+class TraceSpool:
+    """Traces wait here for the checkpoint that contains their rollouts, and then for the server.
+
+    `resumed_from` is as in `Spool`. Thread-safe. A line that is no trace (one that a kill cut short) is
+    dropped.
+    """
+
+    def __init__(self, path: Path, resumed_from: int | None):
+        self._path = path
+        self._lock = threading.Lock()
+        self._kept: dict[str, dict[str, Any]] = {}
+        self._taken: set[str] = set()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        for trace in filter(None, map(_trace, lines)) if resumed_from is not None else ():
+            if trace["iteration"] <= (resumed_from or 0):
+                self._kept[trace["id"]] = trace
+        if lines:
+            self._rewrite()
+
+    def add(self, traces: Collection[dict[str, Any]]) -> None:
+        """Keeps traces. They are on disk when this returns."""
+        with self._lock, self._path.open("a") as file:
+            for trace in traces:
+                self._kept[trace["id"]] = trace
+                file.write(json.dumps(trace) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def take(self, iteration: int) -> list[dict[str, Any]]:
+        """Returns the traces up to and including `iteration` that were not taken before."""
+        with self._lock:
+            taken = [trace for trace in self._kept.values() if trace["iteration"] <= iteration]
+            taken = [trace for trace in taken if trace["id"] not in self._taken]
+            self._taken |= {trace["id"] for trace in taken}
+        return taken
+
+    def sent(self, trace_id: str) -> None:
+        """Drops a trace that the server has; its line goes with the next `tidy`."""
+        with self._lock:
+            self._kept.pop(trace_id, None)
+
+    def tidy(self) -> None:
+        """Removes the lines of traces that the server has."""
+        with self._lock:
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        write_text(self._path, "".join(json.dumps(trace) + "\n" for trace in self._kept.values()))
+
+
+def _trace(line: str) -> dict[str, Any] | None:
+    try:
+        trace = json.loads(line)
+    except ValueError:
+        return None
+    is_trace = isinstance(trace, dict) and isinstance(trace.get("iteration"), int)
+    return trace if is_trace and isinstance(trace.get("id"), str) else None

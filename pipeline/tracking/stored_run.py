@@ -73,8 +73,8 @@ def find_or_create(client: MlflowClient, wanted: RunInStore, resumed_from: int |
 
 def configure_mlflow_logging() -> None:
     """Silences MLflow's messages about table creation and about retries, which `Delivery` reports itself."""
-    for chatty in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback for each attempt
 
 
 def _tagged(client: MlflowClient, experiment: str, tag: str, value: str) -> Run | None:

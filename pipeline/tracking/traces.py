@@ -64,26 +64,15 @@ def sample(record: IterationRecord, size: int, run_id: str) -> list[SampledRollo
     ]
 
 
-def log_trace(connection: Connection, sampled: SampledRollout) -> None:
-    """Stores the trace, linked to the run. Doing it again changes nothing."""
-    from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState
-    from mlflow.tracing.client import TracingClient
-    from mlflow.tracing.constant import TraceMetadataKey, TraceTagKey
-
-    rollout = sampled.rollout
-    spans = spans_of(sampled, connection.experiment_id)
-    begin_ns = spans[0]["start_time_unix_nano"]
-    info = TraceInfo(
-        trace_id=_trace_id(sampled),
-        trace_location=TraceLocation.from_experiment_id(connection.experiment_id),
-        request_time=begin_ns // 1_000_000,
-        execution_duration=(sampled.ended_ns - begin_ns) // 1_000_000,
-        state=TraceState.OK,
-        request_preview=rollout.question.text,
-        response_preview=rollout.answer or "",
-        trace_metadata={TraceMetadataKey.SOURCE_RUN: connection.run_id},
-        tags={
-            TraceTagKey.TRACE_NAME: "rollout",
+def trace_of(sampled: SampledRollout) -> dict[str, Any]:
+    """The trace as JSON values, to be kept until it is sent."""
+    rollout, spans = sampled.rollout, spans_of(sampled)
+    return {
+        "id": _trace_id(sampled),
+        "iteration": sampled.iteration,
+        "question": rollout.question.text,
+        "answer": rollout.answer or "",
+        "tags": {
             "igpo.run_id": sampled.run_id,
             "igpo.iteration": str(sampled.iteration),
             "igpo.split": sampled.split,
@@ -91,7 +80,31 @@ def log_trace(connection: Connection, sampled: SampledRollout) -> None:
             "igpo.question_id": rollout.question.id,
             "igpo.outcome": f"{rollout.outcome:g}",
         },
+        "begin_ns": spans[0]["start_time_unix_nano"],
+        "end_ns": sampled.ended_ns,
+        "spans": spans,
+    }
+
+
+def send_trace(connection: Connection, trace: Mapping[str, Any]) -> None:
+    """Stores the result of `trace_of`, linked to the run. Doing it again changes nothing."""
+    from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState
+    from mlflow.tracing.client import TracingClient
+    from mlflow.tracing.constant import TraceMetadataKey, TraceTagKey
+
+    info = TraceInfo(
+        trace_id=trace["id"],
+        trace_location=TraceLocation.from_experiment_id(connection.experiment_id),
+        request_time=trace["begin_ns"] // 1_000_000,
+        execution_duration=(trace["end_ns"] - trace["begin_ns"]) // 1_000_000,
+        state=TraceState.OK,
+        request_preview=trace["question"],
+        response_preview=trace["answer"],
+        trace_metadata={TraceMetadataKey.SOURCE_RUN: connection.run_id},
+        tags={TraceTagKey.TRACE_NAME: "rollout", **trace["tags"]},
     )
+    of_experiment = {"mlflow.experimentId": json.dumps(connection.experiment_id)}
+    spans = [span | {"attributes": span["attributes"] | of_experiment} for span in trace["spans"]]
     client = TracingClient(connection.client.tracking_uri)
     client.log_spans(connection.experiment_id, [Span.from_dict(span) for span in spans])
     client.start_trace(info)

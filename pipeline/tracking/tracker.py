@@ -2,7 +2,7 @@
 
 Three guarantees:
 
-- A step is never logged twice, nor lost. Points are spooled to `logs/metrics.jsonl` and sent only once
+- A step is never logged twice, nor lost. Points and traces are spooled to `logs/` and sent only once
   `commit` says that the checkpoint that contains them is on disk; a resumed run drops what the dead attempt
   spooled beyond its checkpoint, asks MLflow which steps have arrived, and sends the rest.
 - A resumed run is the same MLflow run. It is found by its tag `igpo.run_id`.
@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.igpo.iteration_record import IterationRecord
+from envs.credentials import masked
 from envs.locks import FileLock
 from envs.proxies import proxy_for, spare_loopback
 from pipeline.tracking.delivery import Connection, Delivery
 from pipeline.tracking.names import HELDOUT_PREFIX, metrics_of, parameters_of
 from pipeline.tracking.registry import register
 from pipeline.tracking.settings import TrackingSettings
-from pipeline.tracking.spool import Spool
+from pipeline.tracking.spool import Spool, TraceSpool
 from pipeline.tracking.stored_run import FoundRun, RunInStore, configure_mlflow_logging, find_or_create
-from pipeline.tracking.traces import SampledRollout, log_trace, sample
+from pipeline.tracking.traces import sample, send_trace, trace_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class MlflowTracker:
             run_id=run_id,
             tags={
                 "igpo.checkpoints": str(self.run_dir / "checkpoints"),
-                **{k: str(v) for k, v in (tags or {}).items()},
+                **{k: masked(str(v)) for k, v in (tags or {}).items()},
             },
             parameters=parameters_of(config),
             artifacts=None if self._server else (self._home / "mlartifacts").as_uri(),
@@ -86,9 +87,9 @@ class MlflowTracker:
         )
         self._found: FoundRun | None = None
         self._arrived_up_to = self._heldout_up_to = -1
-        self._sampled: list[SampledRollout] = []
-        self._closed = False
+        self._closed = self._complete = False
         self._spool = Spool(self.run_dir / "logs" / "metrics.jsonl", resumed_from_iteration)
+        self._traces = TraceSpool(self.run_dir / "logs" / "traces.jsonl", resumed_from_iteration)
         self._delivery = Delivery(
             self._connect,
             f"{self.tracking_uri} through {proxy} ({proxy.way_around})" if proxy else self.tracking_uri,
@@ -127,16 +128,23 @@ class MlflowTracker:
         self._spool.add(iteration, metrics_of(result, iteration))
 
     def log_rollouts(self, record: IterationRecord) -> None:
-        """Keeps a sample of an iteration's rollouts until `commit`; they become traces."""
-        self._sampled += sample(record, self.settings.traces_per_iteration, self.run_id)
+        """Keeps a sample of an iteration's rollouts until `commit`; they become traces.
+
+        Durable on return, as `log_iteration`.
+        """
+        chosen = sample(record, self.settings.traces_per_iteration, self.run_id)
+        if chosen:
+            self._traces.add([trace_of(rollout) for rollout in chosen])
 
     def commit(self, iteration: int) -> None:
         """Sends everything up to and including `iteration`: the checkpoint that contains it is on disk."""
         for point in self._spool.take(iteration):
             self._delivery.put(lambda connection, point=point: self._send(connection, point))
-        for rollout in [rollout for rollout in self._sampled if rollout.iteration <= iteration]:
-            self._delivery.put(lambda connection, rollout=rollout: log_trace(connection, rollout))
-        self._sampled = [rollout for rollout in self._sampled if rollout.iteration > iteration]
+        traces = self._traces.take(iteration)
+        for trace in traces:
+            self._delivery.put(lambda connection, trace=trace: self._send_trace(connection, trace))
+        if traces:
+            self._delivery.put(lambda connection: self._traces.tidy())
 
     def log_artifact(self, path: str | os.PathLike[str], folder: str | None = None) -> None:
         """Uploads a file into the run's artifacts.
@@ -163,22 +171,28 @@ class MlflowTracker:
         """Waits until everything committed has been sent; False if that took more than `timeout` seconds."""
         return self._delivery.flush(timeout)
 
-    def close(self, status: str = "finished", timeout: float = 60.0) -> None:
+    def close(self, status: str = "finished", timeout: float = 60.0) -> bool:
         """Sends what is committed and ends the MLflow run. `status`: `finished`, `interrupted` or `failed`.
 
-        Waits at most about `timeout` seconds for a store that does not answer; what was not sent stays in the
-        spool, and resuming the run sends it.
+        Waits at most about `timeout` seconds for a store that does not answer, and asks it again every
+        second. What was not sent stays in the spool; `igpo track RUN` sends it.
+
+        Returns:
+            Whether the store has everything.
         """
         if self._closed:
-            return
+            return self._complete
         self._closed = True
         self._delivery.put(lambda connection: self._end(connection, MLFLOW_STATUS[status]))
-        if not self._delivery.close(timeout):
+        self._complete = self._delivery.close(timeout)
+        if not self._complete:
             logger.warning(
-                "MLflow at %s did not take everything; all metrics are in %s",
+                "MLflow at %s did not take everything; what is left is in %s: igpo track %s sends it",
                 self.tracking_uri,
-                self._spool.path,
+                self._spool.path.parent,
+                self.run_dir,
             )
+        return self._complete
 
     def _end(self, connection: Connection, status: str) -> None:
         connection.client.set_terminated(connection.run_id, status)
@@ -208,6 +222,10 @@ class MlflowTracker:
             )
         self._found = found
         return Connection(client, found.run_id, found.experiment_id)
+
+    def _send_trace(self, connection: Connection, trace: dict[str, Any]) -> None:
+        send_trace(connection, trace)
+        self._traces.sent(trace["id"])
 
     def _send(self, connection: Connection, point: dict[str, Any]) -> None:
         from mlflow.entities import Metric

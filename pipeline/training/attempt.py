@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 from envs.errors import InputError
 from pipeline.analysis import open_run
 from pipeline.analysis.locate import AnalysisError
-from pipeline.analysis.results import write_results
+from pipeline.analysis.results import RESULTS, write_results
 from pipeline.experiment.resolved import config_hash
 from pipeline.rollout_log.folder import RolloutLogError
 from pipeline.rollout_log.rows import RunInfo, to_json
 from pipeline.rollout_log.writer import RolloutLogWriter
-from pipeline.run_directory.checkpoints import Checkpoints
+from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import RunDirectory
 from pipeline.tracking import MlflowTracker, TrackingSettings
+from pipeline.tracking.tracker import MLFLOW_STATUS
 from pipeline.training.run_logger import RunLogger
 
 if TYPE_CHECKING:
@@ -120,6 +121,59 @@ def open_attempt(
         except KeyboardInterrupt:
             attempt.how = "interrupted"
             raise
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What `send_rest` did."""
+
+    everything: bool
+    """Whether the store has all of the run now."""
+    store: str
+    """The store's address."""
+    iteration: int
+    """The iteration up to which it has the run, if it has everything."""
+    how: str
+    """The status that the run has there."""
+
+
+def send_rest(run: RunDirectory, timeout: float) -> Sent:
+    """Sends MLflow what it did not get of a run that is over: metrics, traces, files and status.
+
+    Of a run that died, everything up to its last checkpoint, beyond which it would be sampled again.
+
+    Args:
+        run: the run's directory, locked by the caller.
+        timeout: seconds to wait for a store that does not answer.
+    """
+    from algorithms.igpo.algorithm import HF_FOLDER
+
+    metadata, checkpoints = run.metadata, Checkpoints(run.checkpoints)
+    (keys,) = run.resolved.values()
+    how = metadata["status"] if metadata["status"] in MLFLOW_STATUS else "failed"
+    saved = checkpoints.last
+    iteration = (
+        metadata["iteration"] if how == "finished" else int(read_note(saved)["iteration"]) if saved else 0
+    )
+    tracker = MlflowTracker(
+        run.path,
+        name=run.name,
+        run_id=run.run_id,
+        config=keys,
+        resumed_from_iteration=iteration,
+        tags={"igpo.attempt": str(len(metadata["attempts"])), "igpo.rollouts": str(run.rollouts)},
+        settings=TrackingSettings(**keys.get("mlflow", {})),
+        grid_id=metadata.get("grid_id"),
+    )
+    for path in [run.config_path, *sorted((run.path / RESULTS).glob("*"))]:
+        tracker.log_artifact(path, None if path == run.config_path else RESULTS)
+    best = checkpoints.best or saved
+    if best is not None and how == "finished":
+        tracker.register_model(best / HF_FOLDER)
+    complete = tracker.close(how, timeout)
+    if tracker.mlflow_run_id is not None:
+        run.note(mlflow_run_id=tracker.mlflow_run_id)
+    return Sent(complete, tracker.tracking_uri, iteration, how)
 
 
 def _logged_before(run: RunDirectory, log: RolloutLogWriter) -> list[tuple[int, str]]:

@@ -6,6 +6,8 @@ Ray Tune is not used here, because two runs at once would share cores and memory
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from envs.durable import DISK_REMEDIES
 from envs.errors import InputError
 from pipeline.analysis.results import REPORT, RESULTS
 from pipeline.experiment.experiment import Experiment
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
 FAILED = 1
+FULL_DISK = ("No space left on device", "os error 28", "PytorchStreamWriter failed", "disk is full")
+"""Words of libraries for a full disk."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,8 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
                 raise cause from error
             if options.verbosity:
                 console.print_exception()
-            told = " ".join(str(cause).split())
-            console.print(f"the run failed: {type(cause).__name__}: {told}", style="red", soft_wrap=True)
+            told = disk_trouble(error, run.path) or f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+            console.print(f"the run failed: {told}", style="red", soft_wrap=True)
             _print_lines(
                 console, ("traceback", _relative(run.logs / "driver.log")), ("go on", options.resume_command)
             )
@@ -145,6 +150,25 @@ def cause_of(error: Exception) -> Exception:
     while isinstance(error, RayTaskError):
         error = error.cause
     return error
+
+
+def disk_trouble(error: BaseException, folder: Path) -> str | None:
+    """What a full or read-only disk did, with its place and what helps; None for an error of another kind.
+
+    PyTorch, Arrow and SQLite word it in ways of their own, without the file.
+    """
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for cause in reversed(chain):
+        number = getattr(cause, "errno", None)
+        if isinstance(cause, OSError) and number in DISK_REMEDIES:
+            return f"{cause.filename or folder}: {cause.strerror}: {DISK_REMEDIES[number]}"
+        if any(words in str(cause) for words in FULL_DISK):
+            return f"{folder}: {os.strerror(errno.ENOSPC)}: {DISK_REMEDIES[errno.ENOSPC]}"
+    return None
 
 
 @contextmanager

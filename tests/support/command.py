@@ -16,14 +16,20 @@ import psutil
 class Command:
     """A command line in a process of its own, which says what it has printed so far."""
 
-    def __init__(self, folder: Path, *arguments: str, module: str = "pipeline.cli.rllib"):
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        module: str = "pipeline.cli.rllib",
+        environment: dict[str, str] | None = None,
+    ):
         self.output = folder / f"output_{time.monotonic_ns()}.txt"
-        environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+        own = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
         with self.output.open("w") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 cwd=folder, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-                env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+                env=own | {"PYTHONPATH": str(Path(__file__).parents[2])} | (environment or {}),
             )  # fmt: skip
 
     @property

@@ -37,7 +37,7 @@ def serving(app, port: int | None = None) -> Iterator[str]:
 
 @contextmanager
 def answering(answer: Callable[[dict, dict], tuple[int, object]]) -> Iterator[str]:
-    """A server that answers each POST with `answer(body, headers)` -> (status, JSON or bytes); yields the
+    """A server that answers a POST or GET with `answer(body, headers)` -> (status, JSON or bytes); yields its
     address.
     """
 
@@ -45,13 +45,16 @@ def answering(answer: Callable[[dict, dict], tuple[int, object]]) -> Iterator[st
         protocol_version = "HTTP/1.1"
 
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = json.loads(content) if content else {}
             status, value = answer(body, dict(self.headers))
             data = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+
+        do_GET = do_POST
 
         def log_message(self, *args):
             pass

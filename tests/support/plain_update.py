@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+ROUNDING = 1e-6
+"""Error of a float32 gradient, relative to the largest of its tensor. 3.2e-7 explains all that was seen in 40
+runs of four updates."""
 ALL = None
 """An update with every sequence of the batch."""
 
@@ -46,9 +49,20 @@ class Policy:
     params: dict[str, torch.Tensor]
     optimizer: torch.optim.Optimizer = field(init=False)
     lr: float = 1e-3
+    slack: dict[str, torch.Tensor] = field(init=False)
+    """How far rounding may have moved each weight in all steps so far."""
 
     def __post_init__(self):
         self.optimizer = torch.optim.AdamW(list(self.params.values()), lr=self.lr)
+        self.slack = {name: torch.zeros_like(value).detach() for name, value in self.params.items()}
+
+    def step(self) -> None:
+        """One step of AdamW. Dividing by sqrt(v) + eps magnifies the rounding of small gradients."""
+        self.optimizer.step()
+        for name, param in self.params.items():
+            state = self.optimizer.state[param]
+            size = (state["exp_avg_sq"] / (1 - 0.999 ** state["step"])).sqrt() + 1e-8
+            self.slack[name] += self.lr * (ROUNDING * param.grad.abs().max() / size).clamp(max=2.0)
 
 
 # From rewards to advantages.
@@ -182,7 +196,7 @@ def plain_update(policy: Policy, reference: Policy, sequences, loss: PlainLoss, 
             mean = sequence_loss(policy, sequences[k], old[k], first[k], loss)
             (mean / len(members)).backward()
         torch.nn.utils.clip_grad_norm_(list(policy.params.values()), loss.grad_clip)
-        policy.optimizer.step()
+        policy.step()
 
 
 # Policies.

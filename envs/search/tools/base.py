@@ -17,9 +17,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
+from envs.credentials import masked
 from envs.errors import InputError
 from envs.search.tools.threads import DaemonThreads
 from envs.search.trajectory import ToolCall
+
+MAX_RESULT_CHARACTERS = 1_000_000
+"""Longer results are cut: no observation shows as much."""
 
 
 class ToolError(Exception):
@@ -227,11 +231,11 @@ def _enter(call: ToolCall, function: Callable[..., ToolResult], *arguments: Any)
     try:
         result = function(*arguments)
     except ToolError as error:
-        call.error = str(error)
+        call.error = masked(str(error))
     except ToolFailure as error:
-        call.error, call.failed = str(error), True
+        call.error, call.failed = masked(str(error)), True
     else:
-        call.result_text, call.credits = result.text, result.credits
+        call.result_text, call.credits = result.text[:MAX_RESULT_CHARACTERS], result.credits
         call.document_ids, call.document_scores = list(result.document_ids), list(result.document_scores)
 
 

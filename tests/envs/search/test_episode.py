@@ -9,7 +9,8 @@ from envs.errors import InputError
 from envs.search.environment import SearchEnv
 from envs.search.episode import SearchEpisode
 from envs.search.protocols.base import Action
-from envs.search.trajectory import ActionKind, Termination
+from envs.search.tools.base import MAX_RESULT_CHARACTERS, Tool, Toolbox
+from envs.search.trajectory import ActionKind, Termination, ToolCall
 
 TWO_ROLES = [
     {"name": "searcher", "actions": ["search", "answer"]},
@@ -253,3 +254,31 @@ def test_half_a_surrogate_pair_from_a_server_is_shown_as_a_question_mark(task):
     call.result_text = "red \ud800 food"
     episode.observe()
     assert episode.rollout.turns[0].observation_text == "red ? food"
+
+
+def test_a_text_of_megabytes_is_cut_before_it_is_tokenised(task, monkeypatch):
+    """A document of 100 MB took 100 s and 5.8 GiB."""
+    seen, observe = [], type(task.protocol).observation
+    monkeypatch.setattr(
+        type(task.protocol),
+        "observation",
+        lambda self, text, **options: seen.append(len(text)) or observe(self, text, **options),
+    )
+    episode = episode_of(task)
+    episode.start()
+    (call,) = episode.decide(ids(task, "<search> mother <end>"), completed=True)
+    task.tools(call)
+    call.result_text, call.error = "red " * 3_000_000, None
+    episode.observe()
+    turn = episode.rollout.turns[0]
+    assert turn.observation_cut and turn.num_observation_tokens <= task.settings.max_observation_tokens + 8
+    assert max(seen) == 256 * task.settings.max_observation_tokens
+
+
+def test_a_result_that_no_observation_can_show_is_cut_where_it_is_kept():
+    def huge() -> str:
+        """Answers at length."""
+        return "x" * 5_000_000
+
+    call = Toolbox([Tool(huge, "huge")])(ToolCall("huge", {}))
+    assert len(call.result_text) == MAX_RESULT_CHARACTERS

@@ -5,8 +5,11 @@ command line.
 import csv
 import io
 import json
+import signal
 import subprocess
 import sys
+import threading
+import time
 from math import sqrt
 from pathlib import Path
 
@@ -323,6 +326,12 @@ def test_columns_that_older_files_lack_are_null(tmp_path):
         "SET enable_external_access = true",
         "PRAGMA enable_profiling",
         "CALL pragma_version()",
+        "UPDATE EXTENSIONS",
+        "UPDATE EXTENSIONS (json)",
+        "FORCE CHECKPOINT",
+        "COPY FROM DATABASE a TO b",
+        "MERGE INTO turns USING episodes ON true WHEN MATCHED THEN DELETE",
+        "CREATE SECRET s (TYPE s3)",
     ],
 )
 def test_statements_that_are_not_questions_are_refused(run, query, tmp_path, monkeypatch):
@@ -383,6 +392,7 @@ def test_python_variables_are_not_tables(run):
         ("SELEC 1", 'syntax error at or near "SELEC"'),
         ("SELECT 1; SELECT 2", "one statement at a time, this is 2"),
         ("  ", "the query is empty"),
+        ("SELECT 1 \udcff", "the query holds bytes that are not UTF-8"),
         ("PIVOT turns ON action USING count(*)", "PIVOT needs its values spelled out"),
     ],
 )
@@ -545,6 +555,50 @@ def test_queries_from_a_file_a_name_or_stdin(runs_dir, tmp_path):
 def test_bad_input_is_one_sentence_and_exit_code_2(runs_dir, words, message):
     result = invoke(runs_dir, *words)
     assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.output
+
+
+def test_a_query_that_is_no_utf_8(runs_dir, tmp_path, monkeypatch):
+    (tmp_path / "q.sql").write_bytes(b"SELECT '\xff'")
+    from_file = invoke(runs_dir, "last", "--file", tmp_path / "q.sql")
+    assert from_file.exit_code == 2 and "the query cannot be read" in from_file.stderr
+    from_stdin = CliRunner().invoke(app, ["sql", "last", "--runs-dir", str(runs_dir)], input=b"SELECT '\xff'")
+    assert from_stdin.exit_code == 2 and "standard input cannot be read" in from_stdin.stderr
+
+
+ENDLESS = "SELECT count(*) FROM range(100000000) a, range(1000000) b"
+
+
+def test_ctrl_c_stops_a_query_while_it_computes(runs_dir):
+    timer = threading.Timer(1.5, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    started = time.monotonic()
+    result = invoke(runs_dir, "last", ENDLESS)
+    assert result.exit_code == 130 and "stopped" in result.stderr and time.monotonic() - started < 20
+
+
+def test_ctrl_c_at_the_prompt_stops_the_question_and_the_prompt_stays(run, monkeypatch, tmp_path):
+    from pipeline.cli import sql_prompt
+
+    monkeypatch.setattr(sql_prompt, "HISTORY", tmp_path / "history")
+    typed = iter([f"{ENDLESS};", "SELECT 41 + 1;", ".quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    console = Console(file=io.StringIO(), width=500, highlight=False)
+    timer = threading.Timer(1.5, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    sql_prompt.SqlPrompt(run, 50, console).cmdloop()
+    assert "42" in console.file.getvalue()
+
+
+def test_a_query_has_a_limit_of_memory(runs_dir, tmp_path):
+    with open_run("last", runs_dir=runs_dir) as run:
+        [(limit, disk)] = run.sql(
+            "SELECT current_setting('memory_limit'), current_setting('max_temp_directory_size')"
+        ).fetchall()
+    assert limit != disk and limit.endswith("iB")
+    hungry = invoke(runs_dir, "last", "SELECT list(a) FROM range(100000000) t(a)", "--memory", "0.1")
+    assert hungry.exit_code == 2 and "needs more memory: raise --memory" in hungry.stderr
+    assert invoke(runs_dir, "last", "SELECT 42", "--memory", "0.2").exit_code == 0
+    assert "0.1 GiB or more" in invoke(runs_dir, "last", "SELECT 42", "--memory", "nan").stderr
 
 
 def test_what_a_model_writes_cannot_drive_the_terminal():

@@ -183,7 +183,90 @@ def test_a_server_that_never_answers_holds_up_neither_training_nor_its_end(run_d
     assert tracker.mlflow_run_id is None
     assert tracker.ui_command == "open http://127.0.0.1:9"
     assert sum("does not answer" in record.message for record in caplog.records) == 1
-    assert f"all metrics are in {run_dir / 'logs' / 'metrics.jsonl'}" in caplog.text
+    assert f"what is left is in {run_dir / 'logs'}: igpo track {run_dir} sends it" in caplog.text
+
+
+def test_a_store_that_was_silent_is_asked_at_once_when_the_run_ends(run_dir, monkeypatch):
+    """The back-off of a long run is a minute, as long as the wait at its end."""
+    monkeypatch.setattr(delivery, "wait_exponential", lambda max: lambda state: 60.0)
+    attempts = []
+
+    def answers_at_the_third(connection):
+        attempts.append(time.monotonic())
+        if len(attempts) < 3:
+            raise OSError("away")
+
+    tracker = track(run_dir)
+    tracker._delivery.put(answers_at_the_third)
+    while not attempts:
+        time.sleep(0.01)
+    assert tracker.close(timeout=10.0) and len(attempts) == 3
+    assert attempts[2] - attempts[0] < 8
+
+
+def test_a_locked_store_is_one_sentence(run_dir):
+    """MLflow's own log of it was 66 lines, with two tracebacks."""
+    code = f"""
+import sqlite3, time
+from pipeline.logging import configure_logging
+configure_logging(0)
+from pipeline.tracking import MlflowTracker
+holder = sqlite3.connect({str(run_dir.parent.parent / "mlflow.db")!r})
+holder.execute("BEGIN EXCLUSIVE")
+import mlflow.store.db.utils
+mlflow.store.db.utils.MAX_RETRY_COUNT = 1
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+event.listen(Engine, "connect", lambda connection, record: connection.execute("PRAGMA busy_timeout = 10"))
+tracker = MlflowTracker({str(run_dir)!r}, name="igpo", run_id="run-1", config={{}})
+tracker.log_iteration(1, {{"igpo": {{"em": 0.5}}}})
+tracker.commit(1)
+while tracker._delivery._silent_since is None:
+    time.sleep(0.05)
+tracker.close(timeout=0.5)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    assert "database is locked" in said[0] and "Traceback" not in done.stderr, done.stderr
+    assert len(said) <= 3, said
+
+
+def traces_of(tracker):
+    client, run = stored(tracker)
+    found = client.search_traces(locations=[run.info.experiment_id], run_id=run.info.run_id)
+    return sorted((trace.info.tags["igpo.iteration"], trace.info.tags["igpo.episode_id"]) for trace in found)
+
+
+def test_a_kill_between_checkpoint_and_commit_loses_no_trace(run_dir, monkeypatch):
+    dead = track(run_dir)
+    dead.log_rollouts(train_1())
+    dead.log_iteration(1, result(0.1))  # the checkpoint of iteration 1 is on disk, and the process dies
+    dead.log_rollouts(train_2())
+    spool = run_dir / "logs" / "traces.jsonl"
+    kept = spool.read_text()
+    spool.write_text(kept + kept[:100])  # killed while it wrote
+    resumed = track(run_dir, resumed_from_iteration=1)
+    assert resumed.flush()
+    assert [iteration for iteration, _ in traces_of(resumed)] == ["1", "1"]
+    assert spool.read_text() == ""
+    resumed.log_rollouts(train_2())
+    resumed.commit(2)
+    assert resumed.close()
+    assert [iteration for iteration, _ in traces_of(resumed)] == ["1", "1", "2", "2"]
+    assert spool.read_text() == ""
+    dead.close(timeout=0.1)
+
+
+def test_traces_wait_on_disk_for_a_server_that_is_away(run_dir, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = track(run_dir)
+    away.log_rollouts(train_1())
+    away.commit(1)
+    assert not away.close(timeout=0.2) and not away.close()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    back = track(run_dir, resumed_from_iteration=1)
+    assert back.close() and len(traces_of(back)) == 2
 
 
 def test_what_the_store_refuses_is_said_and_the_rest_arrives(run_dir, caplog):

@@ -52,14 +52,18 @@ def weights_of(learner):
 
 
 def check(state, policy):
-    """`state` (name to array, float32) holds the weights of the plain policy (float64) up to 3% of one step.
+    """`state` (name to array, float32) holds the weights of the plain policy (float64) up to rounding.
 
-    AdamW magnifies rounding where a gradient is next to 0; 1.1% was seen.
+    That is 0.1% of a step, and more where a gradient was next to 0. Where one is 1e-8 and the largest is
+    1e-2, its float32 digits are rounding, and AdamW still takes a whole step by it: 6% of a step was seen.
     """
     assert state.keys() == policy.params.keys()
     for name, expected in policy.params.items():
         got = torch.from_numpy(np.asarray(state[name])).double()
-        torch.testing.assert_close(got, expected.detach(), atol=0.03 * LR, rtol=0, msg=f"{name} differs")
+        far, tolerance = (got - expected.detach()).abs(), 1e-3 * LR + policy.slack[name]
+        assert (far <= tolerance).all(), f"{name} is off by {(far / tolerance).max():.2g} tolerances"
+    tolerances = torch.cat([slack.flatten() for slack in policy.slack.values()])
+    assert (tolerances < 0.01 * LR).double().mean() > 0.95  # the check is sharp nearly everywhere
 
 
 def minibatches(batch, num_sequences, num_epochs=1, num_minibatches=1):
