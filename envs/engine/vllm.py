@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from envs.engine.base import NO_WEIGHTS, EngineSettings, Generate, Generated, ScoreAnswer, Scored
+from envs.engine.vllm_outputs import read_generated, read_score
 from envs.errors import InputError
 
 
@@ -99,7 +100,7 @@ class VLLMEngine:
             if not output.finished:
                 continue
             if output.request_id not in self._scores:
-                finished.append(_generated(output))
+                finished.append(read_generated(output))
                 continue
             request, read_cache = self._scores.pop(output.request_id)
             score = read_score(request, output.prompt_logprobs, output.num_cached_tokens or 0)
@@ -221,45 +222,6 @@ def _mend_llvmlite() -> None:
         return make_up(self, name)
 
     type(ffi.lib).__getattr__ = getattr_but_dict
-
-
-def _generated(output) -> Generated:
-    completion = output.outputs[0]
-    ids = list(completion.token_ids)
-    flat = completion.logprobs
-    logprobs_L = np.asarray([flat.logprobs[start] for start in flat.start_indices], dtype=np.float32)
-    sampled = [flat.token_ids[start] for start in flat.start_indices]
-    if sampled != ids:
-        raise RuntimeError(
-            f"vLLM returned log-probs of other tokens than it sampled: {sampled} against {ids}"
-        )
-    return Generated(
-        output.request_id, ids, logprobs_L, "stop" if completion.finish_reason == "stop" else "length"
-    )
-
-
-def read_score(request: ScoreAnswer, flat, num_cached_tokens: int) -> float | None:
-    """Computes s_t(a) from vLLM's prompt log-probs; None where the prefix cache made them invalid.
-
-    The log-prob of the token at position p is computed from position p - 1. Rows of positions that were read
-    from the prefix cache are uninitialised memory. So the first gold token, at p, is valid only if fewer than
-    p tokens were cached. The token ids of an invalid row are not the prompt's either, which is checked as
-    well.
-
-    Args:
-        request: the request that was scored.
-        flat: vLLM's `FlatLogprobs` of the whole prompt.
-        num_cached_tokens: the number of prompt tokens read from the prefix cache.
-    """
-    start = len(request.context_ids)
-    positions = [start + offset for offset in np.flatnonzero(request.gold_mask_L)]
-    if num_cached_tokens >= positions[0]:
-        return None
-    rows = [flat.start_indices[position] for position in positions]
-    expected = [request.suffix_ids[position - start] for position in positions]
-    if [flat.token_ids[row] for row in rows] != expected:
-        return None
-    return float(np.mean([flat.logprobs[row] for row in rows], dtype=np.float64))
 
 
 def check_memory(settings: EngineSettings) -> None:
