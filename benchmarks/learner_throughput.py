@@ -121,9 +121,9 @@ def bare_update(
     optimizer.step()
 
 
-def main() -> None:
+def options(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="tiny", help="tiny, smollm2 or a Hugging Face folder")
     add_device(parser)
@@ -136,19 +136,22 @@ def main() -> None:
     parser.add_argument("--tokens-per-micro-batch", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--without-bare", action="store_true", help="the learner alone")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    print(told(measure(options(__doc__).parse_args())[0]))
+
+
+def measure(args: argparse.Namespace) -> tuple[dict[str, Any], IGPOConfig]:
+    """Runs learner and bare loops in turn; prints each round. Returns the numbers and the configuration."""
     if args.longest // 3 < args.turn_tokens + args.observation_tokens:
-        parser.error("--longest is less than three turns with their observations")
+        raise SystemExit("--longest is less than three turns with their observations")
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     device = device_of(args.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    print(told(measure(args, device)))
-
-
-def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Runs learner and bare loops in turn; prints each round."""
     learner = make_learner(args, device)
     model = learner._hugging_face("default_policy").hf
     batch, layout = make_batch(
@@ -188,7 +191,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     flops = update_flops(Shape.of(model), lengths_R, int(batch[Columns.LOSS_MASK].sum()))
     best, widths = min(took["learner"]), sum(len(rows) * lengths_R[rows].max() for rows in micro_batches)
     possible = peak_flops(device)
-    return {
+    found = {
         "model": args.model,
         "device": device_name(device),
         "dtype": args.dtype,
@@ -204,6 +207,8 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "padding_of_rows": 1 - tokens / widths,
         "padding_of_attention": 1 - tokens / padded_size(lengths_R),
     }
+    config: Any = learner.config
+    return found, config
 
 
 def ratio(one: list[float], other: list[float]) -> float:
@@ -223,8 +228,8 @@ def told(found: dict[str, Any]) -> str:
         f"{found['model']} on {found['device']}, {found['dtype']}, {found['rows']} rows, {found['tokens']} "
         f"tokens in {found['micro_batches']} micro-batches: {bare}{found['tokens_per_second']:,.0f} "
         f"tokens/s, {found['flops_per_second'] / 1e12:.2f} TFLOP/s{mfu}, {found['peak_gib']:.1f} GiB; "
-        f"padding {found['padding_of_rows']:.1%} of padded rows, {found['padding_of_attention']:.1%} of attention "
-        "here, none elsewhere"
+        f"padding {found['padding_of_rows']:.1%} of padded rows, {found['padding_of_attention']:.1%} of "
+        "attention here, none elsewhere"
     )
 
 
