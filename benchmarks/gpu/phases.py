@@ -98,7 +98,7 @@ def _embedded(s: Setting) -> list[str]:
 
 def _text(s: Setting) -> tuple[str, ...]:
     if s.data is None:
-        return ("env_config.corpus=world", "env_config.questions=null", "env_config.heldout_share=0")
+        return ("env_config.corpus=world", "env_config.questions=null")
     return (
         f"env_config.corpus={s.data / 'passages.jsonl'}",
         f"env_config.questions={s.data / 'questions.jsonl'}",
