@@ -38,7 +38,11 @@ SMOLLM2_TOOLS = {
 UNUSED = {
     "cpu": {*SMOLLM2_TOOLS, "torchvision", "torchaudio", "torchcodec", "triton"},
     # cuda-toolkit has no file of its own: it names NVIDIA's libraries, which are in the list themselves.
-    "gpu": {*SMOLLM2_TOOLS, "torchvision", "torchaudio", "torchcodec", "pynvvideocodec", "cuda-toolkit"},
+    # torch compiles with setuptools, of a newer version than a virtual environment comes with.
+    "gpu": {
+        *(SMOLLM2_TOOLS - {"setuptools"}),
+        *("torchvision", "torchaudio", "torchcodec", "pynvvideocodec", "cuda-toolkit"),
+    },
 }
 BUILD = ("hatchling", "editables")
 HEADER = {
@@ -48,7 +52,7 @@ HEADER = {
 """,
     "gpu": """\
 # The set for NVIDIA GPUs (Python 3.11, Linux, CUDA 13), installed with pip --no-deps by `make setup GPU=1`.
-# Made by requirements/freeze.py; do not edit by hand. Not yet run on a GPU: docs/gpu.md says what was tried.
+# Made by requirements/freeze.py; do not edit by hand. docs/gpu.md says what was tried with it.
 """,
 }
 
