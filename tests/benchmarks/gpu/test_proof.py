@@ -1,4 +1,4 @@
-"""The proof on a GPU, on a machine without one: its plan, its limits, what is kept, every script in tiny shapes."""
+"""The proof on a GPU, on a machine without one: plan, limits, what is kept, every script in tiny shapes."""
 
 import json
 import subprocess
