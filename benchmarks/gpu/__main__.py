@@ -11,6 +11,7 @@ code 2.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,8 @@ def main() -> int:
         sys.stdout.flush()
         subprocess.run([sys.executable, "-m", "benchmarks.gpu.imports"], check=False)
         return NO_GPU
+    # A job's end must reach the phase that runs, and all that it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     seconds = args.seconds or (3600 if args.all or args.tiny else 540)
     proof = Proof(setting, seconds)
     with gpu_watched(setting.out):

@@ -202,3 +202,23 @@ def test_every_script_runs_on_a_cpu(tmp_path):
     assert found["sampling"]["result"]["against_replay"] > 0 and found["learning"]["result"]["peak_gib"] > 0
     assert len(found["embedded"]["result"]["heldout"]) >= 1
     assert found["real_text"]["result"]["iterations"][0]["logp_gap_mean"] < 1e-3
+
+
+def test_the_end_of_the_proof_ends_its_phase(tmp_path):
+    """Slurm and `timeout` send SIGTERM to the proof alone."""
+    pids = tmp_path / "pids"
+    code = f"""import signal, sys
+from pathlib import Path
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu.phases import Phase
+script = f"import os, time; open({str(pids)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+command.PHASES = (Phase("long", "", 60, lambda setting: ["-c", script]),)
+sys.argv = ["gpu", "--device", "cpu", "--out", {str(tmp_path / "out")!r}]
+command.main()"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=module.ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (pids.exists() and pids.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    process.wait(30)
+    assert not psutil.pid_exists(int(pids.read_text()))
