@@ -19,7 +19,15 @@ import numpy as np
 
 from algorithms.credit.batch import Credit, GroupStatistics, TurnBatch
 from algorithms.credit.config import CREDIT_FIELDS, CreditConfig
-from algorithms.credit.normalise import EPS, batch_outcome_statistics, leave_one_out, populations, zscores
+from algorithms.credit.normalise import (
+    EPS,
+    batch_outcome_statistics,
+    deviations,
+    inverse_spread,
+    leave_one_out,
+    populations,
+    zscores,
+)
 from algorithms.credit.presets import get_preset
 from algorithms.credit.returns import discounted_gains, discounted_outcome, windowed_gains
 
@@ -64,12 +72,17 @@ def assign_credit(
     outcome_alone_N = outcome_N
     if config.outcome_baseline == "belief":
         outcome_alone_N = zscores(batch.outcome_N, group_N, group_P.size)
+    returns_M = None
     if config.normalisation == "joint":
         gains_M, outcome_N = _joint(batch, counted_M, group_N, group_P.size)
+    elif config.normalisation == "returns":
+        gains_M, returns_M = _centred_returns(batch, config, counted_M, group_N, group_P.size)
     else:
         gains_M = _normalise_gains(batch, config, counted_M, group_N)
 
-    if config.window is None:
+    if returns_M is not None:
+        later_M = returns_M
+    elif config.window is None:
         later_M, terms_M = discounted_gains(batch, gains_M, config.gamma)
         if config.depth_rescale == "sqrt":
             later_M = later_M / np.sqrt(np.maximum(terms_M, 1))
@@ -118,7 +131,11 @@ def _outcome_advantage(
         # In a group without belief, the mean of the others stands for it: an expectation of the outcome in
         # the outcome's units, too.
         others_N = leave_one_out(batch.outcome_N, group_N, num_groups)
-        return np.where(batch.without_belief_N, others_N, batch.outcome_N - _last_belief(batch))
+        return np.where(
+            batch.without_belief_N,
+            others_N,
+            batch.outcome_N - _last_belief(batch, "outcome_baseline='belief'"),
+        )
     if mean is None and batch.num_rollouts:
         mean, std = batch_outcome_statistics(batch.outcome_N)
     if not std:
@@ -126,20 +143,21 @@ def _outcome_advantage(
     return (batch.outcome_N - mean) / (std + EPS)
 
 
-def _last_belief(batch: TurnBatch) -> np.ndarray:
+def _last_belief(batch: TurnBatch, setting: str) -> np.ndarray:
     """Returns belief after the last scored turn of every rollout; NaN where its question has no belief.
+
+    `setting` is the setting that reads it, named in errors.
 
     Raises:
         ValueError: one is missing.
     """
     if batch.last_belief_N.size != batch.num_rollouts:
         raise ValueError(
-            "outcome_baseline='belief' needs last_belief_N, the belief after the last scored turn of each "
-            "rollout"
+            f"{setting} needs last_belief_N, the belief after the last scored turn of each rollout"
         )
     batch._refuse(
         ~np.isfinite(batch.last_belief_N) & ~batch.without_belief_N,
-        "has no belief score, which outcome_baseline='belief' needs",
+        f"has no belief score, which {setting} needs",
     )
     return batch.last_belief_N
 
@@ -165,16 +183,44 @@ def _normalise_gains(
     values_B = batch.gains_M[counted]
     population_B = group_N[batch.rollout_M[counted]]
     if config.normalisation == "turn_index":
-        key_B = np.stack([population_B, batch.role_M[counted], _turn_index(batch)[counted]])
-        population_B = np.unique(key_B, axis=1, return_inverse=True)[1].reshape(-1)
+        population_B = _labels(population_B, batch.role_M[counted], _turn_index(batch)[counted])
     if config.normalisation != "none":
         num_populations = int(population_B.max(initial=-1)) + 1
         values_B = zscores(
-            values_B, population_B, num_populations, centre=config.normalisation != "scale_only"
+            values_B,
+            population_B,
+            num_populations,
+            centre=config.normalisation != "scale_only",
+            std_floor=config.std_floor,
         )
     gains_M = np.zeros(counted_M.size)
     gains_M[counted] = values_B
     return gains_M
+
+
+def _centred_returns(
+    batch: TurnBatch, config: CreditConfig, counted_M: np.ndarray, group_N: np.ndarray, num_groups: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Computes, in units of the group's spread, the gain of every turn and the sum of the gains from there
+    on, less the mean of this sum over the turns of the group with the same role and index.
+
+    The final turn of a rollout without an answer gets minus its last belief as a gain: such a rollout has no
+    chance to be right any more.
+    """
+    gains_M = np.where(counted_M, batch.gains_M, 0.0)
+    owing = np.flatnonzero(batch.unanswered_N & ~batch.without_belief_N)
+    gains_M[batch.last_N[owing]] = -_last_belief(batch, "normalisation='returns'")[owing] if owing.size else 0
+    group_M = group_N[batch.rollout_M]
+    turn_M = _labels(group_M, batch.role_M, _turn_index(batch))
+    return_M, _ = discounted_gains(batch, gains_M, config.gamma)
+    return_M = deviations(return_M, turn_M, int(turn_M.max(initial=-1)) + 1)
+    scale_M = inverse_spread(return_M, group_M, num_groups, config.std_floor)[group_M]
+    return gains_M * scale_M, return_M * scale_M
+
+
+def _labels(*keys: np.ndarray) -> np.ndarray:
+    """Labels equal combinations of integer keys by the same integer, from 0 on."""
+    return np.unique(np.stack(keys), axis=1, return_inverse=True)[1].reshape(-1)
 
 
 def _turn_index(batch: TurnBatch) -> np.ndarray:

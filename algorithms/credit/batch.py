@@ -49,9 +49,12 @@ class TurnBatch:
     turn_limit_N: np.ndarray = field(default_factory=_unset)
     """Whether the rollout spent its turns without an answer (read by `drop_gains_at_turn_limit`); empty: none
     did."""
+    unanswered_N: np.ndarray = field(default_factory=_unset)
+    """Whether the rollout ended without an answer, for whatever reason (read by `normalisation: returns`);
+    empty: all answered."""
     last_belief_N: np.ndarray = field(default_factory=_unset)
-    """Belief after the rollout's last scored turn, in [0, 1] (read by `outcome_baseline: belief`); empty:
-    unknown."""
+    """Belief after the rollout's last scored turn, in [0, 1] (read by `outcome_baseline: belief` and
+    `normalisation: returns`); empty: unknown."""
     without_belief_N: np.ndarray = field(default_factory=_unset)
     """Whether the rollout's question is played without belief (read by `outcome_baseline: belief`); empty:
     none is."""
@@ -81,6 +84,7 @@ class TurnBatch:
         gains_M = _sized("gains_M", self.gains_M, np.float64, num_turns)
         self.malformed_N = _optional("malformed_N", self.malformed_N, np.bool_, num_rollouts)
         self.turn_limit_N = _optional("turn_limit_N", self.turn_limit_N, np.bool_, num_rollouts)
+        self.unanswered_N = _optional("unanswered_N", self.unanswered_N, np.bool_, num_rollouts)
         if np.size(self.last_belief_N):
             self.last_belief_N = _sized("last_belief_N", self.last_belief_N, np.float64, num_rollouts)
             self._refuse(np.abs(self.last_belief_N) > BELIEF_BOUND, "has a last belief that is not in [0, 1]")
@@ -119,8 +123,8 @@ class TurnBatch:
             outcomes: o_i of each rollout.
             gains: one entry for every turn but the last, so T_i = len(gains[i]) + 1; None marks a turn that
                 bears no gain.
-            more: further fields (`malformed_N`, `turn_limit_N`, `last_belief_N`, `without_belief_N`,
-                `role_M`, `rollout_ids_N`).
+            more: further fields (`malformed_N`, `turn_limit_N`, `unanswered_N`, `last_belief_N`,
+                `without_belief_N`, `role_M`, `rollout_ids_N`).
 
         Raises:
             ValueError: the three lists differ in length, or whatever the class refuses.

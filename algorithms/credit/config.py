@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 GainBasis = Literal["log_prob", "prob", "log_ratio"]
 AliasRule = Literal["first", "max", "mean"]
-Normalisation = Literal["separate", "joint", "turn_index", "scale_only", "none"]
+Normalisation = Literal["separate", "joint", "turn_index", "scale_only", "returns", "none"]
 OutcomeBaseline = Literal["group_zscore", "rloo", "batch_zscore", "belief"]
 DepthRescale = Literal["none", "sqrt"]
 IGGate = Literal["off", "valid_format"]
@@ -54,8 +54,15 @@ class CreditConfig:
     normalisation: Normalisation = "separate"
     """`separate`: gains z-scored over the group, outcomes apart. `joint`: all gains and outcomes of the group
     in one z-score. `turn_index`: gains z-scored per (group, role, k-th gain of that role). `scale_only`:
-    gains divided by their standard deviation over the group, no mean subtracted. `none`: raw gains. Outcomes
-    follow `outcome_baseline`, except under `joint`."""
+    gains divided by their standard deviation over the group, no mean subtracted. `returns`: the
+    sum of the gains from turn t on, minus the mean of this sum over the group's rollouts that reach a k-th
+    turn of the same role, divided by the spread of these differences in the group. A final turn takes part
+    with the sum 0, so searching on is compared with answering now. A rollout that ends without an answer
+    pays back the belief that it built up. `none`: raw gains. Outcomes follow `outcome_baseline`,
+    except under `joint`."""
+    std_floor: float = 0.0
+    """Least standard deviation that gains are divided by, in units of the gain basis, >= 0. Below it gains
+    are noise, which a z-score would make as large as a signal. Not read by `joint` and `none`."""
     gamma: float = 1.0
     """Discount per turn of later gains, in [0, 1]; 0 keeps the turn's own gain alone."""
     outcome_gamma: float | None = None
@@ -100,6 +107,8 @@ class CreditConfig:
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name}={value!r} must lie in [0, 1]: it discounts per turn")
+        if not 0.0 <= self.std_floor <= LARGEST_REWARD:
+            raise ValueError(f"std_floor={self.std_floor!r} must be finite and at least 0")
         if not (math.isfinite(self.gap_eps) and self.gap_eps > 0):
             raise ValueError(f"gap_eps={self.gap_eps!r} must be finite and above 0")
         if not 0.0 <= self.turn_clip_scale < 1.0:
@@ -114,6 +123,21 @@ class CreditConfig:
             raise ValueError("window already averages over its turns: use it with depth_rescale='none'")
         if self.window is None and self.window_outcome_scale != 0.0:
             raise ValueError("window_outcome_scale needs a window; set window, or leave the scale at 0")
+        if self.std_floor and self.normalisation in ("joint", "none"):
+            raise ValueError(
+                f"std_floor has no effect with normalisation={self.normalisation!r}: leave it at 0, or use "
+                "'separate', 'turn_index', 'scale_only' or 'returns'"
+            )
+        if self.normalisation == "returns":
+            if self.gain_basis != "prob":
+                raise ValueError(
+                    "normalisation='returns' takes belief as 0 where a rollout ends without an answer, so it "
+                    f"needs gain_basis='prob', not {self.gain_basis!r}"
+                )
+            if self.window is not None or self.depth_rescale != "none":
+                raise ValueError(
+                    "normalisation='returns' sums the gains itself: use no window and depth_rescale='none'"
+                )
         if self.normalisation == "joint" and self.outcome_baseline != "group_zscore":
             raise ValueError(
                 f"normalisation='joint' z-scores outcomes together with gains, so outcome_baseline="

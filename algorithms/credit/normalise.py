@@ -52,16 +52,40 @@ def populations(values_X: np.ndarray, population_X: np.ndarray, num_populations:
 
 
 def zscores(
-    values_X: np.ndarray, population_X: np.ndarray, num_populations: int, *, centre: bool = True
+    values_X: np.ndarray,
+    population_X: np.ndarray,
+    num_populations: int,
+    *,
+    centre: bool = True,
+    std_floor: float = 0.0,
 ) -> np.ndarray:
-    """Computes (x - mean) / (std + eps) within each population, exactly 0 where std is 0.
+    """Computes (x - mean) / (max(std, floor) + eps) within each population, exactly 0 where std is 0.
 
     `centre=False` subtracts no mean.
     """
     stats = populations(values_X, population_X, num_populations)
     std_X = stats.std_S[population_X]
+    divisor_X = np.maximum(std_X, std_floor) + EPS
     numerator_X = values_X - stats.mean_S[population_X] if centre else values_X
-    return np.where(std_X > 0, numerator_X / (std_X + EPS), 0.0)
+    return np.where(std_X > 0, numerator_X / divisor_X, 0.0)
+
+
+def deviations(values_X: np.ndarray, population_X: np.ndarray, num_populations: int) -> np.ndarray:
+    """Subtracts from each x the mean of its population; exactly 0 where all are equal."""
+    return values_X - populations(values_X, population_X, num_populations).mean_S[population_X]
+
+
+def inverse_spread(
+    deviations_X: np.ndarray, pool_X: np.ndarray, num_pools: int, std_floor: float = 0.0
+) -> np.ndarray:
+    """Computes 1 / (max(root mean square of the deviations, floor) + eps) of each pool: shape [S].
+
+    Exactly 0 where every deviation is 0.
+    """
+    count_S = np.bincount(pool_X, minlength=num_pools)
+    square_S = np.bincount(pool_X, weights=deviations_X**2, minlength=num_pools)
+    spread_S = np.sqrt(square_S / np.maximum(count_S, 1))
+    return np.where(spread_S > 0, 1.0 / (np.maximum(spread_S, std_floor) + EPS), 0.0)
 
 
 def leave_one_out(values_X: np.ndarray, population_X: np.ndarray, num_populations: int) -> np.ndarray:

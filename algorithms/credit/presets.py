@@ -213,6 +213,18 @@ because b_{t-1} does not depend on what turn t does; below 1, biased by as much 
 expected outcome. No z-scores: where every rollout fails and belief stays low nothing is blown up, and whoever
 ends without an answer pays the belief it built up."""
 
+IGPO_RETURNS = Preset(
+    name="igpo_returns",
+    source="this project (docs/real_model.md)",
+    credit=CreditConfig(gain_basis="prob", normalisation="returns", std_floor=0.05),
+)
+"""A_t = (R_t - mean R_t) / max(spread, 0.05) + o~ with the belief return R_t = b_T - b_{t-1}: belief after
+the rollout's last page, 0 if it ends without an answer, less belief before turn t; an answer has R_t = 0. The
+mean is over the group's rollouts that reach a t-th turn of the same role, so a further search is compared
+with answering now; spread is the root mean square of these differences over all turns of the group. Unlike a
+z-score over single gains, this neither taxes a second search for gaining less than the first nor blows up a
+difference of 0.001."""
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
@@ -230,6 +242,7 @@ PRESETS: dict[str, Preset] = {
         GSPO,
         DAPO,
         BELIEF_CRITIC,
+        IGPO_RETURNS,
     )
 }
 

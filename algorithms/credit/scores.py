@@ -38,6 +38,8 @@ class ScoredRollout:
     """Whether the rollout ended malformed."""
     turn_limit: bool = False
     """Whether the rollout spent all its turns without an answer."""
+    answered: bool = True
+    """Whether the rollout ended with an answer."""
     without_belief: bool = False
     """Whether the question is played without belief: no turn bears a gain, and no score is missing."""
 
@@ -83,6 +85,7 @@ def turn_batch(
         gain_bearing_M=~np.isnan(gains_M),
         malformed_N=np.array([rollout.malformed for rollout in rollouts]),
         turn_limit_N=np.array([rollout.turn_limit for rollout in rollouts]),
+        unanswered_N=np.array([not rollout.answered for rollout in rollouts]),
         without_belief_N=np.array([rollout.without_belief for rollout in rollouts]),
         last_belief_N=np.array([before_T[-1] if len(before_T) else np.nan for _, before_T, _ in gains]),
         role_M=np.array([role_of[agent] for rollout in rollouts for agent in rollout.agents_T]),

@@ -71,6 +71,8 @@ class IGPOSettings(AlgorithmConfig):
         """Offset of the remaining gap under `log_ratio`, nats."""
         self.normalisation: str | None = None
         """Over which gains and outcomes z-scores are taken."""
+        self.std_floor: float | None = None
+        """Least standard deviation that gains are divided by, in units of the gain basis."""
         self.gamma: float | None = None
         """Discount per turn of later gains, in [0, 1]."""
         self.outcome_gamma: float | None = None

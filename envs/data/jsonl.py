@@ -1,12 +1,13 @@
-"""Streams JSONL, one object per line. Every error message names file and line."""
+"""Reads and writes JSONL, one object per line. Every error message names file and line."""
 
 from __future__ import annotations
 
 import json
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from envs.durable import write_text
 from envs.errors import InputError
 from envs.git_lfs import refuse_pointer
 
@@ -57,6 +58,19 @@ def read_jsonl(
                 on_bad(error)
                 continue
             yield number, record
+
+
+def write_jsonl(path: Path, records: Iterable[dict]) -> None:
+    """Writes one object per line, the file whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror}") from error
 
 
 def _object(raw: bytes, where: str) -> dict:

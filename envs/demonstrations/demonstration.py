@@ -6,14 +6,13 @@ hop. So it also serves as `questions` or `heldout_questions` of an experiment.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from envs.data.jsonl import write_jsonl
 from envs.data.question import Question
 from envs.data.questions import load_questions
-from envs.durable import write_text
 from envs.errors import InputError
 
 
@@ -61,8 +60,4 @@ def save_demonstrations(demonstrations: Iterable[Demonstration], path: Path) -> 
         }
         for one in demonstrations
     ]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror}") from error
+    write_jsonl(path, lines)

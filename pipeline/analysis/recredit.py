@@ -220,6 +220,7 @@ def scored_rollout(rollout: dict[str, Any], estimator: Estimator) -> ScoredRollo
         agents_T=[turn["agent"] for turn in turns],
         malformed=rollout["termination"] == "malformed",
         turn_limit=rollout["termination"] == "turn_limit",
+        answered=rollout["termination"] == "answered",
         without_belief=rollout["without_belief"],
     )
 

@@ -1,6 +1,7 @@
-"""`igpo data demonstrations`: invents questions with searches and answers over a corpus.
+"""`igpo data demonstrations` invents questions with searches and answers over a corpus; `igpo data split`
+splits such a file into parts that share no evidence.
 
-`igpo` mounts this function.
+`igpo` mounts these functions.
 """
 
 from __future__ import annotations
@@ -93,3 +94,51 @@ def demonstrations_command(
     for demonstration in made[:3]:
         words = [demonstration.question.text, *demonstration.searches, demonstration.question.golds[0]]
         console.print("  " + "  ->  ".join(words), soft_wrap=True)
+
+
+def split_command(
+    source: Annotated[Path, typer.Argument(metavar="PATH", help="JSONL with metadata.supporting_titles.")],
+    part: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FILE[=N]",
+            help="A part to write (JSONL, must not exist), and how many questions it gets; the last may "
+            "leave out =N and takes the rest. Give it once for each part.",
+        ),
+    ],
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+) -> None:
+    """Split questions into parts of which no two rest on the same passage: to train, to hold out.
+
+    Questions that share a supporting passage, also by a chain of others, stay together.
+
+    Examples:
+
+    - `igpo data split two_hops.jsonl --part heldout.jsonl=400 --part train.jsonl`
+    - `igpo data split questions.jsonl --part test.jsonl=400 --part demos.jsonl=60 --part train.jsonl`
+    """
+    from envs.data.jsonl import read_jsonl, write_jsonl
+    from envs.data.split import split_by_evidence
+    from envs.errors import InputError
+    from pipeline.terminal import Console
+
+    files, numbers = [], []
+    for place, text in enumerate(part):
+        name, _, number = text.partition("=")
+        if number and not (number.isdigit() and int(number)):
+            raise InputError(f"--part {text}: {number!r} is no number of questions; write {name}=400")
+        if not number and place < len(part) - 1:
+            raise InputError(f"--part {text}: only the last part may leave out its number; write {name}=400")
+        if Path(name).exists() or Path(name) in files:
+            raise InputError(f"{name} exists or is named twice: give a file that does not")
+        files.append(Path(name))
+        numbers.append(int(number) if number else None)
+    records = [record for _, record in read_jsonl(source, "questions")]
+    parts = split_by_evidence(records, numbers, seed)
+    console = Console()
+    for file, some in zip(files, parts, strict=True):
+        write_jsonl(file, some)
+        console.print(f"{len(some)} questions written to {file}")
+    left_out = len(records) - sum(map(len, parts))
+    if left_out:
+        console.print(f"{left_out} left out, which hang together with those of a part that is full")

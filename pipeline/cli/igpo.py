@@ -12,7 +12,7 @@ import typer
 
 from pipeline.cli.common import BAD_INPUT, Set, Verbose, make_app
 from pipeline.cli.data import app as data_app
-from pipeline.cli.demonstrations import demonstrations_command
+from pipeline.cli.demonstrations import demonstrations_command, split_command
 from pipeline.cli.estimate import estimate_command
 from pipeline.cli.profile import profile_command
 from pipeline.cli.recredit import recredit_command
@@ -115,6 +115,7 @@ def ask(
 app.command("estimate")(estimate_command)
 app.command("serve-retriever")(serve_retriever_command)
 data_app.command("demonstrations")(demonstrations_command)
+data_app.command("split")(split_command)
 app.add_typer(data_app, name="data")
 app.command("warm-start")(warm_start_command)
 app.command("sql")(sql_command)

@@ -17,6 +17,7 @@ from envs.errors import InputError
 from envs.retrieval.base import RetrieverError
 from envs.search.trajectory import ActionKind
 from pipeline.doctor.findings import Finding, Subject
+from pipeline.doctor.variety import variety
 from pipeline.evaluation.saved_policy import Policy, start_policy
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def expensive_checks(subject: Subject) -> Iterator[Finding]:
         return
     yield belief(policy)
     yield format_validity(policy)
+    yield variety(policy)
 
 
 def recall(task: SearchTask) -> Finding:

@@ -75,6 +75,7 @@ def scored_rollout(rollout: Rollout) -> ScoredRollout:
         agents_T=[turn.agent for turn in rollout.turns],
         malformed=rollout.termination is Termination.MALFORMED,
         turn_limit=rollout.termination is Termination.TURN_LIMIT,
+        answered=rollout.termination is Termination.ANSWERED,
         without_belief=rollout.without_belief,
     )
 

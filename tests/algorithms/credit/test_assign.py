@@ -254,7 +254,10 @@ def test_lengths_are_checked():
     ("change", "message"),
     [
         ({"gain_basis": "logp"}, "known values: log_prob, prob, log_ratio"),
-        ({"normalisation": "seperate"}, "known values: separate, joint, turn_index, scale_only, none"),
+        (
+            {"normalisation": "seperate"},
+            "known values: separate, joint, turn_index, scale_only, returns, none",
+        ),
         ({"depth_rescale": "log"}, "known values: none, sqrt"),
         ({"ig_gate": "on"}, "known values: off, valid_format"),
         ({"outcome_baseline": "critic"}, "known values: group_zscore, rloo, batch_zscore, belief"),

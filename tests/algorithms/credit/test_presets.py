@@ -159,13 +159,18 @@ def test_official_drops_gains_at_the_turn_limit():
 def test_preset_table():
     assert set(PRESETS) == {
         *("igpo", "igpo_v1", "igpo_official", "ig_only", "igpo_discounted", "a2tgpo", "dr_venus", "trace"),
-        *("grpo", "rloo", "reinforce_pp", "gspo", "dapo", "belief_critic"),
+        *("grpo", "rloo", "reinforce_pp", "gspo", "dapo", "belief_critic", "igpo_returns"),
     }
     for name, preset in PRESETS.items():
         assert preset.name == name
         assert preset.source
     bases = {name: PRESETS[name].credit.gain_basis for name in PRESETS}
-    assert {name for name in bases if bases[name] == "prob"} == {"igpo_v1", "a2tgpo", "belief_critic"}
+    assert {name for name in bases if bases[name] == "prob"} == {
+        "igpo_v1",
+        "a2tgpo",
+        "belief_critic",
+        "igpo_returns",
+    }
     assert {name for name in bases if bases[name] == "log_ratio"} == {"trace"}
     assert {name for name in PRESETS if PRESETS[name].belief_policy == "reference"} == {"trace"}
     assert {name for name in PRESETS if PRESETS[name].needs_several_updates} == {"gspo"}

@@ -16,7 +16,7 @@ from rich.console import Console
 from rollout_log_samples import Q1, answer, rollout, search, write_run
 from typer.testing import CliRunner
 
-from algorithms.igpo.iteration_record import IterationRecord
+from algorithms.igpo.iteration_record import IterationRecord, TurnCredit
 from pipeline.analysis import AnalysisError, locate_run, named_queries, open_run
 from pipeline.analysis.named_queries import named_query
 from pipeline.cli.common import make_app
@@ -46,6 +46,18 @@ def run(runs_dir):
 
 def one_turn(iteration):
     return IterationRecord(iteration, "train", 0, [rollout(f"r{iteration}", "g", Q1, [search(0, "q", True)])])
+
+
+def test_a_better_paid_second_search_is_pushed(tmp_path):
+    again = rollout("a", "g", Q1, [search(0, "x", False), search(1, "y", True), answer(2, "Rome")])
+    answers = rollout("b", "g", Q1, [search(0, "x", False), answer(1, "Paris")])
+    paid = {("a", 0): 0.0, ("a", 1): 2.0, ("a", 2): 0.0, ("b", 0): 0.0, ("b", 1): -2.0}
+    credit = {turn: TurnCredit(None, None, None, None, value, 0.0) for turn, value in paid.items()}
+    write_run(tmp_path / "toy", written=[IterationRecord(1, "train", 0, [again, answers], credit)])
+    with open_run("last", runs_dir=tmp_path) as opened:
+        rows = opened.sql(named_query("search_again").sql).fetchall()
+    # 2 (1 - 0.5) - 2 (0 - 0.5), over the root mean square of five advantages
+    assert rows[1][1:] == (1, 1, "as trained", 2, 1, pytest.approx(2 / sqrt(8 / 5)), 2.0, -2.0)
 
 
 # Named queries. The columns after run_id, in order.
@@ -118,6 +130,14 @@ NAMED = {
         ("heldout", 2, 2, 1.0, 1.0, 1.0, 6.0, 0.0, 1.0),
         ("train", 1, 4, 2.5, 3.0, 7 / 3, 4.8, 0.0, 0.0),
         ("train", 2, 2, 1.5, None, 1.5, 5.0, 0.0, 0.0),
+    ],
+    # In a group, everyone does the same at the same turn, so nothing is pushed.
+    "search_again": [
+        (1, 0, "as trained", 4, 4, 0.0, -0.25, None),
+        (1, 1, "as trained", 4, 2, 0.0, 0.5, 0.0),
+        (1, 2, "as trained", 2, 0, 0.0, None, 0.0),
+        (2, 0, "as trained", 2, 1, None, 0.0, 0.0),
+        (2, 1, "as trained", 1, 0, None, None, 0.0),
     ],
     "answer_flips": [(2, 2, 2, 1, 1)],
     "format_failures": [("train", 2, "cut off", 1, 1 / 3, 1), ("train", 2, "unclosed tag", 1, 1 / 3, 1)],

@@ -1,0 +1,82 @@
+"""Parts of a question file that share no evidence."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from envs.data.split import split_by_evidence
+from envs.errors import InputError
+from pipeline.cli.igpo import app
+
+
+def record(n: int, *titles: str) -> dict:
+    return {"id": str(n), "question": f"question {n}?", "metadata": {"supporting_titles": list(titles)}}
+
+
+def titles_of(part: list[dict]) -> set[str]:
+    return {title for one in part for title in one["metadata"]["supporting_titles"]}
+
+
+def test_a_chain_of_shared_passages_stays_together():
+    chain = [record(0, "A", "B"), record(1, "B", "C"), record(2, "c", "D")]  # C and c are one title
+    alone = [record(3, "E"), record(4, "F")]
+    for seed in range(8):
+        first, rest = split_by_evidence(chain + alone, [2, None], seed)
+        assert len(first) == 2 and len(rest) in (1, 2, 3)
+        together = [part for part in (first, rest) if {"0", "1", "2"} & {one["id"] for one in part}]
+        assert len(together) == 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.lists(st.sampled_from("ABCDEFGHIJ"), max_size=3), min_size=6, max_size=30), st.integers(0, 9)
+)
+def test_no_two_parts_share_a_title(evidence, seed):
+    records = [record(n, *titles) for n, titles in enumerate(evidence)]
+    try:
+        parts = split_by_evidence(records, [2, 1, None], seed)
+    except InputError as error:
+        assert "bundles that share no evidence; ask for fewer" in str(error)
+        return
+    assert [len(part) for part in parts[:2]] == [2, 1]
+    for one in range(3):
+        for other in range(one):
+            assert not titles_of(parts[one]) & titles_of(parts[other])
+    assert parts == split_by_evidence(records, [2, 1, None], seed)
+
+
+def test_questions_without_titles_stand_alone():
+    first, rest = split_by_evidence([{"id": "a"}, {"id": "b", "metadata": None}, record(2)], [1, None])
+    assert len(first) == 1 and len(rest) == 2
+
+
+def test_the_command_writes_the_parts(tmp_path):
+    source = tmp_path / "all.jsonl"
+    source.write_text("".join(json.dumps(record(n, f"T{n // 2}")) + "\n" for n in range(10)))
+    heldout, train = tmp_path / "heldout.jsonl", tmp_path / "train.jsonl"
+    command = ["data", "split", str(source), "--part", f"{heldout}=3", "--part", str(train)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "1 left out" in done.output.replace("\n", " ")
+    sizes = [len(file.read_text().splitlines()) for file in (heldout, train)]
+    assert sizes == [3, 6]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (["a.jsonl=x"], "'x' is no number of questions"),
+        (["a.jsonl", "b.jsonl=1"], "only the last part may leave out its number"),
+        (["a.jsonl=1", "a.jsonl"], "named twice"),
+        (["a.jsonl=9"], "make 2 bundles"),
+    ],
+)
+def test_bad_parts_are_one_sentence(tmp_path, monkeypatch, parts, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(record(n, f"T{n}")) + "\n" for n in range(2)))
+    done = CliRunner().invoke(app, ["data", "split", "all.jsonl", *[x for p in parts for x in ("--part", p)]])
+    assert done.exit_code == 2 and message in " ".join(done.output.replace("│", " ").split())
+    assert not (tmp_path / "a.jsonl").exists()
