@@ -85,7 +85,7 @@ def stand_in(folder: Path) -> Path:
 def pretend() -> None:
     """Makes triton and vLLM believe in an H100."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    from triton.backends.nvidia.driver import CudaDriver  # ty: ignore[unresolved-import]
+    from triton.backends.nvidia.driver import CudaDriver  # ty: ignore[import-not-found]
 
     CudaDriver.is_active = staticmethod(lambda: True)
     import vllm.platforms as platforms
