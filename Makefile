@@ -2,11 +2,11 @@
 BIN := .venv/bin
 CONFIG ?= conf/igpo.yaml
 
-.PHONY: help setup train study test test-all lint wheel clean
+.PHONY: help setup train study test test-all lint gpu-proof test-gpu-set wheel clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-setup:  ## the environment in .venv, from the frozen list
+setup:  ## the environment in .venv, from the frozen list (GPU=1: with CUDA builds)
 	@requirements/setup.sh
 
 train: setup  ## train the embedded default (CONFIG=... for another experiment)
@@ -26,6 +26,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
 	$(BIN)/lint-imports --no-cache --no-logo
+
+gpu-proof:  ## the proof on one GPU, nine minutes (docs/gpu.md; ARGS=--all for more; first: make setup GPU=1)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+test-gpu-set:  ## the frozen set for GPUs installs, and a CUDA engine imports without a GPU (10 GB; minutes)
+	requirements/test_gpu_set.sh
 
 wheel: setup  ## dist/*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -3,6 +3,8 @@
     python -m benchmarks.rollout_throughput
     python -m benchmarks.rollout_throughput --model smollm2 --prompts 4 --group-size 8 --max-num-seqs 32
     python -m benchmarks.rollout_throughput --prompts 128 --varying
+    python -m benchmarks.rollout_throughput --device cuda --dtype bfloat16 --model FOLDER --prompts 32 \\
+        --turn-tokens 200 --turns 4 --context 4096 --full-turns
 
 Three ways over the same rollouts (same prompts and seeds), in turn, the prefix cache emptied before each:
 
@@ -30,6 +32,7 @@ from benchmarks.rollouts import (
     Recorder,
     arguments,
     forget,
+    full_turns,
     make_jobs,
     open_engine,
     open_task,
@@ -82,8 +85,13 @@ def main() -> None:
     parser.add_argument(
         "--varying", action="store_true", help="tools take 0.5 s on average, each call another time"
     )
+    parser.add_argument(
+        "--full-turns", action="store_true", help="every turn takes all its tokens, and searches"
+    )
     args = parser.parse_args()
     task = open_task(args)
+    if args.full_turns:
+        full_turns(task)
     engine = open_engine(args, task)
     jobs = make_jobs(args, task, score_beliefs=False)
     recorder: Any = Recorder(engine)

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.devices import add_device, device_of
+from envs.engine.accelerator import vllm_is_for_cpus
 from envs.engine.base import EngineSettings, Generate, Generated
 from envs.engine.models import resolve_model
 from envs.engine.vllm import VLLMEngine
@@ -41,13 +43,19 @@ def arguments(description: str | None, **defaults: int) -> argparse.ArgumentPars
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=list(SIZES), default="tiny")
+    parser.add_argument("--model", default="tiny", help="tiny, smollm2 or a Hugging Face folder")
+    add_device(parser)
     parser.add_argument("--prompts", type=int, default=defaults.get("prompts", 16))
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--max-num-seqs", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=defaults.get("repeats", 3))
     parser.add_argument("--turn-tokens", type=int, help="most tokens of a turn")
     parser.add_argument("--turns", type=int, help="most turns of a rollout")
+    parser.add_argument("--context", type=int, help="most tokens of a rollout")
+    parser.add_argument(
+        "--eager", action="store_true", help="a GPU engine without compilation and CUDA graphs"
+    )
+    parser.add_argument("--gpu-memory-utilization", type=float, default=0.5)
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of the engine"
     )
@@ -56,7 +64,7 @@ def arguments(description: str | None, **defaults: int) -> argparse.ArgumentPars
 
 def open_task(args: argparse.Namespace) -> SearchTask:
     """Questions of 2 and 3 hops in the generated world."""
-    sizes = dict(SIZES[args.model])
+    sizes = dict(SIZES.get(args.model, SIZES["smollm2"]))
     if args.turn_tokens is not None:
         more = args.turn_tokens - sizes["max_turn_tokens"]
         sizes |= {
@@ -65,17 +73,27 @@ def open_task(args: argparse.Namespace) -> SearchTask:
         }
     if args.turns is not None:
         sizes["max_turns"] = args.turns
+    if args.context is not None:
+        sizes["max_context_tokens"] = args.context
     world = {"hops": {2: 0.6, 3: 0.4}}
     return SearchTask(SearchEnvSettings(tokenizer=resolve_model(args.model), world=world, **sizes))
 
 
 def open_engine(args: argparse.Namespace, task: SearchTask) -> VLLMEngine:
-    """vLLM with the model's weights."""
+    """vLLM with the model's weights, on the device that vLLM is built for, which `--device` must be."""
     import torch
     from transformers import AutoModelForCausalLM
 
+    device = device_of(args.device)
+    if (device.type == "cpu") != vllm_is_for_cpus():
+        raise SystemExit(f"the installed vLLM does not run on {device.type}: install its other build")
     path = resolve_model(args.model)
-    settings = EngineSettings(max_num_seqs=args.max_num_seqs, kv_cache_gib=1 if args.model == "tiny" else 3)
+    settings = EngineSettings(
+        max_num_seqs=args.max_num_seqs,
+        kv_cache_gib=1 if args.model == "tiny" else 3,
+        gpu_memory_utilization=args.gpu_memory_utilization,
+        enforce_eager=True if args.eager else None,
+    )
     engine = VLLMEngine(path, settings, max_model_len=task.settings.max_context_tokens + 1, dtype=args.dtype)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, args.dtype))
     engine.load_weights(model.state_dict(), version=0)

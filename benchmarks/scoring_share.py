@@ -3,6 +3,8 @@
     python -m benchmarks.scoring_share
     python -m benchmarks.scoring_share --model smollm2 --prompts 1 --max-num-seqs 8 --turns 3 \\
         --turn-tokens 400 --full-turns
+    python -m benchmarks.scoring_share --device cuda --dtype bfloat16 --model FOLDER --prompts 32 \\
+        --turn-tokens 200 --turns 4 --context 4096 --full-turns
 
 The same rollouts (same prompts and seeds) are made in turn without scores and with scores as training takes
 them: requests of the running engine, the prompt of a group scored once, contexts out of the prefix cache,

@@ -4,6 +4,8 @@
     python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python
     python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python --model smollm2 --prompts 2 \\
         --tokens 48 --steps 4
+    python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python --device cuda --dtype bfloat16 \\
+        --model FOLDER --prompts 16 --tokens 128
 
 Both train the same model by GRPO on the same prompts of one turn (the same token ids). Group size, longest
 completion, stop tokens, KL coefficient, updates per step (one) and threads are the same. They run in
@@ -35,7 +37,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trl-python", help="interpreter of an environment with TRL")
-    parser.add_argument("--model", choices=["tiny", "smollm2"], default="tiny")
+    parser.add_argument("--model", default="tiny", help="tiny, smollm2 or a Hugging Face folder")
+    parser.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="cuda: both sides use one GPU by turns; here engine and learner are colocated on it",
+    )
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the forward passes"
+    )
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=32, help="longest completion")
@@ -67,8 +78,7 @@ def compare(args: argparse.Namespace) -> None:
     prompts = [task.protocol.prompt("", task.train_questions[index].text, ["answer"]) for index in drawn]
     facts = json.dumps({"folder": folder, "prompts": prompts, "stop": task.protocol.stop_token_ids})
     options = [
-        "--model",
-        args.model,
+        *("--model", args.model, "--device", args.device, "--dtype", args.dtype),
         *(f"--{name}={getattr(args, name.replace('-', '_'))}" for name in NUMBERS),
     ]
     options += ["--trl-vllm"] if args.trl_vllm else []
@@ -187,7 +197,7 @@ def serve_ours(args: argparse.Namespace) -> None:
         .environment("search", env_config=env_config(args))
         .training(
             model_path=args.model,
-            model_dtype="float32",
+            model_dtype=args.dtype,
             preset="grpo",
             loss={"kl_coeff": BETA},
             lr=LEARNING_RATE,
@@ -197,6 +207,10 @@ def serve_ours(args: argparse.Namespace) -> None:
         )
         .env_runners(num_env_runners=args.env_runners, num_cpus_per_env_runner=args.threads)
     )
+    if args.device == "cuda":
+        config.env_runners(
+            num_gpus_per_env_runner=0.5, engine={"placement": "colocated", "gpu_memory_utilization": 0.5}
+        ).learners(num_learners=1, num_gpus_per_learner=0.5)
     algorithm = config.build_algo()
     while told_to_step():
         started = time.perf_counter()
@@ -242,6 +256,8 @@ def serve_trl(args: argparse.Namespace) -> None:
             self.started = time.perf_counter()
 
         def on_step_end(self, args, state, control, **_):
+            if not config.use_cpu:
+                torch.cuda.synchronize()
             tell(time.perf_counter() - self.started, written[0])
 
     config = GRPOConfig(
@@ -254,12 +270,12 @@ def serve_trl(args: argparse.Namespace) -> None:
         beta=BETA,
         loss_type="grpo",
         temperature=1.0,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=args.device == "cpu",
         use_vllm=args.trl_vllm,
         vllm_mode="colocate",
         generation_kwargs={"stop_token_ids": facts["stop"]} if args.trl_vllm else None,
         shuffle_dataset=False,
-        bf16=False,
+        bf16=args.dtype == "bfloat16",
         gradient_checkpointing=False,
         report_to="none",
         save_strategy="no",

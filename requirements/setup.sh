@@ -1,10 +1,17 @@
 #!/usr/bin/env bash
 # Makes .venv from the frozen list (no dependency resolution) and installs the project into it, editable. Does nothing when up to date.
+# GPU=1: the list for NVIDIA GPUs, with CUDA builds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
 PYTHON=${PYTHON:-python3.11}
 LIST=requirements/cpu.txt
+if [ "${GPU:-0}" = 1 ]; then
+    LIST=requirements/gpu.txt
+    # A folder of wheels with a CPU build of torch would win over the CUDA build.
+    unset PIP_FIND_LINKS
+    export PIP_CONFIG_FILE=/dev/null
+fi
 STAMP=$VENV/.installed
 
 wanted=$(cat "$LIST" pyproject.toml requirements/setup.sh | sha256sum | cut -d' ' -f1)

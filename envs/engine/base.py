@@ -42,7 +42,11 @@ class EngineSettings(Settings):
     )
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs one engine spreads over")
     block_size: int = Field(32, ge=1, description="tokens per KV block; a multiple of 32 on a CPU")
-    enforce_eager: bool = Field(True, description="False lets a GPU engine compile and capture graphs")
+    enforce_eager: bool | None = Field(
+        None,
+        description="True: no compilation and no CUDA graphs, so a GPU engine starts sooner and decodes "
+        "slower; None: False on a GPU, True on a CPU",
+    )
     placement: Literal["separate", "colocated"] = Field(
         "separate",
         description="colocated: engine and learner take turns on one GPU; the engine sleeps during the "

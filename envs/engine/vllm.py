@@ -6,11 +6,10 @@ import os
 import sys
 from typing import Any, Literal
 
-import numpy as np
-
+from envs.engine.accelerator import check_device, sees_gpu
 from envs.engine.base import NO_WEIGHTS, EngineSettings, Generate, Generated, ScoreAnswer, Scored
 from envs.engine.vllm_arguments import make
-from envs.errors import InputError
+from envs.engine.vllm_outputs import read_generated, read_score
 
 
 class VLLMEngine:
@@ -25,7 +24,7 @@ class VLLMEngine:
         reads_text: whether to load the tokenizer, which requests with stop strings need.
 
     Raises:
-        InputError: the free memory is less than the KV cache needs.
+        InputError: the engine cannot start here (`check_device`).
     """
 
     def __init__(
@@ -38,17 +37,22 @@ class VLLMEngine:
         seed: int = 0,
         reads_text: bool = False,
     ):
-        check_memory(settings)
+        check_device(settings)
         # The engine must live in this process: plain calls, no pickling of weights. Read when vllm is
         # imported.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # Sampling is over the whole vocabulary, where this kernel of FlashInfer's has nothing to do; only its
+        # import and its compilation would take time.
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+        if dtype == "float32":
+            # Else Triton's attention multiplies with 10 bits of mantissa on GPUs, and the learner with 23.
+            os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
         _mend_llvmlite()
-        import torch
         from vllm import LLM
 
-        on_cpu = not torch.cuda.is_available()
+        on_cpu = not sees_gpu()
         self.weights_version = NO_WEIGHTS
         self.transfer_group: str | None = None
         """Name of the NCCL group that sends weights; None: weights come by `load_weights` only."""
@@ -70,7 +74,7 @@ class VLLMEngine:
             block_size=settings.block_size,
             gpu_memory_utilization=settings.gpu_memory_utilization,
             tensor_parallel_size=settings.tensor_parallel_size,
-            enforce_eager=settings.enforce_eager,
+            enforce_eager=on_cpu if settings.enforce_eager is None else settings.enforce_eager,
             enable_sleep_mode=shares_gpu and not on_cpu,
             enable_prefix_caching=True,
             skip_tokenizer_init=not reads_text,
@@ -102,7 +106,7 @@ class VLLMEngine:
             if not output.finished:
                 continue
             if output.request_id not in self._scores:
-                finished.append(_generated(output))
+                finished.append(read_generated(output))
                 continue
             request, read_cache = self._scores.pop(output.request_id)
             score = read_score(request, output.prompt_logprobs, output.num_cached_tokens or 0)
@@ -224,59 +228,3 @@ def _mend_llvmlite() -> None:
         return make_up(self, name)
 
     type(ffi.lib).__getattr__ = getattr_but_dict
-
-
-def _generated(output) -> Generated:
-    completion = output.outputs[0]
-    ids = list(completion.token_ids)
-    flat = completion.logprobs
-    logprobs_L = np.asarray([flat.logprobs[start] for start in flat.start_indices], dtype=np.float32)
-    sampled = [flat.token_ids[start] for start in flat.start_indices]
-    if sampled != ids:
-        raise RuntimeError(
-            f"vLLM returned log-probs of other tokens than it sampled: {sampled} against {ids}"
-        )
-    return Generated(
-        output.request_id, ids, logprobs_L, "stop" if completion.finish_reason == "stop" else "length"
-    )
-
-
-def read_score(request: ScoreAnswer, flat, num_cached_tokens: int) -> float | None:
-    """Computes s_t(a) from vLLM's prompt log-probs; None where the prefix cache made them invalid.
-
-    The log-prob of the token at position p is computed from position p - 1. Rows of positions that were read
-    from the prefix cache are uninitialised memory. So the first gold token, at p, is valid only if fewer than
-    p tokens were cached. The token ids of an invalid row are not the prompt's either, which is checked as
-    well.
-
-    Args:
-        request: the request that was scored.
-        flat: vLLM's `FlatLogprobs` of the whole prompt.
-        num_cached_tokens: the number of prompt tokens read from the prefix cache.
-    """
-    start = len(request.context_ids)
-    positions = [start + offset for offset in np.flatnonzero(request.gold_mask_L)]
-    if num_cached_tokens >= positions[0]:
-        return None
-    rows = [flat.start_indices[position] for position in positions]
-    expected = [request.suffix_ids[position - start] for position in positions]
-    if [flat.token_ids[row] for row in rows] != expected:
-        return None
-    return float(np.mean([flat.logprobs[row] for row in rows], dtype=np.float64))
-
-
-def check_memory(settings: EngineSettings) -> None:
-    """Refuses a KV cache that does not fit, before the engine loads. GPU engines size their own cache.
-
-    Raises:
-        InputError: on a CPU, `settings.kv_cache_gib` exceeds the free memory.
-    """
-    import psutil
-    import torch
-
-    free_gib = psutil.virtual_memory().available / 2**30
-    if not torch.cuda.is_available() and settings.kv_cache_gib > free_gib:
-        raise InputError(
-            f"engine.kv_cache_gib is {settings.kv_cache_gib:g} but only {free_gib:.1f} GiB of memory are "
-            "free: lower it"
-        )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from envs.data.questions import named
 from envs.errors import InputError
 from pipeline.doctor.findings import Finding, Subject
+from pipeline.doctor.gpus import gpus
 from pipeline.doctor.machine import proxies
 from pipeline.doctor.questions import Seen, look_at_questions
 from pipeline.estimate.capacity import memory_of
@@ -41,18 +42,20 @@ Check = Callable[[Subject], Finding]
 
 
 def cheap_checks(subject: Subject, also: Sequence[Check] = ()) -> Iterator[Finding]:
-    """Checks environment, proxies, model, task, retriever, prompts and memory, without an engine.
+    """Checks environment, proxies, GPUs, model, task, retriever, prompts, memory; no engine is needed.
 
-    Stops at the first failure, because later checks depend on it.
+    Stops at the first failure, because later checks depend on it; model and memory do not depend on GPUs.
 
     Args:
         subject: the experiment.
         also: checks of one's own, made after that of the environment.
     """
-    for check in (environment, *also, proxies, model, task, answers, retriever, prompts, memory):
+    for check in (environment, *also, proxies, gpus, model, task, answers, retriever, prompts, memory):
         finding = _guarded(check, subject)
         yield finding
         if finding.status == "fail":
+            if check is gpus:  # who plans on a machine without them still learns what is needed
+                yield from (_guarded(other, subject) for other in (model, memory))
             return
 
 

@@ -44,6 +44,8 @@ class Subject:
     """What was seen of all questions, by split; empty until they are looked at."""
     on_looked: Callable[[int, int], object] = lambda done, total: None
     """Gets the number of questions looked at, and of all of them."""
+    joins_cluster: bool = False
+    """The run takes GPUs of other machines."""
 
 
 @contextmanager

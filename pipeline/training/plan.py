@@ -107,13 +107,15 @@ def check_plan(plan: Plan, console: Console, *, joins_cluster: bool) -> None:
     Raises:
         InputError: a check failed.
     """
-    subject = Subject(plan.experiment, plan.config)
+    subject = Subject(plan.experiment, plan.config, joins_cluster=joins_cluster)
+    findings = []
     with busy(subject, console):
-        findings = list(cheap_checks(subject))
+        for finding in cheap_checks(subject):
+            elsewhere = joins_cluster and finding.name == "memory"
+            if finding.status == "fail" and not elsewhere:
+                raise InputError(f"{plan.experiment.source}: {finding.message}")
+            findings.append(finding)
     for finding in findings:
-        elsewhere = joins_cluster and finding.name == "memory"
-        if finding.status == "fail" and not elsewhere:
-            raise InputError(f"{plan.experiment.source}: {finding.message}")
         if finding.status != "ok":
             console.print(
                 Text.assemble(("warning: ", "yellow"), f"{finding.name}: {finding.message}"), soft_wrap=True

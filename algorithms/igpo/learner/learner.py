@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from algorithms.igpo.belief.naive import NaiveScorer
 from algorithms.igpo.belief.tree import TreeScorer
 from algorithms.igpo.iteration_record import GroupCredit, TurnCredit
 from algorithms.igpo.learner.distributed import HOST, move_optimizer_state
+from algorithms.igpo.learner.host_memory import PinnedBuffers, named_tensors
 from algorithms.igpo.learner.update import UpdatingLearner
 from envs.runner.belief import BeliefQuery
 
@@ -126,9 +127,31 @@ class IGPOTorchLearner(UpdatingLearner):
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
+    @functools.cached_property
+    def _host_memory(self) -> PinnedBuffers:
+        return PinnedBuffers()
+
     def _move(self, device: torch.device) -> None:
+        if self._device.type == "cuda":
+            self._host_memory.move(self._state_tensors(), device)
+            return
         for module_id in self.module.keys():  # noqa: SIM118 (not a dict)
             self._hugging_face(module_id).to(device)
         self._references.to(device)
         if not self.config.offload_optimizer:
             move_optimizer_state(self._named_optimizers.values(), device)
+
+    def _state_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields everything that is on the device between updates, by a name: each tensor once."""
+        for module_id in self.module.keys():  # noqa: SIM118 (not a dict)
+            yield from named_tensors(self._hugging_face(module_id), module_id)
+        for number, model in enumerate(self._references.own_models):
+            yield from named_tensors(model, f"reference {number}")
+        if self.config.offload_optimizer:
+            return
+        for name, optimizer in self._named_optimizers.items():
+            for number, state in enumerate(optimizer.state.values()):
+                for key, value in state.items():
+                    # AdamW's count of steps is where the optimizer wants it.
+                    if isinstance(value, torch.Tensor) and value.dim():
+                        yield f"{name} {number} {key}", value

@@ -77,6 +77,11 @@ class References:
         with self.model(module_id) as model:
             return token_logp(model, *columns, self._compute_dtypes[module_id], entropy="off")[0]
 
+    @property
+    def own_models(self) -> list[torch.nn.Module]:
+        """The models that are no module's own base."""
+        return self._own
+
     def to(self, device: torch.device) -> None:
         """Moves the references, except those that are a module's own base."""
         for model in self._own:

@@ -6,7 +6,8 @@ beginning of another one costs nothing.
 
 Only attention needs the ends of rows. It gets rows of similar length side by side, padded by at most
 `MAX_PADDING`, with the plain causal mask that every fast kernel supports; a block-diagonal mask over all
-tokens would cost their square. Padding follows a row's real tokens, so no real token attends to it.
+tokens would cost their square. Padding follows a row's real tokens, so no real token attends to it. On GPUs
+with a kernel for it (`algorithms.igpo.model.ragged`), rows go end to end, without padding.
 
     model.set_attn_implementation(PACKED)
     backbone(**PackedRows(token_ids_F, lengths_R).inputs())
@@ -23,6 +24,8 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
+
+from algorithms.igpo.model import ragged
 
 PACKED = "igpo_packed"
 """The attention implementation; without packed rows it is plain `sdpa`."""
@@ -106,19 +109,29 @@ class PackedRows:
     Args:
         token_ids_F: the rows, end to end.
         lengths_R: tokens of each row, at least 1.
+        ragged: attention takes rows of any length; each is a group of its own, and nothing is padded.
 
     Attributes:
         token_of_F: the distinct token of each position of the rows.
         shapes: rows and width of each group that attention sees.
+        starts_X: where each row starts for attention, int32 [rows + 1]; None where rows go side by side.
     """
 
-    def __init__(self, token_ids_F: torch.Tensor, lengths_R: Sequence[int] | np.ndarray):
+    def __init__(
+        self, token_ids_F: torch.Tensor, lengths_R: Sequence[int] | np.ndarray, *, ragged: bool = False
+    ):
         lengths_R, device = np.asarray(lengths_R), token_ids_F.device
         start_R = np.cumsum(lengths_R) - lengths_R
         first_E, self.token_of_F = merge_beginnings(token_ids_F.cpu().numpy(), lengths_R)
         rows_X = self._rows_that_none_continues(start_R + lengths_R - 1, len(first_E))
         groups = [rows_X[group] for group in group_by_length(lengths_R[rows_X])]
+        if ragged:
+            groups = [row for group in groups for row in np.split(group, len(group))]
         self.shapes = [(len(group), int(lengths_R[group].max())) for group in groups]
+        self.starts_X: torch.Tensor | None = None
+        if ragged:
+            starts_X = np.cumsum([0, *(width for _, width in self.shapes)]).astype(np.int32)
+            self.starts_X = torch.from_numpy(starts_X).to(device)
         # A padded position repeats its row's last token.
         token_of_Z = np.concatenate(
             [
@@ -209,6 +222,10 @@ def packed_attention(
     window, longest = kwargs.get("sliding_window"), packed_rows.shapes[0][1]
     if window is not None and window < longest:
         raise ValueError(f"a row of {longest} tokens is longer than the model's sliding window of {window}")
+    if (starts_X := packed_rows.starts_X) is not None:
+        rows = [_end_to_end(part, packed_rows) for part in (query, key, value)]
+        output = ragged.ragged_attention(*rows, starts_X, longest, kwargs.get("scaling"))
+        return _EndToEnd.apply(output, packed_rows.place_of_E)[None], None
     padded = [_SideBySide.apply(part[0].transpose(0, 1), packed_rows) for part in (query, key, value)]
     sizes = [rows * width for rows, width in packed_rows.shapes]
     outputs = []
@@ -219,6 +236,13 @@ def packed_attention(
         )
         outputs.append(output.flatten(0, 1))
     return _EndToEnd.apply(torch.cat(outputs), packed_rows.place_of_E)[None], None
+
+
+def _end_to_end(part, packed_rows: PackedRows) -> torch.Tensor:
+    """Rows for the kernel, in the precision of autocast, which does not know it."""
+    device = part.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else part.dtype
+    return _SideBySide.apply(part[0].transpose(0, 1).to(dtype), packed_rows)
 
 
 AttentionInterface.register(PACKED, packed_attention)

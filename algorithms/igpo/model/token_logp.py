@@ -9,6 +9,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from algorithms.igpo.model.packing import PackedRows, distinct_targets
+from algorithms.igpo.model.ragged import takes_ragged_rows
 
 Entropy = Literal["off", "measured", "trained"]
 
@@ -68,7 +69,11 @@ def token_logp(
     # is then at the target's index - 1, less one for each row before its own.
     row_F, target_F = row_id_F.cpu().numpy(), np.flatnonzero(target_mask_F.cpu().numpy())
     has_next_F = torch.from_numpy(np.append(row_F[1:] == row_F[:-1], False)).to(device)
-    rows = PackedRows(token_ids_F[has_next_F], np.bincount(row_F) - 1)
+    rows = PackedRows(
+        token_ids_F[has_next_F],
+        np.bincount(row_F) - 1,
+        ragged=takes_ragged_rows(device, compute_dtype, model.config),
+    )
     target_D = token_ids_F[target_mask_F]
     token_of_D = rows.token_of_F[target_F - 1 - row_F[target_F]]
     first_U, pair_of_D = distinct_targets(token_of_D, target_D.cpu().numpy())

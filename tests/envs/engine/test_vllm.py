@@ -6,8 +6,9 @@ import torch
 from chat_tokenizers import chat_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from envs.engine.accelerator import check_device
 from envs.engine.base import EngineSettings, Generate, ScoreAnswer
-from envs.engine.vllm import VLLMEngine, check_memory
+from envs.engine.vllm import VLLMEngine
 from envs.errors import InputError
 
 STOP = 5
@@ -138,7 +139,7 @@ def test_scores_with_the_prefix_cached(model, engine, answer_length):
 
 def test_a_cache_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match="engine.kv_cache_gib is 100000 but only .* are free: lower it"):
-        check_memory(EngineSettings(kv_cache_gib=100000))
+        check_device(EngineSettings(kv_cache_gib=100000))
 
 
 @pytest.mark.slow

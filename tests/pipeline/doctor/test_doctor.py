@@ -37,7 +37,8 @@ SMALL = ("model_path=tiny", "model_dtype=float32", "engine.kv_cache_gib=1")
 
 
 def subject(*overrides: str) -> Subject:
-    experiment = load_experiments("conf/qwen2.5_7b.yaml", ["num_env_runners=1", *overrides])[0]
+    alone = ("num_env_runners=1", "num_learners=1", "shard_learner=false")
+    experiment = load_experiments("conf/qwen2.5_7b.yaml", [*alone, *overrides])[0]
     return Subject(experiment, experiment.algorithm_config())
 
 
@@ -134,7 +135,7 @@ def test_a_cluster_may_have_the_memory_that_this_machine_lacks(monkeypatch, join
     monkeypatch.setattr("pipeline.training.plan.cheap_checks", lambda subject: iter([lack]))
     monkeypatch.setattr(
         "pipeline.training.plan.Subject",
-        lambda *_: SimpleNamespace(task=SimpleNamespace(identity={}), questions={}),
+        lambda *_, **__: SimpleNamespace(task=SimpleNamespace(identity={}), questions={}),
     )
     nothing: Any = SimpleNamespace(source="demo.yaml")
     plan, said = Plan(nothing, nothing, {}, None), io.StringIO()
