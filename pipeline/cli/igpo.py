@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.chunk import chunk_command
 from pipeline.cli.common import BAD_INPUT, Set, Verbose, make_app
 from pipeline.cli.data import app as data_app
 from pipeline.cli.demonstrations import demonstrations_command
@@ -114,6 +115,7 @@ def ask(
 
 app.command("estimate")(estimate_command)
 app.command("serve-retriever")(serve_retriever_command)
+data_app.command("chunk")(chunk_command)
 data_app.command("demonstrations")(demonstrations_command)
 app.add_typer(data_app, name="data")
 app.command("warm-start")(warm_start_command)
