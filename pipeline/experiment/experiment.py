@@ -39,6 +39,7 @@ from pipeline.experiment.keys import (
 from pipeline.experiment.resolved import known_config_keys, resolved_settings
 from pipeline.experiment.stop import stop_criteria
 from pipeline.rollout_log.folder import absolute
+from pipeline.run_directory.remote import is_remote, local_mirror
 from pipeline.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
@@ -85,6 +86,9 @@ class Experiment:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     mlflow: TrackingSettings = field(default_factory=TrackingSettings)
     storage_path: Path = Path("runs")
+    """The folder of this machine where runs are written."""
+    remote: str | None = None
+    """The URL to which they are uploaded (`storage_path` of the file); None: they stay here."""
     rollout_log: str | None = None
     """Folder or URL (of any file system that fsspec or pyarrow knows) of the runs' logs; None: in the run's
     own folder."""
@@ -151,7 +155,7 @@ class Experiment:
         keys["config"] = resolved_settings(self.algorithm_config())
         keys["checkpoint_config"] = self.checkpoint.model_dump()
         keys["mlflow"] = self.mlflow.model_dump(exclude_none=True)
-        keys["storage_path"] = str(self.storage_path)
+        keys["storage_path"] = self.remote or str(self.storage_path)
         if self.rollout_log:
             keys["rollout_log"] = self.rollout_log
         if self.restore:
@@ -262,7 +266,10 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
         "checkpoint": validated(
             CheckpointSettings, keys.get("checkpoint_config") or {}, "checkpoint_config", where
         ),
-        "storage_path": Path(run.storage_path).expanduser(),
+        "storage_path": local_mirror(run.storage_path)
+        if is_remote(run.storage_path)
+        else Path(run.storage_path.removeprefix("file://")).expanduser(),
+        "remote": run.storage_path if is_remote(run.storage_path) else None,
         "rollout_log": run.rollout_log and absolute(run.rollout_log),
         "restore": Path(run.restore).expanduser() if run.restore else None,
         "time_budget_s": run.time_budget_s,

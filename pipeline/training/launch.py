@@ -22,6 +22,7 @@ from pipeline.ray_address import knock
 from pipeline.run_directory import provenance
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import FINISHED, RunDirectory
+from pipeline.run_directory.remote import TakenOverError
 from pipeline.terminal import Console
 from pipeline.training.attempt import open_attempt
 from pipeline.training.changed_settings import widen_limits
@@ -29,6 +30,12 @@ from pipeline.training.loop import HELDOUT_BEFORE, Ending, TrainingLoop
 from pipeline.training.plan import Plan, check_plan, check_resources, first_weights, grid_ids, plan_run
 from pipeline.training.progress import Progress, before_and_after
 from pipeline.training.ray_cluster import INTERRUPTED, RayOptions, start_ray
+from pipeline.training.remote_runs import (
+    look_at_remote,
+    remote_places,
+    upload_after_saving,
+    upload_at_end,
+)
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -61,6 +68,9 @@ class LaunchOptions:
 def launch(experiments: list[Experiment], options: LaunchOptions, console: Console) -> int:
     """Makes every run and returns the exit code. All runs are checked before the first one starts."""
     configure_ray_logging(options.verbosity)
+    for url, names in remote_places(experiments).items():
+        with console.status(f"looking at {url} ..."):
+            look_at_remote(url, names, fetch=options.resume)
     plans = [
         plan_run(experiment, resume=options.resume, alone=len(experiments) == 1) for experiment in experiments
     ]
@@ -120,6 +130,8 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
         except KeyboardInterrupt:
             _print_lines(console, ("stopped at once", ""), ("go on", options.resume_command))
             return INTERRUPTED
+        except TakenOverError as error:
+            raise InputError(str(error)) from error
         except Exception as error:  # its traceback is in the run's log, and on the terminal under -v
             cause = cause_of(error)
             if isinstance(cause, InputError):
@@ -131,8 +143,12 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
             _print_lines(
                 console, ("traceback", _relative(run.logs / "driver.log")), ("go on", options.resume_command)
             )
+            upload_at_end(experiment.remote, run, console)
             return FAILED
+        is_uploaded = upload_at_end(experiment.remote, run, console)
     _print_summary(ending, run, options, console)
+    if not is_uploaded:
+        return FAILED
     return INTERRUPTED if ending.how == "interrupted" else 0
 
 
@@ -189,6 +205,7 @@ def _train(
                     checkpoint=experiment.checkpoint,
                     evaluate=bool(plan.config.evaluation_interval),
                     time_budget_s=experiment.time_budget_s,
+                    after_saving=lambda: upload_after_saving(experiment.remote, run, progress),
                 )
                 ending = loop.run_to_end()
                 attempt.how = ending.how

@@ -1,4 +1,4 @@
-"""Title and paragraphs of one file: plain text, Markdown, HTML or PDF. Libraries of the extra `documents` read it."""
+"""Title and paragraphs of one file: plain text, Markdown, HTML or PDF, as the extra `documents` reads it."""
 
 from __future__ import annotations
 
