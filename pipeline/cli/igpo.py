@@ -15,6 +15,7 @@ from pipeline.cli.common import BAD_INPUT, Set, Verbose, make_app
 from pipeline.cli.data import app as data_app
 from pipeline.cli.demonstrations import demonstrations_command
 from pipeline.cli.estimate import estimate_command
+from pipeline.cli.index import index_command
 from pipeline.cli.profile import profile_command
 from pipeline.cli.recredit import recredit_command
 from pipeline.cli.report import report_command
@@ -116,6 +117,7 @@ def ask(
 app.command("estimate")(estimate_command)
 app.command("serve-retriever")(serve_retriever_command)
 data_app.command("chunk")(chunk_command)
+data_app.command("index")(index_command)
 data_app.command("demonstrations")(demonstrations_command)
 app.add_typer(data_app, name="data")
 app.command("warm-start")(warm_start_command)

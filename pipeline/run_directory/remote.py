@@ -75,7 +75,8 @@ class RemoteRuns:
         if parts.username or parts.password:
             raise InputError(
                 f"storage_path {parts.scheme}://...@{parts.hostname}: credentials are read from the "
-                "environment only (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, ...): leave them out of the URL"
+                "environment only (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, ...): leave them "
+                "out of the URL"
             )
         if parts.scheme not in SCHEMES:
             raise InputError(
@@ -126,7 +127,8 @@ class RemoteRuns:
             if serial != state.get("serial", 0):
                 raise TakenOverError(
                     f"{self.url}: another machine has gone on with run {run.run_id} (it uploaded {serial} "
-                    f"times, this one {state.get('serial', 0)}): stop one of them; this machine's is in {run.path}"
+                    f"times, this one {state.get('serial', 0)}): stop one of them; this "
+                    f"machine's is in {run.path}"
                 )
             sent = dict(state.get("files", {}))
             for _ in range(PASSES):

@@ -38,7 +38,8 @@ SMALL = ("model_path=tiny", "model_dtype=float32", "engine.kv_cache_gib=1")
 
 
 def subject(*overrides: str) -> Subject:
-    experiment = load_experiments("conf/qwen2.5_7b.yaml", ["num_env_runners=1", *overrides])[0]
+    alone = ("num_env_runners=1", "num_learners=1", "shard_learner=false")
+    experiment = load_experiments("conf/qwen2.5_7b.yaml", [*alone, *overrides])[0]
     return Subject(experiment, experiment.algorithm_config())
 
 

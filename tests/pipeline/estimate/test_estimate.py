@@ -231,7 +231,8 @@ PAPER = "conf/qwen2.5_7b.yaml"
 
 
 def of_paper(*changes):
-    return load_experiments(PAPER, list(changes))[0].algorithm_config()
+    one_learner = ("num_env_runners=7", "num_learners=1", "shard_learner=false")
+    return load_experiments(PAPER, [*one_learner, *changes])[0].algorithm_config()
 
 
 def test_engines_and_learners_that_share_a_gpu_are_added_up():
