@@ -68,6 +68,6 @@ def index_command(
     )
     if kind is Kind.BM25 and len(documents) < CACHED_FROM_DOCUMENTS:
         console.print(
-            f"nothing is kept: a corpus of fewer than {CACHED_FROM_DOCUMENTS:,} documents is indexed in memory "
-            "each time, in a fraction of a second"
+            f"nothing is kept: a corpus of fewer than {CACHED_FROM_DOCUMENTS:,} documents is indexed in "
+            "memory each time, in a fraction of a second"
         )
