@@ -26,6 +26,7 @@ from pipeline.run_directory.remote import TakenOverError
 from pipeline.terminal import Console
 from pipeline.training.attempt import open_attempt
 from pipeline.training.changed_settings import widen_limits
+from pipeline.training.download import download_model
 from pipeline.training.loop import HELDOUT_BEFORE, Ending, TrainingLoop
 from pipeline.training.plan import Plan, check_plan, check_resources, first_weights, grid_ids, plan_run
 from pipeline.training.progress import Progress, before_and_after
@@ -80,6 +81,8 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
         knock(options.ray.cluster)  # before checks that may build an index
     for plan in unfinished:
         check_plan(plan, console, joins_cluster=joins_cluster)
+        if not joins_cluster:  # there the nodes that need the model download it
+            download_model(plan.config.model_path, console)
     if unfinished:
         with console.status("starting Ray ..."):
             start_ray(options.ray, options.verbosity)
