@@ -52,7 +52,7 @@ def hub(tmp_path, monkeypatch):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_download_is_seen(hub, terminal):
     said = io.StringIO()
-    download_model(NAME, Console(file=said, force_terminal=terminal, width=200))
+    download_model(NAME, Console(file=said, force_terminal=terminal, color_system=None, width=200))
     assert hub.asked == [["config.json", "model.safetensors"]]
     assert "downloading owner/model, 0.0 GB, to " in said.getvalue()
     assert terminal or "downloading: 0.0 of 0.0 GB\n" in said.getvalue()
