@@ -39,7 +39,7 @@ from pipeline.experiment.keys import (
 from pipeline.experiment.resolved import known_config_keys, resolved_settings
 from pipeline.experiment.stop import stop_criteria
 from pipeline.rollout_log.folder import absolute
-from pipeline.run_directory.remote import is_remote, local_mirror
+from pipeline.run_directory.remote import places_of
 from pipeline.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
@@ -86,9 +86,8 @@ class Experiment:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     mlflow: TrackingSettings = field(default_factory=TrackingSettings)
     storage_path: Path = Path("runs")
-    """The folder of this machine where runs are written."""
     remote: str | None = None
-    """The URL to which they are uploaded (`storage_path` of the file); None: they stay here."""
+    """The file's `storage_path`, where that is a URL: runs are written to its mirror here, and uploaded."""
     rollout_log: str | None = None
     """Folder or URL (of any file system that fsspec or pyarrow knows) of the runs' logs; None: in the run's
     own folder."""
@@ -258,6 +257,7 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
     run = validated(
         _RunSettings, {key: keys[key] for key in _RunSettings.model_fields if key in keys}, "", where
     )
+    folder, url = places_of(run.storage_path)
     shared: dict[str, Any] = {
         "name": name,
         "source": source,
@@ -266,10 +266,8 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
         "checkpoint": validated(
             CheckpointSettings, keys.get("checkpoint_config") or {}, "checkpoint_config", where
         ),
-        "storage_path": local_mirror(run.storage_path)
-        if is_remote(run.storage_path)
-        else Path(run.storage_path.removeprefix("file://")).expanduser(),
-        "remote": run.storage_path if is_remote(run.storage_path) else None,
+        "storage_path": folder,
+        "remote": url,
         "rollout_log": run.rollout_log and absolute(run.rollout_log),
         "restore": Path(run.restore).expanduser() if run.restore else None,
         "time_budget_s": run.time_budget_s,
@@ -290,9 +288,7 @@ def _read_python(source: Path) -> tuple[IGPOConfig, dict]:
         variables = runpy.run_path(str(source), run_name="experiment")
     except InputError:
         raise
-    except (
-        Exception
-    ) as error:  # a user's own file may fail in any way; the message gives its name, place and reason
+    except Exception as error:  # a user's own file may fail in any way; the message says where and why
         raise InputError(f"{source}: running this file failed: {type(error).__name__}: {error}") from error
     from algorithms.igpo.config import IGPOConfig
 

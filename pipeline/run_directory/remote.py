@@ -24,6 +24,7 @@ from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_
 from envs.cache_folder import cache_directory
 from envs.durable import TEMPORARY, write_text
 from envs.errors import InputError
+from pipeline.rollout_log.folder import is_url
 from pipeline.run_directory.directory import CONFIG, METADATA, RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -48,9 +49,11 @@ class TakenOverError(UploadError):
     """Another machine has gone on with the run."""
 
 
-def is_remote(location: str) -> bool:
-    """Whether a `storage_path` is a URL."""
-    return "://" in location and urlsplit(location).scheme not in ("file", "local")
+def places_of(storage_path: str) -> tuple[Path, str | None]:
+    """The folder of this machine where runs are written, and the URL to which they go (None: nowhere)."""
+    if is_url(storage_path):
+        return local_mirror(storage_path), storage_path
+    return Path(storage_path.removeprefix("file://")).expanduser(), None
 
 
 def local_mirror(url: str) -> Path:

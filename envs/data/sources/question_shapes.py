@@ -269,10 +269,6 @@ READERS: dict[str, Callable[[dict, str], Parts]] = {
 """Name of a shape -> its reader."""
 
 
-def _has_no_id(record: dict) -> bool:
-    return _first(record, IDS) is None
-
-
 _SIGNS: tuple[tuple[str, Callable[[dict], object]], ...] = (
     ("IGPO/verl", lambda record: "reward_model" in record),
     (
@@ -294,7 +290,7 @@ _SIGNS: tuple[tuple[str, Callable[[dict], object]], ...] = (
     (
         "NQ-open",
         lambda record: (
-            "question" in record and isinstance(_first(record, ANSWERS), list) and _has_no_id(record)
+            "question" in record and isinstance(_first(record, ANSWERS), list) and _first(record, IDS) is None
         ),
     ),
     ("question and answers", lambda record: "question" in record),
