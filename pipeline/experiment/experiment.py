@@ -257,7 +257,6 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
     run = validated(
         _RunSettings, {key: keys[key] for key in _RunSettings.model_fields if key in keys}, "", where
     )
-    folder, url = places_of(run.storage_path)
     shared: dict[str, Any] = {
         "name": name,
         "source": source,
@@ -266,8 +265,7 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
         "checkpoint": validated(
             CheckpointSettings, keys.get("checkpoint_config") or {}, "checkpoint_config", where
         ),
-        "storage_path": folder,
-        "remote": url,
+        **places_of(run.storage_path),
         "rollout_log": run.rollout_log and absolute(run.rollout_log),
         "restore": Path(run.restore).expanduser() if run.restore else None,
         "time_budget_s": run.time_budget_s,

@@ -49,11 +49,11 @@ class TakenOverError(UploadError):
     """Another machine has gone on with the run."""
 
 
-def places_of(storage_path: str) -> tuple[Path, str | None]:
+def places_of(storage_path: str) -> dict[str, Any]:
     """The folder of this machine where runs are written, and the URL to which they go (None: nowhere)."""
     if is_url(storage_path):
-        return local_mirror(storage_path), storage_path
-    return Path(storage_path.removeprefix("file://")).expanduser(), None
+        return {"storage_path": local_mirror(storage_path), "remote": storage_path}
+    return {"storage_path": Path(storage_path.removeprefix("file://")).expanduser(), "remote": None}
 
 
 def local_mirror(url: str) -> Path:

@@ -51,7 +51,7 @@ def upload_after_saving(url: str | None, run: RunDirectory, progress: Progress) 
     except TakenOverError:
         raise
     except UploadError as error:
-        logger.warning("%s", error)
+        logger.info("%s", error)
         progress.message(f"not uploaded: {error}; trying again at the next checkpoint", style="yellow")
 
 
