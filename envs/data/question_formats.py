@@ -123,7 +123,9 @@ def _question(record: Record, parts: Parts) -> Question:
 
 def _question_of_igpo(record: Record, parts: Parts) -> Question:
     fields, where = record.fields, record.where
-    data_source = text_field(fields, "data_source", where) if fields.get("data_source") else ""
+    # A Parquet file of verl names its split, not its data set.
+    named = "" if where.partition(" row ")[0].endswith(".parquet") else record.data_source
+    data_source = text_field(fields, "data_source", where) if fields.get("data_source") else named
     index = parts.id
     if is_whole(index):
         index = int(index)

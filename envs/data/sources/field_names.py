@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from pydantic import Field
@@ -33,10 +34,15 @@ STANDARD = FieldNames()
 STANDARD_DOCUMENTS = DocumentFieldNames()
 
 
+@lru_cache
+def _given(names: FieldNames | DocumentFieldNames) -> tuple[tuple[str, str], ...]:
+    return tuple(names.model_dump(exclude_none=True).items())
+
+
 def named_parts(names: FieldNames | DocumentFieldNames, record: dict) -> dict[str, Any]:
     """Part -> value, for each part that `names` names and the record has."""
     found = {}
-    for part, name in names.model_dump(exclude_none=True).items():
+    for part, name in _given(names):
         value: Any = record
         for key in (name,) if name in record else name.split("."):
             value = value.get(key) if isinstance(value, dict) else None

@@ -121,6 +121,17 @@ def test_the_same_question_with_other_answers_is_another(tmp_path):
     assert len(load_questions(lines(tmp_path / "a.jsonl", records))) == 2
 
 
+def test_a_record_of_verl_without_a_data_source(tmp_path):
+    """JSONL is named after its file, Parquet, whose files are named after splits, is not."""
+    record = {"prompt": [{"role": "user", "content": "Q?"}], "reward_model": {"ground_truth": "A"}}
+    pq.write_table(pa.Table.from_pylist([record]), tmp_path / "mine.parquet")
+    (one,), (other,) = (
+        load_questions(lines(tmp_path / "mine.jsonl", [record])),
+        load_questions(tmp_path / "mine.parquet"),
+    )
+    assert [(q.id, q.data_source) for q in (one, other)] == [("mine-0", "mine"), ("row-0", "")]
+
+
 @pytest.mark.parametrize("index", [float("nan"), None])
 def test_an_index_that_pandas_lost_is_the_row(tmp_path, index):
     rows = [
