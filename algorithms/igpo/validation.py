@@ -49,6 +49,7 @@ def check_combinations(config: IGPOSettings) -> None:
         _check_colocation(config)
     if config.engine_settings.weight_transfer == "nccl":
         _check_transfer_by_nccl(config)
+    _check_engine_gpus(config)
     if config.shard_learner:
         _check_sharding(config)
     one_update = config.num_epochs * config.num_minibatches == 1
@@ -142,6 +143,15 @@ def _check_transfer_by_nccl(config: IGPOSettings) -> None:
             raise InputError(
                 f"{what}: set {name} to 1 or more, not {getattr(config, name)}, or use shared_memory"
             )
+
+
+def _check_engine_gpus(config: IGPOSettings) -> None:
+    spread, gpus = config.engine_settings.tensor_parallel_size, config.num_gpus_per_env_runner
+    if gpus > 0 and spread != max(1, gpus):
+        raise InputError(
+            f"engine.tensor_parallel_size is {spread} and num_gpus_per_env_runner is {gpus:g}: an engine "
+            f"uses as many GPUs as it is spread over, so set both to {max(spread, int(gpus))}"
+        )
 
 
 def _check_sharding(config: IGPOSettings) -> None:

@@ -1,4 +1,4 @@
-"""A corpus of documents, in the JSONL format of Search-R1 and FlashRAG: `id`, `contents` = `"Title"\\ntext`.
+"""A corpus of documents. Its own form is that of Search-R1 and FlashRAG: `id`, `contents` = `"Title"\\ntext`.
 
 The hash of its content identifies a corpus. Results depend more on the corpus than on the algorithm, so every
 run logs the hash, and indexes are cached under it.
@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import html
+import json
+import logging
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from envs.data.jsonl import read_jsonl, text_field
+from envs.data.jsonl import text_field
+from envs.data.sources.beir import part_of
+from envs.data.sources.field_names import STANDARD_DOCUMENTS, DocumentFieldNames, named_parts
+from envs.data.sources.files import read_records
 from envs.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,7 @@ class Corpus(Sequence[Document]):
         self.source = source
         if not self._documents:
             raise InputError(
-                f"{source} holds no documents: a corpus needs one JSON line of `id`, `contents` per passage"
+                f"{source} holds no documents: a corpus needs one record of `id`, `contents` per passage"
             )
         self._index_of_id: dict[str, int] = {}
         for index, document in enumerate(self._documents):
@@ -67,6 +75,11 @@ class Corpus(Sequence[Document]):
 
     def __iter__(self) -> Iterator[Document]:
         return iter(self._documents)
+
+    @property
+    def ids(self) -> Collection[str]:
+        """The ids of all documents."""
+        return self._index_of_id.keys()
 
     def by_id(self, document_id: str) -> Document:
         """The document with this id.
@@ -100,31 +113,97 @@ class Corpus(Sequence[Document]):
         return _group_ids((folded_title(document.title), document.id) for document in self._documents)
 
 
-def load_corpus(path: str | Path) -> Corpus:
-    """Reads a JSONL corpus, line by line.
+def load_corpus(path: str | Path, names: DocumentFieldNames = STANDARD_DOCUMENTS) -> Corpus:
+    """Reads a corpus, document by document. A warning counts what is left out, by reason.
+
+    Args:
+        path: a file (JSONL, JSON, CSV, TSV, Parquet; text also with .gz), a folder (BEIR's, a saved data set,
+            data files), or `hf:NAME[:CONFIG][@SPLIT]`.
+        names: what it calls the parts of a document, where not by the usual names.
 
     Raises:
-        InputError: the file is missing or has no documents, a line is malformed (the message names file and
+        InputError: the file is missing or has no documents, a record is malformed (the message names file and
             line), or an id occurs twice.
     """
-    return Corpus(iter_documents(path), source=str(path))
+    left_out: Counter[str] = Counter()
+    corpus = Corpus(iter_documents(path, names, left_out), source=str(path))
+    for reason, count in left_out.items():
+        logger.warning("left out of %s: %s documents, %s", path, f"{count:,}", reason)
+    return corpus
 
 
-def iter_documents(path: str | Path) -> Iterator[Document]:
-    """Streams the documents of a JSONL corpus.
+def iter_documents(
+    path: str | Path,
+    names: DocumentFieldNames = STANDARD_DOCUMENTS,
+    left_out: Counter[str] | None = None,
+) -> Iterator[Document]:
+    """Streams the documents of a corpus.
+
+    Args:
+        path: as of `load_corpus`.
+        names: likewise.
+        left_out: counts by reason the repetitions of a document without an id.
 
     Raises:
         InputError: as `load_corpus`, but an empty file and repeated ids are not noticed.
     """
-    for number, record in read_jsonl(Path(path), "corpus"):
-        where = f"{path}:{number}"
-        document_id = text_field(record, "id", where)
-        title, text = split_contents(text_field(record, "contents", where))
+    folder = Path(path)
+    if folder.is_dir() and (documents := part_of(folder, "corpus")) is not None:
+        path = documents
+    _, records = read_records(path, "corpus")
+    made: set[str] = set()
+    for where, _, record in records:
+        document_id, title, text = _parts(record, names, where)
         if not title and not text:
             raise InputError(
                 f"{where}: document {document_id!r} has empty `contents`: give it text or remove the line"
             )
+        if not document_id:
+            document_id = _hashed(title, text)
+            if document_id in made:
+                if left_out is not None:
+                    left_out[REPEATED] += 1
+                continue
+            made.add(document_id)
         yield Document(id=document_id, title=title, text=text)
+
+
+IDS = ("id", "_id", "docid", "doc_id", "pid", "passage_id")
+TEXTS = ("text", "passage", "paragraph_text", "body", "content")
+REPEATED = "repeated (the same title and text, without an id)"
+
+
+def _parts(record: dict, names: DocumentFieldNames, where: str) -> tuple[str, str, str]:
+    """(id, or empty; title; text) of a record in one of the usual shapes, or by names of one's own."""
+    named = named_parts(names, record)
+    key = next((key for key in IDS if record.get(key) not in (None, "")), None)
+    if "id" in named:
+        document_id = text_field(named, "id", where)
+    else:
+        document_id = "" if key is None else text_field(record, key, where)
+    if "text" not in named and "contents" in record:
+        return document_id, *split_contents(text_field(record, "contents", where))
+    if "text" not in named:
+        body = next((name for name in TEXTS if name in record), None)
+        if body is None:
+            found = ", ".join(map(repr, record)) or "nothing"
+            raise InputError(
+                f"{where}: no `contents` or `text` (found {found}): say which is which with "
+                "`corpus_fields: {id: NAME, title: NAME, text: NAME}`"
+            )
+        named["text"] = record[body]
+    title = named.get("title", record.get("title") or "")
+    return (
+        document_id,
+        text_field({"title": title}, "title", where).strip(),
+        text_field(named, "text", where).strip(),
+    )
+
+
+def _hashed(title: str, text: str) -> str:
+    """An id from the content: the same in every file and order."""
+    digest = hashlib.sha256(json.dumps([title, text]).encode()).hexdigest()
+    return f"hash-{digest[:16]}"
 
 
 def split_contents(contents: str) -> tuple[str, str]:

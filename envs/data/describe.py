@@ -10,8 +10,10 @@ import numpy as np
 
 from envs.data.question import AliasRule, Question, eligible_aliases
 from envs.data.question_filter import KEEP_ALL, QuestionFilter, filter_questions
-from envs.data.question_formats import iter_records
-from envs.data.questions import folded
+from envs.data.question_formats import MADE_BY_HASH, iter_records
+from envs.data.questions import REPEATED, folded
+from envs.data.sources.field_names import STANDARD, FieldNames
+from envs.data.sources.question_shapes import Unusable
 from envs.errors import InputError
 
 MAX_EXAMPLES = 5
@@ -32,6 +34,12 @@ class Description:
     """Number of questions whose text occurred before under another id."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Reason to number of questions that the filter drops."""
+    shapes: Counter[str] = field(default_factory=Counter)
+    """Name of a shape to number of records that have it."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Reason to number of records that hold no question to play."""
+    hashed: int = 0
+    """Number of questions whose id is made by hash, because their records have none."""
 
     @property
     def by_source(self) -> Counter[str]:
@@ -87,12 +95,15 @@ class Description:
         return sum(eligible_aliases(words_K, rule, max_answer_tokens).size == 0 for words_K in words)
 
 
-def describe(source: str | Path, wanted: QuestionFilter = KEEP_ALL) -> Description:
+def describe(
+    source: str | Path, wanted: QuestionFilter = KEEP_ALL, names: FieldNames = STANDARD
+) -> Description:
     """Reads every record of `source`, bad ones included.
 
     Args:
         source: a file or data set, as `questions` of an experiment.
         wanted: the run's filter; the default keeps every question.
+        names: what the source calls the parts of a question, where not by a known shape.
 
     Raises:
         InputError: the source cannot be read or holds no records.
@@ -101,21 +112,30 @@ def describe(source: str | Path, wanted: QuestionFilter = KEEP_ALL) -> Descripti
     refuse = lambda error: found.refused.append(str(error))  # noqa: E731
     where_of_id: dict[str, str] = {}
     texts: set[str] = set()
-    for record in iter_records(source, on_bad=refuse):
+    for record in iter_records(source, on_bad=refuse, names=names):
         try:
+            found.shapes[record.shape] += 1
             question = record.question()
         except InputError as error:
             refuse(error)
             continue
-        if question.id in where_of_id:
-            refuse(f"{record.where}: id {question.id!r} was already used at {where_of_id[question.id]}")
+        except Unusable as reason:
+            found.left_out[str(reason)] += 1
             continue
+        made = question.id.startswith(MADE_BY_HASH)
+        if question.id in where_of_id:
+            if made:
+                found.left_out[REPEATED] += 1
+            else:
+                refuse(f"{record.where}: id {question.id!r} was already used at {where_of_id[question.id]}")
+            continue
+        found.hashed += made
         where_of_id[question.id] = record.where
         text = folded(question.text)
         found.repeated += text in texts
         texts.add(text)
         found.questions.append(question)
-    if not (found.questions or found.refused):
+    if not (found.questions or found.refused or found.left_out):
         raise InputError(f"{source} holds no questions")
     _, found.dropped = filter_questions(found.questions, wanted)
     return found

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import zlib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from envs.durable import write_text
 from envs.errors import InputError
 from envs.git_lfs import refuse_pointer
+
+DAMAGE = (OSError, EOFError, zlib.error)
+"""What reading a file raises that is gone, cut off or compressed otherwise than its name says."""
+OnBad = Callable[[InputError], object] | None
+"""Gets the error of a bad line."""
 
 
 def require_file(path: Path, what: str) -> None:
@@ -28,7 +35,10 @@ def require_file(path: Path, what: str) -> None:
 
 
 def read_jsonl(
-    path: Path, what: str, on_bad: Callable[[InputError], object] | None = None
+    path: Path,
+    what: str,
+    on_bad: OnBad = None,
+    open_file: Callable[[Path], IO[bytes]] = lambda path: path.open("rb"),
 ) -> Iterator[tuple[int, dict]]:
     """Yields (line number from 1, object) for each non-blank line of a UTF-8 JSONL file.
 
@@ -36,6 +46,7 @@ def read_jsonl(
         path: the file; only one line at a time is in memory.
         what: the purpose of the file, such as "corpus", for error messages.
         on_bad: called with the error of a bad line, after which reading goes on; None raises the error.
+        open_file: opens the file, such as through gzip.
 
     Raises:
         InputError: the file is missing or unreadable, or, without `on_bad`, a line is not UTF-8, not JSON or
@@ -43,21 +54,22 @@ def read_jsonl(
     """
     require_file(path, what)
     try:
-        file = path.open("rb")
-    except OSError as error:
-        raise InputError(f"{what} {path} can't be read: {error.strerror}") from error
-    with file:
-        for number, raw in enumerate(file, start=1):
-            if not raw.removeprefix(BOM_UTF8).strip():
-                continue
-            try:
-                record = _object(raw, f"{path}:{number}")
-            except InputError as error:
-                if on_bad is None:
-                    raise
-                on_bad(error)
-                continue
-            yield number, record
+        with open_file(path) as file:
+            for number, raw in enumerate(file, start=1):
+                if not raw.removeprefix(BOM_UTF8).strip():
+                    continue
+                where = f"{path}:{number}"
+                try:
+                    record = as_object(parse_json(raw, where), where)
+                except InputError as error:
+                    if on_bad is None:
+                        raise
+                    on_bad(error)
+                    continue
+                yield number, record
+    except DAMAGE as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{what} {path} can't be read: {reason}") from error
 
 
 def write_jsonl(path: Path, records: Iterable[dict]) -> None:
@@ -73,20 +85,25 @@ def write_jsonl(path: Path, records: Iterable[dict]) -> None:
         raise InputError(f"{path} can't be written: {error.strerror}") from error
 
 
-def _object(raw: bytes, where: str) -> dict:
+def parse_json(raw: bytes, where: str) -> object:
+    """The value of JSON text. Raises InputError for what is not UTF-8 or not JSON."""
     try:
-        record = json.loads(raw.decode("utf-8-sig"))
+        return json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 ({error.reason}): save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON ({error}): mend or remove the line") from error
+
+
+def as_object(record: object, where: str) -> dict:
+    """The record. Raises InputError where it is no JSON object."""
     if not isinstance(record, dict):
         raise InputError(f"{where}: expected a JSON object, found {type(record).__name__}")
     return record
 
 
 def text_field(record: dict, key: str, where: str) -> str:
-    """`record[key]` as a string. Integers, which ids may be, are converted.
+    """`record[key]` as a string. Whole numbers, which ids may be, are converted: 3, and pandas' 3.0.
 
     Args:
         record: the object.
@@ -94,17 +111,24 @@ def text_field(record: dict, key: str, where: str) -> str:
         where: the place, "file:line", for error messages.
 
     Raises:
-        InputError: the field is missing, not text, or not valid Unicode.
+        InputError: the field is missing, neither text nor a whole number, or not valid Unicode.
     """
     if key not in record:
         raise InputError(f"{where}: no `{key}` (found {', '.join(map(repr, record)) or 'nothing'})")
     value = record[key]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+    if is_whole(value):
+        return str(int(value))
     if not isinstance(value, str):
         raise InputError(f"{where}: `{key}` must be text, found {type(value).__name__}")
     require_unicode(value, f"`{key}`", where)
     return value
+
+
+def is_whole(value: object) -> bool:
+    """Whether the value is a whole number; pandas writes 3.0 for 3 where others of the column are missing."""
+    return (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and value.is_integer()
+    )
 
 
 def require_unicode(text: str, what: str, where: str) -> None:

@@ -18,6 +18,7 @@ from envs.data.questions import (
     split_by_hash,
     without,
 )
+from envs.data.sources.field_names import STANDARD, FieldNames
 from envs.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def load_question_set(
     heldout_questions: str | None = None,
     heldout_share: float = 0.2,
     question_filter: QuestionFilter = KEEP_ALL,
+    names: FieldNames = STANDARD,
 ) -> QuestionSet:
     """Loads training and held-out questions.
 
@@ -82,16 +84,17 @@ def load_question_set(
         heldout_questions: the held-out source; None splits a share off `questions` by hash.
         heldout_share: the share to split off, between 0 and 1.
         question_filter: the condition that a training question must meet; the default keeps all.
+        names: what the sources call the parts of a question, where not by a known shape.
 
     Raises:
         InputError: a missing or malformed file, or no questions left in a source or a split.
     """
-    sources = load_sources(questions)
+    sources = load_sources(questions, names)
     if heldout_questions is None:
         everything = [question for source in sources for question in source]
         _, heldout = split_by_hash(everything, heldout_share)
     else:
-        heldout = load_questions(heldout_questions)
+        heldout = load_questions(heldout_questions, names)
     train = [without(source, heldout) for source in sources]
     both = sum(map(len, sources)) - sum(map(len, train))
     if heldout_questions is not None and both:

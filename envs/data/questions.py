@@ -5,40 +5,74 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from envs.data.corpus import Corpus
 from envs.data.question import Question
-from envs.data.question_formats import iter_records
+from envs.data.question_formats import MADE_BY_HASH, iter_records
+from envs.data.sources.field_names import STANDARD, FieldNames
+from envs.data.sources.question_shapes import Unusable
 from envs.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+REPEATED = "repeated (the same question and answers, without an id)"
 
-def load_questions(source: str | Path) -> list[Question]:
-    """Loads all questions of a source, in order.
+
+def load_questions(source: str | Path, names: FieldNames = STANDARD) -> list[Question]:
+    """Loads all questions of a source, in order. A warning counts what is left out, by reason.
 
     Args:
-        source: a `.jsonl` (FlashRAG) or `.parquet` (IGPO/verl) file, or `hf:NAME[:CONFIG][@SPLIT]`.
+        source: a file (JSONL, JSON, CSV, TSV, Parquet), a folder, `FOLDER@SPLIT`, or
+            `hf:NAME[:CONFIG][@SPLIT]`, in any shape of `envs.data.sources.question_shapes`.
+        names: what it calls the parts of a question, where not by a known shape.
 
     Raises:
-        InputError: the source is missing, unreadable or empty, its suffix is unknown, a record is malformed
-            (the message names it) or has no golden answers, or two questions share an id.
+        InputError: the source is missing, unreadable or empty, its ending or shape is unknown, a record is
+            malformed (the message names it) or has no golden answers, or two questions share an id.
     """
-    questions = list(iter_questions(source))
+    left_out: Counter[str] = Counter()
+    questions = list(iter_questions(source, names, left_out))
     if not questions:
-        raise InputError(f"{source} holds no questions")
+        reasons = f" that can be played ({told(left_out)})" if left_out else ""
+        raise InputError(f"{source} holds no questions{reasons}")
+    if left_out:
+        logger.warning("left out of %s: %s", source, told(left_out))
     return questions
 
 
-def iter_questions(source: str | Path) -> Iterator[Question]:
-    """Streams the questions of a source. Raises as `load_questions`, but not for an empty source."""
+def told(left_out: Counter[str]) -> str:
+    """The reasons with their numbers, the commonest first."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
+
+
+def iter_questions(
+    source: str | Path, names: FieldNames = STANDARD, left_out: Counter[str] | None = None
+) -> Iterator[Question]:
+    """Streams the questions of a source. Raises as `load_questions`, but not for an empty source.
+
+    Args:
+        source: as of `load_questions`.
+        names: likewise.
+        left_out: counts by reason the records that are marked as having no answer, and repetitions of a
+            question without an id.
+    """
     seen: dict[str, str] = {}
-    for record in iter_records(source):
-        question = record.question()
+    for record in iter_records(source, names=names):
+        try:
+            question = record.question()
+        except Unusable as reason:
+            if left_out is not None:
+                left_out[str(reason)] += 1
+            continue
         if question.id in seen:
+            if question.id.startswith(MADE_BY_HASH):
+                if left_out is not None:
+                    left_out[REPEATED] += 1
+                continue
             raise InputError(
                 f"{record.where}: id {question.id!r} was already used at {seen[question.id]}: ids must be "
                 "unique"
@@ -47,21 +81,25 @@ def iter_questions(source: str | Path) -> Iterator[Question]:
         yield question
 
 
-def load_sources(sources: str | Mapping[str, float]) -> list[list[Question]]:
+def load_sources(sources: str | Mapping[str, float], names: FieldNames = STANDARD) -> list[list[Question]]:
     """Loads the questions of each source.
 
     With several sources, ids get the prefix `data source/`, because they are unique only within a file.
 
     Args:
         sources: one source, or several as the keys of a mapping.
+        names: as of `load_questions`; a source that has none of these names is read by its shape.
 
     Raises:
         InputError: as `load_questions`, or two sources hold the same id.
     """
     if isinstance(sources, str):
-        return [load_questions(sources)]
+        return [load_questions(sources, names)]
     loaded = [
-        [replace(question, id=f"{question.data_source}/{question.id}") for question in load_questions(source)]
+        [
+            replace(question, id=f"{question.data_source}/{question.id}")
+            for question in load_questions(source, names)
+        ]
         for source in sources
     ]
     owner: dict[str, str] = {}
@@ -126,32 +164,42 @@ def split_by_hash(
 def resolve_gold_documents(questions: Iterable[Question], corpus: Corpus | None) -> list[Question]:
     """Fills `gold_document_ids` from `metadata["supporting_titles"]`, in the order of the titles.
 
-    If the corpus cuts an article into several passages of one title, all of them count as gold. A title that
-    the corpus lacks cannot be retrieved and is left out; a warning gives the number of such titles.
+    If the corpus cuts an article into several passages of one title, all of them count as gold. A title or id
+    that the corpus lacks cannot be retrieved and is left out; a warning gives the number of such.
 
     Args:
-        questions: the questions. Those that have ids or name no titles stay as they are.
+        questions: the questions. Those that have ids keep those of the corpus.
         corpus: the documents; None where only a server has them, which leaves all questions as they are.
     """
     if corpus is None:
         return list(questions)
     resolved: list[Question] = []
-    titles, missing = 0, []
+    asked: Counter[str] = Counter()
+    missing: dict[str, list[str]] = {"titles": [], "documents": []}
     for question in questions:
         gold_ids: dict[str, None] = {}
-        for title in question.metadata.get("supporting_titles", []) if not question.gold_document_ids else []:
-            titles += 1
-            found = corpus.ids_with_title(title)
+        kind = "documents" if question.gold_document_ids else "titles"
+        for wanted in question.gold_document_ids or question.metadata.get("supporting_titles", []):
+            asked[kind] += 1
+            found = (
+                corpus.ids_with_title(wanted)
+                if kind == "titles"
+                else [wanted]
+                if wanted in corpus.ids
+                else []
+            )
             gold_ids.update(dict.fromkeys(found))
             if not found:
-                missing.append(title)
-        resolved.append(replace(question, gold_document_ids=list(gold_ids)) if gold_ids else question)
-    if missing:
-        logger.warning(
-            "%d of %d supporting titles are not in %s (first: %r): gold evidence is incomplete for their "
-            "questions",
-            len(missing), titles, corpus.source, missing[0],
-        )  # fmt: skip
+                missing[kind].append(wanted)
+        stays = list(gold_ids) == question.gold_document_ids
+        resolved.append(question if stays else replace(question, gold_document_ids=list(gold_ids)))
+    for kind, lacking in missing.items():
+        if lacking:
+            logger.warning(
+                "%d of %d supporting %s are not in %s (first: %r): gold evidence is incomplete for their "
+                "questions",
+                len(lacking), asked[kind], kind, corpus.source, lacking[0],
+            )  # fmt: skip
     return resolved
 
 

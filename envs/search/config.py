@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from envs.data.answer_metrics import LARGEST_OUTCOME
 from envs.data.question import AliasRule
 from envs.data.question_filter import QuestionFilter
+from envs.data.sources.field_names import STANDARD, STANDARD_DOCUMENTS, DocumentFieldNames, FieldNames
 from envs.retrieval.config import RetrieverSettings
 from envs.search.roles import RoleSettings, check_roles
 from envs.settings import ImportPath, Settings, known_or_own
@@ -20,13 +21,16 @@ class SearchEnvSettings(Settings):
 
     corpus: str = Field(
         "world",
-        description="`world` (generated), a JSONL file of id, contents, or `remote` (the retriever's)",
+        description="`world` (generated), a file, folder or hub name of documents, or `remote` (the "
+        "retriever's)",
     )
+    corpus_fields: DocumentFieldNames = STANDARD_DOCUMENTS
     questions: str | dict[str, PositiveFloat] | None = Field(
         None,
-        description="training: FlashRAG JSONL, IGPO/verl Parquet, hf:NAME[:CONFIG][@SPLIT], or {source: "
+        description="training: a file, a folder, FOLDER@SPLIT, hf:NAME[:CONFIG][@SPLIT], or {source: "
         "weight, ...}",
     )
+    fields: FieldNames = STANDARD
     question_filter: QuestionFilter = QuestionFilter()
     curriculum_prompts: int = Field(
         0, ge=0, description="prompts over which the allowed hops grow to the most; 0: off"
@@ -115,6 +119,6 @@ class SearchEnvSettings(Settings):
             )
         if self.corpus != "world" and not self.questions:
             raise ValueError(
-                "`questions` is needed when `corpus` is a file: a FlashRAG JSONL or IGPO Parquet path"
+                "`questions` is needed when `corpus` is a file: name a file of questions, or a data set"
             )
         return self

@@ -248,11 +248,12 @@ def _load_data(settings: SearchEnvSettings) -> tuple[Corpus | None, QuestionSet]
             settings.question_filter,
         )
         return Corpus(world.documents, source="world"), questions
-    corpus = None if settings.corpus == "remote" else load_corpus(settings.corpus)
+    corpus = None if settings.corpus == "remote" else load_corpus(settings.corpus, settings.corpus_fields)
     questions = load_question_set(
         settings.questions or "",
         heldout_questions=settings.heldout_questions,
         heldout_share=settings.heldout_share,
         question_filter=settings.question_filter,
+        names=settings.fields,
     )
     return corpus, questions.with_evidence(corpus) if corpus is not None else questions

@@ -10,6 +10,7 @@ from pipeline.cli.common import BAD_INPUT, Set
 
 if TYPE_CHECKING:
     from envs.data.describe import Description
+    from envs.data.sources.field_names import FieldNames
     from envs.search.config import SearchEnvSettings
     from envs.world.difficulty import Difficulty
     from pipeline.terminal import Console
@@ -28,12 +29,21 @@ Config = Annotated[
 @app.command("describe")
 def describe_command(
     source: Annotated[
-        str, typer.Argument(metavar="PATH", help="A .jsonl or .parquet file, or hf:NAME[:CONFIG][@SPLIT].")
+        str,
+        typer.Argument(metavar="PATH", help="A file, a folder, FOLDER@SPLIT, or hf:NAME[:CONFIG][@SPLIT]."),
     ],
     config: Config = None,
     set_: Set = None,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--field",
+            metavar="PART=NAME",
+            help="What the file calls question, answers, aliases, id, titles or hops. May be repeated.",
+        ),
+    ] = None,
 ) -> None:
-    """Count questions, answers, aliases and hops, and say what a run would refuse or drop, and why.
+    """Name the shape; count questions, answers, aliases and hops; say what a run refuses or drops, and why.
 
     A run refuses a file with a bad line or record: the first few are shown, and the exit code is 2.
 
@@ -41,6 +51,7 @@ def describe_command(
 
     - `igpo data describe questions.jsonl`
     - `igpo data describe hf:owner/name:nq@dev`
+    - `igpo data describe mine.csv --field question=prompt --field answers=label`
     - `igpo data describe questions.jsonl --config my.yaml` (with that experiment's filter and answer limit)
     """
     from envs.data.describe import describe
@@ -50,7 +61,7 @@ def describe_command(
     settings = _settings(config, set_) if config else SearchEnvSettings()
     console = Console()
     with console.status(f"reading {source} ..."):
-        found = describe(source, settings.question_filter)
+        found = describe(source, settings.question_filter, _names(fields, settings))
     _show(found, settings, console)
     if found.refused:
         raise typer.Exit(BAD_INPUT)
@@ -111,6 +122,21 @@ def world_command(
         console.print(f"{question.text}  ->  {' / '.join(question.golds)}", style="bold")
 
 
+def _names(typed: list[str] | None, settings: SearchEnvSettings) -> FieldNames:
+    """The experiment's `fields`, changed by those that are typed."""
+    from envs.data.sources.field_names import FieldNames
+    from envs.errors import InputError
+    from pipeline.experiment.keys import validated
+
+    changes = {}
+    for assignment in typed or []:
+        part, equals, name = assignment.partition("=")
+        if not (equals and name):
+            raise InputError(f"--field {assignment}: write PART=NAME, such as question=prompt")
+        changes[part] = name
+    return validated(FieldNames, settings.fields.model_dump() | changes, "fields", "--field")
+
+
 def _show_difficulty(found: Difficulty, documents: int, console: Console) -> None:
     from rich.table import Table
 
@@ -141,10 +167,16 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
 
     from envs.data.describe import MAX_EXAMPLES
     from envs.data.odd_answers import odd_answers
+    from envs.data.questions import told
 
     total = len(found.questions)
     console.print(f"{found.source}: {total:,} questions", soft_wrap=True)
     table = Table(show_header=False)
+    table.add_row("shape", ", ".join(f"{shape} {count:,}" for shape, count in found.shapes.most_common()))
+    if found.left_out:
+        table.add_row("left out", told(found.left_out))
+    if found.hashed:
+        table.add_row("ids", f"{found.hashed:,} made by hash: their records have none")
     if total:
         words, aliases = found.answer_words, found.aliases
         quantiles = np.quantile(words, [0.5, 0.9], method="inverted_cdf")
@@ -180,8 +212,7 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
         table.add_row("yes/no questions", f"{found.closed_answers:,}")
         table.add_row("with evidence named", f"{found.with_evidence:,}")
         table.add_row("repeated texts", f"{found.repeated:,}")
-        dropped = ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.most_common())
-        table.add_row("dropped by the filter", dropped or "none")
+        table.add_row("dropped by the filter", told(found.dropped) or "none")
     table.add_row(
         "refused",
         f"{len(found.refused):,}"

@@ -11,10 +11,12 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.chunk import chunk_command
 from pipeline.cli.common import BAD_INPUT, Set, Trust, Verbose, make_app
 from pipeline.cli.data import app as data_app
 from pipeline.cli.demonstrations import demonstrations_command, split_command
 from pipeline.cli.estimate import estimate_command
+from pipeline.cli.index import index_command
 from pipeline.cli.profile import profile_command
 from pipeline.cli.recredit import recredit_command
 from pipeline.cli.report import report_command
@@ -121,6 +123,8 @@ def ask(
 app.command("settings")(settings_command)
 app.command("estimate")(estimate_command)
 app.command("serve-retriever")(serve_retriever_command)
+data_app.command("chunk")(chunk_command)
+data_app.command("index")(index_command)
 data_app.command("demonstrations")(demonstrations_command)
 data_app.command("split")(split_command)
 app.add_typer(data_app, name="data")

@@ -18,6 +18,10 @@ class Kind(StrEnum):
     HYBRID = "hybrid"
 
 
+KEPT_ALIVE = 75
+"""Seconds that a connection may idle. uvicorn's 5 cut busy clients off, whose next request then failed."""
+
+
 class IndexKind(StrEnum):
     FLAT = "flat"
     HNSW = "hnsw"
@@ -93,6 +97,7 @@ def serve_retriever_command(
 
     import uvicorn
 
+    from envs.retrieval.batching import BatchingRetriever
     from envs.retrieval.build import build_retriever
     from envs.retrieval.server import retrieval_app
 
@@ -102,4 +107,10 @@ def serve_retriever_command(
         f"{len(documents):,} documents, {kind}: POST {address}/retrieve (Ctrl-C ends)",
         soft_wrap=True,
     )
-    uvicorn.run(retrieval_app(retriever, top_k), host=host, port=port, log_level="warning")
+    uvicorn.run(
+        retrieval_app(BatchingRetriever(retriever), top_k),
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_keep_alive=KEPT_ALIVE,
+    )

@@ -11,6 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,11 @@ from envs.errors import InputError
 from pipeline.doctor.findings import Finding, Subject
 from pipeline.doctor.gpus import gpus
 from pipeline.doctor.machine import proxies
+from pipeline.doctor.memory import memory
 from pipeline.doctor.questions import Seen, look_at_questions
-from pipeline.estimate.capacity import memory_of
+from pipeline.estimate.known_models import known_config
 from pipeline.estimate.machines import GIB
-from pipeline.estimate.workload import Expected, model_sizes, workload_of
+from pipeline.estimate.workload import model_sizes
 from pipeline.run_directory import provenance
 
 if TYPE_CHECKING:
@@ -34,9 +36,6 @@ SAMPLE = 64
 """Questions that a check looks at."""
 BY_WORDS = ("bm25", "http")
 """Retrievers that may find nothing, and take no money for a search."""
-UNCERTAIN = ("learner: activations", "learner: logits")
-"""Parts of the memory that short rollouts need less of: they do not fail a run."""
-
 
 Check = Callable[[Subject], Finding]
 
@@ -44,7 +43,8 @@ Check = Callable[[Subject], Finding]
 def cheap_checks(subject: Subject, also: Sequence[Check] = ()) -> Iterator[Finding]:
     """Checks environment, proxies, GPUs, model, task, retriever, prompts, memory; no engine is needed.
 
-    Stops at the first failure, because later checks depend on it; model and memory do not depend on GPUs.
+    Stops at the first failure, because later checks depend on it; model and memory do not depend on GPUs. The
+    memory of a known model is said even where its files can't be had.
 
     Args:
         subject: the experiment.
@@ -56,6 +56,8 @@ def cheap_checks(subject: Subject, also: Sequence[Check] = ()) -> Iterator[Findi
         if finding.status == "fail":
             if check is gpus:  # who plans on a machine without them still learns what is needed
                 yield from (_guarded(other, subject) for other in (model, memory))
+            elif check is model and subject.model is not None:
+                yield _guarded(memory, subject)
             return
 
 
@@ -101,6 +103,9 @@ def model(subject: Subject) -> Finding:
     from envs.engine.models import resolve_model
 
     folder = resolve_model(subject.config.model_path)
+    sizes = partial(model_sizes, lora=subject.config.lora, trust_remote_code=subject.config.trust_remote_code)
+    if (known := known_config(str(subject.config.model_path))) is not None:
+        subject.model = sizes(known)
     if not Path(folder).is_dir():
         logger.warning("model_path %s is no folder here: asking the Hugging Face hub", folder)
     try:
@@ -110,16 +115,14 @@ def model(subject: Subject) -> Finding:
             "model", "fail", f"model_path {subject.config.model_path}: {str(error).splitlines()[0]}"
         )
     subject.vocabulary = config.vocab_size
+    subject.model = sizes(config)
+    counted = f"{_count(subject.model.parameters)} parameters"
     path = Path(folder)
     if not path.is_dir():
-        return Finding("model", "ok", f"{folder} ({config.model_type}), from the Hugging Face hub")
+        return Finding("model", "ok", f"{folder} ({config.model_type}), {counted}, from the Hugging Face hub")
     weights = [*path.glob("*.safetensors"), *path.glob("pytorch_model*.bin")]
     if not weights:
         return Finding("model", "fail", f"{folder} has a config.json but no weights (*.safetensors)")
-    subject.model = model_sizes(
-        config, lora=subject.config.lora, trust_remote_code=subject.config.trust_remote_code
-    )
-    counted = f"{_count(subject.model.parameters)} parameters"
     return Finding("model", "ok", f"{subject.config.model_path}: {config.model_type}, {counted}")
 
 
@@ -234,61 +237,6 @@ def prompts(subject: Subject) -> Finding:
 
 def _share(ids: list[str], seen: Seen) -> str:
     return f"{len(ids):,} ({named(ids)}) of {seen.questions:,}"
-
-
-def memory(subject: Subject) -> Finding:
-    """Compares the memory that `igpo estimate` expects with this machine's: with one GPU's where the run
-    takes GPUs, else with the free memory of the host.
-
-    Fails only where it is certain that the run cannot start: the learners' state (weights, gradients, AdamW's
-    moments, reference) or an engine does not fit. On a GPU an engine takes the share that it is given.
-    """
-    if subject.model is None:
-        return Finding("memory", "ok", "not estimated: the model is not on this machine yet")
-    config, engine = subject.config, subject.config.engine_settings
-    total, on_gpu = _device_memory(config)
-    work = workload_of(config, Expected(), on_cpu=not on_gpu)
-    found = memory_of(subject.model, work, total)
-    sizes = f"engines {found.engine / GIB:.1f}, learners {found.learner / GIB:.1f}"
-    total_gib = f"{total / GIB:.1f} GiB"
-    if on_gpu:
-        text = f"about {sizes} GiB, of {total_gib} on each GPU"
-    else:
-        text = f"about {(found.engine + found.learner) / GIB:.1f} GiB ({sizes}) of {total_gib} free memory"
-    if engine.kind == "vllm" and found.engine_capacity < 1:
-        setting = "engine.gpu_memory_utilization" if on_gpu else "engine.kv_cache_gib"
-        lack = f"an engine's KV cache cannot hold a rollout of {work.sequence_tokens:,.0f} tokens"
-        return Finding("memory", "fail", f"{text}: {lack}; raise {setting} or lower max_context_tokens")
-    parts = dict(found.parts)
-    if on_gpu:
-        parts = {part: size for part, size in parts.items() if part.startswith("learner")}
-        parts = parts if config.num_gpus_per_learner else {}
-    elif engine.kind != "vllm":
-        parts.pop("engine: KV cache")  # it grows with the rollouts that are under way
-    certain = sum(size for part, size in parts.items() if part not in UNCERTAIN)
-    if certain > total:
-        advice = (
-            "set `lora` or `shard_learner`, or take a smaller model"
-            if on_gpu
-            else ("lower engine.kv_cache_gib or num_env_runners, set `lora`, or take a smaller model")
-        )
-        return Finding("memory", "fail", f"{text}: {advice}")
-    return Finding("memory", "warn" if sum(parts.values()) > 0.8 * total else "ok", text)
-
-
-def _device_memory(config: IGPOConfig) -> tuple[float, bool]:
-    """Returns bytes of the smallest GPU and True, where the run takes GPUs and they are here; else the host's
-    free memory and False.
-    """
-    import psutil
-    import torch
-
-    if torch.cuda.is_available() and (config.num_gpus_per_env_runner or config.num_gpus_per_learner):
-        sizes = (
-            torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())
-        )
-        return float(min(sizes)), True
-    return float(psutil.virtual_memory().available), False
 
 
 def _guarded(check: Check, subject: Subject) -> Finding:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.estimate.machines import Assumptions, Device
+from pipeline.estimate.machines import GIB, Assumptions, Device
 from pipeline.estimate.workload import Model, Workload
 
 
@@ -20,6 +20,9 @@ class Memory:
     parts: dict[str, float]
     engine_capacity: float
     """Whole sequences that an engine's KV cache holds at once."""
+    state: float = 0.0
+    """Bytes of the learners that do not depend on the rollouts: weights, gradients, AdamW, reference. A step
+    has all of them on the device, also where the moments wait in host memory between steps."""
 
     @property
     def engine(self) -> float:
@@ -30,6 +33,23 @@ class Memory:
     def learner(self) -> float:
         """All parts of the learners."""
         return self._sum("learner")
+
+    def by_role(self) -> str:
+        """What an engine and a learner need, in words: `igpo estimate`, `igpo doctor` and the check before a
+        run say the same.
+        """
+        return "; ".join(self._role(side) for side in ("engine", "learner"))
+
+    def _role(self, side: str) -> str:
+        parts = ((part.removeprefix(f"{side}: "), size) for part, size in self.parts.items() if side in part)
+        named = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts if size)
+        total = self.engine if side == "engine" else self.learner
+        return f"{side} {total / GIB:.1f} GiB ({named})"
+
+    def needed(self, work: Workload) -> float:
+        """Bytes of the device that needs most: the engines' or the learners', or one that has both."""
+        both = work.shares_device or work.meets_on_device
+        return self.engine + self.learner if both else max(self.engine, self.learner)
 
     def _sum(self, side: str) -> float:
         return sum(size for part, size in self.parts.items() if part.startswith(side))
@@ -53,7 +73,6 @@ def estimate(model: Model, work: Workload, device: Device) -> Estimate:
     """Estimates `work` with `model` on `device`."""
     assumed, memory = device.assumed, memory_of(model, work, device.memory)
     capacity = memory.engine_capacity
-    needed = memory.engine + memory.learner if work.shares_device else max(memory.engine, memory.learner)
     together = max(1.0, min(work.max_num_seqs, work.rollouts / work.num_runners, capacity))
     bandwidth = assumed.nccl_bandwidth if work.pushes_by_nccl else assumed.push_bandwidth
     seconds = {
@@ -62,9 +81,10 @@ def estimate(model: Model, work: Workload, device: Device) -> Estimate:
         "score": _score(model, work, device, assumed),
         "learn": _learn(model, work, device, assumed),
         "push": model.parameters * work.dtype_bytes / bandwidth,
-        "swap": _swap(memory.parts, assumed) if work.takes_turns else 0.0,
+        "swap": _swap(memory.parts, work, assumed) if work.takes_turns else 0.0,
     }
-    return Estimate(memory, seconds, needed <= device.memory and capacity >= 1)
+    fits = memory.needed(work) <= device.memory and capacity >= 1
+    return Estimate(memory, seconds, fits)
 
 
 def _generate(model: Model, work: Workload, device: Device, assumed: Assumptions, together: float) -> float:
@@ -114,9 +134,11 @@ def _learn(model: Model, work: Workload, device: Device, assumed: Assumptions) -
     return operations / (work.num_learners * device.flops * assumed.learn_flops)
 
 
-def _swap(memory: dict[str, float], assumed: Assumptions) -> float:
+def _swap(memory: dict[str, float], work: Workload, assumed: Assumptions) -> float:
     """Estimates the seconds of moving the learner's state to host memory and back, without gradients."""
-    moved = memory["learner: weights"] + memory["learner: reference"] + memory["learner: AdamW"]
+    moved = memory["learner: weights"] + memory["learner: reference"]
+    if not work.offloads_optimizer:
+        moved += memory["learner: AdamW"]
     return 2 * moved / assumed.host_bandwidth
 
 
@@ -133,26 +155,29 @@ def memory_of(model: Model, work: Workload, device_memory: float) -> Memory:
     weights = model.parameters * work.dtype_bytes / work.tensor_parallel
     cache = work.kv_cache if share is None else max(0.0, share * device_memory - weights)
     sequence = work.sequence_tokens * model.kv_bytes(work.dtype_bytes) / work.tensor_parallel
-    engines = work.num_policies * (work.num_runners if work.shares_device else 1)
-    learners = work.num_learners if work.shares_device else 1
+    engines = work.num_policies * (work.num_runners if work.shares_device else work.engines_per_device)
+    learners = work.num_learners if work.shares_device else work.learners_per_device
     per_part = learners / (work.num_learners if work.sharded else 1)
     trained = work.trained_policies * model.trained * per_part
     frozen = model.parameters - model.trained
     has_reference = work.has_reference and not frozen  # adapters have their base for one
+    state = {
+        "learner: weights": work.num_policies * (4.0 * model.trained + frozen * work.dtype_bytes) * per_part,
+        "learner: gradients": 4.0 * trained,
+        "learner: AdamW": 8.0 * trained,
+        "learner: reference": model.parameters * work.dtype_bytes * per_part if has_reference else 0.0,
+    }
+    of_rollouts = {
+        "learner: activations": learners * _activations(model, work),
+        "learner: logits": learners * 3.0 * min(work.micro_batch_tokens * model.vocabulary, 2**25) * 4,
+    }
+    certain = sum(state.values())
+    if work.offloads_optimizer:  # the moments come when the activations are gone
+        state["learner: AdamW"] = max(0.0, state["learner: AdamW"] - sum(of_rollouts.values()))
     return Memory(
-        {
-            "engine: weights": engines * weights,
-            "engine: KV cache": engines * cache,
-            "learner: weights": work.num_policies
-            * (4.0 * model.trained + frozen * work.dtype_bytes)
-            * per_part,
-            "learner: gradients": 4.0 * trained,
-            "learner: AdamW": 0.0 if work.offloads_optimizer else 8.0 * trained,
-            "learner: reference": model.parameters * work.dtype_bytes * per_part if has_reference else 0.0,
-            "learner: activations": learners * _activations(model, work),
-            "learner: logits": learners * 3.0 * min(work.micro_batch_tokens * model.vocabulary, 2**25) * 4,
-        },
+        {"engine: weights": engines * weights, "engine: KV cache": engines * cache} | state | of_rollouts,
         cache / sequence,
+        certain,
     )
 
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from envs.engine.models import resolve_model
 from envs.errors import InputError
+from pipeline.estimate.known_models import known_config
 from pipeline.estimate.machines import GIB
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
-QWEN_SHAPES = {
-    "Qwen/Qwen2.5-3B-Instruct": (2048, 11008, 36, 16, 2, 151936, True),
-    "Qwen/Qwen2.5-7B-Instruct": (3584, 18944, 28, 28, 4, 152064, False),
-    "Qwen/Qwen2.5-32B-Instruct": (5120, 27648, 64, 40, 8, 152064, False),
-}
-"""Shapes of models that often are not on the machine that plans: hidden, intermediate, layers, heads, key
-heads, vocabulary, tied."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +29,8 @@ class Model:
     kv_width: int
     """Key heads times their width."""
     vocabulary: int
+    heads: int = 0
+    """Attention heads, which an engine's GPUs divide among them; 0: not known."""
 
     def kv_bytes(self, dtype_bytes: int) -> int:
         """Keys and values of one token."""
@@ -83,7 +79,12 @@ class Workload:
     trained_policies: int = 1
     """The trained ones among them."""
     offloads_optimizer: bool = False
-    """AdamW's moments are in host memory."""
+    """AdamW's moments are in host memory, and on the device only during a step."""
+    engines_per_device: int = 1
+    """Engines that Ray puts on one GPU, where each takes a part of one."""
+    learners_per_device: int = 1
+    meets_on_device: bool = False
+    """An engine and a learner may get the same GPU, both in parts, at the same time."""
 
     @property
     def written_tokens(self) -> float:
@@ -143,6 +144,7 @@ def model_sizes(
         intermediate=getattr(shape, "intermediate_size", None) or 4 * hidden,
         kv_width=(getattr(shape, "num_key_value_heads", None) or heads) * head_width,
         vocabulary=shape.vocab_size,
+        heads=heads,
     )
 
 
@@ -164,20 +166,11 @@ def _adapter_parameters(model: Any, lora: dict[str, Any]) -> int:
 
 
 def _model_config(config: IGPOConfig) -> Any:
-    from transformers import AutoConfig, Qwen2Config
+    from transformers import AutoConfig
 
     model_path = str(config.model_path)
-    if model_path in QWEN_SHAPES:
-        hidden, intermediate, layers, heads, kv_heads, vocabulary, tied = QWEN_SHAPES[model_path]
-        return Qwen2Config(
-            vocab_size=vocabulary,
-            hidden_size=hidden,
-            intermediate_size=intermediate,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=kv_heads,
-            tie_word_embeddings=tied,
-        )
+    if (known := known_config(model_path)) is not None:
+        return known
     try:
         return AutoConfig.from_pretrained(
             resolve_model(model_path), trust_remote_code=config.trust_remote_code
@@ -192,7 +185,12 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
     """Describes the work of one iteration of the experiment."""
     engine, trained = config.engine_settings, config.policies_to_train
     settings = config.search_settings
-    return Workload(
+    runners, learners = max(1, config.num_env_runners or 0), max(1, config.num_learners)
+    of_runner, of_learner = (
+        0.0 if on_cpu or config.is_colocated else float(part)
+        for part in (config.num_gpus_per_env_runner, config.num_gpus_per_learner)
+    )
+    work = Workload(
         rollouts=config.prompts_per_iteration * config.group_size,
         group_size=config.group_size,
         turns=settings.max_turns if expected.turns is None else expected.turns,
@@ -210,17 +208,27 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
         has_reference=config.loss_settings().kl_coeff > 0 or config.reference_scored_policy is not None,
         gradient_checkpointing=config.gradient_checkpointing,
         micro_batch_tokens=config.tokens_per_micro_batch,
-        num_runners=max(1, config.num_env_runners or 0),
+        num_runners=runners,
         max_num_seqs=engine.max_num_seqs,
         tensor_parallel=engine.tensor_parallel_size,
         engine_memory_share=None if on_cpu else engine.gpu_memory_utilization,
         kv_cache=engine.kv_cache_gib * GIB,
         shares_device=on_cpu,
         takes_turns=config.is_colocated and not on_cpu,
-        num_learners=max(1, config.num_learners),
+        num_learners=learners,
         sharded=config.shard_learner,
         pushes_by_nccl=engine.weight_transfer == "nccl" and not on_cpu,
         num_policies=len(config.policies),
         trained_policies=len(trained if isinstance(trained, list | tuple | set) else config.policies),
         offloads_optimizer=config.offload_optimizer and not on_cpu,
+        engines_per_device=_on_one_gpu(of_runner, runners),
+        learners_per_device=_on_one_gpu(of_learner, learners),
+        meets_on_device=min(of_runner, of_learner) > 0 and of_runner + of_learner <= 1,
     )
+    # A rollout that is longer than a micro-batch is one by itself.
+    return replace(work, micro_batch_tokens=max(work.micro_batch_tokens, round(work.sequence_tokens)))
+
+
+def _on_one_gpu(part: float, number: int) -> int:
+    """How many of `number` processes that each take `part` of a GPU come to be on one."""
+    return min(number, int(1 / part + 1e-9)) if 0 < part < 1 else 1

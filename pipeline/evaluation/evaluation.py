@@ -173,7 +173,8 @@ def select_questions(policy: Policy, sources: list[str], episodes: int | None) -
 
     if not sources:
         return policy.task.heldout_questions[:episodes]
-    questions = [question for source in sources for question in load_questions(source)[:episodes]]
+    names = policy.task.settings.fields
+    questions = [question for source in sources for question in load_questions(source, names)[:episodes]]
     return questions if policy.task.corpus is None else resolve_gold_documents(questions, policy.task.corpus)
 
 

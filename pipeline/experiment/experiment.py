@@ -39,6 +39,7 @@ from pipeline.experiment.resolved import resolved_settings
 from pipeline.experiment.run_settings import CheckpointSettings, RunSettings
 from pipeline.experiment.stop import stop_criteria
 from pipeline.rollout_log.folder import absolute
+from pipeline.run_directory.remote import places_of
 from pipeline.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Experiment:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     mlflow: TrackingSettings = field(default_factory=TrackingSettings)
     storage_path: Path = Path("runs")
+    remote: str | None = None
+    """The file's `storage_path`, where that is a URL: runs are written to its mirror here, and uploaded."""
     rollout_log: str | None = None
     """Folder or URL (of any file system that fsspec or pyarrow knows) of the runs' logs; None: in the run's
     own folder."""
@@ -122,7 +125,7 @@ class Experiment:
         keys["config"] = resolved_settings(self.algorithm_config())
         keys["checkpoint_config"] = self.checkpoint.model_dump()
         keys["mlflow"] = self.mlflow.model_dump(exclude_none=True)
-        keys["storage_path"] = str(self.storage_path)
+        keys["storage_path"] = self.remote or str(self.storage_path)
         if self.rollout_log:
             keys["rollout_log"] = self.rollout_log
         if self.restore:
@@ -233,7 +236,7 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
         "checkpoint": validated(
             CheckpointSettings, keys.get("checkpoint_config") or {}, "checkpoint_config", where
         ),
-        "storage_path": Path(run.storage_path).expanduser(),
+        **places_of(run.storage_path),
         "rollout_log": run.rollout_log and absolute(run.rollout_log),
         "restore": Path(run.restore).expanduser() if run.restore else None,
         "time_budget_s": run.time_budget_s,
@@ -262,9 +265,7 @@ def _read_python(source: Path) -> tuple[IGPOConfig, dict]:
         variables = runpy.run_path(str(source), run_name="experiment")
     except InputError:
         raise
-    except (
-        Exception
-    ) as error:  # a user's own file may fail in any way; the message gives its name, place and reason
+    except Exception as error:  # a user's own file may fail in any way; the message says where and why
         raise InputError(f"{source}: running this file failed: {type(error).__name__}: {error}") from error
     from algorithms.igpo.config import IGPOConfig
 

@@ -26,13 +26,21 @@ from pipeline.ray_address import knock
 from pipeline.run_directory import provenance
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import FINISHED, RunDirectory
+from pipeline.run_directory.remote import TakenOverError
 from pipeline.terminal import Console
 from pipeline.training.attempt import open_attempt
 from pipeline.training.changed_settings import widen_limits
+from pipeline.training.download import download_model
 from pipeline.training.loop import HELDOUT_BEFORE, Ending, TrainingLoop
 from pipeline.training.plan import Plan, check_plan, check_resources, first_weights, grid_ids, plan_run
 from pipeline.training.progress import Progress, before_and_after
 from pipeline.training.ray_cluster import INTERRUPTED, RayOptions, start_ray
+from pipeline.training.remote_runs import (
+    look_at_remote,
+    remote_places,
+    upload_after_saving,
+    upload_at_end,
+)
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -67,6 +75,9 @@ class LaunchOptions:
 def launch(experiments: list[Experiment], options: LaunchOptions, console: Console) -> int:
     """Makes every run and returns the exit code. All runs are checked before the first one starts."""
     configure_ray_logging(options.verbosity)
+    for url, names in remote_places(experiments).items():
+        with console.status(f"looking at {url} ..."):
+            look_at_remote(url, names, fetch=options.resume)
     plans = [
         plan_run(experiment, resume=options.resume, alone=len(experiments) == 1) for experiment in experiments
     ]
@@ -76,6 +87,8 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
         knock(options.ray.cluster)  # before checks that may build an index
     for plan in unfinished:
         check_plan(plan, console, joins_cluster=joins_cluster)
+        if not joins_cluster:  # there the nodes that need the model download it
+            download_model(plan.config.model_path, console)
     if unfinished:
         with console.status("starting Ray ..."):
             start_ray(options.ray, options.verbosity)
@@ -127,6 +140,8 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
         except KeyboardInterrupt:
             _print_lines(console, ("stopped at once", ""), ("go on", options.resume_command))
             return INTERRUPTED
+        except TakenOverError as error:
+            raise InputError(str(error)) from error
         except Exception as error:  # its traceback is in the run's log, and on the terminal under -v
             cause = cause_of(error)
             if isinstance(cause, InputError):
@@ -138,8 +153,12 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
             _print_lines(
                 console, ("traceback", _relative(run.logs / "driver.log")), ("go on", options.resume_command)
             )
+            upload_at_end(experiment.remote, run, console)
             return FAILED
+        is_uploaded = upload_at_end(experiment.remote, run, console)
     _print_summary(ending, run, options, console)
+    if not is_uploaded:
+        return FAILED
     return INTERRUPTED if ending.how == "interrupted" else 0
 
 
@@ -215,6 +234,7 @@ def _train(
                     checkpoint=experiment.checkpoint,
                     evaluate=bool(plan.config.evaluation_interval),
                     time_budget_s=experiment.time_budget_s,
+                    after_saving=lambda: upload_after_saving(experiment.remote, run, progress),
                 )
                 ending = loop.run_to_end()
                 attempt.how = ending.how

@@ -8,7 +8,7 @@ commits last. The next attempt supersedes whatever a dead one did beyond its che
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -75,6 +75,8 @@ class TrainingLoop:
     checkpoint: CheckpointSettings
     evaluate: bool = True
     time_budget_s: float | None = None
+    after_saving: Callable[[], object] = lambda: None
+    """Called when a checkpoint is saved."""
 
     def __post_init__(self):
         self._checkpoints = Checkpoints(
@@ -204,6 +206,7 @@ class TrainingLoop:
             best=best,
             before_it_counts=self.run_logger.log.flush,
         )
+        self.after_saving()
 
     def _on_interrupt(self, name: str) -> None:
         self.progress.message(

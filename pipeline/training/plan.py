@@ -19,7 +19,7 @@ from pipeline.run_directory.checkpoints import Checkpoints, check_checkpoint
 from pipeline.run_directory.directory import FINISHED, RunDirectory, new_run_id
 from pipeline.terminal import Console
 from pipeline.training.changed_settings import changed_settings
-from pipeline.training.ray_cluster import missing_resources
+from pipeline.training.ray_cluster import asked_resources, missing_resources
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -127,6 +127,9 @@ def check_plan(plan: Plan, console: Console, *, joins_cluster: bool) -> None:
 
 def check_resources(plan: Plan, console: Console, *, may_grow: bool) -> None:
     """Raises InputError if Ray has too few CPUs or GPUs; a warning where the cluster `may_grow`."""
+    asked = asked_resources(plan.config)
+    if asked["GPU"]:
+        console.print(f"asks Ray for   {asked['GPU']:g} GPUs and {asked['CPU']:g} CPUs", soft_wrap=True)
     missing = missing_resources(plan.config)
     if missing and not may_grow:
         raise InputError(

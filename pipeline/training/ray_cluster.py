@@ -135,12 +135,8 @@ def _listen(signals: int, ended: threading.Event) -> None:
             os._exit(INTERRUPTED)
 
 
-def missing_resources(config: IGPOConfig) -> str | None:
-    """The CPUs or GPUs that env runners and learners ask for beyond the cluster's, in words; None if it has
-    all.
-    """
-    import ray
-
+def asked_resources(config: IGPOConfig) -> dict[str, float]:
+    """The CPUs and GPUs that env runners and learners ask Ray for."""
     settings: Any = config  # RLlib types its numbers as `int | None`
     runners, learners, per_learner = (
         settings.num_env_runners,
@@ -149,15 +145,24 @@ def missing_resources(config: IGPOConfig) -> str | None:
     )
     if per_learner == "auto":  # RLlib's rule
         per_learner = 0 if settings.num_gpus_per_learner else 1
-    asked = {
+    return {
         "CPU": runners * settings.num_cpus_per_env_runner + learners * per_learner,
         "GPU": runners * settings.num_gpus_per_env_runner + learners * settings.num_gpus_per_learner,
     }
-    for kind, number in asked.items():
+
+
+def missing_resources(config: IGPOConfig) -> str | None:
+    """The CPUs or GPUs that env runners and learners ask for beyond the cluster's, in words; None if it has
+    all.
+    """
+    import ray
+
+    for kind, number in asked_resources(config).items():
         present = ray.cluster_resources().get(kind, 0)
         if number > present:
             return (
-                f"{runners} env runners and {learners} learners ask for {number:g} {kind}s, "
+                f"{config.num_env_runners} env runners and {config.num_learners} learners ask for "
+                f"{number:g} {kind}s, "
                 f"and Ray has {present:g}"
             )
     return None

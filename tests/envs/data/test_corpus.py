@@ -95,8 +95,7 @@ def test_contents_survive_a_round_trip(title, text):
         ("\n\n", "holds no documents"),
         ('{"id": "0", "contents": "a"}\n{"id": "1", ', r"corpus\.jsonl:2: not valid JSON"),
         ('{"id": "0", "contents": "a"}\n["1"]', r"corpus\.jsonl:2: expected a JSON object, found list"),
-        ('{"id": "0", "text": "a"}', r"corpus\.jsonl:1: no `contents` \(found 'id', 'text'\)"),
-        ('{"contents": "a"}', r"corpus\.jsonl:1: no `id`"),
+        ('{"id": "0", "words": "a"}', r"corpus\.jsonl:1: no `contents` or `text` \(found 'id', 'words'\)"),
         ('{"id": true, "contents": "a"}', r"corpus\.jsonl:1: `id` must be text, found bool"),
         ('{"id": "0", "contents": null}', r"corpus\.jsonl:1: `contents` must be text, found NoneType"),
         ('{"id": "0", "contents": " \\n "}', r"corpus\.jsonl:1: document '0' has empty `contents`"),
@@ -114,7 +113,7 @@ def test_bad_corpora_are_refused_with_file_and_line(write, content, message):
 def test_missing_file_and_folder_are_refused(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         load_corpus(tmp_path / "none.jsonl")
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match="doesn't contain any data files"):
         load_corpus(tmp_path)
 
 

@@ -122,7 +122,9 @@ def test_integer_indices_count_within_their_source(write_parquet):
         (flashrag(question=...), r"hotpot\.jsonl:2: no `question`"),
         (flashrag(golden_answers=["\ud800"]), r"hotpot\.jsonl:2: `golden_answers` is not valid Unicode"),
         (flashrag(question="  "), r"hotpot\.jsonl:2: the question is empty"),
-        (flashrag(id=...), r"hotpot\.jsonl:2: no `id`"),
+        (flashrag(id=["x"]), r"hotpot\.jsonl:2: `id` must be text, found list"),
+        (flashrag(id=1.5), r"hotpot\.jsonl:2: `id` must be text, found float"),
+        ({"q": "Who?"}, r"hotpot\.jsonl:2: no `question` is among the fields 'q': say which are which"),
         (flashrag(id="q0"), r"hotpot\.jsonl:2: id 'q0' was already used at .*hotpot\.jsonl:1"),
         (flashrag(metadata=["x"]), r"hotpot\.jsonl:2: `metadata` must be an object"),
         (flashrag(metadata={"supporting_titles": "A"}), "must be a list of titles"),
@@ -164,14 +166,14 @@ def test_bad_files_are_refused(tmp_path, write_jsonl, write_parquet):
         load_questions(tmp_path / "none.parquet")
     with pytest.raises(InputError, match="holds no questions"):
         load_questions(write_jsonl())
-    with pytest.raises(InputError, match=r"lacks the column\(s\) prompt, reward_model; found x"):
+    with pytest.raises(InputError, match=r"row 0: no `question` is among the fields 'x'"):
         load_questions(write_parquet({"x": 1}))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(InputError, match="can't be read as Parquet"):
         load_questions(tmp_path / "broken.parquet")
-    (tmp_path / "q.csv").write_text("")
-    with pytest.raises(InputError, match=r"neither \.jsonl"):
-        load_questions(tmp_path / "q.csv")
+    (tmp_path / "q.xlsx").write_text("")
+    with pytest.raises(InputError, match=r"q\.xlsx ends in \.xlsx, and \.jsonl, "):
+        load_questions(tmp_path / "q.xlsx")
 
 
 def question(number: int, text: str | None = None, **fields) -> Question:

@@ -24,7 +24,8 @@ from envs.world.words import VALUES
 from pipeline.doctor import checks, measurements
 from pipeline.doctor.findings import Finding, Subject
 from pipeline.estimate.capacity import estimate
-from pipeline.estimate.machines import GIB, Device
+from pipeline.estimate.estimate import show
+from pipeline.estimate.machines import GIB, GPUS, Device
 from pipeline.estimate.workload import Expected, model_of, workload_of
 from pipeline.evaluation.saved_policy import Policy
 from pipeline.experiment.experiment import load_experiments
@@ -77,8 +78,9 @@ def gpus(monkeypatch):
 def test_memory_on_gpus_is_what_the_estimate_says(gpus, overrides, status):
     asked = with_model(*overrides)
     found, expected = checks.memory(asked), estimated(asked, GPU, on_cpu=False)
-    sizes = f"engines {expected.memory.engine / GIB:.1f}, learners {expected.memory.learner / GIB:.1f}"
-    assert f"about {sizes} GiB, of {GPU / GIB:.1f} GiB on each GPU" in found.message
+    sizes = f"on each role's GPU about {expected.memory.by_role()}"
+    assert f"{sizes}; a GPU here has {GPU / GIB:.1f} GiB" in found.message
+    assert f"learner {expected.memory.learner / GIB:.1f} GiB (weights " in found.message
     assert found.status == status
     assert not (expected.fits and status == "fail")
 
@@ -89,8 +91,8 @@ def test_memory_of_a_cpu_is_what_the_estimate_says(monkeypatch, overrides, free,
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
     asked = with_model(*SMALL, *NO_GPU, *overrides)
     found, memory = checks.memory(asked), estimated(asked, free, on_cpu=True).memory
-    sizes = f"(engines {memory.engine / GIB:.1f}, learners {memory.learner / GIB:.1f})"
-    assert f"about {(memory.engine + memory.learner) / GIB:.1f} GiB {sizes}" in found.message
+    assert f"about {(memory.engine + memory.learner) / GIB:.1f} GiB of " in found.message
+    assert f"all engines and learners: {memory.by_role()}" in found.message
     assert found.status == status
 
 
@@ -105,8 +107,67 @@ def test_memory_that_short_rollouts_do_not_need_fails_no_run(monkeypatch):
     assert checks.memory(transformers).status == "ok", "its cache grows with the rollouts under way"
 
 
-def test_memory_of_a_model_that_is_not_here_is_not_estimated():
-    assert checks.memory(subject()).message == "not estimated: the model is not on this machine yet"
+def test_eight_gpus_do_not_make_one_learner_fit(monkeypatch, gpus):
+    """Each role's need is compared with one GPU; the sum of eight would have room for it twice."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    asked = with_model("num_env_runners=7")
+    found = checks.memory(asked)
+    assert found.status == "fail" and "learner 140.6 GiB (" in found.message
+    assert "a GPU here has 74.5 GiB" in found.message and "`igpo estimate FILE --gpus N`" in found.message
+    joined = "RAY_ADDRESS=10.0.0.1:6379"
+    monkeypatch.setenv(*joined.split("="))
+    found = checks.memory(asked)
+    assert found.status == "warn" and f"not looked at: the machines of {joined}" in found.message
+
+
+TEN = (
+    (),
+    ("num_learners=4", "shard_learner=true"),
+    ("num_learners=2", "shard_learner=true", "offload_optimizer=true"),
+    ("lora={rank: 16}",),
+    ("gradient_checkpointing=false",),
+    ("model_path=Qwen/Qwen2.5-1.5B-Instruct",),
+    ("model_path=Qwen/Qwen3-8B", "kl_coeff=0"),
+    ("model_path=meta-llama/Llama-3.1-70B", "num_gpus_per_env_runner=4", "engine.tensor_parallel_size=4"),
+    ("num_gpus_per_env_runner=0.5", "num_gpus_per_learner=0.5", "engine.gpu_memory_utilization=0.3"),
+    ("num_gpus_per_env_runner=0.5", "num_gpus_per_learner=0.5", "engine.placement=colocated"),
+)
+
+
+@pytest.mark.parametrize("overrides", TEN)
+def test_doctor_preflight_and_estimate_say_the_same(monkeypatch, gpus, overrides):
+    """Also of models that only the hub has: their sizes are known."""
+    asked = subject(*overrides)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", no_hub)
+    findings = list(checks.cheap_checks(asked))
+    assert [finding.name for finding in findings[-2:]] == ["model", "memory"]
+    assert findings[-2].status == "fail", "the hub is out of reach"
+    device = next(device for device in GPUS.values() if device.memory == GPU)
+    expected = estimate(model_of(asked.config), workload_of(asked.config, Expected(), on_cpu=False), device)
+    assert expected.memory.by_role() in findings[-1].message
+    said = io.StringIO()
+    show(asked.experiment, "h100", Expected(), Console(file=said, width=80))
+    engine, learner = (f"{size / GIB:.1f}" for size in (expected.memory.engine, expected.memory.learner))
+    (row,) = [line.split() for line in said.getvalue().splitlines() if line.split()[:1] == ["h100"]]
+    assert row[1:4] == [engine, learner, "74.5"]
+    assert not (row[-1] == "yes" and findings[-1].status == "fail")
+
+
+def no_hub(*_, **__):
+    raise OSError("no network")
+
+
+def test_a_machine_without_a_gpu_compares_with_kinds_of_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = checks.memory(with_model())
+    assert found.status == "warn" and "this machine has no GPU; on each role's NVIDIA H200 about engine " in (
+        found.message
+    )
+    assert "fits on none of the kinds that are known, and with short rollouts on h200" in found.message
+    found = checks.memory(with_model("lora={rank: 16}"))
+    assert found.status == "ok" and "fits on h200, h100, a100" in found.message
+    huge = with_model("model_path=Qwen/Qwen2.5-72B-Instruct")
+    assert checks.memory(huge).status == "warn"
 
 
 @pytest.mark.parametrize("rule, belief", [("max", 0.9), ("mean", 0.3), ("first", 0.1)])

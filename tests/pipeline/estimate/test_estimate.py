@@ -1,16 +1,23 @@
 """The capacity model by hand, and `igpo estimate` on shipped experiments."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
+import yaml
+from rollout_log_samples import write_run
 from typer.testing import CliRunner
 
 from envs.engine.models import resolve_model
+from envs.errors import InputError
+from pipeline.analysis import open_run
 from pipeline.cli.igpo import app
 from pipeline.estimate.capacity import estimate, memory_of
-from pipeline.estimate.machines import Assumptions, Device
-from pipeline.estimate.workload import Expected, Model, Workload, model_of, workload_of
+from pipeline.estimate.known_models import known_config
+from pipeline.estimate.machines import GPUS, Assumptions, Device
+from pipeline.estimate.placement import propose
+from pipeline.estimate.workload import Expected, Model, Workload, model_of, model_sizes, workload_of
 from pipeline.experiment.experiment import load_experiments
 
 MODEL = Model(parameters=1000, trained=1000, layers=2, hidden=10, intermediate=20, kv_width=5, vocabulary=50)
@@ -79,7 +86,11 @@ def test_who_shares_the_memory_of_a_machine():
     assert sharded["learner: activations"] == 2 * one["learner: activations"]
     gpu = parts()
     assert parts(num_runners=3, num_learners=2) == gpu, "one engine and one learner of several on a GPU"
+    # 8,000 bytes of moments come for the step, when activations and logits are gone: those have more room.
+    of_rollouts = gpu["learner: activations"] + gpu["learner: logits"]
+    assert of_rollouts == 40 * 2 * 170 * 2 + 3 * 40 * 50 * 4 and of_rollouts > 8000
     assert parts(offloads_optimizer=True) == gpu | {"learner: AdamW": 0.0}
+    assert parts(offloads_optimizer=True, micro_batch_tokens=1)["learner: AdamW"] == 8000 - of_rollouts / 40
     two = parts(num_policies=2, trained_policies=1)
     doubled = ("engine: weights", "engine: KV cache", "learner: weights")
     assert two == {part: size * (2 if part in doubled else 1) for part, size in gpu.items()}
@@ -180,6 +191,133 @@ def test_belief_is_scored_whatever_the_estimator_and_trace_keeps_a_reference_for
         for changes in (["preset=grpo"], ["preset=trace", "kl_coeff=0"])
     )
     assert grpo.scoring_tokens == trace.scoring_tokens > 0 and trace.has_reference
+
+
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        ("Qwen/Qwen2.5-0.5B-Instruct", 494_032_768),
+        ("Qwen/Qwen2.5-1.5B", 1_543_714_304),
+        ("Qwen/Qwen2.5-3B-Instruct", 3_085_938_688),
+        ("Qwen/Qwen2.5-14B-Instruct", 14_770_033_664),
+        ("Qwen/Qwen2.5-32B", 32_763_876_352),
+        ("Qwen/Qwen2.5-72B-Instruct", 72_706_203_648),
+        ("Qwen/Qwen3-0.6B", 596_049_920),
+        ("Qwen/Qwen3-1.7B-Base", 1_720_574_976),
+        ("Qwen/Qwen3-4B-Instruct-2507", 4_022_468_096),
+        ("Qwen/Qwen3-8B", 8_190_735_360),
+        ("Qwen/Qwen3-14B", 14_768_307_200),
+        ("Qwen/Qwen3-32B", 32_762_123_264),
+        ("meta-llama/Llama-3.2-1B-Instruct", 1_235_814_400),
+        ("meta-llama/Llama-3.2-3B", 3_212_749_824),
+        ("meta-llama/Meta-Llama-3-8B", 8_030_261_248),
+        ("meta-llama/Llama-3.1-8B-Instruct", 8_030_261_248),
+        ("meta-llama/Llama-3.3-70B-Instruct", 70_553_706_496),
+    ],
+)
+def test_models_of_the_hub_are_known_without_it(name, parameters):
+    """The counts are those of the model cards (tied weights once)."""
+    assert model_sizes(known_config(name)).parameters == parameters
+
+
+@pytest.mark.parametrize(
+    "name", ["Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen/Qwen3-30B-A3B", "my/Llama-3-8B"]
+)
+def test_other_models_are_not_guessed(name):
+    assert known_config(name) is None
+
+
+PAPER = "conf/qwen2.5_7b.yaml"
+
+
+def of_paper(*changes):
+    one_learner = ("num_env_runners=7", "num_learners=1", "shard_learner=false")
+    return load_experiments(PAPER, [*one_learner, *changes])[0].algorithm_config()
+
+
+def test_engines_and_learners_that_share_a_gpu_are_added_up():
+    half = of_paper("num_env_runners=3", "num_gpus_per_env_runner=0.5", "engine.gpu_memory_utilization=0.4")
+    work = workload_of(half, Expected(), on_cpu=False)
+    assert (work.engines_per_device, work.learners_per_device, work.meets_on_device) == (2, 1, False)
+    model = model_of(half)
+    assert memory_of(model, work, 80e9).engine == pytest.approx(2 * 0.4 * 80e9)
+    both = of_paper("num_gpus_per_env_runner=0.5", "num_gpus_per_learner=0.5", "lora={rank: 8}")
+    work = workload_of(both, Expected(), on_cpu=False)
+    found = memory_of(model_of(both), work, 80e9)
+    assert work.meets_on_device and found.needed(work) == found.engine + found.learner
+    whole = workload_of(of_paper(), Expected(), on_cpu=False)
+    assert (whole.engines_per_device, whole.learners_per_device, whole.meets_on_device) == (1, 1, False)
+
+
+def test_an_engine_is_spread_over_the_gpus_of_its_runner():
+    spread = of_paper("num_env_runners=1", "num_gpus_per_env_runner=2", "engine.tensor_parallel_size=2")
+    weights = memory_of(model_of(spread), workload_of(spread, Expected(), on_cpu=False), 80e9).parts
+    assert weights["engine: weights"] == 7_615_616_512
+    for gpus, size in ((1, 2), (2, 1), (4, 2), (0.5, 2)):
+        with pytest.raises(InputError, match="tensor_parallel_size is"):
+            of_paper(f"num_gpus_per_env_runner={gpus}", f"engine.tensor_parallel_size={size}")
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("changes", [(), ("lora={rank: 16}",), ("model_path=Qwen/Qwen2.5-1.5B-Instruct",)])
+def test_a_proposed_placement_is_taken_as_written_and_fits(gpus, changes):
+    """The lines go into the file, and the estimate of that file says yes."""
+    config = of_paper(*changes)
+    model, device = model_of(config), GPUS["h100"]
+    placement = propose(config, model, workload_of(config, Expected(), on_cpu=False), device, gpus)
+    if not changes and gpus <= 2:  # 16 bytes a parameter on one learner
+        assert placement is None
+        return
+    (settings,) = yaml.safe_load(placement.lines).values()
+    engine = settings.pop("engine")
+    written = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    written += [f"engine.{key}={json.dumps(value)}" for key, value in engine.items()]
+    config = of_paper(*changes, *written)
+    work = workload_of(config, Expected(), on_cpu=False)
+    assert estimate(model, work, device) == placement.found and placement.found.fits
+    asked = config.num_env_runners * config.num_gpus_per_env_runner
+    assert asked + config.num_learners * config.num_gpus_per_learner == gpus
+
+
+def test_what_saves_memory_is_set_only_where_it_must_be():
+    config = of_paper("gradient_checkpointing=false", "tokens_per_micro_batch=65536")
+    model, work = model_of(config), workload_of(config, Expected(), on_cpu=False)
+    large = dataclasses.replace(GPUS["h100"], memory=2e12)
+    saved = {"gradient_checkpointing", "tokens_per_micro_batch", "offload_optimizer"}
+    assert not saved & propose(config, model, work, large, 2).settings.keys()
+    small = propose(config, model, work, GPUS["h100"], 8)
+    assert saved & small.settings.keys() == {"gradient_checkpointing"}
+
+
+def test_a_rollout_longer_than_a_micro_batch_is_one_by_itself():
+    work = workload_of(of_paper("tokens_per_micro_batch=1024"), Expected(), on_cpu=False)
+    assert work.micro_batch_tokens == 32767
+    short = workload_of(of_paper("tokens_per_micro_batch=1024"), Expected(turns=1, turn_tokens=50,
+                        observation_tokens=50), on_cpu=False)  # fmt: skip
+    assert short.micro_batch_tokens == 1024
+
+
+def test_the_page_fits_80_columns():
+    arguments = ["estimate", PAPER, "--gpus", "64", "--set", "model_path=Qwen/Qwen2.5-72B-Instruct"]
+    result = CliRunner().invoke(app, [*arguments, "--device", "h200"])
+    assert result.exit_code == 0 and "tensor_parallel_size: 2" in result.stdout
+    every = CliRunner().invoke(app, arguments).stdout
+    for line in [*result.stdout.splitlines(), *every.splitlines()]:
+        assert len(line) <= 80, line
+    assert "…" not in result.stdout + every
+
+
+def test_lengths_come_from_the_log_of_a_run(tmp_path):
+    write_run(tmp_path / "run")
+    result = CliRunner().invoke(app, ["estimate", PAPER, "--device", "h100", "--like", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    with open_run(tmp_path / "run") as run:
+        query = """SELECT count(*) / count(DISTINCT (iteration, episode_id)), avg(decision_tokens),
+            avg(observation_tokens) FROM turns WHERE split = 'train'"""
+        ((turns, written, observed),) = run.sql(query).fetchall()
+    said = " ".join(result.stdout.split())
+    assert f"{turns:.3g} turns, {written:.3g} tokens written and {observed:.3g} observed in each" in said
+    assert "rollouts of about" in said
 
 
 def test_the_command_says_that_no_gpu_was_tried():

@@ -1,0 +1,1 @@
+"""How does a folder of documents become a corpus of passages?"""

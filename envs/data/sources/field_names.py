@@ -1,0 +1,51 @@
+"""`fields` and `corpus_fields` of an experiment: what a file of one's own calls the parts of a record."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from pydantic import Field
+
+from envs.settings import Settings
+
+
+class FieldNames(Settings):
+    """`fields`: the names of a question's parts. A dot goes inward (`answer.value`)."""
+
+    question: str | None = Field(None, description="the question's text")
+    answers: str | None = Field(None, description="the gold answer, or a list of them")
+    aliases: str | None = Field(None, description="further gold answers")
+    id: str | None = Field(None, description="the identity; without one it is made by hash")
+    titles: str | None = Field(None, description="titles of the evidence documents")
+    hops: str | None = Field(None, description="the number of documents that the question needs")
+
+
+class DocumentFieldNames(Settings):
+    """`corpus_fields`: the names of a document's parts."""
+
+    id: str | None = Field(None, description="the identity; without one it is made by hash")
+    title: str | None = None
+    text: str | None = None
+
+
+STANDARD = FieldNames()
+"""No names of one's own: records are read by the shape that they have."""
+STANDARD_DOCUMENTS = DocumentFieldNames()
+
+
+@lru_cache
+def _given(names: FieldNames | DocumentFieldNames) -> tuple[tuple[str, str], ...]:
+    return tuple(names.model_dump(exclude_none=True).items())
+
+
+def named_parts(names: FieldNames | DocumentFieldNames, record: dict) -> dict[str, Any]:
+    """Part -> value, for each part that `names` names and the record has."""
+    found = {}
+    for part, name in _given(names):
+        value: Any = record
+        for key in (name,) if name in record else name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            found[part] = value
+    return found
