@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from typing import Any, Literal
@@ -10,6 +12,18 @@ import numpy as np
 
 from envs.engine.base import NO_WEIGHTS, EngineSettings, Generate, Generated, ScoreAnswer, Scored
 from envs.errors import InputError
+
+
+def import_vllm() -> Any:
+    """Imports vLLM as this engine needs it. Returns its class `LLM`."""
+    # The engine must live in this process: plain calls, no pickling of weights. Read when vllm is imported.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    _mend_llvmlite()
+    from vllm import LLM
+
+    return LLM
 
 
 class VLLMEngine:
@@ -38,15 +52,9 @@ class VLLMEngine:
         reads_text: bool = False,
     ):
         check_memory(settings)
-        # The engine must live in this process: plain calls, no pickling of weights. Read when vllm is
-        # imported.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        _mend_llvmlite()
         import torch
-        from vllm import LLM
 
+        LLM = import_vllm()  # noqa: N806 (a class)
         on_cpu = not torch.cuda.is_available()
         self.weights_version = NO_WEIGHTS
         self.transfer_group: str | None = None
@@ -82,6 +90,7 @@ class VLLMEngine:
             weight_transfer_config={"backend": "nccl"} if settings.weight_transfer == "nccl" else None,
         )
         self._engine = self._llm.llm_engine
+        atexit.register(gc.freeze)  # vLLM collects garbage several times as its process ends: seconds
         if shares_gpu:
             self.sleep()  # the learner is built next
 

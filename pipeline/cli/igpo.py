@@ -1,7 +1,7 @@
 """`igpo`: the commands around training. `doctor` and `ask` are here, the others in modules of this folder.
 
-Before a run: `doctor`, `estimate`, `data`, `warm-start`, `serve-retriever`. After it: `sql`, `schema`,
-`compact`, `recredit`, `profile`, `report`, `show`, `browse`, `ask`. Over many runs: `study`.
+Before a run: `doctor`, `estimate`, `data`, `warm-start`, `serve-retriever`. After it: `runs`, `sql`,
+`schema`, `compact`, `recredit`, `profile`, `report`, `show`, `browse`, `ask`. Over many runs: `study`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pipeline.cli.estimate import estimate_command
 from pipeline.cli.profile import profile_command
 from pipeline.cli.recredit import recredit_command
 from pipeline.cli.report import report_command
+from pipeline.cli.runs import runs_command
 from pipeline.cli.serve import serve_retriever_command
 from pipeline.cli.show import browse_command, show_command
 from pipeline.cli.sql import compact_command, schema_command, sql_command
@@ -117,6 +118,7 @@ app.command("serve-retriever")(serve_retriever_command)
 data_app.command("demonstrations")(demonstrations_command)
 app.add_typer(data_app, name="data")
 app.command("warm-start")(warm_start_command)
+app.command("runs")(runs_command)
 app.command("sql")(sql_command)
 app.command("schema")(schema_command)
 app.command("compact")(compact_command)

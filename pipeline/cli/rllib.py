@@ -41,6 +41,15 @@ def train() -> None:
 def train_file(
     config: Annotated[str, typer.Argument(help="Experiment file: YAML, or Python with a variable `config`.")],
     set_: Set = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="Name of the experiment: its runs are in runs/NAME.  [default: the file's, and the method "
+            "that --set changes: igpo-grpo]",
+        ),
+    ] = None,
     stop: Annotated[
         str, typer.Option("--stop", "-s", metavar="JSON", help="Stop criteria, merged over the file's.")
     ] = "{}",
@@ -87,7 +96,8 @@ def train_file(
     - `rllib train file conf/igpo.yaml`
     - `rllib train file conf/igpo.yaml --set seed=1 --set stop.training_iteration=20`
     - `rllib train file conf/igpo.yaml --resume` (after Ctrl-C or a crash)
-    - `rllib train file conf/igpo.yaml --set preset=grpo` (the outcome alone, to compare)
+    - `rllib train file conf/igpo.yaml --set preset=grpo` (the outcome alone, to compare: in runs/igpo-grpo)
+    - `rllib train file conf/igpo.yaml --set seed=1 --name second-seed` (in runs/second-seed)
     """
     from pipeline.logging import configure_logging
 
@@ -101,6 +111,7 @@ def train_file(
         raise InputError(
             "--resume continues a run in its own directory and --restore starts a new one: give one of them."
         )
+    from pipeline.training.head_start import head_start
     from pipeline.training.ray_cluster import RayOptions
 
     ray = RayOptions(ray_address, ray_num_cpus, ray_num_gpus)
@@ -114,9 +125,13 @@ def train_file(
         "restore": restore,
     }
     overrides += [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
-    experiments = load_experiments(path, overrides, _json_object(stop))
+    experiments = load_experiments(path, overrides, _json_object(stop), name)
 
-    from pipeline.training.launch import LaunchOptions, launch
+    console = Console()
+    with console.status("starting Ray, importing RLlib ..."):
+        if not resume:  # which may find nothing left to do
+            head_start(experiments, ray, verbose)
+        from pipeline.training.launch import LaunchOptions, launch
 
     options = LaunchOptions(
         command=("rllib", *sys.argv[1:]),
@@ -124,7 +139,7 @@ def train_file(
         ray=ray,
         verbosity=verbose,
     )
-    raise typer.Exit(launch(experiments, options, Console()))
+    raise typer.Exit(launch(experiments, options, console))
 
 
 @app.command()

@@ -10,6 +10,7 @@ from pipeline.estimate.capacity import Estimate, estimate
 from pipeline.estimate.machines import GIB, GPUS, Device, this_cpu
 from pipeline.estimate.workload import Expected, Workload, model_of, workload_of
 from pipeline.experiment.experiment import Experiment
+from pipeline.fitted_table import Column, print_fitted
 from pipeline.terminal import Console
 
 CPU = "cpu"
@@ -33,7 +34,7 @@ def show(experiment: Experiment, device_name: str | None, expected: Expected, co
         "rollouts of at most "
         f"{work.sequence_tokens:,.0f} tokens per iteration"
     )
-    console.print(_overview(found, work, iterations))
+    print_fitted(console, _overview(found, work, iterations))
     if device_name is not None:
         console.print(_details(*found[device_name]))
     console.print(
@@ -45,35 +46,35 @@ def show(experiment: Experiment, device_name: str | None, expected: Expected, co
     )
 
 
-def _overview(found: dict[str, tuple[Device, Estimate]], work: Workload, iterations: float | None) -> Table:
-    table = Table(header_style="bold")
-    table.add_column("machine")
-    for name in (
-        "engine",
-        "learner",
-        "has",
-        "sequences in cache",
-        "written tokens/s",
-        "s / iteration",
-        "hours",
-    ):
-        table.add_column(name, justify="right")
-    table.add_column("fits")
+def _overview(
+    found: dict[str, tuple[Device, Estimate]], work: Workload, iterations: float | None
+) -> list[Column]:
+    """A row per machine."""
+    rows = []
     for name, (device, answer) in found.items():
         seconds = answer.seconds_per_iteration
         rollout_seconds = seconds - answer.seconds["learn"] - answer.seconds["push"] - answer.seconds["swap"]
-        table.add_row(
-            f"{name}: {device.name}",
-            f"{answer.memory.engine / GIB:.1f} GiB",
-            f"{answer.memory.learner / GIB:.1f} GiB",
-            f"{device.memory / GIB:.0f} GiB",
-            f"{answer.memory.engine_capacity:,.0f}",
-            f"{work.rollouts * work.written_tokens / rollout_seconds:,.0f}",
-            f"{seconds:,.1f}",
-            "" if iterations is None else f"{seconds * iterations / 3600:,.2f}",
-            "yes" if answer.fits else Text("no", style="red"),
+        rows.append(
+            {
+                "machine": f"{name}: {device.name}",
+                "fits": Text("yes") if answer.fits else Text("no", style="red"),
+                "engine": f"{answer.memory.engine / GIB:.1f} GiB",
+                "learner": f"{answer.memory.learner / GIB:.1f} GiB",
+                "has": f"{device.memory / GIB:.0f} GiB",
+                "s / iteration": f"{seconds:,.1f}",
+                "hours": "" if iterations is None else f"{seconds * iterations / 3600:,.2f}",
+                "written tokens/s": f"{work.rollouts * work.written_tokens / rollout_seconds:,.0f}",
+                "sequences in cache": f"{answer.memory.engine_capacity:,.0f}",
+            }
         )
-    return table
+    return [
+        Column(
+            name,
+            [value if isinstance(value := row[name], Text) else Text(value) for row in rows],
+            is_number=name not in ("machine", "fits"),
+        )
+        for name in rows[0]
+    ]
 
 
 def _details(device: Device, answer: Estimate) -> Table:
