@@ -1,23 +1,39 @@
 #!/usr/bin/env bash
 # Makes .venv from the frozen list (no dependency resolution) and installs the project into it, editable. Does nothing when up to date.
+#     VENV=folder PYTHON=python3.12 requirements/setup.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
-PYTHON=${PYTHON:-python3.11}
 LIST=requirements/cpu.txt
 STAMP=$VENV/.installed
+unset PYTHONDONTWRITEBYTECODE  # without bytecode a run takes twice as long to start, every time
 
 wanted=$(cat "$LIST" pyproject.toml requirements/setup.sh | sha256sum | cut -d' ' -f1)
 [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$wanted" ] && exit 0
 
-command -v "$PYTHON" >/dev/null || PYTHON=python3
-"$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
-    echo "setup: Python 3.11 is needed (found $("$PYTHON" --version 2>&1)): install it, or say which: make setup PYTHON=/path/to/python3.11" >&2
+fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
+if [ -z "${PYTHON:-}" ]; then
+    for PYTHON in python3.11 python3.12 python3; do fits "$PYTHON" && break; done
+fi
+fits "$PYTHON" || {
+    echo "setup: Python 3.11 or 3.12 is needed (found $("$PYTHON" --version 2>&1)): install one, or say which: make setup PYTHON=/path/to/python3.12" >&2
     exit 2
 }
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
-# Bytecode is compiled on first import: compiling 3 GB of packages up front costs more than it saves.
-install() { "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile "$@"; }
+
+pip() { "$VENV/bin/python" -m pip "$@"; }
+with_pip() { pip install --quiet --disable-pip-version-check --no-deps --no-compile "$@"; }
+# uv looks where pip looks: it knows none of pip's settings by itself. It takes commas where pip takes blanks.
+setting() { pip config get "global.$1" 2>/dev/null || true; }
+listed() { tr -s ' \n' ',,' <<<"$1" | sed 's/^,//; s/,$//'; }
+with_uv() {
+    UV_FIND_LINKS=${UV_FIND_LINKS:-$(listed "${PIP_FIND_LINKS:-$(setting find-links)}")} \
+        UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-$(setting index-url)}} \
+        SSL_CERT_FILE=${SSL_CERT_FILE:-${PIP_CERT:-$(setting cert)}} \
+        uv pip install --quiet --python "$VENV/bin/python" --no-deps "$@"
+}
+# Where uv does not find a package (an index that only pip knows), pip may.
+install() { { command -v uv >/dev/null && with_uv "$@" 2>/dev/null; } || with_pip "$@"; }
 
 echo "setup: installing $(grep -cv '^#' "$LIST") pinned packages into $VENV ..."
 torch=$(grep '^torch==' "$LIST")
@@ -29,6 +45,9 @@ have_torch || install "$torch" 2>/dev/null || install --index-url https://downlo
 }
 grep -v '^torch==' "$LIST" >"$VENV/.without-torch.txt"
 install -r "$VENV/.without-torch.txt"
-install --no-build-isolation --editable .
+with_pip --no-build-isolation --editable .
+# Bytecode of what a run imports. All of 3 GB of packages would take minutes.
+echo "setup: compiling what a run imports ..."
+"$VENV/bin/python" requirements/import_all.py
 echo "$wanted" >"$STAMP"
-echo "setup: done ($("$VENV/bin/igpo" --version))"
+echo "setup: done ($("$VENV/bin/igpo" --version)); to use its commands: source $VENV/bin/activate"
