@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,12 @@ from algorithms.igpo.iteration_record import IterationRecord, TurnCredit
 from envs.search.trajectory import Rollout, ToolCall, Turn
 from pipeline.tracking.delivery import Connection
 
+if TYPE_CHECKING:
+    from mlflow.entities import Assessment
+
 SECOND_NS = 1_000_000_000
+ASSESSED = {"em": "em_squad", "f1": "f1_squad"}
+"""Name of a trace's assessment to the rollout's metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +96,31 @@ def log_trace(connection: Connection, sampled: SampledRollout) -> None:
             "igpo.question_id": rollout.question.id,
             "igpo.outcome": f"{rollout.outcome:g}",
         },
+        assessments=_assessments(sampled, connection.run_id),
     )
     client = TracingClient(connection.client.tracking_uri)
     client.log_spans(connection.experiment_id, [Span.from_dict(span) for span in spans])
     client.start_trace(info)
     connection.client.link_traces_to_run([info.trace_id], connection.run_id)
+
+
+def _assessments(sampled: SampledRollout, run_id: str) -> list[Assessment]:
+    """What the rollout was worth, so that MLflow can filter and average traces by it."""
+    from mlflow.entities import AssessmentSource, Feedback
+
+    metrics = sampled.rollout.metrics
+    values = {"outcome": sampled.rollout.outcome}
+    values |= {name: metrics[metric] for name, metric in ASSESSED.items() if metric in metrics}
+    return [
+        Feedback(
+            name=name,
+            value=float(value),
+            source=AssessmentSource(source_type="CODE", source_id="igpo"),
+            trace_id=_trace_id(sampled),
+            metadata={"mlflow.assessment.sourceRunId": run_id},
+        )
+        for name, value in values.items()
+    ]
 
 
 def spans_of(sampled: SampledRollout, experiment_id: str = "0") -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from algorithms.igpo.iteration_record import IterationRecord
 from envs.locks import FileLock
 from envs.proxies import proxy_for, spare_loopback
 from pipeline.tracking.delivery import Connection, Delivery
-from pipeline.tracking.names import HELDOUT_PREFIX, metrics_of, parameters_of
+from pipeline.tracking.names import HELDOUT_METRIC, HELDOUT_PREFIX, metrics_of, parameters_of
 from pipeline.tracking.registry import register
 from pipeline.tracking.settings import TrackingSettings
 from pipeline.tracking.spool import Spool
@@ -31,6 +31,8 @@ from pipeline.tracking.traces import SampledRollout, log_trace, sample
 
 logger = logging.getLogger(__name__)
 
+EM_TAG = "igpo.em"
+"""The newest held-out exact match, as a tag, so that lists of runs show it."""
 MLFLOW_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
@@ -49,6 +51,8 @@ class MlflowTracker:
         runs_dir: folder of the store; None: two folders above `run_dir`, beside all runs.
         settings: what MLflow gets beside metrics; None: the defaults.
         grid_id: shared by the trials of one grid search, which become children of one run of that name.
+        title: what the MLflow run's name begins with, before `run_id`.
+        datasets: what was searched and asked (`RunInStore.datasets`).
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class MlflowTracker:
         runs_dir: str | os.PathLike[str] | None = None,
         settings: TrackingSettings | None = None,
         grid_id: str | None = None,
+        title: str = "",
+        datasets: Sequence[Mapping[str, str]] = (),
     ):
         self.run_dir = Path(run_dir).resolve()
         self.run_id = run_id
@@ -82,8 +88,12 @@ class MlflowTracker:
             },
             parameters=parameters_of(config),
             artifacts=None if self._server else (self._home / "mlartifacts").as_uri(),
+            title=title,
+            datasets=tuple(datasets),
             grid_id=grid_id,
         )
+        self._monitor: Any = None
+        """MLflow's monitor of this machine, once the store has answered."""
         self._found: FoundRun | None = None
         self._arrived_up_to = self._heldout_up_to = -1
         self._sampled: list[SampledRollout] = []
@@ -172,6 +182,8 @@ class MlflowTracker:
         if self._closed:
             return
         self._closed = True
+        if self._monitor is not None:
+            self._monitor.finish()
         self._delivery.put(lambda connection: self._end(connection, MLFLOW_STATUS[status]))
         if not self._delivery.close(timeout):
             logger.warning(
@@ -207,7 +219,17 @@ class MlflowTracker:
                 "their points stay those of the earlier attempt"
             )
         self._found = found
+        if self.settings.system_metrics and self._monitor is None:
+            self._monitor = self._monitored(found.run_id)
         return Connection(client, found.run_id, found.experiment_id)
+
+    def _monitored(self, run_id: str) -> Any:
+        """Starts MLflow's own thread, which samples this machine and sends to the run."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self.tracking_uri)
+        monitor.start()
+        return monitor
 
     def _send(self, connection: Connection, point: dict[str, Any]) -> None:
         from mlflow.entities import Metric
@@ -226,3 +248,5 @@ class MlflowTracker:
         self._arrived_up_to = max(self._arrived_up_to, step)
         if any(name.startswith(HELDOUT_PREFIX) for name in metrics):
             self._heldout_up_to = step
+        if HELDOUT_METRIC in metrics:
+            connection.client.set_tag(connection.run_id, EM_TAG, f"{metrics[HELDOUT_METRIC]:.3f}")

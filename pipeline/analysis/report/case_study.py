@@ -7,7 +7,7 @@ from __future__ import annotations
 import altair as alt
 
 from pipeline.analysis.report.charts import Row, chart, spec
-from pipeline.analysis.report.figures import Figure
+from pipeline.analysis.report.figure import Figure
 from pipeline.analysis.run import Run
 from pipeline.analysis.trajectories import Trajectory, load_group
 
