@@ -111,16 +111,21 @@ def _assessments(sampled: SampledRollout, run_id: str) -> list[Assessment]:
     metrics = sampled.rollout.metrics
     values = {"outcome": sampled.rollout.outcome}
     values |= {name: metrics[metric] for name, metric in ASSESSED.items() if metric in metrics}
-    return [
-        Feedback(
+    found = []
+    for name, value in values.items():
+        feedback = Feedback(
             name=name,
             value=float(value),
             source=AssessmentSource(source_type="CODE", source_id="igpo"),
             trace_id=_trace_id(sampled),
             metadata={"mlflow.assessment.sourceRunId": run_id},
         )
-        for name, value in values.items()
-    ]
+        # Named after trace and measure, so that what is sent twice is one.
+        feedback.assessment_id = (
+            f"a-{hashlib.sha256(f'{_trace_id(sampled)}/{name}'.encode()).hexdigest()[:32]}"
+        )
+        found.append(feedback)
+    return found
 
 
 def spans_of(sampled: SampledRollout, experiment_id: str = "0") -> list[dict[str, Any]]:

@@ -30,12 +30,14 @@ class GroupScreen(Screen):
     def __init__(self, group: list[Trajectory]):
         super().__init__()
         self._alike = alike(sorted(group, key=lambda one: -(one.episode["outcome"] or 0.0)))
-        self._size = len(group)
+        self._rollouts = len(group)
 
     def compose(self) -> ComposeResult:
         episode = self._alike[0][0].episode
-        different = "" if len(self._alike) == self._size else f", {len(self._alike)} of them different"
-        facts = f"  iteration {episode['iteration']}, {episode['split']}, {self._size} rollouts{different}"
+        different = "" if len(self._alike) == self._rollouts else f", {len(self._alike)} of them different"
+        facts = (
+            f"  iteration {episode['iteration']}, {episode['split']}, {self._rollouts} rollouts{different}"
+        )
         question = visible(episode["question"])
         yield Static(
             Text.assemble((question, "bold"), "  ", (golds_line(episode), GOLD), (facts, "dim")), id="prompt"
