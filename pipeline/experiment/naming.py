@@ -44,8 +44,8 @@ class Given:
     def name_of(self, own: str, keys: dict[str, Any]) -> str:
         """The experiment's name, so that runs of two methods do not share one.
 
-        `igpo-grpo` where `--set` chose another preset; `igpo-gain_basis-prob`, `igpo-lr-1e-05` where it
-        changed another setting of credit or loss. Seeds, sizes and limits are no part of the method.
+        `igpo-grpo` where `--set` chose another preset, `igpo-gain_basis-prob` where it changed another
+        setting of credit or loss. Learning rates, seeds, sizes and limits are no part of the method.
 
         Args:
             own: the name in the file.
@@ -60,7 +60,7 @@ class Given:
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> str:
     fields = (*dataclasses.fields(CreditConfig), *dataclasses.fields(LossSettings))
     parts = []
-    for key in ("preset", "lr", *sorted({field.name for field in fields})):
+    for key in ("preset", *sorted({field.name for field in fields})):
         value, old = after.get(key), before.get(key, "igpo" if key == "preset" else None)
         if value == old or not isinstance(value, str | int | float):
             continue

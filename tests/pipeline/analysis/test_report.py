@@ -304,7 +304,7 @@ def test_the_learners_health_is_drawn_per_metric(run_folder):
         drawn = {figure.title for figure in health_figures(run, {"run-1": "toy"})}
         logged = run.sql(
             "SELECT avg(decision_tokens) FROM episodes WHERE split = 'train' AND iteration = 1"
-        ).fetchone()[0]
+        ).fetchall()[0][0]
         (lengths,) = [f for f in health_figures(run, {"run-1": "toy"}) if f.title == "Tokens per rollout"]
     assert "Tokens per rollout" in drawn
     rows = [row for part in lengths.spec["layer"] for row in part.get("data", {}).get("values", [])]

@@ -20,8 +20,8 @@ def name(*overrides: str, given: str | None = None) -> str:
         (["preset=grpo"], "igpo-grpo"),
         (["preset=igpo"], "igpo"),  # the file's own
         (["seed=1", "stop.training_iteration=2", "env_config.max_turns=3", "group_size=4"], "igpo"),
-        (["preset=grpo", "lr=1e-5", "gain_basis=prob"], "igpo-grpo-lr-1e-05-gain_basis-prob"),
-        (["lr=2.0e-4"], "igpo"),  # as in the file
+        (["preset=grpo", "lr=1e-5", "gain_basis=prob"], "igpo-grpo-gain_basis-prob"),
+        (["kl_coeff=0.25"], "igpo-kl_coeff-0.25"),
         (["preset=my_credit:estimator"], "igpo-my_credit-estimator"),
         (["lr={grid_search: [1e-5, 1e-4]}", "num_samples=1"], "igpo"),  # the label tells them apart
     ],

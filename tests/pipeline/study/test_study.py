@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.study.plan import Cell, Plan, load_plan
 from pipeline.study.report import write_study_report
 from pipeline.study.store import FinishedCell, Store
 from pipeline.study.study import best_rates, finished_cells, run_study
+from pipeline.study.summary import print_summary
 from pipeline.study.tables import compare, final, holm, rollouts_to_reach, sign_flip_p
 from pipeline.terminal import Console
 from pipeline.training.launch import LaunchOptions
@@ -184,6 +186,18 @@ def test_report_of_a_part_says_what_is_missing(tmp_path: Path):
     assert "0.500" in page  # final EM: mean of 0.1, 0.5, 0.9
     with pytest.raises(InputError, match="no finished cell"):
         write_study_report(plan(), [], 3, tmp_path / "report.html")
+
+
+def test_the_summary_is_markdown_in_a_file_and_fits_a_terminal():
+    cells = [finished(method, seed, [0.1, 0.5, 0.9]) for method in ("igpo", "grpo") for seed in (0, 1)]
+    file = io.StringIO()
+    print_summary(plan(), cells, Console(file=file, width=80))
+    head, *_ = [line for line in file.getvalue().splitlines() if "method" in line]
+    assert head.split(" | ")[0] == "| difficulty" and "greedy EM" in head
+    terminal = io.StringIO()
+    print_summary(plan(), cells, Console(file=terminal, width=80, force_terminal=True))
+    said = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+    assert all(len(line) <= 80 for line in said.splitlines()) and "not fit" in said and "igpo" in said
 
 
 class Interrupting:
