@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import tempfile
 
 MODULES = (
     "pipeline.training.launch",
+    "envs.runner.env_runner",
     "pipeline.analysis.report",
     "pipeline.viewer.browse",
     "algorithms.igpo.learner.learner",
@@ -19,12 +19,11 @@ MODULES = (
 
 
 def main() -> None:
-    from envs.runner.ahead import import_ahead
+    from envs.engine.vllm import import_vllm
 
     for name in MODULES:
         importlib.import_module(name)
-    with tempfile.TemporaryDirectory() as folder:
-        import_ahead({"folder": folder, "runners": 1, "cpus": 1, "engine": "vllm"})
+    import_vllm()
 
 
 if __name__ == "__main__":

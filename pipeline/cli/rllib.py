@@ -111,7 +111,6 @@ def train_file(
         raise InputError(
             "--resume continues a run in its own directory and --restore starts a new one: give one of them."
         )
-    from pipeline.training.head_start import head_start
     from pipeline.training.ray_cluster import RayOptions
 
     ray = RayOptions(ray_address, ray_num_cpus, ray_num_gpus)
@@ -127,11 +126,7 @@ def train_file(
     overrides += [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
     experiments = load_experiments(path, overrides, _json_object(stop), name)
 
-    console = Console()
-    with console.status("starting Ray, importing RLlib ..."):
-        if not resume:  # which may find nothing left to do
-            head_start(experiments, ray, verbose)
-        from pipeline.training.launch import LaunchOptions, launch
+    from pipeline.training.launch import LaunchOptions, launch
 
     options = LaunchOptions(
         command=("rllib", *sys.argv[1:]),
@@ -139,7 +134,7 @@ def train_file(
         ray=ray,
         verbosity=verbose,
     )
-    raise typer.Exit(launch(experiments, options, console))
+    raise typer.Exit(launch(experiments, options, Console()))
 
 
 @app.command()
