@@ -37,8 +37,14 @@ install() { { command -v uv >/dev/null && with_uv "$@" 2>/dev/null; } || with_pi
 
 echo "setup: installing $(grep -cv '^#' "$LIST") pinned packages into $VENV ..."
 torch=$(grep '^torch==' "$LIST")
-have_torch() { "$VENV/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch') != '${torch#torch==}')" 2>/dev/null; }
-have_torch || install "$torch" 2>/dev/null || install --index-url https://download.pytorch.org/whl/cpu "$torch" || {
+have_torch() { "$VENV/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch').split('+')[0] != '${torch:7:6}')" 2>/dev/null; }
+# Of the index's torch, a CUDA build with 3 GB of libraries, the CPU half is used; taken where no CPU wheel is in reach.
+index_torch() {
+    [ "$("$VENV/bin/python" -c 'import sys; print(sys.version_info[1])')" != 11 ] || return 1
+    echo "setup: no wheel of $torch was found: installing the package index's torch and its libraries ..."
+    pip install --quiet --disable-pip-version-check "${torch%+cpu}"
+}
+have_torch || install "$torch" 2>/dev/null || install --index-url https://download.pytorch.org/whl/cpu "$torch" 2>/dev/null || index_torch || {
     echo "setup: no wheel of $torch was found where pip looks, nor at https://download.pytorch.org/whl/cpu." >&2
     echo "setup: download it, then run: PIP_FIND_LINKS=/folder/with/the/wheel make setup" >&2
     exit 1
