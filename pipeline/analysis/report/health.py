@@ -8,7 +8,7 @@ from pipeline.analysis.report.figure import Figure
 from pipeline.analysis.run import Run
 
 METRICS = {
-    "kl": ("KL to the reference", "Mean over decision tokens; measured where `kl_coeff` is above 0.", "nats"),
+    "kl": ("KL to the reference", "Mean over decision tokens; measured where kl_coeff is above 0.", "nats"),
     "entropy": ("Entropy", "Mean over decision tokens. A fall to 0: the policy explores no more.", "nats"),
     "grad_norm": ("Gradient norm", "Mean over the iteration's updates, before clipping.", "norm"),
     "clip_share": ("Clipped tokens", "Share of decision tokens whose ratio is out of its bounds.", "share"),
