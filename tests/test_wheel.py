@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,6 +64,11 @@ def test_a_fresh_environment_trains_with_the_wheel(wheel, tmp_path):
     if not os.environ.get("PIP_FIND_LINKS"):
         install += ["--extra-index-url", CPU_WHEELS]
     run(*install, timeout=2400)
+    # Where PyTorch's index of CPU wheels is not in reach, these are builds for GPUs: the doctor says so.
+    listed = run(python, "-m", "pip", "list", "--format", "freeze")
+    foreign = re.findall(r"^(torchvision|torchaudio|torchcodec)==[\d.]+$", listed, re.MULTILINE)
+    if foreign:
+        run(python, "-m", "pip", "uninstall", "--yes", "--quiet", *foreign)
     stop = '{"training_iteration": 1}'
     less = ("--set", "evaluation_interval=null", "--set", "prompts_per_iteration=4")
     said = run(
