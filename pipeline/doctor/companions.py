@@ -12,7 +12,7 @@ CPU_BUILD = "+cpu"
 
 
 def foreign_companions() -> str | None:
-    """Says which companions of a CPU torch are builds for GPUs and cannot be imported; None where all is well.
+    """Says which companions of a CPU torch are builds for GPUs and fail to import; None where all is well.
 
     The package index has GPU builds alone, and vLLM's CPU build asks for them by name. transformers imports
     torchvision where it is installed, and then fails at every model.
