@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import sys
 from typing import Any, Literal
@@ -90,7 +88,6 @@ class VLLMEngine:
             weight_transfer_config={"backend": "nccl"} if settings.weight_transfer == "nccl" else None,
         )
         self._engine = self._llm.llm_engine
-        atexit.register(gc.freeze)  # vLLM collects garbage several times as its process ends: seconds
         if shares_gpu:
             self.sleep()  # the learner is built next
 
