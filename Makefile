@@ -2,7 +2,8 @@
 BIN := .venv/bin
 CONFIG ?= conf/igpo.yaml
 
-.PHONY: help setup train study test test-all lint gpu-proof test-gpu-set wheel clean
+.PHONY: help setup train study test test-all test-matrix lint gpu-proof test-gpu-set wheel image clean
+PYTHONS ?= 3.11
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -21,6 +22,12 @@ test: setup lint  ## lint, types and the tests
 test-all: setup  ## the slow tests too: real engines, killed processes, the real command line
 	$(BIN)/python -m pytest -m "slow or not slow"
 
+test-matrix:  ## the fast tests on every Python of PYTHONS="3.11 3.12" (an environment each: .venv-3.12)
+	set -e; for version in $(PYTHONS); do \
+		VENV=.venv-$$version PYTHON=python$$version requirements/setup.sh; \
+		.venv-$$version/bin/python -m pytest; \
+	done
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,5 +43,8 @@ test-gpu-set:  ## the frozen set for GPUs installs, and a CUDA engine imports wi
 wheel: setup  ## dist/*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
+image:  ## a container image with everything for a CPU: docker run igpo-rllib rllib train file conf/igpo.yaml
+	docker build --tag igpo-rllib .
+
 clean:
-	rm -rf .venv dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-3.* dist .pytest_cache .ruff_cache .hypothesis

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Makes .venv from the frozen list (no dependency resolution) and installs the project into it, editable. Does nothing when up to date.
 # GPU=1: the list for NVIDIA GPUs, with CUDA builds.
+#     VENV=folder PYTHON=/path/to/python3.11 requirements/setup.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
-PYTHON=${PYTHON:-python3.11}
 LIST=requirements/cpu.txt
 if [ "${GPU:-0}" = 1 ]; then
     LIST=requirements/gpu.txt
@@ -13,29 +13,55 @@ if [ "${GPU:-0}" = 1 ]; then
     export PIP_CONFIG_FILE=/dev/null
 fi
 STAMP=$VENV/.installed
+unset PYTHONDONTWRITEBYTECODE  # without bytecode a run takes twice as long to start, every time
 
 wanted=$(cat "$LIST" pyproject.toml requirements/setup.sh | sha256sum | cut -d' ' -f1)
 [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$wanted" ] && exit 0
 
-command -v "$PYTHON" >/dev/null || PYTHON=python3
-"$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
-    echo "setup: Python 3.11 is needed (found $("$PYTHON" --version 2>&1)): install it, or say which: make setup PYTHON=/path/to/python3.11" >&2
-    exit 2
-}
+version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+if [ -z "${PYTHON:-}" ]; then
+    for PYTHON in python3.11 python3; do [ "$(version "$PYTHON")" = 3.11 ] && break; done
+    [ "$(version "$PYTHON")" = 3.11 ] || {
+        echo "setup: Python 3.11 is needed (found $("$PYTHON" --version 2>&1)): install it, or say which: make setup PYTHON=/path/to/python3.11" >&2
+        exit 2
+    }
+fi
+[ "$(version "$PYTHON")" = 3.11 ] || echo "setup: Python $(version "$PYTHON") is not tested as a whole yet" >&2
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
-# Bytecode is compiled on first import: compiling 3 GB of packages up front costs more than it saves.
-install() { "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile "$@"; }
+
+pip() { "$VENV/bin/python" -m pip "$@"; }
+with_pip() { pip install --quiet --disable-pip-version-check --no-deps --no-compile "$@"; }
+# uv looks where pip looks: it knows none of pip's settings by itself. It takes commas where pip takes blanks.
+setting() { pip config get "global.$1" 2>/dev/null || true; }
+listed() { tr -s ' \n' ',,' <<<"$1" | sed 's/^,//; s/,$//'; }
+with_uv() {
+    UV_FIND_LINKS=${UV_FIND_LINKS:-$(listed "${PIP_FIND_LINKS:-$(setting find-links)}")} \
+        UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-$(setting index-url)}} \
+        SSL_CERT_FILE=${SSL_CERT_FILE:-${PIP_CERT:-$(setting cert)}} \
+        uv pip install --quiet --python "$VENV/bin/python" --no-deps "$@"
+}
+# Where uv does not find a package (an index that only pip knows), pip may.
+install() { { command -v uv >/dev/null && with_uv "$@" 2>/dev/null; } || with_pip "$@"; }
 
 echo "setup: installing $(grep -cv '^#' "$LIST") pinned packages into $VENV ..."
 torch=$(grep '^torch==' "$LIST")
-have_torch() { "$VENV/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch') != '${torch#torch==}')" 2>/dev/null; }
-have_torch || install "$torch" 2>/dev/null || install --index-url https://download.pytorch.org/whl/cpu "$torch" || {
+have_torch() { "$VENV/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch').split('+')[0] != '${torch:7:6}')" 2>/dev/null; }
+# Of the index's torch, a CUDA build with 3 GB of libraries, the CPU half is used; taken where no CPU wheel is in reach.
+index_torch() {
+    [ "$("$VENV/bin/python" -c 'import sys; print(sys.version_info[1])')" != 11 ] || return 1
+    echo "setup: no wheel of $torch was found: installing the package index's torch and its libraries ..."
+    pip install --quiet --disable-pip-version-check "${torch%+cpu}"
+}
+have_torch || install "$torch" 2>/dev/null || install --index-url https://download.pytorch.org/whl/cpu "$torch" 2>/dev/null || index_torch || {
     echo "setup: no wheel of $torch was found where pip looks, nor at https://download.pytorch.org/whl/cpu." >&2
     echo "setup: download it, then run: PIP_FIND_LINKS=/folder/with/the/wheel make setup" >&2
     exit 1
 }
 grep -v '^torch==' "$LIST" >"$VENV/.without-torch.txt"
 install -r "$VENV/.without-torch.txt"
-install --no-build-isolation --editable .
+with_pip --no-build-isolation --ignore-requires-python --editable .  # the matrix tries Pythons before they are allowed
+# Bytecode of what a run imports. All of 3 GB of packages would take minutes.
+echo "setup: compiling what a run imports ..."
+"$VENV/bin/python" requirements/import_all.py
 echo "$wanted" >"$STAMP"
-echo "setup: done ($("$VENV/bin/igpo" --version))"
+echo "setup: done ($("$VENV/bin/igpo" --version)); to use its commands: source $VENV/bin/activate"

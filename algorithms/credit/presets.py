@@ -98,7 +98,7 @@ IG_ONLY = Preset(
 
 IGPO_DISCOUNTED = Preset(
     name="igpo_discounted",
-    source="this project (docs/study.md)",
+    source="this project (docs/study_results.md)",
     credit=CreditConfig(gamma=0.5, outcome_gamma=1.0),
 )
 """A_t = sum_{k>=t} 0.5^(k-t) g~_k + o~: igpo, but a gain counts half as much for each turn that came before
@@ -207,7 +207,7 @@ overlong penalty is left out: this project's truncation penalty takes its place.
 
 BELIEF_CRITIC = Preset(
     name="belief_critic",
-    source="this project (docs/study.md)",
+    source="this project (docs/study_results.md)",
     credit=CreditConfig(gain_basis="prob", normalisation="none", outcome_baseline="belief"),
 )
 """A_t = sum_{k>=t} gamma^(k-t) d_k with d_t = b_t - b_{t-1} on gain-bearing turns and d_T = o - b_{T-1} on

@@ -12,6 +12,24 @@ from envs.engine.vllm_arguments import make
 from envs.engine.vllm_outputs import read_generated, read_score
 
 
+def import_vllm(dtype: Literal["float32", "bfloat16"]) -> Any:
+    """Imports vLLM as an engine of `dtype` needs it. Returns its class `LLM`."""
+    # The engine must live in this process: plain calls, no pickling of weights. Read when vllm is imported.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # Sampling is over the whole vocabulary, where this kernel of FlashInfer's has nothing to do; only its
+    # import and its compilation would take time.
+    os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    if dtype == "float32":
+        # Else Triton's attention multiplies with 10 bits of mantissa on GPUs, and the learner with 23.
+        os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
+    _mend_llvmlite()
+    from vllm import LLM
+
+    return LLM
+
+
 class VLLMEngine:
     """A vLLM engine for one policy. It starts without weights: call `load_weights` first.
 
@@ -38,20 +56,7 @@ class VLLMEngine:
         reads_text: bool = False,
     ):
         check_device(settings)
-        # The engine must live in this process: plain calls, no pickling of weights. Read when vllm is
-        # imported.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        # Sampling is over the whole vocabulary, where this kernel of FlashInfer's has nothing to do; only its
-        # import and its compilation would take time.
-        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
-        if dtype == "float32":
-            # Else Triton's attention multiplies with 10 bits of mantissa on GPUs, and the learner with 23.
-            os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
-        _mend_llvmlite()
-        from vllm import LLM
-
+        LLM = import_vllm(dtype)  # noqa: N806 (a class)
         on_cpu = not sees_gpu()
         self.weights_version = NO_WEIGHTS
         self.transfer_group: str | None = None

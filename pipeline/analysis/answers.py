@@ -47,9 +47,9 @@ def write_answer(answer: pa.Table, format: str, out: Path) -> None:
         out.write_text(answer_text(answer, format), encoding="utf-8")
 
 
-def cell(value: Any) -> str:
+def cell(value: Any, longest: int | None = CELL_CHARACTERS) -> str:
     """Returns a value as one short line: four significant digits, no control characters (a model may write
-    any).
+    any), at most `longest` characters (None: all).
     """
     if value is None:
         return ""
@@ -66,7 +66,7 @@ def cell(value: Any) -> str:
         c if c.isprintable() else "↵" if c == "\n" else "\t" if c == "\t" else f"\\x{ord(c):02x}"
         for c in text
     )
-    return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
+    return text if longest is None or len(text) <= longest else text[: longest - 1] + "…"
 
 
 def as_json(value: Any, indent: int | None = None) -> str:

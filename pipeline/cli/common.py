@@ -71,7 +71,6 @@ def make_app(help: str) -> typer.Typer:
         no_args_is_help=True,
         rich_markup_mode="markdown",
         pretty_exceptions_show_locals=False,
-        add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 

@@ -1,7 +1,7 @@
 """`igpo`: the commands around training. `doctor` and `ask` are here, the others in modules of this folder.
 
-Before a run: `settings`, `doctor`, `estimate`, `data`, `warm-start`, `serve-retriever`. After it: `sql`,
-`schema`, `compact`, `recredit`, `profile`, `report`, `show`, `browse`, `track`, `ask`. Over many runs:
+Before a run: `settings`, `doctor`, `estimate`, `data`, `warm-start`, `serve-retriever`. After it: `runs`,
+`sql`, `schema`, `compact`, `recredit`, `profile`, `report`, `show`, `browse`, `track`, `ask`. Over many runs:
 `study`.
 """
 
@@ -20,6 +20,7 @@ from pipeline.cli.index import index_command
 from pipeline.cli.profile import profile_command
 from pipeline.cli.recredit import recredit_command
 from pipeline.cli.report import report_command
+from pipeline.cli.runs import runs_command
 from pipeline.cli.serve import serve_retriever_command
 from pipeline.cli.settings import settings_command
 from pipeline.cli.show import browse_command, show_command
@@ -129,6 +130,7 @@ data_app.command("demonstrations")(demonstrations_command)
 data_app.command("split")(split_command)
 app.add_typer(data_app, name="data")
 app.command("warm-start")(warm_start_command)
+app.command("runs")(runs_command)
 app.command("sql")(sql_command)
 app.command("schema")(schema_command)
 app.command("compact")(compact_command)

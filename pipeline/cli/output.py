@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
-from rich.table import Table
 from rich.text import Text
 
 from envs.errors import InputError
-from pipeline.analysis.answers import answer_text, cell, rows_of, write_answer
+from pipeline.analysis.answers import CELL_CHARACTERS, answer_text, cell, write_answer
+from pipeline.fitted_table import Column, print_fitted
 from pipeline.terminal import Console
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FORMATS = ("table", "csv", "json", "parquet")
+MORE_COLUMNS = "SELECT the ones you want, or write all to a file: --out answer.csv"
 PIPED_WIDTH = 100_000
 
 
@@ -91,19 +93,19 @@ def write_result(
 
 def print_table(relation: duckdb.DuckDBPyRelation, rows: int, console: Console) -> None:
     """Prints the first `rows` rows (0: all) as a table; a last line says if there are more."""
-    shown = relation.limit(rows + 1) if rows else relation
-    answer = rows_of(shown)
+    answer = (relation.limit(rows + 1) if rows else relation).to_arrow_table()
     if relation.columns == ["explain_key", "explain_value"]:  # A drawing over many lines, not a table.
-        for row in answer:
-            console.out(row["explain_value"])
+        for drawing in answer.column("explain_value").to_pylist():
+            console.out(drawing)
         return
-    table = Table(header_style="bold")
-    for name, kind in zip(relation.columns, relation.types, strict=True):
-        table.add_column(Text(name), justify="right" if _is_number(str(kind)) else "left", overflow="fold")
-    for row in answer[: rows or None]:
-        table.add_row(*(Text(cell(value)) for value in row.values()))
-    console.print(table)
-    if rows and len(answer) > rows:
+    columns = []
+    for name, kind, values in zip(relation.columns, relation.types, answer.columns, strict=True):
+        column = Column(name, [], is_number=_is_number(str(kind)))
+        longest = None if column.is_identity else CELL_CHARACTERS
+        listed = values.slice(0, rows or None).to_pylist(maps_as_pydicts="strict")
+        columns.append(replace(column, cells=[Text(cell(value, longest)) for value in listed]))
+    print_fitted(console, columns, more=MORE_COLUMNS)
+    if rows and answer.num_rows > rows:
         console.print(f"first {rows} rows; --rows 0 shows all", style="dim")
 
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from pipeline.cli.sql import RunsDir
+from pipeline.cli.sql import RunName, RunsDir
 
 
 def profile_command(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")
-    ] = "last",
+    run: RunName = "last",
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Show where a run's time goes: seconds per phase of its iterations, stacked, and which phase is the

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.common import make_room_for
-from pipeline.cli.sql import RunsDir
+from pipeline.cli.complete import complete_preset
+from pipeline.cli.sql import RunName, RunsDir
 
 if TYPE_CHECKING:
     from pipeline.analysis import Run
@@ -17,9 +18,14 @@ if TYPE_CHECKING:
 
 
 def recredit_command(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")],
+    run: RunName,
     preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Estimator.  [default: the run's own settings]")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Estimator.  [default: the run's own settings]",
+            autocompletion=complete_preset,
+        ),
     ] = None,
     gamma: Annotated[float | None, typer.Option(help="Discount per turn of later gains.")] = None,
     set_: Annotated[
@@ -102,20 +108,22 @@ def _report(changed: CreditChanges, name: str, console: Console) -> None:
 
 
 def _most_changed(changed: CreditChanges, run: Run, console: Console) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from pipeline.analysis.sandbox import sql_text
     from pipeline.cli.output import cell
+    from pipeline.fitted_table import Column, print_fitted
 
-    table = Table(title="turns that differ most", title_justify="left", header_style="bold")
-    for name in ("iteration", "episode", "turn", "agent", "gain", "logged", "new"):
-        table.add_column(name, justify="left" if name in ("episode", "agent") else "right")
-    table.add_column("decision", overflow="fold")
+    rows = []
     for row in changed.most_changed:
         ((decision,),) = run.sql(
             f"SELECT decision_text FROM turns WHERE split = 'train' AND iteration = {row['iteration']} "
             f"AND episode_id = {sql_text(row['episode_id'])} AND turn_index = {row['turn_index']}"
         ).fetchall()
-        table.add_row(*(Text(cell(value)) for value in (*row.values(), decision)))
-    console.print(table)
+        rows.append([Text(cell(value, None)) for value in row.values()] + [Text(cell(decision))])
+    names = ("iteration", "episode", "turn", "agent", "gain", "logged", "new", "decision")
+    words = ("episode", "agent", "decision")
+    columns = [
+        Column(name, [row[k] for row in rows], is_number=name not in words) for k, name in enumerate(names)
+    ]
+    print_fitted(console, columns, title="turns that differ most")

@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.complete import complete_run
 from pipeline.cli.sql import RunsDir
 
 
 def report_command(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN", help="A folder, a name, a run id, or `last`.", autocompletion=complete_run
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("report.html"),
     runs_dir: RunsDir = Path("runs"),

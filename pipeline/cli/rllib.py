@@ -41,6 +41,15 @@ def train() -> None:
 def train_file(
     config: Annotated[str, typer.Argument(help="Experiment file: YAML, or Python with a variable `config`.")],
     set_: Set = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="Name of the experiment: its runs are in runs/NAME.  [default: the file's, and the method "
+            "that --set changes: igpo-grpo]",
+        ),
+    ] = None,
     stop: Annotated[
         str, typer.Option("--stop", "-s", metavar="JSON", help="Stop criteria, merged over the file's.")
     ] = "{}",
@@ -87,7 +96,8 @@ def train_file(
     - `rllib train file conf/igpo.yaml`
     - `rllib train file conf/igpo.yaml --set seed=1 --set stop.training_iteration=20`
     - `rllib train file conf/igpo.yaml --resume` (after Ctrl-C or a crash)
-    - `rllib train file conf/igpo.yaml --set preset=grpo` (the outcome alone, to compare)
+    - `rllib train file conf/igpo.yaml --set preset=grpo` (the outcome alone, to compare: in runs/igpo-grpo)
+    - `rllib train file conf/igpo.yaml --set seed=1 --name second-seed` (in runs/second-seed)
     """
     from pipeline.logging import configure_logging
 
@@ -115,7 +125,7 @@ def train_file(
         "restore": restore,
     }
     overrides += [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
-    experiments = load_experiments(path, overrides, _json_object(stop))
+    experiments = load_experiments(path, overrides, _json_object(stop), name)
     for experiment in experiments:
         check_start(experiment)
 

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.sql import RunsDir
-
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")]
+from pipeline.cli.sql import RunName, RunsDir
 
 
 def show_command(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from envs.errors import InputError
+from pipeline.cli.complete import complete_question, complete_run
 from pipeline.terminal import Console, say
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.", autocompletion=complete_run),
+]
 RunsDir = Annotated[Path, typer.Option(help="Folder of all runs, where names, ids and `last` are looked up.")]
 
 
@@ -30,11 +35,18 @@ def sql_command(
         typer.Argument(
             metavar='RUN... "QUERY"',
             help="Runs (a folder, a name, a run id, `last`), then the question in SQL.",
+            autocompletion=complete_run,
         ),
     ] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the query from a file.")] = None,
     named: Annotated[
-        str | None, typer.Option("--named", "-n", help="Ask a shipped question; --list shows them.")
+        str | None,
+        typer.Option(
+            "--named",
+            "-n",
+            help="Ask a shipped question; --list shows them.",
+            autocompletion=complete_question,
+        ),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the shipped questions and end.")] = False,
     format: Annotated[str, typer.Option(help="table, csv, json or parquet.")] = "table",
@@ -218,7 +230,7 @@ def schema_markdown(tables: list[str]) -> str:
 
 
 def compact_command(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")],
+    run: RunName,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Merge the log of a run that died into one file per table; a run that ends does this itself.

@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-SUMMARY_WIDTH = 180
-
 
 def study_command(
     plan: Annotated[str, typer.Argument(metavar="[PLAN]", help="The study's file.")] = "conf/study.yaml",
@@ -41,7 +39,7 @@ def study_command(
     from pipeline.study.plan import load_plan
     from pipeline.study.report import write_study_report
     from pipeline.study.study import finished_cells, run_study
-    from pipeline.study.summary import summary_table
+    from pipeline.study.summary import print_summary
     from pipeline.training.launch import LaunchOptions
 
     console = Console()
@@ -59,7 +57,5 @@ def study_command(
             console.print(f"stopped; finished cells are kept in {out}: the same command goes on")
             raise typer.Exit(130) from None
     path = write_study_report(loaded, cells, missing, out / "report.html")
-    Console(width=SUMMARY_WIDTH).print(
-        summary_table(loaded, cells)
-    )  # a narrow terminal wraps its lines, not its cells
+    print_summary(loaded, cells, console)
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from envs.data.questions import named
 from envs.errors import InputError
+from pipeline.doctor.companions import foreign_companions
 from pipeline.doctor.findings import Finding, Subject
 from pipeline.doctor.gpus import gpus
 from pipeline.doctor.machine import proxies
@@ -70,6 +71,8 @@ def environment(subject: Subject) -> Finding:
             "or set `engine.kind: transformers`, which is slower"
         )
         return Finding("environment", "fail", f"vLLM, the rollout engine, is not installed: {advice}")
+    if foreign := foreign_companions():
+        return Finding("environment", "fail", foreign)
     place = subject.experiment.storage_path.absolute()
     folder = next(path for path in (place, *place.parents) if path.exists())
     free = shutil.disk_usage(folder).free / GIB

@@ -16,6 +16,8 @@ from rich.table import Table
 from pipeline.evaluation.intervals import bootstrap_means, percentile_interval
 
 AVERAGE = "Avg"
+INTERVAL, BORDER = len("100.0-100.0"), 3
+"""Cells of the terminal for the widest interval, and for a column's border."""
 Values = Mapping[str, Sequence[float]]
 """Data set to one value per question, in the order of the columns."""
 
@@ -43,21 +45,49 @@ def benchmark_row(values: Values) -> dict[str, Cell]:
     return cells | {AVERAGE: Cell(mean, *percentile_interval(average_X), questions)}
 
 
-def benchmark_table(rows: Mapping[str, Values], title: str) -> Table:
-    """`rows` is metric to values; scores are shown in percent, with the interval below."""
+def benchmark_table(rows: Mapping[str, Values], title: str, width: int) -> Table:
+    """Shows scores in percent, with the interval below: a column per data set, where `width` has room for it.
+
+    Args:
+        rows: metric to values.
+        title: a line above the table.
+        width: cells of the terminal. In a narrower one, each data set is a row.
+    """
+    cells = {metric: benchmark_row(values) for metric, values in rows.items()}
+    names = [*next(iter(rows.values())), AVERAGE]
+    wide = sum(max(len(name), INTERVAL) + BORDER for name in ["questions", *names]) < width
+    return _by_column(cells, names, title) if wide else _by_row(cells, names, title)
+
+
+def _by_column(cells: Mapping[str, dict[str, Cell]], names: list[str], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    columns = [*next(iter(rows.values())), AVERAGE]
-    for name in columns:
+    for name in names:
         table.add_column(name, justify="right")
-    cells: dict[str, Cell] = {}
-    for metric, values in rows.items():
-        cells = benchmark_row(values)
-        table.add_row(metric, *(f"{100 * cells[name].mean:.1f}" for name in columns), style="bold")
-        table.add_row(
-            "",
-            *(f"{100 * cells[name].low:.1f}-{100 * cells[name].high:.1f}" for name in columns),
-            style="dim",
-        )
-    table.add_row("questions", *(f"{cells[name].questions:,}" for name in columns))
+    for metric, row in cells.items():
+        table.add_row(metric, *(_mean(row[name]) for name in names), style="bold")
+        table.add_row("", *(_interval(row[name]) for name in names), style="dim")
+    last = list(cells.values())[-1]
+    table.add_row("questions", *(f"{last[name].questions:,}" for name in names))
     return table
+
+
+def _by_row(cells: Mapping[str, dict[str, Cell]], names: list[str], title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    table.add_column("", overflow="fold")
+    for metric in [*cells, "questions"]:
+        table.add_column(metric, justify="right", no_wrap=True)
+    last = list(cells.values())[-1]
+    for name in names:
+        means = (_mean(row[name]) for row in cells.values())
+        table.add_row(name, *means, f"{last[name].questions:,}", style="bold")
+        table.add_row("", *(_interval(row[name], 0) for row in cells.values()), style="dim")
+    return table
+
+
+def _mean(cell: Cell) -> str:
+    return f"{100 * cell.mean:.1f}"
+
+
+def _interval(cell: Cell, digits: int = 1) -> str:
+    return f"{100 * cell.low:.{digits}f}-{100 * cell.high:.{digits}f}"

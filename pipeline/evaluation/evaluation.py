@@ -201,7 +201,9 @@ def report(evaluation: Evaluation, console: Console) -> None:
     if len(evaluation.data_sources) > 1:
         console.print(
             benchmark_table(
-                evaluation.by_data_source(), f"{evaluation.policy}: % by data set, 95% interval below"
+                evaluation.by_data_source(),
+                f"{evaluation.policy}: % by data set, 95% interval below",
+                console.width,
             )
         )
     endings = ", ".join(

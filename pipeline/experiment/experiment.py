@@ -35,6 +35,7 @@ from pipeline.experiment.keys import (
     usable,
     validated,
 )
+from pipeline.experiment.naming import Given
 from pipeline.experiment.resolved import resolved_settings
 from pipeline.experiment.run_settings import CheckpointSettings, RunSettings
 from pipeline.experiment.stop import stop_criteria
@@ -136,7 +137,10 @@ class Experiment:
 
 
 def load_experiments(
-    path: str | Path, overrides: list[str] | None = None, stop: dict | None = None
+    path: str | Path,
+    overrides: list[str] | None = None,
+    stop: dict | None = None,
+    name: str | None = None,
 ) -> list[Experiment]:
     """The runs that an experiment file asks for, in the order in which they are made.
 
@@ -144,6 +148,7 @@ def load_experiments(
         path: the file, or the name of one that ships with the package.
         overrides: `KEY=VALUE` assignments of `--set`.
         stop: criteria, merged over the file's own.
+        name: the experiment's name; None: the file's, and what `overrides` change of the method.
 
     Raises:
         InputError: the schema refuses a key or value. `Experiment.algorithm_config()` checks the rest.
@@ -157,13 +162,14 @@ def load_experiments(
     else:
         raise InputError(f"{source}: an experiment file ends in .yaml, .yml or .py.")
     experiments = []
-    for name, keys in named.items():
+    for own_name, keys in named.items():
+        given = Given.of(keys, name, alone=len(named) == 1)
         for assignment in overrides or []:
             _check_preset_has_effect(keys, assignment, source)
             experiment_file.apply_override(keys, assignment, EXPERIMENT_KEYS)
         if stop:
             keys["stop"] = {**(keys.get("stop") or {}), **stop}
-        experiments += experiments_of(name, keys, source, base)
+        experiments += experiments_of(given.name_of(own_name, keys), keys, source, base)
     return experiments
 
 

@@ -30,6 +30,9 @@ SCHEMA_VERSION = 1
 FINISHED = "finished"
 METADATA = "run.json"
 CONFIG = "config.yaml"
+HELDOUT_BEFORE, HELDOUT_LAST = "heldout_before.json", "heldout_last.json"
+"""Files of a run's directory with its held-out scores by question, so that a resumed run need not evaluate
+again."""
 LOG_LOCATION = "rollouts.url"
 """File of a run's directory that names the place of its rollout log, where that is outside the directory."""
 

@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 
 from pipeline.analysis.report.charts import Row, chart, spec
-from pipeline.analysis.report.figures import Figure, Section
+from pipeline.analysis.report.figure import Figure, Section
 from pipeline.study.store import FinishedCell
 from pipeline.study.tables import estimate, heldout, training
 

@@ -18,6 +18,7 @@ from pipeline.study.runner import CellRunner
 from pipeline.study.store import FinishedCell, Store
 from pipeline.study.tables import heldout
 from pipeline.terminal import Console
+from pipeline.training.interrupts import Interrupts
 from pipeline.training.launch import LaunchOptions, start_ray
 
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -40,6 +41,7 @@ def run_study(plan: Plan, folder: Path, options: LaunchOptions, console: Console
 
     Raises:
         InputError: a method's file or settings are wrong; raised before anything runs.
+        KeyboardInterrupt: Ctrl-C or SIGTERM: once, after the cell under way; twice, at once.
     """
     store = Store(folder)
     tuning = list(plan.tuning_cells())
@@ -49,11 +51,18 @@ def run_study(plan: Plan, folder: Path, options: LaunchOptions, console: Console
     for cell in {(cell.method, cell.difficulty): cell for cell in [*tuning, *plan.cells()]}.values():
         _check(cell.experiment(plan), cell.name, joins_cluster=joins_cluster)
     start_ray(options.ray, options.verbosity)
-    with CellRunner(plan) as runner:
-        tuned = _run_missing(plan, tuning, store, runner, console, "tuning")
+    with Interrupts(lambda name: _say_stopping(name, console)) as interrupts, CellRunner(plan) as runner:
+        tuned = _run_missing(plan, tuning, store, runner, console, "tuning", interrupts)
         rates = best_rates(tuned)
         cells = [with_rate(cell, rates) for cell in plan.cells()]
-        return tuned + _run_missing(plan, cells, store, runner, console, "cells")
+        return tuned + _run_missing(plan, cells, store, runner, console, "cells", interrupts)
+
+
+def _say_stopping(name: str, console: Console) -> None:
+    console.print(
+        f"{name}: finishing this cell, whose scores are kept; once more stops at once and drops the cell",
+        style="yellow",
+    )
 
 
 def finished_cells(plan: Plan, folder: Path) -> tuple[list[FinishedCell], int]:
@@ -97,8 +106,19 @@ def _check(experiment: Experiment, name: str, *, joins_cluster: bool) -> None:
 
 
 def _run_missing(
-    plan: Plan, cells: list[Cell], store: Store, runner: CellRunner, console: Console, what: str
+    plan: Plan,
+    cells: list[Cell],
+    store: Store,
+    runner: CellRunner,
+    console: Console,
+    what: str,
+    interrupts: Interrupts,
 ) -> list[FinishedCell]:
+    """Runs the cells that are not finished, and loads all.
+
+    Raises:
+        KeyboardInterrupt: an interrupt came, and the cell under way is finished.
+    """
     fingerprints = {cell: cell.fingerprint(plan) for cell in cells}
     missing = [cell for cell in cells if store.load(cell, fingerprints[cell]) is None]
     for cell in missing:
@@ -114,9 +134,12 @@ def _run_missing(
         whole = bars.add_task(what, total=len(cells))
         while missing := [cell for cell in missing if store.load(cell, fingerprints[cell]) is None]:
             bars.update(whole, completed=len(cells) - len(missing))
-            if not any(
-                [_run_if_free(plan, cell, fingerprints[cell], store, runner, bars) for cell in missing]
-            ):
+            ran = False
+            for cell in missing:
+                if interrupts.requested:
+                    raise KeyboardInterrupt
+                ran |= _run_if_free(plan, cell, fingerprints[cell], store, runner, bars)
+            if not ran:
                 time.sleep(SECONDS_BETWEEN_LOOKS)  # other processes run the cells that are left
         bars.update(whole, completed=len(cells))
     return [found for cell in cells if (found := store.load(cell, fingerprints[cell]))]

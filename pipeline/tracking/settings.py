@@ -13,6 +13,9 @@ class TrackingSettings(Settings):
     traces_per_iteration: int = Field(
         2, ge=0, description="rollouts per iteration and split that become MLflow traces"
     )
+    system_metrics: bool = Field(
+        True, description="CPU, memory, disk, network and GPU of the driver's machine, every 10 seconds"
+    )
     register_model: str | None = Field(
         None,
         min_length=1,

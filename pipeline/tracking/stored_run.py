@@ -11,8 +11,10 @@ from pipeline.tracking.names import HELDOUT_METRIC, STEP_METRIC
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
+KIND_TAG, TRAINING = "mlflow.experimentKind", "custom_model_development"
+"""The kind of an experiment, by which MLflow's UI opens its runs and charts and not its traces."""
 RUN_TAG = "igpo.run_id"
 GRID_TAG = "igpo.grid_id"
 PARENT_TAG = "mlflow.parentRunId"
@@ -29,6 +31,10 @@ class RunInStore:
     parameters: Mapping[str, str]
     artifacts: str | None
     """URI for the artifacts of a local store; a server has its own (None)."""
+    title: str = ""
+    """What the run's name begins with, before its id: preset and label."""
+    datasets: tuple[Mapping[str, str], ...] = ()
+    """Name, digest, source and profile of what was searched and asked, for MLflow's list of data sets."""
     grid_id: str | None = None
     """Shared by the trials of one grid search; None for a single run."""
 
@@ -56,7 +62,9 @@ def find_or_create(client: MlflowClient, wanted: RunInStore, resumed_from: int |
         client.update_run(parent, status="RUNNING")
     tags = {**wanted.tags, RUN_TAG: wanted.run_id} | ({PARENT_TAG: parent} if parent else {})
     found = _tagged(client, experiment, RUN_TAG, wanted.run_id)
-    run = found or client.create_run(experiment, tags=tags, run_name=wanted.run_id)
+    run = found or client.create_run(
+        experiment, tags=tags, run_name=f"{wanted.title} {wanted.run_id}".strip()
+    )
     run_id = run.info.run_id
     steps = {}
     if found:
@@ -68,12 +76,28 @@ def find_or_create(client: MlflowClient, wanted: RunInStore, resumed_from: int |
                 (point.step for point in client.get_metric_history(run_id, metric)), default=-1
             )
     _send_parameters(client, run, wanted.parameters, resumed_from)
+    if not found and wanted.datasets:
+        client.log_inputs(run_id, [_dataset_input(facts) for facts in wanted.datasets])
     return FoundRun(run_id, experiment, parent, steps.get(STEP_METRIC, -1), steps.get(HELDOUT_METRIC, -1))
+
+
+def _dataset_input(facts: Mapping[str, str]) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=facts["name"],
+        digest=facts["digest"],
+        source_type="igpo",
+        source=facts["source"],
+        profile=facts.get("profile"),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", facts["context"])])
 
 
 def configure_mlflow_logging() -> None:
     """Silences MLflow's messages about table creation and about retries, which `Delivery` reports itself."""
-    logging.getLogger("alembic").setLevel(logging.ERROR)
+    for chatty in ("alembic", "mlflow.system_metrics.system_metrics_monitor"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback for each attempt
 
 
@@ -89,7 +113,7 @@ def _experiment(client: MlflowClient, wanted: RunInStore) -> str:
     if experiment is not None:
         return experiment.experiment_id
     try:
-        return client.create_experiment(wanted.experiment, wanted.artifacts)
+        return client.create_experiment(wanted.experiment, wanted.artifacts, tags={KIND_TAG: TRAINING})
     except MlflowException as error:
         experiment = client.get_experiment_by_name(wanted.experiment)  # Another trial may have just made it.
         if experiment is None:

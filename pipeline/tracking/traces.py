@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,12 @@ from algorithms.igpo.iteration_record import IterationRecord, TurnCredit
 from envs.search.trajectory import Rollout, ToolCall, Turn
 from pipeline.tracking.delivery import Connection
 
+if TYPE_CHECKING:
+    from mlflow.entities import Assessment
+
 SECOND_NS = 1_000_000_000
+ASSESSED = {"em": "em_squad", "f1": "f1_squad"}
+"""Name of a trace's assessment to the rollout's metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,10 @@ def trace_of(sampled: SampledRollout) -> dict[str, Any]:
             "igpo.question_id": rollout.question.id,
             "igpo.outcome": f"{rollout.outcome:g}",
         },
+        "values": {
+            "outcome": float(rollout.outcome),
+            **{name: rollout.metrics[key] for name, key in ASSESSED.items() if key in rollout.metrics},
+        },
         "begin_ns": spans[0]["start_time_unix_nano"],
         "end_ns": sampled.ended_ns,
         "spans": spans,
@@ -102,6 +111,7 @@ def send_trace(connection: Connection, trace: Mapping[str, Any]) -> None:
         response_preview=trace["answer"],
         trace_metadata={TraceMetadataKey.SOURCE_RUN: connection.run_id},
         tags={TraceTagKey.TRACE_NAME: "rollout", **trace["tags"]},
+        assessments=_assessments(trace, connection.run_id),
     )
     of_experiment = {"mlflow.experimentId": json.dumps(connection.experiment_id)}
     spans = [span | {"attributes": span["attributes"] | of_experiment} for span in trace["spans"]]
@@ -109,6 +119,25 @@ def send_trace(connection: Connection, trace: Mapping[str, Any]) -> None:
     client.log_spans(connection.experiment_id, [Span.from_dict(span) for span in spans])
     client.start_trace(info)
     connection.client.link_traces_to_run([info.trace_id], connection.run_id)
+
+
+def _assessments(trace: Mapping[str, Any], run_id: str) -> list[Assessment]:
+    """What the rollout was worth, so that MLflow can filter and average traces by it."""
+    from mlflow.entities import AssessmentSource, Feedback
+
+    found = []
+    for name, value in trace["values"].items():
+        feedback = Feedback(
+            name=name,
+            value=float(value),
+            source=AssessmentSource(source_type="CODE", source_id="igpo"),
+            trace_id=trace["id"],
+            metadata={"mlflow.assessment.sourceRunId": run_id},
+        )
+        # Named after trace and measure, so that what is sent twice is one.
+        feedback.assessment_id = "a-" + hashlib.sha256(f"{trace['id']}/{name}".encode()).hexdigest()[:32]
+        found.append(feedback)
+    return found
 
 
 def spans_of(sampled: SampledRollout, experiment_id: str = "0") -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from envs.credentials import masked
 from envs.locks import FileLock
 from envs.proxies import proxy_for, spare_loopback
 from pipeline.tracking.delivery import Connection, Delivery
-from pipeline.tracking.names import HELDOUT_PREFIX, metrics_of, parameters_of
+from pipeline.tracking.names import HELDOUT_METRIC, HELDOUT_PREFIX, metrics_of, parameters_of
 from pipeline.tracking.registry import register
 from pipeline.tracking.settings import TrackingSettings
 from pipeline.tracking.spool import Spool, TraceSpool
@@ -32,6 +32,8 @@ from pipeline.tracking.traces import sample, send_trace, trace_of
 
 logger = logging.getLogger(__name__)
 
+EM_TAG = "igpo.em"
+"""The newest held-out exact match, as a tag, so that lists of runs show it."""
 MLFLOW_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
@@ -50,6 +52,8 @@ class MlflowTracker:
         runs_dir: folder of the store; None: two folders above `run_dir`, beside all runs.
         settings: what MLflow gets beside metrics; None: the defaults.
         grid_id: shared by the trials of one grid search, which become children of one run of that name.
+        title: what the MLflow run's name begins with, before `run_id`.
+        datasets: what was searched and asked (`RunInStore.datasets`).
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class MlflowTracker:
         runs_dir: str | os.PathLike[str] | None = None,
         settings: TrackingSettings | None = None,
         grid_id: str | None = None,
+        title: str = "",
+        datasets: Sequence[Mapping[str, str]] = (),
     ):
         self.run_dir = Path(run_dir).resolve()
         self.run_id = run_id
@@ -83,8 +89,12 @@ class MlflowTracker:
             },
             parameters=parameters_of(config),
             artifacts=None if self._server else (self._home / "mlartifacts").as_uri(),
+            title=title,
+            datasets=tuple(datasets),
             grid_id=grid_id,
         )
+        self._monitor: Any = None
+        """MLflow's monitor of this machine, once the store has answered."""
         self._found: FoundRun | None = None
         self._arrived_up_to = self._heldout_up_to = -1
         self._closed = self._complete = False
@@ -183,6 +193,8 @@ class MlflowTracker:
         if self._closed:
             return self._complete
         self._closed = True
+        if self._monitor is not None:
+            self._monitor.finish()
         self._delivery.put(lambda connection: self._end(connection, MLFLOW_STATUS[status]))
         self._complete = self._delivery.close(timeout)
         if not self._complete:
@@ -221,11 +233,21 @@ class MlflowTracker:
                 "their points stay those of the earlier attempt"
             )
         self._found = found
+        if self.settings.system_metrics and self._monitor is None:
+            self._monitor = self._monitored(found.run_id)
         return Connection(client, found.run_id, found.experiment_id)
 
     def _send_trace(self, connection: Connection, trace: dict[str, Any]) -> None:
         send_trace(connection, trace)
         self._traces.sent(trace["id"])
+
+    def _monitored(self, run_id: str) -> Any:
+        """Starts MLflow's own thread, which samples this machine and sends to the run."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self.tracking_uri)
+        monitor.start()
+        return monitor
 
     def _send(self, connection: Connection, point: dict[str, Any]) -> None:
         from mlflow.entities import Metric
@@ -244,3 +266,5 @@ class MlflowTracker:
         self._arrived_up_to = max(self._arrived_up_to, step)
         if any(name.startswith(HELDOUT_PREFIX) for name in metrics):
             self._heldout_up_to = step
+        if HELDOUT_METRIC in metrics:
+            connection.client.set_tag(connection.run_id, EM_TAG, f"{metrics[HELDOUT_METRIC]:.3f}")

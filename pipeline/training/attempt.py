@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
 logger = logging.getLogger(__name__)
+DIGEST, DATASET_NAME = 36, 500
+"""MLflow's limits for a data set's digest and name, in characters."""
 
 
 @dataclass
@@ -87,7 +89,11 @@ def open_attempt(
                 "igpo.config_hash": settings_hash,
                 "igpo.git_commit": str(metadata.get("git_commit")),
                 "igpo.rollouts": str(run.rollouts),
+                "igpo.preset": str(config.preset),
+                "igpo.label": str(metadata.get("label") or ""),
             },
+            title=" ".join(str(part) for part in (config.preset, metadata.get("label")) if part),
+            datasets=datasets_of(identity, metadata.get("questions") or {}),
             settings=tracking,
             grid_id=metadata.get("grid_id"),
         )
@@ -174,6 +180,40 @@ def send_rest(run: RunDirectory, timeout: float) -> Sent:
     if tracker.mlflow_run_id is not None:
         run.note(mlflow_run_id=tracker.mlflow_run_id)
     return Sent(complete, tracker.tracking_uri, iteration, how)
+
+
+def datasets_of(identity: Mapping[str, Any], questions: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What MLflow lists as the run's data sets: the corpus, and the questions of each split.
+
+    Args:
+        identity: `SearchTask.identity`.
+        questions: split to what is known of its questions, as `run.json` has it.
+    """
+    corpus = identity["corpus"]
+    if not corpus:  # a retriever elsewhere keeps its documents to itself
+        return []
+    digest, source = str(corpus.get("content_hash", ""))[:DIGEST], str(corpus.get("source", "corpus"))
+    found = [
+        {
+            "name": f"corpus {source}"[:DATASET_NAME],
+            "digest": digest,
+            "source": source,
+            "profile": to_json({"documents": corpus.get("documents")}),
+            "context": "corpus",
+        }
+    ]
+    for split, facts in questions.items():
+        count = facts.get("questions") if isinstance(facts, Mapping) else None
+        found.append(
+            {
+                "name": f"{split} questions of {source}"[:DATASET_NAME],
+                "digest": digest,
+                "source": source,
+                "profile": to_json({"questions": count}),
+                "context": split,
+            }
+        )
+    return found
 
 
 def _logged_before(run: RunDirectory, log: RolloutLogWriter) -> list[tuple[int, str]]:

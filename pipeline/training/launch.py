@@ -25,15 +25,15 @@ from pipeline.logging import configure_ray_logging, log_to_file, native_stderr_t
 from pipeline.ray_address import knock
 from pipeline.run_directory import provenance
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
-from pipeline.run_directory.directory import FINISHED, RunDirectory
+from pipeline.run_directory.directory import FINISHED, HELDOUT_BEFORE, RunDirectory
 from pipeline.run_directory.remote import TakenOverError
 from pipeline.terminal import Console
 from pipeline.training.attempt import open_attempt
 from pipeline.training.changed_settings import widen_limits
 from pipeline.training.download import download_model
-from pipeline.training.loop import HELDOUT_BEFORE, Ending, TrainingLoop
+from pipeline.training.loop import Ending, TrainingLoop
 from pipeline.training.plan import Plan, check_plan, check_resources, first_weights, grid_ids, plan_run
-from pipeline.training.progress import Progress, before_and_after
+from pipeline.training.progress import Progress, before_and_after, nothing_learned
 from pipeline.training.ray_cluster import INTERRUPTED, RayOptions, start_ray
 from pipeline.training.remote_runs import (
     look_at_remote,
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 FAILED = 1
 FULL_DISK = ("No space left on device", "os error 28", "PytorchStreamWriter failed", "disk is full")
 """Words of libraries for a full disk."""
+QUESTION = "SELECT turn_index, avg(gain), avg(advantage) FROM turns GROUP BY 1 ORDER BY 1"
+"""A question to the log, as an example: which turns earned the credit?"""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
     experiment = plan.experiment
     facts = {
         "label": experiment.label,
+        "preset": plan.config.preset,
         "source": str(experiment.source),
         "restored_from": str(experiment.restore.resolve()) if experiment.restore else None,
         "config_hash": config_hash(plan.resolved[experiment.name]["config"]),
@@ -156,7 +159,7 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
             upload_at_end(experiment.remote, run, console)
             return FAILED
         is_uploaded = upload_at_end(experiment.remote, run, console)
-    _print_summary(ending, run, options, console)
+    _print_summary(ending, run, plan.config.model_path, options, console)
     if not is_uploaded:
         return FAILED
     return INTERRUPTED if ending.how == "interrupted" else 0
@@ -266,16 +269,21 @@ def build_algorithm(config: IGPOConfig, run: RunDirectory, checkpoint: Path | No
     return algorithm
 
 
-def _print_summary(ending: Ending, run: RunDirectory, options: LaunchOptions, console: Console) -> None:
+def _print_summary(
+    ending: Ending, run: RunDirectory, model: str | None, options: LaunchOptions, console: Console
+) -> None:
     """Prints the run's outcome and the exact commands that continue from it."""
     console.print(f"{ending.how} after iteration {ending.iteration}: {ending.reason}")
     if ending.before and ending.after:
         console.print(before_and_after(ending.before, ending.after))
+        if ending.how == FINISHED and (advice := nothing_learned(ending.before, ending.after, model)):
+            console.print(advice, style="yellow", soft_wrap=True)
     checkpoints = Checkpoints(run.checkpoints)
     best = checkpoints.folder / ("best" if checkpoints.best else "last")
     lines = [
         ("run directory", _relative(run.path)),
-        ("rollouts", f'igpo sql {_relative(run.path)} "SELECT * FROM turns LIMIT 5"'),
+        ("read one", f"igpo show {_relative(run.path)} --best"),
+        ("rollouts", f'igpo sql {_relative(run.path)} "{QUESTION}"'),
     ]
     report = run.path / RESULTS / REPORT
     if report.is_file():

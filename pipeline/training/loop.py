@@ -16,6 +16,7 @@ from algorithms.igpo.iteration_record import IterationRecord
 from pipeline.evaluation.intervals import Scores, load_scores, save_scores, scores_of
 from pipeline.evaluation.selection import COMPARED, SELECTION, Selection
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
+from pipeline.run_directory.directory import HELDOUT_BEFORE, HELDOUT_LAST
 from pipeline.training.interrupts import Interrupts
 from pipeline.training.run_logger import HELDOUT, RunLogger
 
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
     from pipeline.training.progress import Progress
 
 BEST_METRIC = "em_squad"
-HELDOUT_BEFORE = "heldout_before.json"
-HELDOUT_LAST = "heldout_last.json"
-"""Files of a run's directory with its held-out scores by question, so that a resumed run need not evaluate
-again.
-"""
 
 
 class Trainable(Protocol):

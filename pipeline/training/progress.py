@@ -71,7 +71,7 @@ class Progress:
         hops = {int(name.rsplit("_", 1)[1]): value for name, value in scores.items() if "_hops_" in name}
         parts += [f"EM {hop}-hop {value:.2f}" for hop, value in sorted(hops.items())]
         questions = f", {scores['questions']:.0f} questions" if "questions" in scores else ""
-        mark = ("  best so far", "green") if best else ""
+        mark = ("  best so far", "green") if best and scores["em_squad"] > 0 else ""
         self.message(Text.assemble(f"held-out {when}{questions}: {' · '.join(parts)}", mark))
 
     @property
@@ -130,6 +130,29 @@ def before_and_after(before: Scores, after: Scores) -> Table:
             interval = f"[{difference.low:+.3f}, {difference.high:+.3f}]"
             table.add_row(label, str(difference.questions), *cells, f"{difference.mean:+.3f}", interval)
     return table
+
+
+def nothing_learned(before: Scores, after: Scores, model: str | None) -> str | None:
+    """What to do about a run whose held-out scores did not rise; None where they rose beyond chance.
+
+    Args:
+        before: held-out scores before training.
+        after: those after it.
+        model: the run's `model_path`.
+    """
+    difference = paired_difference(before, after)
+    if difference is None or difference.low > 0:
+        return None
+    if not mean_score(after, "em"):
+        return (
+            "no held-out question was answered right, so nothing that counts was learned: `igpo doctor` "
+            f"shows whether {model} finds documents, writes what can be read and believes right answers; "
+            "`igpo warm-start` teaches it the protocol first"
+        )
+    return (
+        "held-out EM did not rise beyond chance: train longer, or let `igpo doctor` measure whether belief "
+        "in right answers moves with evidence at all"
+    )
 
 
 def _spinning(text: str) -> Table:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rich.table import Table
 from rich.text import Text
 
 from envs.errors import InputError
 from pipeline.analysis.run import Run
 from pipeline.analysis.trajectories import load_trajectory, select_episodes
+from pipeline.fitted_table import Column, print_fitted
 from pipeline.terminal import Console, visible
 from pipeline.viewer.render import number, render_trajectory, verdict
 
@@ -48,23 +48,18 @@ def list_episodes(
     run: Run, console: Console, *, iteration: int | None = None, split: str | None = None
 ) -> None:
     """Print a line for each of the newest rollouts, training first. Raises InputError if there is none."""
-    table = Table(box=None, header_style="bold", padding=(0, 1))
-    for column in ("iteration", "split", "episode", "question", "answer"):
-        table.add_column(column, overflow="fold")
-    for column in ("outcome", "gain", "turns"):
-        table.add_column(column, justify="right")
-    for row in select_episodes(run, iteration=iteration, split=split, limit=LISTED):
-        table.add_row(
-            str(row["iteration"]),
-            row["split"],
-            Text(visible(row["episode_id"])),
-            Text(visible(row["question"])),
-            verdict(row),
-            number(row["outcome"], "+.2f"),
-            number(row["gain_total"]),
-            str(row["turns"]),
-        )
-    console.print(table)
+    found = select_episodes(run, iteration=iteration, split=split, limit=LISTED)
+    columns = (
+        Column("episode", [Text(visible(row["episode_id"])) for row in found]),
+        Column("question", [Text(visible(row["question"])) for row in found]),
+        Column("answer", [verdict(row) for row in found]),
+        Column("outcome", [Text(number(row["outcome"], "+.2f")) for row in found], is_number=True),
+        Column("gain", [Text(number(row["gain_total"])) for row in found], is_number=True),
+        Column("turns", [Text(str(row["turns"])) for row in found], is_number=True),
+        Column("iteration", [Text(str(row["iteration"])) for row in found], is_number=True),
+        Column("split", [Text(row["split"]) for row in found]),
+    )
+    print_fitted(console, columns)
     console.print(
         "igpo show RUN EPISODE shows one, --best and --worst the extremes; igpo browse RUN pages through all",
         style="dim",

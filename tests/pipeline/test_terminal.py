@@ -136,7 +136,7 @@ def test_everything_else_that_prints(tmp_path):
     from pipeline.training.launch import _print_lines
     from pipeline.training.progress import Progress
 
-    table = benchmark_table({"em": {NASTY: [0.0, 1.0]}}, NASTY)
+    table = benchmark_table({"em": {NASTY: [0.0, 1.0]}}, NASTY, 200)
     assert printed(lambda console: console.print(table)).count(SHOWN) == 2
     findings = [Finding("model", "ok", NASTY), Finding("corpus", "warn", NASTY)]
     assert "[/x] [v2] [bold]b[/]" in printed(

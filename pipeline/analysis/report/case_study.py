@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import altair as alt
 
-from pipeline.analysis.report.charts import Row, chart, spec
-from pipeline.analysis.report.figures import Figure
+from pipeline.analysis.report.charts import WHOLE, Row, chart, spec
+from pipeline.analysis.report.figure import Figure
 from pipeline.analysis.run import Run
 from pipeline.analysis.trajectories import Trajectory, load_group
 
@@ -23,7 +23,7 @@ def case_study_figure(run: Run, chosen: Trajectory) -> Figure:
         for row in _steps(one)
     ]
     base = chart(rows).encode(
-        x=alt.X("step:Q", title="turns so far", axis=alt.Axis(tickMinStep=1, format="d")),
+        x=alt.X("step:Q", title="turns so far", axis=alt.Axis(tickMinStep=1, format="d", labelExpr=WHOLE)),
         y=alt.Y("belief:Q", title="belief in the gold answer", scale=alt.Scale(domain=[0, 1])),
         detail="rollout:N",
         tooltip=["step:Q", "did:N", alt.Tooltip("belief:Q", format=".4f"), "retrieved:N", "answered:N"],

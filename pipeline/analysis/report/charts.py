@@ -15,7 +15,13 @@ Chart = alt.Chart | alt.LayerChart
 
 HEIGHT = 240
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
-ITERATION = alt.X("iteration:Q", title="iteration", axis=alt.Axis(tickMinStep=1, tickCount=8, format="d"))
+WHOLE = "datum.value % 1 == 0 ? datum.label : ''"
+"""Labels of an axis of whole numbers: a short run has ticks between them, which would repeat a label."""
+ITERATION = alt.X(
+    "iteration:Q",
+    title="iteration",
+    axis=alt.Axis(tickMinStep=1, tickCount=8, format="d", labelExpr=WHOLE),
+)
 
 
 def chart(rows: list[Row], height: int = HEIGHT) -> alt.Chart:
@@ -72,7 +78,7 @@ def lines(rows: list[Row], order: list[str], title: str, is_share: bool) -> dict
     value = alt.Y(
         "value:Q",
         title=title,
-        axis=alt.Axis(format="%") if is_share else alt.Axis(),
+        axis=alt.Axis(format="%" if is_share else "~g"),
         scale=alt.Scale(domain=[0, 1]) if is_share else alt.Scale(zero=True),
     )
     drawn = chart(rows).encode(

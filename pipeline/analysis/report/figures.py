@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
 
 import altair as alt
 
@@ -19,6 +17,8 @@ from pipeline.analysis.report.charts import (
     run_colour,
     spec,
 )
+from pipeline.analysis.report.figure import Figure, Section
+from pipeline.analysis.report.health import health_figures
 from pipeline.analysis.report.reported_runs import ReportedRun
 from pipeline.analysis.run import Run
 
@@ -34,24 +34,9 @@ ENDINGS = (
     "malformed",
 )
 """Endings of the query `endings` in the order in which they are stacked."""
+KEY = "run_id, iteration, split, episode_id"
+"""What names a rollout in `turns` and `episodes`."""
 BOX = "Box: middle half, with the median; line: 5% to 95%; dot: mean."
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A plot: what it shows, how to read it, its Vega-Lite specification."""
-
-    title: str
-    reading: str
-    spec: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """Figures that answer one question."""
-
-    question: str
-    figures: list[Figure]
 
 
 def sections(run: Run, runs: list[ReportedRun]) -> list[Section]:
@@ -66,6 +51,7 @@ def sections(run: Run, runs: list[ReportedRun]) -> list[Section]:
         Section("Which turns earn reward?", plots.gain_by_turn()),
         Section("Is the credit deserved?", [*plots.gain_by_evidence(), *plots.auroc(), *plots.agreement()]),
         Section("What goes wrong?", [*plots.endings(), *plots.searching(), *plots.turns_per_rollout()]),
+        Section("Is the learner healthy?", health_figures(run, {one.run_id: one.label for one in runs})),
         Section("Where does the time go?", plots.phases()),
     ]
     return [section for section in found if section.figures]
@@ -105,11 +91,17 @@ class _Plots:
     def gain_by_turn(self) -> list[Figure]:
         figures = []
         for column, title, reading in (
-            ("gain", "Information gain by turn", "The final turn bears no gain."),
-            ("advantage", "Advantage by turn", "What training gave each token of the turn."),
+            ("gain", "Information gain by turn", "Training turns with a gain, so no final ones."),
+            ("advantage", "Advantage by turn", "What training gave each token, of the same turns."),
         ):
-            if rows := self._quantiles(column, "turn_index + 1", f"{column} IS NOT NULL"):
+            if rows := self._quantiles(column, "turn_index + 1", f"{column} + gain IS NOT NULL"):
                 figures.append(Figure(title, f"{reading} {BOX}", boxes(rows, self._labels, "turn", column)))
+        what = "CASE WHEN em_squad = 1 THEN 'right' ELSE 'not right' END"
+        rows = self._quantiles("advantage", what, "is_final AND advantage IS NOT NULL", of_rollouts=True)
+        if rows:
+            reading = f"What training gave each token of a rollout's final turn, mostly its answer. {BOX}"
+            drawn = boxes(rows, self._labels, "the rollout was", "advantage")
+            figures.append(Figure("Advantage of the final turn", reading, drawn))
         return figures
 
     def gain_by_evidence(self) -> list[Figure]:
@@ -261,8 +253,14 @@ class _Plots:
             for label, own in self._per_run(long)
         ]
 
-    def _quantiles(self, column: str, category: str, condition: str) -> list[Row]:
-        """Computes the mean and `QUANTILES` of a column of training turns per run and category."""
+    def _quantiles(
+        self, column: str, category: str, condition: str, *, of_rollouts: bool = False
+    ) -> list[Row]:
+        """Computes the mean and `QUANTILES` of a column of training turns per run and category.
+
+        `of_rollouts`: the category reads columns of `episodes` too.
+        """
+        source = f"turns JOIN episodes USING ({KEY})" if of_rollouts else "turns"
         names = ", ".join(f"quantiles[{i}] AS {name}" for i, name in enumerate(QUANTILES, start=1))
         return self._rows(
             f"""
@@ -271,7 +269,7 @@ class _Plots:
                 SELECT
                     run_id, {category} AS category, count(*) AS turns, avg({column}) AS mean,
                     quantile_cont({column}, {list(QUANTILES.values())}) AS quantiles
-                FROM turns WHERE split = 'train' AND {condition} GROUP BY run_id, category
+                FROM {source} WHERE split = 'train' AND {condition} GROUP BY run_id, category
             )
             ORDER BY run_id, category
             """

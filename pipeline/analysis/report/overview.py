@@ -63,12 +63,14 @@ def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
             [
                 line(
                     "Gain of turn 1, 2, 3 ...",
-                    "mean rise of belief in the gold answer, on the run's scale; the final turn has none",
+                    "mean rise of belief in the gold answer, on the run's scale, over training turns that "
+                    "have a gain; the final turn of a rollout has none",
                     lambda q: _by_turn(q["gain_by_turn"], "mean_gain"),
                 ),
                 line(
                     "Advantage of these turns",
-                    "mean of what training gave each of their tokens",
+                    "mean of what training gave each of their tokens, over the same turns, so answers are "
+                    "not in it",
                     lambda q: _by_turn(q["gain_by_turn"], "mean_advantage"),
                 ),
                 line(

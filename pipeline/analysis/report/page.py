@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from envs.cache_folder import cache_directory, write_directory
+from envs.durable import write_text
+from envs.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 PACKAGE = "pipeline.analysis.report"
 
@@ -33,7 +40,19 @@ def _asset(name: str) -> str:
 
 @cache
 def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script. Escapes `</script`, which would end its element."""
+    """Vega, Vega-Lite and Vega-Embed as one script. Escapes `</script`, which would end its element.
+
+    Bundling takes seconds, so the cache folder keeps the script.
+    """
     import vl_convert
 
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+    kept = cache_directory() / "vega" / vl_convert.__version__ / "bundle.js"
+    if kept.is_file():
+        bundle = kept.read_text(encoding="utf-8")
+    else:
+        bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+        try:
+            write_directory(kept.parent, lambda folder: write_text(folder / kept.name, bundle))
+        except InputError as error:  # the page needs no cache, so it is no reason to fail
+            logger.info("%s", error)
+    return bundle.replace("</script", "<\\/script")

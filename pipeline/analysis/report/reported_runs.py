@@ -9,6 +9,9 @@ from typing import Any
 
 from pipeline.analysis.run import Run
 
+HASH = 8
+"""Digits of a hash that a person compares."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReportedRun:
@@ -24,6 +27,9 @@ class ReportedRun:
     started: str
     model: str
     corpus: str
+    """Which documents were searched, in words."""
+    retriever: str
+    """How, in words."""
     attempts: int
     iterations: int
     rollouts: int
@@ -42,6 +48,7 @@ def reported_runs(run: Run) -> list[ReportedRun]:
             strftime(min(started_at), '%Y-%m-%d %H:%M') AS started,
             coalesce(arg_max(model, attempt), '') AS model,
             coalesce(arg_max(corpus, attempt), '') AS corpus,
+            coalesce(arg_max(retriever, attempt), '') AS retriever,
             count(*) AS attempts,
             arg_max(config_hash, attempt) AS config_hash,
             arg_max(config, attempt) AS config
@@ -56,24 +63,53 @@ def reported_runs(run: Run) -> list[ReportedRun]:
     }
     settings = [_settings(json.loads(row[-1])) for row in rows]
     labels = _labels([row[0] for row in rows], [row[1] for row in rows], settings)
-    return [
-        ReportedRun(
-            run_id,
-            label,
-            name,
-            status,
-            started,
-            model,
-            corpus,
-            attempts,
-            *counts.get(run_id, (0, 0)),
-            config_hash,
-            flat,
+    found = []
+    for (run_id, name, status, started, model, corpus, retriever, attempts, hash_, _), flat, label in zip(
+        rows, settings, labels, strict=True
+    ):
+        searched = corpus_in_words(corpus), retriever_in_words(retriever)
+        known = counts.get(run_id, (0, 0))
+        found.append(
+            ReportedRun(run_id, label, name, status, started, model, *searched, attempts, *known, hash_, flat)
         )
-        for (run_id, name, status, started, model, corpus, attempts, config_hash, _), flat, label in zip(
-            rows, settings, labels, strict=True
-        )
-    ]
+    return found
+
+
+def corpus_in_words(identity: str) -> str:
+    """`100 documents of the generated world (91f6ab0a)`, for the log's JSON; other text as it is."""
+    facts = _object(identity)
+    if facts is None:
+        return identity
+    source = str(facts.get("source") or "a corpus")
+    what = "the generated world" if source == "world" else source
+    count = facts.get("documents")
+    number = f"{count:,} documents of " if isinstance(count, int) else ""
+    mark = str(facts.get("content_hash") or "")[:HASH]
+    return f"{number}{what}" + (f" ({mark})" if mark else "")
+
+
+def retriever_in_words(identity: str) -> str:
+    """`bm25, 1 document per search; b 0.75, k1 1.5`, for the log's JSON; other text as it is."""
+    facts = _object(identity)
+    if facts is None:
+        return identity
+    parts = [str(facts.get("kind") or "a retriever")]
+    if (top_k := facts.get("top_k")) is not None:
+        parts.append(f"{top_k} document{'s' if top_k != 1 else ''} per search")
+    known = ("kind", "top_k", "documents", "corpus_hash", "parameters")
+    others = {key: value for key, value in facts.items() if key not in known}
+    parameters = facts.get("parameters")
+    others |= parameters if isinstance(parameters, dict) else {}
+    settings = [f"{key} {value}" for key, value in others.items() if isinstance(value, str | int | float)]
+    return ", ".join(parts) + ("; " + ", ".join(settings) if settings else "")
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) else None
 
 
 def config_differences(runs: list[ReportedRun]) -> list[tuple[str, list[str]]]:

@@ -11,7 +11,8 @@ from markupsafe import Markup, escape
 
 from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.report.case_study import case_study_figure
-from pipeline.analysis.report.figures import Figure, sections
+from pipeline.analysis.report.figure import Figure
+from pipeline.analysis.report.figures import sections
 from pipeline.analysis.report.overview import glance
 from pipeline.analysis.report.page import assets, environment
 from pipeline.analysis.report.reported_runs import ReportedRun, config_differences, reported_runs

@@ -16,8 +16,14 @@ from algorithms.igpo.iteration_record import IterationRecord
 from envs.data.question import Question
 from pipeline.analysis import AnalysisError, open_run
 from pipeline.analysis.report import write_report
+from pipeline.analysis.report.health import health_figures
 from pipeline.analysis.report.overview import glance
-from pipeline.analysis.report.reported_runs import config_differences, reported_runs
+from pipeline.analysis.report.reported_runs import (
+    config_differences,
+    corpus_in_words,
+    reported_runs,
+    retriever_in_words,
+)
 from pipeline.analysis.report.tables import tables
 from pipeline.analysis.report.write import mark_golds
 from pipeline.analysis.trajectories import instructive_trajectories
@@ -291,3 +297,45 @@ def test_bad_input_is_one_sentence(run_folder, tmp_path):
     assert f"there is no folder {tmp_path / 'no'}" in error(run_folder, "--out", tmp_path / "no" / "r.html")
     with pytest.raises(AnalysisError, match="the same run id was given twice"):
         write_report([run_folder, run_folder], tmp_path / "r.html")
+
+
+def test_the_learners_health_is_drawn_per_metric(run_folder):
+    with open_run(run_folder) as run:
+        drawn = {figure.title for figure in health_figures(run, {"run-1": "toy"})}
+        logged = run.sql(
+            "SELECT avg(decision_tokens) FROM episodes WHERE split = 'train' AND iteration = 1"
+        ).fetchall()[0][0]
+        (lengths,) = [f for f in health_figures(run, {"run-1": "toy"}) if f.title == "Tokens per rollout"]
+    assert "Tokens per rollout" in drawn
+    rows = [row for part in lengths.spec["layer"] for row in part.get("data", {}).get("values", [])]
+    rows = rows or lengths.spec["data"]["values"]
+    assert [row["value"] for row in rows if row["iteration"] == 1][0] == logged
+
+
+@pytest.mark.parametrize(
+    ("identity", "words"),
+    [
+        ('{"content_hash": "91f6ab0a55", "documents": 1200, "source": "world"}',
+         "1,200 documents of the generated world (91f6ab0a)"),
+        ('{"source": "corpus.jsonl", "documents": 3}', "3 documents of corpus.jsonl"),
+        ("wiki", "wiki"),
+        ("", ""),
+        ("[1]", "[1]"),
+    ],
+)  # fmt: skip
+def test_a_corpus_is_told_in_words(identity, words):
+    assert corpus_in_words(identity) == words
+
+
+def test_a_retriever_is_told_in_words():
+    facts = {
+        "corpus_hash": "91f6",
+        "documents": 100,
+        "kind": "bm25",
+        "parameters": {"b": 0.75, "k1": 1.5, "nested": {"a": 1}},
+        "top_k": 1,
+    }
+    assert retriever_in_words(json.dumps(facts)) == "bm25, 1 document per search; b 0.75, k1 1.5"
+    assert retriever_in_words(json.dumps({"kind": "http", "url": "http://x", "top_k": 3})) == (
+        "http, 3 documents per search; url http://x"
+    )

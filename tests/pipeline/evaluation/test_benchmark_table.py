@@ -44,8 +44,8 @@ def evaluation(*scores):
     return Evaluation("mine", 1, groups)
 
 
-def printed(found):
-    console = Console(file=io.StringIO(), width=120)
+def printed(found, width=120):
+    console = Console(file=io.StringIO(), width=width)
     report(found, console)
     return " ".join(console.file.getvalue().replace("│", " ").replace("┃", " ").split())
 
@@ -58,6 +58,18 @@ def test_a_report_of_several_data_sets_has_the_paper_s_table():
     assert "questions 2 1 3" in said
     cell = found.summary()["by_data_source"]["em_squad"]["Avg"]
     assert cell == {"mean": 0.75, "low": 0.5, "high": 1.0, "questions": 3}
+
+
+def test_seven_data_sets_are_rows_where_columns_would_be_cut():
+    names = ("nq", "triviaqa", "popqa", "hotpotqa", "2wikimultihop", "musique", "bamboogle")
+    found = evaluation(*((name, 1.0) for name in names))
+    console = Console(file=io.StringIO(), width=80)
+    report(found, console)
+    lines = console.file.getvalue().splitlines()
+    for name in (*names, AVERAGE):
+        (line,) = [line for line in lines if line.split()[:1] == [name]]
+        assert line.split()[1:6] == ["100.0"] * 5
+    assert "…" not in console.file.getvalue()
 
 
 def test_a_report_of_one_data_set_has_none():

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
+import os
+import re
+import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +24,11 @@ from pipeline.study.measures import SCHEMA, auroc
 from pipeline.study.plan import Cell, Plan, load_plan
 from pipeline.study.report import write_study_report
 from pipeline.study.store import FinishedCell, Store
-from pipeline.study.study import best_rates, finished_cells
+from pipeline.study.study import best_rates, finished_cells, run_study
+from pipeline.study.summary import print_summary
 from pipeline.study.tables import compare, final, holm, rollouts_to_reach, sign_flip_p
+from pipeline.terminal import Console
+from pipeline.training.launch import LaunchOptions
 
 PLAN = {
     "budget_tokens": 3000,
@@ -180,6 +188,52 @@ def test_report_of_a_part_says_what_is_missing(tmp_path: Path):
     assert "0.500" in page  # final EM: mean of 0.1, 0.5, 0.9
     with pytest.raises(InputError, match="no finished cell"):
         write_study_report(plan(), [], 3, tmp_path / "report.html")
+
+
+def test_the_summary_is_markdown_in_a_file_and_fits_a_terminal():
+    cells = [finished(method, seed, [0.1, 0.5, 0.9]) for method in ("igpo", "grpo") for seed in (0, 1)]
+    file = io.StringIO()
+    print_summary(plan(), cells, Console(file=file, width=80))
+    head, *_ = [line for line in file.getvalue().splitlines() if "method" in line]
+    assert head.split(" | ")[0] == "| difficulty" and "greedy EM" in head
+    terminal = io.StringIO()
+    print_summary(plan(), cells, Console(file=terminal, width=80, force_terminal=True))
+    said = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+    assert all(len(line) <= 80 for line in said.splitlines()) and "not fit" in said and "igpo" in said
+
+
+class Interrupting:
+    """A runner whose first cell is interrupted while it runs, `times` times."""
+
+    def __init__(self, times: int):
+        self.times, self.ran = times, []
+
+    def __enter__(self) -> Interrupting:
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def run(self, cell, progress):
+        for _ in range(self.times):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        self.ran.append(cell.name)
+        return finished(cell.method, cell.seed, [0.0, 1.0]).table.to_pylist(), 1e-4
+
+
+@pytest.mark.parametrize(("times", "kept"), [(1, 1), (2, 0)])
+def test_ctrl_c_says_that_the_cell_is_finished_and_twice_stops_now(tmp_path, monkeypatch, times, kept):
+    runner = Interrupting(times)
+    monkeypatch.setattr("pipeline.study.study.CellRunner", lambda plan: runner)
+    monkeypatch.setattr("pipeline.study.study.start_ray", lambda options, verbosity: None)
+    monkeypatch.setattr("pipeline.study.study._check", lambda *_, **__: None)
+    out, loaded = io.StringIO(), plan(tuning=None)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(loaded, tmp_path, LaunchOptions(("igpo", "study")), Console(file=out, width=200))
+    assert "Ctrl-C: finishing this cell, whose scores are kept; once more stops at once" in out.getvalue()
+    cells, missing = finished_cells(loaded, tmp_path)
+    assert (len(runner.ran), len(cells), missing) == (kept, kept, 4 - kept)
 
 
 @pytest.mark.slow

@@ -71,9 +71,12 @@ def test_a_run_leaves_metrics_parameters_tags_and_its_config(run_dir):
     assert run.data.tags["igpo.run_id"] == "run-1"
     assert run.data.tags["igpo.checkpoints"] == str(run_dir / "checkpoints")
     assert run.data.tags["igpo.version"] == "0.1.0"
+    assert run.data.tags["igpo.em"] == "0.500"
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "run-1"
-    assert client.get_experiment(run.info.experiment_id).name == "igpo"
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.name == "igpo"
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"  # runs and charts first
     assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
     assert run.info.artifact_uri.startswith((run_dir.parent.parent / "mlartifacts").as_uri())
 
@@ -416,13 +419,39 @@ def test_a_sample_of_rollouts_becomes_traces_of_the_run_and_iteration(run_dir):
         "question": "Where was the author of Foo born?",
         "golds": ["Rome", "Roma"],
     }
+    worth = {one.name: one.value for one in trace.info.assessments}
+    assert worth == {"outcome": 1.0, "em": 1.0, "f1": 1.0}
     train = next(trace for trace in traces if trace.info.tags["igpo.split"] == "train")
     assert {"belief_before", "gain", "advantage"} <= set(train.data.spans[1].attributes)
     for _ in range(2):  # As a retry after a failure would do.
         tracker.log_rollouts(train_1())
         tracker.commit(1)
     tracker.close()
-    assert len(client.search_traces(locations=[run.info.experiment_id], run_id=run.info.run_id)) == 4
+    again = client.search_traces(locations=[run.info.experiment_id], run_id=run.info.run_id)
+    assert len(again) == 4 and all(len(trace.info.assessments) == 3 for trace in again)
+
+
+def test_the_run_is_titled_and_lists_its_data_sets(run_dir):
+    corpus = {"name": "corpus world", "digest": "91f6", "source": "world", "context": "corpus"}
+    tracker = track(run_dir, title="grpo lr=0.1", datasets=[corpus])
+    tracker.close()
+    _, run = stored(tracker)
+    assert run.info.run_name == "grpo lr=0.1 run-1"
+    (dataset,) = run.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("corpus world", "91f6")
+    assert {tag.key: tag.value for tag in dataset.tags} == {"mlflow.data.context": "corpus"}
+
+
+def test_this_machine_is_watched_unless_told_not_to(run_dir, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    for wanted, name in ((True, "run-1"), (False, "run-2")):
+        settings = TrackingSettings(system_metrics=wanted)
+        tracker = track(run_dir.parent / name, run_id=name, settings=settings)
+        assert tracker.flush()
+        time.sleep(1.5)
+        tracker.close()
+        _, run = stored(tracker)
+        assert ("system/cpu_utilization_percentage" in run.data.metrics) is wanted
 
 
 # The model, trials, and what the log is told.

@@ -21,7 +21,7 @@ from pipeline.experiment.experiment import CheckpointSettings
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import RunDirectory
 from pipeline.training.loop import TrainingLoop, reached
-from pipeline.training.progress import Progress, before_and_after, describe, duration
+from pipeline.training.progress import Progress, before_and_after, describe, duration, nothing_learned
 from pipeline.training.run_logger import RunLogger
 
 
@@ -453,3 +453,25 @@ def test_an_evaluation_after_the_end_is_tracked(setting):
     assert algorithm.calls[0] == "evaluate 2" and ending.how == "finished"
     tracker = loop.run_logger.tracker
     assert tracker.logged == [(2, ["evaluation"])] and tracker.committed == [2]
+
+
+def scores(*em):
+    return {f"q{number}": Score(value, value) for number, value in enumerate(em)}
+
+
+def test_a_run_that_learned_nothing_points_to_doctor_and_warm_start():
+    nothing = nothing_learned(scores(*[0.0] * 20), scores(*[0.0] * 20), "./model")
+    assert "no held-out question was answered right" in nothing
+    assert "`igpo doctor`" in nothing and "`igpo warm-start`" in nothing and "./model" in nothing
+    same = nothing_learned(scores(*[0.0, 1.0] * 10), scores(*[0.0, 1.0] * 10), "./model")
+    assert "did not rise beyond chance" in same
+    assert nothing_learned(scores(*[0.0] * 20), scores(*[1.0] * 20), "./model") is None
+
+
+def test_no_score_of_0_is_called_the_best_so_far():
+    out = io.StringIO()
+    progress = Progress(Console(file=out, width=200), 3)
+    for em in (0.0, 0.1):
+        progress.evaluation("after iteration 1", {"em_squad": em, "f1_squad": em}, best=True)
+    first, second = out.getvalue().splitlines()
+    assert "best so far" not in first and "best so far" in second

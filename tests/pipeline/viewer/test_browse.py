@@ -15,9 +15,10 @@ from textual.widgets import DataTable, Input, Static
 
 from algorithms.igpo.iteration_record import IterationRecord
 from pipeline.analysis import AnalysisError, open_run
+from pipeline.analysis.trajectories import Trajectory
 from pipeline.viewer.browse import Browser
 from pipeline.viewer.episode_pages import PAGE, EpisodeFilter, count_episodes, episode_page
-from pipeline.viewer.group_screen import GroupScreen
+from pipeline.viewer.group_screen import GroupScreen, alike
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 CELL_WIDTH = 12.2
@@ -169,3 +170,12 @@ def test_words_are_taken_literally(run):
     assert count_episodes(run, EpisodeFilter("  ")) == 10
     with pytest.raises(AnalysisError, match="there is no column nonsense"):
         count_episodes(run, EpisodeFilter("WHERE nonsense"))
+
+
+def test_rollouts_that_were_written_alike_share_a_column():
+    def one(name, outcome, *texts):
+        turns = [{"decision_text": text, "observation_text": "seen"} for text in texts]
+        return Trajectory({"episode_id": name, "outcome": outcome}, turns)
+
+    group = [one("a", 1.0, "x", "y"), one("b", 1.0, "x", "y"), one("c", 1.0, "x"), one("d", 0.0, "x", "y")]
+    assert [[r.episode["episode_id"] for r in same] for same in alike(group)] == [["a", "b"], ["c"], ["d"]]

@@ -1,0 +1,23 @@
+# Everything for a CPU: the environment of requirements/cpu.txt and the project, as `make setup` installs them.
+#     docker build --tag igpo-rllib .
+#     docker run --rm --shm-size 2g --volume "$PWD/runs:/work/runs" igpo-rllib rllib train file conf/igpo.yaml
+FROM python:3.11-slim-bookworm
+
+# vLLM's CPU build needs OpenMP and finds cores with numactl; git names the commit in a run's facts.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends git=1:2.39.* libgomp1=12.2.* libnuma1=2.0.* \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /opt/igpo
+COPY requirements requirements
+COPY pyproject.toml README.md LICENSE ./
+COPY algorithms algorithms
+COPY envs envs
+COPY pipeline pipeline
+COPY conf conf
+RUN VENV=/opt/igpo/.venv requirements/setup.sh && rm -rf /root/.cache
+
+ENV PATH=/opt/igpo/.venv/bin:$PATH
+WORKDIR /work
+RUN cp -r /opt/igpo/conf conf
+CMD ["rllib", "train", "file", "conf/igpo.yaml"]

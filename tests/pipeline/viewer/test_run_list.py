@@ -1,0 +1,57 @@
+"""`igpo runs`: what a line says of a run, and of one that is damaged."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli.igpo import app
+from pipeline.evaluation.intervals import Score, save_scores
+from pipeline.run_directory.directory import HELDOUT_BEFORE, HELDOUT_LAST, RunDirectory
+from pipeline.viewer.run_list import runs_in
+
+
+@pytest.fixture
+def runs(tmp_path):
+    config = {"config": {"preset": "igpo"}}
+    first = RunDirectory.create(tmp_path, "igpo", {"igpo": config}, {"created": "2026-01-01T10:00:00+00:00"})
+    save_scores(first.path / HELDOUT_BEFORE, 0, {"a": Score(0.0, 0.5), "b": Score(1.0, 1.0)})
+    save_scores(first.path / HELDOUT_LAST, 3, {"a": Score(1.0, 1.0), "b": Score(1.0, 1.0)})
+    first.note(status="finished", iteration=3)
+    facts = {
+        "created": "2026-01-02T10:00:00+00:00",
+        "preset": "grpo",
+        "command": ["rllib", "train", "file", "x.yaml", "--set", "preset=grpo", "--set=seed=1"],
+        "label": "lr=0.1",
+    }
+    RunDirectory.create(tmp_path, "igpo-grpo", {"igpo-grpo": config}, facts)
+    return tmp_path
+
+
+def test_runs_are_listed_newest_first_with_what_they_reached(runs):
+    newest, oldest = runs_in(runs)
+    assert (newest.name, newest.preset, newest.status) == ("igpo-grpo", "grpo", "new")
+    assert (newest.em_before, newest.em_after) == (None, None)
+    assert newest.set == "preset=grpo, seed=1, lr=0.1"
+    assert (oldest.name, oldest.preset, oldest.status, oldest.iteration) == ("igpo", "igpo", "finished", 3)
+    assert (oldest.em_before, oldest.em_after) == (0.5, 1.0)
+    assert [run.name for run in runs_in(runs, "igpo")] == ["igpo"]
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_names_and_ids_are_whole(runs, columns):
+    shown = CliRunner().invoke(app, ["runs", "--runs-dir", str(runs)], env={"COLUMNS": columns}).output
+    for run in runs_in(runs):
+        assert run.name in shown and run.run_id in shown
+
+
+def test_a_damaged_run_is_listed_as_such(runs):
+    (folder,) = (runs / "igpo").iterdir()
+    (folder / "run.json").write_text("{")
+    (damaged,) = runs_in(runs, "igpo")
+    assert damaged.status.startswith("damaged: ") and damaged.run_id == folder.name
+
+
+def test_no_run_is_one_sentence(tmp_path):
+    result = CliRunner().invoke(app, ["runs", "--runs-dir", str(tmp_path)])
+    assert result.exit_code == 2 and "no run in" in result.stderr
