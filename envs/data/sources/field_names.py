@@ -25,8 +25,8 @@ class DocumentFieldNames(Settings):
     """`corpus_fields`: the names of a document's parts."""
 
     id: str | None = Field(None, description="the identity; without one it is made by hash")
-    title: str | None = None
-    text: str | None = None
+    title: str | None = Field(None, description="the title; without one, a document has none")
+    text: str | None = Field(None, description="the text, without which a document is left out")
 
 
 STANDARD = FieldNames()
