@@ -23,7 +23,7 @@ def main() -> None:
 
     for name in MODULES:
         importlib.import_module(name)
-    import_vllm()
+    import_vllm("float32")
 
 
 if __name__ == "__main__":
