@@ -167,6 +167,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], IGPOConfig]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
     def ours() -> None:
+        learner._weights_seq_no += 1  # as `Learner.update`: batches count from 1
         learner._uncompiled_update({"default_policy": batch})
 
     def bare(packed: bool) -> None:

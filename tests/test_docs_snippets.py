@@ -21,6 +21,7 @@ from envs.search.tools.base import Tool
 from pipeline.analysis import open_run
 from pipeline.experiment.experiment import EXPERIMENT_KEYS
 from pipeline.experiment.keys import check_keys
+from pipeline.study.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -80,10 +81,11 @@ def commands():
 @pytest.mark.parametrize("line", commands())
 def test_command(line):
     """The command exists and takes these options; it is not run."""
-    program, *words = shlex.split(line, comments=True)
+    program, *words = shlex.split(line.split(" > ")[0], comments=True)
     if program == "make":
-        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert set(words) <= set(targets)
+        names = re.findall(r"^([\w-]+):|\$\((\w+)\)|\b(GPU)=", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        known = {name for found in names for name in found}
+        assert {word.partition("=")[0] for word in words} <= known
         return
     command = typer.main.get_command({"igpo": pipeline.cli.igpo, "rllib": pipeline.cli.rllib}[program].app)
     context = click.Context(command)
@@ -100,6 +102,9 @@ def test_command(line):
 def test_yaml(page, text):
     """Its keys are those of an experiment file, of its `config`, or of one experiment in a file."""
     keys = yaml.safe_load(text)
+    if "methods" in keys:  # part of a study's plan
+        assert set(keys) <= set(Plan.model_fields)
+        return
     if page == "your_data.md" and "mine" in keys:
         check_keys(keys["mine"], EXPERIMENT_KEYS | {"extends"}, "", page)
         keys = keys["mine"]["config"]
@@ -125,6 +130,8 @@ def run_python(text, names=None):
 def test_python_snippets_are_those_tested_here():
     tested = ("advantages(", "open_run", "log_to", "tune.Tuner", "def population", "later_M")
     for case in snippets("python"):
+        if case.values[0] == "your_own_parts.md":  # tests/test_own_parts.py runs all of that page
+            continue
         assert any(name in case.values[1] for name in tested), case.id
 
 

@@ -33,7 +33,7 @@ def chunk_command(
     console = Console()
     make_room_for(out)
     total = len(files_of(folder))
-    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("reading", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("files", total=total)
         made = chunk(folder, out, max_words=words, language=language, on_file=lambda: progress.advance(task))

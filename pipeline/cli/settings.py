@@ -29,14 +29,14 @@ def settings_command(
     """
     from envs.errors import InputError
     from pipeline.experiment import settings_page
-    from pipeline.terminal import say
+    from pipeline.terminal import Console, say
 
     if name is not None and (markdown or schema):
         raise InputError("--markdown and --json-schema are about all settings: leave the name out.")
     if markdown:
-        print(settings_page.markdown(), end="")
+        Console().out(settings_page.markdown(), end="")
     elif schema:
-        print(json.dumps(settings_page.json_schema(), indent=2))
+        Console().out(json.dumps(settings_page.json_schema(), indent=2))
     elif name is None:
         for line in settings_page.listed():
             say(line)

@@ -113,10 +113,16 @@ def _elsewhere(path: str, key: str) -> str | None:
 
 
 def _alike(path: str, key: str, known: Iterable[str]) -> str | None:
-    """The setting that looks most like `key`: here, in any section, or RLlib's, in this order."""
+    """The setting that looks most like `key`: here, in any section, or RLlib's, in this order.
+
+    One here with the same letters in another order comes first.
+    """
     own = {one.name: _place(p) for p, one in reversed(catalogue().items()) if not one.is_rllib}
     theirs = {one.name for one in catalogue().values() if one.is_rllib}
     inside = set(known) - theirs if path == "config" else set(known)
+    swapped = [name for name in sorted(inside) if sorted(name) == sorted(key)]
+    if swapped:
+        return f"Did you mean `{swapped[0]}`?"
     for cutoff in (0.8, 0.6):
         for names in (inside, own, set(known) & theirs):
             if guess := nearest(key, names, cutoff):

@@ -109,7 +109,8 @@ def _show(thread: threading.Thread, done: Any, total: int, console: Console) -> 
             state = "downloading" if thread.is_alive() else "download ended"
             console.print(f"{state}: {min(done(), total) / 1e9:,.1f} of {total / 1e9:,.1f} GB")
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    text = TextColumn("{task.description}", markup=False)
+    columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("downloading", total=total)
         while thread.is_alive():

@@ -128,6 +128,8 @@ def test_ids_and_texts_of_a_log(tmp_path, run, command):
 
 def test_everything_else_that_prints(tmp_path):
     """Names of policies, data sets, methods, machines, experiments; messages of checks."""
+    from envs.data.describe import Description
+    from envs.search.config import SearchEnvSettings
     from pipeline.cli.data import _show
     from pipeline.cli.recredit import _report
     from pipeline.doctor.findings import Finding
@@ -156,10 +158,8 @@ def test_everything_else_that_prints(tmp_path):
         sign_flips=0.0, collapsed_logged=0.0, collapsed=0.0, largest_difference=0.0,
     )  # fmt: skip
     assert printed(lambda console: _report(changes, NASTY, console)).count(SHOWN) == 2
-    described = SimpleNamespace(
-        source=NASTY, questions=[], refused=[NASTY], by_source=Counter(), by_hops=[], dropped=Counter()
-    )
-    assert printed(lambda console: _show(described, None, console)).count(SHOWN) == 2
+    described = Description(NASTY, refused=[NASTY], left_out=Counter([NASTY]))
+    assert printed(lambda console: _show(described, SearchEnvSettings(), console)).count(SHOWN) == 3
 
 
 def calls(tree, name):

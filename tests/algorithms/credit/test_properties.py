@@ -218,15 +218,16 @@ too_large = st.floats(min_value=LARGEST_REWARD, exclude_min=True, allow_infinity
         max_size=9,
     ),
     preset_name,
-    normalisation,
+    st.none() | normalisation,
     huge,
 )
 def test_huge_rewards_have_finite_credit_without_a_warning(batch, preset, norm, weight):
     groups, outcomes, gains = unzip(batch)
     turns = TurnBatch.from_lists(groups, outcomes, gains, last_belief_N=np.full(len(groups), 0.5))
     config = replace(get_preset(preset).credit, ig_weight=weight)
-    if config.outcome_baseline == "group_zscore":
-        config = replace(config, normalisation=norm)
+    if norm and config.outcome_baseline == "group_zscore":  # None: the preset's own, `returns` among them
+        floor = 0.0 if norm in ("joint", "none") else config.std_floor
+        config = replace(config, normalisation=norm, std_floor=floor)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         credit = assign_credit(turns, config)
     assert np.isfinite(credit.advantages_M).all() and np.isfinite(credit.normalised_outcome_N).all()

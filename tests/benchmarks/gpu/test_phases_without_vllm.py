@@ -1,6 +1,7 @@
 """Phases of the proof with an engine and a vLLM that follow a script: what they count and write."""
 
 import json
+import logging
 import sys
 from types import SimpleNamespace
 
@@ -10,6 +11,13 @@ from scripted_engine import ScriptedEngine, tiny_task
 
 from benchmarks import rollout_throughput, scoring_share
 from benchmarks.gpu import bare_vllm, learning, random_model, sampling, training, versions
+
+
+@pytest.fixture(autouse=True)
+def other_tests_hear_warnings():
+    """A phase has its process to itself and switches logging off in it."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 class Engine(ScriptedEngine):

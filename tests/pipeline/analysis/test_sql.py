@@ -568,6 +568,15 @@ def test_a_query_that_is_no_utf_8(runs_dir, tmp_path, monkeypatch):
 ENDLESS = "SELECT count(*) FROM range(100000000) a, range(1000000) b"
 
 
+@pytest.fixture
+def hears_ctrl_c():
+    """A shell that starts the tests in the background has them ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_stops_a_query_while_it_computes(runs_dir):
     timer = threading.Timer(1.5, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
     timer.start()
@@ -576,6 +585,7 @@ def test_ctrl_c_stops_a_query_while_it_computes(runs_dir):
     assert result.exit_code == 130 and "stopped" in result.stderr and time.monotonic() - started < 20
 
 
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_at_the_prompt_stops_the_question_and_the_prompt_stays(run, monkeypatch, tmp_path):
     from pipeline.cli import sql_prompt
 

@@ -15,7 +15,7 @@ from pipeline.cli.igpo import app
         ("igpo show 2026", ["20260102-000000-bbbb", "20260101-000000-aaaa"]),
         ("igpo report la", ["last"]),
         ("igpo runs igpo-", ["igpo-grpo"]),
-        ("igpo recredit last --preset igpo_", ["igpo_discounted", "igpo_official", "igpo_v1"]),
+        ("igpo recredit last --preset igpo_o", ["igpo_official"]),
         ("igpo sql last --named learning_c", ["learning_curve"]),
     ],
 )

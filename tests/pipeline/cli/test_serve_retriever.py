@@ -151,7 +151,11 @@ def test_the_key_is_in_nothing_that_a_run_writes(tmp_path, policy, files, monkey
         experiment(tmp_path, policy, files, {"kind": "web", "top_k": 3}, corpus="remote")
     )
     resolved = loaded.resolved()
-    assert resolved["demo"]["config"]["env_config"]["retriever"] == {"kind": "web", "top_k": 3}
+    assert resolved["demo"]["config"]["env_config"]["retriever"] == {
+        "kind": "web",
+        "top_k": 3,
+        "arguments": {},
+    }
     written = [resolved, parameters_of(resolved), provenance.versions(), provenance.hardware()]
     assert not any(KEY in json.dumps(value, default=str) for value in written)
 

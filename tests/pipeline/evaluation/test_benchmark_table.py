@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from envs.data.question import Question
+from envs.data.sources.field_names import STANDARD
 from envs.search.trajectory import Rollout, Termination
 from pipeline.evaluation.benchmark_table import AVERAGE, benchmark_row
 from pipeline.evaluation.evaluation import Evaluation, report, select_questions
@@ -82,7 +83,11 @@ def test_questions_of_several_files(tmp_path):
         records = [{"id": str(k), "question": f"{name} {k}?", "golden_answers": ["a"]} for k in range(count)]
         (tmp_path / name / "dev.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     policy = SimpleNamespace(
-        task=SimpleNamespace(corpus=None, heldout_questions=[Question("own", "Own?", ["a"])])
+        task=SimpleNamespace(
+            corpus=None,
+            heldout_questions=[Question("own", "Own?", ["a"])],
+            settings=SimpleNamespace(fields=STANDARD),
+        )
     )
     files = [str(tmp_path / name / "dev.jsonl") for name in ("nq", "popqa")]
     chosen = select_questions(policy, files, episodes=2)

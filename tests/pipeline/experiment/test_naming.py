@@ -26,7 +26,11 @@ def name(*overrides: str, given: str | None = None) -> str:
         (["lr={grid_search: [1e-5, 1e-4]}", "num_samples=1"], "igpo"),  # the label tells them apart
     ],
 )
-def test_the_change_of_the_method_is_in_the_name(overrides, expected):
+def test_the_change_of_the_method_is_in_the_name(tmp_path, monkeypatch, overrides, expected):
+    (tmp_path / "my_credit.py").write_text(
+        "def estimator(group):\n    return group.normalised_outcomes_N[group.rollout_M]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
     assert {one.name for one in load_experiments("conf/igpo.yaml", overrides)} == {expected}
 
 

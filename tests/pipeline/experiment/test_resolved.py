@@ -20,7 +20,8 @@ DECIDED = {*(field.name for field in fields(CreditConfig)), *LOSS_FIELDS, "belie
 
 def resolve(*overrides):
     experiment = load_experiment("conf/igpo.yaml", ["stop.training_iteration=3", *overrides])
-    return experiment.resolved()["igpo"]
+    (keys,) = experiment.resolved().values()
+    return keys
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -16,7 +16,7 @@ from pipeline.training import attempt as attempt_module
 from pipeline.training.attempt import open_attempt
 from pipeline.training.plan import grid_ids
 
-CONFIG: Any = SimpleNamespace(seed=0, model_path="tiny")
+CONFIG: Any = SimpleNamespace(seed=0, model_path="tiny", preset="igpo")
 IDENTITY = {"corpus": {"source": "world", "content_hash": "ab12"}, "retriever": {"kind": "bm25", "top_k": 2}}
 
 

@@ -15,6 +15,7 @@ from tiny_policy import write_experiment, write_policy
 
 from algorithms.credit import find_preset
 from envs.errors import InputError
+from pipeline.doctor.findings import Finding
 from pipeline.evaluation.intervals import Score, save_scores
 from pipeline.experiment.experiment import load_experiments
 from pipeline.run_directory.directory import RunDirectory
@@ -211,7 +212,9 @@ def test_what_is_left_out_is_in_the_run_s_metadata(attempt):
         ("num_gpus_per_env_runner=0.5", "ask for 0.5 GPUs, and Ray has 0"),
     ],
 )
-def test_what_ray_would_wait_for_without_end(attempt, tmp_path, override, lack):
+def test_what_ray_would_wait_for_without_end(attempt, tmp_path, monkeypatch, override, lack):
+    # As on a machine with a GPU that Ray does not know of: `--ray-num-gpus 0`.
+    monkeypatch.setattr("pipeline.doctor.checks.gpus", lambda subject: Finding("gpus", "ok", "one"))
     with pytest.raises(InputError, match=lack):
         attempt(override)
     assert not (tmp_path / "runs").exists(), "a refused run leaves nothing behind"
