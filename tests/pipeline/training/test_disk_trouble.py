@@ -80,4 +80,5 @@ def test_a_log_file_on_a_full_disk_says_so_once(tmp_path, capsys, monkeypatch):
             logging.getLogger("pipeline.x").warning("x" * 10_000)
     said = capsys.readouterr().err
     assert said.count("driver.log is cut from here on: No space left on device") == 1
-    assert "Traceback" not in said and len(said.splitlines()) == 1
+    others = [line for line in said.splitlines() if set(line) != {"x"}]  # a console may show the messages
+    assert "Traceback" not in said and len(others) == 1
