@@ -181,8 +181,9 @@ def test_a_joined_cluster_may_have_what_this_machine_lacks(monkeypatch, tmp_path
 
 
 WAITS = """
-import os, sys, time
+import os, signal, sys, time
 from pipeline.training import ray_cluster
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 ray_cluster.GRACE = 0.3
 
 def init(**arguments):
