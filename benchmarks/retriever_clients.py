@@ -1,7 +1,6 @@
 """Measures `igpo serve-retriever` for many clients at once: requests a second, and how long one waits.
 
     python -m benchmarks.retriever_clients passages.jsonl                    # BM25, 64 and 200 clients
-    python -m benchmarks.retriever_clients passages.jsonl --unbatched        # without batches, to compare
 
 Each client asks one query, waits for the answer, and asks the next, as rollouts do. Queries are the first
 words of passages drawn at random. The server is a process of its own on loopback, the clients are tasks of
@@ -28,12 +27,9 @@ import psutil
 SERVER = """
 import sys, uvicorn
 from envs.data.corpus import load_corpus
-from envs.retrieval.batching import BatchingRetriever
 from envs.retrieval.bm25 import BM25Retriever
-from envs.retrieval.server import retrieval_app
+from envs.retrieval.serving.server import retrieval_app
 retriever = BM25Retriever(load_corpus(sys.argv[1]))
-if sys.argv[3] == "batched":
-    retriever = BatchingRetriever(retriever)
 uvicorn.run(retrieval_app(retriever, 3), host="127.0.0.1", port=int(sys.argv[2]),
             log_level="warning", timeout_keep_alive=75)
 """
@@ -46,17 +42,15 @@ def main() -> None:
     parser.add_argument("corpus")
     parser.add_argument("--clients", type=int, nargs="+", default=[64, 200])
     parser.add_argument("--requests", type=int, default=4000, help="of all clients together")
-    parser.add_argument("--unbatched", action="store_true")
     args = parser.parse_args()
     queries = queries_of(args.corpus)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    kind = "unbatched" if args.unbatched else "batched"
-    server = subprocess.Popen([sys.executable, "-c", SERVER, args.corpus, str(port), kind], env=os.environ)
+    server = subprocess.Popen([sys.executable, "-c", SERVER, args.corpus, str(port)], env=os.environ)
     try:
         asyncio.run(wait_for(port))
-        print(f"{kind}, {args.requests} requests; milliseconds")
+        print(f"{args.requests} requests; milliseconds")
         print(
             f"{'clients':>8} {'requests/s':>11} {'p50':>8} {'p99':>8} {'longest':>8} {'server CPU':>11} "
             f"{'failed':>7}"

@@ -34,7 +34,7 @@ def far_away_retriever(latency: float) -> Generator[str]:
     import uvicorn
 
     from envs.data.corpus import Corpus
-    from envs.retrieval.server import retrieval_app
+    from envs.retrieval.serving.server import retrieval_app
 
     world = build_world(WorldSettings(**WORLD))  # ty: ignore[invalid-argument-type]
     app = retrieval_app(BM25Retriever(Corpus(world.documents, source="world")), 1)

@@ -97,9 +97,8 @@ def serve_retriever_command(
 
     import uvicorn
 
-    from envs.retrieval.batching import BatchingRetriever
     from envs.retrieval.build import build_retriever
-    from envs.retrieval.server import retrieval_app
+    from envs.retrieval.serving.server import retrieval_app
 
     retriever = build_retriever(RetrieverSettings(kind=kind.value, top_k=top_k, dense=dense), documents)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -108,7 +107,7 @@ def serve_retriever_command(
         soft_wrap=True,
     )
     uvicorn.run(
-        retrieval_app(BatchingRetriever(retriever), top_k),
+        retrieval_app(retriever, top_k),
         host=host,
         port=port,
         log_level="warning",

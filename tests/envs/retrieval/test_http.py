@@ -24,7 +24,7 @@ from envs.retrieval.build import build_retriever
 from envs.retrieval.client import JSONClient
 from envs.retrieval.config import HTTPSettings, RetrieverSettings
 from envs.retrieval.http import HTTPRetriever
-from envs.retrieval.server import retrieval_app
+from envs.retrieval.serving.server import retrieval_app
 
 CORPUS = Corpus(
     [

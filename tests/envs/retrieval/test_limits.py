@@ -18,7 +18,8 @@ from envs.retrieval.base import Hit, RetrieverError
 from envs.retrieval.bm25 import BM25Retriever
 from envs.retrieval.config import HTTPSettings
 from envs.retrieval.http import HTTPRetriever
-from envs.retrieval.server import MAX_BODY, JoinedSearches, retrieval_app
+from envs.retrieval.serving.joined_searches import JoinedSearches
+from envs.retrieval.serving.server import MAX_BODY, retrieval_app
 from envs.retrieval.wire import MAX_DEPTH, parse_json
 
 CORPUS = Corpus([Document("d0", "mira", "mother toma"), Document("d1", "kalo", "color red")])

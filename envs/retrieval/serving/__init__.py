@@ -1,0 +1,1 @@
+"""Serves a retriever to many clients."""
