@@ -11,40 +11,48 @@ import argparse
 from pathlib import Path
 
 import torch
+from transformers import Qwen2Config
 
 from benchmarks.devices import add_device, device_of
 from benchmarks.gpu.results import add_result, write_result
+from pipeline.estimate.known_models import known_config
 
-SHAPES = {
-    # Qwen2.5's: hidden, intermediate, layers, heads, key heads, vocabulary, tied.
-    "1.5B": (1536, 8960, 28, 12, 2, 151936, True),
-    "7B": (3584, 18944, 28, 28, 4, 152064, False),
-    "tiny": (64, 128, 2, 2, 1, 49152, True),
-}
+HUB_NAMES = {"1.5B": "Qwen/Qwen2.5-1.5B-Instruct", "7B": "Qwen/Qwen2.5-7B-Instruct"}
+TINY = Qwen2Config(
+    vocab_size=49152,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    tie_word_embeddings=True,
+)
+
+
+def shape_of(name: str) -> Qwen2Config:
+    """Returns the configuration of a key of `HUB_NAMES`, or of `tiny`."""
+    config = TINY if name == "tiny" else known_config(HUB_NAMES[name])
+    assert isinstance(config, Qwen2Config), name
+    return config
 
 
 def make(name: str, folder: Path, device: torch.device) -> int:
     """Writes the model and its tokenizer in bfloat16; returns the number of parameters."""
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoTokenizer, Qwen2ForCausalLM
 
     from envs.engine.models import resolve_model
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("smollm2"))
-    hidden, intermediate, layers, heads, key_heads, vocabulary, tied = SHAPES[name]
-    config = Qwen2Config(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=key_heads,
-        tie_word_embeddings=tied,
-        max_position_embeddings=32768,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        use_sliding_window=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        dtype=torch.bfloat16,
+    config = Qwen2Config.from_dict(
+        shape_of(name).to_dict()
+        | {
+            "max_position_embeddings": 32768,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+            "use_sliding_window": False,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "dtype": torch.bfloat16,
+        }
     )
     torch.manual_seed(0)
     before = torch.get_default_dtype()
@@ -61,7 +69,7 @@ def make(name: str, folder: Path, device: torch.device) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shape", choices=list(SHAPES))
+    parser.add_argument("shape", choices=[*HUB_NAMES, "tiny"])
     parser.add_argument("folder", type=Path)
     add_device(parser)
     add_result(parser)

@@ -108,19 +108,8 @@ def test_learning_and_versions_in_tiny_shapes(tmp_path, monkeypatch):
 
 
 def test_the_shapes_are_qwen_s():
-    from transformers import Qwen2Config
-
     from pipeline.estimate.workload import model_sizes
 
     for name, parameters in (("1.5B", 1_543_714_304), ("7B", 7_615_616_512)):
-        hidden, intermediate, layers, heads, key_heads, vocabulary, tied = random_model.SHAPES[name]
-        config = Qwen2Config(
-            vocab_size=vocabulary,
-            hidden_size=hidden,
-            intermediate_size=intermediate,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=key_heads,
-            tie_word_embeddings=tied,
-        )
+        config = random_model.shape_of(name)
         assert model_sizes(config).parameters == parameters
