@@ -1,5 +1,6 @@
 -- Does the sign of a turn's advantage agree with its evidence, and would the outcome alone have agreed as well?
 -- agreement: share of gain-bearing turns with advantage > 0 where new gold evidence was retrieved and <= 0 where it was not.
+-- Sums of gains that cancel leave about 1e-16 of rounding, so an advantage within 1e-9 counts as 0.
 -- outcome_agreement: the same for the sign of the rollout's outcome minus its group's mean, which is what GRPO would have paid.
 -- Turns, episodes and groups are matched by 64-bit hashes of their identities, in half the time of matching the texts.
 WITH group_means AS (
@@ -25,10 +26,10 @@ SELECT
     run_id,
     iteration,
     count(*) AS turns,
-    avg((gold_hit = (advantage > 0))::INT) AS agreement,
+    avg((gold_hit = (advantage > 1e-9))::INT) AS agreement,
     avg((gold_hit = better)::INT) AS outcome_agreement,
-    avg((advantage > 0)::INT) FILTER (WHERE gold_hit) AS hits_rewarded,
-    avg((advantage < 0)::INT) FILTER (WHERE NOT gold_hit) AS others_punished
+    avg((advantage > 1e-9)::INT) FILTER (WHERE gold_hit) AS hits_rewarded,
+    avg((advantage < -1e-9)::INT) FILTER (WHERE NOT gold_hit) AS others_punished
 FROM credited
 JOIN judged USING (episode_hash)
 GROUP BY ALL

@@ -7,7 +7,7 @@ SELECT
     count(*) AS hit_turns,
     count(*) FILTER (WHERE turns.gain < 0) AS punished,
     avg((turns.gain < 0)::INT) AS punished_share,
-    avg((turns.advantage < 0)::INT) AS negative_advantage_share,
+    avg((turns.advantage < -1e-9)::INT) AS negative_advantage_share,
     min(turns.gain) AS worst_gain,
     arg_min(turns.episode_id, turns.gain) AS worst_episode
 FROM turns

@@ -19,7 +19,7 @@ from rich.console import Console
 from rollout_log_samples import Q1, answer, rollout, search, write_run
 from typer.testing import CliRunner
 
-from algorithms.igpo.iteration_record import IterationRecord, TurnCredit
+from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit
 from pipeline.analysis import AnalysisError, locate_run, named_queries, open_run
 from pipeline.analysis.named_queries import named_query
 from pipeline.cli.common import make_app
@@ -61,6 +61,27 @@ def test_a_better_paid_second_search_is_pushed(tmp_path):
         rows = opened.sql(named_query("search_again").sql).fetchall()
     # 2 (1 - 0.5) - 2 (0 - 0.5), over the root mean square of five advantages
     assert rows[1][1:] == (1, 1, "as trained", 2, 1, pytest.approx(2 / sqrt(8 / 5)), 2.0, -2.0)
+
+
+def test_rounding_is_no_sign(tmp_path):
+    """Gains whose sum is 0 leave an advantage of about 1e-16, of either sign."""
+    turns = [search(0, "x", True), answer(1, "Rome")]
+    rollouts = [rollout(name, "g", Q1, turns, outcome=1.0) for name in ("a", "b")]
+    credit = {
+        ("a", 0): TurnCredit(0.1, 0.2, 0.5, 1.0, -2e-16, 0.0),
+        ("b", 0): TurnCredit(0.1, 0.2, 0.5, 1.0, 2e-16, 0.0),
+        **{(name, 1): TurnCredit(None, None, None, None, 0.0, 0.0) for name in ("a", "b")},
+    }
+    groups = [GroupCredit("g", "q1", 2, 1.0, 0.0, 2, 0.5, 0.0, True, False, False, False)]
+    record = IterationRecord(1, "train", 0, rollouts, credit, groups)
+    write_run(tmp_path / "toy", written=[record])
+    with open_run("last", runs_dir=tmp_path) as opened:
+        ((_, _, turns_counted, agreement, _, rewarded, _),) = opened.sql(
+            named_query("advantage_agreement").sql
+        ).fetchall()
+        kinds = opened.sql(named_query("credit_by_turn_kind").sql).fetchall()
+    assert (turns_counted, agreement, rewarded) == (2, 0.0, 0.0)
+    assert [row[-1] for row in kinds] == [0.0] * len(kinds)
 
 
 # Named queries. The columns after run_id, in order.
