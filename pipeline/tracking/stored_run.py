@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
 
 KIND_TAG, TRAINING = "mlflow.experimentKind", "custom_model_development"
-"""The kind of an experiment, by which MLflow's UI opens its runs and charts and not its traces."""
+"""The kind of an experiment. MLflow's UI opens runs first by it, unless it has the switch between GenAI and
+Model training, which overrules it (3.17)."""
 RUN_TAG = "igpo.run_id"
 GRID_TAG = "igpo.grid_id"
 PARENT_TAG = "mlflow.parentRunId"

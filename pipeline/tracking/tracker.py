@@ -115,11 +115,14 @@ class MlflowTracker:
 
     @property
     def ui_command(self) -> str:
-        """The command that shows the store, or where to look for a server's."""
+        """The command that shows the store, or where to look for a server's.
+
+        MLflow's UI opens in its view for GenAI, without runs, until the view of models is chosen in it.
+        """
         if self._server and self._server.startswith("http"):
             return f"open {self._server}"
         store = self._server or f"sqlite:///{os.path.relpath(self._home / 'mlflow.db')}"
-        return f"mlflow ui --backend-store-uri {store}"
+        return f"mlflow ui --backend-store-uri {store}  # in it, choose Model training"
 
     @property
     def mlflow_run_id(self) -> str | None:

@@ -331,7 +331,9 @@ def test_the_local_store_lies_beside_all_runs(run_dir, monkeypatch):
     tracker = track(run_dir)
     tracker.close()
     assert tracker.tracking_uri == f"sqlite:///{run_dir.parent.parent / 'mlflow.db'}"
-    assert tracker.ui_command == "mlflow ui --backend-store-uri sqlite:///mlflow.db"
+    command, _, advice = tracker.ui_command.partition("  # ")
+    assert command == "mlflow ui --backend-store-uri sqlite:///mlflow.db"
+    assert advice == "in it, choose Model training"
 
 
 def test_mlflow_is_imported_late():
