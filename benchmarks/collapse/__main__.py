@@ -1,8 +1,8 @@
 """How many iterations ahead the watch warns, and how often it is wrong (docs/collapse.md).
 
-    python -m benchmarks.collapse                        # over the runs that are kept here: seconds
-    python -m benchmarks.collapse --make --seeds 0 1     # train those that are missing first: a minute each
-    python -m benchmarks.collapse --run runs/igpo/RUN_ID # runs of one's own too
+python -m benchmarks.collapse                        # over the runs that are kept here: seconds
+python -m benchmarks.collapse --make --seeds 0 1     # train those that are missing first: a minute each
+python -m benchmarks.collapse --run runs/igpo/RUN_ID # runs of one's own too
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def main() -> None:
     parser.add_argument("--make", action="store_true", help="train the runs that are missing")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="with --make")
     parser.add_argument("--out", type=Path, default=HERE / "runs", help="folder of the trained runs")
-    parser.add_argument("--run", type=Path, action="append", default=[], help="a run's folder; may be repeated")
+    parser.add_argument(
+        "--run", type=Path, action="append", default=[], help="a run's folder; may be repeated"
+    )
     args = parser.parse_args()
     if args.make:
         from benchmarks.collapse.make import make
@@ -41,7 +43,9 @@ def main() -> None:
     ]
     for title, tables in {
         "Cells of the study": [study_cell(path, STUDY) for path in sorted(STUDY.rglob("*.parquet"))],
-        "Runs that were made to test the watch": [pq.read_table(path) for path in sorted(args.out.glob("*.parquet"))],
+        "Runs that were made to test the watch": [
+            pq.read_table(path) for path in sorted(args.out.glob("*.parquet"))
+        ],
         "Runs that were named": [log.to_arrow_table() for log in logs],
     }.items():
         if tables:

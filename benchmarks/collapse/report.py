@@ -60,9 +60,7 @@ def outcomes(tables: Iterable[pa.Table]) -> list[Outcome]:
     for run, iteration, sign in signs_of(pa.concat_tables(kept)):
         found.setdefault(run, []).append((iteration, sign))
     lengths = {table["run_id"][0].as_py(): table.num_rows for table in kept}
-    return [
-        _outcome(run, lengths[run], rows) for run, rows in found.items() if rows[0][1] != NOT_SIGNS[1]
-    ]
+    return [_outcome(run, lengths[run], rows) for run, rows in found.items() if rows[0][1] != NOT_SIGNS[1]]
 
 
 def _outcome(run: str, iterations: int, rows: list[tuple[int, str]]) -> Outcome:
@@ -85,7 +83,12 @@ def report(found: list[Outcome]) -> str:
         lines.append(f"| {one.run} | {one.fell} of {one.iterations} | {at} | {sign} | {ahead} |")
     sound = [one for one in found if not one.fell]
     alarms = [one for one in sound if one.warned]
-    lines += ["", f"{len(found)} runs, {len(fallen)} fell, {sum(bool(one.warned) for one in fallen)} of them warned."]
+    lines += [
+        "",
+        f"{len(found)} runs, {len(fallen)} fell, {sum(bool(one.warned) for one in fallen)} of them warned.",
+    ]
     lines += [f"False alarms: {len(alarms)} of {len(sound)} sound runs."]
-    lines += [f"  {one.run}: {one.warned[1]} at {one.warned[0]} of {one.iterations}" for one in alarms if one.warned]
+    lines += [
+        f"  {one.run}: {one.warned[1]} at {one.warned[0]} of {one.iterations}" for one in alarms if one.warned
+    ]
     return "\n".join(lines)

@@ -89,14 +89,17 @@ def write(folder, rows):
 
 def test_the_log_answers_as_training_did(tmp_path):
     rows = turning(answered_share=0.4, turns_mean=2.0, tokens_sampled=80.0, em_sampled=0.05)
-    live = [(s.iteration, s.name, s.text) for w in [CollapseWatch()] for i, r in enumerate(rows, 1) for s in w.add(i, r)]
+    live = [
+        (s.iteration, s.name, s.text)
+        for w in [CollapseWatch()]
+        for i, r in enumerate(rows, 1)
+        for s in w.add(i, r)
+    ]
     with open_run(write(tmp_path, rows)) as run:
         logged = run.named("collapse_watch").fetchall()
     assert [(iteration, sign, text) for _, iteration, sign, *_, text in logged] == sorted(live)
     assert {name for _, name, _ in live} == {"truncated", "fewer turns", "fell"}
-    assert (
-        "fewer turns: turns a rollout 2.33 (before: 3.0). What usually helps: lower `lr`" in live[0][2]
-    )
+    assert "fewer turns: turns a rollout 2.33 (before: 3.0). What usually helps: lower `lr`" in live[0][2]
 
 
 def test_a_resumed_run_is_compared_with_its_own_beginning():
