@@ -60,7 +60,7 @@ def paper_tables(evaluations: Sequence[Path], model: str) -> Iterator[Table | Te
         )
     yield table
     for row in known["rows"][model]:
-        yield Text(f"{row['name']}: {row['source']}", style="dim")
+        yield Text(f"{row['name']} ({row['source']})", style="dim")
     yield Text("Measured by others, in other settings:")
     for other in known["others"]:
         yield Text(f"- {other['what']} ({other['source']})")

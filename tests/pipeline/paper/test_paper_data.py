@@ -26,6 +26,7 @@ from pipeline.paper.fetch import State, fetch, look
 from pipeline.paper.manifest import PublicFile, git_blob_of, load_manifest
 
 UNKNOWN = {"size": None, "sha256": None}
+TRAIN = {"questions": "train.jsonl", "without": "test.parquet"}
 PASSAGES = [{"id": str(i), "contents": f'"Title {i}"\nPassage {i} of the corpus.'} for i in range(50)]
 
 
@@ -68,7 +69,7 @@ def manifest_of(files, address, path):
     blob = hashlib.sha1(b"blob %d\0" % len(train) + train).hexdigest()
     listed = [
         entry("test.parquet", test, address, questions="heldout.jsonl", counts={"nq": 1, "popqa": 1}),
-        entry("train.parquet", train, address, **UNKNOWN, git_blob=blob, questions="train.jsonl", without="test.parquet"),
+        entry("train.parquet", train, address, **UNKNOWN, git_blob=blob, **TRAIN),
         entry("wiki.jsonl.gz", wiki, address, **UNKNOWN, is_corpus=True),
     ]  # fmt: skip
     path.write_text(yaml.safe_dump({"files": listed}))
