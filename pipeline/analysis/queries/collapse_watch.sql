@@ -132,7 +132,7 @@ signs AS (
         },
         {
             'sign': 'KL', 'now': kl, 'before': kl_5, 'digits': 3,
-            'holds': stands AND kl > 0.5 AND kl > 3 * kl_5,
+            'holds': stands AND CASE WHEN kl_5 IS NULL THEN kl > 1 ELSE kl > 0.5 AND kl > 3 * kl_5 END,
             'what': 'KL to the reference, nats a token',
             'remedy': 'lower `lr`; raise `kl_coeff`'
         },
@@ -146,14 +146,15 @@ signs AS (
     FROM compared
 ),
 
-begun AS (
-    SELECT
-        *,
-        n >= 6 AND coalesce(holds, false)
-        AND NOT (n > 6 AND coalesce(lag(holds) OVER spell, false))
-            AS begins
+told AS (
+    -- KL begins at 0, so it needs no beginning of the run to compare with.
+    SELECT *, coalesce(holds, false) AND (n >= 6 OR sign = 'KL') AS is_told
     FROM signs
-    WINDOW spell AS (PARTITION BY run_id, sign ORDER BY n)
+),
+
+begun AS (
+    SELECT *, is_told AND NOT coalesce(lag(is_told) OVER (PARTITION BY run_id, sign ORDER BY n), false) AS begins
+    FROM told
 ),
 
 lengths AS (
@@ -166,7 +167,10 @@ SELECT
     sign,
     now,
     before,
-    format('{}: {} {} (before: {}). What usually helps: {}', sign, what, round(now, digits), round(before, digits), remedy) AS warning
+    format(
+        '{}: {} {} (before: {}). What usually helps: {}',
+        sign, what, round(now, digits), coalesce(round(before, digits)::TEXT, 'not known'), remedy
+    ) AS warning
 FROM begun
 WHERE begins
 UNION ALL

@@ -65,6 +65,19 @@ def test_each_sign_at_the_iteration_that_its_numbers_give(changed, expected):
     assert signs(turning(**changed)) == [expected]
 
 
+def test_a_large_kl_needs_no_beginning_to_compare_with():
+    """What a far too high rate does in one update: the run has no sound iterations but the first."""
+    rows = [SOUND | {"kl": 0.0}, *[SOUND | {"kl": 4.0, "em_sampled": 0.0}] * 3]
+    ((iteration, name, text),) = [
+        (s.iteration, s.name, s.text)
+        for w in [CollapseWatch()]
+        for i, r in enumerate(rows, 1)
+        for s in w.add(i, r)
+    ]
+    assert (iteration, name) == (3, "KL")  # (0 + 4 + 4) / 3 > 1
+    assert "KL to the reference, nats a token 2.667 (before: not known)" in text
+
+
 def test_a_sign_counts_only_while_em_does_not_rise():
     rising = [row | {"em_sampled": 0.3 + 0.03 * i} for i, row in enumerate(turning(entropy=1.1))]
     assert signs(rising) == []
