@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from algorithms.igpo.metrics import training_metrics
+from algorithms.igpo.metrics import duplicate_share, training_metrics
 from algorithms.igpo.sampling import sample_batch
 from envs.data.prompt_sampler import PromptSampler
 from envs.data.question import Question
-from envs.search.trajectory import Rollout
+from envs.search.trajectory import ActionKind, Rollout, Turn
 
 WANTED = 3
 
@@ -123,3 +123,20 @@ def test_em_of_all_sampled_rollouts_is_a_metric_of_its_own():
     metrics = training_metrics(kept, {}, [], replaced)
     assert (metrics["em"], metrics["em_sampled"], metrics["rollouts"]) == (1 / 2, 2 / 6, 2.0)
     assert training_metrics(kept, {}, [])["em_sampled"] == 1 / 2
+
+
+def test_a_duplicate_repeats_the_decisions_of_another_rollout_of_its_group():
+    def rollout(group, number, *texts):
+        one = Rollout(f"{group}{number}", group, Question("q", "?", ["a"]))
+        one.turns = [
+            Turn(at, "a", "p", text, ActionKind.TOOL, num_decision_tokens=1) for at, text in enumerate(texts)
+        ]
+        return one
+
+    rollouts = [
+        rollout("g", 0, "x", "y"),
+        rollout("g", 1, "x", "y"),
+        rollout("g", 2, "x"),
+        rollout("h", 0, "x"),
+    ]
+    assert duplicate_share(rollouts) == 1 / 4
