@@ -42,7 +42,7 @@ def paper_command(
     import logging
 
     from envs.errors import InputError
-    from pipeline.paper.fetch import State, fetch, look
+    from pipeline.paper.fetch import State, check, fetch, look
     from pipeline.paper.manifest import load_manifest
     from pipeline.paper.prepare import build_index, prepare_questions
     from pipeline.terminal import Console
@@ -55,7 +55,10 @@ def paper_command(
     out.mkdir(parents=True, exist_ok=True)
     failure = None
     for file in wanted:
-        if look(file, out).state is State.HERE:
+        state = look(file, out).state
+        if state is State.UNCHECKED:
+            check(file, out / file.name, out)
+        if state in (State.HERE, State.UNCHECKED):
             console.print(f"{file.name}: here", soft_wrap=True)
         elif failure is None:
             console.print(f"{file.name}: {file.what}", soft_wrap=True)

@@ -166,8 +166,12 @@ def test_a_file_put_there_by_hand_is_checked_and_taken(served):
     server, manifest, out = served
     out.mkdir()
     (out / "test.parquet").write_bytes(server.files["test.parquet"])
+    assert "not checked" in said(invoke("--list", "--out", str(out), "--manifest", manifest))
     assert invoke("--out", str(out), "--manifest", manifest).exit_code == 0
     assert "test.parquet" not in [name for name, _ in server.asked]
+    (out / "fetched.json").unlink()
+    (out / "test.parquet").write_bytes(b"not it")
+    assert "test.parquet.wrong is another file" in said(invoke("--out", str(out), "--manifest", manifest))
 
 
 def test_without_a_network_it_says_what_is_missing_and_uses_what_is_here(served, monkeypatch):
