@@ -34,6 +34,7 @@ def estimated(config, memory):
 def test_the_files_for_gpus_name_their_machine():
     assert set(FILES) == {
         "igpo_gpu.yaml",
+        "real_llm.yaml",
         "qwen2.5_3b.yaml",
         "qwen2.5_3b_one_gpu.yaml",
         "qwen2.5_7b.yaml",
