@@ -62,11 +62,12 @@ def keep(run: Path, start: str, method: str, scores: Path | None) -> None:
 
 def _replace(path: Path, rows: list[dict[str, Any]], order: str) -> None:
     """Writes `rows` in the place of the same run's rows of the table, in `order`."""
-    new = pa.Table.from_pylist(rows)
+    table = duckdb.from_arrow(pa.Table.from_pylist(rows))
     if path.exists():
-        old = duckdb.sql(f"SELECT * FROM '{path}' WHERE run_id <> '{rows[0]['run_id']}'").to_arrow_table()
-        new = duckdb.sql("SELECT * FROM old UNION ALL BY NAME SELECT * FROM new").to_arrow_table()
-    duckdb.sql(f"SELECT * FROM new ORDER BY {order}").write_csv(str(path))
+        others = duckdb.read_csv(str(path)).filter(f"run_id <> '{rows[0]['run_id']}'")
+        table = others.union(table.project(", ".join(others.columns)))
+    written = table.order(order).to_arrow_table()
+    duckdb.from_arrow(written).write_csv(str(path))
 
 
 def show(baseline: str, svg: Path | None, console: Console) -> None:
@@ -172,21 +173,18 @@ def _first(values_U: np.ndarray, goal: float) -> int | None:
 
 def draw() -> alt.FacetChart:
     """Draws sampled exact match by tokens, a thin line per seed and a thick one for their mean."""
-    rows = duckdb.sql(
-        f"""
-        SELECT
-            start, method, seed, update,
-            avg(em) OVER smooth AS em, avg(tokens) OVER together / 1000 AS tokens, avg(em) OVER together AS mean
-        FROM '{UPDATES}'
-        WINDOW
-            smooth AS (PARTITION BY start, method, seed ORDER BY update ROWS 2 PRECEDING),
-            together AS (PARTITION BY start, method, update)
-        """
-    )
     values = duckdb.sql(
-        """
-        SELECT *, avg(mean) OVER (PARTITION BY start, method, seed ORDER BY update ROWS 2 PRECEDING) AS mean_em
-        FROM rows
+        f"""
+        WITH by_update AS (
+            SELECT *, avg(tokens) OVER together / 1000 AS mean_tokens, avg(em) OVER together AS mean
+            FROM '{UPDATES}'
+            WINDOW together AS (PARTITION BY start, method, update)
+        )
+        SELECT
+            start, method, seed, mean_tokens AS tokens,
+            avg(em) OVER smooth AS em, avg(mean) OVER smooth AS mean
+        FROM by_update
+        WINDOW smooth AS (PARTITION BY start, method, seed ORDER BY update ROWS 2 PRECEDING)
         """
     ).to_arrow_table()
     base: Any = alt.Chart(width=300, height=220).encode(
@@ -195,7 +193,7 @@ def draw() -> alt.FacetChart:
     )
     seeds = base.mark_line(opacity=0.3, strokeWidth=1).encode(y="em:Q", detail="seed:N")
     mean = base.mark_line(strokeWidth=2.5).encode(
-        y=alt.Y("mean_em:Q", title="exact match of sampled rollouts, 3 updates")
+        y=alt.Y("mean:Q", title="exact match of sampled rollouts, 3 updates")
     )
     return alt.layer(seeds, mean, data=alt.Data(values=values.to_pylist())).facet(
         column=alt.Column("start:N", title=None)

@@ -16,7 +16,6 @@ from benchmarks.gpu import proof as proof_module
 from benchmarks.gpu.imports import missing_of, module_names
 from benchmarks.gpu.phases import PHASES, Phase, Setting, command_of, why_not
 from benchmarks.gpu.proof import Proof, call, summary, told
-from benchmarks.gpu.training import main as train_or_check
 from pipeline.experiment.experiment import load_experiment
 
 NAMES = [phase.name for phase in PHASES]
@@ -38,7 +37,8 @@ WRITES = "open(sys.argv[-1], 'w').write(json.dumps({'mfu': 0.25}))"
 
 def test_the_short_phases_come_first_and_take_nine_minutes_if_none_runs_to_its_limit():
     assert SHORT == [
-        "versions", "embedded", "model", "sampling", "bare_vllm", "learning", "real_text", "warm_start", "real_llm"
+        "versions", "embedded", "model", "sampling", "bare_vllm", "learning", "real_text",
+        "warm_start", "real_llm",
     ]  # fmt: skip
     assert all(phase.only_all for phase in PHASES[len(SHORT) :])
     for phase in PHASES:
