@@ -148,7 +148,9 @@ def test_what_does_not_fit_is_said():
     small = dataclasses.replace(DEVICE, memory=20_000)
     assert not estimate(MODEL, WORK, small).fits
     adapters = dataclasses.replace(MODEL, trained=100)
-    lighter = dataclasses.replace(WORK, gradient_checkpointing=True, micro_batch_tokens=10)
+    lighter = dataclasses.replace(
+        WORK, adapter_policies=1, gradient_checkpointing=True, micro_batch_tokens=10
+    )
     assert estimate(adapters, lighter, small).fits
     no_cache = dataclasses.replace(WORK, engine_memory_share=0.02)
     assert (
@@ -160,7 +162,8 @@ def test_what_does_not_fit_is_said():
 def test_parameters_are_the_models_own():
     from transformers import AutoModelForCausalLM
 
-    from algorithms.igpo.model.lora import LoraSettings, add_lora
+    from algorithms.igpo.model.lora import add_lora
+    from envs.engine.lora import LoraSettings
 
     (experiment,) = load_experiments("conf/igpo.yaml")
     config = experiment.algorithm_config()
