@@ -41,8 +41,8 @@ FROM_RLLIB: dict[str, tuple[str, Any, str]] = {
     "policies": (
         "keys",
         {},
-        "Settings of one policy alone, by policy, such as `{searcher: {lora: {rank: 16}}, reader: {lr: 1.0e-5}}`: "
-        "lora, lr, grad_clip, kl_coeff and others of the loss.",
+        "Settings of one policy alone, such as `{searcher: {lora: {rank: 16}}, reader: {lr: 1e-5}}`: "
+        "lr, lora, grad_clip, kl_coeff and others of the loss. The roles name the policies.",
     ),
     "algorithm_config_overrides_per_module": ("keys", {}, "RLlib's word for `policies`."),
     "evaluation_interval": (
@@ -205,7 +205,6 @@ callbacks_on_evaluate_offline_end"""
 """Settings of RLlib that IGPO ignores, and what to set instead or why. An experiment may not set them."""
 
 OF_ONE_POLICY = (
-    "lora",
     "lr",
     "grad_clip",
     "clip_low",
@@ -214,9 +213,10 @@ OF_ONE_POLICY = (
     "ratio_level",
     "kl_coeff",
     "mismatch_cap",
+    "lora",
 )
-"""Settings that may differ between policies (`policies`). All others belong to the batch or to the model, which
-policies share."""
+"""Settings that may differ between policies (`policies`). All others belong to the batch or to the model,
+which policies share."""
 
 RLLIB_WORDS = {"callbacks": "callbacks_class", "framework": "framework_str", "num_workers": "num_env_runners"}
 """Names under which RLlib takes one of its settings too."""

@@ -258,8 +258,8 @@ def map_roles_to_policies(config: IGPOSettings) -> None:
     for policy, own in config.algorithm_config_overrides_per_module.items():
         if policy not in config.policies:
             raise InputError(
-                f"`policies` has settings for {policy}, but no role speaks through it; the roles' policies are "
-                f"{', '.join(sorted(config.policies))}"
+                f"`policies` has settings for {policy}, but no role speaks through it; the roles' policies "
+                f"are {', '.join(sorted(config.policies))}"
             )
         for name in own:
             if name not in OF_ONE_POLICY:

@@ -45,8 +45,8 @@ def resolve_model(model_path: str | None) -> str:
             return str(folder.resolve())
         if is_adapter(folder):
             raise InputError(
-                f"model_path {model_path} holds adapters without their base: give the checkpoint that it is part "
-                "of, or a folder with both merged"
+                f"model_path {model_path} holds adapters without their base: give the checkpoint that it is "
+                "part of, or a folder with both merged"
             )
         raise InputError(
             f"model_path {model_path} has no config.json: it must be a Hugging Face model folder"

@@ -1,8 +1,8 @@
 """`IGPOEnvRunner`: RLlib's env runner around the rollout loop, with a rollout engine per policy.
 
-One runner is one process with its own engines; policies that are adapters of one base share one. Its `RolloutLoop` advances the state machines
-(`SearchEpisode`) directly, without `SearchEnv`. It returns a record per rollout, or RLlib's
-`MultiAgentEpisode` with one timestep per turn.
+One runner is one process with its own engines; policies that are adapters of one base share one. Its
+`RolloutLoop` advances the state machines (`SearchEpisode`) directly, without `SearchEnv`. It returns a record
+per rollout, or RLlib's `MultiAgentEpisode` with one timestep per turn.
 """
 
 from __future__ import annotations

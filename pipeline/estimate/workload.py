@@ -76,7 +76,7 @@ class Workload:
     pushes_by_nccl: bool = False
     """Weights go from GPU to GPU (`engine.weight_transfer`)."""
     num_policies: int = 1
-    """Policies that each env runner and each learner holds: a model each, apart from those that are adapters."""
+    """Policies that each env runner and each learner holds: a model each, but for adapters."""
     adapter_policies: int = 0
     """Those of them that are adapters of the one base."""
     served_policies: int = 0

@@ -71,14 +71,14 @@ class Adapters:
         """Raises InputError where the engines cannot do what is asked of them."""
         if engine.adapters is not None and not self.sharing:
             raise InputError(
-                f"engine.adapters {engine.adapters} has no effect here: it is about two or more policies with "
-                "`lora`; leave it out"
+                f"engine.adapters {engine.adapters} has no effect here: it is about two or more policies "
+                "with `lora`; leave it out"
             )
         if not self.served:
             return
         served_rank(self.served), served_targets(self.served)
         if engine.weight_transfer == "nccl":
             raise InputError(
-                "engine.weight_transfer nccl sends whole models, and an engine that serves adapters gets only "
-                "these: use shared_memory, or set engine.adapters to merged"
+                "engine.weight_transfer nccl sends whole models, and an engine that serves adapters gets "
+                "only these: use shared_memory, or set engine.adapters to merged"
             )

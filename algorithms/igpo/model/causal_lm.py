@@ -189,9 +189,9 @@ class HFCausalLM(TorchRLModule):
 
         Args:
             inference_only: True: the weights for the rollout engine (`engine_weights`), which loads them
-                through `state_to_tensors`. With dtype bfloat16 the arrays are int16 and hold the bits of bfloat16
-                numbers (NumPy has no such type). False: the tensors of a checkpoint, float32 and exact; with
-                LoRA the adapters alone.
+                through `state_to_tensors`. With dtype bfloat16 the arrays are int16 and hold the bits of
+                bfloat16 numbers (NumPy has no such type). False: the tensors of a checkpoint, float32 and
+                exact; with LoRA the adapters alone.
         """
         if not inference_only:
             return {name: full_tensor(t).to("cpu", copy=True).numpy() for name, t in self._tensors().items()}
@@ -229,9 +229,9 @@ class HFCausalLM(TorchRLModule):
             tensor.copy_(shard_like(tensors[name], tensor))
 
     def save_pretrained(self, folder: str | None) -> None:
-        """Writes a plain Hugging Face folder: weights in `dtype` and configuration, no tokenizer. A module that
-        shares its base writes its adapters alone, in float32 and `peft`'s form.
+        """Writes a plain Hugging Face folder: weights in `dtype` and configuration, no tokenizer.
 
+        A module that shares its base writes its adapters alone, in float32 and the form of `peft`.
         With `folder` None the module only takes part in gathering shards.
         """
         if self.lora is not None and self.shares_base:

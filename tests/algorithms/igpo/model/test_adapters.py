@@ -1,4 +1,4 @@
-"""Policies that are adapters of one base: the learner holds it once, and pushes, checkpoints and exports hold adapters."""
+"""Policies that are adapters of one base: a learner holds it once, and sends and saves adapters alone."""
 
 from pathlib import Path
 
@@ -131,7 +131,9 @@ def test_engines_get_adapters_and_the_export_is_read_back(llama, tmp_path):
         ]
         lora, tensors = read_adapter(folder)
         assert (lora.rank, lora.alpha_in_force, lora.targets) == (
-            LORA[policy]["lora"]["rank"], {"searcher": 8.0, "reader": 3.0}[policy], LORA[policy]["lora"]["targets"],
+            LORA[policy]["lora"]["rank"],
+            {"searcher": 8.0, "reader": 3.0}[policy],
+            LORA[policy]["lora"]["targets"],
         )  # fmt: skip
         fresh = load_causal_lm(llama, torch.float32)
         add_lora(fresh, lora)
@@ -199,8 +201,8 @@ def test_settings_of_one_policy(llama):
 
 def test_what_cannot_be_is_said(llama, tmp_path):
     for policies, settings, said in (
-        ({"planner": {"lr": 1e-3}}, {}, "settings for planner, but no role speaks through it.* reader, searcher"),
-        ({"reader": {"gamma": 1}}, {}, "sets gamma for reader alone; policies may differ in lora, lr"),
+        ({"planner": {"lr": 1e-3}}, {}, "settings for planner, but no role speaks through it.* searcher"),
+        ({"reader": {"gamma": 1}}, {}, "sets gamma for reader alone; policies may differ in lr"),
         ({"reader": {"lora": {"rank": 600}}}, {"lora": {}}, "600 for policy reader; .* at most rank 512"),
         ({"reader": {"lora": {}}}, {"engine": {"adapters": "served"}}, "has no effect here: it is about two"),
         (LORA, {"reference_refresh_interval": 2, "kl_coeff": 0.1}, "cannot refresh the base"),
