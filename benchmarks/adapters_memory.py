@@ -5,8 +5,9 @@
 
 Three ways: `served` (one engine serves both adapters), `merged` (an engine of each policy), `separate` (two
 whole models). For each way a fresh process builds the learner and updates it once, and another builds the
-engines and samples once. Each reports by how much its resident memory grew. Beside it stands what `igpo
-estimate` expects: of the learner without activations.
+engines and samples twice. Each reports by how much its resident memory grew, and the engines how fast they
+wrote the second time. Beside the memory stands what `igpo estimate` expects: of the learner without
+activations.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 import warnings
 from typing import Any
 
@@ -37,8 +39,8 @@ WAYS = {
     "merged": {"policies": ADAPTERS, "engine": {"adapters": "merged"}},
     "separate": {},
 }
-PARTS = ("learner", "engine")
 KV_GIB, ROWS, LONGEST = 0.25, 8, 400
+REQUESTS, CONTEXT, NEW = 16, 300, 64
 
 
 def config_of(way: str, model: str, dtype: str) -> IGPOConfig:
@@ -65,28 +67,29 @@ def main() -> None:
     if args.of is not None:
         way, part = args.of
         config = config_of(way, args.model, args.dtype)
-        print(json.dumps(learner_bytes(config) if part == "learner" else engine_bytes(config)))
+        print(json.dumps(learner_bytes(config) if part == "learner" else engine_growth(config)))
         return
     logging.disable(logging.WARNING)
     print(f"{args.model}, {args.dtype}: GiB, measured (estimated)")
-    print(f"{'':10}" + "".join(f"{part:>18}" for part in PARTS))
+    print(f"{'':10}{'learner':>18}{'engines':>18}{'tokens/s':>12}")
     for way in WAYS:
         config = config_of(way, args.model, args.dtype)
         expected = memory_of(model_of(config), workload_of(config, Expected(), on_cpu=True), 0.0)
+        learner, (engine, speed) = _measured(way, "learner", args), _measured(way, "engine", args)
         cells = [
-            f"{_measured(way, part, args) / GIB:.2f} ({size / GIB:.2f})"
-            for part, size in zip(PARTS, (expected.state, expected.engine), strict=True)
+            f"{size / GIB:.2f} ({estimated / GIB:.2f})"
+            for size, estimated in ((learner, expected.state), (engine, expected.engine))
         ]
-        print(f"{way:10}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
+        print(f"{way:10}{cells[0]:>18}{cells[1]:>18}{speed:12,.0f}", flush=True)
 
 
-def _measured(way: str, part: str, args: argparse.Namespace) -> float:
+def _measured(way: str, part: str, args: argparse.Namespace) -> Any:
     command = [sys.executable, "-m", "benchmarks.adapters_memory", "--of", way, part]
     command += ["--model", args.model, "--dtype", args.dtype]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command[1:])} failed:\n{done.stderr[-2000:]}")
-    return float(done.stdout.strip().splitlines()[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def learner_bytes(config: IGPOConfig) -> int:
@@ -112,8 +115,8 @@ def learner_bytes(config: IGPOConfig) -> int:
     return _resident() - before
 
 
-def engine_bytes(config: IGPOConfig) -> int:
-    """Bytes by which this process grows with the engines of both policies, after both have sampled."""
+def engine_growth(config: IGPOConfig) -> tuple[int, float]:
+    """Bytes by which this process grows with the engines of both policies, and tokens per second of both."""
     from algorithms.igpo.model.causal_lm import DTYPES, load_causal_lm
     from envs.engine.base import Generate
     from envs.engine.build import build_engines
@@ -123,25 +126,45 @@ def engine_bytes(config: IGPOConfig) -> int:
     _quiet()
     import_vllm(config.model_dtype)
     before, folder = _resident(), resolve_model(config.model_path)
-    served = config.adapters.served
     engines = build_engines(
         dict.fromkeys(config.policy_ids, folder),
         config.engine_settings,
-        served=served,
+        served=config.adapters.served,
         max_model_len=512,
         dtype=config.model_dtype,
     )
     for policy, engine in engines.items():
-        whole = policy not in served
-        weights = dict(load_causal_lm(folder, DTYPES[config.model_dtype]).state_dict()) if whole else {}
-        engine.load_weights(weights, version=0)
-        del weights
-        for k in range(16):
-            engine.submit(Generate(f"{policy}/{k}", [10 + n % 90 for n in range(400)], 8, [], 1.0, k))
-    while any(engine.is_busy for engine in engines.values()):
-        for engine in engines.values():
-            engine.step()
-    return _resident() - before
+        engine.load_weights(_weights(config, policy, folder, DTYPES[config.model_dtype], load_causal_lm), 0)
+    seconds = 0.0
+    for turn in range(2):
+        started = time.perf_counter()
+        for policy, engine in engines.items():
+            for k in range(REQUESTS):
+                context = [10 + (7 * n + k + 31 * turn) % 90 for n in range(CONTEXT)]
+                engine.submit(Generate(f"{policy}/{turn}/{k}", context, NEW, [], 1.0, k))
+        while any(engine.is_busy for engine in engines.values()):
+            for engine in engines.values():
+                engine.step()
+        seconds = time.perf_counter() - started
+    return _resident() - before, len(engines) * REQUESTS * NEW / seconds
+
+
+def _weights(config: IGPOConfig, policy: str, folder: str, dtype: Any, load: Any) -> dict[str, Any]:
+    """What a push would bring: a whole model, or adapters."""
+    import torch
+
+    from algorithms.igpo.model.lora import add_lora
+
+    model = load(folder, dtype)
+    if policy not in config.adapters.served:
+        return dict(model.state_dict())
+    add_lora(model, config.adapters.served[policy])
+    named = {name: p.detach().to(dtype) for name, p in model.named_parameters() if ".lora_" in name}
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: tensor + 0.01 * torch.randn(tensor.shape, generator=generator).to(dtype)
+        for name, tensor in named.items()
+    }
 
 
 def _resident() -> int:
