@@ -99,9 +99,10 @@ def agent_metrics(
         agents: the names of the roles.
 
     Returns:
-        `agent/NAME/METRIC` to value; nothing where there is one role. `turns_mean` and `tokens_mean` (decision
-        tokens) are per rollout. `gain_mean` and `advantage_mean` are over the agent's turns that have one, and
-        `malformed_share` (malformed or cut off) over all its turns; they are 0 where it never spoke.
+        `agent/NAME/METRIC` to value; nothing where there is one role. `turns_mean` and `tokens_mean`
+        (decision tokens) are per rollout. `gain_mean` and `advantage_mean` are over the agent's turns that
+        have one, and `malformed_share` (malformed or cut off) over all its turns; they are 0 where it never
+        spoke.
     """
     if len(agents) < 2:
         return {}

@@ -42,8 +42,8 @@ METRIC_NAMES = {
     "groups_incomplete": "batch/groups_incomplete",
     "groups_dropped": "batch/groups_dropped",
 }
-"""Keys of `result["igpo"]` to metric names. `seconds_X` becomes `seconds/X`, `agent/NAME/X` stays; any other key
-becomes `other/KEY`."""
+"""Keys of `result["igpo"]` to metric names. `seconds_X` becomes `seconds/X`, `agent/NAME/X` stays; any other
+key becomes `other/KEY`."""
 
 STEP_METRIC = "progress/iteration"
 """Logged with every batch: its history tells which iterations have arrived."""

@@ -204,7 +204,7 @@ def message(index, text, agent="reader"):
 
 
 def two_agents():
-    """A searcher and its reader. In t1 the reader passes the answer on, in t2 it loses it, in t3 it is silent.
+    """A searcher and its reader. The reader passes the answer on in t1, loses it in t2 and is silent in t3.
 
     Decision tokens: 4 a search, 5 a message, 6 an answer; 45 in all.
     """

@@ -131,8 +131,8 @@ NAMED = {
     ],
     # Of the positive gain 2.5 + 0.5 + 1, r2's second turn took 0.5 without evidence.
     "gain_without_evidence": [(1, 3, 1 / 3, -1 / 6, 0.125), (2, 1, 0.0, 0.0, None)],
-    # Searches of five rollouts and r6's cut-off turn (28 of 63 tokens); then r1's and r2's second searches, three
-    # answers of two-turn rollouts and r5's malformed turn; then two answers.
+    # Searches of five rollouts and r6's cut-off turn (28 of 63 tokens); then r1's and r2's second searches,
+    # two answers of two-turn rollouts and r5's malformed turn; then two answers.
     "gain_by_agent": [
         ("searcher", 0, 6, 5, -0.1, sqrt(2.2 / 4 / 5), 0.2, 0.14, -1 / 6, 28 / 63),
         ("searcher", 1, 5, 2, 1.5, 1.0, 1.0, 0.55, 0.2, 23 / 63),
