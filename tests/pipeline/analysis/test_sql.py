@@ -139,6 +139,7 @@ NAMED = {
         ("searcher", 2, 2, 0, None, None, None, None, 0.0, 12 / 63),
     ],
     "lost_evidence": [],
+    "counterfactual_agreement": [],
     # Beliefs moved by -0.05, 0.85, 0, 0.1, 0.3, -0.05 and 0.
     "turns_without_effect": [("searcher", "tool", 7, 2, 2 / 7, 2 / 7, 1.15 / 7, 8 / 63)],
     "silent_agents": [("searcher", 6, 1.0, 1.0, 13 / 6, 1 / 6, None, 0.0)],
