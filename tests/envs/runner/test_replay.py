@@ -111,8 +111,8 @@ def test_a_chat_template_stays_whole_where_a_message_is_left_out(tmp_path):
     again = replay(task, record.rollout.question, logged(task, record))
     question = "?<|im_end|>\n<|im_start|>assistant\n"
     more = "<message>more</message>"
-    told = {word: f"<|im_end|>\n<|im_start|>user\n<message>\n{word}\n</message><|im_end|>\n<|im_start|>assistant\n"
-            for word in ("alpha", "omega")}  # fmt: skip
+    opened = "</message><|im_end|>\n<|im_start|>assistant\n"
+    told = {word: f"<|im_end|>\n<|im_start|>user\n<message>\n{word}\n{opened}" for word in ("alpha", "omega")}
     nothing = "<|im_end|>\n<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"
 
     def seen(turn=None):

@@ -98,7 +98,7 @@ def test_an_agent_that_writes_nothing_ends_its_rollout(
 
 
 def test_the_second_of_two_that_may_answer_ends_the_rollout_and_is_paid(tmp_path):
-    """Belief stays that of the first of them (definitions: Several agents)."""
+    """Belief stays that of the first of them (definitions: Belief and information gain)."""
     duo = [
         {"name": "first", "actions": ["search", "answer", "message"], "to": "second"},
         {"name": "second", "actions": ["answer", "message"], "to": "first", "policy": "other"},
