@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,38 +62,35 @@ class TurnWorth:
 
 def turn_worths(scores: Scores, replays: list[Replay], alias_rule: AliasRule) -> list[list[TurnWorth]]:
     """Computes what every gain-bearing turn of each rollout was worth."""
-    views = [(parts, turns) for one in replays for parts, turns in _views(one)]
-    suffixes = [one.templates.suffixes_K for one in replays for _ in range(2)]
-    queries = [
-        BeliefQuery([np.array(ids, np.int32) for ids in _contexts(parts, turns)], suffixes_K)
-        for (parts, turns), suffixes_K in zip(views, suffixes, strict=True)
-    ]
+    queries = []
+    for one in replays:
+        all_turns = [part.turn for part in one.history[1:]]
+        queries += [_query(one, one.history, all_turns), _query(one, one.told, one.heard)]
     scores_T1 = [reduce_aliases(scores_T1K, alias_rule) for scores_T1K in scores(queries)]
     return [_worths(one, scores_T1[2 * n], scores_T1[2 * n + 1]) for n, one in enumerate(replays)]
 
 
-def _views(one: Replay) -> list[tuple[list[Part], list[int]]]:
-    """Each view, and the turns to leave out of it."""
-    return [(one.history, [part.turn for part in one.history[1:]]), (one.told, one.heard)]
-
-
-def _contexts(parts: list[Part], turns: list[int]) -> list[list[int]]:
-    return [without(parts), *(without(parts, turn) for turn in turns)]
+def _query(one: Replay, parts: list[Part], turns: list[int]) -> BeliefQuery:
+    """Asks for the scores after all `parts`, then after those without each of `turns`."""
+    contexts = [without(parts), *(without(parts, turn) for turn in turns)]
+    return BeliefQuery([np.array(ids, np.int32) for ids in contexts], one.templates.suffixes_K)
 
 
 def _worths(one: Replay, history_T1: np.ndarray, told_T1: np.ndarray) -> list[TurnWorth]:
-    told = dict(zip(one.heard, told_T1[1:].tolist(), strict=True))
-    found = []
-    for part, score in zip(one.history[1:], history_T1[1:].tolist(), strict=True):
-        worth = TurnWorth(part.turn, np.exp(history_T1[0]), np.exp(score), history_T1[0] - score)
-        if part.turn in told:
-            left = told[part.turn]
-            worth = TurnWorth(
-                *(worth.turn, worth.belief, worth.belief_without, worth.worth),
-                *(np.exp(told_T1[0]), np.exp(left), told_T1[0] - left),
-            )
-        found.append(worth)
-    return found
+    whole, *less = history_T1.tolist()
+    told_whole, *told_less = told_T1.tolist()
+    told = {
+        turn: {
+            "told_belief": exp(told_whole),
+            "told_belief_without": exp(score),
+            "told_worth": told_whole - score,
+        }
+        for turn, score in zip(one.heard, told_less, strict=True)
+    }
+    return [
+        TurnWorth(part.turn, exp(whole), exp(score), whole - score, **told.get(part.turn, {}))
+        for part, score in zip(one.history[1:], less, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,39 +123,44 @@ def iteration_with_tokens(run: Run, iteration: int | None) -> int:
 def logged_rollouts(run: Run, iteration: int, most: int) -> list[LoggedRollout]:
     """Reads at most `most` training rollouts of an iteration that have a gain-bearing turn and belief.
 
-    Which ones is decided by a hash of their ids, so it is the same at each call.
+    Which ones is decided by a hash of their ids, so it is the same at each call. `run` is one run.
     """
-    where = f"split = 'train' AND iteration = {iteration}"
-    episodes = rows_of(
-        run.sql(
-            f"SELECT * FROM episodes WHERE {where} AND gain_turns > 0 AND len(scored_golds) > 0 "
-            f"ORDER BY run_id, md5(episode_id) LIMIT {most}"
+    of_iteration = f"split = 'train' AND iteration = {iteration}"
+    chosen = f"""
+        {of_iteration} AND episode_id IN (
+            SELECT episode_id FROM episodes
+            WHERE {of_iteration} AND gain_turns > 0 AND len(scored_golds) > 0
+            ORDER BY md5(episode_id) LIMIT {most}
         )
+    """
+    turns = run.sql(
+        f"""
+        SELECT episode_id, turn_index, agent, action,
+            list(token_id ORDER BY position) FILTER (WHERE NOT is_decision) AS context_ids,
+            list(token_id ORDER BY position) FILTER (WHERE is_decision) AS decision_ids
+        FROM tokens JOIN turns USING (run_id, iteration, split, episode_id, turn_index, agent)
+        WHERE {chosen} GROUP BY ALL ORDER BY turn_index
+        """
     )
-    turns = rows_of(
-        run.sql(
-            f"""
-            SELECT run_id, episode_id, turn_index, agent, action,
-                list(token_id ORDER BY position) FILTER (WHERE NOT is_decision) AS context_ids,
-                list(token_id ORDER BY position) FILTER (WHERE is_decision) AS decision_ids
-            FROM tokens JOIN turns USING (run_id, iteration, split, episode_id, turn_index, agent)
-            WHERE {where} GROUP BY ALL ORDER BY turn_index
-            """
-        )
-    )
-    calls = rows_of(run.sql(f"SELECT * FROM tool_calls WHERE {where} ORDER BY turn_index, call_index"))
-    return [_logged(episode, turns, calls) for episode in episodes]
+    calls = run.sql(f"SELECT * FROM tool_calls WHERE {chosen} ORDER BY turn_index, call_index")
+    turns_of, calls_of = _by_episode(rows_of(turns)), _by_episode(rows_of(calls))
+    episodes = rows_of(run.sql(f"SELECT * FROM episodes WHERE {chosen} ORDER BY episode_id"))
+    return [
+        _logged(episode, turns_of[episode["episode_id"]], calls_of.get(episode["episode_id"], []))
+        for episode in episodes
+    ]
+
+
+def _by_episode(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["episode_id"], []).append(row)
+    return found
 
 
 def _logged(
     episode: dict[str, Any], turns: list[dict[str, Any]], calls: list[dict[str, Any]]
 ) -> LoggedRollout:
-    names = ("run_id", "episode_id")
-
-    def own(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [row for row in rows if all(row[name] == episode[name] for name in names)]
-
-    own_turns, own_calls = own(turns), own(calls)
     return LoggedRollout(
         {name: episode[name] for name in ("run_id", "iteration", "group_id", "episode_id")},
         Question(episode["question_id"], episode["question"], episode["golds"]),
@@ -166,11 +169,11 @@ def _logged(
                 turn["agent"],
                 turn["context_ids"] or [],
                 turn["decision_ids"] or [],
-                [_call(call) for call in own_calls if call["turn_index"] == turn["turn_index"]],
+                [_call(call) for call in calls if call["turn_index"] == turn["turn_index"]],
             )
-            for turn in own_turns
+            for turn in turns
         ],
-        [turn["action"] for turn in own_turns],
+        [turn["action"] for turn in turns],
     )
 
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pipeline.analysis import Run
 
 
+AGREEMENTS = 50
+"""Rows of the agreement that are printed."""
+
+
 def counterfactual_command(
     run: RunName,
     policy: Annotated[
@@ -88,8 +92,9 @@ def counterfactual_command(
             turns = write_counterfactuals(
                 scorer.task, scorer.scores, found, target, lambda n: progress.advance(task, n)
             )
-    with open_run(run, runs_dir=runs_dir) as opened:
-        write_result(opened.named("counterfactual_agreement"), "table", None, 50, console)
+    if out is None:  # the view holds what lies beside the run
+        with open_run(run, runs_dir=runs_dir) as opened:
+            write_result(opened.named("counterfactual_agreement"), "table", None, AGREEMENTS, console)
     console.print(f"{turns} turns of {len(found)} rollouts of iteration {scored} to {target}", soft_wrap=True)
 
 
