@@ -2,7 +2,7 @@
 
 Before a run: `settings`, `doctor`, `estimate`, `data`, `warm-start`, `serve-retriever`. After it: `runs`,
 `sql`, `schema`, `compact`, `recredit`, `counterfactual`, `profile`, `report`, `show`, `browse`, `track`,
-`ask`. Over many runs: `study`.
+`ask`. Over many runs: `study`, `paper-table`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.cli.data import app as data_app
 from pipeline.cli.demonstrations import demonstrations_command, split_command
 from pipeline.cli.estimate import estimate_command
 from pipeline.cli.index import index_command
+from pipeline.cli.paper import paper_command, paper_table_command
 from pipeline.cli.profile import profile_command
 from pipeline.cli.recredit import recredit_command
 from pipeline.cli.report import report_command
@@ -129,6 +130,7 @@ data_app.command("chunk")(chunk_command)
 data_app.command("index")(index_command)
 data_app.command("demonstrations")(demonstrations_command)
 data_app.command("split")(split_command)
+data_app.command("paper")(paper_command)
 app.add_typer(data_app, name="data")
 app.command("warm-start")(warm_start_command)
 app.command("runs")(runs_command)
@@ -143,6 +145,7 @@ app.command("recredit")(recredit_command)
 app.command("counterfactual")(counterfactual_command)
 app.command("track")(track_command)
 app.command("study")(study_command)
+app.command("paper-table")(paper_table_command)
 
 if __name__ == "__main__":
     app()
