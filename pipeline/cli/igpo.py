@@ -1,8 +1,8 @@
 """`igpo`: the commands around training. `doctor` and `ask` are here, the others in modules of this folder.
 
 Before a run: `settings`, `doctor`, `estimate`, `data`, `warm-start`, `serve-retriever`. After it: `runs`,
-`sql`, `schema`, `compact`, `recredit`, `profile`, `report`, `show`, `browse`, `track`, `ask`. Over many runs:
-`study`.
+`sql`, `schema`, `compact`, `recredit`, `profile`, `report`, `show`, `browse`, `track`, `verify`,
+`ask`. Over many runs: `study`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pipeline.cli.show import browse_command, show_command
 from pipeline.cli.sql import compact_command, schema_command, sql_command
 from pipeline.cli.study import study_command
 from pipeline.cli.track import track_command
+from pipeline.cli.verify import verify_command
 from pipeline.cli.warm_start import warm_start_command
 
 app = make_app(
@@ -140,6 +141,7 @@ app.command("show")(show_command)
 app.command("browse")(browse_command)
 app.command("recredit")(recredit_command)
 app.command("track")(track_command)
+app.command("verify")(verify_command)
 app.command("study")(study_command)
 
 if __name__ == "__main__":
