@@ -2,7 +2,7 @@
 
 Before a run: `settings`, `doctor`, `estimate`, `data`, `warm-start`, `serve-retriever`. After it: `runs`,
 `sql`, `schema`, `compact`, `recredit`, `counterfactual`, `profile`, `report`, `show`, `browse`, `track`,
-`ask`. Over many runs: `study`, `paper-table`.
+`verify`, `ask`. Over many runs: `study`, `paper-table`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pipeline.cli.show import browse_command, show_command
 from pipeline.cli.sql import compact_command, schema_command, sql_command
 from pipeline.cli.study import study_command
 from pipeline.cli.track import track_command
+from pipeline.cli.verify import verify_command
 from pipeline.cli.warm_start import warm_start_command
 
 app = make_app(
@@ -144,6 +145,7 @@ app.command("browse")(browse_command)
 app.command("recredit")(recredit_command)
 app.command("counterfactual")(counterfactual_command)
 app.command("track")(track_command)
+app.command("verify")(verify_command)
 app.command("study")(study_command)
 app.command("paper-table")(paper_table_command)
 
