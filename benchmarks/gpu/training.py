@@ -1,6 +1,6 @@
 """Phases that train: a run by the real command, and what its log says afterwards.
 
-    python -m benchmarks.gpu.training conf/igpo_gpu.yaml --iterations 10 --out FOLDER
+python -m benchmarks.gpu.training conf/igpo_gpu.yaml --iterations 10 --out FOLDER
 """
 
 from __future__ import annotations

@@ -135,21 +135,21 @@ def _with_interval(values_SQ: np.ndarray) -> str:
 
 
 def _curves(start: str) -> dict[tuple[str, int], dict[str, np.ndarray]]:
-    rows = duckdb.sql(f"SELECT * FROM '{UPDATES}' WHERE start = '{start}' ORDER BY method, seed, update")
-    return _by_run(rows, ("em", "searches"))
+    return _by_run(UPDATES, start, "update", ("em", "searches"))
 
 
 def _scores(start: str) -> dict[tuple[str, int], dict[str, np.ndarray]]:
     """Scores by method and seed, in the order of the questions' ids."""
     if not HELDOUT.exists():
         return {}
-    rows = duckdb.sql(f"SELECT * FROM '{HELDOUT}' WHERE start = '{start}' ORDER BY method, seed, question_id")
-    return _by_run(rows, ("em_squad", "f1_squad"))
+    return _by_run(HELDOUT, start, "question_id", ("em_squad", "f1_squad"))
 
 
 def _by_run(
-    rows: duckdb.DuckDBPyRelation, names: tuple[str, ...]
+    path: Path, start: str, order: str, names: tuple[str, ...]
 ) -> dict[tuple[str, int], dict[str, np.ndarray]]:
+    """The columns `names` of a table by method and seed, each in the order of the column `order`."""
+    rows = duckdb.read_csv(str(path)).filter(f"start = '{start}'").order(f"method, seed, {order}")
     table = rows.to_arrow_table().to_pylist()
     keys = dict.fromkeys((row["method"], row["seed"]) for row in table)
     return {
