@@ -44,7 +44,8 @@ METRIC_NAMES = {
     "groups_incomplete": "batch/groups_incomplete",
     "groups_dropped": "batch/groups_dropped",
 }
-"""Keys of `result["igpo"]` to metric names. `seconds_X` becomes `seconds/X`; any other key `other/KEY`."""
+"""Keys of `result["igpo"]` to metric names. `seconds_X` becomes `seconds/X`, `agent/NAME/X` stays; any other
+key becomes `other/KEY`."""
 
 STEP_METRIC = "progress/iteration"
 """Logged with every batch: its history tells which iterations have arrived."""
@@ -64,8 +65,7 @@ def metrics_of(result: Mapping[str, Any], iteration: int) -> dict[str, float]:
     """
     named = {STEP_METRIC: iteration}
     for key, value in result.get("igpo", {}).items():
-        default = f"seconds/{key.removeprefix('seconds_')}" if key.startswith("seconds_") else f"other/{key}"
-        named[METRIC_NAMES.get(key, default)] = value
+        named[METRIC_NAMES.get(key) or _general_name(key)] = value
     for key, value in (result.get("evaluation") or {}).items():
         named[f"{HELDOUT_PREFIX}{key}"] = value
     numbers = {
@@ -74,6 +74,12 @@ def metrics_of(result: Mapping[str, Any], iteration: int) -> dict[str, float]:
         if isinstance(value, int | float) and math.isfinite(value)
     }
     return {_allowed(name): float(value) for name, value in numbers.items()}
+
+
+def _general_name(key: str) -> str:
+    if key.startswith("agent/"):
+        return key
+    return f"seconds/{key.removeprefix('seconds_')}" if key.startswith("seconds_") else f"other/{key}"
 
 
 def parameters_of(config: Mapping[str, Any]) -> dict[str, str]:

@@ -37,6 +37,7 @@ def estimated(config, memory):
 def test_the_files_for_gpus_name_their_machine():
     assert set(FILES) == {
         "igpo_gpu.yaml",
+        "real_llm.yaml",
         "paper/grpo_qwen2.5_3b.yaml",
         "paper/grpo_qwen2.5_7b.yaml",
         "paper/igpo_qwen2.5_3b.yaml",
