@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 
 from algorithms.credit import CREDIT_FIELDS
 from algorithms.igpo.guards import MAX_LOGP_GAP
 from algorithms.igpo.loss_settings import LOSS_FIELDS
-from algorithms.igpo.model.lora_settings import LoraSettings
 from algorithms.igpo.setting_names import RENAMED
 from algorithms.igpo.settings import IGPOSettings
 from algorithms.igpo.validation import (
@@ -224,7 +224,8 @@ class IGPOConfig(IGPOSettings):
             trust_remote_code: whether a model may run code that its repository ships.
             gradient_checkpointing: whether activations are computed again in the backward pass.
             compile_learner: whether the learner's model is compiled with `torch.compile`.
-            lora: dict of `LoraSettings`, such as `{"rank": 16}`; None trains all weights.
+            lora: dict of `LoraSettings`, such as `{"rank": 16}`; None trains all weights. `multi_agent` takes
+                one for each policy.
             **kwargs: RLlib's own settings (algorithm_config_overrides_per_module, ...).
         """
         super().rl_module(**kwargs)
@@ -236,6 +237,33 @@ class IGPOConfig(IGPOSettings):
             compile_learner=compile_learner,
             lora=lora,
         )
+
+    @override(AlgorithmConfig)
+    def multi_agent(self, *, policies=NotProvided, **kwargs) -> IGPOConfig:
+        """Sets the policies.
+
+        Args:
+            policies: as RLlib takes them; or {policy id: dict of settings of it alone}, such as
+                `{"searcher": {"lora": {"rank": 16}}, "reader": {"lr": 1e-5}}`, for policies that roles name.
+            **kwargs: RLlib's own settings (policy_mapping_fn, policies_to_train, ...).
+        """
+        if isinstance(policies, dict) and all(
+            own is None or isinstance(own, dict) for own in policies.values()
+        ):
+            known = self.algorithm_config_overrides_per_module
+            added = {policy: {**known.get(policy, {}), **(own or {})} for policy, own in policies.items()}
+            self.algorithm_config_overrides_per_module = {**known, **added}
+            policies = NotProvided
+        if policies is not NotProvided:
+            kwargs["policies"] = policies
+        super().multi_agent(**kwargs)
+        return self
+
+    @override(AlgorithmConfig)
+    def update_from_dict(self, config_dict) -> IGPOConfig:
+        """Takes settings by name; `policies` as `multi_agent` does."""
+        super().update_from_dict({key: value for key, value in config_dict.items() if key != "policies"})
+        return self.multi_agent(policies=config_dict.get("policies", NotProvided))
 
     @override(AlgorithmConfig)
     def evaluation(self, *, evaluation_questions=NotProvided, **kwargs) -> IGPOConfig:
@@ -280,8 +308,6 @@ class IGPOConfig(IGPOSettings):
         self.loss_settings()
         self.belief_scoring  # noqa: B018 (parsing it checks it)
         self.engine_settings  # noqa: B018
-        if self.lora is not None:
-            LoraSettings(**self.lora)
         if self.model_dtype not in MAX_LOGP_GAP:
             raise InputError(f"model_dtype is {self.model_dtype!r}; use one of {', '.join(MAX_LOGP_GAP)}")
         check_combinations(self)
@@ -308,6 +334,18 @@ class IGPOConfig(IGPOSettings):
                 "entropy_grad": self.loss_settings().entropy_coeff > 0,
             },
         )
+
+    @override(AlgorithmConfig)
+    def get_multi_rl_module_spec(self, **kwargs) -> MultiRLModuleSpec:
+        from algorithms.igpo.model.one_base import ModulesOfOneBase
+
+        spec, adapters = super().get_multi_rl_module_spec(**kwargs), self.adapters
+        modules: Any = spec.rl_module_specs
+        for policy, module in modules.items() if self.lora or adapters.by_policy else ():
+            module.model_config = {**module.model_config, **adapters.model_config(policy)}
+        if adapters.sharing:
+            spec.multi_rl_module_class = ModulesOfOneBase
+        return spec
 
 
 _NO_SETTINGS = ("self", "kwargs", "credit", "loss", "__class__")

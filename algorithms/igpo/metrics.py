@@ -49,6 +49,21 @@ def ending_metrics(rollouts: list[Rollout]) -> dict[str, float]:
     }
 
 
+def duplicate_share(rollouts: Iterable[Rollout]) -> float:
+    """Computes the share of rollouts whose decisions an earlier rollout of their group wrote too, word for
+    word; 0 without rollouts.
+
+    >>> duplicate_share([])
+    0.0
+    """
+    written: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    total = 0
+    for rollout in rollouts:
+        written[rollout.group_id].add(tuple(turn.decision_text for turn in rollout.turns))
+        total += 1
+    return 1 - sum(map(len, written.values())) / total if total else 0.0
+
+
 def training_metrics(
     rollouts: list[Rollout],
     credit: dict[tuple[str, int], TurnCredit],
@@ -82,6 +97,7 @@ def training_metrics(
         "collapse_share_or_faint": _mean(group.collapsed_or_faint for group in groups),
         "no_belief": float(sum(rollout.without_belief for rollout in rollouts)),
         "collapse_share_or_identical": _mean(group.collapsed_or_identical for group in groups),
+        "duplicate_share": duplicate_share(rollouts),
         "rollouts": float(len(rollouts)),
         "groups": float(len(groups)),
         "groups_dropped": float(len({rollout.group_id for rollout in rollouts}) - len(groups)),

@@ -38,11 +38,13 @@ FROM_RLLIB: dict[str, tuple[str, Any, str]] = {
     "placement_strategy": ("text", "PACK", "How Tune spreads a trial's actors over machines."),
     "env_config": ("keys", {}, "The task; its own section below."),
     "policies_to_train": ("list of text", None, "Policies that learn; null: all."),
-    "algorithm_config_overrides_per_module": (
+    "policies": (
         "keys",
         {},
-        "Settings of one policy alone, by policy: lr, grad_clip, kl_coeff and others of the loss.",
+        "Settings of one policy alone, such as `{searcher: {lora: {rank: 16}}, reader: {lr: 1e-5}}`: "
+        "lr, lora, grad_clip, kl_coeff and others of the loss. The roles name the policies.",
     ),
+    "algorithm_config_overrides_per_module": ("keys", {}, "RLlib's word for `policies`."),
     "evaluation_interval": (
         "whole number",
         None,
@@ -73,7 +75,7 @@ FROM_RLLIB: dict[str, tuple[str, Any, str]] = {
 
 CODE = frozenset(
     _names(
-        """algo_class env_runner_cls callbacks_class policies policy_mapping_fn stats_cls_lookup
+        """algo_class env_runner_cls callbacks_class policy_mapping_fn stats_cls_lookup
 callbacks_on_algorithm_init callbacks_on_train_result callbacks_on_evaluate_start
 callbacks_on_evaluate_end callbacks_on_checkpoint_loaded callbacks_on_env_runners_recreated"""
     )
@@ -201,6 +203,20 @@ callbacks_on_evaluate_offline_end"""
     ),
 }
 """Settings of RLlib that IGPO ignores, and what to set instead or why. An experiment may not set them."""
+
+OF_ONE_POLICY = (
+    "lr",
+    "grad_clip",
+    "clip_low",
+    "clip_high",
+    "dual_clip",
+    "ratio_level",
+    "kl_coeff",
+    "mismatch_cap",
+    "lora",
+)
+"""Settings that may differ between policies (`policies`). All others belong to the batch or to the model,
+which policies share."""
 
 RLLIB_WORDS = {"callbacks": "callbacks_class", "framework": "framework_str", "num_workers": "num_env_runners"}
 """Names under which RLlib takes one of its settings too."""

@@ -12,6 +12,7 @@ from ray.rllib.utils.annotations import override
 from algorithms.credit import CREDIT_FIELDS, CreditConfig, Preset, find_preset, without_removed
 from algorithms.igpo.guards import MAX_LOGP_GAP
 from algorithms.igpo.loss_settings import LOSS_FIELDS, LossSettings
+from algorithms.igpo.model.adapters import Adapters
 from algorithms.igpo.setting_names import RenamedSetting, with_new_names
 from envs.engine.base import EngineSettings
 from envs.engine.models import resolve_model
@@ -53,7 +54,7 @@ class IGPOSettings(AlgorithmConfig):
         """Compile the learner's model with `torch.compile`, which takes half a minute at the start."""
         self.lora: dict[str, Any] | None = None
         """Low-rank adapters, such as `{rank: 16, targets: [q_proj, v_proj]}`; its own section
-        (`algorithms.igpo.model.lora_settings.LoraSettings`). None trains all weights."""
+        (`envs.engine.lora.LoraSettings`). `policies` may give a policy its own. None trains all weights."""
 
         # The batch of one iteration.
         self.prompts_per_iteration: int = 16
@@ -252,6 +253,12 @@ class IGPOSettings(AlgorithmConfig):
         return sorted({role.policy for role in self.roles})
 
     @property
+    def adapters(self) -> Adapters:
+        """The policies' adapters: `lora`, and that of each policy alone. Raises ValueError."""
+        own = self.algorithm_config_overrides_per_module
+        return Adapters.of(self.policy_ids, self.lora, own, self.engine_settings)
+
+    @property
     def engine_identity(self) -> tuple[Any, ...]:
         """Everything that the engines depend on. Configurations of equal identity can use the same engines.
 
@@ -268,6 +275,7 @@ class IGPOSettings(AlgorithmConfig):
             self.num_env_runners,
             self.num_learners,
             self.policy_ids,
+            self.adapters.served,
             settings.max_context_tokens,
             settings.protocol,
         )

@@ -13,6 +13,7 @@ from ray.rllib.policy.policy import PolicySpec
 from algorithms.igpo.setting_names import (
     LARGEST_SEED,
     MAY_BE_NONE,
+    OF_ONE_POLICY,
     POSITIVE,
     REAL_FROM,
     SHARES,
@@ -49,6 +50,7 @@ def check_combinations(config: IGPOSettings) -> None:
         _check_colocation(config)
     if config.engine_settings.weight_transfer == "nccl":
         _check_transfer_by_nccl(config)
+    config.adapters.check(config.engine_settings)
     _check_engine_gpus(config)
     if config.shard_learner:
         _check_sharding(config)
@@ -160,8 +162,13 @@ def _check_sharding(config: IGPOSettings) -> None:
             "shard_learner spreads the model over learners: set num_learners to 2 or more, not "
             f"{config.num_learners}"
         )
-    for name in ("lora", "compile_learner", "reference_refresh_interval"):
-        if getattr(config, name) not in (None, False, 0):
+    given = {
+        "lora": config.adapters.by_policy,
+        "compile_learner": config.compile_learner,
+        "reference_refresh_interval": config.reference_refresh_interval,
+    }
+    for name, value in given.items():
+        if value:
             raise InputError(f"shard_learner cannot be combined with {name}: leave one of them out")
     if config.grad_clip_by != "global_norm":
         raise InputError(
@@ -179,7 +186,7 @@ def _check_refresh(config: IGPOSettings) -> None:
         raise InputError(
             "reference_refresh_interval needs a reference: set belief_policy: reference, or kl_coeff above 0"
         )
-    if config.lora is not None:
+    if config.adapters.by_policy:
         raise InputError(
             "reference_refresh_interval cannot refresh the base of `lora` adapters: leave one of them out"
         )
@@ -218,20 +225,6 @@ def check_numbers(config: IGPOSettings) -> None:
             )
 
 
-OVERRIDABLE = (
-    "lr",
-    "grad_clip",
-    "clip_low",
-    "clip_high",
-    "dual_clip",
-    "ratio_level",
-    "kl_coeff",
-    "mismatch_cap",
-)
-"""Settings that may differ between policies (RLlib's `algorithm_config_overrides_per_module`). All others
-belong to the batch or to the model, which policies share."""
-
-
 def map_roles_to_policies(config: IGPOSettings) -> None:
     """Makes the roles' policies and RLlib's multi-agent settings agree, and checks them.
 
@@ -240,7 +233,7 @@ def map_roles_to_policies(config: IGPOSettings) -> None:
 
     Raises:
         InputError: a role's policy is not among `policies`; `policies_to_train` is empty or names an unknown
-            policy; or a policy overrides a setting that all policies share.
+            policy; or settings are given for an unknown policy, or to one policy alone that all share.
     """
     roles = config.roles
     is_default = config.policy_mapping_fn is AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN
@@ -262,11 +255,15 @@ def map_roles_to_policies(config: IGPOSettings) -> None:
         raise InputError(
             f"policies_to_train is {list(trained)}; name one or more of {', '.join(sorted(config.policies))}"
         )
-    for policy, overrides in config.algorithm_config_overrides_per_module.items():
-        for name in overrides:
-            if name not in OVERRIDABLE:
+    for policy, own in config.algorithm_config_overrides_per_module.items():
+        if policy not in config.policies:
+            raise InputError(
+                f"`policies` has settings for {policy}, but no role speaks through it; the roles' policies "
+                f"are {', '.join(sorted(config.policies))}"
+            )
+        for name in own:
+            if name not in OF_ONE_POLICY:
                 raise InputError(
-                    f"algorithm_config_overrides_per_module sets {name} for {policy} alone; policies may "
-                    "differ in "
-                    f"{', '.join(OVERRIDABLE)} only"
+                    f"`policies` sets {name} for {policy} alone; policies may differ in "
+                    f"{', '.join(OF_ONE_POLICY)} only"
                 )

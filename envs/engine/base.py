@@ -56,6 +56,12 @@ class EngineSettings(Settings):
         "shared_memory",
         description="the learner's weights reach the engines through host memory, or from GPU to GPU",
     )
+    adapters: Literal["served", "merged"] | None = Field(
+        None,
+        description="how engines hold several policies with `lora`: served by one engine beside one base, or "
+        "merged into an engine of each policy, which takes more memory and decodes faster; None: served by "
+        "vLLM, merged by transformers",
+    )
     vllm: dict[str, Any] = Field(
         {},
         description="further arguments of vLLM, such as {max_num_batched_tokens: 16384}; one that could "
@@ -67,7 +73,14 @@ class EngineSettings(Settings):
         if self.vllm and self.kind != "vllm":
             raise ValueError(f"`vllm` has no effect on kind `{self.kind}`: leave it out")
         check_arguments(self.vllm)
+        if self.adapters == "served" and self.kind != "vllm":
+            raise ValueError(f"`adapters: served` needs vLLM, not kind `{self.kind}`: use merged")
         return self
+
+    @property
+    def serves_adapters(self) -> bool:
+        """Whether one engine serves the adapters of several policies."""
+        return self.adapters != "merged" and self.kind == "vllm"
 
 
 @dataclass(slots=True)

@@ -1,15 +1,51 @@
-"""Builds a rollout engine from `engine:` of an experiment file."""
+"""Builds rollout engines from `engine:` of an experiment file."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from envs.engine.base import EngineSettings, RolloutEngine
+from envs.engine.lora import LoraSettings
 from envs.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+
+def build_engines(
+    folders: Mapping[str, str],
+    settings: EngineSettings,
+    *,
+    served: Mapping[str, LoraSettings],
+    **further: Any,
+) -> dict[str, RolloutEngine]:
+    """Builds the engines of all policies, without weights yet.
+
+    Args:
+        folders: {policy id: Hugging Face folder of its model, or of its base}.
+        settings: engine settings.
+        served: the policies that share one engine and one base, with the settings of their adapters.
+        further: the other arguments of `build_engine`.
+
+    Returns:
+        {policy id: engine}.
+
+    Raises:
+        InputError: as `build_engine`.
+    """
+    engines: dict[str, RolloutEngine] = {}
+    if served:
+        _require_vllm()
+        from envs.engine.adapters import AdapterServer
+
+        server = AdapterServer(folders[next(iter(served))], settings, served, **further)
+        engines |= server.policies
+    for policy, folder in folders.items():
+        if policy not in served:
+            engines[policy] = build_engine(folder, settings, **further)
+    return {policy: engines[policy] for policy in folders}
 
 
 def build_engine(
@@ -44,14 +80,18 @@ def build_engine(
         return TransformersEngine(
             model_path, settings, max_model_len=max_model_len, dtype=dtype, reads_text=reads_text
         )
+    _require_vllm()
+    from envs.engine.vllm import VLLMEngine
+
+    return VLLMEngine(
+        model_path, settings, max_model_len=max_model_len, dtype=dtype, seed=seed, reads_text=reads_text
+    )
+
+
+def _require_vllm() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise InputError(
             "vLLM is not installed: install igpo-rllib[cpu] or igpo-rllib[gpu], or use the slower engine of "
             "transformers "
             "(`engine: {kind: transformers}`)"
         )
-    from envs.engine.vllm import VLLMEngine
-
-    return VLLMEngine(
-        model_path, settings, max_model_len=max_model_len, dtype=dtype, seed=seed, reads_text=reads_text
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from envs.engine.lora import is_adapter
 from envs.errors import InputError
 from envs.git_lfs import refuse_pointers_of_model
 
@@ -42,6 +43,11 @@ def resolve_model(model_path: str | None) -> str:
         if (folder / "config.json").is_file():
             refuse_pointers_of_model(folder, "model file")
             return str(folder.resolve())
+        if is_adapter(folder):
+            raise InputError(
+                f"model_path {model_path} holds adapters without their base: give the checkpoint that it is "
+                "part of, or a folder with both merged"
+            )
         raise InputError(
             f"model_path {model_path} has no config.json: it must be a Hugging Face model folder"
         )

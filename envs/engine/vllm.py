@@ -33,6 +33,8 @@ def import_vllm(dtype: Literal["float32", "bfloat16"]) -> Any:
 class VLLMEngine:
     """A vLLM engine for one policy. It starts without weights: call `load_weights` first.
 
+    `envs.engine.adapters.AdapterServer` extends it to several policies.
+
     Args:
         model_path: Hugging Face folder.
         settings: engine settings.
@@ -68,10 +70,7 @@ class VLLMEngine:
             LLM,
             settings.vllm,
             model=model_path,
-            # The weights come from the learner, before the first request: nothing is read from disk twice.
-            load_format="dummy",
-            # A CPU engine repacks the output head, so reloading tied embeddings would keep the old head.
-            hf_overrides={"tie_word_embeddings": False} if on_cpu else None,
+            **self._weights_arguments(on_cpu=on_cpu),
             dtype=dtype,
             seed=seed,
             max_model_len=max_model_len,
@@ -96,6 +95,15 @@ class VLLMEngine:
         self._engine = self._llm.llm_engine
         if shares_gpu:
             self.sleep()  # the learner is built next
+
+    def _weights_arguments(self, *, on_cpu: bool) -> dict[str, Any]:
+        """vLLM's arguments for where the weights come from."""
+        return {
+            # The weights come from the learner, before the first request: nothing is read from disk twice.
+            "load_format": "dummy",
+            # A CPU engine repacks the output head, so reloading tied embeddings would keep the old head.
+            "hf_overrides": {"tie_word_embeddings": False} if on_cpu else None,
+        }
 
     def submit(self, request: Generate | ScoreAnswer) -> None:
         if self.weights_version == NO_WEIGHTS:
@@ -175,7 +183,6 @@ class VLLMEngine:
 
     def _submit_generate(self, request: Generate) -> None:
         from vllm import SamplingParams
-        from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
@@ -192,11 +199,10 @@ class VLLMEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
         )
-        self._engine.add_request(request.request_id, tokens_input(request.context_ids), params)
+        self._add(request.request_id, request.context_ids, params)
 
     def _submit_score(self, request: ScoreAnswer, *, read_cache: bool) -> None:
         from vllm import SamplingParams
-        from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
@@ -210,9 +216,12 @@ class VLLMEngine:
             skip_clone=True,
         )
         self._scores[request.request_id] = request, read_cache
-        self._engine.add_request(
-            request.request_id, tokens_input(request.context_ids + request.suffix_ids), params
-        )
+        self._add(request.request_id, request.context_ids + request.suffix_ids, params)
+
+    def _add(self, request_id: str, ids: list[int], params: Any, adapter: Any = None) -> None:
+        from vllm.inputs import tokens_input
+
+        self._engine.add_request(request_id, tokens_input(ids), params, lora_request=adapter)
 
 
 def _mend_llvmlite() -> None:

@@ -20,7 +20,7 @@ _STALE = "a cache outside the engine would keep what old weights computed"
 _MODEL = "the engine would be another model than the learner's"
 _SAMPLING = "training samples from the whole vocabulary at temperature 1"
 _REPLICAS = "replicas are env runners: set num_env_runners"
-_LORA = "adapters are merged before the weights are sent: set `lora`"
+_LORA = "what adapters an engine serves follows from `lora` and `engine.adapters`: set `lora`"
 _GENERATES = "the engine must generate text"
 _PARTS = "weights are loaded, and scores read, through vLLM's own part"
 

@@ -1,8 +1,8 @@
-"""`IGPOEnvRunner`: RLlib's env runner around the rollout loop, with one rollout engine per policy.
+"""`IGPOEnvRunner`: RLlib's env runner around the rollout loop, with a rollout engine per policy.
 
-One runner is one process with its own engines. Its `RolloutLoop` advances the state machines
-(`SearchEpisode`) directly, without `SearchEnv`. It returns a record per rollout, or RLlib's
-`MultiAgentEpisode` with one timestep per turn.
+One runner is one process with its own engines; policies that are adapters of one base share one. Its
+`RolloutLoop` advances the state machines (`SearchEpisode`) directly, without `SearchEnv`. It returns a record
+per rollout, or RLlib's `MultiAgentEpisode` with one timestep per turn.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from envs.engine.base import NO_WEIGHTS, RolloutEngine
-from envs.engine.build import build_engine
+from envs.engine.base import NO_WEIGHTS
+from envs.engine.build import build_engines
 from envs.engine.models import resolve_model
 from envs.engine.peak_memory import peak_memory_gib, reset_peak_memory
 from envs.runner.episode_record import EpisodeRecord
@@ -59,17 +59,15 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
     def _build_loop(self) -> RolloutLoop:
         settings = self.config.env_settings()
         task = SearchTask(settings)
-        engines: dict[str, RolloutEngine] = {
-            policy: build_engine(
-                resolve_model(self.config.model_path),
-                self.config.engine_settings,
-                max_model_len=settings.max_context_tokens + 1,
-                dtype=self.config.model_dtype,
-                seed=self._seed or 0,
-                reads_text=bool(task.protocol.stop_strings),
-            )
-            for policy in self.config.policy_ids
-        }
+        engines = build_engines(
+            dict.fromkeys(self.config.policy_ids, resolve_model(self.config.model_path)),
+            self.config.engine_settings,
+            served=self.config.adapters.served,
+            max_model_len=settings.max_context_tokens + 1,
+            dtype=self.config.model_dtype,
+            seed=self._seed or 0,
+            reads_text=bool(task.protocol.stop_strings),
+        )
         return RolloutLoop(task, engines, scores_on_engine=self.config.belief_scoring.on_engine)
 
     def reset_config(self, config) -> None:

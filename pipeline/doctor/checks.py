@@ -106,7 +106,7 @@ def model(subject: Subject) -> Finding:
     from envs.engine.models import resolve_model
 
     folder = resolve_model(subject.config.model_path)
-    sizes = partial(model_sizes, lora=subject.config.lora, trust_remote_code=subject.config.trust_remote_code)
+    sizes = partial(model_sizes, config=subject.config)
     if (known := known_config(str(subject.config.model_path))) is not None:
         subject.model = sizes(known)
     if not Path(folder).is_dir():

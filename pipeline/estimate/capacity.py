@@ -80,7 +80,7 @@ def estimate(model: Model, work: Workload, device: Device) -> Estimate:
         "prefill": _prefill(model, work, device, assumed),
         "score": _score(model, work, device, assumed),
         "learn": _learn(model, work, device, assumed),
-        "push": model.parameters * work.dtype_bytes / bandwidth,
+        "push": _pushed(model, work) * work.dtype_bytes / bandwidth,
         "swap": _swap(memory.parts, work, assumed) if work.takes_turns else 0.0,
     }
     fits = memory.needed(work) <= device.memory and capacity >= 1
@@ -134,9 +134,19 @@ def _learn(model: Model, work: Workload, device: Device, assumed: Assumptions) -
     return operations / (work.num_learners * device.flops * assumed.learn_flops)
 
 
+def _pushed(model: Model, work: Workload) -> float:
+    """Parameters that go to an env runner: whole models, and adapters where an engine serves these."""
+    return (work.num_policies - work.served_policies) * model.parameters + work.served_parameters
+
+
 def _swap(memory: dict[str, float], work: Workload, assumed: Assumptions) -> float:
-    """Estimates the seconds of moving the learner's state to host memory and back, without gradients."""
+    """Estimates the seconds of moving the learner's state to host memory and back, without gradients.
+
+    An engine that serves adapters keeps its base there meanwhile; another drops its weights.
+    """
     moved = memory["learner: weights"] + memory["learner: reference"]
+    if work.served_policies:
+        moved += memory["engine: weights"]
     if not work.offloads_optimizer:
         moved += memory["learner: AdamW"]
     return 2 * moved / assumed.host_bandwidth
@@ -147,22 +157,26 @@ def memory_of(model: Model, work: Workload, device_memory: float) -> Memory:
     all of them share its memory.
 
     Args:
-        model: the policy; several policies are of one size.
+        model: the policy; several policies are of one size, and adapters have one base.
         work: one iteration.
         device_memory: bytes; a GPU's engine takes its share of them.
     """
     share = work.engine_memory_share
     weights = model.parameters * work.dtype_bytes / work.tensor_parallel
-    cache = work.kv_cache if share is None else max(0.0, share * device_memory - weights)
+    adapters = work.served_parameters * work.dtype_bytes
+    cache = work.kv_cache if share is None else max(0.0, share * device_memory - weights - adapters)
     sequence = work.sequence_tokens * model.kv_bytes(work.dtype_bytes) / work.tensor_parallel
-    engines = work.num_policies * (work.num_runners if work.shares_device else work.engines_per_device)
+    runners = work.num_runners if work.shares_device else work.engines_per_device
+    engines = runners * (work.num_policies - max(0, work.served_policies - 1))
     learners = work.num_learners if work.shares_device else work.learners_per_device
     per_part = learners / (work.num_learners if work.sharded else 1)
     trained = work.trained_policies * model.trained * per_part
-    frozen = model.parameters - model.trained
-    has_reference = work.has_reference and not frozen  # adapters have their base for one
+    base = model.parameters * work.dtype_bytes if work.adapter_policies else 0.0
+    has_reference = (
+        work.has_reference and work.adapter_policies < work.num_policies
+    )  # adapters have their base
     state = {
-        "learner: weights": work.num_policies * (4.0 * model.trained + frozen * work.dtype_bytes) * per_part,
+        "learner: weights": (work.num_policies * 4.0 * model.trained + base) * per_part,
         "learner: gradients": 4.0 * trained,
         "learner: AdamW": 8.0 * trained,
         "learner: reference": model.parameters * work.dtype_bytes * per_part if has_reference else 0.0,
@@ -175,7 +189,13 @@ def memory_of(model: Model, work: Workload, device_memory: float) -> Memory:
     if work.offloads_optimizer:  # the moments come when the activations are gone
         state["learner: AdamW"] = max(0.0, state["learner: AdamW"] - sum(of_rollouts.values()))
     return Memory(
-        {"engine: weights": engines * weights, "engine: KV cache": engines * cache} | state | of_rollouts,
+        {
+            "engine: weights": engines * weights,
+            "engine: adapters": runners * adapters,
+            "engine: KV cache": engines * cache,
+        }
+        | state
+        | of_rollouts,
         cache / sequence,
         certain,
     )

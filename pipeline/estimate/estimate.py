@@ -135,7 +135,7 @@ def _count(number: float, what: str) -> str:
     return f"{number:g} {what}" + ("" if number == 1 else "s")
 
 
-def _millions(number: int) -> str:
+def _millions(number: float) -> str:
     return f"{number / 1e6:,.0f}" if number >= 1e9 else f"{number / 1e6:.4g}"
 
 

@@ -129,7 +129,7 @@ def _splits(
 
 def _may_shard(config: IGPOConfig) -> bool:
     """Whether the experiment's settings go with `shard_learner` (`algorithms.igpo.validation`)."""
-    others = (config.lora, config.compile_learner, config.reference_refresh_interval)
+    others = (config.adapters.by_policy, config.compile_learner, config.reference_refresh_interval)
     return not any(others) and config.grad_clip_by == "global_norm" and config.belief_scoring.on_engine
 
 

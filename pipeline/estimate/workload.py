@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from envs.engine.lora import LoraSettings, served_rank, served_targets
 from envs.engine.models import resolve_model
 from envs.errors import InputError
 from pipeline.estimate.known_models import known_config
@@ -21,8 +22,8 @@ class Model:
     """Sizes of a decoder-only transformer."""
 
     parameters: int
-    trained: int
-    """Parameters with a gradient: fewer than `parameters` with LoRA."""
+    trained: float
+    """Parameters with a gradient: fewer than `parameters` with LoRA. Of several policies their mean."""
     layers: int
     hidden: int
     intermediate: int
@@ -75,7 +76,13 @@ class Workload:
     pushes_by_nccl: bool = False
     """Weights go from GPU to GPU (`engine.weight_transfer`)."""
     num_policies: int = 1
-    """Models that each env runner and each learner holds."""
+    """Policies that each env runner and each learner holds: a model each, but for adapters."""
+    adapter_policies: int = 0
+    """Those of them that are adapters of the one base."""
+    served_policies: int = 0
+    """Those of them that share an engine."""
+    served_parameters: float = 0.0
+    """Parameters of the adapters that this engine serves, each at the rank that vLLM reserves for it."""
     trained_policies: int = 1
     """The trained ones among them."""
     offloads_optimizer: bool = False
@@ -112,27 +119,23 @@ class Expected:
 
 def model_of(config: IGPOConfig) -> Model:
     """Sizes of the experiment's model. Raises InputError where its configuration cannot be read."""
-    return model_sizes(_model_config(config), lora=config.lora, trust_remote_code=config.trust_remote_code)
+    return model_sizes(_model_config(config), config)
 
 
-def model_sizes(
-    model_config: Any, *, lora: dict[str, Any] | None = None, trust_remote_code: bool = False
-) -> Model:
+def model_sizes(model_config: Any, config: IGPOConfig | None = None) -> Model:
     """Sizes of the model that a Hugging Face configuration describes, counted on a model without weights.
 
     Args:
         model_config: what `AutoConfig.from_pretrained` returns.
-        lora: the adapters that are trained; None: all parameters are.
-        trust_remote_code: whether the model's own code may run.
+        config: the experiment, which says what policies are adapters, and whether the model's own code may
+            run; None: one policy, all of it trained.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust_remote_code)
+    empty = _without_weights(model_config, config is not None and config.trust_remote_code)
     parameters = trained = sum(parameter.numel() for parameter in empty.parameters())
-    if lora is not None:
-        trained = _adapter_parameters(empty, lora)
+    if config is not None and (adapters := config.adapters.by_policy):
+        whole = len(config.policies) - len(adapters)
+        trained = whole * parameters + sum(adapter_parameters(empty, lora) for lora in adapters.values())
+        trained /= len(config.policies)
     shape = model_config.get_text_config()
     hidden, heads = shape.hidden_size, shape.num_attention_heads
     head_width = getattr(shape, "head_dim", None) or hidden // heads
@@ -148,13 +151,19 @@ def model_sizes(
     )
 
 
-def _adapter_parameters(model: Any, lora: dict[str, Any]) -> int:
-    """Parameters of the adapters that `lora` adds to the linear layers of `model`."""
+def _without_weights(model_config: Any, trust_remote_code: bool) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust_remote_code)
+
+
+def adapter_parameters(model: Any, settings: LoraSettings) -> int:
+    """Parameters of the adapters that `settings` add to the linear layers of `model`."""
     import torch
 
-    from algorithms.igpo.model.lora_settings import LoraSettings
-
-    settings, head = LoraSettings(**lora), model.get_output_embeddings()
+    head = model.get_output_embeddings()
     return sum(
         settings.rank * (layer.in_features + layer.out_features)
         for name, layer in model.named_modules()
@@ -184,7 +193,7 @@ def _model_config(config: IGPOConfig) -> Any:
 def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Workload:
     """Describes the work of one iteration of the experiment."""
     engine, trained = config.engine_settings, config.policies_to_train
-    settings = config.search_settings
+    settings, served = config.search_settings, config.adapters.served
     runners, learners = max(1, config.num_env_runners or 0), max(1, config.num_learners)
     of_runner, of_learner = (
         0.0 if on_cpu or config.is_colocated else float(part)
@@ -220,6 +229,9 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
         pushes_by_nccl=engine.weight_transfer == "nccl" and not on_cpu,
         num_policies=len(config.policies),
         trained_policies=len(trained if isinstance(trained, list | tuple | set) else config.policies),
+        adapter_policies=len(config.adapters.by_policy),
+        served_policies=len(served),
+        served_parameters=_served_parameters(config, served),
         offloads_optimizer=config.offload_optimizer and not on_cpu,
         engines_per_device=_on_one_gpu(of_runner, runners),
         learners_per_device=_on_one_gpu(of_learner, learners),
@@ -227,6 +239,14 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
     )
     # A rollout that is longer than a micro-batch is one by itself.
     return replace(work, micro_batch_tokens=max(work.micro_batch_tokens, round(work.sequence_tokens)))
+
+
+def _served_parameters(config: IGPOConfig, served: dict[str, LoraSettings]) -> float:
+    if not served:
+        return 0.0
+    empty, rank = _without_weights(_model_config(config), config.trust_remote_code), served_rank(served)
+    reserved = LoraSettings(rank=rank, targets=served_targets(served))  # the same for each
+    return float(len(served) * adapter_parameters(empty, reserved))
 
 
 def _on_one_gpu(part: float, number: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -21,6 +21,7 @@ from pipeline.run_directory.checkpoints import EXPERIMENT, NOTE, check_checkpoin
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
+    from envs.engine.lora import LoraSettings
     from envs.runner.belief import BeliefQuery
     from envs.runner.rollout_loop import RolloutLoop
     from envs.search.task import SearchTask
@@ -37,7 +38,7 @@ class Policy:
     config: IGPOConfig
     task: SearchTask
     folders: dict[str, str]
-    """{policy id: Hugging Face folder}."""
+    """{policy id: Hugging Face folder, of the model or of its adapters}."""
     loop: RolloutLoop
 
     def beliefs(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
@@ -92,8 +93,8 @@ def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None
     """Starts the engines of `config`'s task with the weights of `checkpoint`, or of the model `source` for
     every policy id.
     """
-    from algorithms.igpo.model.causal_lm import DTYPES, load_causal_lm
-    from envs.engine.build import build_engine
+    from envs.engine.build import build_engines
+    from envs.engine.lora import is_adapter, read_adapter
     from envs.engine.models import resolve_model
     from envs.runner.rollout_loop import RolloutLoop
     from envs.search.task import SearchTask
@@ -104,25 +105,52 @@ def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None
         if checkpoint
         else dict.fromkeys(policies, resolve_model(source))
     )
+    saved = {policy: read_adapter(folder) for policy, folder in folders.items() if is_adapter(folder)}
     config = config.copy(copy_frozen=False)
-    config.model_path = next(iter(folders.values()))
+    base = resolve_model(config.model_path) if saved else next(iter(folders.values()))
+    config.model_path = base
     settings = config.env_settings().model_copy(
         update={"question_filter": QuestionFilter()}
     )  # which is for training
     task = SearchTask(settings)
-    engines = {}
-    for policy, folder in folders.items():
-        engines[policy] = build_engine(
-            folder,
-            config.engine_settings,
-            max_model_len=settings.max_context_tokens + 1,
-            dtype=config.model_dtype,
-            seed=config.seed,
-            reads_text=bool(task.protocol.stop_strings),
-        )
-        model = load_causal_lm(folder, DTYPES[config.model_dtype], config.trust_remote_code)
-        engines[policy].load_weights(dict(model.state_dict()), version=0)
+    # A model has no adapters yet: each policy is the base, on the engine that will serve it.
+    served = {} if checkpoint else config.adapters.served
+    if config.engine_settings.serves_adapters and len(saved) > 1:
+        served = {policy: lora for policy, (lora, _) in saved.items()}
+    engines = build_engines(
+        {policy: base if policy in saved else folder for policy, folder in folders.items()},
+        config.engine_settings,
+        served=served,
+        max_model_len=settings.max_context_tokens + 1,
+        dtype=config.model_dtype,
+        seed=config.seed,
+        reads_text=bool(task.protocol.stop_strings),
+    )
+    for policy, engine in engines.items():
+        adapters = saved.get(policy)
+        if policy in served:
+            engine.load_weights(adapters[1] if adapters else {}, version=0)
+        else:
+            engine.load_weights(
+                _whole_model(config, base if adapters else folders[policy], adapters), version=0
+            )
     return Policy(source, config, task, folders, RolloutLoop(task, engines))
+
+
+def _whole_model(
+    config: IGPOConfig, folder: str, adapters: tuple[LoraSettings, dict[str, Any]] | None
+) -> dict[str, Any]:
+    """The weights of the model in `folder`, with adapters merged where there are some."""
+    from algorithms.igpo.model.causal_lm import DTYPES, load_causal_lm
+    from algorithms.igpo.model.lora import add_lora, merged_weights, set_adapters
+
+    model = load_causal_lm(folder, DTYPES[config.model_dtype], config.trust_remote_code)
+    if adapters is None:
+        return dict(model.state_dict())
+    lora, tensors = adapters
+    add_lora(model, lora)
+    set_adapters(model, tensors)
+    return {name: tensor.detach() for name, tensor in merged_weights(model).items()}
 
 
 def code_named(experiment: Path) -> list[str]:

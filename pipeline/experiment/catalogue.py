@@ -16,9 +16,9 @@ from pydantic_core import PydanticUndefined
 
 from algorithms.credit import PRESETS, CreditConfig
 from algorithms.igpo.loss_settings import LossSettings
-from algorithms.igpo.model.lora_settings import LoraSettings
 from algorithms.igpo.setting_names import FROM_RLLIB, bounds
 from envs.engine.base import EngineSettings
+from envs.engine.lora import LoraSettings
 from envs.runner.belief import ScoringMethod, ScoringPolicy
 from envs.search.config import SearchEnvSettings
 from envs.settings import declared_settings

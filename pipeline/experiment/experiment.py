@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from algorithms.credit import CreditConfig, find_preset, without_removed
 from algorithms.igpo.loss_settings import LossSettings
-from algorithms.igpo.model.lora_settings import LoraSettings
 from envs.credentials import refuse_credentials_in
 from envs.engine.base import EngineSettings
+from envs.engine.lora import LoraSettings
 from envs.errors import InputError
 from envs.search.config import SearchEnvSettings
 from pipeline.experiment import file as experiment_file
@@ -30,6 +30,7 @@ from pipeline.experiment.keys import (
     TUNE_ONLY_KEYS,
     check_config_keys,
     check_keys,
+    check_policies,
     check_types,
     shown,
     usable,
@@ -259,6 +260,7 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
             find_preset(str(variant.get("preset", "igpo")))
         if variant.get("lora") is not None:
             validated(LoraSettings, variant["lora"], "config.lora", where)
+        check_policies(variant, where)
         refuse_credentials_in(variant, f"{where}: config")
         experiments.append(
             Experiment(config=variant, env_settings=settings, choices=choices, sample=sample, **shared)

@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from algorithms.igpo.setting_names import CODE, FIXED, RENAMED, RLLIB_WORDS, WITHOUT_EFFECT
+from algorithms.igpo.setting_names import CODE, FIXED, OF_ONE_POLICY, RENAMED, RLLIB_WORDS, WITHOUT_EFFECT
+from envs.engine.lora import LoraSettings
 from envs.errors import InputError
 from pipeline.experiment.catalogue import TOP, catalogue, config_keys
 from pipeline.experiment.peers import here
@@ -154,6 +155,20 @@ def check_config_keys(config: dict, where: str) -> None:
             raise InputError(f"{where}: `config.{key}` is code: set it in a Python experiment file.")
         if name not in known | FIXED | RENAMED.keys():
             raise unknown_key("config", key, known, where)
+
+
+def check_policies(config: dict, where: str) -> None:
+    """Raises InputError for settings of one policy alone that it can't have, or that its adapters can't."""
+    for name in ("policies", "algorithm_config_overrides_per_module"):
+        by_policy = {} if config.get(name) is None else config[name]
+        for policy, own in [(None, by_policy), *(by_policy.items() if isinstance(by_policy, dict) else ())]:
+            path = f"config.{name}" if policy is None else f"config.{name}.{policy}"
+            if not isinstance(own, dict):
+                raise InputError(f"{where}: `{path}` must hold keys, found {shown(own)}.")
+            if policy is not None:
+                check_keys(own, OF_ONE_POLICY, path, where)
+                if own.get("lora") is not None:
+                    validated(LoraSettings, own["lora"], f"{path}.lora", where)
 
 
 def check_types(given: dict, defaults: dict, where: str) -> None:

@@ -143,8 +143,11 @@ class IGPOTorchLearner(UpdatingLearner):
 
     def _state_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields everything that is on the device between updates, by a name: each tensor once."""
+        of_modules = {}  # modules may share a base
         for module_id in self.module.keys():  # noqa: SIM118 (not a dict)
-            yield from named_tensors(self._hugging_face(module_id), module_id)
+            for name, tensor in named_tensors(self._hugging_face(module_id), module_id):
+                of_modules.setdefault(id(tensor), (name, tensor))
+        yield from of_modules.values()
         for number, model in enumerate(self._references.own_models):
             yield from named_tensors(model, f"reference {number}")
         if self.config.offload_optimizer:

@@ -21,9 +21,11 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.annotations import override
 
 from algorithms.igpo.model.fsdp import full_tensor, shard_like
-from algorithms.igpo.model.lora import LoraSettings, add_lora, merged_weights
+from algorithms.igpo.model.lora import add_lora, merged_weights
+from algorithms.igpo.model.one_base import shared
 from algorithms.igpo.model.packing import PACKED, PackedRows
 from algorithms.igpo.model.token_logp import Entropy, backbone, token_logp
+from envs.engine.lora import LoraSettings, write_adapter
 from envs.engine.weights import state_to_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -94,8 +96,10 @@ class HFCausalLM(TorchRLModule):
 
     `model_config` keys: `path` (folder or hub name), `dtype` ("float32" default, or "bfloat16"),
     `trust_remote_code` (default False), `gradient_checkpointing` (default False), `compile` (default False:
-    `torch.compile` of the backbone), `lora` (`algorithms.igpo.model.lora.LoraSettings`; default None: all
-    weights are trained), `entropy_grad` (default False: entropies are only measured).
+    `torch.compile` of the backbone), `lora` (`envs.engine.lora.LoraSettings`; default None: all weights are
+    trained), `shares_base` (default False; True: the base is that of other modules too, and the export holds
+    the adapters alone), `serves_adapters` (default False; True: so do the engine's weights), `entropy_grad`
+    (default False: entropies are only measured).
     """
 
     @override(TorchRLModule)
@@ -107,6 +111,9 @@ class HFCausalLM(TorchRLModule):
         gradient_checkpointing = settings.pop("gradient_checkpointing", False)
         compiled = settings.pop("compile", False)
         lora = settings.pop("lora", None)
+        self.lora = None if lora is None else LoraSettings(**lora)
+        self.shares_base = bool(settings.pop("shares_base", False))
+        self.serves_adapters = bool(settings.pop("serves_adapters", False))
         self.entropy: Entropy = "trained" if settings.pop("entropy_grad", False) else "measured"
         if settings:
             raise ValueError(f"unknown keys in model_config of HFCausalLM: {', '.join(sorted(settings))}")
@@ -117,20 +124,24 @@ class HFCausalLM(TorchRLModule):
         if dtype not in DTYPES:
             raise ValueError(f"model_config `dtype` is {dtype!r}; use one of {', '.join(DTYPES)}")
         self.compute_dtype = DTYPES[dtype]
-        self.has_lora = lora is not None
+        weights_dtype = torch.float32 if self.lora is None else self.compute_dtype
+        source = self.path, weights_dtype, self.trust_remote_code
         try:
-            self.hf = load_causal_lm(
-                self.path, self.compute_dtype if self.has_lora else torch.float32, self.trust_remote_code
-            )
+            self.hf = shared(load_causal_lm, *source) if self.shares_base else load_causal_lm(*source)
             if gradient_checkpointing:
                 self.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            if lora is not None:
-                add_lora(self.hf, LoraSettings(**lora))
+            if self.lora is not None:
+                add_lora(self.hf, self.lora)
             if compiled:
                 backbone(self.hf).compile(dynamic=True)
         except AttributeError as error:
             # RLlib would take an AttributeError for an outdated signature and hide it.
             raise RuntimeError(f"could not load the model in {self.path}: {error}") from error
+
+    @property
+    def has_lora(self) -> bool:
+        """Whether adapters are trained, and not all weights."""
+        return self.lora is not None
 
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
@@ -177,10 +188,10 @@ class HFCausalLM(TorchRLModule):
         Gathers a sharded module: all learners must call it.
 
         Args:
-            inference_only: True: the full model for the rollout engine, which loads it through
-                `state_to_tensors`. With dtype bfloat16 the arrays are int16 and hold the bits of bfloat16
-                numbers (NumPy has no such type). False: the tensors of a checkpoint, float32 and exact; with
-                LoRA the adapters alone.
+            inference_only: True: the weights for the rollout engine (`engine_weights`), which loads them
+                through `state_to_tensors`. With dtype bfloat16 the arrays are int16 and hold the bits of
+                bfloat16 numbers (NumPy has no such type). False: the tensors of a checkpoint, float32 and
+                exact; with LoRA the adapters alone.
         """
         if not inference_only:
             return {name: full_tensor(t).to("cpu", copy=True).numpy() for name, t in self._tensors().items()}
@@ -190,15 +201,13 @@ class HFCausalLM(TorchRLModule):
         }
 
     def engine_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yields (Hugging Face name, tensor) of the rollout engine's weights: the full model in the precision
-        `dtype`, on this module's device.
+        """Yields (name, tensor) of the rollout engine's weights in the precision `dtype`, on this module's
+        device: the full model by Hugging Face names, or the adapters alone where the engine serves them.
 
         Gathers a sharded module: all learners must iterate.
         """
-        return (
-            (name, t.to(self.compute_dtype) if t.is_floating_point() else t)
-            for name, t in self._full_tensors()
-        )
+        tensors = self._tensors().items() if self.serves_adapters else self._full_tensors()
+        return ((name, t.to(self.compute_dtype) if t.is_floating_point() else t) for name, t in tensors)
 
     @override(TorchRLModule)
     def set_state(self, state: dict[str, np.ndarray]) -> None:
@@ -222,8 +231,13 @@ class HFCausalLM(TorchRLModule):
     def save_pretrained(self, folder: str | None) -> None:
         """Writes a plain Hugging Face folder: weights in `dtype` and configuration, no tokenizer.
 
+        A module that shares its base writes its adapters alone, in float32 and the form of `peft`.
         With `folder` None the module only takes part in gathering shards.
         """
+        if self.lora is not None and self.shares_base:
+            if folder is not None:
+                write_adapter(folder, self.lora, {n: t.cpu() for n, t in self._tensors().items()}, self.path)
+            return
         state = dict(self.engine_weights())
         if folder is None:
             return

@@ -1,20 +1,19 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) by `peft`: the base is frozen; only adapters have gradients and
 optimizer state.
 
-Engine and export get a plain model: merged weights by their Hugging Face names. The base without its adapters
+Engine and export get a plain model: merged weights by their Hugging Face names. Where several policies are
+adapters of one base (`algorithms.igpo.model.adapters`), they get the adapters. The base without its adapters
 serves as the KL reference, so no second copy of it is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 import torch
 
-from algorithms.igpo.model.lora_settings import LoraSettings
-
-ADAPTER = "default"
+from envs.engine.lora import ADAPTER, LoraSettings
 
 
 def add_lora(model, settings: LoraSettings) -> None:
@@ -26,10 +25,9 @@ def add_lora(model, settings: LoraSettings) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    alpha = settings.alpha or 2.0 * settings.rank
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=alpha,  # ty: ignore[invalid-argument-type]
+        lora_alpha=settings.alpha_in_force,  # ty: ignore[invalid-argument-type]
         target_modules=settings.targets,
         task_type="CAUSAL_LM",
     )
@@ -37,6 +35,20 @@ def add_lora(model, settings: LoraSettings) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def set_adapters(model, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copies `tensors` into the adapters of `model`.
+
+    Raises:
+        ValueError: names or shapes are not those of its adapters.
+    """
+    own = {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
+    shapes = ({name: tensor.shape for name, tensor in each.items()} for each in (own, tensors))
+    if next(shapes) != next(shapes):
+        raise ValueError("these adapters are of another model, or have another rank or other targets")
+    for name, parameter in own.items():
+        parameter.data.copy_(tensors[name])
 
 
 def merged_weights(model) -> dict[str, torch.Tensor]:

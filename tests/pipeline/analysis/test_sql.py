@@ -87,6 +87,15 @@ def test_rounding_is_no_sign(tmp_path):
 # Named queries. The columns after run_id, in order.
 
 NAMED = {
+    "collapse_watch": [
+        (
+            2,
+            "too short",
+            None,
+            None,
+            "2 iterations: a run is compared with its own first 3, so a warning needs 6",
+        )
+    ],
     # Group g2 collapses under the outcome and is rescued; g3 collapses whatever is done.
     "advantage_collapse": [(1, 2, 0.5, 0.0, 0.0, 0.5, 0.0), (2, 1, 1.0, 1.0, 1.0, 0.0, 1.0)],
     # Half widths: 1.96 * std([1, 0]) / sqrt(2) and 1.96 * std([0.5, 0]) / sqrt(2).

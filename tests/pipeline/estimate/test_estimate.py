@@ -96,6 +96,34 @@ def test_who_shares_the_memory_of_a_machine():
     assert two == {part: size * (2 if part in doubled else 1) for part, size in gpu.items()}
 
 
+def test_adapters_of_one_base_count_it_once():
+    """Two adapters of 100 parameters each on a base of 1,000 at 2 bytes; the engine reserves 150 for each."""
+    adapters = dataclasses.replace(MODEL, trained=100)
+    shared = {"num_policies": 2, "trained_policies": 2, "adapter_policies": 2}
+    work = dataclasses.replace(WORK, has_reference=True, **shared, served_policies=2, served_parameters=300)
+    served, one = memory_of(adapters, work, 80_000).parts, memory_of(MODEL, WORK, 80_000).parts
+    assert served["engine: weights"] == one["engine: weights"] == 2000 and served["engine: adapters"] == 600
+    assert served["engine: KV cache"] == one["engine: KV cache"] - 600
+    assert served["learner: weights"] == 2 * 4 * 100 + 2000 and served["learner: reference"] == 0
+    assert (served["learner: gradients"], served["learner: AdamW"]) == (2 * 4 * 100, 2 * 8 * 100)
+    merged = memory_of(adapters, dataclasses.replace(WORK, **shared), 80_000).parts
+    assert merged["engine: weights"] == 4000 and merged["learner: weights"] == served["learner: weights"]
+    # Pushed are the adapters alone, at 1,000 bytes a second.
+    assert estimate(adapters, work, DEVICE).seconds["push"] == 0.6
+
+
+def test_the_adapters_of_an_experiment_are_counted():
+    config = load_experiments("conf/igpo_multi_agent_lora.yaml")[0].algorithm_config()
+    model, work = model_of(config), workload_of(config, Expected(), on_cpu=True)
+    single = load_experiments("conf/igpo.yaml", ["lora.rank=1"])[0].algorithm_config()
+    of_rank_1 = model_of(single).trained
+    assert model.trained == (16 + 8) * of_rank_1 / 2, "the mean of both"
+    assert (work.num_policies, work.adapter_policies, work.served_policies) == (2, 2, 2)
+    assert work.served_parameters == 2 * 16 * of_rank_1, "the larger rank is reserved for both"
+    config.engine = {"adapters": "merged"}
+    assert workload_of(config, Expected(), on_cpu=True).served_policies == 0
+
+
 def test_a_decoding_step_reads_and_computes_at_once_or_one_after_the_other():
     fast = dataclasses.replace(DEVICE, flops=1e5)
     step = dataclasses.replace(fast, assumed=dataclasses.replace(FULL, decode_overlaps=False))
@@ -148,7 +176,9 @@ def test_what_does_not_fit_is_said():
     small = dataclasses.replace(DEVICE, memory=20_000)
     assert not estimate(MODEL, WORK, small).fits
     adapters = dataclasses.replace(MODEL, trained=100)
-    lighter = dataclasses.replace(WORK, gradient_checkpointing=True, micro_batch_tokens=10)
+    lighter = dataclasses.replace(
+        WORK, adapter_policies=1, gradient_checkpointing=True, micro_batch_tokens=10
+    )
     assert estimate(adapters, lighter, small).fits
     no_cache = dataclasses.replace(WORK, engine_memory_share=0.02)
     assert (
@@ -160,7 +190,8 @@ def test_what_does_not_fit_is_said():
 def test_parameters_are_the_models_own():
     from transformers import AutoModelForCausalLM
 
-    from algorithms.igpo.model.lora import LoraSettings, add_lora
+    from algorithms.igpo.model.lora import add_lora
+    from envs.engine.lora import LoraSettings
 
     (experiment,) = load_experiments("conf/igpo.yaml")
     config = experiment.algorithm_config()

@@ -143,3 +143,26 @@ def test_questions_whose_prompt_has_no_room_count_as_wrong_and_are_named():
     report(done, console)
     assert "1 of 10 questions count as unanswered" in console.file.getvalue() and done.too_long == ["3"]
     assert done.summary()["too_long"] == 1 and done.summary()["questions"] == 10
+
+
+def test_adapters_of_a_checkpoint_are_merged_for_an_engine_that_serves_none(tmp_path):
+    """W + alpha / rank B A at the adapted layers, the base elsewhere."""
+    import torch
+    from igpo_learner_setup import save_tiny_llama
+
+    from envs.engine.lora import LoraSettings, read_adapter, write_adapter
+    from pipeline.evaluation.saved_policy import _whole_model
+
+    base, layers = save_tiny_llama(tmp_path / "base"), range(2)
+    a, b = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((2, 32), (32, 2)))
+    name = "model.layers.{}.self_attn.v_proj"
+    tensors = {f"{name.format(k)}.lora_A.default.weight": a.clone() for k in layers}
+    tensors |= {f"{name.format(k)}.lora_B.default.weight": b.clone() for k in layers}
+    write_adapter(tmp_path / "adapter", LoraSettings(rank=2, alpha=3.0, targets=["v_proj"]), tensors, base)
+    config: Any = SimpleNamespace(model_dtype="float32", trust_remote_code=False)
+    merged = _whole_model(config, base, read_adapter(tmp_path / "adapter"))
+    plain = _whole_model(config, base, None)
+    assert merged.keys() == plain.keys()
+    for key, tensor in plain.items():
+        expected = tensor + 3.0 / 2 * b @ a if "v_proj" in key else tensor
+        torch.testing.assert_close(merged[key], expected, atol=1e-6, rtol=0)
