@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from types import FrameType
 
 import psutil
 
@@ -57,10 +58,18 @@ def watched_ray() -> Generator[None]:
     over, heard = threading.Event(), threading.Event()
     main = threading.get_ident()
 
-    def tell(number: int, frame: object) -> None:
+    def tell(number: int, frame: FrameType | None) -> None:
+        sentence = lost_ray()
+        if sentence is None:  # not the watcher's: a batch system sends it too
+            if callable(before):
+                before(number, frame)
+            else:
+                signal.signal(number, before)
+                signal.raise_signal(number)
+            return
         heard.set()
         if not over.is_set():
-            raise RayLostError(lost_ray() or "")
+            raise RayLostError(sentence)
 
     def watch() -> None:
         while not over.wait(INTERVAL):

@@ -53,6 +53,19 @@ def test_what_ends_after_the_block_is_not_raised(parts):
     assert "raylet" in lost_ray()
 
 
+def test_another_sender_s_signal_goes_to_its_own_handler(parts):
+    """Slurm sends SIGUSR1 before a job's end, if it is asked to."""
+    heard = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    try:
+        with watched_ray():
+            signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert heard == [signal.SIGUSR1] * 2
+
+
 def test_a_cluster_that_was_joined_is_not_watched():
     remember_ray()
     assert lost_ray() is None
