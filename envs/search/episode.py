@@ -165,6 +165,8 @@ class SearchEpisode:
         wanted = PERMISSIONS.get(action.kind)
         if wanted is None or wanted in role.actions:
             return action
+        if action.kind is ActionKind.ANSWER and "draft" in role.actions:
+            return Action(ActionKind.MESSAGE, text=action.text)
         return Action(
             ActionKind.MALFORMED, error=f"{role.name} may not {wanted}, only {', '.join(role.actions)}"
         )

@@ -17,14 +17,26 @@ class RoleSettings(Settings):
 
     name: str = Field(description="the agent's id")
     instruction: str = Field("", description="its system prompt; empty: the protocol's own for its actions")
-    actions: list[Literal["search", "answer", "message"]] = Field(
-        ["search", "answer"], min_length=1, description="what it may do; `search` stands for every tool"
+    actions: list[Literal["search", "answer", "message", "draft"]] = Field(
+        ["search", "answer"],
+        min_length=1,
+        description="what it may do; `search` stands for every tool, `draft` is an answer that goes to "
+        "another role as a message",
     )
     policy: str = Field("default_policy", description="the RLModule that speaks for it")
     reads: str | None = Field(None, description="the role whose tool results it sees in that role's place")
     to: str | None = Field(
         None, description="who gets its messages; None: the role it `reads`, else the answering role"
     )
+
+    @property
+    def shown_actions(self) -> tuple[str, ...]:
+        """What the protocol tells the role that it may do: a draft is written as an answer is."""
+        return tuple("answer" if action == "draft" else action for action in self.actions)
+
+    @property
+    def writes_to_others(self) -> bool:
+        return "message" in self.actions or "draft" in self.actions
 
 
 class RolePolicies:
@@ -48,7 +60,8 @@ def next_speaker(speaker: RoleSettings, kind: ActionKind, roles: Sequence[RoleSe
     """The name of the role that speaks after `speaker`.
 
     - After a tool call: the role that `reads` the speaker, else the speaker itself.
-    - After a message: the role in `to`, else the role that the speaker reads, else the answering role.
+    - After a message or a draft: the role in `to`, else the role that the speaker reads, else the answering
+      role.
     - After anything else (an error): the speaker tries again.
 
     With a searcher and a reader (`reads: searcher`), the order is searcher (tool call), reader (message),
@@ -107,8 +120,9 @@ def check_roles(roles: Sequence[RoleSettings], *, has_rule: bool = False) -> Non
 
     Raises:
         ValueError: `reads` or `to` names no other role, two roles read the same one, a message would go back
-            to its writer, a role has a name whose messages would look like the environment's; or, under the
-            built-in rule, a role can never speak, or can never reach one that may answer.
+            to its writer, a role may both answer and draft, or has a name whose messages would look like the
+            environment's; or, under the built-in rule, a role can never speak, or can never reach one that
+            may answer.
     """
     names = [role.name for role in roles]
     for role in roles:
@@ -123,10 +137,15 @@ def check_roles(roles: Sequence[RoleSettings], *, has_rule: bool = False) -> Non
                 )
         if (
             not has_rule
-            and "message" in role.actions
+            and role.writes_to_others
             and next_speaker(role, ActionKind.MESSAGE, roles) == role.name
         ):
             raise ValueError(f"role {role.name} may write messages, but to whom? Name the role in `to`")
+        if "draft" in role.actions and "answer" in role.actions:
+            raise ValueError(
+                f"role {role.name} may both `answer` and `draft`: its answer either ends the rollout or goes "
+                "on as a draft; leave one of them out"
+            )
         readers = [reader.name for reader in roles if reader.reads == role.name]
         if len(readers) > 1:
             raise ValueError(
@@ -158,7 +177,7 @@ def _check_ways(roles: Sequence[RoleSettings]) -> None:
 
 def _may_follow(role: RoleSettings, roles: Sequence[RoleSettings]) -> set[str]:
     """The names of the roles that may speak after `role`."""
-    kinds = {"search": ActionKind.TOOL, "message": ActionKind.MESSAGE}
+    kinds = {"search": ActionKind.TOOL, "message": ActionKind.MESSAGE, "draft": ActionKind.MESSAGE}
     return {next_speaker(role, kinds[action], roles) for action in role.actions if action in kinds}
 
 

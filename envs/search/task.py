@@ -218,7 +218,7 @@ class SearchTask:
 
     def prompt(self, role: RoleSettings, question: Question) -> list[int]:
         """Token ids of the role's first context."""
-        return list(self._prompt_of(role.instruction, question.text, tuple(role.actions)))
+        return list(self._prompt_of(role.instruction, question.text, role.shown_actions))
 
     def _make_prompt(self, instruction: str, question: str, actions: tuple[str, ...]) -> list[int]:
         return self.protocol.prompt(instruction, question, list(actions))

@@ -36,7 +36,7 @@ def build_protocol(settings: SearchEnvSettings, tools: list[dict]) -> Protocol:
     try:
         protocol = _build(settings, tokenizer, tools)
         for role in settings.roles:  # a template may refuse what a role says: now, not in the first rollout
-            protocol.prompt(role.instruction, "?", list(role.actions))
+            protocol.prompt(role.instruction, "?", list(role.shown_actions))
     except ValueError as error:
         raise InputError(str(error)) from error
     return protocol

@@ -52,6 +52,10 @@ def test_the_rule():
             "roles b and c both read what a finds",
         ),
         (
+            [{"name": "a", "actions": ["answer", "draft"], "to": "b"}, {"name": "b"}],
+            "both `answer` and `draft`",
+        ),
+        (
             [{"name": "a"}, {"name": "critic", "actions": ["message"], "to": "a"}],
             "role critic can never speak: nothing leads from a to it; name it in another role's `to`",
         ),
@@ -133,6 +137,7 @@ def test_the_roles_that_the_documentation_shows_are_valid():
     assert [[role.name for role in team] for team in shown] == [
         ["searcher", "reader"],
         ["planner", "searcher", "answerer"],
+        ["searcher", "reader"],
     ]
     for team in shown:
         check_roles(team)

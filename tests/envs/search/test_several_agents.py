@@ -113,6 +113,30 @@ def test_the_second_of_two_that_may_answer_ends_the_rollout_and_is_paid(tmp_path
     assert task.answering_role.name == "first" and env.episode.history[: len(prompt)] == prompt
 
 
+def test_a_draft_is_an_answer_that_goes_to_another_as_a_message(tmp_path):
+    """The drafter is prompted as one that answers; its answer ends nothing and is not paid."""
+    team = [
+        {"name": "drafter", "actions": ["search", "draft"], "to": "verifier"},
+        {"name": "verifier", "actions": ["answer", "message"], "to": "drafter"},
+    ]
+    task = tiny_task(tmp_path, roles=team)
+    env, question = SearchEnv(task), task.train_questions[0]
+    prompt = task.prompt(task.roles["drafter"], question)
+    assert prompt == task.protocol.prompt("", question.text, ["search", "answer"])
+    observations, _ = env.reset(options={"question": question})
+    assert observations["drafter"].tolist() == prompt
+    observations, *_ = env.step({"drafter": np.array(ids(task, "<answer> red <end>"))})
+    assert task.protocol.text(observations["verifier"].tolist()).endswith("<note> red </note>")
+    turn = env.episode.rollout.turns[0]
+    assert turn.action is ActionKind.MESSAGE and turn.answer is None
+    assert turn.decision_text == "<answer> red <end>"
+    *_, (agent, rewards, ended, _) = play(
+        env, ["<answer> red <end>", "<message> mother <end>", "<answer> red <end>",
+              f"<answer> {question.golds[0]} <end>"], question,
+    )  # fmt: skip
+    assert agent == "verifier" and ended and rewards == {"drafter": 0.0, "verifier": 1.0}
+
+
 def test_a_speaker_rule_that_loops_ends_at_the_turn_limit(tmp_path, monkeypatch):
     """A rule of one's own may go round without an answer: that is a truncated rollout; the run goes on."""
     module = types.ModuleType("my_loop")
