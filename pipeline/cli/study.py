@@ -60,6 +60,7 @@ def study_command(
         except RayLostError as error:
             say(f"stopped: {error}; finished cells are kept in {out}: the same command goes on", error=True)
             leave_lost_ray(FAILED)
+            raise typer.Exit(FAILED) from None
     path = write_study_report(loaded, cells, missing, out / "report.html")
     print_summary(loaded, cells, console)
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")

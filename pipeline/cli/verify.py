@@ -90,6 +90,7 @@ def verify_command(
     except RayLostError as error:
         say(f"error: {run} cannot be verified: {error}; give the same command again.", error=True)
         leave_lost_ray(BAD_INPUT)
+        raise typer.Exit(BAD_INPUT) from None
     _report(found, verdict, console)
     if not verdict.is_equal:
         raise typer.Exit(DIFFERENT)

@@ -1,7 +1,8 @@
-"""`igpo verify` through the real command line: equal, different, and not to be verified."""
+"""`igpo verify`: equal, different, and not to be verified; the slow ones through the real command line."""
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,8 +10,61 @@ import pytest
 from command import Command
 from tiny_policy import write_experiment, write_policy
 
-pytestmark = pytest.mark.slow
+from pipeline.analysis.same_rows import Difference, Sameness
+from pipeline.cli.igpo import app
+from pipeline.run_directory.directory import RunDirectory
+from pipeline.training.ray_watch import RayLostError
+from pipeline.training.rerun import Rerun, Verdict
+
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def verified(run, tmp_path, monkeypatch):
+    """`igpo verify RUN` whose rerun has this outcome, without Ray: (exit code, what it said)."""
+    directory = RunDirectory.create(tmp_path / "runs", "demo", {})
+    (directory.path / "rollouts/manifest.json").write_text('{"schema_version": 1, "run_id": "x"}')
+    found = Rerun(directory, SimpleNamespace(config=None), None, 0, 1, True, set())
+    monkeypatch.setattr("pipeline.training.rerun.plan_rerun", lambda *_: found)
+    monkeypatch.setattr("pipeline.training.rerun.what_changed", lambda *_: ["torch: 1.0, now 2.0"])
+    for name in ("plan.check_plan", "plan.check_resources", "ray_cluster.start_ray"):
+        monkeypatch.setattr(f"pipeline.training.{name}", lambda *_, **__: None)
+
+    def call(outcome):
+        def rerun(*_):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr("pipeline.training.rerun.rerun", rerun)
+        return run("verify", directory.path, app=app)
+
+    return call
+
+
+def test_equal_ends_with_0(verified):
+    code, said = verified(Verdict(Sameness({"turns": 1428, "tokens": 0}, {"turns": 0, "tokens": 0}), (20, 0)))
+    assert code == 0 and "turns 1,428 0 weights 20 0 equal to the last bit" in said, said
+    assert "run again from its first weights" in said and "tokens" not in said
+
+
+def test_different_ends_with_1_and_the_first_difference(verified):
+    first = Difference(1, "train", "turns", ("r1", 0), "advantage", 0.5, 0.75)
+    code, said = verified(Verdict(Sameness({"turns": 9}, {"turns": 1}, first), None))
+    where = "different: iteration 1 (train), turns, episode_id r1, turn_index 0, advantage: 0.5, now 0.75"
+    assert code == 1 and where in said, said
+    assert "weights: not compared" in said and "changed since the run began: torch: 1.0, now 2.0" in said
+
+
+def test_weights_alone_may_differ(verified):
+    code, said = verified(Verdict(Sameness({"turns": 9}, {"turns": 0}), (20, 1)))
+    assert code == 1 and "different: the rows are equal, the weights after the update are not" in said, said
+
+
+def test_interrupted_and_without_ray(verified):
+    assert verified(KeyboardInterrupt())[0] == 130
+    code, said = verified(RayLostError("Ray's process raylet has ended"))
+    assert code == 2 and "cannot be verified: Ray's process raylet has ended; give the same" in said, said
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +77,8 @@ def folder(tmp_path_factory):
         evaluation_interval=100,
         evaluation_questions=10,
         log_tokens=True,
+        num_env_runners=0,
+        engine={"kind": "transformers", "max_num_seqs": 32},
     )
     train = ("train", "file", "demo.yaml", "--keep-checkpoints-num", "3")
     first = Command(folder, *train, "--stop", '{"training_iteration": 1000}', environment=ONE_THREAD)
@@ -45,6 +101,7 @@ def the_run(folder):
     return path.parent
 
 
+@pytest.mark.slow
 def test_a_run_is_equal_to_itself(folder):
     """From its last checkpoint, and from the first weights with the evaluation before training."""
     for options in ((), ("--after", "0", "--iterations", "2")):
@@ -54,6 +111,7 @@ def test_a_run_is_equal_to_itself(folder):
     assert json.loads((the_run(folder) / "run.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_the_first_difference_is_shown(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy", symlinks=True)
     log = the_run(tmp_path / "copy") / "rollouts"
@@ -72,6 +130,7 @@ def test_the_first_difference_is_shown(folder, tmp_path):
     assert ", advantage: " in said and "changed since the run began: nothing" in said
 
 
+@pytest.mark.slow
 def test_what_cannot_be_verified(folder):
     code, said = verify(folder, "--after", "77")
     assert code == 2 and "keeps no checkpoint of iteration 77" in said and "Traceback" not in said, said

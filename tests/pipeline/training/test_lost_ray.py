@@ -118,7 +118,13 @@ def test_a_process_leaves_with_its_own_exit_code(tmp_path, waits, code):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ray_watch.PARTS)
 def test_a_run_that_loses_its_ray_says_so_and_goes_on(tmp_path, name):
-    write_experiment(tmp_path / "demo.yaml", write_policy(tmp_path / "policy"), evaluation_interval=0)
+    write_experiment(
+        tmp_path / "demo.yaml",
+        write_policy(tmp_path / "policy"),
+        evaluation_interval=0,
+        num_env_runners=0,
+        engine={"kind": "transformers", "max_num_seqs": 32},
+    )
     command = ("train", "file", "demo.yaml", "--stop", '{"training_iteration": 1000}')
     run = Command(tmp_path, *command)
     run.wait_for_iteration(after=1)
