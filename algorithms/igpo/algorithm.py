@@ -38,6 +38,7 @@ from algorithms.igpo.learner.token_batch import turn_tokens
 from algorithms.igpo.learning import score_on_learners, take_credit, training_data
 from algorithms.igpo.metrics import (
     Stopwatch,
+    agent_metrics,
     batch_metrics,
     evaluation_metrics,
     iteration_seconds,
@@ -168,6 +169,7 @@ class IGPO(Algorithm):
             with clock("learn"):
                 record.credit, record.groups = self._learn(batch.episodes)
             metrics = training_metrics(rollouts, record.credit, record.groups, batch.replaced)
+            metrics |= agent_metrics(rollouts, record.credit, [role.name for role in self.config.roles])
             metrics |= learner_metrics(self.metrics, list(self.config.policies))
             if batch.weights_version == version:
                 check_gap(metrics["logp_gap_mean"], self.config.logp_gap_bound, version)

@@ -13,7 +13,7 @@ from ray.rllib.utils.metrics import ALL_MODULES, LEARNER_RESULTS
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from algorithms.igpo.iteration_record import GroupCredit, TurnCredit
-from envs.search.trajectory import Rollout, Termination
+from envs.search.trajectory import ActionKind, Rollout, Termination
 
 if TYPE_CHECKING:
     from algorithms.igpo.sampling import SampledBatch
@@ -49,6 +49,21 @@ def ending_metrics(rollouts: list[Rollout]) -> dict[str, float]:
     }
 
 
+def duplicate_share(rollouts: Iterable[Rollout]) -> float:
+    """Computes the share of rollouts whose decisions an earlier rollout of their group wrote too, word for
+    word; 0 without rollouts.
+
+    >>> duplicate_share([])
+    0.0
+    """
+    written: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    total = 0
+    for rollout in rollouts:
+        written[rollout.group_id].add(tuple(turn.decision_text for turn in rollout.turns))
+        total += 1
+    return 1 - sum(map(len, written.values())) / total if total else 0.0
+
+
 def training_metrics(
     rollouts: list[Rollout],
     credit: dict[tuple[str, int], TurnCredit],
@@ -82,10 +97,45 @@ def training_metrics(
         "collapse_share_or_faint": _mean(group.collapsed_or_faint for group in groups),
         "no_belief": float(sum(rollout.without_belief for rollout in rollouts)),
         "collapse_share_or_identical": _mean(group.collapsed_or_identical for group in groups),
+        "duplicate_share": duplicate_share(rollouts),
         "rollouts": float(len(rollouts)),
         "groups": float(len(groups)),
         "groups_dropped": float(len({rollout.group_id for rollout in rollouts}) - len(groups)),
     }
+
+
+def agent_metrics(
+    rollouts: list[Rollout], credit: dict[tuple[str, int], TurnCredit], agents: Sequence[str]
+) -> dict[str, float]:
+    """Computes what each agent did and earned in one training batch.
+
+    Args:
+        rollouts: the rollouts of the batch.
+        credit: their credit, by (rollout id, turn index).
+        agents: the names of the roles.
+
+    Returns:
+        `agent/NAME/METRIC` to value; nothing where there is one role. `turns_mean` and `tokens_mean`
+        (decision tokens) are per rollout. `gain_mean` and `advantage_mean` are over the agent's turns that
+        have one, and `malformed_share` (malformed or cut off) over all its turns; they are 0 where it never
+        spoke.
+    """
+    if len(agents) < 2:
+        return {}
+    metrics = {}
+    for agent in agents:
+        own = [(rollout, turn) for rollout in rollouts for turn in rollout.turns if turn.agent == agent]
+        paid = [credit[key] for rollout, turn in own if (key := (rollout.id, turn.index)) in credit]
+        metrics |= {
+            f"agent/{agent}/turns_mean": len(own) / max(1, len(rollouts)),
+            f"agent/{agent}/tokens_mean": sum(t.num_decision_tokens for _, t in own) / max(1, len(rollouts)),
+            f"agent/{agent}/gain_mean": _mean(turn.gain for turn in paid if turn.gain is not None),
+            f"agent/{agent}/advantage_mean": _mean(turn.advantage for turn in paid),
+            f"agent/{agent}/malformed_share": _mean(
+                turn.action in (ActionKind.MALFORMED, ActionKind.CUT_OFF) for _, turn in own
+            ),
+        }
+    return metrics
 
 
 def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu                          # what is not done yet; --all for the longer phases
     python -m benchmarks.gpu sampling learning        # these phases, once more
+    python -m benchmarks.gpu real_llm --data FOLDER --seconds 480
     python -m benchmarks.gpu --device cpu --tiny      # every script of it on a CPU, in tiny shapes
 
 On a machine without a GPU it says what it would do, checks that everything imports, and ends with exit
@@ -14,9 +15,10 @@ import argparse
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.gpu.phases import PHASES, Phase, Setting, why_not
+from benchmarks.gpu.phases import PHASES, REAL_LLM_SECONDS, Phase, Setting, why_not
 from benchmarks.gpu.proof import Proof, gpu_watched, summary
 from envs.engine.accelerator import sees_gpu, why_no_gpu
 
@@ -33,11 +35,15 @@ def arguments() -> argparse.Namespace:
         "phases", nargs="*", metavar="PHASE", help=f"one of {', '.join(phase.name for phase in PHASES)}"
     )
     parser.add_argument("--out", type=Path, default=Path("gpu_proof"), help="logs, results and proof.json")
-    parser.add_argument("--seconds", type=float, help="for all phases; default 540, with --all 3600")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help="for all phases; a named one may take all of it; default 540, with --all 3600",
+    )
     parser.add_argument("--all", action="store_true", help="the longer phases too")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="shapes that try the scripts, not the machine")
-    parser.add_argument("--data", type=Path, help="folder with passages.jsonl and questions.jsonl")
+    parser.add_argument("--data", type=Path, help="folder of real text (docs/gpu.md)")
     parser.add_argument("--trl-python", help="interpreter of an environment with TRL")
     parser.add_argument(
         "--real-llm-set",
@@ -63,7 +69,10 @@ def chosen(args: argparse.Namespace) -> list[Phase]:
     for phase in reversed(PHASES):
         if phase.name in names:
             names |= set(phase.needs)
-    return [phase for phase in PHASES if phase.name in names]
+    phases = [phase for phase in PHASES if phase.name in names]
+    if args.seconds is None:
+        return phases
+    return [replace(phase, seconds=args.seconds) if phase.name in args.phases else phase for phase in phases]
 
 
 def setting_of(args: argparse.Namespace) -> Setting:
@@ -77,6 +86,7 @@ def setting_of(args: argparse.Namespace) -> Setting:
         data=args.data.absolute() if args.data else None,
         trl_python=args.trl_python,
         real_llm=tuple(args.real_llm_set),
+        real_llm_seconds=args.seconds if args.seconds and args.phases else REAL_LLM_SECONDS,
     )
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+REAL_LLM_SECONDS = 180
+START_AND_END = 90
+"""Of the seconds of `real_llm`, what the warm start, loading and the last evaluation take."""
 REAL_LLM = ROOT / "conf" / "real_llm.yaml"
 ONE_GPU = (
     "num_learners=1",
@@ -42,11 +45,13 @@ class Setting:
     """Shapes that take seconds on a CPU: to try the scripts, not the machine."""
     gpus: int
     data: Path | None = None
-    """Folder with `passages.jsonl` and `questions.jsonl`; None: the generated world."""
+    """Folder with `passages.jsonl` and `questions.jsonl`, and for `real_llm` `demos.jsonl`, `train.jsonl` and
+    `heldout.jsonl`; None: the generated world."""
     trl_python: str | None = None
     real_llm: tuple[str, ...] = ()
     """Further settings of `conf/real_llm.yaml`."""
-    real_llm_seconds: int = 150
+    real_llm_seconds: float = REAL_LLM_SECONDS
+    """For `warm_start` and `real_llm` together."""
 
     @property
     def models(self) -> Path:
@@ -159,11 +164,32 @@ def _learning(s: Setting) -> list[str]:
     return _module("learning", *where, *sizes, *more)
 
 
+def _real_questions(s: Setting) -> tuple[str, ...]:
+    """The three files of `conf/real_llm.yaml`, and how it fits a CPU."""
+    folder = s.data or Path()
+    files = {
+        "corpus": "passages.jsonl",
+        "questions": "train.jsonl",
+        "heldout_questions": "heldout.jsonl",
+    }
+    named = tuple(f"env_config.{key}={folder / name}" for key, name in files.items())
+    if s.device == "cuda":
+        return named
+    on_cpu = ("num_learners=0", "num_gpus_per_learner=0", "num_gpus_per_env_runner=0")
+    return (*named, *on_cpu, "model_dtype=float32")
+
+
+def _warm_start(s: Setting) -> list[str]:
+    given = [part for change in _real_questions(s) for part in ("--set", change)]
+    demonstrations = (s.data or Path()) / "demos.jsonl"
+    where = ("--demonstrations", demonstrations, "--out", s.models / "warm")
+    return _module("warm_start", REAL_LLM, *where, *given)
+
+
 def _real_llm(s: Setting) -> list[str]:
-    limit = (f"time_budget_s={max(30, s.real_llm_seconds - 50)}",)
-    changes = (*_colocated(s), *(LARGE if s.device == "cuda" else ()), *limit, *s.real_llm)
-    command = _training(s, str(REAL_LLM), 1000, *changes)
-    return [*command, "--only-check"] if s.tiny else command
+    limit = f"time_budget_s={max(30, s.real_llm_seconds - START_AND_END)}"
+    changes = (*_real_questions(s), f"model_path={s.models / 'warm'}", limit, *s.real_llm)
+    return _training(s, str(REAL_LLM), 1000, *changes, *(FEW if s.tiny else ()))
 
 
 def _lora(s: Setting) -> list[str]:
@@ -197,8 +223,10 @@ def _lacks_smollm2(s: Setting) -> str | None:
     return None
 
 
-def _lacks_real_llm(s: Setting) -> str | None:
-    return None if REAL_LLM.is_file() else f"{REAL_LLM.relative_to(ROOT)} is not there"
+def _lacks_real_questions(s: Setting) -> str | None:
+    wanted = ("passages.jsonl", "demos.jsonl", "train.jsonl", "heldout.jsonl")
+    missing = [name for name in wanted if s.data is None or not (s.data / name).is_file()]
+    return f"--data FOLDER has no {', '.join(missing)}" if missing else _lacks_smollm2(s)
 
 
 def _lacks_trl(s: Setting) -> str | None:
@@ -226,7 +254,14 @@ PHASES = (
         ("model",),
         lacks=_lacks_smollm2,
     ),
-    Phase("real_llm", "a real model learns: conf/real_llm.yaml", 150, _real_llm, lacks=_lacks_real_llm),
+    Phase(
+        "warm_start",
+        "SmolLM2 learns to search once, from demonstrations",
+        60,
+        _warm_start,
+        lacks=_lacks_real_questions,
+    ),
+    Phase("real_llm", "from there it learns to search twice", 150, _real_llm, ("warm_start",)),
     Phase("model_7b", "a random model of 7B's shape", 90, _model("7B"), lacks=_lacks_smollm2, only_all=True),
     Phase("lora_7b", "7B with LoRA, colocated: swap and push", 240, _lora, ("model_7b",), only_all=True),
     Phase("trl", "a step against TRL", 200, _trl, lacks=_lacks_trl, only_all=True),

@@ -1,8 +1,6 @@
 """Phases that train: a run by the real command, and what its log says afterwards.
 
-    python -m benchmarks.gpu.training conf/igpo_gpu.yaml --iterations 10 --out FOLDER
-
-`--only-check` loads and validates the experiment, and starts nothing.
+python -m benchmarks.gpu.training conf/igpo_gpu.yaml --iterations 10 --out FOLDER
 """
 
 from __future__ import annotations
@@ -80,15 +78,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
-    parser.add_argument("--only-check", action="store_true")
     add_result(parser)
     args = parser.parse_args()
-    if args.only_check:
-        from pipeline.experiment.experiment import load_experiment
-
-        config = load_experiment(args.config, args.changes).algorithm_config()
-        write_result(args.result, {"checked": args.config, "model": str(config.model_path)})
-        return
     seconds = train(args.config, args.iterations, args.out, args.changes)
     write_result(args.result, {"seconds": seconds, **read_log(args.out)})
 

@@ -15,6 +15,8 @@ from envs.git_lfs import refuse_pointer
 
 DAMAGE = (OSError, EOFError, zlib.error)
 """What reading a file raises that is gone, cut off or compressed otherwise than its name says."""
+PAPER_FOLDER = "paper_data"
+"""Folder of the data that the files in conf/paper read."""
 OnBad = Callable[[InputError], object] | None
 """Gets the error of a bad line."""
 
@@ -30,7 +32,8 @@ def require_file(path: Path, what: str) -> None:
     if path.is_dir():
         raise InputError(f"{what} {path} is a folder: give the path of a file")
     if not exists:
-        raise InputError(f"{what} {path} does not exist: check the path (it is taken from {Path.cwd()})")
+        cure = "`igpo data paper` fetches it" if path.parent.name == PAPER_FOLDER else "check the path"
+        raise InputError(f"{what} {path} does not exist: {cure} (it is taken from {Path.cwd()})")
     refuse_pointer(path, what)
 
 

@@ -107,7 +107,8 @@ def check_roles(roles: Sequence[RoleSettings], *, has_rule: bool = False) -> Non
 
     Raises:
         ValueError: `reads` or `to` names no other role, two roles read the same one, a message would go back
-            to its writer, or a role has a name whose messages would look like the environment's.
+            to its writer, a role has a name whose messages would look like the environment's; or, under the
+            built-in rule, a role can never speak, or can never reach one that may answer.
     """
     names = [role.name for role in roles]
     for role in roles:
@@ -131,3 +132,40 @@ def check_roles(roles: Sequence[RoleSettings], *, has_rule: bool = False) -> Non
             raise ValueError(
                 f"roles {' and '.join(readers)} both read what {role.name} finds: let one of them do it"
             )
+    if not has_rule:
+        _check_ways(roles)
+
+
+def _check_ways(roles: Sequence[RoleSettings]) -> None:
+    """Checks that the built-in rule leads from the first role to every other, and from each to an answer."""
+    following = {role.name: _may_follow(role, roles) for role in roles}
+    first = roles[0].name
+    for role in roles:
+        if role.name not in _reached(first, following):
+            raise ValueError(
+                f"role {role.name} can never speak: nothing leads from {first} to it; name it in another "
+                "role's `to`, give it `reads`, or leave it out"
+            )
+    answering = {role.name for role in roles if "answer" in role.actions}
+    for role in roles:
+        reached = _reached(role.name, following)
+        if not answering & reached:
+            raise ValueError(
+                f"from role {role.name} the turn goes round {', '.join(sorted(reached))} and never to a role "
+                "that may answer; name one in `to`"
+            )
+
+
+def _may_follow(role: RoleSettings, roles: Sequence[RoleSettings]) -> set[str]:
+    """The names of the roles that may speak after `role`."""
+    kinds = {"search": ActionKind.TOOL, "message": ActionKind.MESSAGE}
+    return {next_speaker(role, kinds[action], roles) for action in role.actions if action in kinds}
+
+
+def _reached(start: str, following: dict[str, set[str]]) -> set[str]:
+    """The names that are reached from `start`, itself included."""
+    reached, new = {start}, {start}
+    while new:
+        new = {after for name in new for after in following[name]} - reached
+        reached |= new
+    return reached

@@ -32,8 +32,8 @@ from algorithms.credit.own_estimator import assign
 from envs.durable import write_file
 from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.logged_facts import logged_facts
-from pipeline.analysis.recredit_view import SCHEMA
 from pipeline.analysis.run import Run
+from pipeline.analysis.tables_beside import RECREDITS
 
 _ROLLOUTS = """
     SELECT run_id, group_id, episode_id, outcome, termination, initial_scores, scorer,
@@ -145,12 +145,12 @@ def iterations(run: Run) -> list[int]:
 def recredit(
     run: Run, estimator: Estimator, out: Path, on_done: Callable[[int], object] = lambda iteration: None
 ) -> None:
-    """Writes the table of `SCHEMA` to `out`, which appears when it is complete. `on_done` is called after
+    """Writes the table of `RECREDITS` to `out`, which appears when it is complete. `on_done` is called after
     each iteration.
 
     Raises AnalysisError where the log lacks what the estimator needs.
     """
-    schema = SCHEMA.with_metadata(
+    schema = RECREDITS.schema.with_metadata(
         {"estimator": estimator.name, "credit": json.dumps(asdict(estimator.credit))}
     )
     parts = []

@@ -8,15 +8,17 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.analysis import recredit_view as recredits
 from pipeline.analysis.locate import AnalysisError, RunLocation, locate_run
 from pipeline.analysis.named_queries import named_query
 from pipeline.analysis.sandbox import check_is_question, connect, explain_error, lock, sql_files, sql_text
+from pipeline.analysis.tables_beside import BESIDE
 from pipeline.rollout_log.folder import LogFolder, RemoteFolder, RolloutLogError
 from pipeline.rollout_log.manifest import Manifest, check_files, load_manifest
 from pipeline.rollout_log.schema import TABLES
 
-COLUMNS = {name: schema.names for name, schema in TABLES.items()} | {"recredits": recredits.COLUMNS}
+COLUMNS = {name: schema.names for name, schema in TABLES.items()} | {
+    table.view: table.columns for table in BESIDE
+}
 
 
 DAMAGE = (duckdb.IOException, duckdb.InvalidInputException, pa.ArrowInvalid)
@@ -41,7 +43,8 @@ def open_run(
 
 class Run:
     """Views `runs`, `iterations`, `episodes`, `turns`, `groups`, `tool_calls` and `tokens` over the logs of
-    one or several runs, and `recredits` over what `igpo recredit` wrote beside them before they were opened.
+    one or several runs; `recredits` and `counterfactuals` over what `igpo recredit` and `igpo counterfactual`
+    wrote beside them before they were opened.
 
     Rows of iterations that a resumed attempt ran again are hidden. Every call sees the log as it then is; a
     relation that is older than a merge of the log has to be asked for again.
@@ -127,8 +130,12 @@ class Run:
         return self._connection
 
     def _database(self, manifests: list[Manifest]) -> duckdb.DuckDBPyConnection:
-        beside = [file for location in self.locations for file in recredits.recredit_files(location.folder)]
-        recredits.check_files(beside)
+        beside = {
+            table.view: [file for location in self.locations for file in table.files(location.folder)]
+            for table in BESIDE
+        }
+        for table in BESIDE:
+            table.check(beside[table.view])
         try:
             return _database(self._logs(manifests), beside, self._memory_gib)
         except DAMAGE as error:
@@ -162,7 +169,7 @@ class Run:
 
 
 def _database(
-    logs: list[tuple[LogFolder, Manifest]], recredit_files: list[str], memory_gib: float | None
+    logs: list[tuple[LogFolder, Manifest]], beside: dict[str, list[str]], memory_gib: float | None
 ) -> duckdb.DuckDBPyConnection:
     files = {
         name: [folder.path(file.path) for folder, manifest in logs for file in manifest.of(name)]
@@ -186,8 +193,9 @@ def _database(
             source += f" UNION ALL BY NAME SELECT * FROM read_parquet({paths}, union_by_name = true)"
         hide = f" WHERE NOT ({superseded})" if superseded and name != "runs" else ""
         connection.execute(f"CREATE VIEW {name} AS SELECT * FROM ({source}){hide}")
-    recredits.create_view(connection, recredit_files)
-    lock(connection, [*(path for paths in files.values() for path in paths), *recredit_files])
+    for table in BESIDE:
+        table.create_view(connection, beside[table.view])
+    lock(connection, [path for paths in (*files.values(), *beside.values()) for path in paths])
     return connection
 
 

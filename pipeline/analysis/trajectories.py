@@ -35,6 +35,20 @@ class Trajectory:
         """Belief before the first turn, then after each turn; None where a turn bears no gain."""
         return [self.episode["belief_initial"], *(turn["belief_after"] for turn in self.turns_T)]
 
+    @property
+    def agents(self) -> list[str]:
+        """The agents that spoke, in the order of their first turns."""
+        return list(dict.fromkeys(turn["agent"] for turn in self.turns_T))
+
+    @property
+    def listeners_T(self) -> list[str | None]:
+        """The agent that reads what came of each turn; None where its writer does, and for the last turn."""
+        agents = [turn["agent"] for turn in self.turns_T]
+        return [
+            after if after != agent else None
+            for agent, after in zip(agents, [*agents[1:], *agents[-1:]], strict=True)
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class Instructive:

@@ -1,8 +1,8 @@
 """`igpo`: the commands around training. `doctor` and `ask` are here, the others in modules of this folder.
 
 Before a run: `settings`, `doctor`, `estimate`, `data`, `warm-start`, `serve-retriever`. After it: `runs`,
-`sql`, `schema`, `compact`, `recredit`, `profile`, `report`, `show`, `browse`, `track`, `ask`. Over many runs:
-`study`.
+`sql`, `schema`, `compact`, `recredit`, `counterfactual`, `profile`, `report`, `show`, `browse`, `track`,
+`verify`, `ask`. Over many runs: `study`, `paper-table`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import typer
 
 from pipeline.cli.chunk import chunk_command
 from pipeline.cli.common import BAD_INPUT, Set, Trust, Verbose, make_app
+from pipeline.cli.counterfactual import counterfactual_command
 from pipeline.cli.data import app as data_app
 from pipeline.cli.demonstrations import demonstrations_command, split_command
 from pipeline.cli.estimate import estimate_command
 from pipeline.cli.index import index_command
+from pipeline.cli.paper import paper_command, paper_table_command
 from pipeline.cli.profile import profile_command
 from pipeline.cli.recredit import recredit_command
 from pipeline.cli.report import report_command
@@ -27,6 +29,7 @@ from pipeline.cli.show import browse_command, show_command
 from pipeline.cli.sql import compact_command, schema_command, sql_command
 from pipeline.cli.study import study_command
 from pipeline.cli.track import track_command
+from pipeline.cli.verify import verify_command
 from pipeline.cli.warm_start import warm_start_command
 
 app = make_app(
@@ -128,6 +131,7 @@ data_app.command("chunk")(chunk_command)
 data_app.command("index")(index_command)
 data_app.command("demonstrations")(demonstrations_command)
 data_app.command("split")(split_command)
+data_app.command("paper")(paper_command)
 app.add_typer(data_app, name="data")
 app.command("warm-start")(warm_start_command)
 app.command("runs")(runs_command)
@@ -139,8 +143,11 @@ app.command("profile")(profile_command)
 app.command("show")(show_command)
 app.command("browse")(browse_command)
 app.command("recredit")(recredit_command)
+app.command("counterfactual")(counterfactual_command)
 app.command("track")(track_command)
+app.command("verify")(verify_command)
 app.command("study")(study_command)
+app.command("paper-table")(paper_table_command)
 
 if __name__ == "__main__":
     app()

@@ -130,6 +130,7 @@ def train_file(
         check_start(experiment)
 
     from pipeline.training.launch import LaunchOptions, launch
+    from pipeline.training.ray_watch import leave_lost_ray
 
     options = LaunchOptions(
         command=("rllib", *sys.argv[1:]),
@@ -137,7 +138,9 @@ def train_file(
         ray=ray,
         verbosity=verbose,
     )
-    raise typer.Exit(launch(experiments, options, Console()))
+    code = launch(experiments, options, Console())
+    leave_lost_ray(code)
+    raise typer.Exit(code)
 
 
 @app.command()

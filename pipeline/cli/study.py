@@ -40,7 +40,8 @@ def study_command(
     from pipeline.study.report import write_study_report
     from pipeline.study.study import finished_cells, run_study
     from pipeline.study.summary import print_summary
-    from pipeline.training.launch import LaunchOptions
+    from pipeline.training.launch import FAILED, LaunchOptions
+    from pipeline.training.ray_watch import RayLostError, leave_lost_ray
 
     console = Console()
     configure_ray_logging(0)
@@ -56,6 +57,9 @@ def study_command(
         except KeyboardInterrupt:
             console.print(f"stopped; finished cells are kept in {out}: the same command goes on")
             raise typer.Exit(130) from None
+        except RayLostError as error:
+            say(f"stopped: {error}; finished cells are kept in {out}: the same command goes on", error=True)
+            leave_lost_ray(FAILED)
     path = write_study_report(loaded, cells, missing, out / "report.html")
     print_summary(loaded, cells, console)
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")

@@ -48,11 +48,18 @@ class Policy:
             b_t = exp(s_t) at each moment of each query, float64 [T1], in (0, 1].
         """
         from algorithms.credit import beliefs_from_scores, reduce_aliases
-        from envs.runner.belief import PrefixScorer
 
         rule = self.task.settings.alias_rule
-        scorer = PrefixScorer(self.loop.engines[self.task.answering_role.policy])
-        return [beliefs_from_scores(reduce_aliases(scores_T1K, rule)) for scores_T1K in scorer.score(queries)]
+        return [beliefs_from_scores(reduce_aliases(scores_T1K, rule)) for scores_T1K in self.scores(queries)]
+
+    def scores(self, queries: Sequence[BeliefQuery]) -> list[np.ndarray]:
+        """Returns the answering role's scores s_t(a), float64 [T1, K], in nats.
+
+        No rollout may be under way.
+        """
+        from envs.runner.belief import PrefixScorer
+
+        return PrefixScorer(self.loop.engines[self.task.answering_role.policy]).score(queries)
 
 
 def open_policy(

@@ -57,7 +57,8 @@ def resolve_config_path(path: str | Path) -> tuple[Path, bool]:
         return packaged, True
     conf = packaged_conf()
     shipped = (
-        [f"conf/{item.name}" for item in sorted(conf.glob("*.yaml"))] + ["conf/presets/*.yaml"]
+        [f"conf/{item.name}" for item in sorted(conf.glob("*.yaml"))]
+        + ["conf/paper/*.yaml", "conf/presets/*.yaml"]
         if conf
         else []
     )

@@ -24,6 +24,8 @@ STOP_METRICS = {
             "collapse_share",
             "collapse_share_or_faint",
             "collapse_share_or_identical",
+            "duplicate_share",
+            "collapse_signs",
             "turns_mean",
             "answered_share",
             "malformed_share",

@@ -42,10 +42,11 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, object]:
-    """Processor, usable cores, memory in GiB, GPUs by name."""
+    """Processor, usable cores, `OMP_NUM_THREADS` (None: not set), memory in GiB, GPUs by name."""
     return {
         "processor": _processor(),
         "cores": _cores(),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
         "memory_gib": round(memory_bytes() / 2**30, 1),
         "gpus": _lines("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"),
         "system": platform.platform(),

@@ -13,6 +13,7 @@ from algorithms.igpo.guards import check_tools
 from algorithms.igpo.metrics import evaluation_metrics
 from pipeline.study.measures import heldout_row, training_row
 from pipeline.study.plan import Cell, Plan
+from pipeline.training.ray_watch import lost_ray
 
 if TYPE_CHECKING:
     from algorithms.igpo.algorithm import IGPO
@@ -34,7 +35,8 @@ class CellRunner:
 
     def __exit__(self, *exception: object) -> None:
         if self._algorithm is not None:
-            self._algorithm.stop()
+            if lost_ray() is None:
+                self._algorithm.stop()
             self._algorithm = None
 
     def run(self, cell: Cell, progress: Progress) -> tuple[list[dict[str, Any]], Any]:

@@ -20,6 +20,7 @@ from pipeline.study.tables import heldout
 from pipeline.terminal import Console
 from pipeline.training.interrupts import Interrupts
 from pipeline.training.launch import LaunchOptions, start_ray
+from pipeline.training.ray_watch import watched_ray
 
 SECONDS_BETWEEN_LOOKS = 5.0
 
@@ -42,6 +43,7 @@ def run_study(plan: Plan, folder: Path, options: LaunchOptions, console: Console
     Raises:
         InputError: a method's file or settings are wrong; raised before anything runs.
         KeyboardInterrupt: Ctrl-C or SIGTERM: once, after the cell under way; twice, at once.
+        RayLostError: the Ray that was started is gone.
     """
     store = Store(folder)
     tuning = list(plan.tuning_cells())
@@ -51,7 +53,11 @@ def run_study(plan: Plan, folder: Path, options: LaunchOptions, console: Console
     for cell in {(cell.method, cell.difficulty): cell for cell in [*tuning, *plan.cells()]}.values():
         _check(cell.experiment(plan), cell.name, joins_cluster=joins_cluster)
     start_ray(options.ray, options.verbosity)
-    with Interrupts(lambda name: _say_stopping(name, console)) as interrupts, CellRunner(plan) as runner:
+    with (
+        watched_ray(),
+        Interrupts(lambda name: _say_stopping(name, console)) as interrupts,
+        CellRunner(plan) as runner,
+    ):
         tuned = _run_missing(plan, tuning, store, runner, console, "tuning", interrupts)
         rates = best_rates(tuned)
         cells = [with_rate(cell, rates) for cell in plan.cells()]

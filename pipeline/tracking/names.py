@@ -20,11 +20,13 @@ METRIC_NAMES = {
     "malformed_share": "train/malformed",
     "truncated_share": "train/truncated",
     "tool_error_share": "train/tool_errors",
+    "duplicate_share": "train/duplicates",
     "gain_mean": "gain/mean",
     "collapse_share_outcome": "collapse/outcome",
     "collapse_share": "collapse/final",
     "collapse_share_or_faint": "collapse/final_or_faint",
     "collapse_share_or_identical": "collapse/final_or_identical",
+    "collapse_signs": "collapse/signs",
     "loss": "learner/loss",
     "kl": "learner/kl",
     "entropy": "learner/entropy",
@@ -42,7 +44,8 @@ METRIC_NAMES = {
     "groups_incomplete": "batch/groups_incomplete",
     "groups_dropped": "batch/groups_dropped",
 }
-"""Keys of `result["igpo"]` to metric names. `seconds_X` becomes `seconds/X`; any other key `other/KEY`."""
+"""Keys of `result["igpo"]` to metric names. `seconds_X` becomes `seconds/X`, `agent/NAME/X` stays; any other
+key becomes `other/KEY`."""
 
 STEP_METRIC = "progress/iteration"
 """Logged with every batch: its history tells which iterations have arrived."""
@@ -62,8 +65,7 @@ def metrics_of(result: Mapping[str, Any], iteration: int) -> dict[str, float]:
     """
     named = {STEP_METRIC: iteration}
     for key, value in result.get("igpo", {}).items():
-        default = f"seconds/{key.removeprefix('seconds_')}" if key.startswith("seconds_") else f"other/{key}"
-        named[METRIC_NAMES.get(key, default)] = value
+        named[METRIC_NAMES.get(key) or _general_name(key)] = value
     for key, value in (result.get("evaluation") or {}).items():
         named[f"{HELDOUT_PREFIX}{key}"] = value
     numbers = {
@@ -72,6 +74,12 @@ def metrics_of(result: Mapping[str, Any], iteration: int) -> dict[str, float]:
         if isinstance(value, int | float) and math.isfinite(value)
     }
     return {_allowed(name): float(value) for name, value in numbers.items()}
+
+
+def _general_name(key: str) -> str:
+    if key.startswith("agent/"):
+        return key
+    return f"seconds/{key.removeprefix('seconds_')}" if key.startswith("seconds_") else f"other/{key}"
 
 
 def parameters_of(config: Mapping[str, Any]) -> dict[str, str]:

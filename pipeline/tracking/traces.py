@@ -195,7 +195,10 @@ def spans_of(sampled: SampledRollout, experiment_id: str = "0") -> list[dict[str
         _rollout_facts(sampled),
     )
     start = 0.0
-    for turn, credit, seconds in zip(rollout.turns, sampled.credit_T, seconds_T, strict=True):
+    next_agents = [turn.agent for turn in rollout.turns[1:]] + [None]
+    for turn, credit, seconds, reader in zip(
+        rollout.turns, sampled.credit_T, seconds_T, next_agents, strict=True
+    ):
         seen = {"observation": turn.observation_text, "answer": turn.answer}
         number = add(
             f"turn {turn.index}",
@@ -209,6 +212,7 @@ def spans_of(sampled: SampledRollout, experiment_id: str = "0") -> list[dict[str
         )
         tokens = {
             "policy": turn.policy,
+            "to": reader if reader != turn.agent else None,
             "decision_tokens": turn.num_decision_tokens,
             "weights_version": turn.weights_version,
         }

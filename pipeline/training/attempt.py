@@ -121,7 +121,8 @@ def open_attempt(
         tracker.when_known(log.note_mlflow_run)
         stack.callback(lambda: _publish_results(run, tracker) if ending() != "failed" else None)
         stack.callback(lambda: log.close(ending()))
-        attempt = Attempt(number, log, tracker, RunLogger(log, tracker, run.path, _logged_before(run, log)))
+        before = _logged_before(run, log)
+        attempt = Attempt(number, log, tracker, RunLogger(log, tracker, run.path, *before))
         try:
             yield attempt
         except KeyboardInterrupt:
@@ -216,12 +217,18 @@ def datasets_of(identity: Mapping[str, Any], questions: Mapping[str, Any]) -> li
     return found
 
 
-def _logged_before(run: RunDirectory, log: RolloutLogWriter) -> list[tuple[int, str]]:
-    """(iteration, split) of the earlier attempts' rows that this attempt does not supersede."""
+def _logged_before(
+    run: RunDirectory, log: RolloutLogWriter
+) -> tuple[list[tuple[int, str]], list[tuple[int, dict[str, float]]]]:
+    """(iteration, split) of the earlier attempts' rows that this attempt does not supersede, and (iteration,
+    metrics) of those of training.
+    """
     if not log.has_iterations:
-        return []
+        return [], []
     with open_run(run.path) as opened:
-        return opened.sql("SELECT DISTINCT iteration, split FROM iterations").fetchall()
+        rows = opened.sql("SELECT iteration, split, metrics FROM iterations ORDER BY iteration").fetchall()
+    trained = [(iteration, metrics) for iteration, split, metrics in rows if split == "train" and metrics]
+    return [(iteration, split) for iteration, split, _ in rows], trained
 
 
 def _publish_results(run: RunDirectory, tracker: MlflowTracker) -> None:

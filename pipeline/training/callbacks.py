@@ -8,6 +8,7 @@ caller's.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -28,6 +29,8 @@ from pipeline.run_directory.directory import METADATA, RunDirectory
 from pipeline.tracking import TrackingSettings
 from pipeline.training.attempt import Attempt, open_attempt
 from pipeline.training.changed_settings import changed_settings, widen_limits
+
+logger = logging.getLogger(__name__)
 
 
 def log_to(
@@ -135,6 +138,8 @@ class RunLogCallback(IGPOCallback):
     def on_train_result(self, *, algorithm, metrics_logger=None, result: dict, **kwargs) -> None:
         attempt = self._attempt_after(algorithm.iteration - 1, algorithm)
         attempt.logger.on_train_result(algorithm=algorithm, result=result)
+        for sign in attempt.logger.signs:
+            logger.warning("iteration %d, %s", sign.iteration, sign.text)
         self._keep(attempt, algorithm.iteration)
 
     @override(RLlibCallback)

@@ -35,6 +35,7 @@ from pipeline.training.loop import Ending, TrainingLoop
 from pipeline.training.plan import Plan, check_plan, check_resources, first_weights, grid_ids, plan_run
 from pipeline.training.progress import Progress, before_and_after, nothing_learned
 from pipeline.training.ray_cluster import INTERRUPTED, RayOptions, start_ray
+from pipeline.training.ray_watch import lost_ray, watched_ray
 from pipeline.training.remote_runs import (
     look_at_remote,
     remote_places,
@@ -151,7 +152,8 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
                 raise cause from error
             if options.verbosity:
                 console.print_exception()
-            told = disk_trouble(error, run.path) or f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+            told = lost_ray() or disk_trouble(error, run.path)  # the first explains the error, whatever it is
+            told = told or f"{type(cause).__name__}: {' '.join(str(cause).split())}"
             console.print(f"the run failed: {told}", style="red", soft_wrap=True)
             _print_lines(
                 console, ("traceback", _relative(run.logs / "driver.log")), ("go on", options.resume_command)
@@ -225,25 +227,28 @@ def _train(
         console.print(f"MLflow store   {attempt.tracker.tracking_uri}", soft_wrap=True)
         with Progress(console, experiment.stop.get("training_iteration")) as progress:
             progress.busy("starting the policy and the rollout engine ...")
-            algorithm = build_algorithm(plan.config, run, checkpoint)
-            algorithm.callbacks.append(attempt.logger)
+            algorithm: Any = None
             try:
-                loop = TrainingLoop(
-                    algorithm=algorithm,
-                    run=run,
-                    run_logger=attempt.logger,
-                    progress=progress,
-                    stop=experiment.stop,
-                    checkpoint=experiment.checkpoint,
-                    evaluate=bool(plan.config.evaluation_interval),
-                    time_budget_s=experiment.time_budget_s,
-                    after_saving=lambda: upload_after_saving(experiment.remote, run, progress),
-                )
-                ending = loop.run_to_end()
-                attempt.how = ending.how
+                with watched_ray():
+                    algorithm = build_algorithm(plan.config, run.logs, checkpoint)
+                    algorithm.callbacks.append(attempt.logger)
+                    loop = TrainingLoop(
+                        algorithm=algorithm,
+                        run=run,
+                        run_logger=attempt.logger,
+                        progress=progress,
+                        stop=experiment.stop,
+                        checkpoint=experiment.checkpoint,
+                        evaluate=bool(plan.config.evaluation_interval),
+                        time_budget_s=experiment.time_budget_s,
+                        after_saving=lambda: upload_after_saving(experiment.remote, run, progress),
+                    )
+                    ending = loop.run_to_end()
+                    attempt.how = ending.how
                 return ending
             finally:
-                algorithm.stop()
+                if algorithm is not None and lost_ray() is None:
+                    algorithm.stop()
 
 
 def _resumed_from(plan: Plan, run: RunDirectory, checkpoint: Path | None) -> int | None:
@@ -257,12 +262,12 @@ def _resumed_from(plan: Plan, run: RunDirectory, checkpoint: Path | None) -> int
     return int(read_note(checkpoint)["iteration"]) if checkpoint else 0
 
 
-def build_algorithm(config: IGPOConfig, run: RunDirectory, checkpoint: Path | None) -> Any:
-    """Builds the algorithm, restored from `checkpoint` if there is one."""
+def build_algorithm(config: IGPOConfig, folder: Path, checkpoint: Path | None) -> Any:
+    """Builds the algorithm, restored from `checkpoint` if there is one. RLlib may write into `folder`."""
     from ray.tune.trainable import trainable
 
     # RLlib would make folders in ~/ray_results, and has no setting for it.
-    trainable.DEFAULT_STORAGE_PATH = str(run.logs / "rllib")
+    trainable.DEFAULT_STORAGE_PATH = str(folder / "rllib")
     algorithm = config.build_algo()
     if checkpoint is not None:
         algorithm.restore_from_path(str(checkpoint.absolute().resolve()))

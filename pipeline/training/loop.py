@@ -129,6 +129,8 @@ class TrainingLoop:
         started, iteration = time.perf_counter(), self.algorithm.iteration
         scores = result.get("evaluation")
         self.progress.iteration(iteration, result["igpo"])
+        for sign in self.run_logger.signs:
+            self.progress.message(f"iteration {iteration}, {sign.text}", style="yellow")
         is_best = self._note_evaluation(iteration, scores) if scores else False
         frequency = self.checkpoint.checkpoint_frequency
         if (

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from envs.errors import InputError
 from pipeline.logging import level_of, native_stderr_aside
 from pipeline.ray_address import Cluster, knock, named_cluster, unreachable
+from pipeline.training.ray_watch import remember_ray
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -93,6 +94,7 @@ def start_ray(options: RayOptions, verbosity: int = 0) -> None:
         raise InputError(
             f"Ray can't be started on this machine, which may be short of CPU or memory: {reason}"
         ) from error
+    remember_ray()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -16,8 +16,11 @@ from ray.rllib.utils.annotations import override
 
 from algorithms.igpo.callbacks import IGPOCallback
 from algorithms.igpo.iteration_record import IterationRecord
+from pipeline.analysis.collapse_watch import CollapseWatch, Sign
 
 HELDOUT = "heldout"
+SIGNS = "collapse_signs"
+"""Metric: how many signs of a collapse appeared at the iteration (docs/collapse.md)."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,26 +51,37 @@ class RunLogger(IGPOCallback):
         tracker: the MLflow run of this attempt.
         source: the run as `igpo sql` takes it, for messages.
         logged: (iteration, split) of rows that earlier attempts wrote and that stay valid; not written again.
+        history: iteration and metrics of what they trained, for the watch for a collapse.
 
     Attributes:
+        signs: signs of a collapse that appeared at the last iteration.
         seconds: time that keeping the last iteration took, seconds. It is logged with the next iteration,
             whose rows are on disk before its own keeping ends. Add to it what the caller spends on
             checkpoints.
     """
 
     def __init__(
-        self, log: RolloutLog, tracker: Tracker, source: object, logged: Collection[tuple[int, str]] = ()
+        self,
+        log: RolloutLog,
+        tracker: Tracker,
+        source: object,
+        logged: Collection[tuple[int, str]] = (),
+        history: Iterable[tuple[int, Mapping[str, float]]] = (),
     ):
         self.log = log
         self.tracker = tracker
         self.seconds = 0.0
         self._source = source
         self._logged = set(logged)
+        self._watch = CollapseWatch(history)
+        self.signs: list[Sign] = []
 
     @override(RLlibCallback)
     def on_train_result(self, *, algorithm, metrics_logger=None, result: dict, **kwargs) -> None:
         started = time.perf_counter()
         algorithm.records[0].seconds["log"] = result["igpo"]["seconds_log"] = self.seconds
+        self.signs = self._watch.add(algorithm.iteration, result["igpo"])
+        result["igpo"][SIGNS] = float(len(self.signs))
         for record in algorithm.records:
             self._write(record, result["evaluation"] if record.split == HELDOUT else result["igpo"])
         self.tracker.log_iteration(algorithm.iteration, result)

@@ -12,7 +12,8 @@ from textual.widgets import Footer, Static
 
 from pipeline.analysis.trajectories import Trajectory
 from pipeline.terminal import visible
-from pipeline.viewer.render import GOLD, golds_line, render_turns, verdict, worth
+from pipeline.viewer.pieces import GOLD
+from pipeline.viewer.render import golds_line, render_turns, verdict, worth
 
 COLUMN_CELLS = 52
 """Least width of a rollout; more than fit are scrolled to."""

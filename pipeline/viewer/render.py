@@ -10,17 +10,18 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.analysis.trajectories import Trajectory, gold_spans
+from pipeline.analysis.trajectories import Trajectory
 from pipeline.terminal import visible
+from pipeline.viewer.lanes import render_lanes
+from pipeline.viewer.pieces import GOLD, belief_bar, with_golds
 
-BAR_CELLS = 24
-GOLD = "bold black on yellow"
 INDENT = (0, 0, 0, 3)
 
 
 def render_trajectory(trajectory: Trajectory) -> RenderableType:
-    """The whole rollout: question and verdict, then its turns."""
-    return Group(_heading(trajectory.episode), render_turns(trajectory))
+    """The whole rollout: question and verdict, the lanes of several agents, then its turns."""
+    lanes = [render_lanes(trajectory)] if len(trajectory.agents) > 1 else []
+    return Group(_heading(trajectory.episode), *lanes, render_turns(trajectory))
 
 
 def render_turns(trajectory: Trajectory) -> RenderableType:
@@ -29,7 +30,8 @@ def render_turns(trajectory: Trajectory) -> RenderableType:
     """
     golds, seconds = trajectory.episode["golds"], trajectory.episode["seconds"]
     footer = Text(f"{seconds:.2f} s from prompt to end", style="dim")
-    return Group(*(_turn(turn, golds) for turn in trajectory.turns_T), Rule(style="dim"), footer)
+    turns = zip(trajectory.turns_T, trajectory.listeners_T, strict=True)
+    return Group(*(_turn(turn, listener, golds) for turn, listener in turns), Rule(style="dim"), footer)
 
 
 def golds_line(episode: dict[str, Any]) -> str:
@@ -52,15 +54,6 @@ def verdict(episode: dict[str, Any]) -> Text:
     return Text.assemble(mark, "  ", visible(episode["answer"]).replace("\n", " "))
 
 
-def belief_bar(before: float, after: float, cells: int = BAR_CELLS) -> Text:
-    """Belief in [0, 1] on a bar: what stayed (`█`), what the turn won (green `▓`) or lost (red `░`), what is
-    missing (`·`).
-    """
-    low, high = sorted((round(before * cells), round(after * cells)))
-    moved = ("▓" * (high - low), "green") if after >= before else ("░" * (high - low), "red")
-    return Text.assemble(("█" * low, "cyan"), moved, ("·" * (cells - high), "dim"))
-
-
 def _heading(episode: dict[str, Any]) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
@@ -74,8 +67,8 @@ def _heading(episode: dict[str, Any]) -> RenderableType:
     return facts
 
 
-def _turn(turn: dict[str, Any], golds: list[str]) -> RenderableType:
-    parts: list[RenderableType] = [Rule(_turn_title(turn), align="left", style="dim")]
+def _turn(turn: dict[str, Any], listener: str | None, golds: list[str]) -> RenderableType:
+    parts: list[RenderableType] = [Rule(_turn_title(turn, listener), align="left", style="dim")]
     parts.append(Padding(Text(visible(turn["decision_text"].strip()), style="italic"), INDENT))
     for problem in (turn["parse_error"], turn["tool_error"]):
         if problem:
@@ -84,29 +77,23 @@ def _turn(turn: dict[str, Any], golds: list[str]) -> RenderableType:
         cut = "\n(shortened to the token limit)" if turn["observation_cut"] else ""
         parts.append(
             Padding(
-                _with_golds(visible(turn["observation_text"].strip()), golds).append(cut, style="dim"), INDENT
+                with_golds(visible(turn["observation_text"].strip()), golds).append(cut, style="dim"), INDENT
             )
         )
     parts.append(Padding(_credit(turn), INDENT))
     return Group(*parts)
 
 
-def _turn_title(turn: dict[str, Any]) -> Text:
+def _turn_title(turn: dict[str, Any], listener: str | None) -> Text:
     what = visible(turn["tool"] or turn["action"])
-    title = Text.assemble((visible(f"{turn['turn_index'] + 1} {turn['agent']}"), "bold cyan"), "  ", what)
+    who = f"{turn['turn_index'] + 1} {turn['agent']}" + (f" → {listener}" if listener else "")
+    title = Text.assemble((visible(who), "bold cyan"), "  ", what)
     said = turn["query"] or turn["answer"]
     if said:
         title.append(": ").append(visible(said), style="bold")
     if turn["gold_hit"]:
         title.append("  ● new gold", style="green")
     return title
-
-
-def _with_golds(text: str, golds: list[str]) -> Text:
-    marked = Text(text)
-    for start, end in gold_spans(text, golds):
-        marked.stylize(GOLD, start, end)
-    return marked
 
 
 def _credit(turn: dict[str, Any]) -> RenderableType:

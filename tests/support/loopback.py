@@ -67,3 +67,58 @@ def answering(answer: Callable[[dict, dict], tuple[int, object]]) -> Iterator[st
     finally:
         server.shutdown()
         server.server_close()
+
+
+class FileServer:
+    """Files under their names, with ranges. `asked` keeps (name, first byte) of each request.
+
+    Args:
+        files: name to content; may be changed while it serves.
+        pause: seconds before each piece of 256 KiB.
+    """
+
+    PIECE = 1 << 18
+
+    def __init__(self, files: dict[str, bytes], pause: float = 0.0):
+        self.files, self.pause = files, pause
+        self.asked: list[tuple[str, int]] = []
+
+    @contextmanager
+    def serving(self) -> Iterator[str]:
+        """Yields the address."""
+        served = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                name = self.path.lstrip("/")
+                asked = self.headers.get("Range", "bytes=0-")
+                first = int(asked.removeprefix("bytes=").partition("-")[0])
+                served.asked.append((name, first))
+                content = served.files.get(name)
+                if content is None or first >= len(content):
+                    self.send_error(404 if content is None else 416)
+                    return
+                self.send_response(206 if "Range" in self.headers else 200)
+                self.send_header("Content-Length", str(len(content) - first))
+                if "Range" in self.headers:
+                    self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+                self.end_headers()
+                try:
+                    for at in range(first, len(content), served.PIECE):
+                        time.sleep(served.pause)
+                        self.wfile.write(content[at : at + served.PIECE])
+                        self.wfile.flush()
+                except OSError:  # the client is gone
+                    pass
+
+            def log_message(self, *args):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            server.server_close()

@@ -197,6 +197,47 @@ def records():
     ]
 
 
+def message(index, text, agent="reader"):
+    return Turn(
+        index, agent, "default_policy", text, ActionKind.MESSAGE, observation_text=text, num_decision_tokens=5
+    )  # fmt: skip
+
+
+def two_agents():
+    """A searcher and its reader. The reader passes the answer on in t1, loses it in t2 and is silent in t3.
+
+    Decision tokens: 4 a search, 5 a message, 6 an answer; 45 in all.
+    """
+    found = [search(0, "bar", True, documents=["bar"]) for _ in range(2)]
+    for turn in found:
+        turn.observation_text = "the mayor of bar : ann  lee ."
+    again = search(2, "foo", False)
+    again.observation_text = "nothing about joann leeds here"
+    lost = [found[1], message(1, "bar has a mayor"), again, message(3, "nothing"), answer(4, "Bob")]
+    rollouts = [
+        rollout("t1", "g", Q2, [found[0], message(1, "It is Ann Lee."), answer(2, "Ann Lee")],
+                text="Ann Lee", em=1.0, f1=1.0, outcome=1.0),
+        rollout("t2", "g", Q2, lost, text="Bob"),
+        rollout("t3", "g", Q2, [answer(0, "Bob")], text="Bob"),
+    ]  # fmt: skip
+    credit = {
+        ("t1", 0): gain(0.1, 0.4, 1.0, 1.0),
+        ("t1", 1): gain(0.4, 0.6, 0.5, 2.0),
+        ("t1", 2): paid(3.0),
+        ("t2", 0): gain(0.1, 0.4, 1.0, -1.0),
+        ("t2", 1): gain(0.4, 0.2, -1.0, -2.0),
+        ("t2", 2): gain(0.2, 0.2, 0.0, -3.0),
+        ("t2", 3): gain(0.2, 0.205, 0.25, -4.0),
+        ("t2", 4): paid(-3.0),
+        ("t3", 0): paid(-3.0),
+    }
+    return IterationRecord(1, "train", 7, rollouts, credit)
+
+
+TEAM = {"config": {"env_config": {"roles": [{"name": name} for name in ("searcher", "reader", "critic")]}}}
+"""The settings of the run of `two_agents`; nobody reached the critic."""
+
+
 def write_run(folder, run_id="run-1", written=None, **info):
     """A run's folder with `written` (default: `records()`) in its log."""
     with RolloutLogWriter(

@@ -7,6 +7,7 @@ from collections import Counter
 import altair as alt
 
 from pipeline.analysis.answers import rows_of
+from pipeline.analysis.report.agents import agent_figures
 from pipeline.analysis.report.charts import (
     QUANTILES,
     Row,
@@ -49,6 +50,7 @@ def sections(run: Run, runs: list[ReportedRun]) -> list[Section]:
         Section("Does it learn?", plots.learning_curves()),
         Section("How much signal does information gain rescue?", plots.collapse()),
         Section("Which turns earn reward?", plots.gain_by_turn()),
+        Section("Which agent earns it?", agent_figures(run, {one.run_id: one.label for one in runs})),
         Section("Is the credit deserved?", [*plots.gain_by_evidence(), *plots.auroc(), *plots.agreement()]),
         Section("What goes wrong?", [*plots.endings(), *plots.searching(), *plots.turns_per_rollout()]),
         Section("Is the learner healthy?", health_figures(run, {one.run_id: one.label for one in runs})),

@@ -21,6 +21,7 @@ TABLES = (
     "gain_breakdown",
     BOTH_ENDS,
     "bridge_turns_punished",
+    "lost_evidence",
     "unsolved_questions",
     "format_failures",
     "tool_errors",

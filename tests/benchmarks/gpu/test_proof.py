@@ -16,10 +16,10 @@ from benchmarks.gpu import proof as proof_module
 from benchmarks.gpu.imports import missing_of, module_names
 from benchmarks.gpu.phases import PHASES, Phase, Setting, command_of, why_not
 from benchmarks.gpu.proof import Proof, call, summary, told
-from benchmarks.gpu.training import main as train_or_check
 from pipeline.experiment.experiment import load_experiment
 
 NAMES = [phase.name for phase in PHASES]
+SHORT = [phase.name for phase in PHASES if not phase.only_all]
 
 
 @pytest.fixture
@@ -36,10 +36,11 @@ WRITES = "open(sys.argv[-1], 'w').write(json.dumps({'mfu': 0.25}))"
 
 
 def test_the_short_phases_come_first_and_take_nine_minutes_if_none_runs_to_its_limit():
-    assert NAMES[:8] == [
-        "versions", "embedded", "model", "sampling", "bare_vllm", "learning", "real_text", "real_llm"
+    assert SHORT == [
+        "versions", "embedded", "model", "sampling", "bare_vllm", "learning", "real_text",
+        "warm_start", "real_llm",
     ]  # fmt: skip
-    assert not any(phase.only_all for phase in PHASES[:8]) and all(phase.only_all for phase in PHASES[8:])
+    assert all(phase.only_all for phase in PHASES[len(SHORT) :])
     for phase in PHASES:
         assert set(phase.needs) <= set(NAMES[: NAMES.index(phase.name)]), "a need comes before"
 
@@ -53,7 +54,7 @@ def test_without_a_gpu_it_says_what_it_would_do_and_checks_imports(monkeypatch, 
     assert command.main() == 2
     said = capsys.readouterr().out
     assert said.startswith("No GPU can be used: this machine shows none. With one, these phases would run:")
-    assert all(f"\n{name} " in said for name in NAMES[:8]) and "lora_7b" not in said
+    assert all(f"\n{name} " in said for name in SHORT) and "lora_7b" not in said
     assert [arguments[-1] for arguments in calls] == ["benchmarks.gpu.imports"]
 
 
@@ -142,7 +143,6 @@ def test_the_settings_of_every_run_are_taken(phase, device, tiny, setting, tmp_p
     """On a GPU a misspelt setting would cost minutes. The model `tiny` stands in for made ones."""
     if device == "cpu" and phase.gpus > 1:
         pytest.skip("it never runs on a CPU")
-    monkeypatch.setattr(module, "REAL_LLM", module.ROOT / "conf" / "smollm2_wikipedia.yaml")
     arguments = phase.command(replace(setting, device=device, tiny=tiny, gpus=8))[2:]
     config, changes = arguments[0], [arguments[k + 1] for k, a in enumerate(arguments) if a == "--set"]
     changes += ["model_path=tiny"] if any(change.startswith("model_path=") for change in changes) else []
@@ -163,15 +163,17 @@ def test_a_phase_writes_its_result_and_every_option_exists(setting, tmp_path):
         assert all(option in text for option in options), phase.name
 
 
-def test_a_real_llm_is_only_checked_in_tiny_shapes(setting, monkeypatch, capsys):
-    monkeypatch.setattr(module, "REAL_LLM", module.ROOT / "conf" / "igpo.yaml")
-    (phase,) = (phase for phase in PHASES if phase.name == "real_llm")
-    assert why_not(phase, setting) is None
-    monkeypatch.setattr(sys, "argv", phase.command(replace(setting, real_llm=("seed=3",)))[1:])
-    train_or_check()
-    assert json.loads(capsys.readouterr().out)["model"] == "tiny"
-    monkeypatch.setattr(module, "REAL_LLM", module.ROOT / "conf" / "nothing.yaml")
-    assert why_not(phase, setting) == "conf/nothing.yaml is not there"
+def test_a_real_llm_needs_its_four_files_and_takes_the_seconds_of_the_call(setting, tmp_path):
+    warm_start, real_llm = (phase for phase in PHASES if phase.name in ("warm_start", "real_llm"))
+    every = "passages.jsonl, demos.jsonl, train.jsonl, heldout.jsonl"
+    assert why_not(warm_start, setting) == f"--data FOLDER has no {every}"
+    for name in every.split(", "):
+        (tmp_path / name).touch()
+    there = replace(setting, data=tmp_path, tiny=False, real_llm_seconds=480, real_llm=("seed=3",))
+    assert warm_start.lacks(there) == module._lacks_smollm2(there)
+    arguments = real_llm.command(there)
+    assert {"time_budget_s=390", "seed=3", f"model_path={there.models / 'warm'}"} <= set(arguments)
+    assert f"env_config.heldout_questions={tmp_path / 'heldout.jsonl'}" in arguments
 
 
 def test_a_missing_package_is_named_and_other_troubles_are_not(tmp_path, monkeypatch):

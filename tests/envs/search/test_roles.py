@@ -51,11 +51,35 @@ def test_the_rule():
             [{"name": "a"}, {"name": "b", "reads": "a"}, {"name": "c", "reads": "a"}],
             "roles b and c both read what a finds",
         ),
+        (
+            [{"name": "a"}, {"name": "critic", "actions": ["message"], "to": "a"}],
+            "role critic can never speak: nothing leads from a to it; name it in another role's `to`",
+        ),
+        (
+            [
+                {"name": "a", "actions": ["search"]},
+                {"name": "b", "actions": ["message"], "reads": "a"},
+                {"name": "c"},
+            ],
+            "role c can never speak: nothing leads from a to it",
+        ),
+        (
+            [
+                {"name": "a", "actions": ["message", "answer"], "to": "b"},
+                {"name": "b", "actions": ["message"], "to": "c"},
+                {"name": "c", "actions": ["message"], "to": "b"},
+            ],
+            "from role b the turn goes round b, c and never to a role that may answer; name one in `to`",
+        ),
     ],
 )
 def test_roles_that_lead_nowhere_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         check_roles(roles(*settings))
+
+
+def test_a_rule_of_ones_own_may_lead_anywhere():
+    check_roles(roles({"name": "a"}, {"name": "critic", "actions": ["message"], "to": "a"}), has_rule=True)
 
 
 def test_planner_searcher_and_answerer(tmp_path):

@@ -23,7 +23,7 @@ from envs.search.trajectory import ActionKind, Rollout, Termination, Turn
 from pipeline.analysis import AnalysisError, open_run
 from pipeline.analysis.credit_changes import credit_changes
 from pipeline.analysis.recredit import choose_estimator, recredit
-from pipeline.analysis.recredit_view import SCHEMA
+from pipeline.analysis.tables_beside import RECREDITS
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
 
@@ -149,7 +149,7 @@ def test_the_run_s_own_preset_gives_the_logged_advantages(tmp_path, preset):
     folder = write_log(tmp_path / "run", rollouts_of, preset=preset, env=env)
     for chosen in (None, preset):
         _, table = recredited(folder, chosen)
-        assert table.schema.equals(SCHEMA) and set(table["group_id"].to_pylist()) == {
+        assert table.schema.equals(RECREDITS.schema) and set(table["group_id"].to_pylist()) == {
             "1/a",
             "1/b",
             "2/a",

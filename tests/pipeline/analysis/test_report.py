@@ -9,7 +9,18 @@ from html.parser import HTMLParser
 
 import pytest
 import vl_convert
-from rollout_log_samples import Q1, answer, gain, paid, records, rollout, search, train_1, write_run
+from rollout_log_samples import (
+    Q1,
+    answer,
+    gain,
+    paid,
+    records,
+    rollout,
+    search,
+    train_1,
+    two_agents,
+    write_run,
+)
 from typer.testing import CliRunner
 
 from algorithms.igpo.iteration_record import IterationRecord
@@ -339,3 +350,22 @@ def test_a_retriever_is_told_in_words():
     assert retriever_in_words(json.dumps({"kind": "http", "url": "http://x", "top_k": 3})) == (
         "http, 3 documents per search; url http://x"
     )
+
+
+def test_several_agents_have_a_line_each_and_a_lane_each(tmp_path, page):
+    """By hand from `two_agents`: gains 1, 1, 0 of the searcher and 0.5, -1, 0.25 of the reader."""
+    path = write_report([write_run(tmp_path, written=[two_agents()])], tmp_path / "report.html")
+    drawn = Page(path.read_text())
+
+    def points(title):
+        return [(row["series"], row["value"]) for row in drawn.rows(title)]
+
+    assert points("Gain by agent") == [
+        ("reader", pytest.approx(-0.25 / 3)),
+        ("searcher", pytest.approx(2 / 3)),
+    ]
+    # 2, -2, -4 and 1, 3, -1, -3, -3, -3
+    assert points("Advantage by agent") == [("reader", pytest.approx(-4 / 3)), ("searcher", -1.0)]
+    assert "1 searcher → reader" in drawn.text and "2 reader → searcher" in drawn.text
+    assert 'style="--lane: 1"' in path.read_text()
+    assert "Gain by agent" not in page.plots  # one agent

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from rollout_log_samples import Q1, answer, rollout, search, write_run
+from rollout_log_samples import Q1, TEAM, answer, message, rollout, search, two_agents, write_run
 from typer.testing import CliRunner
 
 from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit
@@ -87,6 +87,15 @@ def test_rounding_is_no_sign(tmp_path):
 # Named queries. The columns after run_id, in order.
 
 NAMED = {
+    "collapse_watch": [
+        (
+            2,
+            "too short",
+            None,
+            None,
+            "2 iterations: a run is compared with its own first 3, so a warning needs 6",
+        )
+    ],
     # Group g2 collapses under the outcome and is rescued; g3 collapses whatever is done.
     "advantage_collapse": [(1, 2, 0.5, 0.0, 0.0, 0.5, 0.0), (2, 1, 1.0, 1.0, 1.0, 0.0, 1.0)],
     # Half widths: 1.96 * std([1, 0]) / sqrt(2) and 1.96 * std([0.5, 0]) / sqrt(2).
@@ -131,6 +140,18 @@ NAMED = {
     ],
     # Of the positive gain 2.5 + 0.5 + 1, r2's second turn took 0.5 without evidence.
     "gain_without_evidence": [(1, 3, 1 / 3, -1 / 6, 0.125), (2, 1, 0.0, 0.0, None)],
+    # Searches of five rollouts and r6's cut-off turn (28 of 63 tokens); then r1's and r2's second searches,
+    # two answers of two-turn rollouts and r5's malformed turn; then two answers.
+    "gain_by_agent": [
+        ("searcher", 0, 6, 5, -0.1, sqrt(2.2 / 4 / 5), 0.2, 0.14, -1 / 6, 28 / 63),
+        ("searcher", 1, 5, 2, 1.5, 1.0, 1.0, 0.55, 0.2, 23 / 63),
+        ("searcher", 2, 2, 0, None, None, None, None, 0.0, 12 / 63),
+    ],
+    "lost_evidence": [],
+    "counterfactual_agreement": [],
+    # Beliefs moved by -0.05, 0.85, 0, 0.1, 0.3, -0.05 and 0.
+    "turns_without_effect": [("searcher", "tool", 7, 2, 2 / 7, 2 / 7, 1.15 / 7, 8 / 63)],
+    "silent_agents": [("searcher", 6, 1.0, 1.0, 13 / 6, 1 / 6, None, 0.0)],
     "queries_by_gain": [
         ("jane birthplace", 1, 2.5, 2.5, 1.0),
         ("mayor of bar", 1, 1.0, 1.0, 1.0),
@@ -211,6 +232,49 @@ def test_named_query(run, name):
                 got,
                 wanted,
             )
+
+
+# The same of `two_agents`. The reader's first messages end at belief 0.6 and 0.2.
+OF_TWO_AGENTS = {
+    "gain_by_agent": [
+        ("reader", 0, 2, 2, -0.25, 0.75, 0.5, 0.4, 0.0, 10 / 45),
+        ("reader", 1, 1, 1, 0.25, None, 1.0, 0.205, -4.0, 5 / 45),
+        ("searcher", 0, 3, 2, 1.0, 0.0, 1.0, 0.4, -1.0, 14 / 45),
+        ("searcher", 1, 2, 1, 0.0, None, 0.0, 0.2, 0.0, 10 / 45),
+        ("searcher", 2, 1, 0, None, None, None, None, -3.0, 6 / 45),
+    ],
+    # t2's second message follows documents without the answer: "joann leeds" is not "ann lee".
+    "lost_evidence": [("reader", 3, 1, 1, 0.5, 0.5, -1.0, 1.0, 0.0, "t2")],
+    "turns_without_effect": [
+        ("reader", "message", 3, 1, 1 / 3, 1 / 3, 0.005 / 3, 5 / 45),
+        ("searcher", "tool", 3, 1, 1 / 3, 0.0, 0.2, 4 / 45),
+    ],
+    "silent_agents": [
+        ("critic", 3, 0.0, None, None, None, 1 / 3, 1.0),
+        ("reader", 3, 2 / 3, 2.0, 1.5, 0.5, 0.0, 0.5),
+        ("searcher", 3, 1.0, 1.0, 2.0, 1 / 3, None, 0.0),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", OF_TWO_AGENTS)
+def test_named_query_of_several_agents(tmp_path, name):
+    write_run(tmp_path, written=[two_agents()], config=TEAM)
+    with open_run(tmp_path / "run-1") as opened:
+        got = [row[1:] for row in opened.named(name).fetchall()]
+    assert got == [pytest.approx(row, abs=1e-12) for row in OF_TWO_AGENTS[name]]
+
+
+def test_what_a_writer_read_counts_since_its_last_message(tmp_path):
+    """A searcher that reports to an answerer: the evidence of its first search is in its first message."""
+    turns = [search(0, "q", True), search(1, "q", False), message(2, "rome", "searcher"),
+             message(3, "more", "answerer"), search(4, "q", False), message(5, "no", "searcher"),
+             answer(6, "Rome")]  # fmt: skip
+    turns[0].observation_text = "Rome"
+    write_run(tmp_path, written=[IterationRecord(1, "train", 7, [rollout("r", "g", Q1, turns)])])
+    with open_run(tmp_path / "run-1") as opened:
+        ((_, agent, messages, kept, lost, *_),) = opened.named("lost_evidence").fetchall()
+    assert (agent, messages, kept, lost) == ("searcher", 2, 1, 0)
 
 
 def test_reformulated_queries_are_close_but_not_the_same(tmp_path):

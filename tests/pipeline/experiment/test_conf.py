@@ -8,6 +8,7 @@ import yaml
 from algorithms.credit import PRESETS
 from algorithms.igpo.loss_settings import LossSettings
 from envs.errors import InputError
+from pipeline.experiment.before_start import check_start
 from pipeline.experiment.conf_files import packaged_conf
 from pipeline.experiment.experiment import load_experiments
 
@@ -36,6 +37,34 @@ def test_the_paper_s_setting():
     config = experiment.algorithm_config()
     assert (config.prompts_per_iteration, config.group_size, config.env_config["max_turns"]) == (32, 16, 10)
     assert (config.lr, config.credit_config().gamma, config.loss_settings().kl_coeff) == (1e-6, 1.0, 0.001)
+
+
+@pytest.mark.parametrize("model", ["7b", "3b"])
+@pytest.mark.parametrize("preset", ["igpo", "grpo"])
+def test_the_paper_s_experiment(preset, model):
+    config = load(f"paper/{preset}_qwen2.5_{model}.yaml")
+    env = config.env_settings()
+    assert (config.preset, config.model_path) == (preset, f"Qwen/Qwen2.5-{model.upper()}-Instruct")
+    assert (config.prompts_per_iteration, config.group_size, config.lr) == (32, 16, 1e-6)
+    assert (config.num_epochs, config.num_minibatches) == (1, 1)
+    assert (config.credit_config().gamma, config.loss_settings().kl_coeff) == (1.0, 0.001)
+    assert (env.protocol, env.max_turns, env.outcome) == ("igpo", 10, "f1")
+    assert (env.questions, env.heldout_questions) == ("paper_data/train.jsonl", "paper_data/heldout.jsonl")
+    assert (env.corpus, env.retriever.kind, env.retriever.top_k) == ("remote", "http", 10)
+    bm25 = load(
+        f"paper/{preset}_qwen2.5_{model}.yaml",
+        "env_config.corpus=paper_data/wiki-18.jsonl.gz",
+        "env_config.retriever.kind=bm25",
+    )
+    assert bm25.env_settings().retriever.kind == "bm25"
+
+
+def test_missing_data_of_the_paper_names_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        InputError, match=r"paper_data/train.jsonl does not exist: `igpo data paper` fetches it"
+    ):
+        check_start(load_experiments(str(CONF / "paper/grpo_qwen2.5_3b.yaml"), None)[0])
 
 
 def load(path, *overrides):

@@ -13,9 +13,12 @@ from pipeline.experiment.experiment import load_experiments
 
 CONF = Path(packaged_conf() or "")
 MACHINE = re.compile(r"^# Machine: (\d+) GPUs? of (\d+) GB\.", re.MULTILINE)
+PATHS = {
+    str(path.relative_to(CONF)): path for path in sorted([*CONF.glob("*.yaml"), *CONF.glob("paper/*.yaml")])
+}
 FILES = {
-    path.name: (int(found[1]), 1e9 * int(found[2]))
-    for path in sorted(CONF.glob("*.yaml"))
+    name: (int(found[1]), 1e9 * int(found[2]))
+    for name, path in PATHS.items()
     if (found := MACHINE.search(path.read_text()))
 }
 SPARE = 0.15
@@ -34,16 +37,17 @@ def estimated(config, memory):
 def test_the_files_for_gpus_name_their_machine():
     assert set(FILES) == {
         "igpo_gpu.yaml",
+        "real_llm.yaml",
+        "paper/grpo_qwen2.5_3b.yaml",
+        "paper/grpo_qwen2.5_7b.yaml",
+        "paper/igpo_qwen2.5_3b.yaml",
+        "paper/igpo_qwen2.5_7b.yaml",
         "qwen2.5_3b.yaml",
         "qwen2.5_3b_one_gpu.yaml",
         "qwen2.5_7b.yaml",
         "qwen2.5_7b_lora.yaml",
     }
-    asks = {
-        path.name
-        for path in CONF.glob("*.yaml")
-        if not path.name.startswith("study") and of(path.name).num_gpus_per_env_runner
-    }
+    asks = {name for name in PATHS if not name.startswith("study") and of(name).num_gpus_per_env_runner}
     assert asks == set(FILES)
 
 

@@ -316,12 +316,20 @@ def test_parameters_are_flat_typed_and_short():
 
 
 def test_metric_names_are_curated_and_numbers_finite():
-    igpo = {"em": 0.5, "seconds_learn": 2.0, "brand_new": 1, "kl": math.nan, "loss": None}
+    igpo = {
+        "em": 0.5,
+        "seconds_learn": 2.0,
+        "brand_new": 1,
+        "kl": math.nan,
+        "loss": None,
+        "agent/reader/gain_mean": 0.5,
+    }
     assert metrics_of({"igpo": igpo, "evaluation": {"em_squad_hops_2": 0.1}}, 3) == {
         "progress/iteration": 3.0,
         "train/em": 0.5,
         "seconds/learn": 2.0,
         "other/brand_new": 1.0,
+        "agent/reader/gain_mean": 0.5,
         "heldout/em_squad_hops_2": 0.1,
     }
 

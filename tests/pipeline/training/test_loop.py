@@ -173,6 +173,22 @@ def test_a_run_from_start_to_end(setting):
     assert "iteration 3/6 · EM 0.500 · F1 0.600 · gain +0.010 · ETA" in text and "best so far" in text
 
 
+def test_a_sign_of_a_collapse_is_told_at_its_iteration_and_counted(setting):
+    _, make, output = setting
+    algorithm, counted = FakeAlgorithm(), []
+    algorithm.on_trained = lambda result: result["igpo"].update(
+        answered_share=0.2 if algorithm.iteration > 6 else 1.0, turns_mean=2.0
+    )
+    loop = make(algorithm, stop={"training_iteration": 9})
+    loop.run_logger.tracker.log_iteration = lambda iteration, result: counted.append(result.get("igpo"))
+    loop.run_to_end()
+    assert (
+        "iteration 8, truncated: share of rollouts without an answer, most of them out of turns or tokens "
+        "0.53 (before: 0.0)" in output.getvalue().replace("\n", " ")
+    )
+    assert [metrics["collapse_signs"] for metrics in counted if metrics] == [0.0] * 7 + [1.0, 0.0]
+
+
 def test_the_best_checkpoint_says_what_chose_it(setting):
     run, make, _ = setting
     make(FakeAlgorithm(em_of=lambda i: {0: 0.1, 2: 0.5, 4: 0.9, 6: 0.7}.get(i, 0.0))).run_to_end()

@@ -3,7 +3,7 @@
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from rollout_log_samples import Q1, answer, gain, paid, rollout, search, write_run
+from rollout_log_samples import Q1, answer, gain, paid, rollout, search, two_agents, write_run
 from typer.testing import CliRunner
 
 from algorithms.igpo.iteration_record import IterationRecord
@@ -11,7 +11,8 @@ from envs.search.trajectory import Termination
 from pipeline.analysis import open_run
 from pipeline.analysis.trajectories import load_group, load_trajectory, select_episodes
 from pipeline.cli.igpo import app
-from pipeline.viewer.render import GOLD, belief_bar, render_trajectory
+from pipeline.viewer.pieces import GOLD, belief_bar
+from pipeline.viewer.render import render_trajectory
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,26 @@ def test_a_rollout_is_printed_turn_by_turn(run_folder):
         "─" * 80,
         "1.50 s from prompt to end",
     ]
+
+
+def test_several_agents_are_shown_in_lanes(tmp_path):
+    output = show(write_run(tmp_path, written=[two_agents()]), "t2")
+    lanes = output.splitlines()[5:11]
+    assert [line.rstrip() for line in lanes] == [
+        "   searcher                      reader                       belief",
+        "1  → bar ●                                                    █▓▓▓▓······· 0.400",
+        "2                                ← bar has a mayor            ██░░░······· 0.200",
+        "3  → foo                                                      ██·········· 0.200",
+        "4                                ← nothing                    ██·········· 0.205",
+        "5  Bob",
+    ]
+    titles = [line.rstrip(" ─") for line in output.splitlines() if line.endswith("──")]
+    assert titles[:3] == [
+        "1 searcher → reader  search: bar  ● new gold",
+        "2 reader → searcher  message",
+        "3 searcher → reader  search: foo",
+    ]
+    assert "belief" not in show(tmp_path / "run-1", "t3")  # one agent spoke: no lanes
 
 
 def test_what_went_wrong_is_said(run_folder):

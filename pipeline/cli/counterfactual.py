@@ -1,0 +1,109 @@
+"""`igpo counterfactual`: computes what logged turns were worth. `igpo` mounts this function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.common import Set, Trust, Verbose, make_room_for
+from pipeline.cli.sql import RunName, RunsDir
+
+if TYPE_CHECKING:
+    from pipeline.analysis import Run
+
+
+AGREEMENTS = 50
+"""Rows of the agreement that are printed."""
+
+
+def counterfactual_command(
+    run: RunName,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="Whose belief: a checkpoint or a Hugging Face folder.  [default: the run's last checkpoint]",
+        ),
+    ] = None,
+    iteration: Annotated[
+        int | None, typer.Option(min=1, help="Training iteration; default: the newest with token ids.")
+    ] = None,
+    rollouts: Annotated[int, typer.Option(min=1, help="At most so many rollouts.")] = 256,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="FILE", help="Experiment file; a checkpoint brings its own."),
+    ] = None,
+    set_: Set = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Parquet file to write.  [default: counterfactual/CHECKPOINT.parquet in the run]",
+        ),
+    ] = None,
+    trust: Trust = False,
+    verbose: Verbose = 0,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Compute what each logged turn was worth: belief at the end of its rollout with and without the turn.
+
+    The yardstick for credit between agents. Nothing is trained or sampled; the run needs `log_tokens: true`.
+    Ctrl-C leaves no file.
+
+    Examples:
+
+    - `igpo counterfactual last`
+    - `igpo counterfactual last --iteration 20 --rollouts 64 --set engine.kind=transformers`
+    - `igpo sql last --named counterfactual_agreement` (afterwards: which credit agrees with it)
+    """
+    from pipeline.logging import configure_logging
+
+    configure_logging(verbose)
+    from rich.progress import Progress
+
+    from pipeline.analysis import open_run
+    from pipeline.analysis.counterfactual import (
+        iteration_with_tokens,
+        logged_rollouts,
+        write_counterfactuals,
+    )
+    from pipeline.analysis.tables_beside import COUNTERFACTUALS
+    from pipeline.cli.output import make_console, write_result
+    from pipeline.evaluation.saved_policy import open_policy
+    from pipeline.logging import configure_ray_logging, native_stderr_aside
+
+    console = make_console()
+    with open_run(run, runs_dir=runs_dir) as opened:
+        scored = iteration_with_tokens(opened, iteration)
+        found = logged_rollouts(opened, scored, rollouts)
+        source = policy or _last_checkpoint(opened)
+        folder = opened.locations[0].folder
+    target = out or folder / COUNTERFACTUALS.folder / f"{Path(source).resolve().name}.parquet"
+    make_room_for(target)
+    configure_ray_logging(verbose)
+    with native_stderr_aside(verbose):
+        with console.status("opening the policy ..."):
+            scorer = open_policy(source, config, set_, trust=trust)
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("scoring", total=len(found))
+            turns = write_counterfactuals(
+                scorer.task, scorer.scores, found, target, lambda n: progress.advance(task, n)
+            )
+    if out is None:  # the view holds what lies beside the run
+        with open_run(run, runs_dir=runs_dir) as opened:
+            write_result(opened.named("counterfactual_agreement"), "table", None, AGREEMENTS, console)
+    console.print(f"{turns} turns of {len(found)} rollouts of iteration {scored} to {target}", soft_wrap=True)
+
+
+def _last_checkpoint(run: Run) -> str:
+    """Raises InputError where the run's folder has none."""
+    from envs.errors import InputError
+    from pipeline.run_directory.checkpoints import Checkpoints
+
+    checkpoint = Checkpoints(run.locations[0].folder / "checkpoints").last
+    if checkpoint is None:
+        raise InputError(f"{run.locations[0].folder} has no checkpoint: name a policy with --policy.")
+    return str(checkpoint)

@@ -1,0 +1,117 @@
+"""Whether the Ray that this process started is still there.
+
+Without this a run whose gcs_server was killed would be ended by Ray a minute later, from C++ and without a
+word, finished or not; one whose raylet was killed, by whatever call met it first.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
+
+import psutil
+
+PARTS = ("gcs_server", "raylet")
+INTERVAL = 0.5
+"""Seconds between two looks."""
+STUCK = 20.0
+"""Seconds in which the main thread may hear of it, before the process is ended: Ray may wait in C++."""
+FAILED = 1
+_started: dict[str, psutil.Process] = {}
+"""The parts of the Ray that this process started, by name."""
+
+
+class RayLostError(RuntimeError):
+    """A part of the Ray that this process started has ended. Its text is one sentence."""
+
+
+def remember_ray() -> None:
+    """Call it when Ray was started; where a cluster was joined, there is nothing to remember."""
+    _started.clear()
+    for process in psutil.Process().children():
+        if (name := process.name()) in PARTS:
+            _started[name] = process
+
+
+def lost_ray() -> str | None:
+    """What has ended of this process's own Ray, in a sentence; None where all is well or a cluster was
+    joined.
+    """
+    for name, process in _started.items():
+        if not _is_alive(process):
+            return f"Ray's process {name} has ended (killed, or out of memory); nothing goes on without it"
+    return None
+
+
+@contextmanager
+def watched_ray() -> Generator[None]:
+    """Raises RayLostError in the block where a part of this process's own Ray ends. For the main thread.
+
+    Where that thread does not hear it, because Ray waits in C++, the process says the sentence and ends with
+    exit code 1: what counts is on disk.
+    """
+    over, heard = threading.Event(), threading.Event()
+    main = threading.get_ident()
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        sentence = lost_ray()
+        if sentence is None:  # not the watcher's: a batch system sends it too
+            if callable(before):
+                before(number, frame)
+            else:
+                signal.signal(number, before)
+                signal.raise_signal(number)
+            return
+        heard.set()
+        if not over.is_set():
+            raise RayLostError(sentence)
+
+    def watch() -> None:
+        while not over.wait(INTERVAL):
+            if (sentence := lost_ray()) is None:
+                continue
+            signal.pthread_kill(main, signal.SIGUSR1)
+            if not heard.wait(STUCK) and not over.is_set():
+                sys.__stderr__.write(f"the run failed: {sentence}; --resume goes on\n")
+                leave_lost_ray(FAILED)
+            return
+
+    before = signal.signal(signal.SIGUSR1, tell)
+    watcher = threading.Thread(target=watch, name="ray-watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        heard.set()
+        watcher.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def leave_lost_ray(code: int) -> None:
+    """Ends this process with `code` where its own Ray is gone, and what is left of that Ray too.
+
+    Ray's farewell at the interpreter's end would wait for what is gone, and then end with a code of its own.
+    """
+    if lost_ray() is None:
+        return
+    for child in psutil.Process().children(recursive=True):
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
