@@ -1,4 +1,4 @@
-"""`igpo`: the commands around training. `doctor` and `ask` are here, the others beside it, in `data` and in `log`.
+"""`igpo`: the commands around training. `doctor` and `ask` are here, the others in this folder and its two.
 
 Before a run: `settings`, `doctor`, `estimate`, `data`, `warm-start`, `serve-retriever`. After it: `runs`,
 `sql`, `schema`, `compact`, `recredit`, `counterfactual`, `profile`, `report`, `show`, `browse`, `track`,
