@@ -59,7 +59,7 @@ class EngineSettings(Settings):
     adapters: Literal["served", "merged"] | None = Field(
         None,
         description="how engines hold several policies with `lora`: served by one engine beside one base, or "
-        "merged into an engine of each policy, which takes more memory and decodes faster; None: served by "
+        "merged into an engine of each policy, which takes more memory; None: served by "
         "vLLM, merged by transformers",
     )
     vllm: dict[str, Any] = Field(

@@ -107,5 +107,7 @@ COUNTERFACTUALS = TableBeside(
         }
     ),
 )
-"""One row per gain-bearing turn; the columns are those of `pipeline.analysis.counterfactual.TurnWorth`."""
+"""One row per gain-bearing turn; the columns are those of
+`pipeline.analysis.offline.counterfactual.TurnWorth`.
+"""
 BESIDE = (RECREDITS, COUNTERFACTUALS)

@@ -1,4 +1,4 @@
-"""`igpo`: the commands around training. `doctor` and `ask` are here, the others in modules of this folder.
+"""`igpo`: the commands around training. `doctor` and `ask` are here, the others in this folder and its two.
 
 Before a run: `settings`, `doctor`, `estimate`, `data`, `warm-start`, `serve-retriever`. After it: `runs`,
 `sql`, `schema`, `compact`, `recredit`, `counterfactual`, `profile`, `report`, `show`, `browse`, `track`,
@@ -11,25 +11,25 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.chunk import chunk_command
 from pipeline.cli.common import BAD_INPUT, Set, Trust, Verbose, make_app
-from pipeline.cli.counterfactual import counterfactual_command
-from pipeline.cli.data import app as data_app
-from pipeline.cli.demonstrations import demonstrations_command, split_command
+from pipeline.cli.data.app import app as data_app
+from pipeline.cli.data.chunk import chunk_command
+from pipeline.cli.data.demonstrations import demonstrations_command, split_command
+from pipeline.cli.data.index import index_command
+from pipeline.cli.data.paper import paper_command, paper_table_command
 from pipeline.cli.estimate import estimate_command
-from pipeline.cli.index import index_command
-from pipeline.cli.paper import paper_command, paper_table_command
-from pipeline.cli.profile import profile_command
-from pipeline.cli.recredit import recredit_command
-from pipeline.cli.report import report_command
-from pipeline.cli.runs import runs_command
+from pipeline.cli.log.counterfactual import counterfactual_command
+from pipeline.cli.log.profile import profile_command
+from pipeline.cli.log.recredit import recredit_command
+from pipeline.cli.log.report import report_command
+from pipeline.cli.log.runs import runs_command
+from pipeline.cli.log.show import browse_command, show_command
+from pipeline.cli.log.sql import compact_command, schema_command, sql_command
+from pipeline.cli.log.track import track_command
+from pipeline.cli.log.verify import verify_command
 from pipeline.cli.serve import serve_retriever_command
 from pipeline.cli.settings import settings_command
-from pipeline.cli.show import browse_command, show_command
-from pipeline.cli.sql import compact_command, schema_command, sql_command
 from pipeline.cli.study import study_command
-from pipeline.cli.track import track_command
-from pipeline.cli.verify import verify_command
 from pipeline.cli.warm_start import warm_start_command
 
 app = make_app(

@@ -165,15 +165,24 @@ def code_named(experiment: Path) -> list[str]:
         raise InputError(f"{experiment}: this file is damaged ({type(error).__name__}).") from error
     found: list[str] = []
     for keys in content.values() if isinstance(content, dict) else ():
-        config = keys.get("config") if isinstance(keys, dict) else None
-        env = config.get("env_config") if isinstance(config, dict) else None
-        env = env if isinstance(env, dict) else {}
+        config = _mapping(keys).get("config")
+        env = _mapping(_mapping(config).get("env_config"))
         tools = env.get("tools")
-        tools = tools if isinstance(tools, list) else []
-        found += [str(name) for name in [*tools, env.get("outcome", "")] if ":" in str(name)]
-        if isinstance(config, dict) and config.get("trust_remote_code"):
+        named = [
+            *(tools if isinstance(tools, list) else []),
+            *(env.get(key) for key in ("outcome", "protocol", "next_speaker")),
+            _mapping(env.get("retriever")).get("kind"),
+            _mapping(config).get("preset"),
+        ]
+        found += [str(name) for name in named if ":" in str(name)]
+        if _mapping(config).get("trust_remote_code"):
             found.append("trust_remote_code (the model's own)")
     return found
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """`value` where it is a mapping, else an empty one: the file may hold anything."""
+    return value if isinstance(value, dict) else {}
 
 
 def _as_checkpoint(source: str) -> Path | None:

@@ -130,8 +130,8 @@ def test_everything_else_that_prints(tmp_path):
     """Names of policies, data sets, methods, machines, experiments; messages of checks."""
     from envs.data.describe import Description
     from envs.search.config import SearchEnvSettings
-    from pipeline.cli.data import _show
-    from pipeline.cli.recredit import _report
+    from pipeline.cli.data.app import _show
+    from pipeline.cli.log.recredit import _report
     from pipeline.doctor.findings import Finding
     from pipeline.doctor.findings import show as show_findings
     from pipeline.evaluation.benchmark_table import benchmark_table

@@ -93,7 +93,7 @@ def test_what_is_parsed_follows_every_change():
     assert (config.num_minibatches, config.engine_settings.max_num_seqs) == (4, 256)
     config.validate()
     config.engine["max_num_seqs"] = 5
-    config.env_config["roles"] = [{"name": "a", "policy": "q"}, {"name": "b", "policy": "p"}]
+    config.env_config["roles"] = [{"name": "a", "policy": "q"}, {"name": "b", "policy": "p", "reads": "a"}]
     assert config.engine_settings.max_num_seqs == 5 and config.policy_ids == ["p", "q"]
     config.preset = "igpo_official"
     assert config.num_minibatches == 1 and config.search_settings.format_penalty == -2.0

@@ -13,7 +13,7 @@ from algorithms.igpo.learner.token_batch import turn_tokens
 from envs.runner.replay import LoggedTurn, replay
 from envs.runner.rollout_loop import RolloutJob, RolloutLoop
 from pipeline.analysis import open_run
-from pipeline.analysis.counterfactual import TurnWorth, turn_worths
+from pipeline.analysis.offline.counterfactual import TurnWorth, turn_worths
 from pipeline.analysis.tables_beside import COUNTERFACTUALS
 from pipeline.cli.igpo import app
 from pipeline.evaluation.saved_policy import Policy, start_policy

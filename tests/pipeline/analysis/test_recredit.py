@@ -21,8 +21,8 @@ from algorithms.igpo.learner.groups import BATCH_WIDE, batch_wide_numbers
 from envs.data.question import Question
 from envs.search.trajectory import ActionKind, Rollout, Termination, Turn
 from pipeline.analysis import AnalysisError, open_run
-from pipeline.analysis.credit_changes import credit_changes
-from pipeline.analysis.recredit import choose_estimator, recredit
+from pipeline.analysis.offline.credit_changes import credit_changes
+from pipeline.analysis.offline.recredit import choose_estimator, recredit
 from pipeline.analysis.tables_beside import RECREDITS
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter

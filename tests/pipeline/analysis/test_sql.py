@@ -23,8 +23,8 @@ from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnC
 from pipeline.analysis import AnalysisError, locate_run, named_queries, open_run
 from pipeline.analysis.named_queries import named_query
 from pipeline.cli.common import make_app
+from pipeline.cli.log.sql import compact_command, schema_command, schema_markdown, sql_command
 from pipeline.cli.output import cell
-from pipeline.cli.sql import compact_command, schema_command, schema_markdown, sql_command
 from pipeline.rollout_log.manifest import Manifest, load_manifest
 from pipeline.rollout_log.schema import TABLES
 from pipeline.rollout_log.writer import RolloutLogWriter
@@ -672,7 +672,7 @@ def test_ctrl_c_stops_a_query_while_it_computes(runs_dir):
 
 @pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_at_the_prompt_stops_the_question_and_the_prompt_stays(run, monkeypatch, tmp_path):
-    from pipeline.cli import sql_prompt
+    from pipeline.cli.log import sql_prompt
 
     monkeypatch.setattr(sql_prompt, "HISTORY", tmp_path / "history")
     typed = iter([f"{ENDLESS};", "SELECT 41 + 1;", ".quit"])
@@ -732,7 +732,7 @@ def test_compact_mends_a_dead_runs_log(tmp_path):
 
 
 def test_the_prompt_asks_over_several_lines_and_survives_mistakes(run, monkeypatch, tmp_path):
-    from pipeline.cli import sql_prompt
+    from pipeline.cli.log import sql_prompt
 
     monkeypatch.setattr(sql_prompt, "HISTORY", tmp_path / "history")
     lines = [
@@ -771,7 +771,7 @@ def test_analysis_needs_neither_torch_nor_ray():
 
 
 def test_a_query_longer_than_a_file_name_may_be_is_a_query():
-    from pipeline.cli.sql import _runs_and_query
+    from pipeline.cli.log.sql import _runs_and_query
 
     query = "SELECT " + ", ".join(f"{k} AS column_{k}" for k in range(500))
     assert _runs_and_query(["last", query], None, None) == (["last"], query)

@@ -25,11 +25,11 @@ SMALL = [
 
 
 def train(folder: Path, iterations: int, *more: str) -> Path:
+    """Trains, and returns the newest run."""
     stop = json.dumps({"training_iteration": iterations})
     command = Command(folder, "train", "file", FILE, *SMALL, "--stop", stop, *more)
     assert command.end(20 * MINUTES) == 0, command.output.read_text()
-    (run,) = (path.parent for path in (folder / "runs/igpo_multi_agent_lora").glob("*/run.json"))
-    return run
+    return max((folder / "runs/igpo_multi_agent_lora").glob("*/run.json")).parent
 
 
 def adapters(run: Path) -> dict:
@@ -37,22 +37,16 @@ def adapters(run: Path) -> dict:
 
 
 @pytest.mark.timeout(60 * MINUTES)
-def test_two_adapters_learn_are_resumed_and_evaluated(tmp_path):
+def test_two_adapters_learn_and_their_checkpoint_is_evaluated_and_restored(tmp_path):
     base = Path(resolve_model("tiny"), "model.safetensors").stat().st_size
-    run = train(tmp_path, 1)
-    first = adapters(run)
-    assert {policy: lora.rank for policy, (lora, _) in first.items()} == {"reader": 2, "searcher": 4}
-    for policy, (_, tensors) in first.items():
+    run = train(tmp_path, 2)
+    learned = adapters(run)
+    assert {policy: lora.rank for policy, (lora, _) in learned.items()} == {"reader": 2, "searcher": 4}
+    for policy, (_, tensors) in learned.items():
         moved = [name for name, tensor in tensors.items() if "lora_B" in name and tensor.abs().max() > 0]
         assert moved, f"{policy} has learned nothing: its B is still 0"
     saved = [path for path in (run / "checkpoints/last").resolve().rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in saved) < base, "AdamW's moments included"
-
-    assert train(tmp_path, 2, "--resume") == run
-    for policy, (_, tensors) in adapters(run).items():
-        assert any(not bool((tensor == first[policy][1][name]).all()) for name, tensor in tensors.items()), (
-            policy
-        )
     with open_run(run) as log:
         # Each turn was sampled by its role's adapters, as the learner had pushed them.
         gaps = log.sql(
@@ -66,8 +60,16 @@ def test_two_adapters_learn_are_resumed_and_evaluated(tmp_path):
     }
     assert all(gap < 1e-4 for _, _, gap in gaps), gaps
 
-    last = str(run / "checkpoints/last")
+    last = str((run / "checkpoints/last").resolve())
     evaluated = Command(tmp_path, "evaluate", last, "--episodes", "20", "--out", "scores.json")
     assert evaluated.end(10 * MINUTES) == 0, evaluated.output.read_text()
     scores = json.loads((tmp_path / "scores.json").read_text())["summary"]["scores"]
     assert scores["em_squad"]["mean"] == pytest.approx(own_score), scores
+
+    restored = train(tmp_path, 3, "--restore", last)
+    assert restored != run
+    for policy, (_, tensors) in adapters(restored).items():
+        assert any(bool((tensor != learned[policy][1][name]).any()) for name, tensor in tensors.items())
+    with open_run(restored) as log:
+        iterations = log.sql("SELECT DISTINCT iteration FROM turns WHERE split = 'train'").fetchall()
+    assert iterations == [(3,)]

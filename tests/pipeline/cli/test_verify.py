@@ -10,11 +10,12 @@ import pytest
 from command import Command
 from tiny_policy import write_experiment, write_policy
 
-from pipeline.analysis.same_rows import Difference, Sameness
 from pipeline.cli.igpo import app
 from pipeline.run_directory.directory import RunDirectory
 from pipeline.training.ray_watch import RayLostError
-from pipeline.training.rerun import Rerun, Verdict
+from pipeline.verification.rerun import Verdict
+from pipeline.verification.same_rows import Difference, Sameness
+from pipeline.verification.starting_points import Rerun
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
@@ -25,8 +26,8 @@ def verified(run, tmp_path, monkeypatch):
     directory = RunDirectory.create(tmp_path / "runs", "demo", {})
     (directory.path / "rollouts/manifest.json").write_text('{"schema_version": 1, "run_id": "x"}')
     found = Rerun(directory, SimpleNamespace(config=None), None, 0, 1, True, set())
-    monkeypatch.setattr("pipeline.training.rerun.plan_rerun", lambda *_: found)
-    monkeypatch.setattr("pipeline.training.rerun.what_changed", lambda *_: ["torch: 1.0, now 2.0"])
+    monkeypatch.setattr("pipeline.verification.starting_points.plan_rerun", lambda *_: found)
+    monkeypatch.setattr("pipeline.verification.what_changed.what_changed", lambda *_: ["torch: 1.0, now 2.0"])
     for name in ("plan.check_plan", "plan.check_resources", "ray_cluster.start_ray"):
         monkeypatch.setattr(f"pipeline.training.{name}", lambda *_, **__: None)
 
@@ -36,7 +37,7 @@ def verified(run, tmp_path, monkeypatch):
                 raise outcome
             return outcome
 
-        monkeypatch.setattr("pipeline.training.rerun.rerun", rerun)
+        monkeypatch.setattr("pipeline.verification.rerun.rerun", rerun)
         return run("verify", directory.path, app=app)
 
     return call

@@ -72,7 +72,7 @@ def test_a_file_takes_all_gpus_of_its_machine_and_fits_them(file):
             "qwen2.5_7b.yaml",
             44.9,
         ),  # (4 + 4 + 8 + 2) x 7.616e9 / 4 is 31.9; 12.6 of activations, 0.4 of logits
-        ("qwen2.5_7b_lora.yaml", 27.6),  # 14.2 of the frozen base, 0.6 of adapters
+        ("qwen2.5_7b_lora.yaml", 27.7),  # 14.2 of the frozen base, 0.6 of the adapters beside it
     ],
 )
 def test_a_learner_by_hand(file, learner_gib):

@@ -121,7 +121,7 @@ def test_yaml_merge_keys_still_work(tmp_path):
 
 def test_overrides_reach_every_level(tmp_path):
     sets = ["seed=9", "env_config.world.seed=3", "stop.training_iteration=2", "lr=1e-6", "num_samples=2",
-            "checkpoint_config.num_to_keep=4", "env_config.roles=[{name: a}, {name: b}]",
+            "checkpoint_config.num_to_keep=4", "env_config.roles=[{name: a}, {name: b, reads: a}]",
             "env_config.roles.1.policy=p"]  # fmt: skip
     first, second = load(tmp_path, overrides=sets)
     assert (

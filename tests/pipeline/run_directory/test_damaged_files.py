@@ -222,7 +222,7 @@ def test_a_run_of_which_no_attempt_began_is_discarded(tmp_path):
 
 
 def test_a_full_disk_is_said_with_its_file(tmp_path, monkeypatch, refused):
-    from pipeline.cli import show
+    from pipeline.cli.log import show
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -94,6 +94,8 @@ def test_its_policy_is_not_opened_with_its_own_code(stranger, tmp_path, refused)
         ({"a": {"config": {"env_config": {"tools": ["search", "calculator"]}}}}, []),
         ({"a": {"config": {"env_config": {"outcome": "f1"}, "trust_remote_code": False}}}, []),
         ({"a": {"config": {"env_config": {"outcome": "m:f"}}}}, ["m:f"]),
+        ({"a": {"config": {"env_config": {"protocol": "m:p", "next_speaker": "m:n"}}}}, ["m:p", "m:n"]),
+        ({"a": {"config": {"env_config": {"retriever": {"kind": "m:r"}}, "preset": "m:e"}}}, ["m:r", "m:e"]),
         ({"a": {"config": {"trust_remote_code": True}}}, ["trust_remote_code (the model's own)"]),
         ({"a": None, "b": {"config": {"env_config": ["x"]}}}, []),
         ([], []),

@@ -13,7 +13,9 @@ from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
 from pipeline.run_directory.checkpoints import NOTE
 from pipeline.run_directory.directory import RunDirectory
-from pipeline.training.rerun import compare_weights, plan_rerun, what_changed
+from pipeline.verification.same_weights import compare_weights
+from pipeline.verification.starting_points import plan_rerun
+from pipeline.verification.what_changed import what_changed
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.sql import RunsDir
+from pipeline.cli.log.sql import RunsDir
 
 INCOMPLETE = 1
 

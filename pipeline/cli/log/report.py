@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.complete import complete_run
-from pipeline.cli.sql import RunsDir
+from pipeline.cli.log.sql import RunsDir
 
 
 def report_command(

@@ -6,7 +6,7 @@ import pytest
 from rollout_log_samples import records, write_run
 
 from pipeline.analysis import open_run
-from pipeline.analysis.same_rows import Difference, compare
+from pipeline.verification.same_rows import Difference, compare
 
 PARTS = [(1, "train"), (1, "heldout"), (2, "train"), (2, "heldout")]
 

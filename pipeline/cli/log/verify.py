@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.common import BAD_INPUT, Verbose
-from pipeline.cli.sql import INTERRUPTED, RunName, RunsDir
+from pipeline.cli.log.sql import INTERRUPTED, RunName, RunsDir
 
 if TYPE_CHECKING:
     from pipeline.terminal import Console
-    from pipeline.training.rerun import Rerun, Verdict
+    from pipeline.verification.rerun import Verdict
+    from pipeline.verification.starting_points import Rerun
 
 DIFFERENT = 1
 
@@ -70,7 +71,8 @@ def verify_command(
     from pipeline.training.plan import check_plan, check_resources
     from pipeline.training.ray_cluster import RayOptions, start_ray
     from pipeline.training.ray_watch import RayLostError, leave_lost_ray, watched_ray
-    from pipeline.training.rerun import plan_rerun, rerun
+    from pipeline.verification.rerun import rerun
+    from pipeline.verification.starting_points import plan_rerun
 
     directory, console, ray = RunDirectory(locate_run(run, runs_dir).folder), Console(), RayOptions()
     configure_ray_logging(verbose)
@@ -99,7 +101,7 @@ def verify_command(
 def _report(found: Rerun, verdict: Verdict, console: Console) -> None:
     from rich.table import Table
 
-    from pipeline.training.rerun import what_changed
+    from pipeline.verification.what_changed import what_changed
 
     which = (
         f"iteration {found.last}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.common import Set, Trust, Verbose, make_room_for
-from pipeline.cli.sql import RunName, RunsDir
+from pipeline.cli.log.sql import RunName, RunsDir
 
 if TYPE_CHECKING:
     from pipeline.analysis import Run
@@ -65,7 +65,7 @@ def counterfactual_command(
     from rich.progress import Progress
 
     from pipeline.analysis import open_run
-    from pipeline.analysis.counterfactual import (
+    from pipeline.analysis.offline.counterfactual import (
         iteration_with_tokens,
         logged_rollouts,
         write_counterfactuals,

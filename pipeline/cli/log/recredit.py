@@ -9,11 +9,11 @@ import typer
 
 from pipeline.cli.common import make_room_for
 from pipeline.cli.complete import complete_preset
-from pipeline.cli.sql import RunName, RunsDir
+from pipeline.cli.log.sql import RunName, RunsDir
 
 if TYPE_CHECKING:
     from pipeline.analysis import Run
-    from pipeline.analysis.credit_changes import CreditChanges
+    from pipeline.analysis.offline.credit_changes import CreditChanges
     from pipeline.terminal import Console
 
 
@@ -56,8 +56,8 @@ def recredit_command(
 
     from envs.errors import InputError
     from pipeline.analysis import open_run
-    from pipeline.analysis.credit_changes import credit_changes
-    from pipeline.analysis.recredit import choose_estimator, iterations, recredit
+    from pipeline.analysis.offline.credit_changes import credit_changes
+    from pipeline.analysis.offline.recredit import choose_estimator, iterations, recredit
     from pipeline.cli.output import make_console
     from pipeline.experiment.file import parse_yaml
 

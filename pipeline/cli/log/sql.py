@@ -97,7 +97,7 @@ def sql_command(
             if location.choice:
                 Console(stderr=True).print(location.choice, style="dim", soft_wrap=True)
         if query is None and sys.stdin.isatty():
-            from pipeline.cli.sql_prompt import SqlPrompt
+            from pipeline.cli.log.sql_prompt import SqlPrompt
 
             SqlPrompt(run, rows, console).cmdloop()
             return

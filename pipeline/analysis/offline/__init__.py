@@ -1,0 +1,1 @@
+"""Credit computed again over logged rollouts, and what a turn was worth."""

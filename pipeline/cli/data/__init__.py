@@ -1,0 +1,1 @@
+"""`igpo data`: questions, corpora, demonstrations, the paper's files."""

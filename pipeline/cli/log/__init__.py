@@ -1,0 +1,1 @@
+"""Commands over the logs of runs: ask, look, compute again, verify."""

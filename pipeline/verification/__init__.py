@@ -1,0 +1,1 @@
+"""Whether iterations of a run come out again, bit by bit."""
