@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.kill_matrix.run import metadata
 from pipeline.analysis import open_run
-from pipeline.verification.same_rows import KEYS, METRICS, compare
 from pipeline.verification.rerun import compare_weights
+from pipeline.verification.same_rows import KEYS, METRICS, compare
 
 PARTS = "SELECT iteration, split FROM iterations"
 WEIGHTS = "checkpoints/last/hf"
