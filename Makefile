@@ -2,7 +2,7 @@
 BIN := .venv/bin
 CONFIG ?= conf/igpo.yaml
 
-.PHONY: help setup train study test test-all test-matrix lint gpu-proof test-gpu-set wheel image clean
+.PHONY: help setup train study test test-all test-matrix kill-matrix lint gpu-proof test-gpu-set wheel image clean
 PYTHONS ?= 3.11
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ test-matrix:  ## the fast tests on every Python of PYTHONS="3.11 3.12" (an envir
 		VENV=.venv-$$version PYTHON=python$$version requirements/setup.sh; \
 		.venv-$$version/bin/python -m pytest; \
 	done
+
+kill-matrix: setup  ## kill processes of small runs, let them go on, count what was lost (hours, resumable; ARGS=--quick)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.kill_matrix $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,130 @@
+"""Kills processes of small training runs at seeded random moments, and counts what was lost or doubled.
+
+    python -m benchmarks.kill_matrix --list                # the cells: process, phase, configuration
+    python -m benchmarks.kill_matrix --quick               # ten kills, about ten minutes on an idle machine
+    python -m benchmarks.kill_matrix                       # all cells, each several times: hours
+    python -m benchmarks.kill_matrix --minutes 30          # as many as begin in half an hour
+    python -m benchmarks.kill_matrix --table               # what is known so far, as Markdown
+
+Each kill is a run of its own with the embedded policy, one thread a process. It is compared with a run of
+the same configuration that nobody killed: every value of the log that does not depend on time, and every
+tensor of the last checkpoint. A reader asks the log of the run under way twice a second. Results are
+appended to OUT/results.jsonl; the same command goes on with the kills that are not there yet. Ctrl-C stops.
+
+Not covered: the retriever's and MLflow's servers, a locked database and a full disk (tests have them),
+`igpo study` and the warm start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.kill_matrix.cells import PHASES, PROCESSES, Kill, all_cells, kills_of, quick_cells
+from benchmarks.kill_matrix.table import table
+from benchmarks.kill_matrix.trial import try_kill
+
+RESULTS = "results.jsonl"
+
+
+def load(out: Path) -> list[dict[str, Any]]:
+    """The results so far. A last line that was cut off by a kill is dropped."""
+    file = out / RESULTS
+    results = []
+    for line in file.read_text().splitlines() if file.is_file() else ():
+        try:
+            results.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return results
+
+
+def append(out: Path, result: dict[str, Any]) -> None:
+    """Adds a result, on a line of its own also after one that was cut off."""
+    with (out / RESULTS).open("a+") as file:
+        file.seek(0)
+        text = file.read()
+        file.write(("\n" if text and not text.endswith("\n") else "") + json.dumps(result) + "\n")
+
+
+def is_good(result: dict[str, Any]) -> bool:
+    """Whether nothing was lost, doubled or different."""
+    names = ("prompts_skipped", "prompts_repeated", "rows_doubled", "metrics_doubled", "metrics_missing")
+    zero = (*names, "values_different", "tensors_different", "reads_failed")
+    return not result["lost"] and not any(result.get(name) for name in zero)
+
+
+def run(kills: list[Kill], args: argparse.Namespace) -> int:
+    """Makes the kills that are missing; returns the exit code."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    known = {result["kill"]: result for result in load(args.out)}
+    missing = [kill for kill in kills if kill.name not in known]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    started = time.monotonic()
+    with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
+        task = progress.add_task("", total=len(kills), completed=len(kills) - len(missing))
+        for kill in missing:
+            if args.minutes is not None and time.monotonic() - started > 60 * args.minutes:
+                break
+            progress.update(task, description=kill.name)
+            result = try_kill(kill, args.out, args.seed)
+            if result["killed"] is None:  # the run had ended, or never started: tried again next time
+                progress.console.print(f"nothing killed: {kill.name}: {result['last_words']}", markup=False)
+                continue
+            known[kill.name] = result
+            append(args.out, result)
+            word = "ok" if is_good(result) else "NOT OK"
+            progress.console.print(
+                f"{word}: {kill.name}: {result['moment']}; exit codes {result['codes']}; "
+                f"{result.get('iterations_repeated')} repeated; {result['seconds']:.0f} s",
+                markup=False,
+            )
+            progress.advance(task)
+    made = [known[kill.name] for kill in kills if kill.name in known]
+    bad = [result["kill"] for result in made if not is_good(result)]
+    print(f"{len(made)} of {len(kills)} kills, {len(bad)} not ok{': ' if bad else ''}{', '.join(bad)}")
+    return 1 if bad else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.kill_matrix",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/kill_matrix"), help="folder of the results")
+    parser.add_argument("--kills", type=int, default=3, metavar="N", help="kills of each cell; default 3")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--only", metavar="TEXT", default="", help="only cells whose name contains this")
+    parser.add_argument("--minutes", type=float, metavar="M", help="begin no kill after this")
+    parser.add_argument("--quick", action="store_true", help="ten cells, each killed once")
+    parser.add_argument("--list", action="store_true", help="print the cells and end")
+    parser.add_argument("--table", action="store_true", help="print the results so far as Markdown and end")
+    args = parser.parse_args()
+    cells = [cell for cell in (quick_cells() if args.quick else all_cells()) if args.only in cell.name]
+    kills = kills_of(cells, 1 if args.quick else args.kills)
+    if args.table:
+        print(table(load(args.out)))
+        return
+    if args.list:
+        for cell in cells:
+            print(f"{cell.name}: {PROCESSES[cell.process]}; {PHASES[cell.phase]}")
+        print(f"{len(cells)} cells, {len(kills)} kills")
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no run is left behind
+    try:
+        sys.exit(run(kills, args))
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

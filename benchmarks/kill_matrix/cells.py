@@ -1,0 +1,133 @@
+"""The cells of the matrix: which process is killed, in which phase, of a run of which configuration."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+ITERATIONS = 4
+TINY = {
+    "model_path": "tiny",
+    "prompts_per_iteration": 4,
+    "group_size": 4,
+    "lr": 2e-4,
+    "evaluation_interval": 2,
+    "evaluation_questions": 4,
+    "engine": {"kind": "transformers", "max_num_seqs": 32},
+    "env_config": {
+        "corpus": "world",
+        "world": {"entities": 50, "train_questions": 100, "heldout_questions": 20},
+        "max_turns": 4,
+        "max_turn_tokens": 16,
+        "max_context_tokens": 512,
+    },
+}
+TWO_ROLES = [
+    {"name": "searcher", "actions": ["search", "answer"], "policy": "default_policy"},
+    {"name": "reader", "actions": ["message"], "reads": "searcher", "policy": "default_policy"},
+]
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "synchronous": {},
+    "lag 1": {"max_weight_lag": 1},
+    "two runners": {"num_env_runners": 2},
+    "two learners": {"num_learners": 2},
+    "two agents": {"env_config": TINY["env_config"] | {"roles": TWO_ROLES, "max_turns": 6}},
+    "LoRA": {"lora": {"rank": 4, "targets": ["q_proj", "v_proj"]}},
+    "restored": {},
+}
+"""Configuration to what it changes of `TINY`. `restored` begins from the synchronous run's weights."""
+PROCESSES = {
+    "driver": "SIGKILL",
+    "env runner": "SIGKILL",
+    "learner": "SIGKILL to one of them",
+    "gcs": "SIGKILL",
+    "raylet": "SIGKILL",
+    "all": "SIGKILL to every process of the run",
+    "all, SIGTERM": "SIGTERM to every process of the run",
+    "Ctrl-C twice": "SIGINT twice to the driver's group",
+}
+PHASES = {
+    "start": "Ray and the engine start",
+    "evaluation": "held-out questions before training",
+    "sampling": "rollouts and belief",
+    "learning": "credit and update",
+    "push": "weights go to the engines",
+    "log": "a Parquet file is being written",
+    "checkpoint": "a checkpoint is being written",
+    "commit": "the checkpoint is there, the rest of its iteration is not",
+    "end": "the log is merged, results are written",
+}
+"""Phase to what happens then."""
+WITHOUT_RUNNER = ("start", "log", "checkpoint", "commit", "end")
+"""Phases in which an env runner has nothing to lose, or is not there."""
+ELSEWHERE = (
+    ("driver", "sampling"),
+    ("driver", "learning"),
+    ("env runner", "sampling"),
+    ("all", "checkpoint"),
+)
+"""What is killed in configurations other than the synchronous one."""
+QUICK = (
+    ("driver", "sampling", "synchronous"),
+    ("env runner", "sampling", "synchronous"),
+    ("gcs", "learning", "synchronous"),
+    ("raylet", "sampling", "synchronous"),
+    ("driver", "checkpoint", "synchronous"),
+    ("all", "commit", "synchronous"),
+    ("driver", "log", "synchronous"),
+    ("gcs", "end", "synchronous"),
+    ("all, SIGTERM", "learning", "synchronous"),
+    ("driver", "sampling", "lag 1"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell, killed `number` times."""
+
+    process: str
+    phase: str
+    configuration: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.configuration} / {self.process} / {self.phase}"
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill of a cell. Its random moment follows from `seed`."""
+
+    cell: Cell
+    number: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell.name} / {self.number}"
+
+    def chance(self, seed: int) -> random.Random:
+        return random.Random(f"{seed} {self.name}")
+
+
+def quick_cells() -> list[Cell]:
+    return [Cell(*cell) for cell in QUICK]
+
+
+def all_cells() -> list[Cell]:
+    """Every process in every phase of the synchronous run, and `ELSEWHERE` of the other configurations."""
+    cells = [
+        Cell(process, phase, "synchronous")
+        for process in PROCESSES
+        for phase in PHASES
+        if process != "learner" and (process != "env runner" or phase not in WITHOUT_RUNNER)
+    ]
+    for configuration in CONFIGURATIONS:
+        if configuration != "synchronous":
+            cells += [Cell(process, phase, configuration) for process, phase in ELSEWHERE]
+    return [*cells, Cell("learner", "learning", "two learners")]  # one learner lives in the driver
+
+
+def kills_of(cells: list[Cell], each: int) -> list[Kill]:
+    """`each` kills of every cell; all cells once before any cell twice."""
+    return [Kill(cell, number) for number in range(1, each + 1) for cell in cells]

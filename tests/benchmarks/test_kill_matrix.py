@@ -1,0 +1,140 @@
+"""The kill matrix: its cells, its moments, what it counts, its table, and that it can be stopped."""
+
+import argparse
+import json
+import sqlite3
+
+import pytest
+import torch
+from rollout_log_samples import records, write_run
+from safetensors.torch import save_file
+
+from benchmarks.kill_matrix import __main__ as program
+from benchmarks.kill_matrix.cells import Cell, Kill, all_cells, kills_of, quick_cells
+from benchmarks.kill_matrix.measures import measure, state_on_disk
+from benchmarks.kill_matrix.table import table
+
+
+def test_the_cells():
+    cells = all_cells()
+    assert len(set(cells)) == len(cells) and set(quick_cells()) <= set(cells)
+    assert len(kills_of(cells, 3)) >= 200
+    first, second = kills_of(cells[:2], 2)[:2]
+    assert (first.cell, second.cell, first.number) == (cells[0], cells[1], 1), "no cell twice before all once"
+
+
+def test_moments_are_seeded():
+    kill, other = (Kill(Cell("driver", "sampling", "synchronous"), number) for number in (1, 2))
+    draws = [
+        kill.chance(0).random(),
+        kill.chance(0).random(),
+        kill.chance(1).random(),
+        other.chance(0).random(),
+    ]
+    assert draws[0] == draws[1] and len(set(draws)) == 3
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """A run's folder as the matrix reads it."""
+
+    def make(name, written=None, steps=(1, 2), weight=1.0):
+        run = write_run(tmp_path / name / "runs" / "kill", "id", written)
+        (run / "run.json").write_text(
+            json.dumps(
+                {
+                    "schema_version": 1,
+                    "name": "kill",
+                    "run_id": "id",
+                    "status": "finished",
+                    "attempts": [{}],
+                    "iteration": 2,
+                    "mlflow_run_id": "m",
+                }
+            )
+        )
+        weights = run / "checkpoints/last/hf"
+        weights.mkdir(parents=True)
+        save_file({"w": torch.tensor([weight])}, weights / "model.safetensors")
+        with sqlite3.connect(run.parents[1] / "mlflow.db") as store:
+            store.execute("CREATE TABLE metrics (key TEXT, step INTEGER, run_uuid TEXT)")
+            rows = [("train/em", step, "m") for step in steps] + [("train/em", 1, "another"), ("kl", 1, "m")]
+            store.executemany("INSERT INTO metrics VALUES (?, ?, ?)", rows)
+        return run
+
+    return make
+
+
+def test_equal_runs_have_lost_nothing(make_run):
+    found = measure(make_run("now"), make_run("before"))
+    assert found.pop("values") > 100 and found.pop("attempts") == 1 and found.pop("first_difference") is None
+    assert set(found.values()) == {0}, found
+
+
+def test_what_is_lost_or_doubled_is_counted(make_run):
+    written = records()
+    del written[0].rollouts[2:]  # group g2 of iteration 1 is gone
+    found = measure(make_run("now", written, steps=(1, 1), weight=2.0), make_run("before"))
+    assert (found["prompts_skipped"], found["prompts_repeated"]) == (1, 0)
+    assert (found["metrics_doubled"], found["metrics_missing"], found["tensors_different"]) == (1, 1, 1)
+    assert found["values_different"] >= 4 and found["first_difference"].startswith("iteration 1 (train)")
+
+
+def test_the_state_that_a_kill_left(make_run):
+    run = make_run("now")
+    (run / "checkpoints/iteration_000002").mkdir()
+    (run / "checkpoints/.iteration_000003.host.1.x.tmp").mkdir()
+    assert state_on_disk(run) == {
+        "saved": [2],
+        "half_a_checkpoint": 1,
+        "half_a_log_file": 0,
+        "committed": 2,
+        "status": "finished",
+    }
+    assert state_on_disk(None) == {"run": False}
+
+
+def result(process="driver", **changes):
+    cell = {"process": process, "phase": "sampling", "configuration": "synchronous"}
+    return (
+        cell | {"kill": f"{process} 1", "killed": process, "lost": False, "iterations_repeated": 1} | changes
+    )
+
+
+def test_the_table():
+    rows = table(
+        [
+            result(values_different=0, metrics_missing=2),
+            result(iterations_repeated=0, prompts_skipped=1),
+            result("gcs", lost=True),
+            result("gcs", killed="nothing: it was not there"),
+        ]
+    ).splitlines()
+    assert rows[0].startswith(
+        "| configuration | killed | phase | kills | runs lost | iterations repeated, most |"
+    )
+    assert rows[2] == "| synchronous | driver | sampling | 2 | 0 | 1 | 1 | 0 | 2 | 0 | 0 | 0 |"
+    assert rows[3] == "| synchronous | gcs | sampling | 1 | 1 | 1 | 0 | 0 | 0 | 0 | 0 | 0 |"
+    assert rows[4].startswith("| all | | | 3 | 1 | 1 | 1 |") and len(rows) == 5
+
+
+def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    made = []
+
+    def kill(kill, out, seed):
+        made.append(kill.name)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return result(kill=kill.name, moment="", codes=[], seconds=1.0)
+
+    monkeypatch.setattr(program, "try_kill", kill)
+    kills = kills_of(quick_cells(), 1)[:3]
+    args = argparse.Namespace(out=tmp_path, seed=0, minutes=None)
+    with pytest.raises(KeyboardInterrupt):
+        program.run(kills, args)
+    with (tmp_path / program.RESULTS).open("a") as file:
+        file.write('{"kill": "cut o')
+    assert program.run(kills, args) == 0
+    assert made == [kills[0].name, kills[1].name, kills[1].name, kills[2].name]
+    assert "3 of 3 kills, 0 not ok" in capsys.readouterr().out
+    assert [row["kill"] for row in program.load(tmp_path)] == [kill.name for kill in kills]
