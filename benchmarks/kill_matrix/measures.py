@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from benchmarks.kill_matrix.run import metadata
 from pipeline.analysis import open_run
-from pipeline.verification.rerun import compare_weights
 from pipeline.verification.same_rows import KEYS, METRICS, compare
+from pipeline.verification.same_weights import compare_weights
+from pipeline.verification.starting_points import TRAIN
 
 PARTS = "SELECT iteration, split FROM iterations"
 WEIGHTS = "checkpoints/last/hf"
@@ -33,7 +34,7 @@ def measure(run: Path, uninterrupted: Path) -> dict[str, Any]:
         prompts = [Counter(_prompts(log)) for log in (before, now)]
         found = compare(before, now, {*parts, *now.sql(PARTS).fetchall()})
         doubled = sum(_doubled(now, table) for table in KEYS)
-        visible = len(now.sql(PARTS).fetchall())
+        visible = sum(split == TRAIN for _, split in now.sql(PARTS).fetchall())
     steps = _steps(run)
     expected = {int(iteration) for iteration, split in parts if split == "train"}
     return {
@@ -112,10 +113,13 @@ def _doubled(log: Any, table: str) -> int:
 
 
 def _logged(run: Path) -> int:
-    """(iteration, split) that were logged by any attempt."""
+    """Training iterations that were logged, counted once for each attempt that did."""
     manifest = json.loads((run / "rollouts/manifest.json").read_text())
     files = [file["path"] for file in manifest["files"] if file["table"] == "iterations"]
-    return sum(pq.read_metadata(run / "rollouts" / path).num_rows for path in files)
+    splits = [
+        pq.read_table(run / "rollouts" / path, columns=["split"])["split"].to_pylist() for path in files
+    ]
+    return sum(each.count(TRAIN) for each in splits)
 
 
 def _steps(run: Path) -> list[int]:
