@@ -172,12 +172,18 @@ def _first(values_U: np.ndarray, goal: float) -> int | None:
 
 
 def draw() -> alt.FacetChart:
-    """Draws sampled exact match by tokens, a thin line per seed and a thick one for their mean."""
+    """Draws sampled exact match by tokens, a thin line per seed and a thick one for their mean.
+
+    A method with one seed is left out: its line beside means over several would mislead.
+    """
     values = duckdb.sql(
         f"""
         WITH by_update AS (
             SELECT *, avg(tokens) OVER together / 1000 AS mean_tokens, avg(em) OVER together AS mean
             FROM '{UPDATES}'
+            WHERE (start, method) IN (
+                SELECT (start, method) FROM '{UPDATES}' GROUP BY start, method HAVING count(DISTINCT seed) > 1
+            )
             WINDOW together AS (PARTITION BY start, method, update)
         )
         SELECT
