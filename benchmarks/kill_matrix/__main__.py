@@ -66,7 +66,8 @@ def run(kills: list[Kill], args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     known = {result["kill"]: result for result in load(args.out)}
     missing = [kill for kill in kills if kill.name not in known]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    named = TextColumn("{task.description}", markup=False)
+    columns = (named, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     started = time.monotonic()
     with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task("", total=len(kills), completed=len(kills) - len(missing))
