@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.analysis.named_queries import named_query
+from pipeline.analysis.run import Run
 from pipeline.analysis.sandbox import connect
 from pipeline.rollout_log.schema import TABLES
 
@@ -79,6 +80,18 @@ class CollapseWatch:
             "INSERT INTO iterations VALUES ('', ?, 'train', map(?, ?))",
             [iteration, list(watched), list(watched.values())],
         )
+
+
+def logged_metrics(run: Run, last: int | None = None) -> list[tuple[int, dict[str, float]]]:
+    """Returns iteration and metrics of what a run has trained so far, or up to iteration `last`: the history
+    of its watch.
+    """
+    rows = run.sql("SELECT iteration, metrics FROM iterations WHERE split = 'train' ORDER BY iteration")
+    return [
+        (iteration, metrics)
+        for iteration, metrics in rows.fetchall()
+        if metrics and (last is None or iteration <= last)
+    ]
 
 
 def signs_of(iterations: pa.Table) -> list[tuple[str, int, str]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from envs.errors import InputError
 from pipeline.analysis import open_run
+from pipeline.analysis.collapse_watch import logged_metrics
 from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.results import RESULTS, write_results
 from pipeline.experiment.resolved import config_hash
@@ -226,9 +227,8 @@ def _logged_before(
     if not log.has_iterations:
         return [], []
     with open_run(run.path) as opened:
-        rows = opened.sql("SELECT iteration, split, metrics FROM iterations ORDER BY iteration").fetchall()
-    trained = [(iteration, metrics) for iteration, split, metrics in rows if split == "train" and metrics]
-    return [(iteration, split) for iteration, split, _ in rows], trained
+        rows = opened.sql("SELECT DISTINCT iteration, split FROM iterations").fetchall()
+        return rows, logged_metrics(opened)
 
 
 def _publish_results(run: RunDirectory, tracker: MlflowTracker) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.analysis import open_run
+from pipeline.analysis.collapse_watch import logged_metrics
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
 from pipeline.training.launch import build_algorithm
@@ -48,10 +49,12 @@ def rerun(found: Rerun, folder: Path, say: Callable[[str], object]) -> Verdict:
     """
     run, config = found.run, found.plan.config
     say("starting the policy and the rollout engine ...")
+    with open_run(run.path) as log:
+        history = logged_metrics(log, found.start)
     algorithm = build_algorithm(config, folder, found.checkpoint)
     try:
         with RolloutLogWriter(folder / "rollouts", run.run_id, 1, info=RunInfo()) as log:
-            algorithm.callbacks.append(RunLogger(log, _Untracked(), folder))
+            algorithm.callbacks.append(RunLogger(log, _Untracked(), folder, history=history))
             done: set[tuple[int, str]] = set()
             for iteration in range(found.start, found.last + 1):
                 say(f"iteration {iteration} of {found.last} again ...")

@@ -1,20 +1,24 @@
 """What of a run can be run again, and the reasons why not."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
-from rollout_log_samples import records
+from rollout_log_samples import Q1, answer, records, rollout
 from tiny_policy import write_experiment
 
+from algorithms.igpo.iteration_record import IterationRecord
 from envs.errors import InputError
+from pipeline.analysis.collapse_watch import CollapseWatch
 from pipeline.experiment.experiment import load_experiment
 from pipeline.experiment.resolved import config_hash
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
 from pipeline.run_directory.checkpoints import NOTE
 from pipeline.run_directory.directory import RunDirectory
+from pipeline.verification.rerun import rerun
 from pipeline.verification.same_weights import compare_weights
-from pipeline.verification.starting_points import plan_rerun
+from pipeline.verification.starting_points import Rerun, plan_rerun
 from pipeline.verification.what_changed import what_changed
 
 
@@ -106,3 +110,37 @@ def test_what_changed_since_the_run_began(make_run):
     assert any(fact.startswith("processor: an abacus, now ") for fact in changed)
     assert not any("omp_num_threads" in fact for fact in changed), "the run did not note them"
     assert changed[-1] == "the code had changes then that its commit does not have"
+
+
+def test_a_sign_of_a_collapse_comes_again(tmp_path, monkeypatch):
+    """The watch compares with the iterations before, which are not run again."""
+    metrics = [{"em_sampled": 0.4, "entropy": 0.5}] * 6 + [{"em_sampled": 0.4, "entropy": 3.0}] * 2
+    watch = CollapseWatch()
+    signs = [float(len(watch.add(at, each))) for at, each in enumerate(metrics, 1)]
+    assert signs == [0, 0, 0, 0, 0, 0, 1, 0]
+
+    def record(iteration):
+        return IterationRecord(iteration, "train", iteration, [rollout("r", "g", Q1, [answer(0, "Rome")])])
+
+    class Trained:
+        """Trains iteration 7 as the run did."""
+
+        iteration, callbacks = 6, []
+
+        def train(self):
+            self.iteration, self.records = 7, [record(7)]
+            for each in self.callbacks:
+                each.on_train_result(algorithm=self, result={"igpo": dict(metrics[6])})
+
+        def stop(self):
+            pass
+
+    with RolloutLogWriter(tmp_path / "run-1" / "rollouts", "run-1", 1) as log:
+        for iteration, (each, count) in enumerate(zip(metrics, signs, strict=True), 1):
+            log.write(record(iteration), each | {"collapse_signs": count, "seconds_log": 0.0})
+    monkeypatch.setattr("pipeline.verification.rerun.build_algorithm", lambda *_: Trained())
+    run = SimpleNamespace(path=tmp_path / "run-1", run_id="run-1", checkpoints=tmp_path / "none")
+    plan = SimpleNamespace(config=None)
+    verdict = rerun(Rerun(run, plan, None, 6, 1, False, {(7, "train")}), tmp_path / "again", lambda _: None)
+    assert verdict.is_equal, verdict.rows.first
+    assert verdict.rows.values["metrics"] == 6  # name and value of em_sampled, entropy and collapse_signs
