@@ -18,7 +18,8 @@ from pipeline.analysis.collapse_watch import WATCHED, iteration_table
 def make(recipes: list[Recipe], seeds: list[int], folder: Path) -> None:
     """Trains every run that has no file in `folder` yet.
 
-    A run that ends with an error, as one does whose loss is not finite, keeps the iterations before it.
+    A run whose loss or gradient is not finite keeps the iterations before it. Any other error ends the
+    whole; the next call trains what is missing.
     """
     algorithm: Any = None
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,7 @@ def _train(algorithm: Any, recipe: Recipe, seed: int) -> tuple[Any, list[dict[st
     for _ in range(ITERATIONS):
         try:
             metrics = algorithm.train()["igpo"]
-        except Exception as error:  # the run fails in the very way that is to be foreseen
+        except FloatingPointError as error:  # the run fails in the very way that is to be foreseen
             print(f"ended after {len(rows)} iterations: {error}", flush=True)
             algorithm.stop()
             return None, rows

@@ -4,14 +4,15 @@
     python -m benchmarks.real_text show --baseline grpo --svg docs/images/real_text.svg
 
 `keep` reads a run's log, and what `rllib evaluate RUN/checkpoints/last --out scores.json` wrote. It keeps
-two tables beside this module: `updates.csv`, a row per update, and `heldout.csv`, a row per question. A
-run that they have already is replaced. `show` reads these tables alone.
+two tables beside this module: `updates.csv`, a row per update, and `heldout.csv`, a row per question. What
+they have of the same start, method and seed is replaced. `show` reads these tables alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,11 @@ def keep(run: Path, start: str, method: str, scores: Path | None) -> None:
 
 
 def _replace(path: Path, rows: list[dict[str, Any]], order: str) -> None:
-    """Writes `rows` in the place of the same run's rows of the table, in `order`."""
+    """Writes `rows` in the place of those of the same start, method and seed, in `order`."""
     table = duckdb.from_arrow(pa.Table.from_pylist(rows))
     if path.exists():
-        others = duckdb.read_csv(str(path)).filter(f"run_id <> '{rows[0]['run_id']}'")
+        same = " AND ".join(f"{name} = '{rows[0][name]}'" for name in ("start", "method", "seed"))
+        others = duckdb.read_csv(str(path)).filter(f"NOT ({same})")
         table = others.union(table.project(", ".join(others.columns)))
     written = table.order(order).to_arrow_table()
     duckdb.from_arrow(written).write_csv(str(path))
@@ -73,9 +75,25 @@ def _replace(path: Path, rows: list[dict[str, Any]], order: str) -> None:
 def show(baseline: str, svg: Path | None, console: Console) -> None:
     """Prints, per start, how fast each method rose and its held-out scores against `baseline`'s."""
     for (start,) in duckdb.sql(f"SELECT DISTINCT start FROM '{UPDATES}' ORDER BY 1").fetchall():
-        console.print(_rise(start, baseline), _held_out(start, baseline))
+        console.print(_by_update(start), _rise(start, baseline), _held_out(start, baseline))
     if svg is not None:
         draw().save(str(svg))
+
+
+def _by_update(start: str) -> Table:
+    """Means over the seeds of a method: searches a rollout, share without an answer, EM."""
+    rows = duckdb.sql(
+        f"""SELECT update, method, avg(searches), avg(unanswered), avg(em), count(*)
+        FROM '{UPDATES}' WHERE start = '{start}' GROUP BY ALL ORDER BY ALL"""
+    ).fetchall()
+    methods = sorted({(method, seeds) for _, method, *_, seeds in rows})
+    table = Table(title=f"{start}: searches a rollout, without an answer, EM; mean over seeds")
+    for heading in ("update", *(f"{method}, seeds: {seeds}" for method, seeds in methods)):
+        table.add_column(heading)
+    for update in sorted({row[0] for row in rows}):
+        cells = {row[1]: f"{row[2]:.2f}, {row[3]:.0%}, {row[4]:.3f}" for row in rows if row[0] == update}
+        table.add_row(str(update), *(cells.get(method, "") for method, _ in methods))
+    return table
 
 
 def _rise(start: str, baseline: str) -> Table:
@@ -101,7 +119,9 @@ def _rise(start: str, baseline: str) -> Table:
 def _held_out(start: str, baseline: str) -> Table:
     """Scores per method over its seeds, and the difference to the baseline over the seeds of both."""
     scores = _scores(start)
-    table = Table(title=f"{start}: greedy on held-out questions, 95% intervals over seeds and questions")
+    table = Table(
+        title=f"{start}: greedy on held-out questions, 95% intervals over seeds and questions (one seed: over questions)"
+    )
     for column in ("method", "seeds", "EM of each", "EM", "F1", f"EM - {baseline}'s"):
         table.add_column(column)
     for method in dict.fromkeys(method for method, _ in scores):
@@ -142,7 +162,11 @@ def _scores(start: str) -> dict[tuple[str, int], dict[str, np.ndarray]]:
     """Scores by method and seed, in the order of the questions' ids."""
     if not HELDOUT.exists():
         return {}
-    return _by_run(HELDOUT, start, "question_id", ("em_squad", "f1_squad"))
+    scores = _by_run(HELDOUT, start, "question_id", ("question_id", "em_squad", "f1_squad"))
+    ids = [columns["question_id"] for columns in scores.values()]
+    if any(not np.array_equal(ids[0], other) for other in ids):
+        sys.exit(f"{HELDOUT.name}: the runs of start {start} were asked different questions")
+    return scores
 
 
 def _by_run(

@@ -27,7 +27,7 @@ Set = Annotated[
 ]
 Trust = Annotated[
     bool,
-    typer.Option("--trust", help="Run the code that the checkpoint's own experiment names (tools, outcome)."),
+    typer.Option("--trust", help="Run the code that the checkpoint's own experiment names, such as tools."),
 ]
 Verbose = Annotated[
     int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")

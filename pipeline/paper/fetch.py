@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -125,9 +124,7 @@ def _finish(file: PublicFile, part: Path, folder: Path) -> None:
     part.replace(folder / file.name)
 
 
-def check(
-    file: PublicFile, path: Path, folder: Path, on_read: Callable[[int], object] = lambda n: None
-) -> str:
+def check(file: PublicFile, path: Path, folder: Path) -> str:
     """Compares a file's size and hash with the manifest, or with what was seen first, and keeps them.
 
     Returns:
@@ -139,7 +136,7 @@ def check(
     size = path.stat().st_size
     if file.size is not None and size != file.size:
         raise _put_aside(file, path, folder, "bytes", f"{size}", f"{file.size}")
-    seen = sha256_of(path, on_read)
+    seen = sha256_of(path)
     first = record_of(folder).get(file.name, {}).get("sha256")
     if file.sha256 and seen != file.sha256:
         raise _put_aside(file, path, folder, "sha256", seen, file.sha256)

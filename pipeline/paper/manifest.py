@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,9 +12,6 @@ from envs.errors import InputError
 from envs.settings import Settings
 from pipeline.experiment.file import parse_yaml
 from pipeline.experiment.keys import validated
-
-CHUNK = 1 << 20
-"""Bytes that are hashed at once."""
 
 
 class PublicFile(Settings):
@@ -66,20 +62,14 @@ def load_manifest(path: Path | None = None) -> list[PublicFile]:
     return validated(PublicFiles, content, "", source).files
 
 
-def sha256_of(path: Path, on_read: Callable[[int], object] = lambda count: None) -> str:
-    """Hashes a file. `on_read` gets the bytes of each piece."""
-    return _hash(path, hashlib.sha256(), on_read)
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def git_blob_of(path: Path, on_read: Callable[[int], object] = lambda count: None) -> str:
+def git_blob_of(path: Path) -> str:
     """The hash by which git names the content: SHA-1 over `blob SIZE`, a NUL and the bytes."""
     start = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    return _hash(path, start, on_read)
-
-
-def _hash(path: Path, digest, on_read: Callable[[int], object]) -> str:
     with path.open("rb") as file:
-        while piece := file.read(CHUNK):
-            digest.update(piece)
-            on_read(len(piece))
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: start).hexdigest()

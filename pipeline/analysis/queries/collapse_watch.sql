@@ -1,5 +1,6 @@
 -- Which sign of a coming collapse appeared, at which iteration, and what usually helps?
--- now: mean of the last 3 iterations. before: the same of the run's first 3; of turns, the most so far. A row where a sign appears, none while it lasts.
+-- now: mean of the last 3 iterations. before: the same of the run's first 3; of turns, the most so far; of KL, 5 iterations ago.
+-- A row where a sign appears, none while it lasts.
 -- `fell` is the collapse itself: the mean EM of 5 iterations is below half of its best so far, which was 0.1 or more (docs/collapse.md).
 WITH written AS (
     -- Logs whose metrics lack `duplicate_share`: what each rollout wrote.

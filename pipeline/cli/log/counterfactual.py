@@ -41,7 +41,7 @@ def counterfactual_command(
         typer.Option(
             "--out",
             "-o",
-            help="Parquet file to write.  [default: counterfactual/CHECKPOINT.parquet in the run]",
+            help="Parquet file to write.  [default: counterfactual/CHECKPOINT-ITERATION.parquet in the run]",
         ),
     ] = None,
     trust: Trust = False,
@@ -81,7 +81,7 @@ def counterfactual_command(
         found = logged_rollouts(opened, scored, rollouts)
         source = policy or _last_checkpoint(opened)
         folder = opened.locations[0].folder
-    target = out or folder / COUNTERFACTUALS.folder / f"{Path(source).resolve().name}.parquet"
+    target = out or folder / COUNTERFACTUALS.folder / f"{_name_of(source)}-{scored:06d}.parquet"
     make_room_for(target)
     configure_ray_logging(verbose)
     with native_stderr_aside(verbose):
@@ -96,6 +96,12 @@ def counterfactual_command(
         with open_run(run, runs_dir=runs_dir) as opened:
             write_result(opened.named("counterfactual_agreement"), "table", None, AGREEMENTS, console)
     console.print(f"{turns} turns of {len(found)} rollouts of iteration {scored} to {target}", soft_wrap=True)
+
+
+def _name_of(policy: str) -> str:
+    """The folder's name; with that of the folder above it for `hf`, as every checkpoint has one."""
+    folder = Path(policy).resolve()
+    return f"{folder.parent.name}-{folder.name}" if folder.name == "hf" else folder.name
 
 
 def _last_checkpoint(run: Run) -> str:
