@@ -301,8 +301,8 @@ class IGPOConfig(IGPOSettings):
         """Derives the policies from the roles and checks every setting. Raises InputError or ValueError."""
         if not self.in_evaluation:
             check_effects(self, IGPOConfig())
-        map_roles_to_policies(self)
         check_numbers(self)
+        map_roles_to_policies(self)
         super().validate()
         self.credit_config()
         self.loss_settings()

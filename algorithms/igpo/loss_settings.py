@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Literal, get_args
 
 RatioLevel = Literal["token", "turn", "sequence"]
@@ -49,10 +50,14 @@ class LossSettings:
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; use one of {', '.join(allowed)}")
         for name in ("clip_low", "clip_high", "kl_coeff", "entropy_coeff", "mismatch_cap"):
-            if not getattr(self, name) >= 0:
+            if not (_is_number(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be 0 or more")
-        if self.dual_clip is not None and not self.dual_clip > 1:
+        if self.dual_clip is not None and not (_is_number(self.dual_clip) and self.dual_clip > 1):
             raise ValueError(f"dual_clip is {self.dual_clip!r}; it must be above 1, or null for no dual clip")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 LOSS_FIELDS = tuple(field.name for field in fields(LossSettings))

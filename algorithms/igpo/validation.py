@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Integral, Real
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -225,6 +226,18 @@ def check_numbers(config: IGPOSettings) -> None:
             )
 
 
+def _check_values_of_one(config: IGPOSettings, policy: str, own: Mapping[str, Any]) -> None:
+    """Raises InputError for a value of one policy alone that the common settings could not have either."""
+    one = config.copy(copy_frozen=False)
+    for name, value in own.items():
+        setattr(one, name, value)
+    try:
+        check_numbers(one)
+        one.loss_settings()
+    except InputError as error:
+        raise InputError(f"`policies` of {policy}: {error}") from error
+
+
 def map_roles_to_policies(config: IGPOSettings) -> None:
     """Makes the roles' policies and RLlib's multi-agent settings agree, and checks them.
 
@@ -267,3 +280,4 @@ def map_roles_to_policies(config: IGPOSettings) -> None:
                     f"`policies` sets {name} for {policy} alone; policies may differ in "
                     f"{', '.join(OF_ONE_POLICY)} only"
                 )
+        _check_values_of_one(config, policy, own)

@@ -119,9 +119,7 @@ def _rise(start: str, baseline: str) -> Table:
 def _held_out(start: str, baseline: str) -> Table:
     """Scores per method over its seeds, and the difference to the baseline over the seeds of both."""
     scores = _scores(start)
-    table = Table(
-        title=f"{start}: greedy on held-out questions, 95% intervals over seeds and questions (one seed: over questions)"
-    )
+    table = Table(title=f"{start}: greedy, held out; 95% intervals over seeds (of several) and questions")
     for column in ("method", "seeds", "EM of each", "EM", "F1", f"EM - {baseline}'s"):
         table.add_column(column)
     for method in dict.fromkeys(method for method, _ in scores):

@@ -1,5 +1,7 @@
 """Settings of one policy alone: those that the learner reads per policy are taken, all others refused."""
 
+import re
+
 import pytest
 
 from algorithms.igpo.config import IGPOConfig
@@ -27,3 +29,29 @@ def test_what_only_all_can_have_is_refused(name):
         InputError, match=f"sets {name} for default_policy alone; policies may differ in lr, grad_clip"
     ):
         config_with(**{name: 1}).validate()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("lr", "fast", "lr is 'fast'; it must be"),
+        ("lr", -1.0, "lr is -1.0; it must be"),
+        ("lr", [[0, "fast"]], "a schedule is"),
+        ("grad_clip", "a", "grad_clip is 'a'; it must be"),
+        ("kl_coeff", -3, "kl_coeff is -3; it must be 0 or more"),
+        ("clip_low", "x", "clip_low is 'x'; it must be 0 or more"),
+        ("dual_clip", "x", "dual_clip is 'x'; it must be above 1"),
+        ("mismatch_cap", -1, "mismatch_cap is -1; it must be 0 or more"),
+        ("ratio_level", "nonsense", "ratio_level is 'nonsense'; use one of token"),
+    ],
+)
+def test_a_value_of_one_policy_is_checked_before_the_run(name, value, said):
+    with pytest.raises(InputError, match="^`policies` of default_policy: .*" + re.escape(said)):
+        config_with(**{name: value}).validate()
+
+
+def test_a_fault_of_all_is_not_told_as_one_policy_s():
+    config = config_with(kl_coeff=0.5)
+    config.lr = -1.0
+    with pytest.raises(InputError, match=r"^lr is -1\.0"):
+        config.validate()
