@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import signal
 import sys
 import time
@@ -27,7 +28,7 @@ from typing import Any
 
 from benchmarks.kill_matrix.cells import PHASES, PROCESSES, Kill, all_cells, kills_of, quick_cells
 from benchmarks.kill_matrix.table import table
-from benchmarks.kill_matrix.trial import try_kill
+from benchmarks.kill_matrix.trial import folder_of, try_kill
 
 RESULTS = "results.jsonl"
 
@@ -64,7 +65,7 @@ def run(kills: list[Kill], args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     args.out.mkdir(parents=True, exist_ok=True)
-    known = {result["kill"]: result for result in load(args.out)}
+    known = {result["kill"]: result for result in load(args.out) if result["seed"] == args.seed}
     missing = [kill for kill in kills if kill.name not in known]
     named = TextColumn("{task.description}", markup=False)
     columns = (named, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -81,7 +82,9 @@ def run(kills: list[Kill], args: argparse.Namespace) -> int:
                 continue
             known[kill.name] = result
             append(args.out, result)
-            word = "ok" if is_good(result) else "NOT OK"
+            word = "ok" if is_good(result) else f"NOT OK, kept in {folder_of(kill, args.out)}"
+            if is_good(result):
+                shutil.rmtree(folder_of(kill, args.out), ignore_errors=True)
             progress.console.print(
                 f"{word}: {kill.name}: {result['moment']}; exit codes {result['codes']}; "
                 f"{result.get('iterations_repeated')} repeated; {result['seconds']:.0f} s",

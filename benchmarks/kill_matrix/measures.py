@@ -86,9 +86,10 @@ class Reader:
     def _read(self) -> None:
         while not self._over.wait(0.5):
             for run in self._folder.glob("runs/*/*/rollouts/manifest.json"):
-                if not any(file["table"] == "iterations" for file in json.loads(run.read_text())["files"]):
-                    continue
                 try:
+                    files = json.loads(run.read_text())["files"]
+                    if not any(file["table"] == "iterations" for file in files):
+                        continue
                     with open_run(run.parents[1]) as log:
                         doubled = sum(_doubled(log, table) for table in ("episodes", "turns"))
                     self.reads += 1

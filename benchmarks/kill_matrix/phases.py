@@ -95,8 +95,8 @@ def wait_for_phase(
     raise ValueError(phase)
 
 
-def strike(kill: Kill, command: Command, chance: random.Random) -> str:
-    """Kills what the cell names. Returns what was killed."""
+def strike(kill: Kill, command: Command, chance: random.Random) -> str | None:
+    """Kills what the cell names. Returns what was killed; None if it was not there."""
     process = kill.cell.process
     driver = psutil.Process(command.process.pid)
     match process:
@@ -119,7 +119,7 @@ def strike(kill: Kill, command: Command, chance: random.Random) -> str:
             return "Ctrl-C twice"
     found = command.processes(NAMES[process])
     if not found:
-        return "nothing: it was not there"
+        return None
     _send(chance.choice(found), signal.SIGKILL)
     return process
 

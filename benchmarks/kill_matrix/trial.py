@@ -45,7 +45,10 @@ def uninterrupted(out: Path, configuration: str) -> tuple[Path, Timings]:
             ("first", lambda: "held-out before training" in command.said),
             ("saved", saved),
         ):
-            command.wait_until(is_so)
+            if not command.wait_until(is_so):
+                raise RuntimeError(
+                    f"the uninterrupted run ended before {name} was seen: {_last_words(command)}"
+                )
             seen[name] = time.monotonic()
         code = command.end()
     ended = time.monotonic()
@@ -78,7 +81,7 @@ def try_kill(kill: Kill, out: Path, seed: int) -> dict[str, Any]:
     configuration = kill.cell.configuration
     reference, timings = uninterrupted(out, configuration)
     chance, started = kill.chance(seed), time.monotonic()
-    folder = out / "killed"
+    folder = folder_of(kill, out)
     shutil.rmtree(folder, ignore_errors=True)
     write_experiment(folder, configuration)
     options = _options(out, configuration)
@@ -120,6 +123,11 @@ def try_kill(kill: Kill, out: Path, seed: int) -> dict[str, Any]:
         "read_error": reader.error,
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def folder_of(kill: Kill, out: Path) -> Path:
+    """Where the run of `kill` is, and stays if it was not as it should be."""
+    return out / "killed" / kill.name.replace(" / ", "-").replace(" ", "_")
 
 
 def first_iteration(configuration: str) -> int:

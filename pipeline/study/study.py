@@ -54,7 +54,7 @@ def run_study(plan: Plan, folder: Path, options: LaunchOptions, console: Console
         _check(cell.experiment(plan), cell.name, joins_cluster=joins_cluster)
     start_ray(options.ray, options.verbosity)
     with (
-        watched_ray(),
+        watched_ray(words="stopped: {}; finished cells are kept: the same command goes on"),
         Interrupts(lambda name: _say_stopping(name, console)) as interrupts,
         CellRunner(plan) as runner,
     ):

@@ -69,6 +69,7 @@ def start_ray(options: RayOptions, verbosity: int = 0) -> None:
     import ray
 
     if ray.is_initialized():
+        remember_ray()
         return
     cluster = options.cluster
     arguments: dict[str, Any] = {

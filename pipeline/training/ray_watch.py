@@ -49,13 +49,21 @@ def lost_ray() -> str | None:
 
 
 @contextmanager
-def watched_ray() -> Generator[None]:
+def watched_ray(code: int = FAILED, words: str = "the run failed: {}; --resume goes on") -> Generator[None]:
     """Raises RayLostError in the block where a part of this process's own Ray ends. For the main thread.
 
-    Where that thread does not hear it, because Ray waits in C++, the process says the sentence and ends with
-    exit code 1: what counts is on disk.
+    So it does with an error that meets the block first, as it follows from that. Where the block goes on for
+    `STUCK` seconds all the same, because Ray waits in C++ or something caught the error, the process says the
+    sentence and ends: what counts is on disk.
+
+    Args:
+        code: the exit code then.
+        words: what is said then, with the sentence in the place of {}.
+
+    Raises:
+        RayLostError: a part has ended.
     """
-    over, heard = threading.Event(), threading.Event()
+    over = threading.Event()
     main = threading.get_ident()
 
     def tell(number: int, frame: FrameType | None) -> None:
@@ -66,9 +74,7 @@ def watched_ray() -> Generator[None]:
             else:
                 signal.signal(number, before)
                 signal.raise_signal(number)
-            return
-        heard.set()
-        if not over.is_set():
+        elif not over.is_set():
             raise RayLostError(sentence)
 
     def watch() -> None:
@@ -76,9 +82,9 @@ def watched_ray() -> Generator[None]:
             if (sentence := lost_ray()) is None:
                 continue
             signal.pthread_kill(main, signal.SIGUSR1)
-            if not heard.wait(STUCK) and not over.is_set():
-                sys.__stderr__.write(f"the run failed: {sentence}; --resume goes on\n")
-                leave_lost_ray(FAILED)
+            if not over.wait(STUCK):
+                sys.stderr.write(words.format(sentence) + "\n")  # stderr itself may be native code's alone
+                leave_lost_ray(code)
             return
 
     before = signal.signal(signal.SIGUSR1, tell)
@@ -86,9 +92,14 @@ def watched_ray() -> Generator[None]:
     watcher.start()
     try:
         yield
+    except RayLostError:
+        raise
+    except Exception as error:
+        if (sentence := lost_ray()) is not None:
+            raise RayLostError(sentence) from error
+        raise
     finally:
         over.set()
-        heard.set()
         watcher.join()
         signal.signal(signal.SIGUSR1, before)
 

@@ -6,6 +6,7 @@ their keys, because rollouts may be logged in another order.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +42,7 @@ class Difference:
     row: tuple[Any, ...]
     """Values of the row's keys (`KEYS`)."""
     column: str
-    """The column; empty where one log has the row and the other has not."""
+    """The column; empty where the logs have the row not equally often, as `before` and `now` say."""
     before: Any
     now: Any
 
@@ -49,9 +50,9 @@ class Difference:
         named = ", ".join(f"{key} {value}" for key, value in zip(KEYS[self.table], self.row, strict=True))
         where = f"iteration {self.iteration} ({self.split}), {self.table}, {named}"
         if not self.column:
-            return (
-                f"{where}: {'only the first log has' if self.before else 'only the second log has'} the row"
-            )
+            if self.before and self.now:
+                return f"{where}: the row is there {self.before} times, now {self.now}"
+            return f"{where}: only the {'first' if self.before else 'second'} log has the row"
         return f"{where}, {self.column}: {_short(self.before)}, now {_short(self.now)}"
 
 
@@ -62,7 +63,7 @@ class Sameness:
     values: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KEYS, 0))
     """Number of values that both logs have, by table."""
     differ: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KEYS, 0))
-    """Number of those that differ, and of rows that one log lacks."""
+    """Number of those that differ, and of rows that one log lacks or has more often."""
     first: Difference | None = None
 
     @property
@@ -117,11 +118,12 @@ def _compare_table(
         different.append((row, at, Difference(iteration, split, table, row, column, old, new)))
 
     if names_before != names_now:
-        common = set(names_before) & set(names_now)
-        for row in set(names_before) ^ set(names_now):
-            note(row, "", row in set(names_before), row in set(names_now))
+        counts = Counter(names_before), Counter(names_now)
+        for row in counts[0].keys() | counts[1].keys():
+            if counts[0][row] != counts[1][row]:
+                note(row, "", counts[0][row], counts[1][row])
         before, now = (
-            rows.take([k for k, name in enumerate(names) if name in common])
+            rows.take([at for row, at in _first_places(names).items() if counts[0][row] and counts[1][row]])
             for rows, names in ((before, names_before), (now, names_now))
         )
     kept = list(zip(*(before[key].to_pylist() for key in keys), strict=True))
@@ -136,6 +138,14 @@ def _compare_table(
     found.differ[table] += len(different)
     if different and found.first is None:
         found.first = min(different, key=lambda item: item[:2])[2]
+
+
+def _first_places(names: list[tuple]) -> dict[tuple, int]:
+    """Each name with the place where it stands first, in the order of the places."""
+    places: dict[tuple, int] = {}
+    for at, row in enumerate(names):
+        places.setdefault(row, at)
+    return places
 
 
 def _short(value: Any) -> str:

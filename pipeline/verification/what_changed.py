@@ -19,7 +19,11 @@ def what_changed(run: RunDirectory, config: IGPOConfig) -> list[str]:
     then, now = run.metadata, provenance.facts()
     watched = ("processor", "cores", "omp_num_threads", "gpus")
     facts = [
-        *((name, _get(then, "versions", name), _get(now, "versions", name)) for name in provenance.PACKAGES),
+        *(
+            (name, _get(then, "versions", name), _get(now, "versions", name))
+            for name in provenance.PACKAGES
+            if name in then.get("versions", {})
+        ),
         *(
             (name, _get(then, "hardware", name), _get(now, "hardware", name))
             for name in watched

@@ -80,6 +80,15 @@ def test_what_is_lost_or_doubled_is_counted(make_run):
     assert found["values_different"] >= 4 and found["first_difference"].startswith("iteration 1 (train)")
 
 
+def test_rows_that_are_there_twice_are_counted(make_run):
+    written = records()
+    written[0].rollouts.append(written[0].rollouts[0])
+    found = measure(make_run("now", written), make_run("before"))
+    turns = written[0].rollouts[0].turns
+    assert found["rows_doubled"] == 1 + len(turns) + sum(len(turn.tool_calls) for turn in turns)
+    assert found["values_different"] == found["rows_doubled"]
+
+
 def test_the_state_that_a_kill_left(make_run):
     run = make_run("now")
     (run / "checkpoints/iteration_000002").mkdir()
@@ -107,7 +116,6 @@ def test_the_table():
             result(values_different=0, metrics_missing=2),
             result(iterations_repeated=0, prompts_skipped=1),
             result("gcs", lost=True),
-            result("gcs", killed="nothing: it was not there"),
         ]
     ).splitlines()
     assert rows[0].startswith(
@@ -125,7 +133,7 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
         made.append(kill.name)
         if len(made) == 2:
             raise KeyboardInterrupt
-        return result(kill=kill.name, moment="", codes=[], seconds=1.0)
+        return result(kill=kill.name, seed=seed, moment="", codes=[], seconds=1.0)
 
     monkeypatch.setattr(program, "try_kill", kill)
     kills = kills_of(quick_cells(), 1)[:3]

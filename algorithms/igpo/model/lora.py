@@ -44,8 +44,7 @@ def set_adapters(model, tensors: Mapping[str, torch.Tensor]) -> None:
         ValueError: names or shapes are not those of its adapters.
     """
     own = {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
-    shapes = ({name: tensor.shape for name, tensor in each.items()} for each in (own, tensors))
-    if next(shapes) != next(shapes):
+    if {name: one.shape for name, one in own.items()} != {name: one.shape for name, one in tensors.items()}:
         raise ValueError("these adapters are of another model, or have another rank or other targets")
     for name, parameter in own.items():
         parameter.data.copy_(tensors[name])

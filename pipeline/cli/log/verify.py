@@ -77,6 +77,7 @@ def verify_command(
     directory, console, ray = RunDirectory(locate_run(run, runs_dir).folder), Console(), RayOptions()
     configure_ray_logging(verbose)
     joins_cluster = ray.cluster is not None
+    lost = f"error: {directory.path} cannot be verified: {{}}; give the same command again."
     try:
         with directory.lock(), tempfile.TemporaryDirectory() as folder:
             found = plan_rerun(directory, after, iterations)
@@ -84,13 +85,13 @@ def verify_command(
             with console.status("starting Ray ..."):
                 start_ray(ray, verbose)
             check_resources(found.plan, console, may_grow=joins_cluster)
-            with watched_ray(), console.status("...") as status, native_stderr_aside(verbose):
+            with watched_ray(BAD_INPUT, lost), console.status("...") as status, native_stderr_aside(verbose):
                 verdict = rerun(found, Path(folder), status.update)
     except KeyboardInterrupt:
         say("stopped", error=True)
         raise typer.Exit(INTERRUPTED) from None
     except RayLostError as error:
-        say(f"error: {run} cannot be verified: {error}; give the same command again.", error=True)
+        say(lost.format(error), error=True)
         leave_lost_ray(BAD_INPUT)
         raise typer.Exit(BAD_INPUT) from None
     _report(found, verdict, console)

@@ -45,6 +45,17 @@ def test_a_part_that_ends_is_told_in_the_main_thread(parts, name):
     assert lost_ray() and signal.getsignal(signal.SIGUSR1) == before
 
 
+def test_an_error_that_follows_from_it_is_told_by_its_cause(parts):
+    with pytest.raises(RayLostError, match="^Ray's process raylet has ended ") as caught, watched_ray():
+        parts["raylet"].kill()
+        parts["raylet"].wait()
+        raise ConnectionError("some actor died")
+    assert isinstance(caught.value.__cause__, ConnectionError)
+    with pytest.raises(KeyError), watched_ray():
+        ray_watch._started.clear()
+        raise KeyError("another fault")
+
+
 def test_what_ends_after_the_block_is_not_raised(parts):
     with watched_ray():
         pass
@@ -75,6 +86,8 @@ def test_a_cluster_that_was_joined_is_not_watched():
 
 LEAVES = """
 import atexit, os, shutil, subprocess, sys, time
+from pathlib import Path
+from pipeline.logging import native_stderr_to
 from pipeline.training import ray_watch
 atexit.register(lambda: os._exit(99))  # as Ray's own farewell
 started = [subprocess.Popen([sys.argv[1] + "/" + name, "60"]) for name in ray_watch.PARTS]
@@ -83,12 +96,18 @@ ray_watch.remember_ray()
 ray_watch.leave_lost_ray(0)  # nothing is lost: it goes on
 print("here", started[1].pid, flush=True)
 started[0].kill()
+ray_watch.STUCK = 0.3
 if sys.argv[2] == "c":
     import ctypes
     mutex, lock = ctypes.create_string_buffer(128), ctypes.CDLL(None).pthread_mutex_lock
-    ray_watch.STUCK = 0.3
-    with ray_watch.watched_ray():
+    with native_stderr_to(Path(sys.argv[1], "native.log")), ray_watch.watched_ray():
         lock(mutex); lock(mutex)
+if sys.argv[2] == "caught":
+    with ray_watch.watched_ray():
+        try:
+            time.sleep(60)
+        except Exception:
+            time.sleep(60)
 time.sleep(0.1)
 ray_watch.leave_lost_ray(0)
 """
@@ -98,7 +117,7 @@ def is_running(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("waits, code", [("python", 0), ("c", 1)])
+@pytest.mark.parametrize("waits, code", [("python", 0), ("c", 1), ("caught", 1)])
 def test_a_process_leaves_with_its_own_exit_code(tmp_path, waits, code):
     """Whatever Ray does at the end of the interpreter; and where Ray waits in C++ and no Python runs."""
     for name in ray_watch.PARTS:
@@ -106,7 +125,7 @@ def test_a_process_leaves_with_its_own_exit_code(tmp_path, waits, code):
     command = [sys.executable, "-c", LEAVES, str(tmp_path), waits]
     process = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert process.returncode == code, process.stderr
-    if waits == "c":
+    if code:
         assert "the run failed: Ray's process gcs_server has ended" in process.stderr
         assert "--resume goes on" in process.stderr
     deadline = time.monotonic() + 10

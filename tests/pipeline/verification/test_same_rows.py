@@ -92,6 +92,12 @@ def test_a_row_that_one_log_lacks(tmp_path, is_before):
     assert found.differ["tool_calls"] == 1 and found.first.table == "turns", "it says how many calls it made"
 
 
+def test_a_row_that_is_there_twice(tmp_path):
+    found = compared(tmp_path, lambda written: written[0].rollouts.append(written[0].rollouts[0]))
+    assert found.differ["episodes"] == 1 and found.differ["turns"] == len(records()[0].rollouts[0].turns)
+    assert str(found.first).endswith("episode_id r1, turn_index 0: the row is there 1 times, now 2")
+
+
 def test_a_missing_row_in_words():
     row = Difference(3, "train", "tool_calls", ("r1", 1, 0), "", True, False)
     where = "iteration 3 (train), tool_calls, episode_id r1, turn_index 1, call_index 0"
