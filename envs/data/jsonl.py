@@ -33,7 +33,7 @@ def require_file(path: Path, what: str) -> None:
         raise InputError(f"{what} {path} is a folder: give the path of a file")
     if not exists:
         cure = "`igpo data paper` fetches it" if path.parent.name == PAPER_FOLDER else "check the path"
-        raise InputError(f"{what} {path} does not exist: {cure} (it is taken from {Path.cwd()})")
+        raise InputError(f"{what} {path} does not exist: {cure} (the path is taken from {Path.cwd()})")
     refuse_pointer(path, what)
 
 

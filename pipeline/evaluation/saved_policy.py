@@ -17,6 +17,7 @@ from envs.data.question_filter import QuestionFilter
 from envs.errors import InputError
 from pipeline.experiment.conf_files import resolve_config_path
 from pipeline.experiment.experiment import load_experiment
+from pipeline.experiment.own_code import named_parts
 from pipeline.run_directory.checkpoints import EXPERIMENT, NOTE, check_checkpoint
 
 if TYPE_CHECKING:
@@ -165,17 +166,9 @@ def code_named(experiment: Path) -> list[str]:
         raise InputError(f"{experiment}: this file is damaged ({type(error).__name__}).") from error
     found: list[str] = []
     for keys in content.values() if isinstance(content, dict) else ():
-        config = _mapping(keys).get("config")
-        env = _mapping(_mapping(config).get("env_config"))
-        tools = env.get("tools")
-        named = [
-            *(tools if isinstance(tools, list) else []),
-            *(env.get(key) for key in ("outcome", "protocol", "next_speaker")),
-            _mapping(env.get("retriever")).get("kind"),
-            _mapping(config).get("preset"),
-        ]
-        found += [str(name) for name in named if ":" in str(name)]
-        if _mapping(config).get("trust_remote_code"):
+        config = _mapping(_mapping(keys).get("config"))
+        found += [path for _, path in named_parts(_mapping(config.get("env_config")), config.get("preset"))]
+        if config.get("trust_remote_code"):
             found.append("trust_remote_code (the model's own)")
     return found
 

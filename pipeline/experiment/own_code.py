@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from envs.user_code import code_hash, import_function
 
@@ -16,20 +17,28 @@ def own_code(config: IGPOConfig) -> dict[str, str]:
     Raises:
         InputError: one cannot be imported.
     """
-    settings = config.search_settings
-    parts = {
-        "retriever": [settings.retriever.kind],
-        "protocol": [settings.protocol],
-        "outcome": [settings.outcome],
-        "next_speaker": [settings.next_speaker or ""],
-        "tool": settings.tools,
-    }
     found: dict[str, str] = {}
-    for what, paths in parts.items():
-        for path in paths:
-            if ":" in path:
-                import_function(path, what)
-                found[path] = code_hash(path)
-    if ":" in config.preset:
-        found[config.preset] = config.preset_settings.code_hash
+    for what, path in named_parts(config.search_settings.model_dump(), config.preset):
+        if what == "estimator":
+            found[path] = config.preset_settings.code_hash
+        else:
+            import_function(path, what)
+            found[path] = code_hash(path)
     return found
+
+
+def named_parts(env: Mapping[str, Any], preset: object) -> list[tuple[str, str]]:
+    """Finds the parts of one's own that an experiment names: what each is, and its import path.
+
+    Args:
+        env: keys of `env_config`, which may be of any type: they are read before they are checked.
+        preset: the key `preset`.
+    """
+    retriever, tools = env.get("retriever"), env.get("tools")
+    named = [
+        ("retriever", retriever.get("kind") if isinstance(retriever, Mapping) else None),
+        *((key, env.get(key)) for key in ("protocol", "outcome", "next_speaker")),
+        *(("tool", tool) for tool in (tools if isinstance(tools, list) else ())),
+        ("estimator", preset),
+    ]
+    return [(what, path) for what, path in named if isinstance(path, str) and ":" in path]

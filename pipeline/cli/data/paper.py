@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from envs.data.jsonl import PAPER_FOLDER
+
 if TYPE_CHECKING:
     from pipeline.paper.manifest import PublicFile
     from pipeline.terminal import Console
@@ -14,8 +16,9 @@ if TYPE_CHECKING:
 
 def paper_command(
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder of the files; conf/paper reads paper_data.")
-    ] = Path("paper_data"),
+        Path,
+        typer.Option("--out", metavar="DIR", help=f"Folder of the files; conf/paper reads {PAPER_FOLDER}."),
+    ] = Path(PAPER_FOLDER),
     list_: Annotated[
         bool, typer.Option("--list", help="Say what is here and what is missing, and end.")
     ] = False,
