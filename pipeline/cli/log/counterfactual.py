@@ -41,7 +41,7 @@ def counterfactual_command(
         typer.Option(
             "--out",
             "-o",
-            help="Parquet file to write.  [default: counterfactual/CHECKPOINT-ITERATION.parquet in the run]",
+            help="Parquet file to write; default: in the run, in the folder counterfactual.",
         ),
     ] = None,
     trust: Trust = False,
