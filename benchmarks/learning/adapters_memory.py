@@ -1,7 +1,7 @@
 """Compares the memory of two policies as adapters of one base with that of two separate models.
 
-    python -m benchmarks.adapters_memory
-    python -m benchmarks.adapters_memory --model tiny --dtype float32
+    python -m benchmarks.learning.adapters_memory
+    python -m benchmarks.learning.adapters_memory --model tiny --dtype float32
 
 Three ways: `served` (one engine serves both adapters), `merged` (an engine of each policy), `separate` (two
 whole models). For each way a fresh process builds the learner and updates it once, and another builds the
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def _measured(way: str, part: str, args: argparse.Namespace) -> Any:
-    command = [sys.executable, "-m", "benchmarks.adapters_memory", "--of", way, part]
+    command = [sys.executable, "-m", "benchmarks.learning.adapters_memory", "--of", way, part]
     command += ["--model", args.model, "--dtype", args.dtype]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -98,7 +98,7 @@ def learner_bytes(config: IGPOConfig) -> int:
     import torch
 
     from algorithms.igpo.learner.learner import IGPOTorchLearner
-    from benchmarks.learner_throughput import make_batch, spaces
+    from benchmarks.learning.learner_throughput import make_batch, spaces
 
     _quiet()
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """Compares the speed of credit by turns with the usual loop over tokens.
 
-    python -m benchmarks.credit_speed
+    python -m benchmarks.learning.credit_speed
 
 The baseline does what trainers built on padded token matrices do: rewards on the last token of each turn,
 masked z-scores over the matrix, one reverse loop over all token positions (vectorised over rollouts, torch on

@@ -1,9 +1,9 @@
 """Compares the learner's speed with bare PyTorch loops.
 
-    python -m benchmarks.learner_throughput
-    python -m benchmarks.learner_throughput --model smollm2 --rows 16 --longest 600
-    python -m benchmarks.learner_throughput --device cuda --dtype bfloat16 --model FOLDER --rows 48 \\
-        --longest 4096 --turn-tokens 200 --observation-tokens 200 --tokens-per-micro-batch 32768
+    python -m benchmarks.learning.learner_throughput
+    python -m benchmarks.learning.learner_throughput --model smollm2 --rows 16 --longest 600
+    python -m benchmarks.learning.learner_throughput --device cuda --dtype bfloat16 --model FOLDER \\
+        --rows 48 --longest 4096 --turn-tokens 200 --observation-tokens 200 --tokens-per-micro-batch 32768
 
 One update of the learner (loss with ratio, clipping, mismatch weight, metrics; no reference, no entropy
 gradient) runs against a bare PyTorch loop over the same packed micro-batches: backbone, cross-entropy of the

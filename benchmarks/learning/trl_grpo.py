@@ -1,11 +1,11 @@
 """Compares the speed of a GRPO step with TRL's GRPO trainer.
 
     python -m venv /path/to/trl && /path/to/trl/bin/pip install "trl==1.16.0" torch transformers
-    python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python
-    python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python --model smollm2 --prompts 2 \\
+    python -m benchmarks.learning.trl_grpo --trl-python /path/to/trl/bin/python
+    python -m benchmarks.learning.trl_grpo --trl-python /path/to/trl/bin/python --model smollm2 --prompts 2 \\
         --tokens 48 --steps 4
-    python -m benchmarks.trl_grpo --trl-python /path/to/trl/bin/python --device cuda --dtype bfloat16 \\
-        --model FOLDER --prompts 16 --tokens 128
+    python -m benchmarks.learning.trl_grpo --trl-python /path/to/trl/bin/python --device cuda \\
+        --dtype bfloat16 --model FOLDER --prompts 16 --tokens 128
 
 Both train the same model by GRPO on the same prompts of one turn (the same token ids). Group size, longest
 completion, stop tokens, KL coefficient, updates per step (one) and threads are the same. They run in
@@ -139,7 +139,7 @@ class Side:
 
     def __init__(self, side: str, python: str, options: list[str], facts: str, threads: int):
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-        command = [python, "-m", "benchmarks.trl_grpo", "--side", side, *options]
+        command = [python, "-m", "benchmarks.learning.trl_grpo", "--side", side, *options]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -1,7 +1,7 @@
 """Measures an index as the corpus grows: memory, seconds to build, to open, and for a batch of 128 queries.
 
-    python -m benchmarks.retrieval_scale                # 10k, 100k and 1M generated passages, BM25; minutes
-    python -m benchmarks.retrieval_scale --kind hnsw    # random unit vectors of 384 dimensions
+    python -m benchmarks.retrieval.index_growth              # 10k, 100k and 1M passages, BM25; minutes
+    python -m benchmarks.retrieval.index_growth --kind hnsw  # random unit vectors of 384 dimensions
 
 Passages have 100 words drawn by Zipf's law from 200,000, as English has them, less the 30 commonest (stop
 words are not indexed); queries have 6. Each size runs in a process of its own, so that its peak memory
@@ -134,7 +134,7 @@ def main() -> None:
         command = [
             sys.executable,
             "-m",
-            "benchmarks.retrieval_scale",
+            "benchmarks.retrieval.index_growth",
             "--one",
             "--kind",
             args.kind,

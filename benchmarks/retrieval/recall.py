@@ -1,6 +1,6 @@
 """Measures the share of supporting evidence that each retriever finds, with the question as the query.
 
-    python -m benchmarks.retrieval_recall --questions questions.jsonl --passages passages.jsonl \\
+    python -m benchmarks.retrieval.recall --questions questions.jsonl --passages passages.jsonl \\
         --encoder ENCODER_FOLDER
 
 Recall@k of one question: the share of its supporting titles (`metadata.supporting_titles`) with a passage

@@ -1,6 +1,6 @@
 """Measures `igpo serve-retriever` for many clients at once: requests a second, and how long one waits.
 
-    python -m benchmarks.retriever_clients passages.jsonl                    # BM25, 64 and 200 clients
+    python -m benchmarks.retrieval.server_clients passages.jsonl                    # BM25, 64 and 200 clients
 
 Each client asks one query, waits for the answer, and asks the next, as rollouts do. Queries are the first
 words of passages drawn at random. The server is a process of its own on loopback, the clients are tasks of

@@ -1,6 +1,6 @@
 """Measures the cost of the rollout log in a training run.
 
-    python -m benchmarks.rollout_log_overhead [--config conf/igpo.yaml] [--iterations 8] [--tokens]
+    python -m benchmarks.rollout_log.overhead [--config conf/igpo.yaml] [--iterations 8] [--tokens]
 
 A real run starts as `rllib train` starts it, with clocks around the log. `waited` is the time of the training
 loop in the log's calls, with its wait for the disk before each checkpoint. `worked` is the processor time of

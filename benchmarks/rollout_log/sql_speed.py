@@ -1,12 +1,12 @@
 """Measures the named queries on a log of 10 million turns, with 2 cores and 4 GiB.
 
-    python -m benchmarks.sql_speed [--turns 10000000] [--runs 3] [--only NAME ...]
+    python -m benchmarks.rollout_log.sql_speed [--turns 10000000] [--runs 3] [--only NAME ...]
 
-The log is generated (`benchmarks.generated_log`), about 1.5 GB in a temporary folder, and is in the page
-cache when the queries run. Each query runs in a process of its own, which opens the log as `igpo sql` does,
-but gives DuckDB 2 threads and 3 GB. The table shows the shortest of `--runs` runs, its processor seconds (of
-2 cores) and the process's peak memory. A query takes processor seconds / 2 on two cores that nothing else
-uses.
+The log is generated (`benchmarks.rollout_log.generated_log`), about 1.5 GB in a temporary folder, and is in
+the page cache when the queries run. Each query runs in a process of its own, which opens the log as `igpo
+sql` does, but gives DuckDB 2 threads and 3 GB. The table shows the shortest of `--runs` runs, its processor
+seconds (of 2 cores) and the process's peak memory. A query takes processor seconds / 2 on two cores that
+nothing else uses.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 import duckdb
 from rich.table import Table
 
-from benchmarks.generated_log import write_generated_log
+from benchmarks.rollout_log.generated_log import write_generated_log
 from pipeline.analysis import named_queries, open_run
 from pipeline.analysis import run as run_module
 from pipeline.terminal import Console

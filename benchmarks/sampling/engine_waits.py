@@ -1,6 +1,6 @@
 """Measures how long the engine waits for parsing, tools and tokenising.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.engine_waits
+    OMP_NUM_THREADS=1 python -m benchmarks.sampling.engine_waits
 
 The rollouts are those of `conf/igpo.yaml`, 256 at once (32 prompts x 8). Belief is scored as in training, and
 the prefix cache is empty before each batch. Until its last request is answered, the engine waits whenever it
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rollouts import arguments, forget, make_jobs, open_engine
+from benchmarks.sampling.rollouts import arguments, forget, make_jobs, open_engine
 from envs.engine.vllm import VLLMEngine
 from envs.runner.rollout_loop import RolloutLoop
 from envs.search.episode import SearchEpisode

@@ -1,8 +1,8 @@
 """Measures the processor time of a turn beside the engine.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.loop_overhead
-    OMP_NUM_THREADS=1 python -m benchmarks.loop_overhead --profile
-    OMP_NUM_THREADS=1 python -m benchmarks.loop_overhead --transport
+    OMP_NUM_THREADS=1 python -m benchmarks.sampling.loop_overhead
+    OMP_NUM_THREADS=1 python -m benchmarks.sampling.loop_overhead --profile
+    OMP_NUM_THREADS=1 python -m benchmarks.sampling.loop_overhead --transport
 
 The rollouts are those of `conf/igpo.yaml`, 256 at once (32 prompts x 8), with an engine that answers at once.
 Two thirds of the turns search, for one of a few things that the group asks about. What is left is the loop's

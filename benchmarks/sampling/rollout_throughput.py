@@ -1,10 +1,11 @@
 """Compares the rollout loop with the bare engine, and with a loop in which rollouts wait for each other.
 
-    python -m benchmarks.rollout_throughput
-    python -m benchmarks.rollout_throughput --model smollm2 --prompts 4 --group-size 8 --max-num-seqs 32
-    python -m benchmarks.rollout_throughput --prompts 128 --varying
-    python -m benchmarks.rollout_throughput --device cuda --dtype bfloat16 --model FOLDER --prompts 32 \\
-        --turn-tokens 200 --turns 4 --context 4096 --full-turns
+    python -m benchmarks.sampling.rollout_throughput
+    python -m benchmarks.sampling.rollout_throughput --model smollm2 --prompts 4 --group-size 8 \\
+        --max-num-seqs 32
+    python -m benchmarks.sampling.rollout_throughput --prompts 128 --varying
+    python -m benchmarks.sampling.rollout_throughput --device cuda --dtype bfloat16 --model FOLDER \\
+        --prompts 32 --turn-tokens 200 --turns 4 --context 4096 --full-turns
 
 Three ways over the same rollouts (same prompts and seeds), in turn, the prefix cache emptied before each:
 
@@ -27,7 +28,7 @@ import statistics
 import time
 from typing import Any
 
-from benchmarks.rollouts import (
+from benchmarks.sampling.rollouts import (
     BarrierLoop,
     Recorder,
     arguments,

@@ -1,9 +1,9 @@
 """Measures sampling as groups, turns and tokens grow, and with a second env runner.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.scaling
-    OMP_NUM_THREADS=1 python -m benchmarks.scaling --model smollm2 --prompts 2 --group-size 4 --repeats 1 \\
-        --svg scaling.svg
-    OMP_NUM_THREADS=1 python -m benchmarks.scaling --runners
+    OMP_NUM_THREADS=1 python -m benchmarks.sampling.scaling
+    OMP_NUM_THREADS=1 python -m benchmarks.sampling.scaling --model smollm2 --prompts 2 --group-size 4 \\
+        --repeats 1 --svg scaling.svg
+    OMP_NUM_THREADS=1 python -m benchmarks.sampling.scaling --runners
 
 Without `--runners`, one engine in this process samples and scores belief; one setting changes at a time. The
 table shows processor seconds, the shortest of the repeats, beside the estimate of `igpo estimate --device
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rollouts import arguments, forget, make_jobs, open_engine, open_task
+from benchmarks.sampling.rollouts import arguments, forget, make_jobs, open_engine, open_task
 from envs.runner.rollout_loop import RolloutLoop
 from envs.search.task import SearchTask
 
@@ -147,7 +147,7 @@ def compare_runners(args: argparse.Namespace) -> None:
     import ray
 
     from algorithms.igpo.sampling import sample_batch
-    from benchmarks.weight_lag import LATENCY, build, far_away_retriever
+    from benchmarks.sampling.weight_lag import LATENCY, build, far_away_retriever
 
     def sampling_seconds(algorithm: Any, iteration: int) -> float:
         started = time.perf_counter()

@@ -1,9 +1,9 @@
 """Measures what belief scoring adds to sampling.
 
-    python -m benchmarks.scoring_share
-    python -m benchmarks.scoring_share --model smollm2 --prompts 1 --max-num-seqs 8 --turns 3 \\
+    python -m benchmarks.sampling.scoring_share
+    python -m benchmarks.sampling.scoring_share --model smollm2 --prompts 1 --max-num-seqs 8 --turns 3 \\
         --turn-tokens 400 --full-turns
-    python -m benchmarks.scoring_share --device cuda --dtype bfloat16 --model FOLDER --prompts 32 \\
+    python -m benchmarks.sampling.scoring_share --device cuda --dtype bfloat16 --model FOLDER --prompts 32 \\
         --turn-tokens 200 --turns 4 --context 4096 --full-turns
 
 The same rollouts (same prompts and seeds) are made in turn without scores and with scores as training takes
@@ -19,7 +19,7 @@ import time
 
 import numpy as np
 
-from benchmarks.rollouts import arguments, forget, full_turns, make_jobs, open_engine, open_task
+from benchmarks.sampling.rollouts import arguments, forget, full_turns, make_jobs, open_engine, open_task
 from envs.engine.base import ScoreAnswer
 from envs.runner.episode_record import EpisodeRecord
 from envs.runner.rollout_loop import RolloutLoop

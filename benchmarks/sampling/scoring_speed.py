@@ -1,6 +1,6 @@
 """Compares the speed of the belief scorers with one forward pass per turn.
 
-    python -m benchmarks.scoring_speed
+    python -m benchmarks.sampling.scoring_speed
 
 A trajectory of 8 turns that ends at 4,096 tokens is scored after the prompt and after every turn but the
 last, by each scorer on the same weights (a random Llama of 30M parameters, float32, CPU; `--model` takes a

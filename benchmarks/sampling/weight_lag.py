@@ -1,6 +1,6 @@
 """Measures what it brings to sample the next batch while the learner updates (`max_weight_lag: 1`).
 
-    python -m benchmarks.weight_lag
+    python -m benchmarks.sampling.weight_lag
 
 Two trainings of the embedded policy, synchronous and with lag 1, do their iterations in turn, first with a
 retriever that answers at once, then with one that takes 0.5 s a call. The first iteration of each is left
