@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from envs.credentials import masked
-from envs.durable import DISK_REMEDIES
+from envs.disk_errors import DISK_REMEDIES
 from pipeline.terminal import say
 
 BAD_INPUT = 2

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from envs.disk_errors import disk_trouble
 from pipeline.logging import log_to_file
-from pipeline.training.launch import disk_trouble
 
 RUN = Path("/runs/demo/1")
 
