@@ -27,7 +27,8 @@ import numpy as np
 
 from envs.engine.base import Generate, Generated, ScoreAnswer, Scored
 from envs.runner.episode_record import EpisodeRecord
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop
+from envs.runner.job import RolloutJob
+from envs.runner.rollout_loop import RolloutLoop
 from envs.search.protocols.base import Action
 from envs.search.task import SearchTask
 from envs.search.trajectory import ActionKind

@@ -14,7 +14,8 @@ from envs.engine.accelerator import vllm_is_for_cpus
 from envs.engine.base import EngineSettings, Generate, Generated
 from envs.engine.models import resolve_model
 from envs.engine.vllm import VLLMEngine
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop, _Run
+from envs.runner.job import RolloutJob
+from envs.runner.rollout_loop import RolloutLoop, _Run
 from envs.search.config import SearchEnvSettings
 from envs.search.protocols.base import Action
 from envs.search.task import SearchTask

@@ -1,4 +1,4 @@
-"""Sampling: from drawn prompts to the rollouts of one iteration, in whole groups over the env runners.
+"""Makes rollouts in whole groups over the env runners.
 
 A runner whose process dies loses its groups. They are sampled again with the same seeds, by the other runners
 or by the restarted one. An exception inside a runner is a bug or bad input. It is raised here with its
@@ -11,25 +11,17 @@ import logging
 import pickle
 import time
 import traceback
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from algorithms.igpo.remote import check_started, with_traceback
-from envs.data.question import Question
 from envs.engine.base import NO_WEIGHTS
 from envs.runner.episode_record import EpisodeRecord
-from envs.runner.rollout_loop import RolloutJob
+from envs.runner.job import RolloutJob
 
 if TYPE_CHECKING:
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
-    from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
-
-    from algorithms.igpo.settings import IGPOSettings
-    from envs.data.prompt_sampler import PromptSampler
-    from envs.search.task import SearchTask
-    from envs.search.trajectory import Rollout
 
 logger = logging.getLogger(__name__)
 
@@ -39,28 +31,6 @@ MAX_FRUITLESS_ROUNDS = 3
 
 class RolloutError(RuntimeError):
     """An exception inside an env runner, with the runner's traceback."""
-
-
-@dataclass(slots=True)
-class SampledBatch:
-    """The rollouts of one iteration, before the learner has seen them."""
-
-    episodes: list[MultiAgentEpisode]
-    """One per rollout; the rollouts of a group follow each other."""
-    num_tokens: int
-    """Sampled tokens, including those of replaced groups."""
-    num_rollouts: int
-    """Sampled rollouts, including those of replaced groups."""
-    runner_metrics: list
-    """The runners' metrics, one entry per runner and round."""
-    weights_version: int
-    """Version of the weights that the engines held."""
-    seconds: float
-    """Wall-clock seconds of the whole sampling."""
-    seconds_by_phase: dict[str, float]
-    """Seconds of each phase (generate, score, tools, host) of the slowest runner, summed over rounds."""
-    replaced: list[Rollout] = field(default_factory=list)
-    """Rollouts of collapsed groups that made way for others (dynamic sampling); not trained on."""
 
 
 class GroupSampler:
@@ -175,136 +145,3 @@ def _sample_call(groups: list[list[RolloutJob]], share: list[int]):
 def _regroup(groups: list[list[RolloutJob]], flat: list) -> list[list]:
     records = iter(flat)
     return [[next(records) for _ in group] for group in groups]
-
-
-def training_jobs(
-    questions: Sequence[Question],
-    drawn: Iterable[int],
-    *,
-    iteration: int,
-    group_size: int,
-    seed: int,
-    drawn_before: Counter[int],
-) -> list[list[RolloutJob]]:
-    """Makes the jobs of one round of training.
-
-    Args:
-        questions: the training questions.
-        drawn: indices into `questions`, one per group.
-        iteration: the iteration that the rollouts are for, from 1.
-        group_size: G, rollouts per group.
-        seed: the run's seed.
-        drawn_before: number of times that each question was drawn in this iteration; updated. A question that
-            is drawn again, because a new epoch has begun, gets a second group with other seeds.
-
-    Returns:
-        One list of `group_size` jobs per drawn question.
-    """
-    groups = []
-    for index in drawn:
-        question, times = questions[index], drawn_before[index]
-        drawn_before[index] += 1
-        group_id = f"{iteration:06d}/{question.id}" + (f"/again{times}" if times else "")
-        groups.append(
-            [
-                RolloutJob(
-                    question, f"{group_id}/{g}", group_id, (seed, iteration, index, times * group_size + g)
-                )
-                for g in range(group_size)
-            ]
-        )
-    return groups
-
-
-def heldout_jobs(
-    questions: Sequence[Question], *, samples: int, temperature: float, seed: int, first: int = 0
-) -> list[list[RolloutJob]]:
-    """Makes the jobs of held-out rollouts without belief scoring: one list of `samples` jobs per question.
-
-    `first` is the position of `questions[0]` among all held-out questions. It keeps ids unique, since
-    questions of different sources may share an id.
-    """
-    return [
-        [
-            RolloutJob(
-                question,
-                rollout_id=f"heldout/{index}/{question.id}/{k}",
-                group_id=f"heldout/{index}/{question.id}",
-                seed_parts=(seed, -1, index, k),
-                split="heldout",
-                temperature=temperature,
-                score_beliefs=False,
-            )
-            for k in range(samples)
-        ]
-        for index, question in enumerate(questions, first)
-    ]
-
-
-def sample_batch(
-    config: IGPOSettings,
-    task: SearchTask,
-    prompt_sampler: PromptSampler,
-    sampler: GroupSampler,
-    weights_version: int,
-    iteration: int,
-) -> SampledBatch:
-    """Draws prompts and rolls out a whole group for each.
-
-    Dynamic sampling replaces collapsed groups by groups of new prompts, in up to `max_resample` rounds.
-
-    Args:
-        config: the batch's sizes and the seed.
-        task: the questions, and the policy of each role.
-        prompt_sampler: draws the prompts; its position moves on.
-        sampler: makes the rollouts.
-        weights_version: version of the weights that the engines hold.
-        iteration: the iteration that the batch is for, from 1.
-    """
-    started = time.perf_counter()
-    kept: list = []
-    spare: list = []
-    metrics: list = []
-    phases: defaultdict[str, float] = defaultdict(float)
-    tokens = rollouts = 0
-    drawn: Counter[int] = Counter()
-    wanted = config.prompts_per_iteration
-    for _ in range(config.max_resample + 1 if config.dynamic_sampling else 1):
-        jobs = training_jobs(
-            task.train_questions,
-            prompt_sampler.next(wanted - len(kept)),
-            iteration=iteration,
-            group_size=config.group_size,
-            seed=config.seed,
-            drawn_before=drawn,
-        )
-        groups, new_metrics = sampler.sample(jobs)
-        metrics += new_metrics
-        for name, seconds in sampling_seconds(new_metrics).items():
-            phases[name] += seconds
-        tokens += sum(
-            turn.num_decision_tokens for group in groups for record in group for turn in record.rollout.turns
-        )
-        rollouts += sum(len(group) for group in groups)
-        for group in groups:
-            outcomes = {record.rollout.outcome for record in group}
-            (kept if len(outcomes) > 1 or not config.dynamic_sampling else spare).append(group)
-        if len(kept) == wanted:
-            break
-    # When the rounds are spent, collapsed groups fill the batch: they carry no gradient, but keep its size.
-    fillers = wanted - len(kept)
-    chosen = kept + spare[:fillers]
-    replaced = [record.rollout for group in spare[fillers:] for record in group]
-    sampled = time.perf_counter()
-    episodes = [record.episode(task.policy_of) for group in chosen for record in group]
-    phases["host"] += time.perf_counter() - sampled
-    seconds = time.perf_counter() - started
-    return SampledBatch(episodes, tokens, rollouts, metrics, weights_version, seconds, dict(phases), replaced)
-
-
-def sampling_seconds(runner_metrics: list) -> dict[str, float]:
-    """Returns the seconds of each phase of one round of sampling, those of the runner that took longest."""
-    return {
-        name: max(float(metrics[f"seconds_{name}"].peek()) for metrics in runner_metrics)
-        for name in ("generate", "score", "tools", "host")
-    }

@@ -10,7 +10,8 @@ from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from scripted_engine import ScriptedEngine, tiny_task
 
 from envs.engine.base import Generate
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop
+from envs.runner.job import RolloutJob
+from envs.runner.rollout_loop import RolloutLoop
 from envs.search.environment import SearchEnv
 
 TWO_ROLES = [

@@ -5,8 +5,9 @@ from chat_tokenizers import QWEN2, chat_tokenizer
 from scripted_engine import ScriptedEngine, ids, tiny_task
 
 from algorithms.igpo.learner.token_batch import turn_tokens
+from envs.runner.job import RolloutJob
 from envs.runner.replay import PROMPT, LoggedTurn, ReplayError, replay, without
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop
+from envs.runner.rollout_loop import RolloutLoop
 from envs.search.config import SearchEnvSettings
 from envs.search.task import SearchTask
 

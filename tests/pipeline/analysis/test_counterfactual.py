@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from algorithms.igpo.iteration_record import IterationRecord, TurnCredit, token_texts
 from algorithms.igpo.learner.token_batch import turn_tokens
+from envs.runner.job import RolloutJob
 from envs.runner.replay import LoggedTurn, replay
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop
+from envs.runner.rollout_loop import RolloutLoop
 from pipeline.analysis import open_run
 from pipeline.analysis.offline.counterfactual import TurnWorth, turn_worths
 from pipeline.analysis.tables_beside import COUNTERFACTUALS

@@ -10,7 +10,8 @@ from scripted_engine import ScriptedEngine
 
 from algorithms.igpo.learner.token_batch import turn_tokens
 from envs.data.question import Question
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop
+from envs.runner.job import RolloutJob
+from envs.runner.rollout_loop import RolloutLoop
 from envs.search.config import SearchEnvSettings
 from envs.search.protocols.base import Action
 from envs.search.protocols.chat import ChatProtocol
