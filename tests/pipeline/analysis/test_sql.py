@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit
 from pipeline.analysis import AnalysisError, locate_run, named_queries, open_run
 from pipeline.analysis.named_queries import named_query
-from pipeline.cli.common import make_app
+from pipeline.cli.app import make_app
 from pipeline.cli.log.sql import compact_command, schema_command, schema_markdown, sql_command
 from pipeline.cli.output import cell
 from pipeline.rollout_log.manifest import Manifest, load_manifest

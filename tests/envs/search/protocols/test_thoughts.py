@@ -2,7 +2,6 @@
 protocol in tags: prompt, parser, answer template, and rollouts through the loop.
 """
 
-
 import pytest
 from chat_tokenizers import CHATML, CLOSED, LLAMA3, OPEN, QWEN2, QWEN3, SCHEMAS, beginning, chat_tokenizer
 from scripted_engine import ScriptedEngine

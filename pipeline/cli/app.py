@@ -1,12 +1,10 @@
-"""Shared parts of the console scripts: the app, errors in one sentence, versions, common options."""
+"""What `rllib` and `igpo` are made of: an app that tells errors in one sentence and shows versions."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import sys
 import traceback
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,20 +16,6 @@ from pipeline.terminal import say
 
 BAD_INPUT = 2
 """Exit code for whatever the user can correct."""
-
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change one setting; dots go inward. May be given several times."
-    ),
-]
-Trust = Annotated[
-    bool,
-    typer.Option("--trust", help="Run the code that the checkpoint's own experiment names, such as tools."),
-]
-Verbose = Annotated[
-    int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
-]
 
 
 class _PlainErrors(TyperGroup):
@@ -105,24 +89,3 @@ def _print_version(show: bool) -> None:
             continue
     say(f"{', '.join(parts)}, python {sys.version.split()[0]}")
     raise typer.Exit
-
-
-def make_room_for(out: Path) -> None:
-    """Makes the folder of `out`, before the work whose result goes there.
-
-    Raises:
-        InputError: no file can be written there.
-    """
-    from envs.errors import InputError
-
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not os.path.lexists(out)
-        with out.open("a"):
-            pass
-        if is_new:
-            out.unlink()
-    except OSError as error:
-        raise InputError(
-            f"{out}: no file can be written there: {error.strerror}; name another place with --out."
-        ) from error
