@@ -70,9 +70,11 @@ def _outcome(run: str, iterations: int, rows: list[tuple[int, str]]) -> Outcome:
         for iteration, sign in rows
         if sign not in (FELL, *NOT_SIGNS) and (fell is None or iteration < fell)
     ]
-    first = min((iteration for iteration, _ in signs), default=None)
-    warned = first and (first, ", ".join(sign for iteration, sign in signs if iteration == first))
-    return Outcome(run, iterations, fell, warned)
+    if not signs:
+        return Outcome(run, iterations, fell, None)
+    first = min(iteration for iteration, _ in signs)
+    told = ", ".join(sign for iteration, sign in signs if iteration == first)
+    return Outcome(run, iterations, fell, (first, told))
 
 
 def report(found: list[Outcome]) -> str:
