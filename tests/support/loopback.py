@@ -36,7 +36,7 @@ def serving(app, port: int | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def _handled_by(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+def handled_by(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """Serves on a thread; yields the address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -72,7 +72,7 @@ def answering(answer: Callable[[dict, dict], tuple[int, object]]) -> Iterator[st
         def log_message(self, *args):
             pass
 
-    with _handled_by(Handler) as address:
+    with handled_by(Handler) as address:
         yield address
 
 
@@ -121,5 +121,5 @@ class FileServer:
             def log_message(self, *args):
                 pass
 
-        with _handled_by(Handler) as address:
+        with handled_by(Handler) as address:
             yield address
