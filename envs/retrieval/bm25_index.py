@@ -120,7 +120,7 @@ def _write_arrays(counted: _Counted, index: Any, folder: Path) -> None:
     index.nonoccurrence_array = None  # which Lucene's variant does not have
     index.save(folder, show_progress=False)
 
-    def array(name: str, kind: Any) -> np.ndarray:
+    def array(name: str, kind: Any) -> Any:
         path = folder / f"{name}.csc.index.npy"
         return np.lib.format.open_memmap(path, "w+", dtype=kind, shape=(int(starts_V[-1]),))
 

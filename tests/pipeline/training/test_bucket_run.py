@@ -1,6 +1,6 @@
-"""`rllib train file` with a bucket for `storage_path`, as a person types it: killed in the middle of an upload,
-resumed on another machine, over a line that fails now and then. Another machine is another working folder and
-another cache.
+"""`rllib train file` with a bucket for `storage_path`, as a person types it: killed in the middle of an
+upload, resumed on another machine, over a line that fails now and then. Another machine is another working
+folder and another cache.
 """
 
 import json
