@@ -10,6 +10,7 @@ import os
 import re
 import socket
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from envs.errors import InputError
@@ -133,21 +134,24 @@ def _ask(cluster: Cluster, address: str) -> None:
     import grpc
     import ray
     from ray._private.grpc_utils import init_grpc_channel
-    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+    from ray.core.generated import gcs_service_pb2
     from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
     from ray.exceptions import AuthenticationError
 
+    messages: Any = gcs_service_pb2
     try:
         with init_grpc_channel(address) as channel:
-            answer = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=SECONDS)
+            service = NodeInfoGcsServiceStub(channel)
+            answer = service.CheckAlive(messages.CheckAliveRequest(), timeout=SECONDS)
     except AuthenticationError as error:
         raise InputError(
             f"{cluster}: RAY_AUTH_MODE=token is set and there is no token: {_TOKEN_PLACES}"
         ) from error
     except grpc.RpcError as error:
-        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+        call: Any = error  # of a call it has its code, too
+        if call.code() == grpc.StatusCode.UNAUTHENTICATED:
             raise InputError(f"{cluster}: the cluster refuses this process: {_refused_token()}") from error
-        raise unreachable(cluster, error.details() or str(error.code())) from error
+        raise unreachable(cluster, call.details() or str(call.code())) from error
     if answer.ray_version != ray.__version__:
         raise unreachable(
             cluster, f"the cluster runs Ray {answer.ray_version}, this process has {ray.__version__}"

@@ -129,7 +129,9 @@ class Line:
                     self._hold = None
                     server.sendall(piece[: len(piece) // 2])
                     self.is_held.set()
-                    return  # both ends stay open, and no one reads
+                    while client.recv(1 << 16):  # until the client is gone
+                        pass
+                    break
                 if self._resets and piece.startswith(b"PUT "):
                     self._resets -= 1
                     self.cut += 1
