@@ -1,8 +1,12 @@
 """The rollouts of an iteration: one group per drawn prompt, each with an identity and seeds of its own."""
 
+import time
 from collections import Counter
+from types import SimpleNamespace
 
-from algorithms.igpo.sampling import training_jobs
+import pytest
+
+from algorithms.igpo.sampling import GroupSampler, training_jobs
 from envs.data.prompt_sampler import PromptSampler
 from envs.data.question import Question
 
@@ -35,3 +39,29 @@ def test_a_question_that_is_drawn_again_in_one_iteration_is_another_group_with_o
     assert len({group[0].group_id for group in groups}) == 8
     assert len({job.rollout_id for job in jobs}) == len({job.seed_parts for job in jobs}) == 16
     assert sorted(Counter(group[0].question.id for group in groups).values()) == [2, 3, 3]
+
+
+class NoRunners:
+    """An `EnvRunnerGroup` whose only runner is gone with its node."""
+
+    local_env_runner = None
+    _worker_manager = SimpleNamespace(actors=dict)
+
+    def healthy_env_runner_ids(self):
+        return []
+
+    def num_healthy_remote_env_runners(self):
+        return 0
+
+
+def test_a_runner_whose_node_is_gone_is_waited_for_and_not_for_ever(caplog, monkeypatch):
+    monkeypatch.setattr("algorithms.igpo.sampling.time.sleep", lambda seconds, sleep=time.sleep: sleep(0.05))
+    asked = []
+    sampler = GroupSampler(NoRunners(), lambda ids: None, asked.append, restore_timeout_s=0.12)
+    with pytest.raises(RuntimeError, match=r"came back within 0\.12 s .*is a node of the cluster gone\?"):
+        sampler.sample([["a job"]])
+    assert len(asked) >= 3
+    (told,) = [line for line in caplog.messages if "waiting for" in line]
+    assert told == (
+        "waiting for an env runner, at most 0.12 s (env_runner_restore_timeout_s): is a node gone? add another"
+    )

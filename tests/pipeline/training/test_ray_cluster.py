@@ -24,7 +24,7 @@ from pipeline.doctor.machine import ray_cluster
 from pipeline.experiment.experiment import load_experiments
 from pipeline.ray_address import knock, named_cluster
 from pipeline.training.launch import LaunchOptions, launch
-from pipeline.training.ray_cluster import RayOptions, start_ray
+from pipeline.training.ray_cluster import RayOptions, asked_resources, missing_resources, start_ray
 
 
 @pytest.fixture(autouse=True)
@@ -260,6 +260,16 @@ def test_a_cluster_that_nobody_named_is_not_joined(no_ray, tmp_path, is_alive):
         "a run starts a Ray of its own; not looked at: a cluster of --ray-address"
         in ray_cluster(None).message
     )
+
+
+def test_custom_resources_that_ray_does_not_have_are_named(monkeypatch):
+    """Ray would wait for them without end."""
+    changes = ["custom_resources_per_env_runner={rack: 1}", "custom_resources_per_learner={rack: 0.5}"]
+    (experiment,) = load_experiments("conf/igpo.yaml", [*changes, "num_env_runners=2", "num_learners=2"])
+    config = experiment.algorithm_config()
+    assert asked_resources(config)["rack"] == 3
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "rack": 2.0})
+    assert missing_resources(config) == "2 env runners and 2 learners ask for 3 of `rack`, and Ray has 2"
 
 
 @pytest.mark.parametrize("by", ["option", "variable"])
