@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 from command import Command
-from ray.exceptions import ActorDiedError
+from ray.exceptions import RayActorError
 from tiny_policy import write_experiment, write_policy
 
 from pipeline.training import ray_watch
@@ -60,13 +60,12 @@ def test_an_error_that_follows_from_it_is_told_by_its_cause(parts):
 def test_an_actor_s_death_is_told_as_a_learner_s():
     try:
         try:
-            raise ActorDiedError("a traceback of many lines")
-        except ActorDiedError as error:
+            raise RayActorError()
+        except RayActorError as error:
             raise RuntimeError("the update failed") from error
     except RuntimeError as error:
-        assert lost_learner(error).startswith(
-            "a learner is lost: its process was killed or out of memory, or"
-        )
+        told = lost_learner(error)
+    assert told is not None and told.startswith("a learner is lost: its process was killed or")
     assert lost_learner(RuntimeError("another fault")) is None
 
 
