@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,7 +45,12 @@ T = TypeVar("T")
 def words(rng: np.random.Generator, count: int) -> np.ndarray:
     """`count` words, the r-th commonest with a probability proportional to 1/r."""
     ranks = (STOP_WORDS * np.exp(rng.random(count) * np.log(WORDS / STOP_WORDS))).astype(np.int64)
-    return np.char.add("w", ranks.astype("U6"))
+    return _all_words()[ranks]
+
+
+@cache
+def _all_words() -> np.ndarray:
+    return np.array([f"w{rank}" for rank in range(WORDS)], object)
 
 
 def texts(rng: np.random.Generator, passages: int) -> Iterator[str]:

@@ -30,7 +30,7 @@ BUCKET = "bucket"
 def moto(folder: Path) -> Iterator[int]:
     """moto's server with an empty bucket; yields its port. S3 wants any key of the environment."""
     with _server("moto_server", "IGPO_MOTO_SERVER", folder, "-H", "127.0.0.1", "-p") as port:
-        httpx.put(f"http://127.0.0.1:{port}/{BUCKET}").raise_for_status()
+        httpx.put(f"http://127.0.0.1:{port}/{BUCKET}", timeout=60).raise_for_status()
         yield port
 
 

@@ -73,9 +73,17 @@ class Node:
         top = psutil.Process(self.process.pid)
         return [top, *top.children(recursive=True)]
 
-    def runs(self, name: str) -> bool:
-        """Whether a process of the node has `name` in its title."""
-        return any(name in " ".join(process.cmdline()) for process in self.processes if process.is_running())
+    @property
+    def actors(self) -> list[str]:
+        """Names of Ray's actors on the node, as their processes' titles say them."""
+        titles = []
+        for process in self.processes:
+            try:
+                titles.append(" ".join(process.cmdline()))
+            except psutil.NoSuchProcess:
+                continue
+        names = [title.removeprefix("ray::").split(".")[0] for title in titles if title.startswith("ray::")]
+        return [name for name in names if not name.startswith(("IDLE", "DashboardAgent", "RuntimeEnvAgent"))]
 
     def kill(self) -> None:
         """The power of the node goes off."""
