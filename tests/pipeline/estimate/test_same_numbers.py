@@ -1,5 +1,5 @@
-"""`igpo doctor`, the check before a run and `igpo estimate` say the same memory for each role, on a machine with
-H100s.
+"""`igpo doctor`, the check before a run and `igpo estimate` say the same memory for each role, on a machine
+with H100s.
 """
 
 import io
