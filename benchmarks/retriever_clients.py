@@ -4,9 +4,9 @@
 
 Each client asks one query, waits for the answer, and asks the next, as rollouts do. Queries are the first
 words of passages drawn at random. `joined` is the server as it is: what waits becomes one search. `alone` is
-the same server with a thread for each request. The server is a process of its own on loopback, the clients are tasks of
-one event loop; both share this machine, so with few cores the clients' own work is in the numbers.
-`server CPU` is the server's processor time per request, which other work hardly touches.
+the same server with a thread for each request. The server is a process of its own on loopback, the clients
+are tasks of one event loop; both share this machine, so with few cores the clients' own work is in the
+numbers. `server CPU` is the server's processor time per request, which other work hardly touches.
 """
 
 from __future__ import annotations
