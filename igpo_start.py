@@ -14,7 +14,7 @@ import sys
 KNOWN_BY = {
     "algorithms": os.path.join("credit", "presets.py"),
     "envs": os.path.join("search", "config.py"),
-    "pipeline": os.path.join("cli", "common.py"),
+    "pipeline": os.path.join("cli", "rllib.py"),
 }
 """A file that each package of this project holds."""
 

@@ -33,7 +33,8 @@ from envs.engine.models import resolve_model
 from envs.engine.transformers import TransformersEngine
 from envs.runner.belief import BeliefQuery
 from envs.runner.episode_record import EpisodeRecord
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop
+from envs.runner.job import RolloutJob
+from envs.runner.rollout_loop import RolloutLoop
 from envs.search.config import SearchEnvSettings
 from envs.search.task import SearchTask
 

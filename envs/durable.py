@@ -19,13 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-DISK_REMEDIES = {
-    errno.ENOSPC: "free some space on this disk, then give the same command again",
-    errno.EDQUOT: "your quota is used up: free some space, then give the same command again",
-    errno.EROFS: "nothing can be written there: name another place",
-    errno.EACCES: "change the permissions, or name another place",
-}
-"""What a user can do about an error of the disk that no part of the program has dealt with."""
 TEMPORARY = ".tmp"
 """Ending of a file or folder that is being written."""
 

@@ -41,7 +41,7 @@ def test_the_wheel_holds_code_queries_pages_and_experiments(wheel):
         "pipeline/conf/igpo.yaml",
         "pipeline/conf/presets/grpo.yaml",
         "pipeline/analysis/queries/learning_curve.sql",
-        "pipeline/analysis/report/template.html",
+        "pipeline/analysis/report/report.html",
         "algorithms/credit/presets.py",
     ):
         assert name in names

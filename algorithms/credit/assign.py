@@ -17,14 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from algorithms.credit.baseline import normalised_outcome
 from algorithms.credit.batch import Credit, GroupStatistics, TurnBatch
 from algorithms.credit.config import CREDIT_FIELDS, CreditConfig
 from algorithms.credit.normalise import (
-    EPS,
-    batch_outcome_statistics,
     deviations,
     inverse_spread,
-    leave_one_out,
     populations,
     zscores,
 )
@@ -66,7 +64,7 @@ def assign_credit(
     group_P, group_N = np.unique(batch.group_N, return_inverse=True)
     counted_M = batch.gain_bearing_M & ~_gated(batch, config)[batch.rollout_M]
 
-    outcome_N = _outcome_advantage(
+    outcome_N = normalised_outcome(
         batch, config, group_N, group_P.size, batch_outcome_mean, batch_outcome_std
     )
     outcome_alone_N = outcome_N
@@ -112,54 +110,6 @@ def _gated(batch: TurnBatch, config: CreditConfig) -> np.ndarray:
     if config.drop_gains_at_turn_limit:
         gated_N |= batch.turn_limit_N
     return gated_N
-
-
-def _outcome_advantage(
-    batch: TurnBatch,
-    config: CreditConfig,
-    group_N: np.ndarray,
-    num_groups: int,
-    mean: float | None,
-    std: float | None,
-) -> np.ndarray:
-    """Computes the normalised outcome o~ of every rollout, under the outcome baseline."""
-    if config.outcome_baseline == "rloo":
-        return leave_one_out(batch.outcome_N, group_N, num_groups)
-    if config.outcome_baseline == "group_zscore":
-        return zscores(batch.outcome_N, group_N, num_groups)
-    if config.outcome_baseline == "belief":
-        # In a group without belief, the mean of the others stands for it: an expectation of the outcome in
-        # the outcome's units, too.
-        others_N = leave_one_out(batch.outcome_N, group_N, num_groups)
-        return np.where(
-            batch.without_belief_N,
-            others_N,
-            batch.outcome_N - _last_belief(batch, "outcome_baseline='belief'"),
-        )
-    if mean is None and batch.num_rollouts:
-        mean, std = batch_outcome_statistics(batch.outcome_N)
-    if not std:
-        return np.zeros(batch.num_rollouts)
-    return (batch.outcome_N - mean) / (std + EPS)
-
-
-def _last_belief(batch: TurnBatch, setting: str) -> np.ndarray:
-    """Returns belief after the last scored turn of every rollout; NaN where its question has no belief.
-
-    `setting` is the setting that reads it, named in errors.
-
-    Raises:
-        ValueError: one is missing.
-    """
-    if batch.last_belief_N.size != batch.num_rollouts:
-        raise ValueError(
-            f"{setting} needs last_belief_N, the belief after the last scored turn of each rollout"
-        )
-    batch._refuse(
-        ~np.isfinite(batch.last_belief_N) & ~batch.without_belief_N,
-        f"has no belief score, which {setting} needs",
-    )
-    return batch.last_belief_N
 
 
 def _joint(
@@ -209,7 +159,7 @@ def _centred_returns(
     """
     gains_M = np.where(counted_M, batch.gains_M, 0.0)
     owing = np.flatnonzero(batch.unanswered_N & ~batch.without_belief_N)
-    gains_M[batch.last_N[owing]] = -_last_belief(batch, "normalisation='returns'")[owing] if owing.size else 0
+    gains_M[batch.last_N[owing]] = -batch.last_belief("normalisation='returns'")[owing] if owing.size else 0
     group_M = group_N[batch.rollout_M]
     turn_M = _labels(group_M, batch.role_M, _turn_index(batch))
     return_M, _ = discounted_gains(batch, gains_M, config.gamma)

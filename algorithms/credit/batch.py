@@ -153,6 +153,24 @@ class TurnBatch:
         """Cuts a flat array of turns into one array per rollout."""
         return np.split(values_M, self.last_N[:-1] + 1) if self.num_rollouts else []
 
+    def last_belief(self, setting: str) -> np.ndarray:
+        """Returns belief after the last scored turn of every rollout; NaN where its question has no belief.
+
+        `setting` is the setting that reads it, named in errors.
+
+        Raises:
+            ValueError: one is missing.
+        """
+        if self.last_belief_N.size != self.num_rollouts:
+            raise ValueError(
+                f"{setting} needs last_belief_N, the belief after the last scored turn of each rollout"
+            )
+        self._refuse(
+            ~np.isfinite(self.last_belief_N) & ~self.without_belief_N,
+            f"has no belief score, which {setting} needs",
+        )
+        return self.last_belief_N
+
     def _name(self, rollout: int) -> str:
         return str(rollout) if self.rollout_ids_N is None else str(self.rollout_ids_N[rollout])
 

@@ -16,7 +16,8 @@ from envs.data.question import Question
 from envs.engine.base import EngineSettings, RolloutEngine
 from envs.engine.transformers import TransformersEngine
 from envs.runner.belief import BeliefQuery, PrefixScorer
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop
+from envs.runner.job import RolloutJob
+from envs.runner.rollout_loop import RolloutLoop
 from envs.search.config import SearchEnvSettings
 from envs.search.episode import SearchEpisode
 from envs.search.protocols.base import Action

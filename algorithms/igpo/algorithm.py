@@ -35,7 +35,7 @@ from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.guards import check_gap, check_tools
 from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit, token_texts
 from algorithms.igpo.learner.token_batch import turn_tokens
-from algorithms.igpo.learning import score_on_learners, take_credit, training_data
+from algorithms.igpo.learner_calls import score_on_learners, take_credit, training_data
 from algorithms.igpo.metrics import (
     Stopwatch,
     agent_metrics,

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.policy.policy import PolicySpec
 
-from algorithms.igpo.setting_names import (
+from algorithms.igpo.bounds import (
     LARGEST_SEED,
     MAY_BE_NONE,
-    OF_ONE_POLICY,
     POSITIVE,
     REAL_FROM,
     SHARES,
     WHOLE_FROM,
-    WITHOUT_EFFECT,
     bounds,
 )
+from algorithms.igpo.setting_names import OF_ONE_POLICY, WITHOUT_EFFECT
 from envs.errors import InputError
 from envs.search.roles import RolePolicies
 

@@ -27,7 +27,7 @@ def main() -> None:
     )
     parser.add_argument("--make", action="store_true", help="train the runs that are missing")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="with --make")
-    parser.add_argument("--out", type=Path, default=HERE / "runs", help="folder of the trained runs")
+    parser.add_argument("--out", type=Path, default=HERE / "made", help="folder of the trained runs")
     parser.add_argument(
         "--run", type=Path, action="append", default=[], help="a run's folder; may be repeated"
     )

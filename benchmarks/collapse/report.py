@@ -22,7 +22,7 @@ class Outcome:
         run: its name.
         iterations: how many it has.
         fell: the iteration at which it fell; None for a sound one.
-        warned: the first iteration with a sign before that, and the sign; None where there was none.
+        warned: the first iteration with a sign before that, and its signs; None where there was none.
     """
 
     run: str
@@ -70,7 +70,11 @@ def _outcome(run: str, iterations: int, rows: list[tuple[int, str]]) -> Outcome:
         for iteration, sign in rows
         if sign not in (FELL, *NOT_SIGNS) and (fell is None or iteration < fell)
     ]
-    return Outcome(run, iterations, fell, min(signs) if signs else None)
+    if not signs:
+        return Outcome(run, iterations, fell, None)
+    first = min(iteration for iteration, _ in signs)
+    told = ", ".join(sign for iteration, sign in signs if iteration == first)
+    return Outcome(run, iterations, fell, (first, told))
 
 
 def report(found: list[Outcome]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.gpu.results import add_result, write_result
-from benchmarks.learner_throughput import measure, options
+from benchmarks.learning.learner_throughput import measure, options
 from pipeline.estimate.capacity import memory_of
 from pipeline.estimate.machines import GIB, GPUS
 from pipeline.estimate.workload import Expected, model_of, workload_of

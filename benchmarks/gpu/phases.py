@@ -206,7 +206,7 @@ def _lora(s: Setting) -> list[str]:
 def _trl(s: Setting) -> list[str]:
     sizes = ("--prompts", 16, "--tokens", 128, "--steps", 5, "--threads", 8)
     where = ("--device", s.device, "--dtype", "bfloat16", "--trl-python", s.trl_python)
-    return ["-m", "benchmarks.trl_grpo", "--model", "smollm2", *map(str, (*where, *sizes))]
+    return ["-m", "benchmarks.learning.trl_grpo", "--model", "smollm2", *map(str, (*where, *sizes))]
 
 
 def _several(*changes: str) -> Callable[[Setting], list[str]]:

@@ -14,9 +14,9 @@ from typing import Any
 
 from benchmarks.devices import device_name, device_of
 from benchmarks.gpu.results import add_result, write_result
-from benchmarks.rollout_throughput import replay, run_loop
-from benchmarks.rollouts import Recorder, arguments, full_turns, make_jobs, open_engine, open_task
-from benchmarks.scoring_share import naive_seconds, seconds_of
+from benchmarks.sampling.rollout_throughput import replay, run_loop
+from benchmarks.sampling.rollouts import Recorder, arguments, full_turns, make_jobs, open_engine, open_task
+from benchmarks.sampling.scoring_share import naive_seconds, seconds_of
 from envs.runner.rollout_loop import RolloutLoop
 
 

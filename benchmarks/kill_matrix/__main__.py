@@ -8,8 +8,9 @@
 
 Each kill is a run of its own with the embedded policy, one thread a process. It is compared with a run of
 the same configuration that nobody killed: every value of the log that does not depend on time, and every
-tensor of the last checkpoint. A reader asks the log of the run under way twice a second. Results are
-appended to OUT/results.jsonl; the same command goes on with the kills that are not there yet. Ctrl-C stops.
+tensor of the last checkpoint. That run is made anew where the code has changed since. A reader asks the log
+of the run under way twice a second. Results are appended to OUT/results.jsonl; the same command goes on with
+the kills that are not there yet. Ctrl-C stops.
 
 Not covered: the retriever's and MLflow's servers, a locked database and a full disk (tests have them),
 `igpo study` and the warm start.
@@ -23,6 +24,7 @@ import shutil
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,24 +73,24 @@ def run(kills: list[Kill], args: argparse.Namespace) -> int:
     columns = (named, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     started = time.monotonic()
     with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
+        say = partial(progress.console.print, markup=False)
         task = progress.add_task("", total=len(kills), completed=len(kills) - len(missing))
         for kill in missing:
             if args.minutes is not None and time.monotonic() - started > 60 * args.minutes:
                 break
             progress.update(task, description=kill.name)
-            result = try_kill(kill, args.out, args.seed)
+            result = try_kill(kill, args.out, args.seed, say)
             if result["killed"] is None:  # the run had ended, or never started: tried again next time
-                progress.console.print(f"nothing killed: {kill.name}: {result['last_words']}", markup=False)
+                say(f"nothing killed: {kill.name}: {result['last_words']}")
                 continue
             known[kill.name] = result
             append(args.out, result)
             word = "ok" if is_good(result) else f"NOT OK, kept in {folder_of(kill, args.out)}"
             if is_good(result):
                 shutil.rmtree(folder_of(kill, args.out), ignore_errors=True)
-            progress.console.print(
+            say(
                 f"{word}: {kill.name}: {result['moment']}; exit codes {result['codes']}; "
-                f"{result.get('iterations_repeated')} repeated; {result['seconds']:.0f} s",
-                markup=False,
+                f"{result.get('iterations_repeated')} repeated; {result['seconds']:.0f} s"
             )
             progress.advance(task)
     made = [known[kill.name] for kill in kills if kill.name in known]

@@ -7,15 +7,18 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.kill_matrix.cells import ITERATIONS, Kill
+from benchmarks.kill_matrix.code import code_digest
 from benchmarks.kill_matrix.measures import Reader, measure, state_on_disk
 from benchmarks.kill_matrix.phases import Timings, strike, wait_for_phase
 from benchmarks.kill_matrix.run import Command, last_saved, metadata, run_folder, write_experiment
 from pipeline.analysis import open_run
+from pipeline.run_directory.provenance import git_commit
 
 ATTEMPTS = 3
 """Commands with `--resume` after which a run counts as lost."""
@@ -23,14 +26,23 @@ TIMINGS = "timings.json"
 FINISHED = "finished"
 
 
-def uninterrupted(out: Path, configuration: str) -> tuple[Path, Timings]:
-    """The run of a configuration without a kill, and its timings; made where it is not there yet."""
+def uninterrupted(out: Path, configuration: str, say: Callable[[str], object]) -> tuple[Path, Timings]:
+    """The run of a configuration without a kill, and its timings.
+
+    Made where it is not there yet, or was made by other code: then `say` gets a sentence.
+    """
     folder = out / "uninterrupted" / configuration.replace(" ", "_")
+    code = code_digest()
     if (folder / TIMINGS).is_file():
+        kept = json.loads((folder / TIMINGS).read_text())
         run = run_folder(folder)
-        assert run is not None
-        return run, Timings(**json.loads((folder / TIMINGS).read_text()))
-    options = _options(out, configuration)
+        if kept.get("code") == code and run is not None:
+            return run, Timings(**kept["timings"])
+        say(
+            f"the uninterrupted run of {configuration!r} was made by other code "
+            f"(commit {kept.get('commit')}): it is made anew"
+        )
+    options = _options(out, configuration, say)
     shutil.rmtree(folder, ignore_errors=True)
     write_experiment(folder, configuration)
     seen, last = {}, last_iteration(configuration)
@@ -72,19 +84,23 @@ def uninterrupted(out: Path, configuration: str) -> tuple[Path, Timings]:
         checkpoint=max(median("log"), 0.02),
         end=ended - seen["saved"],
     )
-    (folder / TIMINGS).write_text(json.dumps(asdict(timings)))
+    kept = {"code": code, "commit": git_commit(), "timings": asdict(timings)}
+    (folder / TIMINGS).write_text(json.dumps(kept))
     return run, timings
 
 
-def try_kill(kill: Kill, out: Path, seed: int) -> dict[str, Any]:
-    """Makes the run of `kill`, and returns what happened, as JSON takes it."""
+def try_kill(kill: Kill, out: Path, seed: int, say: Callable[[str], object]) -> dict[str, Any]:
+    """Makes the run of `kill`, and returns what happened, as JSON takes it.
+
+    `say` gets a sentence where the run that it is compared with has to be made anew.
+    """
     configuration = kill.cell.configuration
-    reference, timings = uninterrupted(out, configuration)
+    reference, timings = uninterrupted(out, configuration, say)
     chance, started = kill.chance(seed), time.monotonic()
     folder = folder_of(kill, out)
     shutil.rmtree(folder, ignore_errors=True)
     write_experiment(folder, configuration)
-    options = _options(out, configuration)
+    options = _options(out, configuration, say)
     with Reader(folder) as reader, Command(folder, *options) as command:
         moment = wait_for_phase(kill, command, timings, chance, first=first_iteration(configuration))
         killed = strike(kill, command, chance) if moment and not command.is_over else None
@@ -109,6 +125,7 @@ def try_kill(kill: Kill, out: Path, seed: int) -> dict[str, Any]:
         **asdict(kill.cell),
         "number": kill.number,
         "seed": seed,
+        "commit": git_commit(),
         "when": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M}",
         "moment": moment,
         "killed": killed,
@@ -139,10 +156,10 @@ def last_iteration(configuration: str) -> int:
     return first_iteration(configuration) + ITERATIONS
 
 
-def _options(out: Path, configuration: str) -> list[str]:
+def _options(out: Path, configuration: str, say: Callable[[str], object]) -> list[str]:
     if configuration != "restored":
         return []
-    run, _ = uninterrupted(out, "synchronous")
+    run, _ = uninterrupted(out, "synchronous", say)
     stop = json.dumps({"training_iteration": last_iteration(configuration)})
     return [f"--restore={(run / 'checkpoints/last').resolve()}", "--stop", stop]
 

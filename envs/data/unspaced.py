@@ -47,11 +47,6 @@ def is_unspaced(text: str) -> bool:
     return not text.isascii() and sum(map(len, _RUN.findall(text))) >= SHARE * len(text)
 
 
-def has_unspaced(text: str) -> bool:
-    """Whether the text holds a character of a script without blanks."""
-    return not text.isascii() and _RUN.search(text) is not None
-
-
 def paired(text: str) -> str:
     """The text with each run of such a script as its pairs of neighbouring characters, with blanks between.
 

@@ -32,7 +32,8 @@ from envs.engine.build import build_engines
 from envs.engine.models import resolve_model
 from envs.engine.peak_memory import peak_memory_gib, reset_peak_memory
 from envs.runner.episode_record import EpisodeRecord
-from envs.runner.rollout_loop import LoopSeconds, RolloutJob, RolloutLoop
+from envs.runner.job import RolloutJob
+from envs.runner.rollout_loop import LoopSeconds, RolloutLoop
 from envs.search.environment import TOKENS
 from envs.search.task import SearchTask
 from envs.search.trajectory import Rollout

@@ -12,54 +12,22 @@ an engine like any other, so it overlaps with both. One rollout of two turns:
 
 from __future__ import annotations
 
-import hashlib
-import math
 import queue
 import time
-from array import array
 from collections import defaultdict
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from envs.data.question import Question
-from envs.engine.base import Generate, Generated, RolloutEngine, ScoreAnswer, Scored
+from envs.engine.base import Generate, Generated, RolloutEngine, Scored
 from envs.runner.belief import BeliefQuery, enter_scores
 from envs.runner.episode_record import EpisodeRecord
+from envs.runner.job import RolloutJob, turn_seed
+from envs.runner.score_requests import ScoreRequests
 from envs.search.episode import AgentObservation, SearchEpisode
 from envs.search.task import SearchTask
 from envs.search.tools.base import RunningCall
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutJob:
-    """One rollout to make.
-
-    Attributes:
-        question: the question to answer.
-        rollout_id: unique among the jobs of one call.
-        group_id: id of the group; its rollouts share the question.
-        seed_parts: integers that identify the rollout for good, such as (seed, iteration, prompt, rollout);
-            its sampling seeds follow from them.
-        split: "train" or "heldout".
-        temperature: sampling temperature; 0 is greedy.
-        score_beliefs: whether belief in the gold answers is scored, where the question has belief.
-    """
-
-    question: Question
-    rollout_id: str
-    group_id: str
-    seed_parts: tuple[int, ...]
-    split: str = "train"
-    temperature: float = 1.0
-    score_beliefs: bool = True
-
-
-def turn_seed(seed_parts: tuple[int, ...], turn: int) -> int:
-    """Returns the sampling seed of one turn, in [0, 2^31): the same on every machine and in every batch."""
-    digest = hashlib.blake2b(repr((*seed_parts, turn)).encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big") & 0x7FFFFFFF
 
 
 @dataclass
@@ -143,16 +111,8 @@ class _Run:
         """Number of them that each rollout waits for."""
         self.generating: dict[str, _Live] = {}
         """Request id to the rollout whose turn is being written."""
-        # The key of a score identifies its context and its answer: (digest of the context, ids of the
-        # suffix).
-        self.waiting_scores: dict[str, list[tuple[_Live, int, int, float]]] = {}
-        """Request id to all that wait for the score: rollout, turn, alias, time of submission."""
-        self.score_ids: dict[tuple, str] = {}
-        """Key to request id of a score in progress."""
-        self.key_of_score: dict[str, tuple] = {}
-        """The inverse of `score_ids`."""
-        self.known_scores: dict[tuple, float] = {}
-        """Key to a finished score."""
+        self.scores: ScoreRequests[tuple[_Live, int, float]] = ScoreRequests()
+        """Asked for by rollout, turn and time of submission."""
         self.live = [self._start(job) for job in jobs]
         self.num_open = sum(not live.ended for live in self.live)
 
@@ -202,30 +162,19 @@ class _Run:
         )
 
     def _request_scores(self, live: _Live, turn: int) -> None:
-        """Requests the score of every alias after `turn` (-1: after the prompt alone).
-
-        Identical pairs of context and answer, as at the start of a group, are scored once.
-        """
+        """Requests the score of every alias after `turn` (-1: after the prompt alone)."""
         context = live.state.history
         if not self.loop.scores_on_engine:
             live.unscored_contexts.append(np.asarray(context, dtype=np.int32))
             return
         engine = self.engines[self.task.answering_role.policy]
-        # A digest, because the keys of all turns are kept: contexts of 30k tokens would fill gigabytes.
-        digest = hashlib.blake2b(array("i", context).tobytes(), digest_size=16).digest()
-        for k, suffix in enumerate(live.state.templates.suffixes_K):
-            key = (digest, *suffix.ids)
-            if key in self.known_scores:
-                live.scores[turn, k] = self.known_scores[key]
-                continue
-            live.open_scores += 1
-            request_id = self.score_ids.get(key)
-            if request_id is None:
-                request_id = self.score_ids[key] = f"score/{live.job.rollout_id}/{turn}/{k}"
-                self.key_of_score[request_id] = key
-                self.waiting_scores[request_id] = []
-                engine.submit(ScoreAnswer(request_id, list(context), suffix.ids, suffix.gold_mask_L))
-            self.waiting_scores[request_id].append((live, turn, k, time.perf_counter()))
+        name, asker = f"score/{live.job.rollout_id}/{turn}", (live, turn, time.perf_counter())
+        scores_K = self.scores.ask(engine, name, context, live.state.templates.suffixes_K, asker)
+        for k, score in enumerate(scores_K):
+            if score is None:
+                live.open_scores += 1
+            else:
+                live.scores[turn, k] = score
 
     def _step_engines(self) -> None:
         for engine in self.engines.values():
@@ -245,14 +194,7 @@ class _Run:
                     self._take_decision(self.generating.pop(result.request_id), result)
 
     def _take_score(self, scored: Scored) -> None:
-        if not math.isfinite(scored.score):
-            raise RuntimeError(
-                f"the score {scored.request_id} is {scored.score}: the policy's weights are broken"
-            )
-        key = self.key_of_score.pop(scored.request_id)
-        del self.score_ids[key]
-        self.known_scores[key] = scored.score
-        for live, turn, k, submitted in self.waiting_scores.pop(scored.request_id):
+        for (live, turn, submitted), k in self.scores.take(scored):
             live.scores[turn, k] = scored.score
             live.open_scores -= 1
             if turn >= 0:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.common import Set
 from pipeline.cli.log.sql import RunsDir
+from pipeline.cli.options import Set
 
 if TYPE_CHECKING:
     from pipeline.estimate.workload import Expected

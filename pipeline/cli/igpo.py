@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import BAD_INPUT, Set, Trust, Verbose, make_app
+from pipeline.cli.app import BAD_INPUT, make_app
 from pipeline.cli.data.app import app as data_app
 from pipeline.cli.data.chunk import chunk_command
 from pipeline.cli.data.demonstrations import demonstrations_command, split_command
@@ -27,6 +27,7 @@ from pipeline.cli.log.show import browse_command, show_command
 from pipeline.cli.log.sql import compact_command, schema_command, sql_command
 from pipeline.cli.log.track import track_command
 from pipeline.cli.log.verify import verify_command
+from pipeline.cli.options import Checkpoint, CheckpointConfig, Set, Trust, Verbose
 from pipeline.cli.serve import serve_retriever_command
 from pipeline.cli.settings import settings_command
 from pipeline.cli.study import study_command
@@ -82,22 +83,13 @@ def doctor(
 
 @app.command()
 def ask(
-    policy: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a run, or a Hugging Face folder.")
-    ],
+    policy: Checkpoint,
     question: Annotated[str, typer.Argument(help="The question.")],
     gold: Annotated[
         list[str] | None,
         typer.Option(metavar="ANSWER", help="A right answer: shows belief in it after each turn."),
     ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            help="Experiment file; a checkpoint brings its own, else conf/igpo.yaml.",
-        ),
-    ] = None,
+    config: CheckpointConfig = None,
     set_: Set = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,

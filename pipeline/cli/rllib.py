@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from pipeline.cli.common import Set, Trust, Verbose, make_app, make_room_for
+from pipeline.cli.app import make_app
+from pipeline.cli.options import Checkpoint, CheckpointConfig, Set, Trust, Verbose, make_room_for
 from pipeline.terminal import Console, say
 
 app = make_app("Train and evaluate search agents with IGPO on RLlib.")
@@ -145,17 +146,8 @@ def train_file(
 
 @app.command()
 def evaluate(
-    policy: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a run, or a Hugging Face folder.")
-    ],
-    config: Annotated[
-        str | None,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            help="Experiment file; a checkpoint brings its own, else conf/igpo.yaml.",
-        ),
-    ] = None,
+    policy: Checkpoint,
+    config: CheckpointConfig = None,
     set_: Set = None,
     questions: Annotated[
         list[str] | None,

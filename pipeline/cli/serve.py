@@ -27,22 +27,24 @@ class IndexKind(StrEnum):
     HNSW = "hnsw"
 
 
+Encoder = Annotated[
+    str | None, typer.Option(metavar="FOLDER", help="Sentence encoder, for `dense` and `hybrid`.")
+]
+Index = Annotated[IndexKind, typer.Option(help="Exact, or approximate for millions of passages.")]
+PassagePrefix = Annotated[str, typer.Option(help="Prefix that the encoder expects before a passage.")]
+Device = Annotated[str, typer.Option(help="Where the encoder runs.")]
+
+
 def serve_retriever_command(
     corpus: Annotated[
         str, typer.Argument(metavar="CORPUS", help='JSONL of `{"id", "contents": "\\"Title\\"\\ntext"}`.')
     ],
     kind: Annotated[Kind, typer.Option(help="How to search.")] = Kind.BM25,
-    encoder: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Sentence encoder, for `dense` and `hybrid`.")
-    ] = None,
-    index: Annotated[
-        IndexKind, typer.Option(help="Exact, or approximate for millions of passages.")
-    ] = IndexKind.FLAT,
+    encoder: Encoder = None,
+    index: Index = IndexKind.FLAT,
     query_prefix: Annotated[str, typer.Option(help="Prefix that the encoder expects before a query.")] = "",
-    passage_prefix: Annotated[
-        str, typer.Option(help="Prefix that the encoder expects before a passage.")
-    ] = "",
-    device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
+    passage_prefix: PassagePrefix = "",
+    device: Device = "cpu",
     top_k: Annotated[int, typer.Option(min=1, help="Documents per query where a request does not say.")] = 3,
     host: Annotated[
         str, typer.Option(help="Address to listen on; the server has no password.")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import Set, Verbose
+from pipeline.cli.options import Set, Verbose
 
 STOPPED = 130
 """Exit code after Ctrl-C."""

@@ -136,7 +136,7 @@ def belief(policy: Policy) -> Finding:
 
 def format_validity(policy: Policy) -> Finding:
     """Measures the share of sampled first turns that parse, and of rollouts that answer."""
-    from envs.runner.rollout_loop import RolloutJob
+    from envs.runner.job import RolloutJob
 
     jobs = [
         RolloutJob(
@@ -173,7 +173,7 @@ def _first_decisions(policy: Policy, questions: list[Question]) -> list[list[int
     """Returns a greedy first turn per question, since evidence follows a decision that this policy would
     write.
     """
-    from envs.runner.rollout_loop import RolloutJob
+    from envs.runner.job import RolloutJob
 
     jobs = [
         RolloutJob(

@@ -77,7 +77,7 @@ def _text(rollout: Rollout) -> tuple[str, ...]:
 
 def variety(policy: Policy) -> Finding:
     """Samples groups of training questions as training would, and reports their variety."""
-    from envs.runner.rollout_loop import RolloutJob
+    from envs.runner.job import RolloutJob
 
     size = min(policy.config.group_size, LARGEST_GROUP)
     playable = (question for question in policy.task.train_questions if policy.task.room(question) >= 1)

@@ -37,7 +37,7 @@ def ask(
         InputError: `text` is empty.
     """
     from envs.engine.base import Generate
-    from envs.runner.rollout_loop import turn_seed
+    from envs.runner.job import turn_seed
     from envs.search.environment import SearchEnv
 
     if not text.strip():

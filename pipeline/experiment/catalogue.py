@@ -15,8 +15,9 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic_core import PydanticUndefined
 
 from algorithms.credit import PRESETS, CreditConfig
+from algorithms.igpo.bounds import bounds
 from algorithms.igpo.loss_settings import LossSettings
-from algorithms.igpo.setting_names import FROM_RLLIB, bounds
+from algorithms.igpo.setting_names import FROM_RLLIB
 from envs.engine.base import EngineSettings
 from envs.engine.lora import LoraSettings
 from envs.runner.belief import ScoringMethod, ScoringPolicy

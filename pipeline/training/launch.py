@@ -6,8 +6,6 @@ Ray Tune is not used here, because two runs at once would share cores and memory
 
 from __future__ import annotations
 
-import errno
-import os
 import shlex
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -15,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envs.durable import DISK_REMEDIES
+from envs.disk_errors import disk_trouble
 from envs.errors import InputError
 from pipeline.analysis.results import REPORT, RESULTS
 from pipeline.experiment.experiment import Experiment
@@ -47,8 +45,6 @@ if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
 FAILED = 1
-FULL_DISK = ("No space left on device", "os error 28", "PytorchStreamWriter failed", "disk is full")
-"""Words of libraries for a full disk."""
 QUESTION = "SELECT turn_index, avg(gain), avg(advantage) FROM turns GROUP BY 1 ORDER BY 1"
 """A question to the log, as an example: which turns earned the credit?"""
 
@@ -175,25 +171,6 @@ def cause_of(error: Exception) -> Exception:
     while isinstance(error, RayTaskError):
         error = error.cause
     return error
-
-
-def disk_trouble(error: BaseException, folder: Path) -> str | None:
-    """What a full or read-only disk did, with its place and what helps; None for an error of another kind.
-
-    PyTorch, Arrow and SQLite word it in ways of their own, without the file.
-    """
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    for cause in reversed(chain):
-        number = getattr(cause, "errno", None)
-        if isinstance(cause, OSError) and number in DISK_REMEDIES:
-            return f"{cause.filename or folder}: {cause.strerror}: {DISK_REMEDIES[number]}"
-        if any(words in str(cause) for words in FULL_DISK):
-            return f"{folder}: {os.strerror(errno.ENOSPC)}: {DISK_REMEDIES[errno.ENOSPC]}"
-    return None
 
 
 @contextmanager

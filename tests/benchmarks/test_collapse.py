@@ -29,15 +29,15 @@ def test_what_became_of_runs_and_what_was_said_before():
     )
     assert sorted(found, key=lambda one: one.run) == [
         Outcome("alarm", 9, None, (8, "truncated")),
-        Outcome("at once", 12, 9, None),
+        Outcome("at once", 12, 9, (7, "EM falls")),
         Outcome("fell", 14, 11, (8, "truncated")),
         Outcome("sound", 8, None, None),
     ]
     lines = report(found).splitlines()
     assert "| fell | 11 of 14 | 8 | truncated | 3 |" in lines
-    assert "| at once | 9 of 12 |  | none | missed |" in lines
+    assert "| at once | 9 of 12 | 7 | EM falls | 2 |" in lines
     assert lines[-3:] == [
-        "4 runs, 2 fell, 1 of them warned.",
+        "4 runs, 2 fell, 2 of them warned.",
         "False alarms: 1 of 2 sound runs.",
         "  alarm: truncated at 8 of 9",
     ]

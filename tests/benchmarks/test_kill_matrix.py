@@ -10,7 +10,9 @@ from rollout_log_samples import records, write_run
 from safetensors.torch import save_file
 
 from benchmarks.kill_matrix import __main__ as program
+from benchmarks.kill_matrix import trial
 from benchmarks.kill_matrix.cells import Cell, Kill, all_cells, kills_of, quick_cells
+from benchmarks.kill_matrix.code import code_digest
 from benchmarks.kill_matrix.measures import measure, state_on_disk
 from benchmarks.kill_matrix.table import table
 
@@ -103,6 +105,44 @@ def test_the_state_that_a_kill_left(make_run):
     assert state_on_disk(None) == {"run": False}
 
 
+def test_the_run_to_compare_with_is_made_anew_where_the_code_has_changed(make_run, monkeypatch):
+    run = make_run("out/uninterrupted/synchronous")
+    out, folder, said = run.parents[4], run.parents[2], []
+    timings = dict.fromkeys(("start", "evaluation", "sampling", "learning", "push", "checkpoint", "end"), 1.0)
+    kept = {"code": "a", "commit": "c0ffee", "timings": timings}
+    (folder / trial.TIMINGS).write_text(json.dumps(kept))
+    monkeypatch.setattr(trial, "code_digest", lambda: "a")
+    assert trial.uninterrupted(out, "synchronous", said.append) == (run, trial.Timings(**timings))
+    assert said == []
+
+    class Started(Exception):
+        pass
+
+    def command(*args):
+        raise Started
+
+    monkeypatch.setattr(trial, "Command", command)
+    monkeypatch.setattr(trial, "code_digest", lambda: "b")
+    with pytest.raises(Started):
+        trial.uninterrupted(out, "synchronous", said.append)
+    assert said == [
+        "the uninterrupted run of 'synchronous' was made by other code (commit c0ffee): it is made anew"
+    ]
+    assert not run.exists(), "the old run is gone"
+
+
+def test_the_digest_of_the_code_is_that_of_its_files(tmp_path):
+    module, page = tmp_path / "envs/a.py", tmp_path / "docs/a.md"
+    for file in (module, page):
+        file.parent.mkdir()
+        file.write_text("1")
+    before = code_digest(tmp_path)
+    page.write_text("2")
+    assert code_digest(tmp_path) == before
+    module.write_text("2")
+    assert code_digest(tmp_path) != before
+
+
 def result(process="driver", **changes):
     cell = {"process": process, "phase": "sampling", "configuration": "synchronous"}
     return (
@@ -129,7 +169,7 @@ def test_the_table():
 def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     made = []
 
-    def kill(kill, out, seed):
+    def kill(kill, out, seed, say):
         made.append(kill.name)
         if len(made) == 2:
             raise KeyboardInterrupt

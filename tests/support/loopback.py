@@ -36,6 +36,19 @@ def serving(app, port: int | None = None) -> Iterator[str]:
 
 
 @contextmanager
+def handled_by(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serves on a thread; yields the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
 def answering(answer: Callable[[dict, dict], tuple[int, object]]) -> Iterator[str]:
     """A server that answers a POST or GET with `answer(body, headers)` -> (status, JSON or bytes); yields its
     address.
@@ -59,14 +72,8 @@ def answering(answer: Callable[[dict, dict], tuple[int, object]]) -> Iterator[st
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with handled_by(Handler) as address:
+        yield address
 
 
 class FileServer:
@@ -114,11 +121,5 @@ class FileServer:
             def log_message(self, *args):
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            server.server_close()
+        with handled_by(Handler) as address:
+            yield address

@@ -9,29 +9,15 @@ import yaml
 
 def write_policy(folder: Path) -> Path:
     """A Hugging Face folder whose tokenizer knows the generated world."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from random_llama import random_llama
 
     from envs.search.protocols.tiny import build_tokenizer
     from envs.world.words import vocabulary
 
     tokenizer = build_tokenizer(vocabulary())
     tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=2,
-        eos_token_id=3,
-        pad_token_id=0,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    special = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    random_llama(vocab_size=len(tokenizer), initializer_range=0.02, **special).save_pretrained(folder)
     return folder
 
 

@@ -17,10 +17,11 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import ALL_MODULES
 
-from algorithms.credit import CreditConfig, Preset, RolloutFacts, ScoredRollout, get_preset, turn_batch
+from algorithms.credit import CreditConfig, Preset, get_preset, turn_batch
 from algorithms.credit.config import AliasRule
 from algorithms.credit.own_estimator import assign
 from algorithms.igpo.iteration_record import GroupCredit, TurnCredit
+from algorithms.igpo.learner.credit_input import rollout_facts, scored_rollout
 from algorithms.igpo.learner.groups import (
     BATCH_WIDE,
     are_identical,
@@ -35,9 +36,7 @@ from algorithms.igpo.learner.token_batch import (
     agent_steps,
     join_rows,
     timesteps,
-    turn_tokens,
 )
-from envs.search.trajectory import Rollout, Termination
 
 CREDIT = "igpo_credit"
 """Key of the pipeline's `shared_data`: {rollout id: (advantages_T, clip_scale_T)}."""
@@ -73,49 +72,6 @@ def build_learner_pipeline_pieces(
         TurnLevelAdvantages(credit, notes, alias_rule=alias_rule, preset=preset),
         BuildTokenBatch(loss.loss_aggregation, notes),
     ]
-
-
-def scored_rollout(rollout: Rollout) -> ScoredRollout:
-    """Extracts what credit reads of a rollout."""
-    bearing = {turn.index for turn in rollout.gain_bearing_turns}
-    return ScoredRollout(
-        id=rollout.id,
-        group=rollout.group_id,
-        outcome=rollout.outcome,
-        initial_scores_K=rollout.initial_scores_K,
-        scores_T1K=[turn.scores_K for turn in rollout.turns],
-        bears_gain_T=[turn.index in bearing for turn in rollout.turns],
-        agents_T=[turn.agent for turn in rollout.turns],
-        malformed=rollout.termination is Termination.MALFORMED,
-        turn_limit=rollout.termination is Termination.TURN_LIMIT,
-        answered=rollout.termination is Termination.ANSWERED,
-        without_belief=rollout.without_belief,
-    )
-
-
-def rollout_facts(episode: Any) -> RolloutFacts:
-    """Extracts what an estimator of one's own may read of a rollout besides its scores."""
-    rollout = rollout_of(episode)
-    question, turns = rollout.question, rollout.turns
-    tokens = turn_tokens([episode])
-    logps = [tokens.get((rollout.id, turn.index)) for turn in turns]
-    return RolloutFacts(
-        question=question.text,
-        golds=question.golds,
-        scored_golds_K=rollout.scored_golds_K,
-        hops=question.hops,
-        evidence=question.gold_document_ids,
-        metadata=question.metadata,
-        answer=rollout.answer,
-        termination=str(rollout.termination),
-        actions_T=[str(turn.action) for turn in turns],
-        decisions_T=[turn.decision_text for turn in turns],
-        observations_T=[turn.observation_text for turn in turns],
-        queries_T=[turn.query for turn in turns],
-        document_ids_T=[[d for call in turn.tool_calls for d in call.document_ids] for turn in turns],
-        gold_hits_T=[turn.gold_hit for turn in turns],
-        decision_logps_T=[None if found is None else found.sampler_logp_L for found in logps],
-    )
 
 
 class TurnLevelAdvantages(ConnectorV2):

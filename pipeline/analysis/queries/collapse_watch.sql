@@ -1,5 +1,5 @@
 -- Which sign of a coming collapse appeared, at which iteration, and what usually helps?
--- now: mean of the last 3 iterations. before: the same of the run's first 3; of turns, the most so far; of KL, 5 iterations ago.
+-- now: mean of the last 3 iterations. before: the same of the run's first 3; of turns and EM, the most so far; of KL, 5 iterations ago.
 -- A row where a sign appears, none while it lasts.
 -- `fell` is the collapse itself: the mean EM of 5 iterations is below half of its best so far, which was 0.1 or more (docs/collapse.md).
 WITH written AS (
@@ -57,6 +57,7 @@ compared AS (
         first.silent AS silent_0,
         first.duplicate AS duplicate_0,
         max(now.em_of_5) OVER past AS em_best,
+        max(now.em) OVER past AS em_of_3_best,
         max(now.turns) OVER past AS turns_best,
         -- EM has not risen for 5 iterations.
         now.em <= coalesce(lag(now.em, 5) OVER run, first.em) AS stands,
@@ -136,6 +137,12 @@ signs AS (
             'holds': stands AND CASE WHEN kl_5 IS NULL THEN kl > 1 ELSE kl > 0.5 AND kl > 3 * kl_5 END,
             'what': 'KL to the reference, nats a token',
             'remedy': 'lower `lr`; raise `kl_coeff`'
+        },
+        {
+            'sign': 'EM falls', 'now': em, 'before': em_of_3_best, 'digits': 3,
+            'holds': em < 0.7 * em_of_3_best AND em_of_3_best >= 0.1,
+            'what': 'mean EM of 3 iterations',
+            'remedy': 'lower `lr`; go back to the best checkpoint (`restore`) if it goes on'
         },
         {
             'sign': 'fell', 'now': em_of_5, 'before': em_best, 'digits': 3,

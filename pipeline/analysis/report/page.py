@@ -20,7 +20,7 @@ PACKAGE = "pipeline.analysis.report"
 
 
 def environment(package: str = PACKAGE) -> Environment:
-    """Templates of `package`; those of the report (`figure.html`) can be included."""
+    """Templates of `package`; those of the report (`head.html`, `figure.html`) can be imported."""
     loader = ChoiceLoader([PackageLoader(name, ".") for name in dict.fromkeys((package, PACKAGE))])
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 

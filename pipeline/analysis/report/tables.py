@@ -20,6 +20,7 @@ BOTH_ENDS = "queries_by_gain"
 TABLES = (
     "gain_breakdown",
     BOTH_ENDS,
+    "gain_by_evidence",
     "bridge_turns_punished",
     "lost_evidence",
     "unsolved_questions",

@@ -43,7 +43,7 @@ def write_report(
         reported = reported_runs(run)
         templates = environment()
         templates.filters |= {"shorten": _shorten, "mark_golds": mark_golds}
-        html = templates.get_template("template.html").render(
+        html = templates.get_template("report.html").render(
             runs=reported,
             differences=config_differences(reported),
             glance=glance(run, reported),

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.common import BAD_INPUT, Set
+from pipeline.cli.app import BAD_INPUT
+from pipeline.cli.options import Set
 
 if TYPE_CHECKING:
     from envs.data.describe import Description

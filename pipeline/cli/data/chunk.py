@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import make_room_for
+from pipeline.cli.options import make_room_for
 
 
 def chunk_command(

@@ -6,22 +6,16 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.serve import IndexKind, Kind
+from pipeline.cli.serve import Device, Encoder, Index, IndexKind, Kind, PassagePrefix
 
 
 def index_command(
     corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="A file, a folder, or hf:NAME.")],
     kind: Annotated[Kind, typer.Option(help="How it will be searched.")] = Kind.BM25,
-    encoder: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Sentence encoder, for `dense` and `hybrid`.")
-    ] = None,
-    index: Annotated[
-        IndexKind, typer.Option(help="Exact, or approximate for millions of passages.")
-    ] = IndexKind.FLAT,
-    passage_prefix: Annotated[
-        str, typer.Option(help="Prefix that the encoder expects before a passage.")
-    ] = "",
-    device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
+    encoder: Encoder = None,
+    index: Index = IndexKind.FLAT,
+    passage_prefix: PassagePrefix = "",
+    device: Device = "cpu",
 ) -> None:
     """Build the index of a corpus and keep it, so that runs and servers open it at once.
 

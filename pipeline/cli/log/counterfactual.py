@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.common import Set, Trust, Verbose, make_room_for
 from pipeline.cli.log.sql import RunName, RunsDir
+from pipeline.cli.options import Set, Trust, Verbose, make_room_for
 
 if TYPE_CHECKING:
     from pipeline.analysis import Run

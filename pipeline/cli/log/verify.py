@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.common import BAD_INPUT, Verbose
+from pipeline.cli.app import BAD_INPUT
 from pipeline.cli.log.sql import INTERRUPTED, RunName, RunsDir
+from pipeline.cli.options import Verbose
 
 if TYPE_CHECKING:
     from pipeline.terminal import Console

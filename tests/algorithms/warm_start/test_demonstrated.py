@@ -9,7 +9,8 @@ from algorithms.warm_start.demonstrated import play_all
 from envs.demonstrations.demonstration import Demonstration
 from envs.errors import InputError
 from envs.retrieval.base import RetrieverError
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop
+from envs.runner.job import RolloutJob
+from envs.runner.rollout_loop import RolloutLoop
 
 
 @pytest.fixture

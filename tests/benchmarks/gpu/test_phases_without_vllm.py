@@ -9,8 +9,8 @@ import pytest
 from rollout_log_samples import write_run
 from scripted_engine import ScriptedEngine, tiny_task
 
-from benchmarks import rollout_throughput, scoring_share
 from benchmarks.gpu import bare_vllm, learning, random_model, sampling, training, versions
+from benchmarks.sampling import rollout_throughput, scoring_share
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ from bm25s import tokenize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.data.unspaced import has_unspaced, paired, split_unspaced
+from envs.data.unspaced import is_unspaced, paired, split_unspaced
 
 SPACED = st.text(
-    st.characters(codec="utf-8").filter(lambda c: not has_unspaced(c)), max_size=60
+    st.characters(codec="utf-8").filter(lambda c: not is_unspaced(c)), max_size=60
 ) | st.sampled_from(
     [
         "Who built the Red Fort in 1639?",
@@ -27,7 +27,7 @@ SPACED = st.text(
 
 @given(SPACED)
 def test_other_text_passes_through_unchanged(text):
-    assert not has_unspaced(text) and paired(text) is text
+    assert not is_unspaced(text) and paired(text) is text
     assert split_unspaced(text) == text.split()
 
 
@@ -49,6 +49,6 @@ def test_pairs_become_words_of_bm25(text, words):
 @pytest.mark.parametrize("name", ["ภาษาไทย", "ພາສາລາວ", "ភាសាខ្មែរ", "မြန်မာ", "日本語の", "中文维基"])
 def test_each_pair_of_neighbours_is_one_word(name):
     words = paired(name).split()
-    assert has_unspaced(name) and len(words) == len(unicodedata.normalize("NFKC", name)) - 1
+    assert is_unspaced(name) and len(words) == len(unicodedata.normalize("NFKC", name)) - 1
     assert [word for word in words if re.fullmatch(r"\w\w+", word)] == words
     assert split_unspaced(f"x {name}y") == ["x", *name, "y"]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from random_llama import plain_logp, random_llama, results_of
+from transformers import LlamaForCausalLM
 
 from envs.engine.adapters import AdapterServer
 from envs.engine.base import NO_WEIGHTS, EngineSettings, Generate, ScoreAnswer
@@ -21,20 +22,8 @@ CONTEXT = [int(token) for token in np.random.default_rng(0).integers(6, 200, 70)
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=200,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-    )
     folder = tmp_path_factory.mktemp("base")
-    LlamaForCausalLM(config).save_pretrained(folder)
+    random_llama().save_pretrained(folder)
     return str(folder)
 
 
@@ -52,19 +41,6 @@ def policy(base, name, seed):
             parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
             tensors[key.removeprefix("base_model.model.")] = parameter.detach().clone()
     return model, tensors
-
-
-@torch.no_grad()
-def expected(model, context, ids):
-    logp = model(torch.tensor([context + ids])).logits.float().log_softmax(-1)[0]
-    return np.array([logp[len(context) + k - 1, token].item() for k, token in enumerate(ids)])
-
-
-def drained(engine):
-    results = []
-    while engine.is_busy:
-        results += engine.step()
-    return {result.request_id: result for result in results}
 
 
 def test_the_rank_that_is_reserved():
@@ -106,19 +82,19 @@ def test_each_policy_samples_and_scores_by_its_own_adapters(base):
         for name, engine in engines.items():
             engine.submit(Generate(f"{name}/turn", CONTEXT, 12, [5], 1.0, 3))
             engine.submit(ScoreAnswer(f"{name}/score", CONTEXT, suffix, np.array([False, True, True])))
-        results = drained(reader)
+        results = results_of(reader)
         for name, model in models.items():
             written = results[f"{name}/turn"]
-            np.testing.assert_allclose(written.logprobs_L, expected(model, CONTEXT, written.ids), atol=1e-4)
-            belief = expected(model, CONTEXT, suffix)[1:].mean()
+            np.testing.assert_allclose(written.logprobs_L, plain_logp(model, CONTEXT, written.ids), atol=1e-4)
+            belief = plain_logp(model, CONTEXT, suffix)[1:].mean()
             assert results[f"{name}/score"].score == pytest.approx(belief, abs=1e-4)
         scores = {results[f"{name}/score"].score for name in engines}
         assert max(scores) - min(scores) > 0.01, "the adapters differ, and each has its own prefix cache"
     reader.load_weights({}, 2)  # no adapters: the base
     reader.submit(Generate("base", CONTEXT, 6, [], 1.0, 3))
-    written = drained(reader)["base"]
+    written = results_of(reader)["base"]
     plain = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
-    np.testing.assert_allclose(written.logprobs_L, expected(plain, CONTEXT, written.ids), atol=1e-4)
+    np.testing.assert_allclose(written.logprobs_L, plain_logp(plain, CONTEXT, written.ids), atol=1e-4)
     reader.sleep()
     searcher.sleep()
     assert reader.weights_version == searcher.weights_version == NO_WEIGHTS

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from random_llama import plain_logp, pushed_weights, random_contexts, random_llama, results_of
 
 from envs.engine.base import EngineSettings, Generate, Generated, ScoreAnswer
 from envs.engine.build import build_engine
@@ -14,60 +14,24 @@ STOP = 5
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=200,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,  # 32 wide: vLLM's attention takes no 16 on CPUs without AVX512
-        num_key_value_heads=1,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-    )
-    model = LlamaForCausalLM(config).eval()
+    model = random_llama(num_key_value_heads=1)
     folder = tmp_path_factory.mktemp("model")
     model.save_pretrained(folder)
     return model, str(folder)
 
 
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
-
-
 def make_engine(model, kind="transformers", **settings):
     settings = EngineSettings(kind=kind, kv_cache_gib=0.25, **settings)
     engine = build_engine(model[1], settings, max_model_len=256, dtype="float32")
-    engine.load_weights(weights(model[0]), version=3)
+    engine.load_weights(pushed_weights(model[0]), version=3)
     return engine
-
-
-@torch.no_grad()
-def reference(model, context, ids):
-    logp = model(torch.tensor([context + ids])).logits.float().log_softmax(-1)[0]
-    return np.array([logp[len(context) + k - 1, token].item() for k, token in enumerate(ids)])
-
-
-def run(engine, requests):
-    for request in requests:
-        engine.submit(request)
-    results = {}
-    while engine.is_busy:
-        results |= {result.request_id: result for result in engine.step()}
-    return results
-
-
-def contexts(count, seed=0, longest=150):
-    rng = np.random.default_rng(seed)
-    return [rng.integers(6, 200, size=int(rng.integers(1, longest))).tolist() for _ in range(count)]
 
 
 def generates(count, **changes):
     lengths = np.random.default_rng(1).integers(1, 20, count)
     return [
         Generate(f"g{k}", context, int(length), [STOP], 1.0, k, **changes)
-        for k, (context, length) in enumerate(zip(contexts(count), lengths, strict=True))
+        for k, (context, length) in enumerate(zip(random_contexts(count, shortest=1), lengths, strict=True))
     ]
 
 
@@ -92,10 +56,10 @@ def test_log_probs_of_requests_that_come_and_go(model):
     """
     engine = make_engine(model, max_num_seqs=4)
     requests = generates(11)
-    results = run(engine, requests)
+    results = results_of(engine, requests)
     for request in requests:
         result = results[request.request_id]
-        expected = reference(model[0], request.context_ids, result.ids)
+        expected = plain_logp(model[0], request.context_ids, result.ids)
         np.testing.assert_allclose(result.logprobs_L, expected, atol=1e-4)
         assert (result.finish == "stop") == (result.ids[-1] == STOP) and STOP not in result.ids[:-1]
         assert result.finish == "stop" or len(result.ids) == request.max_tokens
@@ -105,9 +69,9 @@ def test_log_probs_of_requests_that_come_and_go(model):
 def test_a_request_gives_the_same_turn_whatever_is_beside_it(model):
     engine = make_engine(model)
     requests = generates(6)
-    together = run(engine, requests)
+    together = results_of(engine, requests)
     for request in requests:
-        assert run(engine, [request])[request.request_id].ids == together[request.request_id].ids
+        assert results_of(engine, [request])[request.request_id].ids == together[request.request_id].ids
 
 
 def test_a_request_may_join_while_others_decode(model):
@@ -122,7 +86,7 @@ def test_a_request_may_join_while_others_decode(model):
     for result in finished:
         request = early if result.request_id == early.request_id else late
         np.testing.assert_allclose(
-            result.logprobs_L, reference(model[0], request.context_ids, result.ids), atol=1e-4
+            result.logprobs_L, plain_logp(model[0], request.context_ids, result.ids), atol=1e-4
         )
     assert {result.request_id for result in finished} == {early.request_id, late.request_id}
 
@@ -130,15 +94,15 @@ def test_a_request_may_join_while_others_decode(model):
 def test_scores(model):
     rng = np.random.default_rng(0)
     requests = []
-    for k, context in enumerate(contexts(9)):
+    for k, context in enumerate(random_contexts(9, shortest=1)):
         length = int(rng.integers(2, 30))
         gold_mask_L = rng.random(length) < 0.5
         gold_mask_L[-1] = True
         requests.append(
             ScoreAnswer(f"s{k}", context, rng.integers(6, 200, size=length).tolist(), gold_mask_L)
         )
-    results = run(make_engine(model), [*requests, *generates(3)])
-    expected = [reference(model[0], r.context_ids, r.suffix_ids)[r.gold_mask_L].mean() for r in requests]
+    results = results_of(make_engine(model), [*requests, *generates(3)])
+    expected = [plain_logp(model[0], r.context_ids, r.suffix_ids)[r.gold_mask_L].mean() for r in requests]
     np.testing.assert_allclose([results[r.request_id].score for r in requests], expected, atol=1e-4)
     assert sum(isinstance(result, Generated) for result in results.values()) == 3
 
@@ -147,10 +111,12 @@ def test_pushed_weights_are_used_and_must_fit(model):
     engine = make_engine(model)
     request = generates(1)[0]
     request.temperature = 0.0
-    before = run(engine, [request])["g0"]
-    moved = {name: tensor + 0.05 * torch.randn_like(tensor) for name, tensor in weights(model[0]).items()}
+    before = results_of(engine, [request])["g0"]
+    moved = {
+        name: tensor + 0.05 * torch.randn_like(tensor) for name, tensor in pushed_weights(model[0]).items()
+    }
     engine.load_weights(moved, version=4)
-    after = run(engine, [request])["g0"]
+    after = results_of(engine, [request])["g0"]
     assert engine.weights_version == 4 and after.logprobs_L[0] != before.logprobs_L[0]
     with pytest.raises(ValueError, match=r"missing \['model.norm.weight'\]"):
         engine.load_weights(
@@ -164,12 +130,12 @@ def test_pushed_weights_are_used_and_must_fit(model):
 def test_a_sleeping_engine_wakes_with_the_next_weights(model):
     engine = make_engine(model, placement="colocated")
     request = generates(1)[0]
-    before = run(engine, [request])["g0"]
+    before = results_of(engine, [request])["g0"]
     engine.sleep()
     with pytest.raises(RuntimeError, match="no weights yet"):
         engine.submit(request)
-    engine.load_weights(weights(model[0]), version=4)
-    assert run(engine, [request])["g0"].ids == before.ids and engine.weights_version == 4
+    engine.load_weights(pushed_weights(model[0]), version=4)
+    assert results_of(engine, [request])["g0"].ids == before.ids and engine.weights_version == 4
     engine.submit(request)
     with pytest.raises(RuntimeError, match="while requests were running"):
         engine.sleep()
@@ -189,9 +155,11 @@ def test_agrees_with_vllm(model):
         request.temperature = 0.0
     scores = [
         ScoreAnswer(f"s{k}", context, [9, 8, 7], np.array([True, True, False]))
-        for k, context in enumerate(contexts(4))
+        for k, context in enumerate(random_contexts(4, shortest=1))
     ]
-    ours, theirs = (run(make_engine(model, kind), [*requests, *scores]) for kind in ("transformers", "vllm"))
+    ours, theirs = (
+        results_of(make_engine(model, kind), [*requests, *scores]) for kind in ("transformers", "vllm")
+    )
     for request in requests:
         one, other = ours[request.request_id], theirs[request.request_id]
         assert one.ids == other.ids and one.finish == other.finish

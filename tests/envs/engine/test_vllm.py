@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from chat_tokenizers import chat_tokenizer
+from random_llama import plain_logp, pushed_weights, random_contexts, random_llama, results_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from envs.engine.accelerator import check_device
@@ -16,22 +17,7 @@ STOP = 5
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=200,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-        initializer_range=0.2,
-    )
-    model = LlamaForCausalLM(config).eval()
+    model = random_llama(bos_token_id=None, eos_token_id=None, pad_token_id=0)
     folder = tmp_path_factory.mktemp("model")
     model.save_pretrained(folder)
     return model, str(folder)
@@ -44,50 +30,27 @@ def engine(model):
     )
     with pytest.raises(RuntimeError, match="no weights yet"):
         engine.submit(Generate("early", [1], 1, [], 0.0, 0))
-    engine.load_weights(weights(model[0]), version=0)
+    engine.load_weights(pushed_weights(model[0]), version=0)
     return engine
-
-
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
-
-
-@torch.no_grad()
-def reference(model, context, ids):
-    logp = model(torch.tensor([context + ids])).logits.float().log_softmax(-1)[0]
-    return np.array([logp[len(context) + k - 1, token].item() for k, token in enumerate(ids)])
-
-
-def run(engine, requests):
-    for request in requests:
-        engine.submit(request)
-    results = {}
-    while engine.is_busy:
-        results |= {result.request_id: result for result in engine.step()}
-    return results
-
-
-def contexts(count, seed=0):
-    rng = np.random.default_rng(seed)
-    return [rng.integers(6, 200, size=int(rng.integers(20, 150))).tolist() for _ in range(count)]
 
 
 def test_sampled_log_probs_before_and_after_a_weight_push(model, engine):
     for version in range(2):
         requests = [
-            Generate(f"g{version}/{k}", context, 24, [STOP], 1.0, k) for k, context in enumerate(contexts(16))
+            Generate(f"g{version}/{k}", context, 24, [STOP], 1.0, k)
+            for k, context in enumerate(random_contexts(16))
         ]
-        results = run(engine, requests)
+        results = results_of(engine, requests)
         for request in requests:
             result = results[request.request_id]
             np.testing.assert_allclose(
-                result.logprobs_L, reference(model[0], request.context_ids, result.ids), atol=1e-4
+                result.logprobs_L, plain_logp(model[0], request.context_ids, result.ids), atol=1e-4
             )
             assert (result.finish == "stop") == (result.ids[-1] == STOP) and STOP not in result.ids[:-1]
         with torch.no_grad():
             for parameter in model[0].parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.02)
-        engine.load_weights(weights(model[0]), version=version + 1)
+        engine.load_weights(pushed_weights(model[0]), version=version + 1)
     assert engine.weights_version == 2
 
 
@@ -95,7 +58,7 @@ def test_a_sleeping_engine_wakes_with_the_next_weights(model, engine):
     """The calls of `placement: colocated`; a CPU worker frees nothing, but vLLM's own state goes to sleep and
     wakes.
     """
-    request = Generate("late", contexts(1)[0], 8, [], 1.0, 0)
+    request = Generate("late", random_contexts(1)[0], 8, [], 1.0, 0)
     engine.submit(request)
     with pytest.raises(RuntimeError, match="while requests were running"):
         engine.sleep()
@@ -105,35 +68,35 @@ def test_a_sleeping_engine_wakes_with_the_next_weights(model, engine):
     assert engine._engine.is_sleeping()
     with pytest.raises(RuntimeError, match="no weights yet"):
         engine.submit(request)
-    engine.load_weights(weights(model[0]), version=9)
+    engine.load_weights(pushed_weights(model[0]), version=9)
     assert engine.weights_version == 9 and not engine._engine.is_sleeping()
-    result = run(engine, [request])["late"]
+    result = results_of(engine, [request])["late"]
     np.testing.assert_allclose(
-        result.logprobs_L, reference(model[0], request.context_ids, result.ids), atol=1e-4
+        result.logprobs_L, plain_logp(model[0], request.context_ids, result.ids), atol=1e-4
     )
 
 
 def test_the_same_seed_gives_the_same_turn_whatever_is_beside_it(engine):
-    context = contexts(1)[0]
-    alone = run(engine, [Generate("a", context, 16, [], 1.0, 11)])["a"].ids
-    others = [Generate(f"o{k}", c, 16, [], 1.0, k) for k, c in enumerate(contexts(8, seed=1))]
-    assert run(engine, [*others, Generate("a", context, 16, [], 1.0, 11)])["a"].ids == alone
+    context = random_contexts(1)[0]
+    alone = results_of(engine, [Generate("a", context, 16, [], 1.0, 11)])["a"].ids
+    others = [Generate(f"o{k}", c, 16, [], 1.0, k) for k, c in enumerate(random_contexts(8, seed=1))]
+    assert results_of(engine, [*others, Generate("a", context, 16, [], 1.0, 11)])["a"].ids == alone
 
 
 @pytest.mark.parametrize("answer_length", [1, 2, 30])
 def test_scores_with_the_prefix_cached(model, engine, answer_length):
     rng = np.random.default_rng(answer_length)
     requests = []
-    for k, context in enumerate(contexts(12, seed=answer_length)):
+    for k, context in enumerate(random_contexts(12, seed=answer_length)):
         if k % 3 == 0:  # a context whose last block is full, and will be wholly cached
             context = (context * 5)[:64]
         suffix = rng.integers(6, 200, size=answer_length + 1).tolist()
         gold_mask_L = np.array([True] * answer_length + [False])
         requests.append(ScoreAnswer(f"s{k}", context, suffix, gold_mask_L))
-    run(engine, [Generate(f"fill{k}", r.context_ids, 1, [], 0.0, 0) for k, r in enumerate(requests)])
-    expected = [reference(model[0], r.context_ids, r.suffix_ids)[r.gold_mask_L].mean() for r in requests]
+    results_of(engine, [Generate(f"fill{k}", r.context_ids, 1, [], 0.0, 0) for k, r in enumerate(requests)])
+    expected = [plain_logp(model[0], r.context_ids, r.suffix_ids)[r.gold_mask_L].mean() for r in requests]
     for _ in range(2):  # the second time the answers' own blocks are cached too
-        results = run(engine, requests)
+        results = results_of(engine, requests)
         np.testing.assert_allclose([results[r.request_id].score for r in requests], expected, atol=1e-4)
 
 
@@ -156,13 +119,13 @@ def test_a_stop_string_ends_a_turn_and_keeps_its_tokens(tmp_path):
     engine = VLLMEngine(str(tmp_path), settings, max_model_len=512, dtype="float32", reads_text=True)
     engine.load_weights({name: tensor.clone() for name, tensor in model.state_dict().items()}, version=0)
     asked = {"context_ids": [1, 2, 3], "max_tokens": 60, "stop_token_ids": [], "temperature": 1.0, "seed": 3}
-    whole = run(engine, [Generate("whole", **asked)])["whole"]
+    whole = results_of(engine, [Generate("whole", **asked)])["whole"]
     # Two neighbouring plain letters that occur for the first time: where the turn has to end.
     text = [tokenizer.decode([i]) for i in whole.ids]
     at = next(
         k for k in range(5, 59) if (text[k] + text[k + 1]).isascii() and (text[k] + text[k + 1]).isalpha()
     )
     stop = text[at] + text[at + 1]
-    cut = run(engine, [Generate("cut", **asked, stop_strings=[stop])])["cut"]
+    cut = results_of(engine, [Generate("cut", **asked, stop_strings=[stop])])["cut"]
     assert cut.ids == whole.ids[: at + 2] and cut.finish == "stop"
     np.testing.assert_allclose(cut.logprobs_L, whole.logprobs_L[: at + 2], atol=1e-5)

@@ -8,12 +8,12 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 
 import httpx
 import pytest
-from loopback import answering, free_port, serving
+from loopback import answering, free_port, handled_by, serving
 from scripted_retriever import ScriptedRetriever
 
 from envs.data.corpus import Corpus, Document
@@ -104,14 +104,9 @@ def test_a_server_elsewhere_is_asked_through_the_proxy(elsewhere):
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    elsewhere.setenv("HTTP_PROXY", f"http://user:secret@127.0.0.1:{server.server_port}")
-    try:
+    with handled_by(Proxy) as address:
+        elsewhere.setenv("HTTP_PROXY", address.replace("://", "://user:secret@"))
         [[hit]] = client("http://retriever.invalid:8000").search(["red"], 1)
-    finally:
-        server.shutdown()
-        server.server_close()
     assert hit.document_id == "7"
     assert asked == [("http://retriever.invalid:8000/retrieve", "Basic dXNlcjpzZWNyZXQ=")]
 

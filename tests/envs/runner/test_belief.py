@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from random_llama import random_llama
 
 from envs.data.question import Question
 from envs.errors import InputError
@@ -40,21 +40,8 @@ def test_all_scorers_agree(tmp_path):
     from envs.engine.base import EngineSettings, Generate
     from envs.engine.vllm import VLLMEngine
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=257,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
+    random_llama(vocab_size=257, tie_word_embeddings=False, **special).save_pretrained(tmp_path)
     model = load_causal_lm(str(tmp_path), torch.float32)
     engine = VLLMEngine(
         str(tmp_path), EngineSettings(kv_cache_gib=0.25, block_size=BLOCK), max_model_len=512, dtype="float32"

@@ -8,25 +8,16 @@ from collections import defaultdict
 import pytest
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from scripted_engine import ScriptedEngine, tiny_task
+from two_roles import PAIR, in_turn
 
 from envs.engine.base import Generate
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop
+from envs.runner.job import RolloutJob
+from envs.runner.rollout_loop import RolloutLoop
 from envs.search.environment import SearchEnv
-
-TWO_ROLES = [
-    {"name": "searcher", "actions": ["search", "answer"]},
-    {"name": "reader", "actions": ["message"], "reads": "searcher"},
-]
 
 
 def alone(context, turn):
     return "<search> mother <end>" if turn < 2 else "<answer> red <end>"
-
-
-def in_turn(context, turn):
-    if "<reader>" in context:
-        return "<message> mother <end>"
-    return "<search> mother <end>" if turn < 4 else "<answer> red <end>"
 
 
 def stepped(task, engine, job) -> MultiAgentEpisode:
@@ -92,9 +83,9 @@ def plain(value):
         (alone, {"max_turns": 2}),
         (lambda context, turn: "<search> " + "mother " * 60 + "<end>", {}),
         (lambda context, turn: "mother <end>", {}),
-        (in_turn, {"roles": TWO_ROLES, "max_turns": 8}),
-        (in_turn, {"roles": TWO_ROLES, "max_turns": 2}),
-        (in_turn, {"roles": TWO_ROLES, "max_turns": 3}),
+        (in_turn(4), {"roles": PAIR, "max_turns": 8}),
+        (in_turn(4), {"roles": PAIR, "max_turns": 2}),
+        (in_turn(4), {"roles": PAIR, "max_turns": 3}),
     ],
     ids=[
         "answered",

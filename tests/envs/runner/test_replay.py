@@ -3,37 +3,18 @@
 import pytest
 from chat_tokenizers import QWEN2, chat_tokenizer
 from scripted_engine import ScriptedEngine, ids, tiny_task
+from two_roles import PAIR, in_turn, logged_turns
 
 from algorithms.igpo.learner.token_batch import turn_tokens
-from envs.runner.replay import PROMPT, LoggedTurn, ReplayError, replay, without
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop
+from envs.runner.job import RolloutJob
+from envs.runner.replay import PROMPT, ReplayError, replay, without
+from envs.runner.rollout_loop import RolloutLoop
 from envs.search.config import SearchEnvSettings
 from envs.search.task import SearchTask
 
-PAIR = [
-    {"name": "searcher", "actions": ["search", "answer"]},
-    {"name": "reader", "actions": ["message"], "reads": "searcher"},
-]
-
-
-def in_turn(context, turn):
-    if "<reader>" in context:
-        return "<message> mother <end>"
-    return "<search> mother <end>" if turn < 4 else "<answer> red <end>"
-
 
 def logged(task, record):
-    """What a log keeps of a rollout."""
-    tokens = turn_tokens([record.episode(task.policy_of)])
-    return [
-        LoggedTurn(
-            turn.agent,
-            tokens[record.rollout.id, turn.index].context_ids_C.tolist(),
-            tokens[record.rollout.id, turn.index].decision_ids_L.tolist(),
-            turn.tool_calls,
-        )
-        for turn in record.rollout.turns
-    ]
+    return logged_turns(record.rollout, turn_tokens([record.episode(task.policy_of)]))
 
 
 def rolled_out(task, engine):
@@ -45,8 +26,8 @@ def rolled_out(task, engine):
 @pytest.mark.parametrize(
     ("script", "settings"),
     [
-        (in_turn, {"roles": PAIR, "max_turns": 8}),
-        (in_turn, {"roles": PAIR, "max_turns": 3}),
+        (in_turn(4), {"roles": PAIR, "max_turns": 8}),
+        (in_turn(4), {"roles": PAIR, "max_turns": 3}),
         (lambda context, turn: "<search> mother <end>" if turn < 2 else "<answer> red <end>", {}),
         (lambda context, turn: "<search> mother <end>" if turn else "<search> <bos> <end>", {"max_turns": 3}),
     ],
@@ -64,7 +45,7 @@ def test_the_history_is_the_context_that_was_scored_last(tmp_path, script, setti
 
 def test_the_parts_of_both_views(tmp_path):
     task = tiny_task(tmp_path, roles=PAIR, max_turns=8)
-    record = rolled_out(task, ScriptedEngine(task, in_turn))
+    record = rolled_out(task, ScriptedEngine(task, in_turn(4)))
     again = replay(task, record.rollout.question, logged(task, record))
     search, message, note = (
         ids(task, f"{text}")
@@ -134,7 +115,7 @@ def test_a_chat_template_stays_whole_where_a_message_is_left_out(tmp_path):
 )
 def test_another_task_is_refused(tmp_path, changed, message):
     task = tiny_task(tmp_path, roles=PAIR, max_turns=8)
-    record = rolled_out(task, ScriptedEngine(task, in_turn))
+    record = rolled_out(task, ScriptedEngine(task, in_turn(4)))
     other = tiny_task(tmp_path, **({"roles": PAIR, "max_turns": 8} | changed))
     with pytest.raises(ReplayError, match=message):
         replay(other, record.rollout.question, logged(task, record))
@@ -142,7 +123,7 @@ def test_another_task_is_refused(tmp_path, changed, message):
 
 def test_a_turn_with_another_number_of_calls_is_refused(tmp_path):
     task = tiny_task(tmp_path, roles=PAIR, max_turns=8)
-    record = rolled_out(task, ScriptedEngine(task, in_turn))
+    record = rolled_out(task, ScriptedEngine(task, in_turn(4)))
     turns = logged(task, record)
     turns[0].calls.clear()
     with pytest.raises(ReplayError, match="turn 1 has 0 tool calls in the log, not 1"):

@@ -11,7 +11,8 @@ from scripted_retriever import ScriptedRetriever
 
 from envs.retrieval.base import Hit, RetrieverError
 from envs.runner.belief import QUERY, enter_scores
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop, turn_seed
+from envs.runner.job import RolloutJob, turn_seed
+from envs.runner.rollout_loop import RolloutLoop
 from envs.search.trajectory import Termination
 
 

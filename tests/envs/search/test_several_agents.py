@@ -9,7 +9,8 @@ from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
 from scripted_engine import ScriptedEngine, ids, tiny_task
 
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop
+from envs.runner.job import RolloutJob
+from envs.runner.rollout_loop import RolloutLoop
 from envs.search.environment import SearchEnv
 from envs.search.trajectory import ActionKind, Termination
 

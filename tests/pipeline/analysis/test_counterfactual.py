@@ -6,45 +6,30 @@ import pyarrow.parquet as pq
 import pytest
 from rollout_log_samples import two_agents, write_run
 from scripted_engine import ScriptedEngine, tiny_task
+from two_roles import PAIR, in_turn, logged_turns
 from typer.testing import CliRunner
 
 from algorithms.igpo.iteration_record import IterationRecord, TurnCredit, token_texts
 from algorithms.igpo.learner.token_batch import turn_tokens
-from envs.runner.replay import LoggedTurn, replay
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop
+from envs.runner.job import RolloutJob
+from envs.runner.replay import replay
+from envs.runner.rollout_loop import RolloutLoop
 from pipeline.analysis import open_run
 from pipeline.analysis.offline.counterfactual import TurnWorth, turn_worths
 from pipeline.analysis.tables_beside import COUNTERFACTUALS
 from pipeline.cli.igpo import app
 from pipeline.evaluation.saved_policy import Policy, start_policy
 
-PAIR = [
-    {"name": "searcher", "actions": ["search", "answer"]},
-    {"name": "reader", "actions": ["message"], "reads": "searcher"},
-]
-
-
-def in_turn(context, turn):
-    if "<reader>" in context:
-        return "<message> mother <end>"
-    return "<search> mother <end>" if turn < 2 else "<answer> red <end>"
-
-
-def logged(rollout, tokens):
-    return [
-        LoggedTurn(turn.agent, own.context_ids_C.tolist(), own.decision_ids_L.tolist(), turn.tool_calls)
-        for turn in rollout.turns
-        if (own := tokens[rollout.id, turn.index])
-    ]
-
 
 def test_by_hand_where_a_score_counts_tokens(tmp_path):
     """`ScriptedEngine` scores a context of L tokens as -L / 100, so a turn of n tokens is worth -n / 100."""
     task = tiny_task(tmp_path, roles=PAIR)
-    loop = RolloutLoop(task, {"default_policy": ScriptedEngine(task, in_turn)})
+    loop = RolloutLoop(task, {"default_policy": ScriptedEngine(task, in_turn(2))})
     [record], _ = loop.run([RolloutJob(task.train_questions[0], "r", "g", (0,))])
     again = replay(
-        task, record.rollout.question, logged(record.rollout, turn_tokens([record.episode(task.policy_of)]))
+        task,
+        record.rollout.question,
+        logged_turns(record.rollout, turn_tokens([record.episode(task.policy_of)])),
     )
     prompt, found = (len(again.history[k].ids) for k in (0, 1))
     history, told = (
@@ -117,7 +102,8 @@ def run_folder(rollouts, scorer, tmp_path):
 def test_the_last_turn_is_worth_its_gain(rollouts, scorer):
     tokens = turn_tokens([record.episode(scorer.task.policy_of) for record in rollouts])
     again = [
-        replay(scorer.task, record.rollout.question, logged(record.rollout, tokens)) for record in rollouts
+        replay(scorer.task, record.rollout.question, logged_turns(record.rollout, tokens))
+        for record in rollouts
     ]
     spread = []
     for record, worths in zip(rollouts, turn_worths(scorer.scores, again, "max"), strict=True):

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit
 from pipeline.analysis import AnalysisError, locate_run, named_queries, open_run
 from pipeline.analysis.named_queries import named_query
-from pipeline.cli.common import make_app
+from pipeline.cli.app import make_app
 from pipeline.cli.log.sql import compact_command, schema_command, schema_markdown, sql_command
 from pipeline.cli.output import cell
 from pipeline.rollout_log.manifest import Manifest, load_manifest
@@ -138,6 +138,12 @@ NAMED = {
         ("as trained", "search that found nothing new", 1, -1.0, None, 1.0),
         ("as trained", "wrong answer", 3, -1.0, 0.0, 1 / 3),
     ],
+    # No document names the answer. First turns: r1 and r3 hit (-0.5, 1), r2, r4 and r5 found nothing
+    # (0, -1, 0): 4 of 6 pairs. Second turns: r1 hit (2.5), r2 did not (0.5).
+    "gain_by_evidence": [
+        (0, 0, 2, 3, None, 0.25, -1 / 3, None, 4 / 6),
+        (1, 0, 1, 1, None, 2.5, 0.5, None, 1.0),
+    ],
     # Of the positive gain 2.5 + 0.5 + 1, r2's second turn took 0.5 without evidence.
     "gain_without_evidence": [(1, 3, 1 / 3, -1 / 6, 0.125), (2, 1, 0.0, 0.0, None)],
     # Searches of five rollouts and r6's cut-off turn (28 of 63 tokens); then r1's and r2's second searches,
@@ -245,6 +251,11 @@ OF_TWO_AGENTS = {
     ],
     # t2's second message follows documents without the answer: "joann leeds" is not "ann lee".
     "lost_evidence": [("reader", 3, 1, 1, 0.5, 0.5, -1.0, 1.0, 0.0, "t2")],
+    # t1's and t2's first searches return "ann  lee", t2's second "joann leeds".
+    "gain_by_evidence": [
+        (0, 2, 0, 0, 1.0, None, None, None, None),
+        (2, 0, 0, 1, None, None, 0.0, None, None),
+    ],
     "turns_without_effect": [
         ("reader", "message", 3, 1, 1 / 3, 1 / 3, 0.005 / 3, 5 / 45),
         ("searcher", "tool", 3, 1, 1 / 3, 0.0, 0.2, 4 / 45),
@@ -275,6 +286,21 @@ def test_what_a_writer_read_counts_since_its_last_message(tmp_path):
     with open_run(tmp_path / "run-1") as opened:
         ((_, agent, messages, kept, lost, *_),) = opened.named("lost_evidence").fetchall()
     assert (agent, messages, kept, lost) == ("searcher", 2, 1, 0)
+
+
+def test_a_search_that_names_the_answer_again_names_it_no_more(tmp_path):
+    """Gains: 2 where a document first says Rome, 0 where one says so again, 1 and 3 elsewhere."""
+    once = [search(0, "q", True), search(1, "q", False)]
+    never = [search(0, "q", False), search(1, "q", True)]
+    for turn, text in zip(once, ("Born in Rome.", "ROMA"), strict=True):
+        turn.observation_text = text
+    gains = {("a", 0): 2.0, ("a", 1): 0.0, ("b", 0): 1.0, ("b", 1): 3.0}
+    credit = {turn: TurnCredit(0.1, 0.1, value, value, 0.0, 0.0) for turn, value in gains.items()}
+    rollouts = [rollout("a", "g", Q1, once), rollout("b", "g", Q1, never)]
+    write_run(tmp_path, written=[IterationRecord(1, "train", 0, rollouts, credit)])
+    with open_run(tmp_path / "run-1") as opened:
+        rows = [row[1:] for row in opened.named("gain_by_evidence").fetchall()]
+    assert rows == [(0, 1, 0, 1, 2.0, None, 1.0, 1.0, 1.0), (1, 0, 1, 1, None, 3.0, 0.0, None, 1.0)]
 
 
 def test_reformulated_queries_are_close_but_not_the_same(tmp_path):

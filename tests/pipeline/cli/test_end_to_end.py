@@ -17,7 +17,7 @@ from pipeline.analysis import open_run
 
 pytestmark = pytest.mark.slow
 
-PROMPTS, GROUP, TRAIN_QUESTIONS = 8, 4, 100
+PROMPTS, GROUP = 8, 4
 
 
 @pytest.fixture(scope="module")

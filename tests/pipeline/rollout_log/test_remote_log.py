@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from envs.errors import InputError
 from pipeline.analysis import AnalysisError, locate_run, open_run
-from pipeline.cli.common import make_app
+from pipeline.cli.app import make_app
 from pipeline.cli.log.sql import compact_command, sql_command
 from pipeline.rollout_log.folder import LocalFolder, RemoteFolder, RolloutLogError, join, open_folder
 from pipeline.rollout_log.manifest import load_manifest

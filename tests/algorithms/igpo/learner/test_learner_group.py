@@ -1,8 +1,5 @@
 """Two learners (Ray actors, gloo) give the loss and gradient of one."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from igpo_learner_setup import (
@@ -14,6 +11,7 @@ from igpo_learner_setup import (
     save_tiny_llama,
     update,
 )
+from local_ray import local_ray
 
 from algorithms.igpo.learner.groups import shard_groups
 from algorithms.igpo.learner.loss import LossSettings
@@ -21,20 +19,8 @@ from algorithms.igpo.learner.loss import LossSettings
 
 @pytest.fixture(scope="module")
 def ray_of_two_cpus():
-    import ray
-
-    tests = Path(__file__).resolve().parents[3]
-    path = os.pathsep.join(
-        [str(tests / "support"), str(tests.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
-    )
-    yield ray
-    ray.shutdown()
+    with local_ray(num_cpus=2) as ray:
+        yield ray
 
 
 @pytest.mark.slow

@@ -1,8 +1,5 @@
 """The weights after an update are those of plain torch code written from the definitions (`plain_update`)."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,6 +11,7 @@ from igpo_learner_setup import (
     save_tiny_llama,
     update,
 )
+from local_ray import local_ray
 from plain_update import PlainLoss, plain_lora, plain_policy, plain_update, sequences_of_episodes
 
 from algorithms.igpo.learner.groups import shard_groups
@@ -32,19 +30,8 @@ def llama(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ray_of_two_cpus():
-    import ray
-
-    tests = Path(__file__).resolve().parents[3]
-    path = os.pathsep.join(
-        [str(tests / "support"), str(tests.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
-    )
-    yield ray
-    ray.shutdown()
+    with local_ray(num_cpus=2) as ray:
+        yield ray
 
 
 def weights_of(learner):

@@ -1,12 +1,10 @@
 """Two learners that share one model (FSDP2 over gloo) do what one does; checkpoints and exports are whole."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from igpo_learner_setup import learner_config, make_batch, make_learner, module_spec, save_tiny_llama, update
+from local_ray import local_ray
 
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.learner.groups import shard_groups
@@ -25,20 +23,8 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def ray_of_two_cpus():
-    import ray
-
-    tests = Path(__file__).resolve().parents[3]
-    path = os.pathsep.join(
-        [str(tests / "support"), str(tests.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
-    )
-    yield ray
-    ray.shutdown()
+    with local_ray(num_cpus=2) as ray:
+        yield ray
 
 
 def learner_group(paths, num_learners=2, *, sharded=True):

@@ -64,7 +64,7 @@ def test_background_runs_beside_and_raises_where_it_is_waited_for():
 
 
 def test_a_runner_that_comes_back_during_the_update_gets_the_new_weights_whole(monkeypatch):
-    monkeypatch.setattr("algorithms.igpo.learning.shard_groups", lambda episodes, count: [episodes])
+    monkeypatch.setattr("algorithms.igpo.learner_calls.shard_groups", lambda episodes, count: [episodes])
     updating, over = threading.Event(), threading.Event()
 
     def update(**_):

@@ -5,7 +5,6 @@ A rollout over hostile text must come out as the same rollout over harmless text
 here (chat_tokenizers).
 """
 
-import json
 import re
 
 import numpy as np
@@ -13,14 +12,13 @@ import pytest
 from chat_tokenizers import CHATML, LLAMA3, QWEN2, QWEN3, chat_tokenizer
 from scripted_engine import WORDS
 from scripted_retriever import ScriptedRetriever
+from text_task import text_task
 
 from envs.data.question import Question
 from envs.retrieval.base import RetrieverError
-from envs.search.config import SearchEnvSettings
 from envs.search.environment import SearchEnv
 from envs.search.protocols.base import Action
 from envs.search.protocols.tiny import build_tokenizer
-from envs.search.task import SearchTask
 from envs.search.trajectory import ActionKind, Termination
 from envs.world.words import NAMES
 
@@ -59,27 +57,9 @@ def task(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("task")
     protocol, tokenizer = PROTOCOLS[request.param]
     tokenizer().save_pretrained(folder)
-    files = {
-        "corpus": [{"id": name, "contents": f'"{name}"\n{text}'} for name, text in TEXTS.items()],
-        "questions": [{"id": "q", "question": "Who?", "golden_answers": [GOLD]}],
-        "heldout": [{"id": "h", "question": "Who else?", "golden_answers": [GOLD]}],
-    }
-    for name, records in files.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    corpus, questions, heldout = (str(folder / f"{name}.jsonl") for name in files)
-    return SearchTask(
-        SearchEnvSettings(
-            protocol=protocol,
-            tokenizer=str(folder),
-            corpus=corpus,
-            questions=questions,
-            heldout_questions=heldout,
-            retriever={"top_k": 1},
-            max_turn_tokens=2000,
-            max_observation_tokens=1000,
-            max_context_tokens=8000,
-        )
-    )
+    documents = {name: f'"{name}"\n{text}' for name, text in TEXTS.items()}
+    room = {"max_turn_tokens": 2000, "max_observation_tokens": 1000, "max_context_tokens": 8000}
+    return text_task(folder, documents, GOLD, protocol=protocol, **room)
 
 
 def play(task, *, text=HARMLESS, question="Who?"):

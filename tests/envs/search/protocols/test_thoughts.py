@@ -2,22 +2,20 @@
 protocol in tags: prompt, parser, answer template, and rollouts through the loop.
 """
 
-import json
-
 import pytest
 from chat_tokenizers import CHATML, CLOSED, LLAMA3, OPEN, QWEN2, QWEN3, SCHEMAS, beginning, chat_tokenizer
 from scripted_engine import ScriptedEngine
+from text_task import text_task
 
 from algorithms.igpo.learner.token_batch import turn_tokens
 from envs.data.question import Question
-from envs.runner.rollout_loop import RolloutJob, RolloutLoop
-from envs.search.config import SearchEnvSettings
+from envs.runner.job import RolloutJob
+from envs.runner.rollout_loop import RolloutLoop
 from envs.search.protocols.base import Action
 from envs.search.protocols.chat import ChatProtocol
 from envs.search.protocols.chat_short import ChatShortProtocol
 from envs.search.protocols.igpo import IGPOProtocol
 from envs.search.protocols.search_r1 import SearchR1Protocol
-from envs.search.task import SearchTask
 from envs.search.trajectory import ActionKind, Termination
 
 CALL = '{"name": "search", "arguments": {"query": "who"}}'
@@ -196,27 +194,9 @@ def played(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("thoughts")
     name, template = FAMILIES[family]
     chat_tokenizer(beginning(template, BEGUN[begun])).save_pretrained(folder)
-    files = {
-        "corpus": [{"id": "d", "contents": '"who"\nSomebody in <think> Paris </think>.'}],
-        "questions": [{"id": "q", "question": "Who?", "golden_answers": ["Paris"]}],
-        "heldout": [{"id": "h", "question": "Who else?", "golden_answers": ["Paris"]}],
-    }
-    for file, records in files.items():
-        (folder / f"{file}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    corpus, questions, heldout = (str(folder / f"{file}.jsonl") for file in files)
-    task = SearchTask(
-        SearchEnvSettings(
-            protocol=name,
-            tokenizer=str(folder),
-            corpus=corpus,
-            questions=questions,
-            heldout_questions=heldout,
-            retriever={"top_k": 1},
-            max_turn_tokens=500,
-            max_observation_tokens=200,
-            max_context_tokens=6000,
-        )
-    )
+    documents = {"d": '"who"\nSomebody in <think> Paris </think>.'}
+    room = {"max_turn_tokens": 500, "max_observation_tokens": 200, "max_context_tokens": 6000}
+    task = text_task(folder, documents, "Paris", protocol=name, **room)
     return family, BEGUN[begun], task
 
 

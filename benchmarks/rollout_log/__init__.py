@@ -1,0 +1,1 @@
+"""What the rollout log costs a run, and how fast its named queries are."""

@@ -1,0 +1,1 @@
+"""How fast rollouts are sampled and scored, and what keeps the engine waiting."""
