@@ -2,12 +2,15 @@
 
 import importlib.util
 import re
+import subprocess
 import sys
 import tokenize
 from pathlib import Path
 
 import pytest
+import ray
 import torch
+import yaml
 
 from algorithms.credit import PRESETS
 
@@ -206,3 +209,9 @@ def test_every_situation_says_what_happens_what_to_do_and_which_test_shows_it():
         assert shown or row[3] == TO_COME, row
         for path, name in shown:
             assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{name}"
+
+
+def test_the_files_for_clusters_parse():
+    (job,) = yaml.safe_load_all((ROOT / "docs/cluster/kuberay.yaml").read_text())
+    assert job["kind"] == "RayJob" and job["spec"]["rayClusterSpec"]["rayVersion"] == ray.__version__
+    subprocess.run(["bash", "-n", ROOT / "docs/cluster/slurm.sh"], check=True)

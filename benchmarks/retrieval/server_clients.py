@@ -3,9 +3,10 @@
     python -m benchmarks.retrieval.server_clients passages.jsonl                    # BM25, 64 and 200 clients
 
 Each client asks one query, waits for the answer, and asks the next, as rollouts do. Queries are the first
-words of passages drawn at random. The server is a process of its own on loopback, the clients are tasks of
-one event loop; both share this machine, so with few cores the clients' own work is in the numbers.
-`server CPU` is the server's processor time per request, which other work hardly touches.
+words of passages drawn at random. `joined` is the server as it is: what waits becomes one search. `alone` is
+the same server with a thread for each request. The server is a process of its own on loopback, the clients
+are tasks of one event loop; both share this machine, so with few cores the clients' own work is in the
+numbers. `server CPU` is the server's processor time per request, which other work hardly touches.
 """
 
 from __future__ import annotations
@@ -26,11 +27,21 @@ import psutil
 
 SERVER = """
 import sys, uvicorn
+from concurrent.futures import ThreadPoolExecutor
 from envs.data.corpus import load_corpus
 from envs.retrieval.bm25 import BM25Retriever
-from envs.retrieval.serving.server import retrieval_app
+from envs.retrieval.serving import server
+
+class Alone:
+    def __init__(self, retriever):
+        self.retriever, self.threads = retriever, ThreadPoolExecutor(40)
+    def submit(self, queries, top_k):
+        return self.threads.submit(self.retriever.search, queries, top_k)
+
+if sys.argv[3] == "alone":
+    server.JoinedSearches = Alone
 retriever = BM25Retriever(load_corpus(sys.argv[1]))
-uvicorn.run(retrieval_app(retriever, 3), host="127.0.0.1", port=int(sys.argv[2]),
+uvicorn.run(server.retrieval_app(retriever, 3), host="127.0.0.1", port=int(sys.argv[2]),
             log_level="warning", timeout_keep_alive=75)
 """
 
@@ -44,17 +55,23 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=4000, help="of all clients together")
     args = parser.parse_args()
     queries = queries_of(args.corpus)
+    print(f"{args.requests} requests; milliseconds")
+    print(
+        f"{'searches':>8} {'clients':>8} {'requests/s':>11} {'p50':>8} {'p99':>8} {'longest':>8} "
+        f"{'server CPU':>11} {'failed':>7}"
+    )
+    for way in ("joined", "alone"):
+        measure(args, queries, way)
+
+
+def measure(args: argparse.Namespace, queries: list[str], way: str) -> None:
+    """Prints a row for each number of clients, of a server that searches in that way."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-c", SERVER, args.corpus, str(port)], env=os.environ)
+    server = subprocess.Popen([sys.executable, "-c", SERVER, args.corpus, str(port), way], env=os.environ)
     try:
         asyncio.run(wait_for(port))
-        print(f"{args.requests} requests; milliseconds")
-        print(
-            f"{'clients':>8} {'requests/s':>11} {'p50':>8} {'p99':>8} {'longest':>8} {'server CPU':>11} "
-            f"{'failed':>7}"
-        )
         for clients in args.clients:
             before = cpu_seconds(server.pid)
             wall, times, failed = asyncio.run(ask(port, queries, clients, args.requests))
@@ -62,7 +79,7 @@ def main() -> None:
             rate, longest = args.requests / wall, max(times) * 1000
             cpu = (cpu_seconds(server.pid) - before) / args.requests * 1000
             print(
-                f"{clients:>8} {rate:>11,.0f} {p50:>8.1f} {p99:>8.1f} {longest:>8.1f} {cpu:>11.2f} "
+                f"{way:>8} {clients:>8} {rate:>11,.0f} {p50:>8.1f} {p99:>8.1f} {longest:>8.1f} {cpu:>11.2f} "
                 f"{failed:>7}",
                 flush=True,
             )

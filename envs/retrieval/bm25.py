@@ -9,8 +9,8 @@ run, map the same files into memory. Corpus order breaks ties, so results do not
 
 from __future__ import annotations
 
-import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +20,7 @@ from envs.data.corpus import Corpus, Document
 from envs.data.unspaced import is_unspaced, paired
 from envs.errors import InputError
 from envs.retrieval.base import Hit
+from envs.retrieval.bm25_index import write_index
 from envs.retrieval.cache import cached_index
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class BM25Retriever:
                 self.identity,
                 cache,
                 load=lambda folder: bm25s.BM25.load(folder, mmap=True, show_progress=False),
-                write=lambda folder: _build(corpus).save(folder, show_progress=False),
+                write=lambda folder: _write(corpus, folder),
                 damage=(OSError, ValueError, KeyError, EOFError),
             )
         self._lock = threading.Lock()
@@ -137,17 +138,34 @@ def _text(document: Document) -> str:
     return f"{document.title}\n{document.text}"
 
 
+def _texts(corpus: Corpus) -> Iterator[str]:
+    """What each document is searched by."""
+    for text in map(_text, corpus):
+        yield paired(text) if is_unspaced(text) else text
+
+
 def _build(corpus: Corpus) -> BM25:
-    """Indexes titles and texts. Shows progress bars for a large corpus on a terminal."""
+    """Indexes titles and texts in memory."""
     import bm25s
 
-    show_progress = sys.stderr.isatty() and len(corpus) >= CACHED_FROM_DOCUMENTS
-    texts = [paired(text) if is_unspaced(text) else text for text in map(_text, corpus)]
-    tokenised = bm25s.tokenize(texts, **_ARGUMENTS, show_progress=show_progress)
+    tokenised = bm25s.tokenize(list(_texts(corpus)), **_ARGUMENTS, show_progress=False)
     if not cast("Tokenized", tokenised).vocab:
-        raise InputError(
-            f"{corpus.source}: no document holds a word of two or more letters, so BM25 has nothing to index"
-        )
+        raise _no_words(corpus)
     index = bm25s.BM25(**_SCORING)
-    index.index(tokenised, show_progress=show_progress)
+    index.index(tokenised, show_progress=False)
     return index
+
+
+def _write(corpus: Corpus, folder: Path) -> None:
+    """Indexes titles and texts on disk: the same index."""
+    import bm25s
+
+    index = bm25s.BM25(**_SCORING)
+    if not write_index(_texts(corpus), len(corpus), index, _ARGUMENTS, folder):
+        raise _no_words(corpus)
+
+
+def _no_words(corpus: Corpus) -> InputError:
+    return InputError(
+        f"{corpus.source}: no document holds a word of two or more letters, so BM25 has nothing to index"
+    )

@@ -5,8 +5,6 @@ go up in an order that makes every moment recoverable: checkpoints and Parquet f
 and last `snapshot.json`, which says which checkpoint files are whole and where `last` and `best` point. Only
 then are files removed that the run no longer has. A machine that resumes takes the checkpoints of the
 snapshot, and the rest as it is: a log that is ahead of the checkpoint is what a killed run leaves anywhere.
-
-Credentials are those of the environment, as pyarrow finds them.
 """
 
 from __future__ import annotations
@@ -14,31 +12,25 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
-
-from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_exponential
 
 from envs.cache_folder import cache_directory
 from envs.durable import TEMPORARY, write_text
 from envs.errors import InputError
 from pipeline.rollout_log.folder import is_url
 from pipeline.run_directory.directory import CONFIG, METADATA, RunDirectory
+from pipeline.run_directory.object_store import ObjectStore, reason
 
 logger = logging.getLogger(__name__)
 
 SNAPSHOT = "snapshot.json"
 STATE = ".uploaded.json"
 """File of a run's local folder: what was uploaded of it."""
-SCHEMES = ("s3", "gs", "gcs")
-ATTEMPTS = 5
 PASSES = 3
 """Times that a run is looked at again for files that changed during the upload."""
 LINKS = ("checkpoints/last", "checkpoints/best")
-PIECE = 2**23
-Result = TypeVar("Result")
 
 
 class UploadError(RuntimeError):
@@ -65,64 +57,47 @@ def local_mirror(url: str) -> Path:
 class RemoteRuns:
     """All runs below a URL, `NAME/RUN_ID` each.
 
-    Args:
-        url: `s3://BUCKET/PATH` or `gs://BUCKET/PATH`; a query (`?endpoint_override=HOST:PORT&scheme=http`)
-            is pyarrow's.
-
     Raises:
-        InputError: the URL holds credentials, or is of a file system that pyarrow does not know.
+        InputError: as `ObjectStore`.
     """
 
     def __init__(self, url: str):
-        parts = urlsplit(url)
-        if parts.username or parts.password:
-            raise InputError(
-                f"storage_path {parts.scheme}://...@{parts.hostname}: credentials are read from the "
-                "environment only (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, ...): leave them "
-                "out of the URL"
-            )
-        if parts.scheme not in SCHEMES:
-            raise InputError(
-                f"storage_path {url}: runs are kept in a folder, s3://BUCKET/PATH or gs://BUCKET/PATH"
-            )
         self.url = url
-        self._filesystem, root = _open(url)
-        self._root = root.rstrip("/")
+        self._store = ObjectStore(url)
 
     def check(self) -> None:
         """Writes, reads and removes a small file. Raises InputError where that fails."""
-        probe = f"{self._root}/.igpo_probe_{os.getpid()}"
-        try:
-            self._write(probe, b"igpo")
-            found = self._read(probe)
-            self._filesystem.delete_file(probe)
-        except OSError as error:
-            raise InputError(
-                f"storage_path {self.url}: nothing can be written there: {' '.join(str(error).split())}; "
-                "check bucket, region and the credentials of the environment"
-            ) from error
-        assert found == b"igpo", "an object store gives back what it took"
+        self._store.check()
 
     def fetch(self, name: str) -> None:
-        """Brings the runs of an experiment that another machine has taken further into the local mirror."""
-        below = self._files(f"{self._root}/{name}")
-        for path in sorted(path for path in below if path.endswith(f"/{SNAPSHOT}")):
-            run_id = path.split("/")[-2]
-            snapshot = json.loads(self._retried(lambda path=path: self._read(path)))
-            folder = local_mirror(self.url) / name / run_id
-            if _state(folder).get("serial", 0) >= snapshot["serial"]:
-                continue
-            logger.warning("fetching run %s/%s of %s ...", name, run_id, self.url)
-            self._download(f"{self._root}/{name}/{run_id}", folder, snapshot, below)
+        """Brings the runs of an experiment that another machine has taken further into the local mirror.
+
+        Raises:
+            InputError: a run is incomplete there, or reading failed again and again.
+        """
+        try:
+            below = self._store.names(name)
+            for path in sorted(path for path in below if path.endswith(f"/{SNAPSHOT}")):
+                run_id = path.split("/")[-2]
+                snapshot = json.loads(self._store.read(path))
+                folder = local_mirror(self.url) / name / run_id
+                if _state(folder).get("serial", 0) >= snapshot["serial"]:
+                    continue
+                logger.warning("fetching run %s/%s of %s ...", name, run_id, self.url)
+                self._download(f"{name}/{run_id}", folder, snapshot, below)
+        except OSError as error:
+            raise InputError(
+                f"{self.url}: the runs of {name} can't be fetched: {reason(error)}; try again"
+            ) from error
 
     def upload(self, run: RunDirectory) -> None:
         """Uploads what is new of a run.
 
         Raises:
             UploadError: it failed again and again.
-        TakenOverError: another machine has gone on with the run.
+            TakenOverError: another machine has gone on with the run.
         """
-        remote = f"{self._root}/{run.name}/{run.run_id}"
+        remote = f"{run.name}/{run.run_id}"
         state = _state(run.path)
         files = _files_of(run.path)
         try:
@@ -137,7 +112,7 @@ class RemoteRuns:
             for _ in range(PASSES):
                 pending = [name for name in sorted(files, key=_rank) if sent.get(name) != files[name]]
                 for name in pending:
-                    if self._send(run.path / name, f"{remote}/{name}"):
+                    if self._store.send(run.path / name, f"{remote}/{name}"):
                         sent[name] = files[name]
                 if not pending:
                     break
@@ -151,34 +126,31 @@ class RemoteRuns:
                 },
                 "begun_ns": run.config_path.stat().st_mtime_ns,
             }
-            content = json.dumps(snapshot, indent=1).encode()
-            self._retried(lambda: self._write(f"{remote}/{SNAPSHOT}", content))
+            self._store.write(f"{remote}/{SNAPSHOT}", json.dumps(snapshot, indent=1).encode())
             write_text(run.path / STATE, json.dumps({"serial": serial + 1, "files": kept}))
             for name in sent.keys() - kept.keys():
-                self._retried(lambda name=name: self._remove(f"{remote}/{name}"))
+                self._store.remove(f"{remote}/{name}")
         except OSError as error:
-            reason = " ".join(str(error).split())
             raise UploadError(
-                f"run {run.run_id} can't be uploaded to {self.url} ({reason}); it is whole in {run.path}"
+                f"run {run.run_id} can't be uploaded to {self.url} ({reason(error)}); it is whole in "
+                f"{run.path}"
             ) from error
 
     def _serial(self, remote: str) -> int:
         """How often the run was uploaded, by whichever machine."""
         try:
-            return int(json.loads(self._retried(lambda: self._read(f"{remote}/{SNAPSHOT}")))["serial"])
+            return int(json.loads(self._store.read(f"{remote}/{SNAPSHOT}"))["serial"])
         except FileNotFoundError:
             return 0
 
-    def _download(self, remote: str, folder: Path, snapshot: dict[str, Any], below: dict[str, int]) -> None:
+    def _download(self, remote: str, folder: Path, snapshot: dict[str, Any], below: list[str]) -> None:
         """Makes the folder what the snapshot says; files of checkpoints that are not in it stay away."""
         names = [path.removeprefix(f"{remote}/") for path in below if path.startswith(f"{remote}/")]
         wanted = [name for name in names if _rank(name)[0] or name in snapshot["checkpoints"]]
         for name in snapshot["checkpoints"].keys() - set(names):
             raise InputError(f"{self.url}: run {folder.name} is incomplete there: {name} is missing")
         for name in sorted((name for name in wanted if name != SNAPSHOT), key=_rank):
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._retried(lambda name=name, target=target: self._receive(f"{remote}/{name}", target))
+            self._store.receive(f"{remote}/{name}", folder / name)
         for part in ("checkpoints", "rollouts", "logs"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         for link, target in snapshot["links"].items():
@@ -193,77 +165,6 @@ class RemoteRuns:
             "files": {name: files[name] for name in wanted if name in files},
         }
         write_text(folder / STATE, json.dumps(state))
-
-    # -- one file --
-
-    def _send(self, path: Path, target: str) -> bool:
-        """Uploads a file; False where another thread removed it meanwhile."""
-
-        def send() -> bool:
-            try:
-                with path.open("rb") as source, self._filesystem.open_output_stream(target) as sink:
-                    while piece := source.read(PIECE):
-                        sink.write(piece)
-            except FileNotFoundError:
-                if path.exists():
-                    raise
-                return False
-            return True
-
-        return self._retried(send)
-
-    def _receive(self, source: str, target: Path) -> None:
-        temporary = target.with_name(target.name + TEMPORARY)
-        with self._filesystem.open_input_stream(source) as stream, temporary.open("wb") as file:
-            while piece := stream.read(PIECE):
-                file.write(piece)
-        temporary.replace(target)
-
-    def _read(self, path: str) -> bytes:
-        with self._filesystem.open_input_stream(path) as stream:
-            return stream.read()
-
-    def _write(self, path: str, content: bytes) -> None:
-        with self._filesystem.open_output_stream(path) as stream:
-            stream.write(content)
-
-    def _remove(self, path: str) -> None:
-        try:
-            self._filesystem.delete_file(path)
-        except FileNotFoundError:
-            return
-
-    def _files(self, folder: str) -> dict[str, int]:
-        """Path -> bytes of all files below a folder."""
-        from pyarrow.fs import FileSelector, FileType
-
-        selector = FileSelector(folder, allow_not_found=True, recursive=True)
-        found = self._retried(lambda: self._filesystem.get_file_info(selector))
-        return {info.path: info.size for info in found if info.type == FileType.File}
-
-    def _retried(self, action: Callable[[], Result]) -> Result:
-        """Does it again after a failure that may pass; a missing file stays missing."""
-        retrying = Retrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_exponential(multiplier=0.5, max=20),
-            retry=retry_if_exception(
-                lambda error: isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
-            ),
-            before_sleep=before_sleep_log(logger, logging.INFO),
-            reraise=True,
-        )
-        return retrying(action)
-
-
-def _open(url: str) -> tuple[Any, str]:
-    """pyarrow's file system for a URL, and the path in it."""
-    import pyarrow
-    import pyarrow.fs
-
-    try:
-        return pyarrow.fs.FileSystem.from_uri(url)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"storage_path {url}: {' '.join(str(error).split())}") from error
 
 
 def _rank(name: str) -> tuple[int, str]:

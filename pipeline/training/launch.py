@@ -33,7 +33,7 @@ from pipeline.training.loop import Ending, TrainingLoop
 from pipeline.training.plan import Plan, check_plan, check_resources, first_weights, grid_ids, plan_run
 from pipeline.training.progress import Progress, before_and_after, nothing_learned
 from pipeline.training.ray_cluster import INTERRUPTED, RayOptions, start_ray
-from pipeline.training.ray_watch import lost_ray, watched_ray
+from pipeline.training.ray_watch import lost_learner, lost_ray, watched_ray
 from pipeline.training.remote_runs import (
     look_at_remote,
     remote_places,
@@ -154,7 +154,8 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
                 raise cause from error
             if options.verbosity:
                 console.print_exception()
-            told = lost_ray() or disk_trouble(error, run.path)  # the first explains the error, whatever it is
+            # The first explains the error, whatever it is.
+            told = lost_ray() or disk_trouble(error, run.path) or lost_learner(error)
             told = told or f"{type(cause).__name__}: {' '.join(str(cause).split())}"
             console.print(f"the run failed: {told}", style="red", soft_wrap=True)
             _print_lines(

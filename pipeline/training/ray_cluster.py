@@ -139,7 +139,7 @@ def _listen(signals: int, ended: threading.Event) -> None:
 
 
 def asked_resources(config: IGPOConfig) -> dict[str, float]:
-    """The CPUs and GPUs that env runners and learners ask Ray for."""
+    """The CPUs, GPUs and custom resources that env runners and learners ask Ray for."""
     settings: Any = config  # RLlib types its numbers as `int | None`
     runners, learners, per_learner = (
         settings.num_env_runners,
@@ -148,16 +148,21 @@ def asked_resources(config: IGPOConfig) -> dict[str, float]:
     )
     if per_learner == "auto":  # RLlib's rule
         per_learner = 0 if settings.num_gpus_per_learner else 1
-    return {
+    asked = {
         "CPU": runners * settings.num_cpus_per_env_runner + learners * per_learner,
         "GPU": runners * settings.num_gpus_per_env_runner + learners * settings.num_gpus_per_learner,
     }
+    for number, custom in (
+        (runners, settings.custom_resources_per_env_runner),
+        (learners, settings.custom_resources_per_learner),
+    ):
+        for kind, amount in custom.items():
+            asked[kind] = asked.get(kind, 0) + number * amount
+    return asked
 
 
 def missing_resources(config: IGPOConfig) -> str | None:
-    """The CPUs or GPUs that env runners and learners ask for beyond the cluster's, in words; None if it has
-    all.
-    """
+    """What env runners and learners ask for beyond the cluster's, in words; None if it has all."""
     import ray
 
     for kind, number in asked_resources(config).items():
@@ -165,7 +170,7 @@ def missing_resources(config: IGPOConfig) -> str | None:
         if number > present:
             return (
                 f"{config.num_env_runners} env runners and {config.num_learners} learners ask for "
-                f"{number:g} {kind}s, "
+                f"{number:g} {f'{kind}s' if kind in ('CPU', 'GPU') else f'of `{kind}`'}, "
                 f"and Ray has {present:g}"
             )
     return None

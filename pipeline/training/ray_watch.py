@@ -1,4 +1,4 @@
-"""Whether the Ray that this process started is still there.
+"""Whether the Ray that this process started is still there, and whether a learner was lost.
 
 Without this a run whose gcs_server was killed would be ended by Ray a minute later, from C++ and without a
 word, finished or not; one whose raylet was killed, by whatever call met it first.
@@ -45,6 +45,23 @@ def lost_ray() -> str | None:
     for name, process in _started.items():
         if not _is_alive(process):
             return f"Ray's process {name} has ended (killed, or out of memory); nothing goes on without it"
+    return None
+
+
+def lost_learner(error: BaseException) -> str | None:
+    """What the loss of a learner did, in a sentence, where `error` follows from it; else None.
+
+    A lost env runner is started again, so the loss of an actor that ends a run is a learner's.
+    """
+    from ray.exceptions import RayActorError
+
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        if isinstance(cause, RayActorError):
+            return "a learner is lost: its process was killed or out of memory, or its node left the cluster"
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
     return None
 
 

@@ -22,12 +22,13 @@ class Command:
         *arguments: str,
         module: str = "pipeline.cli.rllib",
         environment: dict[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
     ):
         self.output = folder / f"output_{time.monotonic_ns()}.txt"
         own = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
         with self.output.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*prefix, sys.executable, "-m", module, *arguments],
                 cwd=folder, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
                 env=own | {"PYTHONPATH": str(Path(__file__).parents[2])} | (environment or {}),
             )  # fmt: skip

@@ -110,14 +110,18 @@ class GroupSampler:
 
     def _revive(self) -> None:
         """Restores dead runners. Where none is left alive, waits for the first to come back."""
-        deadline = time.monotonic() + self._restore_timeout_s
+        started, told = time.monotonic(), False
         while True:
             self._restore(self._runners)
             check_started(self._runners)
             if self._runners.num_healthy_remote_env_runners():
                 return
-            if time.monotonic() > deadline:
-                raise RuntimeError("no env runner came back in time (env_runner_restore_timeout_s)")
+            limit = f"{self._restore_timeout_s:g} s (env_runner_restore_timeout_s)"
+            if time.monotonic() > started + self._restore_timeout_s:
+                raise RuntimeError(f"no env runner came back within {limit}: is a node of the cluster gone?")
+            if not told:
+                logger.warning("waiting for an env runner, at most %s: is a node gone? add another", limit)
+                told = True
             time.sleep(1.0)
 
 

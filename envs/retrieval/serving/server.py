@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from envs.retrieval.base import Hit, Retriever, RetrieverError
 from envs.retrieval.serving.joined_searches import JoinedSearches
@@ -47,11 +48,14 @@ def retrieval_app(retriever: Retriever, default_top_k: int) -> FastAPI:
 
 async def _body(request: Request) -> bytes:
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            raise HTTPException(413, f"a request may have {MAX_BODY} bytes")
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > MAX_BODY:
+                raise HTTPException(413, f"a request may have {MAX_BODY} bytes")
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the client went away in the middle of its request") from error
     return b"".join(parts)
 
 

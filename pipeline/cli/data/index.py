@@ -43,6 +43,7 @@ def index_command(
         raise InputError(f"--kind {kind} needs an encoder: --encoder FOLDER")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("envs").setLevel(logging.INFO)
+    logging.getLogger().handlers[0].setLevel(logging.INFO)  # bm25s sets its own logger to debug
     console = Console(stderr=True)
     started = time.perf_counter()
     with console.status(f"reading {corpus} ..."):

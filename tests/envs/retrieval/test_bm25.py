@@ -6,16 +6,18 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import bm25s
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.data.corpus import Corpus, Document, load_corpus
 from envs.data.questions import load_questions, resolve_gold_documents
 from envs.errors import InputError
+from envs.retrieval import bm25, bm25_index
 from envs.retrieval.bm25 import BM25Retriever
 from envs.retrieval.build import build_retriever
 from envs.search.config import RetrieverSettings
@@ -86,6 +88,32 @@ def test_cached_index_gives_the_same_hits_and_is_mapped(tmp_path):
     assert type(again._index.scores["data"]).__name__ == "memmap"
     assert fresh.identity == again.identity
     assert fresh.identity["corpus_hash"] == CORPUS.content_hash
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(
+        st.text("ab 東京都.", max_size=12) | st.sampled_from(["red", "red blue red", "the"]), min_size=1
+    ),
+    st.integers(1, 4),
+)
+def test_an_index_written_block_by_block_is_bm25s_own(texts, block):
+    corpus = Corpus(Document(str(n), "", text) for n, text in enumerate(texts))
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bm25_index, "BLOCK", block)
+        whole, blocks = Path(folder, "whole"), Path(folder, "blocks")
+        blocks.mkdir()
+        try:
+            bm25._build(corpus).save(whole, show_progress=False)
+        except InputError as error:
+            with pytest.raises(InputError, match=re.escape(str(error))):
+                bm25._write(corpus, blocks)
+            return
+        bm25._write(corpus, blocks)
+        names = sorted(file.name for file in whole.iterdir())
+        assert names == sorted(file.name for file in blocks.iterdir())
+        for name in names:
+            assert (whole / name).read_bytes() == (blocks / name).read_bytes(), name
 
 
 def test_other_corpora_get_other_cache_entries(tmp_path):

@@ -133,6 +133,16 @@ def test_requests_beyond_the_limits(address, body, status, said):
     assert httpx.post(address, json={"queries": ["red"]}).status_code == 200
 
 
+def test_a_client_that_goes_away_in_its_request_leaves_no_traceback(address, caplog):
+    host, port = address.removeprefix("http://").partition("/")[0].split(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+        time.sleep(0.3)
+    time.sleep(0.3)
+    assert httpx.post(address, json={"queries": ["red"]}).status_code == 200
+    assert "Exception in ASGI application" not in caplog.text
+
+
 def test_searches_that_wait_together_become_one():
     held, batches = threading.Event(), []
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from command import Command
 from data_shapes import (
     OWN_CORPUS_NAMES,
     OWN_NAMES,
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 import pipeline.cli.igpo
 import pipeline.cli.rllib
+from pipeline.analysis import open_run
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,34 @@ def test_every_shape_of_questions_is_described_and_evaluated(tmp_path, policy):
     corpus = contents_jsonl(tmp_path)
     episodes = evaluated(tmp_path, policy, sources, corpus=corpus)
     assert len(episodes) == 2 * len(sources)
+
+
+@pytest.mark.slow
+def test_one_run_learns_from_every_shape(tmp_path, policy):
+    """`rllib train file` with a mixture of all of them, an equal share of the draws each."""
+    sources = [writer(tmp_path) for writer in QUESTION_SOURCES]
+    settings = {
+        "questions": dict.fromkeys([*sources, own_csv(tmp_path)], 1),
+        "fields": OWN_NAMES,
+        "corpus": contents_jsonl(tmp_path),
+        "heldout_share": 0,
+        "max_turns": 1,
+    }
+    file = write_experiment(
+        tmp_path / "demo.yaml",
+        policy,
+        env=settings,
+        iterations=1,
+        prompts_per_iteration=2 * len(settings["questions"]),
+        evaluation_interval=0,
+        num_env_runners=0,
+        engine={"kind": "transformers", "max_num_seqs": 32},
+    )
+    train = Command(tmp_path, "train", "file", str(file))
+    assert train.end() == 0, train.said
+    with open_run(next(tmp_path.glob("runs/demo/*/run.json")).parent) as log:
+        asked = log.sql("SELECT DISTINCT question_id FROM episodes").fetchall()
+    assert len(asked) == 2 * len(settings["questions"]), asked
 
 
 @pytest.mark.parametrize("writer", [title_text_gz, beir, saved_corpus], ids=lambda writer: writer.__name__)

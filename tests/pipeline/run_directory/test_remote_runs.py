@@ -1,5 +1,6 @@
-"""Runs in a bucket: uploaded whole, killed in the middle, resumed on another machine. The bucket is moto's
-server on loopback, where that is installed; else a folder behind pyarrow's own interface.
+"""Runs in a bucket: uploaded whole, killed in the middle, resumed on another machine. The bucket is a folder
+behind pyarrow's own interface, and where their servers are installed (`bucket_servers`), moto's S3 and an
+emulated Google Cloud Storage.
 """
 
 import json
@@ -9,46 +10,48 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
-import httpx
+import pyarrow
 import pyarrow.fs
 import pytest
+from bucket_servers import google, google_credentials, moto
 
 from envs.errors import InputError
 from pipeline.experiment.experiment import load_experiments
-from pipeline.run_directory import remote
+from pipeline.run_directory import object_store, remote
 from pipeline.run_directory.checkpoints import Checkpoints
 from pipeline.run_directory.directory import RunDirectory
+from pipeline.run_directory.object_store import ObjectStore
 from pipeline.run_directory.remote import RemoteRuns, TakenOverError, UploadError, local_mirror
 
 URL = "s3://bucket/lab/runs"
 
 
-@pytest.fixture(params=["folder", "moto"])
+@pytest.fixture(params=["folder", "moto", "google"])
 def bucket(request, tmp_path, monkeypatch):
     """A URL of an empty bucket; `machine(name)` goes to another machine, with an empty cache."""
     url = URL
-    if request.param == "folder":
-        (tmp_path / "store").mkdir()
-        store = pyarrow.fs.PyFileSystem(Handler(tmp_path / "store"))
-        monkeypatch.setattr(remote, "_open", lambda url: (store, "lab/runs"))
-    else:
-        server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "test")
-        server.start()
-        request.addfinalizer(server.stop)
-        httpx.post("http://{}:{}/moto-api/reset".format(*server.get_host_and_port()))
-        url = f"{URL}?endpoint_override={':'.join(map(str, server.get_host_and_port()))}&scheme=http"
-        filesystem, _ = pyarrow.fs.FileSystem.from_uri(url + "&allow_bucket_creation=true")
-        filesystem.create_dir("bucket")
+    with ExitStack() as stack:
+        if request.param == "folder":
+            (tmp_path / "store").mkdir()
+            store = pyarrow.fs.PyFileSystem(Handler(tmp_path / "store"))
+            monkeypatch.setattr(object_store, "open_filesystem", lambda url: (store, "lab/runs"))
+        elif request.param == "moto":
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+                monkeypatch.setenv(name, "test")
+            url = f"{URL}?endpoint_override=127.0.0.1:{stack.enter_context(moto(tmp_path))}&scheme=http"
+        else:
+            monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(google_credentials(tmp_path)))
+            port = stack.enter_context(google(tmp_path))
+            url = f"gs://bucket/lab/runs?endpoint_override=127.0.0.1:{port}&scheme=http"
 
-    def machine(name):
-        monkeypatch.setenv("IGPO_CACHE", str(tmp_path / name))
-        return RemoteRuns(url)
+        def machine(name):
+            monkeypatch.setenv("IGPO_CACHE", str(tmp_path / name))
+            return RemoteRuns(url)
 
-    machine.url = url
-    return machine
+        machine.url = url
+        yield machine
 
 
 class Handler(pyarrow.fs.FSSpecHandler):
@@ -121,13 +124,13 @@ def test_only_what_changed_goes_up_and_what_is_gone_goes_away(bucket, monkeypatc
     run = make_run(bucket.url)
     here.upload(run)
     sent = []
-    send = RemoteRuns._send
+    send = ObjectStore.send
 
-    def noted(self, path, target):
+    def noted(self, path, name):
         sent.append(path.name)
-        return send(self, path, target)
+        return send(self, path, name)
 
-    monkeypatch.setattr(RemoteRuns, "_send", noted)
+    monkeypatch.setattr(ObjectStore, "send", noted)
     advance(run, 4), advance(run, 6)
     (run.path / "rollouts" / "turns" / "2.parquet").unlink()
     here.upload(run)
@@ -143,17 +146,17 @@ def test_failures_that_pass_are_tried_again(bucket, monkeypatch):
     here = bucket("one")
     run = make_run(bucket.url)
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
-    write, failures = RemoteRuns._write, [OSError("SLOW_DOWN")] * 3
+    write, failures = ObjectStore._write, [OSError("SLOW_DOWN"), pyarrow.ArrowException("UNKNOWN")] * 2
 
     def shaky(self, path, content):
         if failures:
             raise failures.pop()
         write(self, path, content)
 
-    monkeypatch.setattr(RemoteRuns, "_write", shaky)
+    monkeypatch.setattr(ObjectStore, "_write", shaky)
     here.upload(run)
-    failures += [OSError("SLOW_DOWN")] * remote.ATTEMPTS
-    with pytest.raises(UploadError, match=r"can't be uploaded to s3://.* \(SLOW_DOWN\); it is whole in /"):
+    failures += [OSError("SLOW_DOWN")] * object_store.ATTEMPTS
+    with pytest.raises(UploadError, match=r"can't be uploaded to \w+://.* \(SLOW_DOWN\); it is whole in /"):
         here.upload(run)
 
 
@@ -177,25 +180,61 @@ def test_a_url_never_becomes_a_folder(tmp_path, monkeypatch):
         assert "secret" not in str(refused.value)
 
 
-def test_a_place_that_cannot_be_written_is_refused_at_once(monkeypatch):
+@pytest.mark.parametrize(
+    "url, credentials, message",
+    [
+        (
+            "s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http",
+            True,
+            r"nothing can be written there: .*",
+        ),
+        ("gs://bucket/x?endpoint_override=127.0.0.1:1&scheme=http", True, "CURL error .*connect to server"),
+        ("gs://bucket/x", False, "Cannot open credentials file .*nothing.json"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path, monkeypatch, url, credentials, message):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    account = google_credentials(tmp_path) if credentials else tmp_path / "nothing.json"
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account))
+    monkeypatch.setattr(object_store, "GOOGLE_SECONDS", 2)
     started = time.monotonic()
-    with pytest.raises(InputError, match=r"nothing can be written there: .*; check bucket, region"):
-        RemoteRuns("s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http").check()
-    assert time.monotonic() - started < 30
+    with pytest.raises(InputError, match=f"{message}; check bucket, region and the credentials") as refused:
+        RemoteRuns(url).check()
+    assert time.monotonic() - started < 30 and "error_info" not in str(refused.value)
+
+
+def test_a_store_that_gives_back_something_else_is_refused(bucket, monkeypatch):
+    here = bucket("one")
+    monkeypatch.setattr(ObjectStore, "_read", lambda self, path: b"4\r\nigpo\r\n0")
+    with pytest.raises(InputError, match=r"holds b'igpo' is read there as b'4.*check the credentials"):
+        here.check()
+
+
+def test_runs_that_cannot_be_read_are_named(bucket, monkeypatch):
+    here = bucket("one")
+    here.upload(make_run(bucket.url))
+
+    def fails(self, path):
+        raise OSError("SLOW_DOWN")
+
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(ObjectStore, "_read", fails)
+    with pytest.raises(InputError, match="the runs of demo can't be fetched: SLOW_DOWN; try again"):
+        bucket("two").fetch("demo")
 
 
 KILLED = """
 import sys
 from pipeline.run_directory.directory import RunDirectory
+from pipeline.run_directory.object_store import ObjectStore
 from pipeline.run_directory.remote import RemoteRuns
-send = RemoteRuns._send
-def slow(self, path, target):
+send = ObjectStore.send
+def slow(self, path, name):
     print(path.name, flush=True)
     import time; time.sleep(0.3)
-    return send(self, path, target)
-RemoteRuns._send = slow
+    return send(self, path, name)
+ObjectStore.send = slow
 RemoteRuns(sys.argv[1]).upload(RunDirectory(sys.argv[2]))
 """
 

@@ -10,10 +10,11 @@ import time
 import psutil
 import pytest
 from command import Command
+from ray.exceptions import RayActorError
 from tiny_policy import write_experiment, write_policy
 
 from pipeline.training import ray_watch
-from pipeline.training.ray_watch import RayLostError, lost_ray, remember_ray, watched_ray
+from pipeline.training.ray_watch import RayLostError, lost_learner, lost_ray, remember_ray, watched_ray
 
 
 @pytest.fixture
@@ -54,6 +55,18 @@ def test_an_error_that_follows_from_it_is_told_by_its_cause(parts):
     with pytest.raises(KeyError), watched_ray():
         ray_watch._started.clear()
         raise KeyError("another fault")
+
+
+def test_an_actor_s_death_is_told_as_a_learner_s():
+    try:
+        try:
+            raise RayActorError()
+        except RayActorError as error:
+            raise RuntimeError("the update failed") from error
+    except RuntimeError as error:
+        told = lost_learner(error)
+    assert told is not None and told.startswith("a learner is lost: its process was killed or")
+    assert lost_learner(RuntimeError("another fault")) is None
 
 
 def test_what_ends_after_the_block_is_not_raised(parts):

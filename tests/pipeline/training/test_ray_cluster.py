@@ -1,15 +1,21 @@
 """Which Ray a run uses: one of its own, or the one that is named; and that its start can be interrupted."""
 
 import io
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from unittest import mock
 
+import grpc
 import pytest
+import ray
+from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 from rich.console import Console
 from tiny_policy import write_experiment
 
@@ -18,7 +24,7 @@ from pipeline.doctor.machine import ray_cluster
 from pipeline.experiment.experiment import load_experiments
 from pipeline.ray_address import knock, named_cluster
 from pipeline.training.launch import LaunchOptions, launch
-from pipeline.training.ray_cluster import RayOptions, start_ray
+from pipeline.training.ray_cluster import RayOptions, asked_resources, missing_resources, start_ray
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +38,45 @@ def no_ray(monkeypatch, tmp_path):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", lambda **arguments: called.update(arguments))
     return called
+
+
+@contextmanager
+def cluster(version: str = ray.__version__, token: str | None = None):
+    """What answers as a cluster's control service, asked for its health, does; yields HOST:PORT."""
+
+    class Service(gcs_service_pb2_grpc.NodeInfoGcsServiceServicer):
+        def CheckAlive(self, request, context):
+            if token and ("authorization", f"Bearer {token}") not in context.invocation_metadata():
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken: missing or incorrect")
+            return gcs_service_pb2.CheckAliveReply(ray_version=version)
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    gcs_service_pb2_grpc.add_NodeInfoGcsServiceServicer_to_server(Service(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None)
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    """Sets Ray's variables of tokens, and lets Ray read them; there is no token in the home folder."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    def read():
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+    def set_variables(**variables):
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+            os.environ.pop(name, None)
+        os.environ.update(variables)
+        read()
+
+    with mock.patch.dict(os.environ, HOME=str(tmp_path)):
+        set_variables()
+        yield set_variables
+    read()
 
 
 @contextmanager
@@ -56,6 +101,7 @@ def listening(answer: bytes | None):
 
 
 GRPC = bytes([0, 0, 0x18, 4, 0, 0, 0, 0, 0])
+"""What greets as gRPC does, and says no more."""
 
 
 def dead_address() -> str:
@@ -124,8 +170,67 @@ def test_what_listens_and_is_no_ray(answer):
         start_ray(RayOptions(address))
 
 
+def test_what_greets_and_does_not_answer(monkeypatch):
+    monkeypatch.setattr("pipeline.ray_address.SECONDS", 1.0)
+    with listening(GRPC) as address, pytest.raises(InputError, match="no Ray cluster can be joined there: "):
+        start_ray(RayOptions(address))
+
+
+TOKEN, OTHER = "a" * 32, "b" * 32
+
+
+@pytest.mark.parametrize(
+    "variables, reason",
+    [
+        ({}, "it wants a token, and none is sent: set RAY_AUTH_MODE=token, and put the cluster's into RAY_A"),
+        ({"RAY_AUTH_TOKEN": TOKEN}, "none is sent: set RAY_AUTH_MODE=token, and put"),
+        ({"RAY_AUTH_MODE": "token"}, "RAY_AUTH_MODE=token is set and there is no token: put the cluster's"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": OTHER}, "the token of RAY_AUTH_TOKEN is not its own: "),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}, None),
+    ],
+)
+@pytest.mark.parametrize("by", ["--ray-address ", "RAY_ADDRESS="])
+def test_a_cluster_that_wants_a_token(monkeypatch, no_ray, tokens, variables, reason, by):
+    tokens(**variables)
+    with cluster(token=TOKEN) as address:
+        typed = address if by == "--ray-address " else None
+        if typed is None:
+            monkeypatch.setenv("RAY_ADDRESS", address)
+        if reason is None:
+            start_ray(RayOptions(typed))
+            assert no_ray["address"] == address
+            return
+        with pytest.raises(InputError) as refused:
+            start_ray(RayOptions(typed))
+    said = str(refused.value)
+    assert said.startswith(f"{by}{address}: ") and reason in said and "\n" not in said
+    assert TOKEN not in said and OTHER not in said and not no_ray
+
+
+def test_auto_takes_the_token_of_this_machine(monkeypatch, no_ray, tokens, tmp_path):
+    """As Ray does for `auto`; it gets the address from us."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text(TOKEN)
+    tokens()
+    with cluster(token=TOKEN) as address:
+        monkeypatch.setattr("ray._private.services.canonicalize_bootstrap_address", lambda auto: address)
+        start_ray(RayOptions("auto"))
+        assert no_ray["address"] == address
+        tokens()
+        with pytest.raises(InputError, match="none is sent: set RAY_AUTH_MODE=token"):
+            start_ray(RayOptions(address))
+
+
+def test_a_cluster_of_another_version():
+    with (
+        cluster("2.40.0") as address,
+        pytest.raises(InputError, match="runs Ray 2.40.0, this process has"),
+    ):
+        start_ray(RayOptions(address))
+
+
 def test_a_named_cluster_is_joined(monkeypatch, no_ray):
-    with listening(GRPC) as address:
+    with cluster() as address:
         monkeypatch.setenv("RAY_ADDRESS", address)
         start_ray(RayOptions())
         assert no_ray["address"] == address and "num_cpus" not in no_ray
@@ -139,7 +244,7 @@ def test_a_cluster_that_nobody_named_is_not_joined(no_ray, tmp_path, is_alive):
     """Ray itself joins what `ray start` left in this file, and waits for ever where it is gone."""
     file = tmp_path / "ray" / "ray_current_cluster"
     file.parent.mkdir()
-    with listening(GRPC) as alive:
+    with cluster() as alive:
         file.write_text(alive if is_alive else dead_address())
         start_ray(RayOptions(num_cpus=3))
         assert (no_ray["address"], no_ray["num_cpus"]) == ("local", 3)
@@ -157,6 +262,16 @@ def test_a_cluster_that_nobody_named_is_not_joined(no_ray, tmp_path, is_alive):
     )
 
 
+def test_custom_resources_that_ray_does_not_have_are_named(monkeypatch):
+    """Ray would wait for them without end."""
+    changes = ["custom_resources_per_env_runner={rack: 1}", "custom_resources_per_learner={rack: 0.5}"]
+    (experiment,) = load_experiments("conf/igpo.yaml", [*changes, "num_env_runners=2", "num_learners=2"])
+    config = experiment.algorithm_config()
+    assert asked_resources(config)["rack"] == 3
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "rack": 2.0})
+    assert missing_resources(config) == "2 env runners and 2 learners ask for 3 of `rack`, and Ray has 2"
+
+
 @pytest.mark.parametrize("by", ["option", "variable"])
 def test_a_joined_cluster_may_have_what_this_machine_lacks(monkeypatch, tmp_path, by):
     monkeypatch.setattr("pipeline.training.launch.configure_ray_logging", lambda verbosity: None)
@@ -172,7 +287,7 @@ def test_a_joined_cluster_may_have_what_this_machine_lacks(monkeypatch, tmp_path
     monkeypatch.setattr("pipeline.training.launch.check_resources", note)
     monkeypatch.setattr("pipeline.training.launch._start", start)
     experiments = load_experiments(write_experiment(tmp_path / "demo.yaml", "tiny"))
-    with listening(GRPC) as address, pytest.raises(InputError, match="here"):
+    with cluster() as address, pytest.raises(InputError, match="here"):
         if by == "variable":
             monkeypatch.setenv("RAY_ADDRESS", address)
         options = RayOptions(address if by == "option" else None)

@@ -15,7 +15,7 @@ from tiny_policy import write_experiment, write_policy
 
 from envs.errors import InputError
 from pipeline.experiment.experiment import load_experiments
-from pipeline.run_directory import remote
+from pipeline.run_directory import object_store
 from pipeline.run_directory.checkpoints import Checkpoints
 from pipeline.training.launch import FAILED, LaunchOptions, launch
 from pipeline.training.loop import Ending
@@ -38,7 +38,7 @@ def train(tmp_path, policy, monkeypatch):
     (tmp_path / "store").mkdir()
     store = DirFileSystem(str(tmp_path / "store"), LocalFileSystem(auto_mkdir=True))
     filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store))
-    monkeypatch.setattr(remote, "_open", lambda url: (filesystem, "lab"))
+    monkeypatch.setattr(object_store, "open_filesystem", lambda url: (filesystem, "lab"))
     monkeypatch.setattr("pipeline.training.launch.configure_ray_logging", lambda verbosity: None)
     monkeypatch.setattr("pipeline.training.launch.start_ray", lambda options, verbosity: None)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
@@ -104,7 +104,7 @@ def test_a_run_that_cannot_be_uploaded_goes_on_and_says_so_at_its_end(train, mon
         raise OSError("SLOW_DOWN")
 
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
-    monkeypatch.setattr(remote.RemoteRuns, "_send", fails)
+    monkeypatch.setattr(object_store.ObjectStore, "send", fails)
     code, said, _ = train("one", [1, 2])
     assert code == FAILED
     assert "not uploaded: run " in said and "(SLOW_DOWN); it is whole in " in said and "evaluate" in said
@@ -114,7 +114,7 @@ def test_a_place_that_cannot_be_written_ends_the_command_before_anything_starts(
     def fails(self, path, content):
         raise OSError("ACCESS_DENIED")
 
-    monkeypatch.setattr(remote.RemoteRuns, "_write", fails)
+    monkeypatch.setattr(object_store.ObjectStore, "_write", fails)
     with pytest.raises(InputError, match="s3://bucket/lab: nothing can be written there: ACCESS_DENIED"):
         train("one", [1])
     assert not (train.here / "one" / "runs").exists()
