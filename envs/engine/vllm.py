@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from typing import Any, Literal
@@ -29,8 +28,6 @@ def import_vllm(dtype: Literal["float32", "bfloat16"]) -> Any:
     _mend_llvmlite()
     with without_collecting():
         from vllm import LLM
-    # vLLM does so itself at the end of an engine's start, which before that collects garbage four times.
-    gc.freeze()
     return LLM
 
 

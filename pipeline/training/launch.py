@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.disk_errors import disk_trouble
+from envs.engine.models import resolve_model
 from envs.errors import InputError
 from envs.loading import imported_meanwhile, without_collecting
 from pipeline.analysis.results import REPORT, RESULTS
@@ -104,6 +105,8 @@ def _checked_plans(experiments: list[Experiment], options: LaunchOptions, consol
     ]
     unfinished = [plan for plan in plans if plan.run is None or plan.run.metadata["status"] != FINISHED]
     joins_cluster = options.ray.cluster is not None
+    for plan in unfinished:
+        _check_model_path(plan)
     if unfinished:
         with console.status("starting Ray ..."), imported_meanwhile(*SOON):
             start_ray(options.ray, options.verbosity)
@@ -113,6 +116,14 @@ def _checked_plans(experiments: list[Experiment], options: LaunchOptions, consol
             download_model(plan.config.model_path, console)
         check_resources(plan, console, may_grow=joins_cluster)
     return plans
+
+
+def _check_model_path(plan: Plan) -> None:
+    """Raises InputError where there is no such folder: the commonest mistake is told before Ray starts."""
+    try:
+        resolve_model(plan.config.model_path)
+    except InputError as error:
+        raise InputError(f"{plan.experiment.source}: {error}") from None
 
 
 def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Console) -> int:
