@@ -62,12 +62,14 @@ def test_every_shape_of_questions_is_described_and_evaluated(tmp_path, policy):
 @pytest.mark.slow
 def test_one_run_learns_from_every_shape(tmp_path, policy):
     """`rllib train file` with a mixture of all of them, an equal share of the draws each."""
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_text('{"question": "Where does the blue lake lie?", "answer": ["Peru"]}')
     sources = [writer(tmp_path) for writer in QUESTION_SOURCES]
     settings = {
         "questions": dict.fromkeys([*sources, own_csv(tmp_path)], 1),
         "fields": OWN_NAMES,
         "corpus": contents_jsonl(tmp_path),
-        "heldout_share": 0,
+        "heldout_questions": str(heldout),
         "max_turns": 1,
     }
     file = write_experiment(
