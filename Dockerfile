@@ -10,7 +10,7 @@ RUN apt-get update \
 
 WORKDIR /opt/igpo
 COPY requirements requirements
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE igpo_start.py ./
 COPY algorithms algorithms
 COPY envs envs
 COPY pipeline pipeline

@@ -3,7 +3,7 @@ BIN := .venv/bin
 CONFIG ?= conf/igpo.yaml
 
 .PHONY: help setup train study test test-all test-matrix kill-matrix lint gpu-proof test-gpu-set wheel image clean
-PYTHONS ?= 3.11
+PYTHONS ?= 3.11 3.12
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 

@@ -7,9 +7,11 @@ place. Here that is told in one sentence.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
 import sys
+import threading
 
 KNOWN_BY = {
     "algorithms": os.path.join("credit", "presets.py"),
@@ -47,7 +49,26 @@ def _start(command: str) -> None:
         print(f"error: {said}", file=sys.stderr)
         raise SystemExit(2)
     module = importlib.import_module(f"pipeline.cli.{command}")
-    module.app()
+    try:
+        module.app()
+    except SystemExit as ending:
+        _leave(ending.code)
+        raise
+
+
+def _leave(code: object) -> None:
+    """Ends the process with `code` as Python would, but without taking its memory apart object by object.
+
+    With RLlib and transformers loaded that takes more than a second, in which the shell's prompt waits. Does
+    nothing where a thread is still to be waited for, or `code` is no number.
+    """
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if not isinstance(code, int) or not all(thread.daemon for thread in others):
+        return
+    atexit._run_exitfuncs()  # Ray's, MLflow's and logging's
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def rllib() -> None:

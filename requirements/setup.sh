@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv from the frozen list (no dependency resolution) and installs the project into it, editable. Does nothing when up to date.
 # GPU=1: the list for NVIDIA GPUs, with CUDA builds.
-#     VENV=folder PYTHON=/path/to/python3.11 requirements/setup.sh
+#     VENV=folder PYTHON=/path/to/python3.12 requirements/setup.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
@@ -15,18 +15,26 @@ fi
 STAMP=$VENV/.installed
 unset PYTHONDONTWRITEBYTECODE  # without bytecode a run takes twice as long to start, every time
 
+version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+tested() { case "$(version "$1")" in 3.11 | 3.12) ;; *) return 1 ;; esac; }
+stop() {
+    echo "setup: $1" >&2
+    exit 2
+}
+if [ -n "${PYTHON:-}" ]; then
+    [ -n "$(version "$PYTHON")" ] || stop "$PYTHON does not run: install it, or say where it is: make setup PYTHON=/path/to/python3.12"
+    [ ! -x "$VENV/bin/python" ] || [ "$(version "$VENV/bin/python")" = "$(version "$PYTHON")" ] ||
+        stop "$VENV is of Python $(version "$VENV/bin/python"): remove it, or name another folder: VENV=.venv-$(version "$PYTHON")"
+fi
+
 wanted=$(cat "$LIST" pyproject.toml requirements/setup.sh | sha256sum | cut -d' ' -f1)
 [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$wanted" ] && exit 0
 
-version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 if [ -z "${PYTHON:-}" ]; then
-    for PYTHON in python3.11 python3; do [ "$(version "$PYTHON")" = 3.11 ] && break; done
-    [ "$(version "$PYTHON")" = 3.11 ] || {
-        echo "setup: Python 3.11 is needed (found $("$PYTHON" --version 2>&1)): install it, or say which: make setup PYTHON=/path/to/python3.11" >&2
-        exit 2
-    }
+    for PYTHON in "$VENV/bin/python" python3.11 python3.12 python3; do tested "$PYTHON" && break; done
+    tested "$PYTHON" || stop "Python 3.11 or 3.12 is needed: install one, or say where it is: make setup PYTHON=/path/to/python3.12"
 fi
-[ "$(version "$PYTHON")" = 3.11 ] || echo "setup: Python $(version "$PYTHON") is not tested as a whole yet" >&2
+tested "$PYTHON" || echo "setup: Python $(version "$PYTHON") is not tested" >&2
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 
 pip() { "$VENV/bin/python" -m pip "$@"; }

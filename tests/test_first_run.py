@@ -29,8 +29,8 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     environment = {**os.environ, "PATH": path, "PYTHONPATH": python_path}
     cells = [re.sub("training_iteration=20", "training_iteration=3", cell) for cell in code_cells(NOTEBOOK)]
     left = run_cells(cells, tmp_path, environment)
-    assert [row["turn_index"] for row in left["by_turn"]][:3] == [0, 1, 2]
-    gain = {row["gold_hit"]: row["gain"] for row in left["deserved"]}
+    assert list(left["by_turn"]["turn_index"])[:3] == [0, 1, 2]
+    gain = dict(zip(left["deserved"]["gold_hit"], left["deserved"]["gain"], strict=True))
     assert gain[True] > gain[False]
     assert [len(values) for values in left["paid"]["igpo"]] == [3, 2]
-    assert (tmp_path / "first-run.html").stat().st_size > 100_000
+    assert (tmp_path / "runs/first-run.html").stat().st_size > 100_000

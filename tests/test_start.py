@@ -51,3 +51,41 @@ def test_the_scripts_of_the_package_start_here():
     text = (ROOT / "pyproject.toml").read_text()
     assert 'rllib = "igpo_start:rllib"' in text and 'igpo = "igpo_start:igpo"' in text
     assert '"igpo_start.py" = "igpo_start.py"' in text
+
+
+LEAVES = """
+import atexit, sys, threading, time, types
+import igpo_start
+
+class Kept:
+    def __del__(self):
+        print("taken apart")
+
+kept = Kept()
+atexit.register(print, "at exit")
+
+def app():
+    print("done")
+    {before}
+    sys.exit({code})
+
+sys.modules["pipeline.cli.igpo"] = types.SimpleNamespace(app=app)
+igpo_start.igpo()
+"""
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_the_process_ends_without_being_taken_apart(tmp_path, code):
+    done = run(tmp_path, LEAVES.format(code=code, before="pass"))
+    assert (done.returncode, done.stdout, done.stderr) == (code, "done\nat exit\n", "")
+
+
+def test_a_thread_is_waited_for(tmp_path):
+    slow = "threading.Thread(target=lambda: (time.sleep(0.3), print('thread'))).start()"
+    done = run(tmp_path, LEAVES.format(code=1, before=slow))
+    assert done.returncode == 1 and done.stdout == "done\nthread\nat exit\ntaken apart\n"
+
+
+def test_an_exit_with_words_is_pythons_own(tmp_path):
+    done = run(tmp_path, LEAVES.format(code="'words'", before="pass"))
+    assert done.returncode == 1 and done.stderr == "words\n" and "taken apart" in done.stdout

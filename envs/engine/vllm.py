@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from envs.engine.accelerator import check_device, sees_gpu
 from envs.engine.base import NO_WEIGHTS, EngineSettings, Generate, Generated, ScoreAnswer, Scored
 from envs.engine.vllm_arguments import make
 from envs.engine.vllm_outputs import read_generated, read_score
+from envs.loading import without_collecting
 
 
 def import_vllm(dtype: Literal["float32", "bfloat16"]) -> Any:
@@ -25,8 +27,10 @@ def import_vllm(dtype: Literal["float32", "bfloat16"]) -> Any:
         # Else Triton's attention multiplies with 10 bits of mantissa on GPUs, and the learner with 23.
         os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
     _mend_llvmlite()
-    from vllm import LLM
-
+    with without_collecting():
+        from vllm import LLM
+    # vLLM does so itself at the end of an engine's start, which before that collects garbage four times.
+    gc.freeze()
     return LLM
 
 

@@ -31,6 +31,7 @@ from envs.engine.base import NO_WEIGHTS
 from envs.engine.build import build_engines
 from envs.engine.models import resolve_model
 from envs.engine.peak_memory import peak_memory_gib, reset_peak_memory
+from envs.loading import without_collecting
 from envs.runner.episode_record import EpisodeRecord
 from envs.runner.job import RolloutJob
 from envs.runner.rollout_loop import LoopSeconds, RolloutLoop
@@ -55,7 +56,8 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         self.loop: Any = None
         """The `RolloutLoop`; None in a driver-side runner beside remote ones."""
         if (self.worker_index or 0) > 0 or self.config.num_env_runners == 0:
-            self.loop = self._build_loop()
+            with without_collecting():
+                self.loop = self._build_loop()
 
     def _build_loop(self) -> RolloutLoop:
         settings = self.config.env_settings()

@@ -59,6 +59,7 @@ def estimate_command(
     """
     from dataclasses import replace
 
+    from envs.loading import without_collecting
     from pipeline.estimate.estimate import WIDTH, show
     from pipeline.estimate.workload import Expected
     from pipeline.experiment.experiment import load_experiment
@@ -67,7 +68,8 @@ def estimate_command(
 
     configure_logging(0)
     experiment = load_experiment(config, set_)
-    configure_ray_logging(0)
+    with without_collecting():
+        configure_ray_logging(0)
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
@@ -86,7 +88,8 @@ def estimate_command(
         "prompt_tokens": prompt_tokens,
     }
     expected = replace(expected, **{name: value for name, value in typed.items() if value is not None})
-    show(experiment, device, expected, console, gpus=gpus)
+    with without_collecting():
+        show(experiment, device, expected, console, gpus=gpus)
 
 
 def _lengths_of(run: str, runs_dir: Path) -> Expected:

@@ -58,6 +58,7 @@ def doctor(
     from pipeline.logging import configure_logging
 
     configure_logging(verbose)
+    from envs.loading import without_collecting
     from pipeline.experiment.before_start import check_start
     from pipeline.experiment.experiment import load_experiment
     from pipeline.logging import configure_ray_logging, native_stderr_aside
@@ -65,16 +66,18 @@ def doctor(
 
     experiment = load_experiment(config, set_)
     check_start(experiment)
-    configure_ray_logging(verbose)
-    from pipeline.doctor.checks import cheap_checks
-    from pipeline.doctor.findings import Subject, show
-    from pipeline.doctor.machine import ray_cluster
-    from pipeline.doctor.measurements import expensive_checks
-
-    subject = Subject(experiment, experiment.algorithm_config())
     console = Console()
-    failed = show(cheap_checks(subject, also=[ray_cluster]), subject, console)
+    with without_collecting():
+        configure_ray_logging(verbose)
+        from pipeline.doctor.checks import cheap_checks
+        from pipeline.doctor.findings import Subject, show
+        from pipeline.doctor.machine import ray_cluster
+
+        subject = Subject(experiment, experiment.algorithm_config())
+        failed = show(cheap_checks(subject, also=[ray_cluster]), subject, console)
     if not failed and not quick:
+        from pipeline.doctor.measurements import expensive_checks
+
         with native_stderr_aside(verbose):
             failed = show(expensive_checks(subject), subject, console)
     if failed:

@@ -104,6 +104,7 @@ def train_file(
 
     configure_logging(verbose)
     from envs.errors import InputError
+    from envs.loading import without_collecting
     from pipeline.experiment.before_start import check_start
     from pipeline.experiment.conf_files import resolve_config_path
     from pipeline.experiment.experiment import load_experiments
@@ -130,8 +131,9 @@ def train_file(
     for experiment in experiments:
         check_start(experiment)
 
-    from pipeline.training.launch import LaunchOptions, launch
-    from pipeline.training.ray_watch import leave_lost_ray
+    with without_collecting():
+        from pipeline.training.launch import LaunchOptions, launch
+        from pipeline.training.ray_watch import leave_lost_ray
 
     options = LaunchOptions(
         command=("rllib", *sys.argv[1:]),

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from envs.disk_errors import disk_trouble
 from envs.errors import InputError
+from envs.loading import imported_meanwhile, without_collecting
 from pipeline.analysis.results import REPORT, RESULTS
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.own_code import own_code
 from pipeline.experiment.resolved import config_hash
 from pipeline.logging import configure_ray_logging, log_to_file, native_stderr_to
-from pipeline.ray_address import knock
 from pipeline.run_directory import provenance
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import FINISHED, HELDOUT_BEFORE, RunDirectory
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
 FAILED = 1
+SOON = ("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto")
+"""Modules that the checks and the learner load, which takes as long as Ray takes to start."""
 QUESTION = "SELECT turn_index, avg(gain), avg(advantage) FROM turns GROUP BY 1 ORDER BY 1"
 """A question to the log, as an example: which turns earned the credit?"""
 
@@ -74,25 +76,8 @@ class LaunchOptions:
 def launch(experiments: list[Experiment], options: LaunchOptions, console: Console) -> int:
     """Makes every run and returns the exit code. All runs are checked before the first one starts."""
     configure_ray_logging(options.verbosity)
-    for url, names in remote_places(experiments).items():
-        with console.status(f"looking at {url} ..."):
-            look_at_remote(url, names, fetch=options.resume)
-    plans = [
-        plan_run(experiment, resume=options.resume, alone=len(experiments) == 1) for experiment in experiments
-    ]
-    unfinished = [plan for plan in plans if plan.run is None or plan.run.metadata["status"] != FINISHED]
-    joins_cluster = options.ray.cluster is not None
-    if unfinished and options.ray.cluster:
-        knock(options.ray.cluster)  # before checks that may build an index
-    for plan in unfinished:
-        check_plan(plan, console, joins_cluster=joins_cluster)
-        if not joins_cluster:  # there the nodes that need the model download it
-            download_model(plan.config.model_path, console)
-    if unfinished:
-        with console.status("starting Ray ..."):
-            start_ray(options.ray, options.verbosity)
-    for plan in unfinished:
-        check_resources(plan, console, may_grow=joins_cluster)
+    with without_collecting():
+        plans = _checked_plans(experiments, options, console)
     grids = grid_ids(plans)
     for number, plan in enumerate(plans, start=1):
         label = plan.experiment.label
@@ -107,6 +92,27 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
         if code:
             return code
     return 0
+
+
+def _checked_plans(experiments: list[Experiment], options: LaunchOptions, console: Console) -> list[Plan]:
+    """The plan of every run. Where one is unfinished, Ray has started, and every check of it has passed."""
+    for url, names in remote_places(experiments).items():
+        with console.status(f"looking at {url} ..."):
+            look_at_remote(url, names, fetch=options.resume)
+    plans = [
+        plan_run(experiment, resume=options.resume, alone=len(experiments) == 1) for experiment in experiments
+    ]
+    unfinished = [plan for plan in plans if plan.run is None or plan.run.metadata["status"] != FINISHED]
+    joins_cluster = options.ray.cluster is not None
+    if unfinished:
+        with console.status("starting Ray ..."), imported_meanwhile(*SOON):
+            start_ray(options.ray, options.verbosity)
+    for plan in unfinished:
+        check_plan(plan, console, joins_cluster=joins_cluster)
+        if not joins_cluster:  # there the nodes that need the model download it
+            download_model(plan.config.model_path, console)
+        check_resources(plan, console, may_grow=joins_cluster)
+    return plans
 
 
 def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Console) -> int:
@@ -246,7 +252,8 @@ def build_algorithm(config: IGPOConfig, folder: Path, checkpoint: Path | None) -
 
     # RLlib would make folders in ~/ray_results, and has no setting for it.
     trainable.DEFAULT_STORAGE_PATH = str(folder / "rllib")
-    algorithm = config.build_algo()
+    with without_collecting():
+        algorithm = config.build_algo()
     if checkpoint is not None:
         algorithm.restore_from_path(str(checkpoint.absolute().resolve()))
     return algorithm

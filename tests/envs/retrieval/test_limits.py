@@ -98,7 +98,7 @@ def test_a_server_that_drips_has_one_clock_for_its_whole_answer(first):
         started = time.monotonic()
         with pytest.raises(RetrieverError, match=r"took longer than 0\.5 s"):
             search(address, timeout=0.5)
-        assert 0.4 < time.monotonic() - started < 1.5
+        assert 0.4 < time.monotonic() - started < 5  # without the clock: for hours
         assert gone.wait(5), "the connection stays open"
 
 

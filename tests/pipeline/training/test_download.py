@@ -1,4 +1,4 @@
-"""A model of the hub is downloaded before Ray starts, and one sees it."""
+"""A model of the hub is downloaded before the run starts, and one sees it."""
 
 import io
 import time
