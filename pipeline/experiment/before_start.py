@@ -10,6 +10,7 @@ from pathlib import Path
 from envs.data.corpus import iter_documents
 from envs.data.questions import iter_questions
 from envs.errors import InputError
+from envs.settings import Settings
 from pipeline.experiment.experiment import Experiment
 
 LINES = 100_000
@@ -31,14 +32,14 @@ def check_start(experiment: Experiment) -> None:
         )
     settings = experiment.env_settings
     if settings.corpus not in ("world", "remote"):
-        _look_at(settings.corpus, iter_documents)
+        _look_at(settings.corpus, iter_documents, settings.corpus_fields)
     sources = settings.questions if isinstance(settings.questions, dict) else [settings.questions]
     for source in [*sources, settings.heldout_questions]:
         if source and not source.startswith("hf:") and Path(source).suffix != ".parquet":
-            _look_at(source, iter_questions)
+            _look_at(source, iter_questions, settings.fields)
 
 
 @cache
-def _look_at(path: str, read: Callable[[str], Iterator[object]]) -> None:
-    for _ in islice(read(path), LINES):
+def _look_at(path: str, read: Callable[..., Iterator[object]], names: Settings) -> None:
+    for _ in islice(read(path, names), LINES):
         pass

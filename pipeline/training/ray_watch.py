@@ -51,14 +51,15 @@ def lost_ray() -> str | None:
 def lost_learner(error: BaseException) -> str | None:
     """What the loss of a learner did, in a sentence, where `error` follows from it; else None.
 
-    A lost env runner is started again, so the loss of an actor that ends a run is a learner's.
+    A lost env runner is started again, so the loss of an actor that ends a run is a learner's. Where its node
+    is gone, what comes first may be the loss of the weights that lay there for the env runners.
     """
-    from ray.exceptions import RayActorError
+    from ray.exceptions import ObjectLostError, RayActorError
 
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in seen:
-        if isinstance(cause, RayActorError):
+        if isinstance(cause, RayActorError | ObjectLostError):
             return "a learner is lost: its process was killed or out of memory, or its node left the cluster"
         seen.append(cause)
         cause = cause.__cause__ or cause.__context__

@@ -10,6 +10,7 @@ from data_shapes import (
     QUESTION_SOURCES,
     beir,
     contents_jsonl,
+    nq_open,
     own_corpus_csv,
     own_csv,
     saved_corpus,
@@ -60,22 +61,25 @@ def test_every_shape_of_questions_is_described_and_evaluated(tmp_path, policy):
 
 
 @pytest.mark.slow
-def test_one_run_learns_from_every_shape(tmp_path, policy):
+@pytest.mark.parametrize("names", [None, OWN_NAMES], ids=["shapes", "own_names"])
+def test_a_run_learns_from_every_shape(tmp_path, policy, names):
     """`rllib train file` with a mixture of all of them, an equal share of the draws each."""
-    sources = [writer(tmp_path) for writer in QUESTION_SOURCES]
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_text('{"question": "Where does the blue lake lie?", "answer": ["Peru"]}')
+    writers = [*QUESTION_SOURCES] if names is None else [own_csv, nq_open]
+    sources = [writer(tmp_path) for writer in writers]
     settings = {
-        "questions": dict.fromkeys([*sources, own_csv(tmp_path)], 1),
-        "fields": OWN_NAMES,
+        "questions": dict.fromkeys(sources, 1),
+        "heldout_questions": str(heldout),
         "corpus": contents_jsonl(tmp_path),
-        "heldout_share": 0,
         "max_turns": 1,
     }
     file = write_experiment(
         tmp_path / "demo.yaml",
         policy,
-        env=settings,
+        env=settings | ({"fields": names} if names else {}),
         iterations=1,
-        prompts_per_iteration=2 * len(settings["questions"]),
+        prompts_per_iteration=2 * len(sources),
         evaluation_interval=0,
         num_env_runners=0,
         engine={"kind": "transformers", "max_num_seqs": 32},
@@ -84,7 +88,7 @@ def test_one_run_learns_from_every_shape(tmp_path, policy):
     assert train.end() == 0, train.said
     with open_run(next(tmp_path.glob("runs/demo/*/run.json")).parent) as log:
         asked = log.sql("SELECT DISTINCT question_id FROM episodes").fetchall()
-    assert len(asked) == 2 * len(settings["questions"]), asked
+    assert len(asked) == 2 * len(sources), asked
 
 
 @pytest.mark.parametrize("writer", [title_text_gz, beir, saved_corpus], ids=lambda writer: writer.__name__)

@@ -1,5 +1,6 @@
 """What is said of an experiment before Ray, model and engines are loaded."""
 
+import json
 import subprocess
 import sys
 
@@ -32,6 +33,22 @@ def experiment(folder, corpus=CORPUS, questions=QUESTIONS, **config):
 
 def test_sound_files_pass(tmp_path):
     check_start(experiment(tmp_path))
+
+
+def test_names_of_ones_own_are_known(tmp_path):
+    found = experiment(
+        tmp_path,
+        corpus='{"key": "1", "words": "a text"}\n',
+        questions='{"uid": "q", "asked": "?", "gold": "a"}\n',
+    )
+    with pytest.raises(InputError, match="corpus.jsonl:1"):
+        check_start(found)
+    names = {
+        "env_config.corpus_fields": {"id": "key", "text": "words"},
+        "env_config.fields": {"id": "uid", "question": "asked", "answers": "gold"},
+    }
+    changes = [f"{key}={json.dumps(value)}" for key, value in names.items()]
+    check_start(load_experiments(tmp_path / "demo.yaml", changes)[0])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 from command import Command
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectReconstructionFailedError, RayActorError
 from tiny_policy import write_experiment, write_policy
 
 from pipeline.training import ray_watch
@@ -57,12 +57,13 @@ def test_an_error_that_follows_from_it_is_told_by_its_cause(parts):
         raise KeyError("another fault")
 
 
-def test_an_actor_s_death_is_told_as_a_learner_s():
+@pytest.mark.parametrize(
+    "lost", [RayActorError(), ObjectReconstructionFailedError("5f70")], ids=["actor", "weights"]
+)
+def test_an_actor_s_death_is_told_as_a_learner_s(lost):
+    """Or that of the weights on its node, which the env runners were about to load."""
     try:
-        try:
-            raise RayActorError()
-        except RayActorError as error:
-            raise RuntimeError("the update failed") from error
+        raise RuntimeError("the update failed") from lost
     except RuntimeError as error:
         told = lost_learner(error)
     assert told is not None and told.startswith("a learner is lost: its process was killed or")
