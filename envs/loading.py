@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -23,29 +21,3 @@ def without_collecting() -> Generator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-@contextmanager
-def imported_meanwhile(*modules: str) -> Generator[None]:
-    """A block that waits for other processes, beside which a thread imports `modules`.
-
-    Raises:
-        ImportError: a module cannot be imported, and the block raised nothing itself.
-    """
-    failures: list[ImportError] = []
-
-    def load() -> None:
-        try:
-            for module in modules:
-                importlib.import_module(module)
-        except ImportError as error:  # raised again below
-            failures.append(error)
-
-    thread = threading.Thread(target=load, name="imports")
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-    if failures:
-        raise failures[0]

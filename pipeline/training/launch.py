@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.disk_errors import disk_trouble
-from envs.engine.models import resolve_model
 from envs.errors import InputError
-from envs.loading import imported_meanwhile, without_collecting
+from envs.loading import without_collecting
 from pipeline.analysis.results import REPORT, RESULTS
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.own_code import own_code
 from pipeline.experiment.resolved import config_hash
 from pipeline.logging import configure_ray_logging, log_to_file, native_stderr_to
+from pipeline.ray_address import knock
 from pipeline.run_directory import provenance
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import FINISHED, HELDOUT_BEFORE, RunDirectory
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
 FAILED = 1
-SOON = ("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto")
-"""Modules that the checks and the learner load, which takes as long as Ray takes to start."""
 QUESTION = "SELECT turn_index, avg(gain), avg(advantage) FROM turns GROUP BY 1 ORDER BY 1"
 """A question to the log, as an example: which turns earned the credit?"""
 
@@ -105,25 +103,18 @@ def _checked_plans(experiments: list[Experiment], options: LaunchOptions, consol
     ]
     unfinished = [plan for plan in plans if plan.run is None or plan.run.metadata["status"] != FINISHED]
     joins_cluster = options.ray.cluster is not None
-    for plan in unfinished:
-        _check_model_path(plan)
-    if unfinished:
-        with console.status("starting Ray ..."), imported_meanwhile(*SOON):
-            start_ray(options.ray, options.verbosity)
+    if unfinished and options.ray.cluster:
+        knock(options.ray.cluster)  # before checks that may build an index
     for plan in unfinished:
         check_plan(plan, console, joins_cluster=joins_cluster)
         if not joins_cluster:  # there the nodes that need the model download it
             download_model(plan.config.model_path, console)
+    if unfinished:
+        with console.status("starting Ray ..."):
+            start_ray(options.ray, options.verbosity)
+    for plan in unfinished:
         check_resources(plan, console, may_grow=joins_cluster)
     return plans
-
-
-def _check_model_path(plan: Plan) -> None:
-    """Raises InputError where there is no such folder: the commonest mistake is told before Ray starts."""
-    try:
-        resolve_model(plan.config.model_path)
-    except InputError as error:
-        raise InputError(f"{plan.experiment.source}: {error}") from None
 
 
 def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Console) -> int:

@@ -1,8 +1,8 @@
 """Stand-ins for S3 and Google Cloud Storage on loopback, and a line to them that can be cut.
 
-`moto_server` and `gcp-storage-emulator` are looked for on PATH and where IGPO_MOTO_SERVER and
-IGPO_GCS_EMULATOR say; a test that wants one is skipped where it is not. Each fits an environment of its own:
-`pip install "moto[server]"`, `pip install gcp-storage-emulator`.
+`moto_server` and `gcp-storage-emulator` are where IGPO_MOTO_SERVER and IGPO_GCS_EMULATOR say; a test
+that wants one is skipped where the variable is not set. Each fits an environment of its own:
+`pip install "moto[server]>=5.2.5"` (5.2.1 fails to complete uploads), `pip install gcp-storage-emulator`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -64,9 +63,9 @@ def google_credentials(folder: Path) -> Path:
 
 @contextmanager
 def _server(program: str, variable: str, folder: Path, *arguments: str) -> Iterator[int]:
-    found = os.environ.get(variable) or shutil.which(program)
+    found = os.environ.get(variable)
     if not found:
-        pytest.skip(f"no {program} on PATH or in {variable}")
+        pytest.skip(f"{variable} names no {program}")
     port = free_port()
     with (folder / f"{program}.log").open("w") as log:
         process = subprocess.Popen([found, *arguments, str(port)], stdout=log, stderr=log)
