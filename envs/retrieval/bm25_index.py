@@ -136,7 +136,8 @@ def _write_arrays(counted: _Counted, index: Any, folder: Path) -> None:
         rows_N[places_P] = rows_P
         free_V[block.words_U] += block.counts_U
         block.file.unlink()
-    data_N.flush(), rows_N.flush()
+    data_N.flush()
+    rows_N.flush()
 
 
 def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -26,11 +26,11 @@ def build_retriever(settings: RetrieverSettings, documents: Corpus | Iterable[Do
     corpus = documents if documents is None or isinstance(documents, Corpus) else Corpus(documents)
     match settings.kind:
         case "http":
-            from envs.retrieval.http import HTTPRetriever
+            from envs.retrieval.remote.http import HTTPRetriever
 
             return HTTPRetriever(settings.http or HTTPSettings(), corpus)
         case "web":
-            from envs.retrieval.web import WebRetriever
+            from envs.retrieval.remote.web import WebRetriever
 
             return WebRetriever(settings.web or WebSettings())
     if settings.is_own:

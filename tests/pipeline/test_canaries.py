@@ -11,7 +11,7 @@ from tiny_policy import write_experiment
 
 from envs.errors import InputError
 from envs.retrieval.config import WebSettings
-from envs.retrieval.web import WebRetriever
+from envs.retrieval.remote.web import WebRetriever
 from envs.search.tools.base import Tool, Toolbox, ToolError, ToolFailure
 from envs.search.trajectory import ToolCall
 from pipeline.logging import configure_logging, log_to_file

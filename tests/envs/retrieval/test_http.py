@@ -21,9 +21,9 @@ from envs.errors import InputError
 from envs.retrieval.base import Hit, RetrieverError
 from envs.retrieval.bm25 import BM25Retriever
 from envs.retrieval.build import build_retriever
-from envs.retrieval.client import JSONClient
 from envs.retrieval.config import HTTPSettings, RetrieverSettings
-from envs.retrieval.http import HTTPRetriever
+from envs.retrieval.remote.client import JSONClient
+from envs.retrieval.remote.http import HTTPRetriever
 from envs.retrieval.serving.server import retrieval_app
 
 CORPUS = Corpus(
@@ -85,7 +85,7 @@ def elsewhere(monkeypatch):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setattr("envs.proxies.is_loopback", lambda host: False)
-    monkeypatch.setattr("envs.retrieval.client.is_loopback", lambda host: False)
+    monkeypatch.setattr("envs.retrieval.remote.client.is_loopback", lambda host: False)
     return monkeypatch
 
 

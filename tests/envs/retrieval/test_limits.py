@@ -17,7 +17,7 @@ from envs.data.corpus import Corpus, Document
 from envs.retrieval.base import Hit, RetrieverError
 from envs.retrieval.bm25 import BM25Retriever
 from envs.retrieval.config import HTTPSettings
-from envs.retrieval.http import HTTPRetriever
+from envs.retrieval.remote.http import HTTPRetriever
 from envs.retrieval.serving.joined_searches import JoinedSearches
 from envs.retrieval.serving.server import MAX_BODY, retrieval_app
 from envs.retrieval.wire import MAX_DEPTH, parse_json

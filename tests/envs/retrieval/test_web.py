@@ -11,7 +11,7 @@ from envs.errors import InputError
 from envs.retrieval.base import Hit, RetrieverError
 from envs.retrieval.build import build_retriever
 from envs.retrieval.config import RetrieverSettings, WebSettings
-from envs.retrieval.web import WebRetriever
+from envs.retrieval.remote.web import WebRetriever
 
 KEY = "secret-key-1234"
 

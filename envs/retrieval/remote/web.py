@@ -15,8 +15,8 @@ from pydantic import BaseModel, Field, ValidationError
 from envs.cache_folder import cache_directory
 from envs.credentials import read_key
 from envs.retrieval.base import Hit, PricedHits, RetrieverError
-from envs.retrieval.client import JSONClient
 from envs.retrieval.config import WebSettings
+from envs.retrieval.remote.client import JSONClient
 
 
 class _Page(BaseModel):

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from envs.data.corpus import Corpus
 from envs.errors import InputError
 from envs.retrieval.base import Hit, RetrieverError
-from envs.retrieval.client import JSONClient
 from envs.retrieval.config import HTTPSettings
+from envs.retrieval.remote.client import JSONClient
 from envs.retrieval.wire import RetrieveAnswer
 
 

@@ -1,0 +1,1 @@
+"""Retrievers that ask a server: one of the wire format, or a web search."""
