@@ -97,6 +97,12 @@ class SearchEnvSettings(Settings):
         if not any("answer" in role.actions for role in self.roles):
             raise ValueError("no role may `answer`: add `answer` to one role's actions")
         check_roles(self.roles, has_rule=self.next_speaker is not None)
+        for role in self.roles:
+            if (role.max_context_tokens or 0) > self.max_context_tokens:
+                raise ValueError(
+                    f"role {role.name}: its max_context_tokens ({role.max_context_tokens}) is more than all "
+                    f"agents may have ({self.max_context_tokens}): raise env_config.max_context_tokens"
+                )
         may_be_remote = self.retriever.kind in ("http", "web") or self.retriever.is_own
         if self.corpus == "remote" and not may_be_remote:
             raise ValueError(

@@ -197,7 +197,7 @@ class SearchEpisode:
         # A server may send half of a surrogate pair, which no tokenizer accepts.
         text = text.encode(errors="replace").decode()
         prompt = [] if listener in self._contexts else self._open_context(listener)
-        room = self._room(listener) if listener == speaker else min(self._room(listener), self._room(speaker))
+        room = min(self._shared_room(listener), self._shared_room(speaker), self._own_room(listener))
         limit = max(0, min(self._settings.max_observation_tokens, room))
         context = self._contexts[listener]
         shown = self._protocol.observation(
@@ -250,7 +250,12 @@ class SearchEpisode:
         return ids
 
     def _room_for_decision(self) -> int:
-        return min(self._settings.max_turn_tokens, self._room(self.agent))
+        room = min(self._shared_room(self.agent), self._own_room(self.agent))
+        return min(self._settings.max_turn_tokens, room)
 
-    def _room(self, agent: str) -> int:
+    def _shared_room(self, agent: str) -> int:
+        """Tokens until the agent's context, or the history that belief is scored on, is full."""
         return self._limit - max(len(self.history), self._contexts[agent].length)
+
+    def _own_room(self, agent: str) -> int:
+        return self._task.own_limit(self._roles[agent]) - self._contexts[agent].length

@@ -28,6 +28,9 @@ class RoleSettings(Settings):
     to: str | None = Field(
         None, description="who gets its messages; None: the role it `reads`, else the answering role"
     )
+    max_context_tokens: int | None = Field(
+        None, ge=32, description="tokens of its own context; None: those of `env_config.max_context_tokens`"
+    )
 
     @property
     def shown_actions(self) -> tuple[str, ...]:

@@ -127,9 +127,31 @@ class SearchTask:
         """Tokens that the prompt of `question` leaves for decisions and observations; the question can be
         played if it is at least 1.
         """
+        return min(self.rooms(question).values())
+
+    def rooms(self, question: Question) -> dict[str, int]:
+        """The room that each setting which limits a context leaves, by the setting's name."""
         first, answering = self.settings.roles[0], self.answering_role
         longest = max(len(self.prompt(role, question)) for role in (first, answering))
-        return self.token_limit(self.answer_templates(question)) - longest
+        rooms = {"max_context_tokens": self.token_limit(self.answer_templates(question)) - longest}
+        for index, role in enumerate(self.settings.roles):
+            if role.max_context_tokens is not None and role in (first, answering):
+                room = self.own_limit(role) - len(self.prompt(role, question))
+                rooms[f"roles.{index}.max_context_tokens"] = room
+        return rooms
+
+    def context_limit(self, setting: str) -> int:
+        """The value of a setting that `rooms` names."""
+        own = {
+            f"roles.{k}.max_context_tokens": r.max_context_tokens for k, r in enumerate(self.settings.roles)
+        }
+        return own.get(setting) or self.settings.max_context_tokens
+
+    def own_limit(self, role: RoleSettings) -> int:
+        """The limit of the context of `role` alone. It reserves room for the tokens around one observation;
+        belief is scored on the history, so not for a suffix.
+        """
+        return (role.max_context_tokens or self.settings.max_context_tokens) - self.observation_overhead
 
     def token_limit(self, templates: AnswerTemplates) -> int:
         """The limit of history and contexts. It reserves room for the longest scoring suffix and for the
@@ -139,12 +161,14 @@ class SearchTask:
 
     def lack_of_room(self, question: Question) -> str:
         """Says how long the prompt is, and what setting would give it room."""
-        limit, room = self.settings.max_context_tokens, self.room(question)
-        reserved = self.answer_templates(question).longest + self.observation_overhead
+        room, setting = min((room, setting) for setting, room in self.rooms(question).items())
+        limit, reserved, reasons = self.context_limit(setting), self.observation_overhead, "observation"
+        if setting == "max_context_tokens":
+            reserved += self.answer_templates(question).longest
+            reasons = "scoring suffix and observation"
         return (
-            f"its prompt of {limit - reserved - room} tokens and the {reserved} reserved for scoring suffix "
-            f"and observation leave no room in max_context_tokens={limit}: raise it to {limit - room + 1} or "
-            "more"
+            f"its prompt of {limit - reserved - room} tokens and the {reserved} reserved for {reasons} "
+            f"leave no room in {setting}={limit}: raise it to {limit - room + 1} or more"
         )
 
     @cached_property

@@ -208,7 +208,6 @@ def prompts(subject: Subject) -> Finding:
     settings = subject.task.settings
     subject.questions = look_at_questions(subject.task, subject.on_looked)
     train, heldout = subject.questions["train"], subject.questions["heldout"]
-    needed = max(train.context_needed, heldout.context_needed)
     longest = max(train.longest_prompt, heldout.longest_prompt)
     wanted = longest + settings.max_turns * (settings.max_turn_tokens + settings.max_observation_tokens)
     text = f"prompts of up to {longest} tokens in a context of {settings.max_context_tokens}"
@@ -227,7 +226,9 @@ def prompts(subject: Subject) -> Finding:
             "prompt"
         )
     if warnings:
-        warnings[-1] += f"; max_context_tokens={needed} would play them all"
+        both = sorted([*train.context_needed.items(), *heldout.context_needed.items()])  # the larger is last
+        needed = ", ".join(f"{setting}={least}" for setting, least in dict(both).items())
+        warnings[-1] += f"; {needed} would play them all"
     if train.without_belief and subject.config.credit_config().reads_belief:
         warnings.append(
             f"{_share(train.without_belief, train)} training questions played without belief, on the outcome "

@@ -22,14 +22,15 @@ class Seen:
         too_long: ids of those whose prompt leaves no room for a decision.
         without_belief: ids of those whose gold answers are all too long to score.
         longest_prompt: in tokens.
-        context_needed: the least `max_context_tokens` that gives every prompt room.
+        context_needed: by setting, the least limit of a context that gives every prompt room; only settings
+            that leave a prompt none.
     """
 
     questions: int = 0
     too_long: list[str] = field(default_factory=list)
     without_belief: list[str] = field(default_factory=list)
     longest_prompt: int = 0
-    context_needed: int = 0
+    context_needed: dict[str, int] = field(default_factory=dict)
 
     def note(self) -> dict[str, Any]:
         """The facts for a run's metadata."""
@@ -52,16 +53,18 @@ def look_at_questions(
     """
     splits = {"train": task.train_questions, "heldout": task.heldout_questions}
     total, done = sum(map(len, splits.values())), 0
-    limit = task.settings.max_context_tokens
     seen = {split: Seen(len(questions)) for split, questions in splits.items()}
     for split, questions in splits.items():
         found = seen[split]
         for question in questions:
-            room = task.room(question)
+            rooms = task.rooms(question)
             prompt = len(task.prompt(task.settings.roles[0], question))
             found.longest_prompt = max(found.longest_prompt, prompt)
-            found.context_needed = max(found.context_needed, limit - room + 1)
-            if room < 1:
+            for setting, room in rooms.items():
+                if room < 1:
+                    least = task.context_limit(setting) - room + 1
+                    found.context_needed[setting] = max(found.context_needed.get(setting, 0), least)
+            if min(rooms.values()) < 1:
                 found.too_long.append(question.id)
             if not task.answer_templates(question).golds_K:
                 found.without_belief.append(question.id)

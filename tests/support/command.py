@@ -13,6 +13,11 @@ from pathlib import Path
 import psutil
 
 
+def _hears_ctrl_c() -> None:
+    """Undoes what a shell does to tests in the background: they, and what they start, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Command:
     """A command line in a process of its own, which says what it has printed so far."""
 
@@ -30,6 +35,7 @@ class Command:
             self.process = subprocess.Popen(
                 [*prefix, sys.executable, "-m", module, *arguments],
                 cwd=folder, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+                preexec_fn=_hears_ctrl_c,
                 env=own | {"PYTHONPATH": str(Path(__file__).parents[2])} | (environment or {}),
             )  # fmt: skip
 

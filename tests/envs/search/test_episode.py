@@ -145,6 +145,54 @@ def test_random_questions_are_those_that_can_be_played(tmp_path):
         env.reset(seed=0)
 
 
+def test_a_role_has_a_context_of_its_own(tmp_path):
+    """Alone, a searcher with room for one document gets nothing of a second; a reader tells it of three."""
+    usual = tiny_task(tmp_path)
+    question = next(q for q in usual.train_questions if q.hops == 3)
+    search = f"<search> {question.metadata['entity']} <end>"
+    prompt = usual.prompt(usual.answering_role, question)
+    episode = episode_of(usual, question)
+    episode.start()
+    seen = act(usual, episode, search)
+    one_document = len(prompt) + len(ids(usual, search)) + len(seen.ids)
+    limit = one_document + len(ids(usual, search)) + usual.observation_overhead + 1
+    searcher = TWO_ROLES[0] | {"max_context_tokens": limit}
+
+    alone = tiny_task(tmp_path, roles=[searcher])
+    assert alone.room(question) == limit - alone.observation_overhead - len(prompt)
+    episode = episode_of(alone, question)
+    episode.start()
+    assert act(alone, episode, search).ids == seen.ids
+    assert act(alone, episode, search) is None
+    second = episode.rollout.turns[1]
+    assert second.observation_cut and second.num_observation_tokens == 1 + alone.observation_overhead
+    assert episode.rollout.termination is Termination.TOKEN_LIMIT
+
+    team = tiny_task(tmp_path, roles=[searcher, TWO_ROLES[1]], max_turns=9)
+    episode = episode_of(team, question)
+    episode.start()
+    for _ in range(3):
+        act(team, episode, search)
+        act(team, episode, "<message> mother <end>")
+    assert not any(turn.observation_cut for turn in episode.rollout.turns)
+    act(team, episode, f"<answer> {question.golds[0]} <end>")
+    assert episode.rollout.outcome == 1.0
+    assert len(episode.history) > limit, "belief is scored on what both have seen"
+
+
+def test_a_prompt_longer_than_its_roles_context_is_told(tmp_path):
+    question = Question("long", "mother of " * 20 + "?", ["red"])
+    roles = [TWO_ROLES[0] | {"max_context_tokens": 40}]
+    task = tiny_task(tmp_path, roles=roles)
+    lack = task.lack_of_room(question)
+    assert lack.startswith("its prompt of 43 tokens and the 2 reserved for observation leave no room in ")
+    needed = int(lack.split("roles.0.max_context_tokens=40: raise it to ")[1].split()[0])
+    for limit, room in ((needed - 1, 0), (needed, 1)):
+        assert tiny_task(tmp_path, roles=[roles[0] | {"max_context_tokens": limit}]).room(question) == room
+    with pytest.raises(ValueError, match="role searcher: its max_context_tokens .600. is more than"):
+        tiny_task(tmp_path, roles=[roles[0] | {"max_context_tokens": 600}])
+
+
 def test_a_question_without_belief_reserves_no_room_and_bears_no_gain(tmp_path):
     task = tiny_task(tmp_path, max_turns=3)
     question = task.train_questions[0]

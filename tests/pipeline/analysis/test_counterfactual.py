@@ -146,7 +146,7 @@ def test_the_command_writes_a_view_and_reports_agreement(run_folder, experiment,
             """
         ).fetchall()
         agreement = run.named("counterfactual_agreement").fetchall()
-    assert {row[0] for row in rows} == {"tiny"} and {row[1] for row in rows} == {3}
+    assert {row[0] for row in rows} == {"tiny-000003"} and {row[1] for row in rows} == {3}
     assert all(row[3] == pytest.approx(row[4], abs=1e-4) for row in rows if row[6])
     assert all((row[5] is not None) == (row[2] == "reader") for row in rows)
     assert f"{len(rows)} turns of" in said

@@ -11,6 +11,7 @@ from algorithms.credit import get_preset
 from algorithms.igpo.config import IGPOConfig
 from envs.data.question import Question
 from envs.runner.rollout_loop import RolloutLoop
+from envs.search.roles import RoleSettings
 from pipeline.doctor import checks, measurements
 from pipeline.doctor.findings import Subject
 from pipeline.doctor.questions import look_at_questions
@@ -47,7 +48,7 @@ def test_all_questions_are_looked_at(task):
 
 
 def test_what_is_left_out_is_said(task):
-    needed = look_at_questions(task)["train"].context_needed
+    needed = look_at_questions(task)["train"].context_needed["max_context_tokens"]
     found = checks.prompts(subject_of(task))
     assert found.status == "warn"
     assert "1 (long) of 300 training questions left out" in found.message
@@ -57,6 +58,16 @@ def test_what_is_left_out_is_said(task):
     for limit in (needed - 1, needed):
         task.settings = task.settings.model_copy(update={"max_context_tokens": limit})
         assert ("left out" in checks.prompts(subject_of(task)).message) == (limit < needed)
+
+
+def test_the_context_of_a_role_is_named_where_it_is_too_short(task):
+    task.settings = task.settings.model_copy(
+        update={"max_context_tokens": 2000, "roles": [RoleSettings(name="searcher", max_context_tokens=900)]}
+    )
+    needed = look_at_questions(task)["train"].context_needed
+    assert list(needed) == ["roles.0.max_context_tokens"]
+    said = checks.prompts(subject_of(task)).message
+    assert f"; roles.0.max_context_tokens={needed['roles.0.max_context_tokens']} would play them all" in said
 
 
 def test_heldout_questions_without_room_count_as_unanswered(task):
