@@ -428,15 +428,26 @@ def test_the_command(tmp_path, monkeypatch):
     )
     code, said = call()
     assert (
-        code == 0 and "turns that differ most" not in said and (folder / "recredit" / "own.parquet").exists()
+        code == 0
+        and "turns that differ most" not in said
+        and (folder / "recredit" / "run_settings.parquet").exists()
     )
+    assert "credit under the run's own settings against the log" in said
     with open_run(folder) as run:
         rows = run.sql(
             "SELECT estimator, count(*), count(turns.advantage) FROM recredits JOIN turns"
             " USING (run_id, iteration, episode_id, turn_index) GROUP BY 1 ORDER BY 1"
         ).fetchall()
         ((turns,),) = run.sql("SELECT count(advantage) FROM turns").fetchall()
-    assert rows == [("a2tgpo,gamma=0.9,ig_weight=0.5", turns, turns), ("own", turns, turns)]
+    assert rows == [("a2tgpo,gamma=0.9,ig_weight=0.5", turns, turns), ("run_settings", turns, turns)]
+    file = folder / "recredit" / "run_settings.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 5), file)
+    asked = ["sql", "demo", "--runs-dir", str(tmp_path / "runs"), "--named", "credit_by_turn_kind"]
+    result = CliRunner().invoke(pipeline.cli.igpo.app, asked)
+    assert result.stderr.splitlines()[1:] == [
+        f"`run_settings` knows 5 of the {turns} turns that run r1 has credited, and is compared with all of "
+        "them: write it again with `igpo recredit`"
+    ]
     assert call("--preset", "trace")[0] == call("--set", "gamma")[0] == call("--preset", "x")[0] == 2
 
 
