@@ -37,7 +37,7 @@ class Column:
     cells: Sequence[Text]
     is_number: bool = False
     stays: bool = False
-    """Whether it is shown as a column even where all its cells are equal."""
+    """Whether it is shown before all others, and as a column even where all its cells are equal."""
 
     @property
     def is_identity(self) -> bool:
@@ -111,7 +111,10 @@ def _choose(columns: Sequence[Column], room: int) -> tuple[list[Column], list[Co
     varied = [column for column in columns if column not in same] or list(columns)
     names = [column for column in varied if column.is_identity]
     chosen: list[Column] = []
-    for column in [*names[:1], *(c for c in varied if not c.is_identity), *names[1:]]:
+    stay = sorted((c for c in varied if c.stays), key=lambda c: c.least)  # so that one long name is left out
+    for column in [*stay, *names[:1], *(c for c in varied if not c.is_identity), *names[1:]]:
+        if column in chosen:
+            continue
         if not chosen or sum(c.least + BORDER for c in [*chosen, column]) <= room:
             chosen.append(column)
     shown = [column for column in varied if column in chosen]

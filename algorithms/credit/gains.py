@@ -100,4 +100,4 @@ def _episode(episode: object) -> str:
 
 
 def _moment(index: int) -> str:
-    return "turn 0 (after the prompt)" if index == 0 else f"turn {index}"
+    return "after the prompt" if index == 0 else f"after gain-bearing turn {index - 1}"

@@ -87,9 +87,9 @@ def replay(task: SearchTask, question: Question, turns: Sequence[LoggedTurn]) ->
     for index, turn in enumerate(turns):
         if seen is None or seen.agent != turn.agent:
             wrong = "nobody" if seen is None else seen.agent
-            raise ReplayError(f"turn {index + 1} is {turn.agent}'s, but {wrong} would speak")
+            raise ReplayError(f"turn {index} is {turn.agent}'s, but {wrong} would speak")
         if seen.ids != turn.context_ids:
-            raise ReplayError(f"turn {index + 1}: {turn.agent} would have seen other tokens")
+            raise ReplayError(f"turn {index}: {turn.agent} would have seen other tokens")
         if index == len(turns) - 1:
             break
         if turn.agent == answering.name:
@@ -108,7 +108,7 @@ def _take(episode: SearchEpisode, task: SearchTask, turn: LoggedTurn, index: int
     episode.decide(turn.decision_ids, completed=task.protocol.is_complete(turn.decision_ids))
     calls = episode.rollout.turns[-1].tool_calls
     if len(calls) != len(turn.calls):
-        raise ReplayError(f"turn {index + 1} has {len(turn.calls)} tool calls in the log, not {len(calls)}")
+        raise ReplayError(f"turn {index} has {len(turn.calls)} tool calls in the log, not {len(calls)}")
     for call, logged in zip(calls, turn.calls, strict=True):
         call.result_text, call.error = logged.result_text, logged.error
         call.document_ids, call.document_scores = logged.document_ids, logged.document_scores

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import duckdb
 CELL_CHARACTERS = 200
 """Longest text that `cell` shows whole."""
+ROUNDING = 1e-14
+"""A number nearer to 0 is what rounding leaves of a sum or mean that is 0."""
 
 
 def rows_of(answer: pa.Table | duckdb.DuckDBPyRelation) -> list[dict[str, Any]]:
@@ -54,7 +56,7 @@ def cell(value: Any, longest: int | None = CELL_CHARACTERS) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value + 0.0:.4g}"  # A zero without sign.
+        return f"{0.0 if abs(value) < ROUNDING else value:.4g}"  # A zero without sign.
     text = (
         value
         if isinstance(value, str)

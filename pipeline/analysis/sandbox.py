@@ -13,6 +13,7 @@ import re
 import tempfile
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import shorten
 
 import duckdb
 
@@ -27,6 +28,14 @@ _NO_COLUMN = re.compile(
     r'column "([^"]+)" not found|does not have a column named "([^"]+)"|Column "([^"]+)" (?:does not '
     r"exist|in \w+ list not found)"
 )
+
+
+_FROM = re.compile(r'\b(?:from|join)\s+"?(\w+)')
+"""A table that a query in small letters asks."""
+KEYS = ("run_id", "attempt", "schema_version")
+"""Columns of nearly every table, which nobody misspells."""
+LISTED = 180
+"""Characters of the columns that a message lists."""
 
 
 def connect(memory_gib: float | None = None) -> duckdb.DuckDBPyConnection:
@@ -137,15 +146,29 @@ def explain_error(error: duckdb.Error, query: str, tables: dict[str, list[str]])
                 owners.setdefault(known, []).append(table)
         if name in owners:
             return f"there is no column {name} here; {' and '.join(owners[name])} have it"
-        near = get_close_matches(name.lower(), owners, n=1, cutoff=0.5)
-        hint = (
-            f"; did you mean {near[0]} (in {', '.join(owners[near[0]])})?"
-            if near
-            else " (`igpo schema TABLE` lists them)"
-        )
+        asked = [table for table in _FROM.findall(query.lower()) if table in tables]
+        hint = _nearest(name.lower(), tables, owners, list(dict.fromkeys(asked)))
         text = f" If it is text, use single quotes: '{name}'" if f'"{name}"' in query else ""
         return f"there is no column {name}{hint}{text}"
     return message
+
+
+def _nearest(name: str, tables: dict[str, list[str]], owners: dict[str, list[str]], asked: list[str]) -> str:
+    """The column that is most like `name`: of the tables `asked`, else of others if it is very alike; else
+    what is in the first of the tables.
+    """
+    here = {column for table in asked for column in tables[table]}
+    near = get_close_matches(name, here, n=1, cutoff=0.5)
+    if not near:
+        near = get_close_matches(name, owners, n=1, cutoff=0.7 if asked else 0.5)
+    if near:
+        places = [table for table in owners[near[0]] if table in asked] or owners[near[0]]
+        return f"; did you mean {near[0]} (in {', '.join(places)})?"
+    if not asked:
+        return " (`igpo schema TABLE` lists them)"
+    own = [column for column in tables[asked[0]] if column not in KEYS]
+    columns = shorten(", ".join(own), LISTED, placeholder=" ...")
+    return f"; {asked[0]} has {columns} (`igpo schema {asked[0]}`)"
 
 
 def _first_lines(error: duckdb.Error) -> str:

@@ -10,7 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from algorithms.credit import CreditConfig
 from pipeline.analysis.answers import rows_of
+from pipeline.analysis.credit_parts import UNITS, credit_parts, logged_credit
 from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.run import Run
 from pipeline.analysis.sandbox import sql_text
@@ -25,6 +27,8 @@ class Trajectory:
 
     episode: dict[str, Any]
     turns_T: list[dict[str, Any]]
+    credit: CreditConfig | None = None
+    """The settings that training credited it with; None where they are not logged."""
 
     @property
     def is_right(self) -> bool:
@@ -34,6 +38,16 @@ class Trajectory:
     def beliefs_T(self) -> list[float | None]:
         """Belief before the first turn, then after each turn; None where a turn bears no gain."""
         return [self.episode["belief_initial"], *(turn["belief_after"] for turn in self.turns_T)]
+
+    @property
+    def unit(self) -> str:
+        """What gains are counted in, after a space; empty where it is not known."""
+        return "" if self.credit is None else f" {UNITS[self.credit.gain_basis]}"
+
+    @property
+    def parts_T(self) -> list[tuple[float, float] | None]:
+        """Of each turn's advantage the part of the gains and the part of the outcome; None: not known."""
+        return credit_parts(self.turns_T, self.credit)
 
     @property
     def agents(self) -> list[str]:
@@ -95,9 +109,8 @@ def select_episodes(
 
 def load_trajectory(run: Run, episode: dict[str, Any]) -> Trajectory:
     """Returns the turns of a row of `episodes`."""
-    return Trajectory(
-        episode, rows_of(run.sql(f"SELECT * FROM turns WHERE {_is(episode)} ORDER BY turn_index"))
-    )
+    turns_T = rows_of(run.sql(f"SELECT * FROM turns WHERE {_is(episode)} ORDER BY turn_index"))
+    return Trajectory(episode, turns_T, _credit(run, episode))
 
 
 def load_group(run: Run, episode: dict[str, Any]) -> list[Trajectory]:
@@ -111,7 +124,8 @@ def load_group(run: Run, episode: dict[str, Any]) -> list[Trajectory]:
     for turn in rows_of(run.sql(f"SELECT * FROM turns WHERE {same} ORDER BY turn_index")):
         turns.setdefault(turn["episode_id"], []).append(turn)
     rows = rows_of(run.sql(f"SELECT * FROM episodes WHERE {same} ORDER BY episode_id"))
-    return [Trajectory(row, turns.get(row["episode_id"], [])) for row in rows]
+    credit = _credit(run, episode)
+    return [Trajectory(row, turns.get(row["episode_id"], []), credit) for row in rows]
 
 
 def instructive_trajectories(run: Run, run_id: str) -> list[Instructive]:
@@ -173,6 +187,13 @@ def gold_spans(text: str, golds: list[str]) -> list[tuple[int, int]]:
         return []
     pattern = "|".join(re.escape(word) for word in words)
     return [match.span() for match in re.finditer(rf"(?<!\w)(?:{pattern})(?!\w)", text, re.IGNORECASE)]
+
+
+def _credit(run: Run, episode: dict[str, Any]) -> CreditConfig | None:
+    """The settings of credit of the attempt that wrote `episode`."""
+    attempt = f"run_id = {_literal(episode['run_id'])} AND attempt = {episode['attempt']}"
+    found = run.sql(f"SELECT config FROM runs WHERE {attempt}").fetchall()
+    return logged_credit(found[0][0]) if found else None
 
 
 def _is(row: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import replace
@@ -50,9 +51,13 @@ def interruptibly(work: Callable[[], T], interrupt: Callable[[], object]) -> T:
 
 
 def make_console() -> Console:
-    """Makes a console on stdout. A pipe has no width to fit: programs and pagers get whole lines."""
+    """Makes a console on stdout. A pipe has no width to fit, unless COLUMNS says one: programs and pagers
+    get whole lines.
+    """
     console = Console()
-    return console if console.is_terminal else Console(width=PIPED_WIDTH)
+    columns = os.environ.get("COLUMNS", "")
+    has_width = console.is_terminal or (columns.isdecimal() and int(columns) > 0)
+    return console if has_width else Console(width=PIPED_WIDTH)
 
 
 def write_result(

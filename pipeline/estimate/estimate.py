@@ -89,7 +89,7 @@ def _show_placement(placement: Placement | None, device: Device, gpus: int, cons
     console.print(
         f"{gpus} x {device.name}: {engines}, {_count(placement.learners, 'learner')}; "
         f"{answer.memory.by_role()} of {device.memory / GIB:.1f} GiB; "
-        f"{_number(answer.seconds_per_iteration)} s an iteration. Write:"
+        f"{_duration(answer.seconds_per_iteration)} an iteration. Write:"
     )
     console.print(placement.lines, soft_wrap=True, end="")
 
@@ -110,7 +110,7 @@ def _asked(config: IGPOConfig) -> str:
 def _overview(found: dict[str, tuple[Device, Estimate]], work: Workload, iterations: float | None) -> Table:
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("machine")
-    for name in ("engine", "learner", "has", "cache", "tokens/s", "s/iteration", "hours"):
+    for name in ("engine", "learner", "has", "cache", "tokens/s", "iteration", "run"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("fits")
     for name, (_, answer) in found.items():
@@ -124,8 +124,8 @@ def _overview(found: dict[str, tuple[Device, Estimate]], work: Workload, iterati
             f"{device.memory / GIB:.1f}",
             f"{answer.memory.engine_capacity:,.0f}",
             _number(work.rollouts * work.written_tokens / rollout_seconds),
-            _number(seconds),
-            "" if iterations is None else _number(seconds * iterations / 3600),
+            _duration(seconds),
+            "" if iterations is None else _duration(seconds * iterations),
             "yes" if answer.fits else Text("no", style="red"),
         )
     return table
@@ -140,10 +140,20 @@ def _millions(number: float) -> str:
 
 
 def _number(value: float) -> str:
-    """The value with the digits that an estimate has: 0.0123, 6.47, 125, 19,777, 1.2e+07."""
+    """The value with the digits that an estimate has: 6.47, 125, 19,777, 7.1M, 120M."""
     if value >= 1e6:
-        return f"{value:.2g}"
+        return f"{value / 1e6:,.0f}M" if value >= 1e7 else f"{value / 1e6:.1f}M"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    """The time in a unit that keeps the number small: 3 ms, 6.47 s, 12.5 min, 31 h, 12 days."""
+    if seconds < 0.1:
+        return f"{_number(seconds * 1000)} ms"
+    for unit, size, following in (("s", 1, 60), ("min", 60, 3600), ("h", 3600, 86400)):
+        if seconds < 2 * following:
+            return f"{_number(seconds / size)} {unit}"
+    return f"{_number(seconds / 86400)} days"
 
 
 def _details(device: Device, answer: Estimate) -> Table:

@@ -69,7 +69,7 @@ def ask(
             seed=turn_seed((seed,), episode.rollout.num_turns),
             stop_strings=policy.task.protocol.stop_strings,
         )
-        with console.status(f"{speaker} is writing turn {episode.rollout.num_turns + 1} ..."):
+        with console.status(f"{speaker} is writing turn {episode.rollout.num_turns} ..."):
             decision = _generate(engine, request)
         contexts[speaker] += decision.ids
         observations, *_ = env.step({speaker: np.asarray(decision.ids, dtype=np.int32)})
@@ -92,7 +92,7 @@ def ask(
 
 
 def _show(turn: Turn, console: Console) -> None:
-    head = Text(f"{turn.index + 1:>2} {turn.agent}", style="bold cyan")
+    head = Text(f"turn {turn.index} {turn.agent}", style="bold cyan")
     match turn.action:
         case ActionKind.TOOL:
             call = turn.tool_calls[0]

@@ -26,13 +26,15 @@ def render_lanes(trajectory: Trajectory) -> Table:
     for _ in lane_of:
         lanes.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     lanes.add_column(no_wrap=True, min_width=BAR_CELLS + 6)
-    lanes.add_row("", *(Text(visible(agent), style="bold cyan") for agent in lane_of), Text("belief", "dim"))
+    lanes.add_row(
+        "turn", *(Text(visible(agent), style="bold cyan") for agent in lane_of), Text("belief", "dim")
+    )
     for turn, listener in zip(trajectory.turns_T, trajectory.listeners_T, strict=True):
         cells = [Text() for _ in lane_of]
         lane = lane_of[turn["agent"]]
         step = 0 if listener is None else lane_of[listener] - lane
         cells[lane] = _said(turn, step, trajectory.episode["golds"])
-        lanes.add_row(str(turn["turn_index"] + 1), *cells, _belief(turn))
+        lanes.add_row(str(turn["turn_index"]), *cells, _belief(turn))
     return lanes
 
 

@@ -30,8 +30,13 @@ def render_turns(trajectory: Trajectory) -> RenderableType:
     """
     golds, seconds = trajectory.episode["golds"], trajectory.episode["seconds"]
     footer = Text(f"{seconds:.2f} s from prompt to end", style="dim")
-    turns = zip(trajectory.turns_T, trajectory.listeners_T, strict=True)
-    return Group(*(_turn(turn, listener, golds) for turn, listener in turns), Rule(style="dim"), footer)
+    turns = [
+        _turn(turn, listener, golds, _credit(turn, parts, trajectory.unit))
+        for turn, listener, parts in zip(
+            trajectory.turns_T, trajectory.listeners_T, trajectory.parts_T, strict=True
+        )
+    ]
+    return Group(*turns, Rule(style="dim"), footer)
 
 
 def golds_line(episode: dict[str, Any]) -> str:
@@ -67,7 +72,9 @@ def _heading(episode: dict[str, Any]) -> RenderableType:
     return facts
 
 
-def _turn(turn: dict[str, Any], listener: str | None, golds: list[str]) -> RenderableType:
+def _turn(
+    turn: dict[str, Any], listener: str | None, golds: list[str], credit: RenderableType
+) -> RenderableType:
     parts: list[RenderableType] = [Rule(_turn_title(turn, listener), align="left", style="dim")]
     parts.append(Padding(Text(visible(turn["decision_text"].strip()), style="italic"), INDENT))
     for problem in (turn["parse_error"], turn["tool_error"]):
@@ -80,13 +87,13 @@ def _turn(turn: dict[str, Any], listener: str | None, golds: list[str]) -> Rende
                 with_golds(visible(turn["observation_text"].strip()), golds).append(cut, style="dim"), INDENT
             )
         )
-    parts.append(Padding(_credit(turn), INDENT))
+    parts.append(Padding(credit, INDENT))
     return Group(*parts)
 
 
 def _turn_title(turn: dict[str, Any], listener: str | None) -> Text:
     what = visible(turn["tool"] or turn["action"])
-    who = f"{turn['turn_index'] + 1} {turn['agent']}" + (f" → {listener}" if listener else "")
+    who = f"turn {turn['turn_index']} {turn['agent']}" + (f" → {listener}" if listener else "")
     title = Text.assemble((visible(who), "bold cyan"), "  ", what)
     said = turn["query"] or turn["answer"]
     if said:
@@ -96,7 +103,8 @@ def _turn_title(turn: dict[str, Any], listener: str | None) -> Text:
     return title
 
 
-def _credit(turn: dict[str, Any]) -> RenderableType:
+def _credit(turn: dict[str, Any], parts: tuple[float, float] | None, unit: str) -> RenderableType:
+    """Belief, gain in `unit`, the advantage and its `parts` (of the gains, of the outcome), and seconds."""
     lines = []
     if turn["gain"] is not None:
         belief = Text(f"belief {turn['belief_before']:.3f} ").append_text(
@@ -104,9 +112,14 @@ def _credit(turn: dict[str, Any]) -> RenderableType:
         )
         lines.append(belief.append(f" {turn['belief_after']:.3f}"))
     numbers = Text()
-    for name in ("gain", "advantage"):
+    for name, after in (("gain", unit), ("advantage", "")):
         if turn[name] is not None:
-            numbers.append(f"{name} ").append(number(turn[name]), style=_sign_style(turn[name])).append("   ")
+            numbers.append(f"{name} ").append(number(turn[name]), style=_sign_style(turn[name]))
+            numbers.append(f"{after}   ")
+    if parts is not None:
+        gains, outcome = (number(part) for part in parts)
+        lines.append(numbers.append(f"= {gains} gains from here on, {outcome} outcome", style="dim"))
+        numbers = Text()
     seconds = ", ".join(f"{phase} {turn[f'seconds_{phase}']:.2f}" for phase in ("generate", "tool", "score"))
     lines.append(numbers.append(f"{seconds} s, {turn['decision_tokens']} tokens", style="dim"))
     return Group(*lines)

@@ -55,18 +55,23 @@ def show_runs(runs: list[ListedRun], console: Console) -> None:
         "name": [run.name for run in runs],
         "run": [run.run_id for run in runs],
         "EM before": [_score(run.em_before) for run in runs],
-        "after": [_score(run.em_after) for run in runs],
+        "EM after": [_score(run.em_after) for run in runs],
         "status": [run.status for run in runs],
-        "preset": [run.preset or "" for run in runs],
+        "preset": [_estimator(run.preset or "") for run in runs],
         "iterations": ["" if run.iteration is None else str(run.iteration) for run in runs],
         "started": [_local(run.created) for run in runs],
         "set": [run.set for run in runs],
     }
-    numbers = ("EM before", "after", "iterations")
+    numbers = ("EM before", "EM after", "iterations")
     print_fitted(
         console,
         [
-            Column(name, [Text(value) for value in values], is_number=name in numbers, stays=name == "name")
+            Column(
+                name,
+                [Text(value) for value in values],
+                is_number=name in numbers,
+                stays=name in ("name", "run"),
+            )
             for name, values in columns.items()
         ],
     )
@@ -108,6 +113,12 @@ def _changes(metadata: dict[str, Any]) -> list[str]:
     found = [value for option, value in zip(words, words[1:], strict=False) if option == "--set"]
     found += [word.removeprefix("--set=") for word in words if word.startswith("--set=")]
     return found + ([str(metadata["label"])] if metadata.get("label") else [])
+
+
+def _estimator(preset: str) -> str:
+    """An estimator of one's own, `module:function`, without its module, which `run.json` has."""
+    _, colon, function = preset.rpartition(":")
+    return f"…:{function}" if colon else preset
 
 
 def _score(value: float | None) -> str:

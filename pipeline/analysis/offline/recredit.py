@@ -52,13 +52,16 @@ _ROLLOUTS = """
 """
 
 
+RUN_SETTINGS = "run_settings"
+"""Name of the estimator that the run was trained with."""
+
+
 @dataclass(frozen=True)
 class Estimator:
     """An estimator to recredit with."""
 
     name: str
-    """The preset's name, or `own` for the run's own settings; changed settings follow: `a2tgpo,gamma=0.95`.
-    """
+    """The preset's name, or `RUN_SETTINGS`; changed settings follow: `a2tgpo,gamma=0.95`."""
     credit: CreditConfig
     alias_rule: AliasRule
     penalties: dict[str, float]
@@ -69,6 +72,12 @@ class Estimator:
     """The preset's settings of the loss and of sampling, which had no part in this."""
     preset: Preset
     """May hold an estimator of one's own."""
+
+    @property
+    def words(self) -> str:
+        """The name as people read it."""
+        first, *changes = self.name.split(",")
+        return ", ".join(["the run's own settings" if first == RUN_SETTINGS else first, *changes])
 
 
 def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any] | None = None) -> Estimator:
@@ -99,7 +108,7 @@ def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any
     batch: dict[str, Any] = {"dynamic_sampling": True} if base.dynamic_sampling else {}
     batch |= {"updates_per_batch": "several"} if base.needs_several_updates else {}
     return Estimator(
-        name=",".join([preset or "own", *(f"{name}={value}" for name, value in changes.items())]),
+        name=",".join([preset or RUN_SETTINGS, *(f"{name}={value}" for name, value in changes.items())]),
         credit=credit,
         alias_rule=env.get("alias_rule", settings["env_config"]["alias_rule"]),
         penalties={termination: env[name] for termination, name in penalties.items() if name in env},
@@ -187,13 +196,13 @@ def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration
         where = f"for episode {rollout['episode_id']} of iteration {iteration}"
         if estimator.scorer not in (None, rollout["scorer"]):
             raise AnalysisError(
-                f"{estimator.name} needs belief scored by the {estimator.scorer} policy, but "
+                f"{estimator.words} needs belief scored by the {estimator.scorer} policy, but "
                 "`episodes.scorer` is "
                 f"{rollout['scorer']!r} {where}: train with `belief_policy: {estimator.scorer}` to log it"
             )
         if rollout["initial_scores"] is None:
             raise AnalysisError(
-                f"{estimator.name} needs `episodes.initial_scores`, which is null {where}: train with "
+                f"{estimator.words} needs `episodes.initial_scores`, which is null {where}: train with "
                 f"`belief_policy: {estimator.scorer or 'current'}` to log it"
             )
         unscored = [
@@ -201,13 +210,13 @@ def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration
         ]
         if unscored:
             raise AnalysisError(
-                f"{estimator.name} needs `turns.scores`, which is null {where}, turn {unscored[0]}: train "
+                f"{estimator.words} needs `turns.scores`, which is null {where}, turn {unscored[0]}: train "
                 "with "
                 f"`belief_policy: {estimator.scorer or 'current'}` to log it"
             )
         if estimator.alias_rule == "first" and not rollout["first_gold_is_scored"]:
             raise AnalysisError(
-                f"{estimator.name} scores the first gold answer, which is not in `episodes.scored_golds` "
+                f"{estimator.words} scores the first gold answer, which is not in `episodes.scored_golds` "
                 f"{where}: train "
                 "with `env_config.alias_rule: first` to log it"
             )

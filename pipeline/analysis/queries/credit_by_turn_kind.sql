@@ -1,4 +1,5 @@
--- What credit do bridge, evidence and answer turns get, and in groups whose rollouts all scored the same?
+-- What credit do searches for gold documents and answers get, and in groups whose rollouts all scored the same?
+-- A bridge is a search after the first that finds a new gold document, but not the last: it leads on to the next one.
 -- First `igpo recredit RUN --preset NAME` for each estimator to compare; `as trained` is always there.
 WITH hits AS (
     SELECT
@@ -20,7 +21,7 @@ kinds AS (
         CASE
             WHEN action = 'tool' AND gold_hit AND found = hops THEN 'evidence: the last gold document'
             WHEN action = 'tool' AND turn_index = 0 THEN 'first search'
-            WHEN action = 'tool' AND gold_hit THEN 'bridge: a gold document before it'
+            WHEN action = 'tool' AND gold_hit THEN 'bridge: a gold document before the last'
             WHEN action = 'tool' AND found = hops THEN 'search after the evidence'
             WHEN action = 'tool' THEN 'search that found nothing new'
             WHEN action = 'answer' AND outcome > 0 THEN 'answer with some of the gold'

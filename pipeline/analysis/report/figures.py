@@ -96,8 +96,10 @@ class _Plots:
             ("gain", "Information gain by turn", "Training turns with a gain, so no final ones."),
             ("advantage", "Advantage by turn", "What training gave each token, of the same turns."),
         ):
-            if rows := self._quantiles(column, "turn_index + 1", f"{column} + gain IS NOT NULL"):
-                figures.append(Figure(title, f"{reading} {BOX}", boxes(rows, self._labels, "turn", column)))
+            if rows := self._quantiles(column, "turn_index", f"{column} + gain IS NOT NULL"):
+                figures.append(
+                    Figure(title, f"{reading} {BOX}", boxes(rows, self._labels, "turn (from 0)", column))
+                )
         what = "CASE WHEN em_squad = 1 THEN 'right' ELSE 'not right' END"
         rows = self._quantiles("advantage", what, "is_final AND advantage IS NOT NULL", of_rollouts=True)
         if rows:

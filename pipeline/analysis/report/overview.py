@@ -62,7 +62,7 @@ def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
             "Which turns earn reward?",
             [
                 line(
-                    "Gain of turn 1, 2, 3 ...",
+                    "Gain of turn 0, 1, 2 ...",
                     "mean rise of belief in the gold answer, on the run's scale, over training turns that "
                     "have a gain; the final turn of a rollout has none",
                     lambda q: _by_turn(q["gain_by_turn"], "mean_gain"),

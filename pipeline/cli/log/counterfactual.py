@@ -65,11 +65,13 @@ def counterfactual_command(
     from rich.progress import Progress
 
     from pipeline.analysis import open_run
+    from pipeline.analysis.named_queries import named_query
     from pipeline.analysis.offline.counterfactual import (
         iteration_with_tokens,
         logged_rollouts,
         write_counterfactuals,
     )
+    from pipeline.analysis.partial_recredits import partial_recredits
     from pipeline.analysis.tables_beside import COUNTERFACTUALS
     from pipeline.cli.output import make_console, write_result
     from pipeline.evaluation.saved_policy import open_policy
@@ -94,7 +96,10 @@ def counterfactual_command(
             )
     if out is None:  # the view holds what lies beside the run
         with open_run(run, runs_dir=runs_dir) as opened:
-            write_result(opened.named("counterfactual_agreement"), "table", None, AGREEMENTS, console)
+            asked = named_query("counterfactual_agreement").sql
+            write_result(opened.sql(asked), "table", None, AGREEMENTS, console)
+            for sentence in partial_recredits(opened, asked):
+                console.print(sentence, style="red", soft_wrap=True)
     console.print(f"{turns} turns of {len(found)} rollouts of iteration {scored} to {target}", soft_wrap=True)
 
 

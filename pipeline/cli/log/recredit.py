@@ -50,7 +50,7 @@ def recredit_command(
     - `igpo recredit last --gamma 0.95` (the run's own estimator, discounted)
     - `igpo recredit runs/igpo/RUN_ID --preset igpo --set gain_basis=prob --set ig_weight=0.5`
     - `igpo recredit last --preset my_credit:my_estimator` (one of your own)
-    - `igpo recredit last` (a check: reproduces the logged advantages)
+    - `igpo recredit last` (a check: the run's own settings reproduce the logged advantages)
     """
     from rich.progress import Progress
 
@@ -77,7 +77,7 @@ def recredit_command(
             task = progress.add_task("crediting", total=len(iterations(opened)))
             recredit(opened, estimator, target, on_done=lambda iteration: progress.advance(task))
         changed = credit_changes(target)
-        _report(changed, estimator.name, console)
+        _report(changed, estimator.words, console)
         if changed.most_changed:
             _most_changed(changed, opened, console)
     if estimator.not_replayed:
@@ -121,7 +121,7 @@ def _most_changed(changed: CreditChanges, run: Run, console: Console) -> None:
             f"AND episode_id = {sql_text(row['episode_id'])} AND turn_index = {row['turn_index']}"
         ).fetchall()
         rows.append([Text(cell(value, None)) for value in row.values()] + [Text(cell(decision))])
-    names = ("iteration", "episode", "turn", "agent", "gain", "logged", "new", "decision")
+    names = ("iteration", "episode", "turn_index", "agent", "gain", "logged", "new", "decision")
     words = ("episode", "agent", "decision")
     columns = [
         Column(name, [row[k] for row in rows], is_number=name not in words) for k, name in enumerate(names)

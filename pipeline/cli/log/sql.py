@@ -87,6 +87,7 @@ def sql_command(
         return
     runs, query = _runs_and_query(list(words or []), file, named)
     from pipeline.analysis import open_run
+    from pipeline.analysis.partial_recredits import partial_recredits
 
     if format not in FORMATS:
         raise InputError(f"--format {format}: it must be one of {', '.join(FORMATS)}.")
@@ -105,6 +106,8 @@ def sql_command(
 
         def answer() -> None:
             _answer(run, asked, lambda relation: write_result(relation, format, out, rows, console))
+            for sentence in partial_recredits(run, asked):
+                say(sentence, error=True)
 
         try:
             interruptibly(answer, run.interrupt)

@@ -10,6 +10,8 @@ import duckdb
 from rich.text import Text
 
 from pipeline.analysis import AnalysisError, Run, named_queries
+from pipeline.analysis.named_queries import named_query
+from pipeline.analysis.partial_recredits import partial_recredits
 from pipeline.analysis.run import COLUMNS
 from pipeline.cli.output import interruptibly, print_table
 from pipeline.terminal import Console
@@ -65,7 +67,7 @@ class SqlPrompt(cmd.Cmd):
             self._lines.append(line)
             if text.endswith(";"):
                 query, self._lines = "\n".join(self._lines), []
-                self._show(lambda: self._run.sql(query))
+                self._show(query)
         self.prompt = "  ... " if self._lines else "igpo> "
         return False
 
@@ -79,7 +81,7 @@ class SqlPrompt(cmd.Cmd):
         command, _, argument = text.partition(" ")
         argument = argument.strip()
         if command == ".named" and argument:
-            self._show(lambda: self._run.named(argument))
+            self._show(argument, is_name=True)
         elif command == ".named":
             for query in named_queries().values():
                 self._console.print(Text.assemble((query.name, "bold"), "  ", query.question))
@@ -88,8 +90,14 @@ class SqlPrompt(cmd.Cmd):
         else:
             self._console.print(HELP)
 
-    def _show(self, ask) -> None:
+    def _show(self, query: str, is_name: bool = False) -> None:
+        def answer() -> None:
+            asked = named_query(query).sql if is_name else query
+            print_table(self._run.sql(asked), self._rows, self._console)
+            for sentence in partial_recredits(self._run, asked):
+                self._console.print(sentence, style="red")
+
         try:
-            interruptibly(lambda: print_table(ask(), self._rows, self._console), self._run.interrupt)
+            interruptibly(answer, self._run.interrupt)
         except (AnalysisError, duckdb.Error) as error:
             self._console.print(str(error), style="red")

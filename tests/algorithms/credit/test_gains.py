@@ -52,14 +52,14 @@ def test_alias_rules():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 0.5])
 def test_impossible_scores_name_episode_and_turn(bad):
-    with pytest.raises(ValueError, match="episode q7-3, turn 2: the score is"):
+    with pytest.raises(ValueError, match="episode q7-3, after gain-bearing turn 1: the score is"):
         gains_from_scores([-1.0, -2.0, bad], episode="q7-3")
-    with pytest.raises(ValueError, match=r"episode q7-3, turn 0 \(after the prompt\)"):
+    with pytest.raises(ValueError, match="episode q7-3, after the prompt"):
         gains_from_scores([bad], episode="q7-3")
 
 
 def test_impossible_alias_scores_name_episode_turn_and_alias():
-    with pytest.raises(ValueError, match="episode e, turn 1: the score of alias 1 is nan"):
+    with pytest.raises(ValueError, match="episode e, after gain-bearing turn 0: the score of alias 1 is nan"):
         reduce_aliases([[-1.0, -1.0], [-1.0, math.nan]], episode="e")
 
 

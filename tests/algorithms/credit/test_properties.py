@@ -255,9 +255,15 @@ def test_rewards_beyond_the_bound_are_refused_in_one_sentence(value):
             call()
         assert str(caught.value) == message
     score = -abs(value)
-    with np.errstate(all="raise"), pytest.raises(ValueError, match="turn 1: the score is "):
+    with (
+        np.errstate(all="raise"),
+        pytest.raises(ValueError, match="after gain-bearing turn 0: the score is "),
+    ):
         gains_from_scores([-1.0, score])
-    with np.errstate(all="raise"), pytest.raises(ValueError, match="turn 1: the score of alias 1 is "):
+    with (
+        np.errstate(all="raise"),
+        pytest.raises(ValueError, match="after gain-bearing turn 0: the score of alias 1 is "),
+    ):
         reduce_aliases([[-1.0, -1.0], [-1.0, score]], "mean")
 
 

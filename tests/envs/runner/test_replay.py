@@ -108,9 +108,9 @@ def test_a_chat_template_stays_whole_where_a_message_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"roles": [PAIR[0]]}, "turn 2 is reader's, but searcher would speak"),
-        ({"max_observation_tokens": 5}, "turn 2: reader would have seen other tokens"),
-        ({"max_turns": 3}, "turn 4 is reader's, but nobody would speak"),
+        ({"roles": [PAIR[0]]}, "turn 1 is reader's, but searcher would speak"),
+        ({"max_observation_tokens": 5}, "turn 1: reader would have seen other tokens"),
+        ({"max_turns": 3}, "turn 3 is reader's, but nobody would speak"),
     ],
 )
 def test_another_task_is_refused(tmp_path, changed, message):
@@ -126,5 +126,5 @@ def test_a_turn_with_another_number_of_calls_is_refused(tmp_path):
     record = rolled_out(task, ScriptedEngine(task, in_turn(4)))
     turns = logged(task, record)
     turns[0].calls.clear()
-    with pytest.raises(ReplayError, match="turn 1 has 0 tool calls in the log, not 1"):
+    with pytest.raises(ReplayError, match="turn 0 has 0 tool calls in the log, not 1"):
         replay(task, record.rollout.question, turns)

@@ -168,7 +168,7 @@ def test_what_cannot_be_scored_is_told_in_one_sentence(run_folder, experiment, q
         "env_config.max_observation_tokens=20",
     )
     assert code == 2
-    assert "cannot be played again: turn 2: reader would have seen other tokens." in said
+    assert "cannot be played again: turn 1: reader would have seen other tokens." in said
     assert not list(run_folder.glob("counterfactual/*"))
     assert counterfactual(run_folder) == (
         2,

@@ -24,6 +24,7 @@ from pipeline.analysis import AnalysisError, open_run
 from pipeline.analysis.offline.credit_changes import credit_changes
 from pipeline.analysis.offline.recredit import choose_estimator, recredit
 from pipeline.analysis.tables_beside import RECREDITS
+from pipeline.analysis.trajectories import load_trajectory, select_episodes
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
 
@@ -280,7 +281,8 @@ def test_an_impossible_score_names_episode_and_turn(tmp_path):
 
     folder = write_log(tmp_path / "run", [two_rollouts()], damage=damage)
     with pytest.raises(
-        AnalysisError, match="iteration 1 cannot be credited: episode y, turn 1: the score of alias 0 is nan"
+        AnalysisError,
+        match="iteration 1 cannot be credited: episode y, after gain-bearing turn 0: the score of alias",
     ):
         recredited(folder)
 
@@ -378,6 +380,33 @@ def test_changes_by_hand(tmp_path):
     assert [row["episode_id"] for row in changes.most_changed] == ["e0", "e1", "e2", "e3", "e4", "e5"]
 
 
+@pytest.mark.parametrize(
+    ("preset", "settings"),
+    [
+        ("igpo", {"gamma": 0.9, "ig_weight": 0.5, "outcome_gamma": 0.7}),
+        ("igpo_v1", {}),
+        ("a2tgpo", {"outcome_weight": 2.0}),
+        ("grpo", {}),
+    ],
+)
+def test_a_logged_advantage_is_split_as_the_estimator_adds_it_up(tmp_path, preset, settings):
+    folder = write_log(tmp_path / "r", [random_rollouts(1, seed=3)], preset=preset, **settings)
+    parts = []
+    for removed in ({"outcome_weight": 0.0}, {"ig_weight": 0.0}):
+        _, table = recredited(folder, **removed)
+        parts.append({(row["episode_id"], row["turn_index"]): row["advantage"] for row in table.to_pylist()})
+    with open_run(folder) as run:
+        shown = {
+            (turn["episode_id"], turn["turn_index"]): split
+            for episode in select_episodes(run)
+            for one in [load_trajectory(run, episode)]
+            for turn, split in zip(one.turns_T, one.parts_T, strict=True)
+        }
+    for key, split in shown.items():
+        both = (parts[0][key], parts[1][key]) if key in parts[0] else None  # a group of one is not trained on
+        assert split == (both and pytest.approx(both, abs=1e-12)), key
+
+
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     folder = write_log(tmp_path / "runs" / "demo" / "r1", [random_rollouts(i, seed=i) for i in (1, 2)])
@@ -399,15 +428,26 @@ def test_the_command(tmp_path, monkeypatch):
     )
     code, said = call()
     assert (
-        code == 0 and "turns that differ most" not in said and (folder / "recredit" / "own.parquet").exists()
+        code == 0
+        and "turns that differ most" not in said
+        and (folder / "recredit" / "run_settings.parquet").exists()
     )
+    assert "credit under the run's own settings against the log" in said
     with open_run(folder) as run:
         rows = run.sql(
             "SELECT estimator, count(*), count(turns.advantage) FROM recredits JOIN turns"
             " USING (run_id, iteration, episode_id, turn_index) GROUP BY 1 ORDER BY 1"
         ).fetchall()
         ((turns,),) = run.sql("SELECT count(advantage) FROM turns").fetchall()
-    assert rows == [("a2tgpo,gamma=0.9,ig_weight=0.5", turns, turns), ("own", turns, turns)]
+    assert rows == [("a2tgpo,gamma=0.9,ig_weight=0.5", turns, turns), ("run_settings", turns, turns)]
+    file = folder / "recredit" / "run_settings.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 5), file)
+    asked = ["sql", "demo", "--runs-dir", str(tmp_path / "runs"), "--named", "credit_by_turn_kind"]
+    result = CliRunner().invoke(pipeline.cli.igpo.app, asked)
+    assert result.stderr.splitlines()[1:] == [
+        f"`run_settings` knows 5 of the {turns} turns that run r1 has credited, and is compared with all of "
+        "them: write it again with `igpo recredit`"
+    ]
     assert call("--preset", "trace")[0] == call("--set", "gamma")[0] == call("--preset", "x")[0] == 2
 
 

@@ -96,7 +96,7 @@ def test_glance_has_the_numbers_computed_by_hand(run_folder):
     assert lines == {
         "Held-out exact match": ["0.500 ± 0.980 → 0.500 ± 0.980"],
         "Training exact match": ["0.250 ± 0.490 → 0.000"],
-        "Gain of turn 1, 2, 3 ...": ["-0.10, +1.50"],
+        "Gain of turn 0, 1, 2 ...": ["-0.10, +1.50"],
         "Advantage of these turns": ["-0.20, +0.50"],
         "Groups without signal under the outcome alone": ["66.7%"],  # g2 and g3 of three
         "Groups rescued by information gain": ["33.3%"],  # g2
@@ -125,10 +125,10 @@ def test_plots_draw_the_numbers_computed_by_hand(page):
         *((1, outcome, 0.5), (1, faint, 0.0), (1, trained, 0.0)),
         *((2, outcome, 1.0), (2, faint, 1.0), (2, trained, 1.0)),
     ]
-    # Gains of the first turns: -1, -0.5, 0, 0, 1; of the second turns 0.5, 2.5. The axis counts turns from 1.
+    # Gains of the first turns: -1, -0.5, 0, 0, 1; of the second turns 0.5, 2.5. The axis counts turns from 0.
     assert points("Information gain by turn", "category", "turns", "q25", "q50", "q75") == [
-        (1, 5, -0.5, 0.0, 0.0),
-        (2, 2, 1.0, 1.5, 2.0),
+        (0, 5, -0.5, 0.0, 0.0),
+        (1, 2, 1.0, 1.5, 2.0),
     ]
     assert points("Gain by what the turn retrieved", "category", "turns", "mean") == [
         ("new gold evidence", 3, 1.0),
@@ -366,6 +366,6 @@ def test_several_agents_have_a_line_each_and_a_lane_each(tmp_path, page):
     ]
     # 2, -2, -4 and 1, 3, -1, -3, -3, -3
     assert points("Advantage by agent") == [("reader", pytest.approx(-4 / 3)), ("searcher", -1.0)]
-    assert "1 searcher → reader" in drawn.text and "2 reader → searcher" in drawn.text
+    assert "turn 0 searcher → reader" in drawn.text and "turn 1 reader → searcher" in drawn.text
     assert 'style="--lane: 1"' in path.read_text()
     assert "Gain by agent" not in page.plots  # one agent

@@ -486,7 +486,12 @@ def test_python_variables_are_not_tables(run):
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("SELECT gian FROM turns", r"there is no column gian; did you mean gain \(in turns, recredits\)\?"),
+        ("SELECT gian FROM turns", r"there is no column gian; did you mean gain \(in turns\)\?"),
+        ("SELECT turn, gain FROM turns", r"there is no column turn; did you mean turn_index \(in turns\)\?"),
+        (
+            "select ending, count(*) from episodes group by 1",
+            r"no column ending; episodes has iteration, split, .* termination, .*`igpo schema episodes`",
+        ),
         ("SELECT t.gian FROM turns t", "did you mean gain"),
         ("SELECT hops FROM turns", "there is no column hops here; episodes have it"),
         (
@@ -733,6 +738,7 @@ def test_a_query_has_a_limit_of_memory(runs_dir, tmp_path):
 def test_what_a_model_writes_cannot_drive_the_terminal():
     assert cell("a\x1b[31mb\nc\u202e") == "a\\x1b[31mb↵c\\x202e"
     assert cell("x" * 300).endswith("…") and len(cell("x" * 300)) == 200
+    assert (cell(-8.078e-18), cell(1e-13), cell(-0.0)) == ("0", "1e-13", "0")
     assert (cell(None), cell(1 / 3), cell(7), cell(["a", 1])) == ("", "0.3333", "7", '["a", 1]')
 
 

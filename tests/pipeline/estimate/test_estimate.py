@@ -14,6 +14,7 @@ from envs.errors import InputError
 from pipeline.analysis import open_run
 from pipeline.cli.igpo import app
 from pipeline.estimate.capacity import estimate, memory_of
+from pipeline.estimate.estimate import _duration, _number
 from pipeline.estimate.known_models import known_config
 from pipeline.estimate.machines import GPUS, Assumptions, Device
 from pipeline.estimate.placement import propose
@@ -70,6 +71,25 @@ def test_an_iteration_by_hand():
     assert parts["learner: activations"] == 40 * 2 * 170 * 2
     assert parts["learner: reference"] == 0 and found.fits
     assert found.memory.engine == 50_000 and found.memory.engine + found.memory.learner == sum(parts.values())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.003, "3 ms"),
+        (2.9844, "2.98 s"),
+        (119.0, "119 s"),
+        (750.0, "12.5 min"),
+        (3 * 3600.0, "3 h"),
+        (4 * 86400.0, "4 days"),
+    ],
+)
+def test_times_have_their_unit(seconds, said):
+    assert _duration(seconds) == said
+
+
+def test_large_numbers_are_written_out():
+    assert [_number(value) for value in (6.468, 19_777.2, 7.1e6, 1.2e8)] == ["6.47", "19,777", "7.1M", "120M"]
 
 
 def test_who_shares_the_memory_of_a_machine():

@@ -108,9 +108,9 @@ def test_a_damaged_part_of_the_log(folder, refused, command):
 
 def test_a_damaged_recredit_file(folder, refused):
     (folder / "recredit").mkdir()
-    (folder / "recredit" / "own.parquet").write_bytes(b"")
+    (folder / "recredit" / "run_settings.parquet").write_bytes(b"")
     said = refused("sql", folder, "SELECT 1", app=app)
-    assert "own.parquet: this file is damaged" in said and "`igpo recredit` writes it again" in said
+    assert "run_settings.parquet: this file is damaged" in said and "`igpo recredit` writes it again" in said
 
 
 @pytest.mark.parametrize(

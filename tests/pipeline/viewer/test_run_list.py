@@ -45,6 +45,18 @@ def test_names_and_ids_are_whole(runs, columns):
         assert run.name in shown and run.run_id in shown
 
 
+def test_the_id_is_shown_beside_a_long_preset_in_a_pipe_of_80_columns(runs):
+    (folder,) = (runs / "igpo").iterdir()
+    RunDirectory(folder).note(preset="my_package.my_credit_module:an_estimator_of_my_own")
+    shown = CliRunner().invoke(app, ["runs", "--runs-dir", str(runs)], env={"COLUMNS": "80"}).output
+    assert all(run.run_id in shown for run in runs_in(runs))
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "EM before ┃ after" in shown and "┃    EM ┃" in shown  # EM stands over after
+    assert "…:an_estimator_of_my_own" in shown or "preset" in shown.splitlines()[-1]
+    wide = CliRunner().invoke(app, ["runs", "--runs-dir", str(runs)], env={"COLUMNS": ""}).output
+    assert "EM after" in wide and "preset=grpo, seed=1, lr=0.1" in wide
+
+
 def test_a_damaged_run_is_listed_as_such(runs):
     (folder,) = (runs / "igpo").iterdir()
     (folder / "run.json").write_text("{")

@@ -52,19 +52,19 @@ def test_a_rollout_is_printed_turn_by_turn(run_folder):
         "gold      Rome / Roma",
         "answer    ✓ right  Rome",
         "worth     outcome +1.00, F1 1.00, gain in all +2.000, 2 hops",
-        "1 searcher  search: author of foo  ● new gold ──────────────────────────────────",
+        "turn 0 searcher  search: author of foo  ● new gold ─────────────────────────────",
         "<search>author of foo</search>",
         "a document",
         "belief 0.100 █░······················ 0.050",  # 2.4 and 1.2 of 24 cells
         "gain -0.500   advantage +0.500   generate 0.00, tool 0.10, score 0.00 s, 4",
         "tokens",
-        "2 searcher  search: Jane birthplace  ● new gold ────────────────────────────────",
+        "turn 1 searcher  search: Jane birthplace  ● new gold ───────────────────────────",
         "<search>Jane birthplace</search>",
         "a document",
         "belief 0.050 █▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓·· 0.900",
         "gain +2.500   advantage +2.000   generate 0.00, tool 0.10, score 0.00 s, 4",
         "tokens",
-        "3 searcher  answer: Rome ───────────────────────────────────────────────────────",
+        "turn 2 searcher  answer: Rome ──────────────────────────────────────────────────",
         "Rome",
         "advantage +1.000   generate 0.00, tool 0.00, score 0.00 s, 6 tokens",
         "─" * 80,
@@ -76,18 +76,18 @@ def test_several_agents_are_shown_in_lanes(tmp_path):
     output = show(write_run(tmp_path, written=[two_agents()]), "t2")
     lanes = output.splitlines()[5:11]
     assert [line.rstrip() for line in lanes] == [
-        "   searcher                      reader                       belief",
-        "1  → bar ●                                                    █▓▓▓▓······· 0.400",
-        "2                                ← bar has a mayor            ██░░░······· 0.200",
-        "3  → foo                                                      ██·········· 0.200",
-        "4                                ← nothing                    ██·········· 0.205",
-        "5  Bob",
+        "turn  searcher                    reader                      belief",
+        "   0  → bar ●                                                 █▓▓▓▓······· 0.400",
+        "   1                              ← bar has a mayor           ██░░░······· 0.200",
+        "   2  → foo                                                   ██·········· 0.200",
+        "   3                              ← nothing                   ██·········· 0.205",
+        "   4  Bob",
     ]
     titles = [line.rstrip(" ─") for line in output.splitlines() if line.endswith("──")]
     assert titles[:3] == [
-        "1 searcher → reader  search: bar  ● new gold",
-        "2 reader → searcher  message",
-        "3 searcher → reader  search: foo",
+        "turn 0 searcher → reader  search: bar  ● new gold",
+        "turn 1 reader → searcher  message",
+        "turn 2 searcher → reader  search: foo",
     ]
     assert "belief" not in show(tmp_path / "run-1", "t3")  # one agent spoke: no lanes
 
@@ -198,3 +198,46 @@ def test_browse_needs_a_terminal(run_folder):
         result.stderr
         == "error: igpo browse needs a terminal; `igpo show` prints a rollout, `igpo sql` a table.\n"
     )
+
+
+def trained_with(folder, advantages_T, **settings):
+    """`igpo show` of a rollout of three turns, with gains 1 and 2 that were halved, and these advantages."""
+    turns = [search(0, "a", False), search(1, "b", False), answer(2, "Rome")]
+    first, second, last = advantages_T
+    credit = dict(
+        zip(
+            [("e", 0), ("e", 1), ("e", 2)],
+            [gain(0.1, 0.2, 1.0, first), gain(0.2, 0.4, 2.0, second), paid(last)],
+            strict=True,
+        )
+    )
+    record = IterationRecord(1, "train", 7, [rollout("e", "g", Q1, turns)], credit)
+    return show(write_run(folder, written=[record], config={"config": settings}), "e")
+
+
+def test_an_advantage_is_split_into_gains_and_outcome(tmp_path):
+    settings = {"preset": "igpo", "gamma": 0.5, "outcome_gamma": 0.5}
+    # 0.5 + 0.5 * 1, 1, 0 of the gains; 0.25 of the outcome, back from the last turn
+    lines = trained_with(tmp_path / "a", [1.0625, 1.125, 0.25], **settings).splitlines()
+    assert [line.strip() for line in lines if "advantage" in line] == [
+        "gain +1.000 nats   advantage +1.062   = +1.000 gains from here on, +0.062",
+        "gain +2.000 nats   advantage +1.125   = +1.000 gains from here on, +0.125",
+        "advantage +0.250   = +0.000 gains from here on, +0.250 outcome",
+    ]
+    assert "+1.000 of probability" in trained_with(
+        tmp_path / "b", [1.0625, 1.125, 0.25], gain_basis="prob", **settings
+    )
+
+
+@pytest.mark.parametrize(
+    ("advantages", "settings"),
+    [
+        ([1.0625, 1.126, 0.25], {"preset": "igpo", "gamma": 0.5}),  # no outcome gives this
+        ([1.0625, 1.125, 0.25], {"preset": "my_code:mine", "gamma": 0.5}),
+        ([1.0625, 1.125, 0.25], {"preset": "trace"}),
+        ([1.0625, 1.125, 0.25], {}),
+    ],
+)
+def test_where_the_log_does_not_hold_the_split_it_is_left_out(tmp_path, advantages, settings):
+    said = trained_with(tmp_path, advantages, **settings)
+    assert "advantage +0.250" in said and "from here on" not in said
