@@ -8,6 +8,7 @@ normalised outcome, t = 1..T turns, sums over gain-bearing turns.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -253,7 +254,14 @@ PRESETS: dict[str, Preset] = {
 
 
 def get_preset(name: str) -> Preset:
-    """Returns the preset called `name`. Raises ValueError listing the known ones."""
-    if name not in PRESETS:
-        raise ValueError(f"preset {name!r} is unknown; known presets: {', '.join(PRESETS)}")
-    return PRESETS[name]
+    """Returns the preset called `name`. Raises ValueError naming the nearest, else listing the known ones."""
+    if name in PRESETS:
+        return PRESETS[name]
+    if near := difflib.get_close_matches(name, PRESETS, n=1):
+        hint = f"did you mean {near[0]!r}?"
+    elif "." in name:
+        module, _, function = name.rpartition(".")
+        hint = f"an estimator of your own is written `module:function`: {module}:{function}"
+    else:
+        hint = f"known presets: {', '.join(PRESETS)}, or `module:function` of your own"
+    raise ValueError(f"preset {name!r} is unknown; {hint}")

@@ -46,6 +46,9 @@ TUNE_ONLY_KEYS = {
     "local_dir",
 }
 
+LONGEST = 300
+"""Characters of an error."""
+
 
 def shown(value: Any) -> str:
     """`value` for an error: `repr`, with the middle of a long one left out."""
@@ -61,16 +64,27 @@ def cut(text: str, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-(most // 2 - 3) :]}"
 
 
+def shortened(text: str, most: int = 200) -> str:
+    """A sentence in at most `most` characters: long quoted values and lists go first, then its end."""
+    if len(text) > most:
+        text = _LONG_VALUE.sub(lambda value: f"{value[0][:20]}...{value[0][-9:]}", text)
+    return text if len(text) <= most else f"{text[: most - 3].rpartition(' ')[0].rstrip(' ,;:')}..."
+
+
+_LONG_VALUE = re.compile(r"""(?<!\w)(?:'[^']{33,}'|"[^"]{33,}"|\[[^][]{33,}\])(?!\w)""")
+
+
 @contextmanager
 def usable(where: str) -> Generator[None]:
     """Raises whatever the configuration refuses in the block as an InputError of one line about `where`."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{where}: {cut(str(error), 260)}") from error
+        raise InputError(f"{where}: {shortened(str(error), 260)}") from error
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-        text = cut(" ".join(str(error).split()))
-        raise InputError(f"{where}: `config` is not usable: {text}") from error
+        begin = f"{where}: `config` is not usable: "
+        text = shortened(" ".join(str(error).split()), max(160, LONGEST - len(begin)))
+        raise InputError(begin + text) from error
 
 
 def nearest(key: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -204,7 +218,7 @@ def validated(model: type[BaseModel], data: Any, path: str, where: str) -> Any:
             raise unknown_key(
                 ".".join(location[:-1]), location[-1], inner.model_fields if inner else (), where
             ) from error
-        message = cut(first["msg"].removeprefix("Value error, "))
+        message = shortened(first["msg"].removeprefix("Value error, "))
         got = f" (got {shown(first['input'])})" if first["type"] not in ("missing", "value_error") else ""
         place = f" `{'.'.join(location)}`:" if location else ""
         raise InputError(f"{where}:{place} {message}{got}.") from error
