@@ -52,7 +52,13 @@ def train_file(
         ),
     ] = None,
     stop: Annotated[
-        str, typer.Option("--stop", "-s", metavar="JSON", help="Stop criteria, merged over the file's.")
+        str,
+        typer.Option(
+            "--stop",
+            "-s",
+            metavar="JSON",
+            help="Stop criteria, merged over the file's: METRIC=VALUE, or several as JSON.",
+        ),
     ] = "{}",
     checkpoint_freq: Annotated[
         int | None,
@@ -217,13 +223,17 @@ def evaluate(
 
 def _json_object(text: str) -> dict:
     from envs.errors import InputError
+    from pipeline.experiment.file import parse_yaml
 
     shown = text if len(text) <= 60 else f"{text[:60]}..."
+    key, equals, value = text.partition("=")
+    if equals and not text.lstrip().startswith("{"):
+        return {key.strip(): parse_yaml(value, f"--stop {shown}")}
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"--stop {shown}: this is not JSON: {error.msg}. Write --stop '{{\"training_iteration\": 20}}'."
+            f"--stop {shown}: this is not JSON: {error.msg}. Write --stop training_iteration=20."
         ) from error
     except (RecursionError, ValueError) as error:
         raise InputError(

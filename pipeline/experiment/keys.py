@@ -100,8 +100,9 @@ def nearest(key: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 def unknown_key(path: str, key: str, known: Iterable[str], where: str) -> InputError:
     """The error about `key` at YAML path `path` (dotted, "" for the top) of file `where`.
 
-    Another trainer's word is answered with the word here; then a setting of the same name in another section,
-    the nearest name here, the nearest of all sections, and RLlib's last.
+    Another trainer's word is answered with the word here; then a name here of almost the same letters, a
+    setting of the same name in another section, the nearest name here, the nearest of all sections, and
+    RLlib's last.
     """
     known = list(known)
     name = str(key) if len(str(key)) <= 60 and str(key).isprintable() else shown(key)
@@ -109,7 +110,8 @@ def unknown_key(path: str, key: str, known: Iterable[str], where: str) -> InputE
     is_experiment = path.partition(".")[0] in ("config", "checkpoint_config", "mlflow")
     hint = None
     if is_experiment or EXPERIMENT_KEYS.issuperset(known):
-        hint = here(str(key)) or _elsewhere(path, str(key)) or _alike(path, str(key), known)
+        hint = here(str(key)) or _sibling(str(key), known) or _elsewhere(path, str(key))
+        hint = hint or _alike(path, str(key), known)
     elif guess := nearest(key, known):
         hint = f"Did you mean `{guess}`?"
     if hint is None and len(known) <= 20:
@@ -117,6 +119,12 @@ def unknown_key(path: str, key: str, known: Iterable[str], where: str) -> InputE
     return InputError(
         f"{where}: unknown key `{full}`. {hint or 'No known key looks like it: `igpo settings` lists all.'}"
     )
+
+
+def _sibling(key: str, known: Iterable[str]) -> str | None:
+    """The key here that differs from `key` in a letter or two: `question` for `questions`."""
+    found = difflib.get_close_matches(key, sorted(map(str, known)), n=1, cutoff=0.92)
+    return f"Did you mean `{found[0]}`?" if found else None
 
 
 def _elsewhere(path: str, key: str) -> str | None:

@@ -66,7 +66,7 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
     unfinished = [run for run in mine if run.metadata["status"] != FINISHED]
     where = experiment.storage_path / experiment.name
     if alone and not mine:
-        raise InputError(f"--resume: there is no run in {where}; start one without --resume.")
+        raise InputError(f"--resume: there is no run in {where}; {_others(experiment)}.")
     if alone and not unfinished:
         raise InputError(
             f"--resume: the newest run, {mine[-1].path}, is finished; start a new one without --resume, "
@@ -85,6 +85,21 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
         _check_own_code(run, config)
         first_weights(run)
     return Plan(experiment, config, resolved, run, widened=widened)
+
+
+def _others(experiment: Experiment) -> str:
+    """What to do where an experiment has no run: names the newest unfinished runs of the same file."""
+    runs = [
+        run
+        for name in sorted(path.name for path in experiment.storage_path.glob("*") if path.is_dir())
+        for run in RunDirectory.find(experiment.storage_path, name)
+        if run.metadata.get("source") == str(experiment.source) and run.metadata["status"] != FINISHED
+    ]
+    if not runs:
+        return "start one without --resume"
+    newest = sorted(runs, key=lambda run: run.config_path.stat().st_mtime_ns)[-3:]
+    named = ", ".join(str(run.path) for run in reversed(newest))
+    return f"unfinished of this file: {named}; repeat the --set or --name of one, or leave --resume out"
 
 
 def _check_own_code(run: RunDirectory, config: IGPOConfig) -> None:
