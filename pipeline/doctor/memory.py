@@ -48,16 +48,13 @@ def _on_gpus(found: Memory, work: Workload, config: IGPOConfig, total: float) ->
     if config.num_gpus_per_env_runner and found.engine > total:
         return Finding("memory", "fail", f"{text}: lower engine.gpu_memory_utilization: "
                        f"{work.engines_per_device} engines share a GPU")  # fmt: skip
-    shard = " or `shard_learner`" if config.num_learners > 1 and not config.shard_learner else ""
     if certain > total:
         placed = "`igpo estimate FILE --gpus N` proposes a placement that fits"
         needs = f"{certain / GIB:.1f} GiB are needed whatever the rollouts"
-        return Finding("memory", "fail", f"{text}; {needs}: {_advice(found, config)}{shard}; {placed}")
+        return Finding("memory", "fail", f"{text}; {needs}: {_advice(found, config)}; {placed}")
     if learner > 0.8 * total:
         needs = f"{learner / GIB:.1f} GiB are over 80% of it"
-        return Finding(
-            "memory", "warn", f"{text}; {needs}: {_advice(found, config, with_rollouts=True)}{shard}"
-        )
+        return Finding("memory", "warn", f"{text}; {needs}: {_advice(found, config, with_rollouts=True)}")
     return Finding("memory", "ok", text)
 
 
@@ -95,10 +92,12 @@ def _advice(found: Memory, config: IGPOConfig, *, with_rollouts: bool = False) -
     size = found.parts
     on_host = not config.num_gpus_per_env_runner
     cache = "lower engine.kv_cache_gib or num_env_runners" if on_host else ""
+    can_shard = config.num_learners > 1 and not config.shard_learner and not on_host
     savings = {
+        "set shard_learner": found.state * (1 - 1 / config.num_learners) if can_shard else 0.0,
         "set `lora`": 0.0 if config.lora else size["learner: gradients"] + size["learner: AdamW"],
         "set kl_coeff=0, which needs no reference": size["learner: reference"]
-        if config.loss_settings().kl_coeff and config.belief_policy_in_force == "current"
+        if config.loss_settings().kl_coeff and config.reference_scored_policy is None
         else 0.0,
         cache: size["engine: KV cache"] if cache and config.engine_settings.kind == "vllm" else 0.0,
         "lower tokens_per_micro_batch": size["learner: activations"] + size["learner: logits"]

@@ -48,11 +48,9 @@ class Memory:
 
     def state_in_words(self) -> str:
         """What the learners need whatever the rollouts."""
-        names = {"weights", "gradients", "AdamW", "reference"}
-        parts = (
-            (name.removeprefix("learner: "), size) for name, size in self.parts.items() if "learner" in name
-        )
-        named = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts if size and name in names)
+        names = ("weights", "gradients", "AdamW", "reference")
+        sizes = {name: self.parts[f"learner: {name}"] for name in names}
+        named = ", ".join(f"{name} {size / GIB:.1f}" for name, size in sizes.items() if size)
         return f"learners {self.state / GIB:.1f}: {named}"
 
     def needed(self, work: Workload) -> float:
