@@ -96,10 +96,8 @@ def test_memory_of_a_cpu_is_what_the_estimate_says(monkeypatch, overrides, free,
     assert found.status == status
     if status == "fail":  # it prints the sum that is compared
         assert f"{(memory.engine + memory.state) / GIB:.1f} GiB are needed whatever" in found.message
-        assert (
-            f" GiB are free (engines {memory.engine / GIB:.1f}; learners {memory.state / GIB:.1f}: weights "
-            in (found.message)
-        )
+        engine, state = (f"{size / GIB:.1f}" for size in (memory.engine, memory.state))
+        assert f" GiB are free (engines {engine}; learners {state}: weights " in found.message
         return
     assert f"about {(memory.engine + memory.learner) / GIB:.1f} GiB of " in found.message
     assert f"all engines and learners: {memory.by_role()}" in found.message
