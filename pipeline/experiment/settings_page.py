@@ -155,10 +155,9 @@ def _told(one: Setting, experiments: Experiments | None) -> list[tuple[str, str,
 
 def _wrapped(label: str, text: str, width: int = 8) -> list[str]:
     """A labelled text in lines of at most 80 characters."""
-    return textwrap.wrap(
-        text, 80, initial_indent=f"  {label:{width}}  ", subsequent_indent=" " * (width + 4), break_long_words=False,
-        break_on_hyphens=False,
-    )  # fmt: skip
+    wrapper = textwrap.TextWrapper(80, break_long_words=False, break_on_hyphens=False)
+    wrapper.initial_indent, wrapper.subsequent_indent = f"  {label:{width}}  ", " " * (width + 4)
+    return wrapper.wrap(text)
 
 
 def _lines(one: Setting, experiments: Experiments | None = None) -> list[str]:

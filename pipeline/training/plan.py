@@ -66,7 +66,7 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
     unfinished = [run for run in mine if run.metadata["status"] != FINISHED]
     where = experiment.storage_path / experiment.name
     if alone and not mine:
-        raise InputError(f"--resume: there is no run in {where}; {_others(experiment)}.")
+        raise InputError(f"--resume: there is no run in {where}; {unfinished_runs(experiment)}.")
     if alone and not unfinished:
         raise InputError(
             f"--resume: the newest run, {mine[-1].path}, is finished; start a new one without --resume, "
@@ -87,7 +87,7 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
     return Plan(experiment, config, resolved, run, widened=widened)
 
 
-def _others(experiment: Experiment) -> str:
+def unfinished_runs(experiment: Experiment) -> str:
     """What to do where an experiment has no run: names the newest unfinished runs of the same file."""
     runs = [
         run
