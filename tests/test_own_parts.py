@@ -132,7 +132,7 @@ def test_a_shortened_message_keeps_its_reason():
     """A long question or list goes, then the end."""
     text = f"question '{'x' * 90}' and [{'1, ' * 40}2]: a reason; {'more ' * 30}"
     assert shortened(text, 120) == (
-        "question 'xxxxxxxxxxxxxxxxxxx...xxxxxxxx' and [1, 1, 1, 1, 1, 1, ...1, 1, 2]: a reason; "
+        "question 'xxxxxxxxxxxxxxxxxxx...xxxxxxxx' and [1, 1, 1, 1, 1, 1, 1... 1, 1, 2]: a reason; "
         "more more more more more..."
     )
 
