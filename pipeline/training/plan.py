@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,12 +90,13 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
 
 def unfinished_runs(experiment: Experiment) -> str:
     """What to do where an experiment has no run: names the newest unfinished runs of the same file."""
-    runs = [
-        run
-        for name in sorted(path.name for path in experiment.storage_path.glob("*") if path.is_dir())
-        for run in RunDirectory.find(experiment.storage_path, name)
-        if run.metadata.get("source") == str(experiment.source) and run.metadata["status"] != FINISHED
-    ]
+    runs = []
+    for name in sorted(path.name for path in experiment.storage_path.glob("*") if path.is_dir()):
+        for run in RunDirectory.find(experiment.storage_path, name):
+            with suppress(InputError):  # a damaged run, which nobody asked for
+                facts = run.metadata
+                if facts.get("source") == str(experiment.source) and facts["status"] != FINISHED:
+                    runs.append(run)
     if not runs:
         return "start one without --resume"
     newest = sorted(runs, key=lambda run: run.config_path.stat().st_mtime_ns)[-3:]

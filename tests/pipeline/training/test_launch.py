@@ -281,7 +281,10 @@ def test_resuming_under_another_name_is_told_which_runs_are_unfinished(tmp_path)
         folder = tmp_path / "runs" / name / "one"
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text("")
-        (folder / "run.json").write_text(json.dumps({"source": source, "status": status}))
+        (folder / "run.json").write_text(
+            json.dumps({"schema_version": 1, "source": source, "status": status})
+        )
+    (folder / "run.json").write_text("{")  # damaged
     assert unfinished_runs(experiment) == (
         f"unfinished of this file: {tmp_path}/runs/mine-kl_coeff-0/one; repeat the --set or --name of one, "
         "or leave --resume out"
