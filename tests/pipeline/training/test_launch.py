@@ -276,14 +276,13 @@ def test_what_another_process_raised_is_told_without_its_traceback(attempt, monk
 def test_resuming_under_another_name_is_told_which_runs_are_unfinished(tmp_path):
     experiment = SimpleNamespace(storage_path=tmp_path / "runs", source=Path("my.yaml"))
     assert unfinished_runs(experiment) == "start one without --resume"
-    facts = {"mine-kl_coeff-0": ("my.yaml", "interrupted"), "mine": ("my.yaml", "finished"), "x": ("x", "")}
-    for name, (source, status) in facts.items():
+    made = {"mine-kl_coeff-0": ("my.yaml", "interrupted"), "mine": ("my.yaml", "finished"), "x": ("x", "")}
+    for name, (source, status) in made.items():
         folder = tmp_path / "runs" / name / "one"
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text("")
-        (folder / "run.json").write_text(
-            json.dumps({"schema_version": 1, "source": source, "status": status})
-        )
+        facts = {"name": name, "run_id": "one", "attempts": [], "source": source, "status": status}
+        (folder / "run.json").write_text(json.dumps({"schema_version": 1, **facts}))
     (folder / "run.json").write_text("{")  # damaged
     assert unfinished_runs(experiment) == (
         f"unfinished of this file: {tmp_path}/runs/mine-kl_coeff-0/one; repeat the --set or --name of one, "
