@@ -136,7 +136,7 @@ def test_python_snippets_are_those_tested_here():
 
 
 def test_python_of_the_readme():
-    first, second = run_python(python_of("advantages("))["_"]
+    first, second = run_python(python_of('[[0.5, 0.2], [0.1]], preset="igpo")'))["_"]
     assert (len(first), len(second)) == (3, 2)
 
 

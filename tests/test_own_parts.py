@@ -12,7 +12,7 @@ import yaml
 from chat_tokenizers import QWEN2, chat_tokenizer
 from scripted_engine import ids, tiny_task
 
-from algorithms.credit import sample_group
+from algorithms.credit import advantages, sample_group
 from algorithms.credit.group import Group
 from algorithms.credit.own_estimator import find_preset
 from algorithms.igpo.config import IGPOConfig
@@ -24,6 +24,7 @@ from envs.search.config import SearchEnvSettings
 from envs.search.episode import SearchEpisode
 from envs.search.task import SearchTask
 from envs.search.trajectory import Termination
+from pipeline.experiment.keys import shortened
 
 PAGE = (Path(__file__).parents[1] / "docs" / "your_own_parts.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
@@ -104,13 +105,14 @@ def test_an_estimator_whose_file_changes_is_another_one(folder):
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("def f(group): return [0.0] * 3", "an array of shape (3,); return one number for each of the 6"),
+        ("def f(group): return [0.0] * 3", "returned 3 numbers; return one number for each of the 6 turns"),
         ("def f(group): return [[0.0], [0.0] * 2, [0.0]]", "of [1, 2, 1] numbers for rollouts of [3, 2, 1]"),
         ("def f(group): return group.gains_M", "of rollout a, turn 2 is nan; return a finite number"),
         ("def f(group): return [1e31] * 6", "turn 0 is 1e+31; rewards must lie within"),
         ("def f(group): return 0.0", "returned a value of type float; return one number"),
         ("def f(group): return ['x'] * 6", "returned a value of type list; return one number"),
-        ("def f(group): return group.gians_M", "it failed: AttributeError"),
+        ("def f(group): return group.gians_M", "it failed in own_credit.py, line 1: AttributeError: 'Group' "
+         "object has no attribute 'gians_M'; did you mean 'gains_M'? (on"),
         ("def f(): return 0", "it failed: TypeError: f() takes 0 positional arguments"),
         ("f = 3", "is of type int: name a function of one group, or a `Preset`"),
         ("def g(group): pass", "has no 'f'"),
@@ -124,6 +126,48 @@ def test_an_estimator_that_cannot_work_is_refused_before_a_run(folder, code, sai
     with pytest.raises(InputError, match=re.escape(said)) as caught:
         config.validate()
     assert "own_credit:f" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_shortened_message_keeps_its_reason():
+    """A long question or list goes, then the end."""
+    text = f"question '{'x' * 90}' and [{'1, ' * 40}2]: a reason; {'more ' * 30}"
+    assert shortened(text, 120) == (
+        "question 'xxxxxxxxxxxxxxxxxxx...xxxxxxxx' and [1, 1, 1, 1, 1, 1, 1... 1, 1, 2]: a reason; "
+        "more more more more more..."
+    )
+
+
+def test_a_dot_for_the_colon():
+    with pytest.raises(ValueError, match="written `module:function`: my_credit:evidence_first$"):
+        find_preset("my_credit.evidence_first")
+
+
+def test_advantages_of_lists_by_the_estimator_of_the_page():
+    """z of 1, 0 is +-0.999998; evidence and queries are not known, so only the outcome counts."""
+    text = next(text for kind, text in BLOCKS if kind == "python" and "import advantages" in text)
+    find_preset("my_credit:evidence_first")  # makes the current folder importable, as `python` does
+    names = {}
+    exec(text, names)
+    z = 0.5 / (0.5 + 1e-6)
+    for found in (names["by_function"], names["by_name"]):
+        assert [array.tolist() for array in found] == [[z, z, z], [-z, -z]]
+    with pytest.raises(ValueError, match="preset .* is of type int: name a function of one group"):
+        advantages([1.0], [[]], 3)
+
+
+def test_advantages_of_lists_give_an_estimator_its_gains_by_group():
+    seen = []
+
+    def last(group):
+        seen.append(group)
+        return group.gains_M * 0 + 1 if not np.isnan(group.gains_M).any() else np.nan_to_num(group.gains_M)
+
+    found = advantages([1.0, 0.0, 0.5, 0.0], [[0.5, None], [], [0.25], [0.125]], last, groups=[7, 7, 3, 3])
+    assert [array.tolist() for array in found] == [[0.5, 0.0, 0.0], [0.0], [0.25, 0.0], [0.125, 0.0]]
+    first, second = seen[-2:]
+    assert (first.outcomes_N.tolist(), second.outcomes_N.tolist()) == ([0.5, 0.0], [1.0, 0.0])
+    assert second.turns_N.tolist() == [3, 1] and second.actions_M == ["tool", "tool", "answer", "answer"]
+    np.testing.assert_array_equal(second.beliefs_after_M, [np.nan] * 4)
 
 
 def test_what_only_real_data_can_explain_is_no_reason_to_refuse(folder):

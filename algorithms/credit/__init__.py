@@ -7,9 +7,10 @@ Works on logged rows as well as inside a training run, and imports neither Ray n
 [array([ 0.98057491, -0.39222996,  0.        ]), array([-0.98057491,  0.        ])]
 """
 
-from algorithms.credit.assign import NOISE_GAIN_STD, advantages, assign_credit
+from algorithms.credit.assign import NOISE_GAIN_STD, assign_credit
 from algorithms.credit.batch import Credit, GroupStatistics, TurnBatch
 from algorithms.credit.config import CREDIT_FIELDS, CreditConfig, without_removed
+from algorithms.credit.from_lists import advantages
 from algorithms.credit.gains import beliefs_from_scores, gains_from_scores, reduce_aliases
 from algorithms.credit.group import Group, RolloutFacts
 from algorithms.credit.normalise import EPS, batch_outcome_statistics

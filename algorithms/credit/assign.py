@@ -11,22 +11,17 @@ Array names end in their dimensions: N rollouts, M turns, B gain-bearing turns w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 
 from algorithms.credit.baseline import normalised_outcome
 from algorithms.credit.batch import Credit, GroupStatistics, TurnBatch
-from algorithms.credit.config import CREDIT_FIELDS, CreditConfig
+from algorithms.credit.config import CreditConfig
 from algorithms.credit.normalise import (
     deviations,
     inverse_spread,
     populations,
     zscores,
 )
-from algorithms.credit.presets import get_preset
 from algorithms.credit.returns import discounted_gains, discounted_outcome, windowed_gains
 
 NOISE_GAIN_STD = 1e-3
@@ -225,43 +220,3 @@ def _group_statistics(
         collapsed_P=collapsed_P,
         collapsed_or_noise_P=collapsed_P | (collapsed_outcome_P & (gains.std_S < NOISE_GAIN_STD)),
     )
-
-
-def advantages(
-    outcomes: Sequence[float],
-    gains: Sequence[Sequence[float | None]],
-    preset: str = "igpo",
-    *,
-    groups: Sequence[int] | None = None,
-    last_beliefs: Sequence[float] = (),
-    **changes: Any,
-) -> list[np.ndarray]:
-    """Computes the advantages of every turn of every rollout.
-
-    >>> advantages(outcomes=[1.0, 0.0], gains=[[0.5, 0.2], [0.1]], preset="grpo")
-    [array([0.999998, 0.999998, 0.999998]), array([-0.999998, -0.999998])]
-
-    Args:
-        outcomes: o_i of each rollout.
-        gains: raw information gains g_i,t of each rollout in the preset's basis (`gains_from_scores`), one
-            for every turn but the last: T_i = len(gains[i]) + 1. None marks a turn that bears none.
-        preset: a name of `PRESETS`.
-        groups: label of each rollout's prompt; None: all rollouts answer the same one.
-        last_beliefs: belief after the last gain of each rollout, in (0, 1]; only `outcome_baseline="belief"`
-            needs it.
-        changes: settings of `CreditConfig` that replace the preset's, such as `gamma=0.95`.
-
-    Returns:
-        One float64 array of length T_i per rollout.
-
-    Raises:
-        ValueError: an unknown preset or setting (the message lists the known ones), lengths that do not fit,
-            or a reward that is not finite.
-    """
-    unknown = sorted(set(changes) - set(CREDIT_FIELDS))
-    if unknown:
-        raise ValueError(f"unknown credit settings {unknown}; known: {', '.join(CREDIT_FIELDS)}")
-    config = replace(get_preset(preset).credit, **changes)
-    groups = [0] * len(outcomes) if groups is None else groups
-    batch = TurnBatch.from_lists(groups, outcomes, gains, last_belief_N=np.asarray(last_beliefs))
-    return batch.split(assign_credit(batch, config).advantages_M)

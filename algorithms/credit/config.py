@@ -6,8 +6,9 @@ loss and the environment (`algorithms.credit.presets`).
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -164,6 +165,15 @@ class CreditConfig:
 
 CREDIT_FIELDS = tuple(field.name for field in fields(CreditConfig))
 """Names of the settings of `CreditConfig`."""
+
+
+def require_credit_fields(names: Iterable[str]) -> None:
+    """Raises ValueError for a name that is no setting of credit: the nearest, else all known ones."""
+    for name in sorted(set(names) - set(CREDIT_FIELDS)):
+        near = difflib.get_close_matches(name, CREDIT_FIELDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(CREDIT_FIELDS)}"
+        raise ValueError(f"unknown credit setting {name!r}; {hint}")
+
 
 REMOVED = "truncated_pays_back"
 """A setting that versions before this one had. Experiments and logs may still hold it, as false or null."""

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -43,7 +44,15 @@ def find_preset(name: str) -> Preset:
     """
     if ":" not in name:
         return get_preset(name)
-    found = _import(name)
+    return own_preset(_import(name), name)
+
+
+def own_preset(found: Any, name: str) -> Preset:
+    """Returns the preset that `found` is, a function of a `Group` or a `Preset`, once a sample group passed.
+
+    Raises:
+        ValueError: it is neither, or it does not return an advantage per turn.
+    """
     if isinstance(found, Preset):
         preset = replace(found, name=name, code_hash=_code_hash(found.estimator or found, name))
     elif callable(found):
@@ -61,7 +70,7 @@ def find_preset(name: str) -> Preset:
 def _import(path: str) -> Any:
     module_name, _, name = path.partition(":")
     if not module_name or not name:
-        raise ValueError(f"preset {path!r} must have the form `module:function`")
+        raise ValueError(f"preset {path!r}: write `module:function`")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -82,8 +91,10 @@ def _import(path: str) -> Any:
 
 def _code_hash(found: Any, path: str) -> str:
     """12 hexadecimal digits of the file that `path` names, so that a changed estimator counts as another."""
-    module = sys.modules[path.partition(":")[0]]
+    module = sys.modules.get(path.partition(":")[0])
     try:
+        if module is None:
+            raise TypeError(path)
         text = inspect.getsource(module)
     except (OSError, TypeError):
         text = repr(found)
@@ -144,7 +155,8 @@ def _ask(name: str, function: OwnEstimator, group: Group) -> np.ndarray:
     try:
         answer = function(group)
     except Exception as error:
-        raise _EstimatorFailed(f"{where}: it failed: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}{_alike(error)}"
+        raise _EstimatorFailed(f"{where}: it failed{_place(error, function)}: {reason}") from error
     advantages_M = _flat(answer, group, where)
     bad_M = ~(np.abs(advantages_M) <= LARGEST_REWARD)
     if bad_M.any():
@@ -156,6 +168,27 @@ def _ask(name: str, function: OwnEstimator, group: Group) -> np.ndarray:
             f"{where}: the advantage of rollout {rollout}, turn {group.turn_M[turn]} is {value}; {cure}"
         )
     return advantages_M
+
+
+def _place(error: Exception, function: OwnEstimator) -> str:
+    """Where in the function's own file `error` was raised; empty where that is not known."""
+    try:
+        own = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:
+        return ""
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if own and frame.filename == own
+    ]
+    return f" in {os.path.basename(own)}, line {lines[-1]}" if own and lines else ""
+
+
+def _alike(error: Exception) -> str:
+    """The column of a group that a misspelt one looks like, as the end of a sentence."""
+    if not isinstance(error, AttributeError) or not isinstance(error.obj, Group):
+        return ""
+    known = [name for name in dir(error.obj) if not name.startswith("_")]
+    near = difflib.get_close_matches(str(error.name), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _flat(answer: Any, group: Group, where: str) -> np.ndarray:
@@ -172,9 +205,11 @@ def _flat(answer: Any, group: Group, where: str) -> np.ndarray:
                 f"{_short(group.turns_N.tolist())} turns"
             )
         return np.concatenate(parts)
-    if any(part.ndim for part in parts) or len(parts) != group.num_turns:
-        shape = np.shape(answer) if not any(part.ndim for part in parts) else [part.shape for part in parts]
+    if any(part.ndim for part in parts):
+        shape = [part.shape for part in parts]
         raise ValueError(f"{where}: it returned an array of shape {_short(shape)}; {wanted}")
+    if len(parts) != group.num_turns:
+        raise ValueError(f"{where}: it returned {len(parts)} numbers; {wanted}")
     return np.array(parts)
 
 

@@ -8,6 +8,7 @@ normalised outcome, t = 1..T turns, sums over gain-bearing turns.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,6 +26,8 @@ class Preset:
     name: str
     source: str
     """Publication or repository that defines the method."""
+    summary: str = ""
+    """What it is, in one clause."""
     credit: CreditConfig = field(default_factory=CreditConfig)
     loss_changes: dict[str, Any] = field(default_factory=dict)
     """Loss settings that differ from the defaults, by name
@@ -62,6 +65,7 @@ class Preset:
 
 IGPO = Preset(
     name="igpo",
+    summary="gains and outcome, each z-scored over the group",
     source="arXiv 2510.14967v2",
 )
 """A_t = sum_{k>=t} g~_k + o~, gains z-scored over all turns of the group, outcomes over its rollouts, apart
@@ -71,6 +75,7 @@ Open in the paper: aliases, penalties, clip bounds; chosen: all aliases by `max`
 
 IGPO_V1 = Preset(
     name="igpo_v1",
+    summary="gains as differences of belief; one z-score over gains and outcomes",
     source="arXiv 2510.14967v1",
     credit=CreditConfig(gain_basis="prob", normalisation="joint"),
 )
@@ -79,6 +84,7 @@ for igpo."""
 
 IGPO_OFFICIAL = Preset(
     name="igpo_official",
+    summary="igpo with the settings of its published code",
     source="github.com/GuoqingWang1/IGPO, 745078b",
     credit=CreditConfig(drop_gains_at_turn_limit=True),
     loss_changes={"loss_aggregation": "seq_mean_token_sum", "dual_clip": 3.0, "entropy_coeff": 0.001},
@@ -91,6 +97,7 @@ the first alias only."""
 
 IG_ONLY = Preset(
     name="ig_only",
+    summary="igpo's gains without the outcome",
     source="arXiv 2510.14967v2, Table 3",
     credit=CreditConfig(outcome_weight=0.0),
 )
@@ -98,6 +105,7 @@ IG_ONLY = Preset(
 
 IGPO_DISCOUNTED = Preset(
     name="igpo_discounted",
+    summary="igpo with a later gain halved for each turn before it",
     source="this project (docs/study_results.md)",
     credit=CreditConfig(gamma=0.5, outcome_gamma=1.0),
 )
@@ -109,6 +117,7 @@ falls to the turn that earned it and to those close before."""
 
 A2TGPO = Preset(
     name="a2tgpo",
+    summary="gains z-scored by turn index; clip bounds by turn",
     source="arXiv 2605.06200",
     credit=CreditConfig(
         gain_basis="prob",
@@ -128,6 +137,7 @@ update every ratio is 1 and no clip acts), else the defaults."""
 
 DR_VENUS = Preset(
     name="dr_venus",
+    summary="each turn its own gain over the spread, and the outcome",
     source="github.com/inclusionAI/DR-Venus (raw_ig); arXiv 2604.19859",
     credit=CreditConfig(normalisation="scale_only", gamma=0.0, outcome_gamma=1.0),
 )
@@ -137,6 +147,7 @@ left out."""
 
 TRACE = Preset(
     name="trace",
+    summary="log-ratio gains under a frozen reference in a window of 3 turns",
     source="arXiv 2607.13988",
     credit=CreditConfig(
         gain_basis="log_ratio",
@@ -158,6 +169,7 @@ Open: aliases, penalties, clip, KL; chosen: the defaults."""
 
 GRPO = Preset(
     name="grpo",
+    summary="the outcome alone, z-scored over the group",
     source="arXiv 2402.03300; baseline of arXiv 2510.14967v2, Table 2",
     credit=CreditConfig(ig_weight=0.0),
 )
@@ -165,6 +177,7 @@ GRPO = Preset(
 
 RLOO = Preset(
     name="rloo",
+    summary="the outcome less the mean of the group's others",
     source="arXiv 2402.14740; baseline of arXiv 2510.14967v2, Table 2",
     credit=CreditConfig(ig_weight=0.0, outcome_baseline="rloo"),
 )
@@ -172,6 +185,7 @@ RLOO = Preset(
 
 REINFORCE_PP = Preset(
     name="reinforce_pp",
+    summary="the outcome alone, z-scored over the batch",
     source="arXiv 2501.03262; baseline of arXiv 2510.14967v2, Table 2",
     credit=CreditConfig(ig_weight=0.0, outcome_baseline="batch_zscore"),
 )
@@ -181,6 +195,7 @@ chosen: in the loss, as for the others."""
 
 GSPO = Preset(
     name="gspo",
+    summary="grpo with one ratio per sequence",
     source="arXiv 2507.18071; baseline of arXiv 2510.14967v2, Table 2",
     credit=CreditConfig(ig_weight=0.0),
     loss_changes={"ratio_level": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},
@@ -192,6 +207,7 @@ the paper cuts each batch into 4 minibatches. At one update per batch and lag 0 
 
 DAPO = Preset(
     name="dapo",
+    summary="grpo with clip 0.2 / 0.28, and collapsed groups sampled again",
     source="arXiv 2503.14476",
     credit=CreditConfig(ig_weight=0.0),
     loss_changes={
@@ -207,6 +223,7 @@ overlong penalty is left out: this project's truncation penalty takes its place.
 
 BELIEF_CRITIC = Preset(
     name="belief_critic",
+    summary="TD errors with belief as the critic",
     source="this project (docs/study_results.md)",
     credit=CreditConfig(gain_basis="prob", normalisation="none", outcome_baseline="belief"),
 )
@@ -220,6 +237,7 @@ ends without an answer pays the belief it built up."""
 
 IGPO_RETURNS = Preset(
     name="igpo_returns",
+    summary="belief still to come, against the group's at the same turn",
     source="this project (docs/real_model.md)",
     credit=CreditConfig(gain_basis="prob", normalisation="returns", std_floor=0.05),
 )
@@ -253,7 +271,14 @@ PRESETS: dict[str, Preset] = {
 
 
 def get_preset(name: str) -> Preset:
-    """Returns the preset called `name`. Raises ValueError listing the known ones."""
-    if name not in PRESETS:
-        raise ValueError(f"preset {name!r} is unknown; known presets: {', '.join(PRESETS)}")
-    return PRESETS[name]
+    """Returns the preset called `name`. Raises ValueError naming the nearest, else listing the known ones."""
+    if name in PRESETS:
+        return PRESETS[name]
+    if near := difflib.get_close_matches(name, PRESETS, n=1):
+        hint = f"did you mean {near[0]!r}?"
+    elif "." in name:
+        module, _, function = name.rpartition(".")
+        hint = f"an estimator of your own is written `module:function`: {module}:{function}"
+    else:
+        hint = f"known presets: {', '.join(PRESETS)}, or `module:function` of your own"
+    raise ValueError(f"preset {name!r} is unknown; {hint}")

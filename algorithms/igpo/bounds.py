@@ -1,5 +1,11 @@
 """Bounds of the settings that are numbers, without Ray."""
 
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from envs.errors import InputError
+
 WHOLE_FROM = {
     "seed": 0,
     "prompts_per_iteration": 1,
@@ -48,3 +54,23 @@ def bounds(name: str) -> str:
     else:
         wanted = "above 0" if name in POSITIVE else "from 0 to 1" if name in SHARES else ""
     return f"{wanted}, at most {LARGEST_SEED}" if name == "seed" else wanted
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raises InputError for a value outside the bounds of setting `name`; one without bounds may be any."""
+    if not bounds(name) or (value is None and name in MAY_BE_NONE):
+        return
+    good = isinstance(value, Integral if name in WHOLE_FROM else Real) and not isinstance(value, bool)
+    good = good and (isinstance(value, Integral) or math.isfinite(value))
+    if name in POSITIVE:
+        good = good and value > 0
+    elif name in SHARES:
+        good = good and 0 <= value <= 1
+    else:
+        good = good and value >= {**WHOLE_FROM, **REAL_FROM}[name]
+    if name == "seed" and good and value > LARGEST_SEED:
+        good = False
+    if not good:
+        raise InputError(
+            f"{name} is {value!r}; it must be {bounds(name)}{' (or null)' if name in MAY_BE_NONE else ''}"
+        )

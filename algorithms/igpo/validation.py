@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Integral, Real
+from numbers import Real
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,11 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.policy.policy import PolicySpec
 
 from algorithms.igpo.bounds import (
-    LARGEST_SEED,
-    MAY_BE_NONE,
     POSITIVE,
     REAL_FROM,
     SHARES,
     WHOLE_FROM,
-    bounds,
+    check_number,
 )
 from algorithms.igpo.setting_names import OF_ONE_POLICY, WITHOUT_EFFECT
 from envs.errors import InputError
@@ -149,7 +147,8 @@ def _check_transfer_by_nccl(config: IGPOSettings) -> None:
 
 def _check_engine_gpus(config: IGPOSettings) -> None:
     spread, gpus = config.engine_settings.tensor_parallel_size, config.num_gpus_per_env_runner
-    if gpus > 0 and spread != max(1, gpus):
+    takes_none = not gpus and config.num_env_runners and spread > 1
+    if takes_none or (gpus > 0 and spread != max(1, gpus)):
         raise InputError(
             f"engine.tensor_parallel_size is {spread} and num_gpus_per_env_runner is {gpus:g}: an engine "
             f"uses as many GPUs as it is spread over, so set both to {max(spread, int(gpus))}"
@@ -207,22 +206,7 @@ def check_numbers(config: IGPOSettings) -> None:
         if name == "lr" and isinstance(value, list):
             _check_schedule(value)
             continue
-        if value is None and name in MAY_BE_NONE:
-            continue
-        number = isinstance(value, Integral if name in WHOLE_FROM else Real) and not isinstance(value, bool)
-        number = number and (isinstance(value, Integral) or math.isfinite(value))
-        if name in POSITIVE:
-            good = number and value > 0
-        elif name in SHARES:
-            good = number and 0 <= value <= 1
-        else:
-            good = number and value >= {**WHOLE_FROM, **REAL_FROM}[name]
-        if name == "seed" and good and value > LARGEST_SEED:
-            good = False
-        if not good:
-            raise InputError(
-                f"{name} is {value!r}; it must be {bounds(name)}{' (or null)' if name in MAY_BE_NONE else ''}"
-            )
+        check_number(name, value)
 
 
 def _check_values_of_one(config: IGPOSettings, policy: str, own: Mapping[str, Any]) -> None:

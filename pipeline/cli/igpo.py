@@ -27,7 +27,7 @@ from pipeline.cli.log.show import browse_command, show_command
 from pipeline.cli.log.sql import compact_command, schema_command, sql_command
 from pipeline.cli.log.track import track_command
 from pipeline.cli.log.verify import verify_command
-from pipeline.cli.options import Checkpoint, CheckpointConfig, Set, Trust, Verbose
+from pipeline.cli.options import Checkpoint, CheckpointConfig, Set, Trust, Verbose, policy_named
 from pipeline.cli.serve import serve_retriever_command
 from pipeline.cli.settings import settings_command
 from pipeline.cli.study import study_command
@@ -101,7 +101,10 @@ def ask(
 ) -> None:
     """Answer one question, showing each turn as it is written.
 
-    Example: `igpo ask runs/igpo/RUN_ID/checkpoints/best "trade of mother of fata ?" --gold coach`
+    Examples:
+
+    - `igpo ask last "trade of mother of fata ?"` (the last checkpoint of the newest run)
+    - `igpo ask runs/igpo/RUN_ID/checkpoints/best "trade of mother of fata ?" --gold coach`
     """
     from pipeline.logging import configure_logging
 
@@ -115,7 +118,7 @@ def ask(
     console = Console()
     with native_stderr_aside(verbose):
         with console.status("opening the policy ..."):
-            opened = open_policy(policy, config, set_, trust=trust)
+            opened = open_policy(policy_named(policy), config, set_, trust=trust)
         answer(opened, question, console, golds=gold, temperature=temperature, seed=seed)
 
 

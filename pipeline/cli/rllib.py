@@ -12,7 +12,15 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.cli.app import make_app
-from pipeline.cli.options import Checkpoint, CheckpointConfig, Set, Trust, Verbose, make_room_for
+from pipeline.cli.options import (
+    Checkpoint,
+    CheckpointConfig,
+    Set,
+    Trust,
+    Verbose,
+    make_room_for,
+    policy_named,
+)
 from pipeline.terminal import Console, say
 
 app = make_app("Train and evaluate search agents with IGPO on RLlib.")
@@ -52,7 +60,13 @@ def train_file(
         ),
     ] = None,
     stop: Annotated[
-        str, typer.Option("--stop", "-s", metavar="JSON", help="Stop criteria, merged over the file's.")
+        str,
+        typer.Option(
+            "--stop",
+            "-s",
+            metavar="JSON",
+            help="Stop criteria, merged over the file's: METRIC=VALUE, or several as JSON.",
+        ),
     ] = "{}",
     checkpoint_freq: Annotated[
         int | None,
@@ -182,6 +196,7 @@ def evaluate(
     Examples:
 
     - `rllib evaluate runs/igpo/RUN_ID/checkpoints/best`
+    - `rllib evaluate last` (the last checkpoint of the newest run)
     - `rllib evaluate tiny` (the policy before training)
     - `rllib evaluate ./my-model --config conf/smollm2_wikipedia.yaml --questions dev.jsonl --episodes 200`
     - `rllib evaluate ./my-model --questions nq.jsonl --questions hotpotqa.jsonl` (a table with a column for
@@ -200,7 +215,7 @@ def evaluate(
     configure_ray_logging(verbose)
     console = Console()
     with native_stderr_aside(verbose), console.status("opening the policy ...") as status:
-        opened = open_policy(policy, config, set_, trust=trust)
+        opened = open_policy(policy_named(policy), config, set_, trust=trust)
         chosen = evaluation.select_questions(opened, questions or [], episodes)
         done = evaluation.evaluate(
             opened,
@@ -217,13 +232,17 @@ def evaluate(
 
 def _json_object(text: str) -> dict:
     from envs.errors import InputError
+    from pipeline.experiment.file import parse_yaml
 
     shown = text if len(text) <= 60 else f"{text[:60]}..."
+    key, equals, value = text.partition("=")
+    if equals and not text.lstrip().startswith("{"):
+        return {key.strip(): parse_yaml(value, f"--stop {shown}")}
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"--stop {shown}: this is not JSON: {error.msg}. Write --stop '{{\"training_iteration\": 20}}'."
+            f"--stop {shown}: this is not JSON: {error.msg}. Write --stop training_iteration=20."
         ) from error
     except (RecursionError, ValueError) as error:
         raise InputError(

@@ -9,14 +9,18 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from envs.data.questions import named
 from envs.errors import InputError
+from envs.proxies import is_loopback, proxy_for
+from envs.retrieval.config import HTTPSettings, RetrieverSettings
 from pipeline.doctor.companions import foreign_companions
 from pipeline.doctor.findings import Finding, Subject
 from pipeline.doctor.gpus import gpus
@@ -183,6 +187,9 @@ def retriever(subject: Subject) -> Finding:
     kind, started = subject.task.settings.retriever.kind, time.perf_counter()
     heldout = [q.text for q in subject.task.heldout_questions[:SAMPLE]] if kind in BY_WORDS else []
     top_k = subject.task.settings.retriever.top_k
+    settings = subject.task.settings.retriever
+    if refused := _refused(settings):
+        return Finding("retriever", "fail", refused)
     try:
         found = opened.search([question], top_k)[0]
         took = time.perf_counter() - started
@@ -198,6 +205,28 @@ def retriever(subject: Subject) -> Finding:
         advice = "check that questions and corpus belong together and are in one language"
         return Finding("retriever", "warn", f"{text}; {share} (first: {fruitless[0]!r:.80}): {advice}")
     return Finding("retriever", "ok" if found else "warn", text)
+
+
+def _refused(settings: RetrieverSettings) -> str | None:
+    """Says that nothing listens at the retriever's server, where no proxy is between; a search would be tried
+    again for `retry_for` seconds first.
+    """
+    remote = {"http": settings.http or HTTPSettings(), "web": settings.web}.get(settings.kind)
+    if remote is None or proxy_for(remote.url) is not None:
+        return None
+    url = urlsplit(remote.url)
+    host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+    except ConnectionRefusedError:
+        begin = f"retriever `{settings.kind}` does not work: the server {url.netloc}: Connection refused"
+        start = "start or repair the server"
+        if is_loopback(host) and settings.kind == "http":
+            start = f"start it with `igpo serve-retriever PASSAGES --port {port}`"
+        return f"{begin}; {start}, or change env_config.retriever"
+    except OSError:  # a search says more of it
+        pass
+    return None
 
 
 def prompts(subject: Subject) -> Finding:

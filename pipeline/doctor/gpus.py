@@ -30,7 +30,8 @@ def gpus(subject: Subject) -> Finding:
         return _without(config)
     trouble = why_no_gpu()
     if trouble is not None:
-        return Finding("gpus", "fail", f"the run asks for {asked:g} GPUs and {trouble}; or set {NO_GPUS}")
+        advice = f"run it where GPUs are, or set {NO_GPUS}"
+        return Finding("gpus", "fail", f"the run asks for {asked:g} GPUs and {trouble}; {advice}")
     import torch
 
     here = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]

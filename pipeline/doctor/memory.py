@@ -49,15 +49,19 @@ def _on_gpus(found: Memory, work: Workload, config: IGPOConfig, total: float) ->
         return Finding("memory", "fail", f"{text}: lower engine.gpu_memory_utilization: "
                        f"{work.engines_per_device} engines share a GPU")  # fmt: skip
     if certain > total:
-        advice = "set `lora` or `shard_learner`, or take a smaller model"
         placed = "`igpo estimate FILE --gpus N` proposes a placement that fits"
-        return Finding("memory", "fail", f"{text}: {advice}; {placed}")
-    return Finding("memory", "warn" if learner > 0.8 * total else "ok", text)
+        needs = f"{certain / GIB:.1f} GiB are needed whatever the rollouts"
+        return Finding("memory", "fail", f"{text}; {needs}: {_advice(found, config)}; {placed}")
+    if learner > 0.8 * total:
+        needs = f"{learner / GIB:.1f} GiB are over 80% of it"
+        return Finding("memory", "warn", f"{text}; {needs}: {_advice(found, config, with_rollouts=True)}")
+    return Finding("memory", "ok", text)
 
 
 def _on_host(found: Memory, work: Workload, config: IGPOConfig, total: float) -> Finding:
     both = f"{(found.engine + found.learner) / GIB:.1f} GiB"
-    text = f"about {both} of {total / GIB:.1f} GiB free memory, all engines and learners: {found.by_role()}"
+    free = f"{total / GIB:.1f} GiB"
+    text = f"about {both} of {free} free memory, all engines and learners: {found.by_role()}"
     if lack := _no_room(found, work, config):
         return Finding(
             "memory", "fail", f"{text}: {lack}; raise engine.kv_cache_gib or lower max_context_tokens"
@@ -66,9 +70,42 @@ def _on_host(found: Memory, work: Workload, config: IGPOConfig, total: float) ->
     if config.engine_settings.kind != "vllm":
         engines -= found.parts["engine: KV cache"]  # it grows with the rollouts that are under way
     if engines + found.state > total:
-        advice = "lower engine.kv_cache_gib or num_env_runners, set `lora`, or take a smaller model"
-        return Finding("memory", "fail", f"{text}: {advice}")
-    return Finding("memory", "warn" if engines + found.learner > 0.8 * total else "ok", text)
+        needs = (
+            f"{(engines + found.state) / GIB:.1f} GiB are needed whatever the rollouts and {free} are free"
+        )
+        parts = f"engines {engines / GIB:.1f}; {found.state_in_words()}"
+        return Finding("memory", "fail", f"{needs} ({parts}): {_advice(found, config)}")
+    if engines + found.learner > 0.8 * total:
+        needs = f"{(engines + found.learner) / GIB:.1f} GiB are over 80% of {free}"
+        return Finding("memory", "warn", f"{text}; {needs}: {_advice(found, config, with_rollouts=True)}")
+    return Finding("memory", "ok", text)
+
+
+def _advice(found: Memory, config: IGPOConfig, *, with_rollouts: bool = False) -> str:
+    """What to change, the setting that saves most first.
+
+    Args:
+        found: the parts.
+        config: the run's settings; what is set already is not advised.
+        with_rollouts: also what lowers the memory of a micro-batch.
+    """
+    size = found.parts
+    on_host = not config.num_gpus_per_env_runner
+    cache = "lower engine.kv_cache_gib or num_env_runners" if on_host else ""
+    can_shard = config.num_learners > 1 and not config.shard_learner and not on_host
+    savings = {
+        "set shard_learner": found.state * (1 - 1 / config.num_learners) if can_shard else 0.0,
+        "set `lora`": 0.0 if config.lora else size["learner: gradients"] + size["learner: AdamW"],
+        "set kl_coeff=0, which needs no reference": size["learner: reference"]
+        if config.loss_settings().kl_coeff and config.reference_scored_policy is None
+        else 0.0,
+        cache: size["engine: KV cache"] if cache and config.engine_settings.kind == "vllm" else 0.0,
+        "lower tokens_per_micro_batch": size["learner: activations"] + size["learner: logits"]
+        if with_rollouts
+        else 0.0,
+    }
+    helpful = sorted((words for words, saved in savings.items() if saved), key=lambda words: -savings[words])
+    return ", ".join([*helpful, "or take a smaller model"])
 
 
 def _no_room(found: Memory, work: Workload, config: IGPOConfig) -> str:

@@ -46,6 +46,13 @@ class Memory:
         total = self.engine if side == "engine" else self.learner
         return f"{side} {total / GIB:.1f} GiB ({named})"
 
+    def state_in_words(self) -> str:
+        """What the learners need whatever the rollouts."""
+        names = ("weights", "gradients", "AdamW", "reference")
+        sizes = {name: self.parts[f"learner: {name}"] for name in names}
+        named = ", ".join(f"{name} {size / GIB:.1f}" for name, size in sizes.items() if size)
+        return f"learners {self.state / GIB:.1f}: {named}"
+
     def needed(self, work: Workload) -> float:
         """Bytes of the device that needs most: the engines' or the learners', or one that has both."""
         both = work.shares_device or work.meets_on_device

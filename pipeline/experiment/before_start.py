@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from functools import cache
 from itertools import islice
 from pathlib import Path
 
 from envs.data.corpus import iter_documents
 from envs.data.questions import iter_questions
+from envs.engine.models import SMOLLM2, TINY
 from envs.errors import InputError
 from envs.settings import Settings
 from pipeline.experiment.experiment import Experiment
@@ -29,6 +31,11 @@ def check_start(experiment: Experiment) -> None:
         raise InputError(
             f"{experiment.source} ({experiment.name}): `config.model_path` is missing: name a Hugging Face "
             "folder or hub name, or `tiny`, which ships with the package."
+        )
+    near = get_close_matches(str(has_model), [*TINY, SMOLLM2], n=1, cutoff=0.8)
+    if near and near[0] != has_model and not Path(has_model).expanduser().exists():
+        raise InputError(
+            f"{experiment.source}: model_path {has_model} is no folder here; did you mean `{near[0]}`?"
         )
     settings = experiment.env_settings
     if settings.corpus not in ("world", "remote"):

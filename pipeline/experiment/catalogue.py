@@ -26,6 +26,8 @@ from envs.settings import declared_settings
 from pipeline.experiment.run_settings import CheckpointSettings, OtherKeys, RunSettings
 from pipeline.tracking.settings import TrackingSettings
 
+PRESET_NAMES = " The presets:"
+"""Begins the list of presets in the meaning of `preset`."""
 TOP = "experiment"
 """The section of the keys beside `config`."""
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -108,7 +110,7 @@ def _own() -> list[Setting]:
     settings = []
     for name, known in declared_settings("algorithms.igpo.settings", "IGPOSettings").items():
         kind = eval(known.type, dict(_NAMES))  # the annotation of a setting of this package
-        more = f" The presets: {', '.join(PRESETS)}." if name == "preset" else ""
+        more = f"{PRESET_NAMES} {', '.join(PRESETS)}." if name == "preset" else ""
         settings.append(_setting(name, kind, known.default, known.meaning + more))
     return settings
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from envs.errors import InputError
+
+SUFFIXES = (".yaml", ".yml", ".py")
+"""Endings of experiment files."""
 
 
 def is_file(path: Path) -> bool:
@@ -55,6 +60,8 @@ def resolve_config_path(path: str | Path) -> tuple[Path, bool]:
     packaged = packaged_file(given)
     if packaged is not None:
         return packaged, True
+    if near := _alike(given):
+        raise InputError(f"{str(path)[:200]}: there is no such experiment file; did you mean {near}?")
     conf = packaged_conf()
     shipped = (
         [f"conf/{item.name}" for item in sorted(conf.glob("*.yaml"))]
@@ -64,3 +71,15 @@ def resolve_config_path(path: str | Path) -> tuple[Path, bool]:
     )
     hint = f" Shipped with the package: {', '.join(shipped)}." if shipped else ""
     raise InputError(f"{str(path)[:200]}: there is no such experiment file.{hint}")
+
+
+def _alike(given: Path) -> str | None:
+    """The file beside `given`, or the packaged one, of the same name up to its ending, or of a like one."""
+    conf, known = packaged_conf(), {}
+    if conf is not None and not given.is_absolute():
+        known = {file.name: f"conf/{file.relative_to(conf)}" for file in conf.rglob("*.yaml")}
+    with suppress(OSError, ValueError):  # no such folder, or no name of one
+        known |= {file.name: str(file) for file in given.parent.iterdir() if file.suffix in SUFFIXES}
+    same = [name for name in sorted(known) if Path(name).stem == given.stem]
+    near = same or difflib.get_close_matches(given.name, sorted(known), n=1, cutoff=0.8)
+    return known[near[0]] if near else None

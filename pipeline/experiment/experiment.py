@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from algorithms.credit import CreditConfig, find_preset, without_removed
+from algorithms.igpo.bounds import check_number
 from algorithms.igpo.loss_settings import LossSettings
 from envs.credentials import refuse_credentials_in
 from envs.engine.base import EngineSettings
@@ -258,6 +259,9 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
         check_types(given, {path: one.default for path, one in catalogue().items()}, where)
         with usable(where):
             find_preset(str(variant.get("preset", "igpo")))
+            for key, value in given.items():
+                if isinstance(value, int | float):  # `lr` may be a schedule
+                    check_number(key, value)
         if variant.get("lora") is not None:
             validated(LoraSettings, variant["lora"], "config.lora", where)
         check_policies(variant, where)

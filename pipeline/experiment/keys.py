@@ -46,6 +46,9 @@ TUNE_ONLY_KEYS = {
     "local_dir",
 }
 
+LONGEST = 300
+"""Characters of an error."""
+
 
 def shown(value: Any) -> str:
     """`value` for an error: `repr`, with the middle of a long one left out."""
@@ -61,16 +64,27 @@ def cut(text: str, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-(most // 2 - 3) :]}"
 
 
+def shortened(text: str, most: int = 200) -> str:
+    """A sentence in at most `most` characters: long quoted values and lists go first, then its end."""
+    if len(text) > most:
+        text = _LONG_VALUE.sub(lambda value: f"{value[0][:20]}...{value[0][-9:]}", text)
+    return text if len(text) <= most else f"{text[: most - 3].rpartition(' ')[0].rstrip(' ,;:')}..."
+
+
+_LONG_VALUE = re.compile(r"""(?<!\w)(?:'[^']{33,}'|"[^"]{33,}"|\[[^][]{33,}\])(?!\w)""")
+
+
 @contextmanager
 def usable(where: str) -> Generator[None]:
     """Raises whatever the configuration refuses in the block as an InputError of one line about `where`."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{where}: {cut(str(error), 260)}") from error
+        raise InputError(f"{where}: {shortened(str(error), 260)}") from error
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-        text = cut(" ".join(str(error).split()))
-        raise InputError(f"{where}: `config` is not usable: {text}") from error
+        begin = f"{where}: `config` is not usable: "
+        text = shortened(" ".join(str(error).split()), max(160, LONGEST - len(begin)))
+        raise InputError(begin + text) from error
 
 
 def nearest(key: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -86,8 +100,9 @@ def nearest(key: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 def unknown_key(path: str, key: str, known: Iterable[str], where: str) -> InputError:
     """The error about `key` at YAML path `path` (dotted, "" for the top) of file `where`.
 
-    Another trainer's word is answered with the word here; then a setting of the same name in another section,
-    the nearest name here, the nearest of all sections, and RLlib's last.
+    Another trainer's word is answered with the word here; then a name here of almost the same letters, a
+    setting of the same name in another section, the nearest name here, the nearest of all sections, and
+    RLlib's last.
     """
     known = list(known)
     name = str(key) if len(str(key)) <= 60 and str(key).isprintable() else shown(key)
@@ -95,7 +110,8 @@ def unknown_key(path: str, key: str, known: Iterable[str], where: str) -> InputE
     is_experiment = path.partition(".")[0] in ("config", "checkpoint_config", "mlflow")
     hint = None
     if is_experiment or EXPERIMENT_KEYS.issuperset(known):
-        hint = here(str(key)) or _elsewhere(path, str(key)) or _alike(path, str(key), known)
+        hint = here(str(key)) or _sibling(str(key), known) or _elsewhere(path, str(key))
+        hint = hint or _alike(path, str(key), known)
     elif guess := nearest(key, known):
         hint = f"Did you mean `{guess}`?"
     if hint is None and len(known) <= 20:
@@ -103,6 +119,12 @@ def unknown_key(path: str, key: str, known: Iterable[str], where: str) -> InputE
     return InputError(
         f"{where}: unknown key `{full}`. {hint or 'No known key looks like it: `igpo settings` lists all.'}"
     )
+
+
+def _sibling(key: str, known: Iterable[str]) -> str | None:
+    """The key here that differs from `key` in a letter or two: `question` for `questions`."""
+    found = difflib.get_close_matches(key, sorted(map(str, known)), n=1, cutoff=0.92)
+    return f"Did you mean `{found[0]}`?" if found else None
 
 
 def _elsewhere(path: str, key: str) -> str | None:
@@ -204,7 +226,7 @@ def validated(model: type[BaseModel], data: Any, path: str, where: str) -> Any:
             raise unknown_key(
                 ".".join(location[:-1]), location[-1], inner.model_fields if inner else (), where
             ) from error
-        message = cut(first["msg"].removeprefix("Value error, "))
+        message = shortened(first["msg"].removeprefix("Value error, "))
         got = f" (got {shown(first['input'])})" if first["type"] not in ("missing", "value_error") else ""
         place = f" `{'.'.join(location)}`:" if location else ""
         raise InputError(f"{where}:{place} {message}{got}.") from error

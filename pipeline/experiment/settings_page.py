@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from typing import Any
 
+from algorithms.credit import PRESETS
 from algorithms.igpo.setting_names import CODE
-from pipeline.experiment.catalogue import TOP, Setting, catalogue
+from pipeline.experiment.catalogue import PRESET_NAMES, TOP, Setting, catalogue
 from pipeline.experiment.keys import nearest
 from pipeline.experiment.peers import here
 
@@ -20,6 +22,7 @@ Every key of an experiment file. This page is made from the code, and a test com
 ```bash
 igpo settings lr                       # what it means, its bounds, which preset sets it
 igpo settings engine                   # a whole section
+igpo settings lr --config conf/igpo.yaml   # beside the default, what an experiment sets
 igpo settings --json-schema > igpo.schema.json
 rllib train file conf/igpo.yaml --set lr=1e-5 --set env_config.max_turns=4 --set stop.training_iteration=10
 ```
@@ -83,8 +86,16 @@ def _value(value: Any) -> str:
     return "null" if value is None else json.dumps(value, ensure_ascii=False) if value != "" else '""'
 
 
-def described(name: str) -> list[str]:
+Experiments = dict[str, dict[str, Any]]
+"""The experiments of a file, by name, as `file.read_experiment_file` reads them."""
+
+
+def described(name: str, experiments: Experiments | None = None) -> list[str]:
     """Describes the settings that `name` means: a path, a name, a section, or another trainer's word.
+
+    Args:
+        name: the word.
+        experiments: of a file, whose values are told beside the defaults.
 
     Returns:
         Lines of text; none where nothing is known of the name.
@@ -95,46 +106,80 @@ def described(name: str) -> list[str]:
     if not found and not inside:
         said = here(name.rpartition(".")[2])
         named = re.findall(r"`([\w.]+)`", said or "")
-        return [said, *(line for one in named for line in ["", *described(one)])] if said else []
+        more = (line for one in named for line in ["", *described(one, experiments)])
+        return [said, *more] if said else []
     lines: list[str] = []
     for one in found:
-        lines += [*_lines(one), ""]
-    return [*lines, *(_line(one) for one in inside)] if inside else lines[:-1]
+        lines += [*_lines(one, experiments), ""]
+    return [*lines, *(_line(one, experiments) for one in inside)] if inside else lines[:-1]
 
 
-def listed() -> list[str]:
-    """Lists every setting, a line each, section by section."""
+def listed(experiments: Experiments | None = None) -> list[str]:
+    """Lists every setting, a line each, section by section, with the values of `experiments`."""
     lines = []
     for section, title, what in SECTIONS:
         lines += [f"{title.replace('`', '')}: {what}"]
-        lines += [_line(one) for one in catalogue().values() if one.section == section]
+        lines += [_line(one, experiments) for one in catalogue().values() if one.section == section]
         lines.append("")
     return lines[:-1]
 
 
-def similar(name: str) -> str | None:
-    """Returns the path of the setting that looks most like `name`."""
+def similar(name: str) -> list[str]:
+    """Returns the paths of up to 6 settings whose names contain `name`, else of the one most like it."""
+    word = name.rpartition(".")[2].lower()
     places = {one.name: path for path, one in reversed(catalogue().items())}
-    guess = nearest(name.rpartition(".")[2], places)
-    return places[guess] if guess else None
+    containing = [one.path for one in catalogue().values() if len(word) > 2 and word in one.name]
+    guess = nearest(word, places)
+    return containing[:6] or ([places[guess]] if guess else [])
 
 
-def _line(one: Setting) -> str:
+def _line(one: Setting, experiments: Experiments | None = None) -> str:
     default = "required" if one.required else f"= {_value(one.default)}"
-    return f"  {one.path}  ({_kind(one.type)}) {default}"
+    told = "".join(f"; {name}: {value}" for name, value, is_set in _told(one, experiments) if is_set)
+    return f"  {one.path}  ({_kind(one.type)}) {default}{told}"
 
 
-def _lines(one: Setting) -> list[str]:
+def _told(one: Setting, experiments: Experiments | None) -> list[tuple[str, str, bool]]:
+    """Of each experiment its name, the value that holds there, and whether the file itself says it."""
+    told = []
+    for name, keys in (experiments or {}).items():
+        config = keys.get("config") or {}
+        node: Any = keys if one.section == TOP else config
+        for part in one.path.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        preset = str(config.get("preset", "igpo"))
+        value = one.presets.get(preset, one.default) if node is None else node
+        told.append((name, _value(value), node is not None))
+    return told
+
+
+def _wrapped(label: str, text: str, width: int = 8) -> list[str]:
+    """A labelled text in lines of at most 80 characters."""
+    wrapper = textwrap.TextWrapper(80, break_long_words=False, break_on_hyphens=False)
+    wrapper.initial_indent, wrapper.subsequent_indent = f"  {label:{width}}  ", " " * (width + 4)
+    return wrapper.wrap(text)
+
+
+def _lines(one: Setting, experiments: Experiments | None = None) -> list[str]:
     place = one.path if one.section == TOP else f"config.{one.path}"
     limits = f", {one.limits.removeprefix('a whole number, ')}" if one.limits else ""
     lines = [
         place,
         f"  type      {one.type}{limits}",
         f"  default   {'none: it must be given' if one.required else _value(one.default)}",
-        f"  meaning   {one.meaning}{' (a setting of RLlib)' if one.is_rllib else ''}",
     ]
+    for name, value, is_set in _told(one, experiments):
+        lines += _wrapped("in file", f"{value} ({name}{'' if is_set else ', not set there'})")
+    meaning = one.meaning.partition(PRESET_NAMES)[0]
+    lines += _wrapped("meaning", f"{meaning}{' (a setting of RLlib)' if one.is_rllib else ''}")
     if one.presets:
-        lines.append(f"  presets   {', '.join(f'{name} {_value(v)}' for name, v in one.presets.items())}")
+        lines += _wrapped("presets", ", ".join(f"{name} {_value(v)}" for name, v in one.presets.items()))
+    if one.path == "preset":
+        lines += [
+            line
+            for preset in PRESETS.values()
+            for line in _wrapped(preset.name, f"{preset.summary}; {preset.source}", 15)
+        ]
     return lines
 
 

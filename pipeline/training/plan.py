@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
     unfinished = [run for run in mine if run.metadata["status"] != FINISHED]
     where = experiment.storage_path / experiment.name
     if alone and not mine:
-        raise InputError(f"--resume: there is no run in {where}; start one without --resume.")
+        raise InputError(f"--resume: there is no run in {where}; {unfinished_runs(experiment)}.")
     if alone and not unfinished:
         raise InputError(
             f"--resume: the newest run, {mine[-1].path}, is finished; start a new one without --resume, "
@@ -85,6 +86,22 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
         _check_own_code(run, config)
         first_weights(run)
     return Plan(experiment, config, resolved, run, widened=widened)
+
+
+def unfinished_runs(experiment: Experiment) -> str:
+    """What to do where an experiment has no run: names the newest unfinished runs of the same file."""
+    runs = []
+    for name in sorted(path.name for path in experiment.storage_path.glob("*") if path.is_dir()):
+        for run in RunDirectory.find(experiment.storage_path, name):
+            with suppress(InputError):  # a damaged run, which nobody asked for
+                facts = run.metadata
+                if facts.get("source") == str(experiment.source) and facts["status"] != FINISHED:
+                    runs.append(run)
+    if not runs:
+        return "start one without --resume"
+    newest = sorted(runs, key=lambda run: run.config_path.stat().st_mtime_ns)[-3:]
+    named = ", ".join(str(run.path) for run in reversed(newest))
+    return f"unfinished of this file: {named}; repeat the --set or --name of one, or leave --resume out"
 
 
 def _check_own_code(run: RunDirectory, config: IGPOConfig) -> None:

@@ -6,6 +6,7 @@ Ray itself would wait for missing ones without end.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -89,13 +90,19 @@ def start_ray(options: RayOptions, verbosity: int = 0) -> None:
     except SystemExit:  # by the handler of SIGTERM that `ray.init` sets
         raise KeyboardInterrupt from None
     except Exception as error:  # Ray raises all kinds, plain ones too
-        reason = f"{' '.join(str(error).split()).rstrip('.') or repr(error)} (-v shows why)"
+        reason = " ".join(str(error).split()).rstrip(".") or repr(error)
         if cluster:
-            raise unreachable(cluster, reason) from error
-        raise InputError(
-            f"Ray can't be started on this machine, which may be short of CPU or memory: {reason}"
-        ) from error
+            raise unreachable(cluster, f"{reason} (-v shows why)") from error
+        raise InputError(not_started(reason)) from error
     remember_ray()
+
+
+def not_started(reason: str) -> str:
+    """Says in one sentence that no Ray started here, and what to do; `reason` is what Ray says of it."""
+    told = f"Ray can't be started on this machine: {reason.partition('. ')[0][:140]}"
+    if re.search(r"time[ds]?[ -]?out", reason, re.IGNORECASE):
+        return f"{told}: the machine is too busy or short of memory, so try again when it is less busy."
+    return f"{told}: it may be short of CPU or memory; `rllib train file ... -v` shows Ray's own log."
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from algorithms.credit import (
     turn_batch,
     without_removed,
 )
-from algorithms.credit.config import AliasRule
+from algorithms.credit.config import AliasRule, require_credit_fields
 from algorithms.credit.own_estimator import assign
 from envs.durable import write_file
 from pipeline.analysis.locate import AnalysisError
@@ -87,13 +87,9 @@ def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any
     not logged.
     """
     changes = changes or {}
-    unknown = sorted(set(changes) - set(CREDIT_FIELDS))
-    if unknown:
-        raise AnalysisError(
-            f"unknown credit settings {', '.join(unknown)}; known: {', '.join(CREDIT_FIELDS)}"
-        )
     settings = _settings(run)
     try:
+        require_credit_fields(changes)
         base: Preset = find_preset(preset or settings["preset"])
     except ValueError as error:
         raise AnalysisError(str(error)) from error

@@ -301,8 +301,8 @@ def test_belief_of_the_reference_is_enough_for_trace(tmp_path):
 @pytest.mark.parametrize(
     ("preset", "changes", "message"),
     [
-        ("igpoo", {}, "known presets: igpo, igpo_v1"),
-        ("igpo", {"gama": 1.0}, "unknown credit settings gama; known: gain_basis"),
+        ("igpoo", {}, "preset 'igpoo' is unknown; did you mean 'igpo'?"),
+        ("igpo", {"ig_weigth": 0.2}, "unknown credit setting 'ig_weigth'; did you mean 'ig_weight'?"),
         ("igpo", {"gamma": 2.0}, r"gamma=2.0 must lie in \[0, 1\]"),
         (
             "igpo",

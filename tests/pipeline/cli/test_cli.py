@@ -68,6 +68,7 @@ def test_version(run):
 
 def test_config_that_is_missing_or_unreadable(refused, tmp_path):
     assert "there is no such experiment file" in refused("train", "file", tmp_path / "nowhere.yaml")
+    assert "did you mean conf/igpo.yaml?" in refused("train", "file", "conf/igp.yaml")
     assert "is a folder" in refused("train", "file", tmp_path)
     broken = write_lines(tmp_path / "broken.yaml", "demo: [")
     assert "broken.yaml, line" in refused("train", "file", broken)
@@ -75,7 +76,13 @@ def test_config_that_is_missing_or_unreadable(refused, tmp_path):
 
 def test_flags_that_say_nothing(run, refused, tmp_path, policy):
     file = write_experiment(tmp_path / "demo.yaml", policy)
+    assert f"did you mean {file}?" in refused("train", "file", file.with_suffix(".yml"))
     assert "this is not JSON" in refused("train", "file", file, "--stop", "{")
+    assert "unknown key `stop.training_iterations`. Did you mean `training_iteration`?" in refused(
+        "train", "file", file, "--stop", "training_iterations=5"
+    )
+    assert "lr is -1; it must be above 0" in refused("train", "file", file, "--set", "lr=-1")
+    assert "did you mean `smollm2`?" in refused("train", "file", file, "--set", "model_path=smolm2")
     assert "Did you mean `lr`" in refused("train", "file", file, "--set", "lrr=1")
     assert "there is no run in" in refused("train", "file", file, "--resume")
     assert "give one of them" in refused("train", "file", file, "--resume", "--restore", tmp_path)

@@ -40,10 +40,12 @@ def http(address, **settings):
 
 
 def test_a_dead_server(refused, tmp_path, policy, files):
-    retriever = http(f"http://127.0.0.1:{free_port()}")
+    """At once, although a search would be tried again for 50 s."""
+    retriever = http(f"http://127.0.0.1:{free_port()}", retry_for=50)
     said = refused("train", "file", experiment(tmp_path, policy, files, retriever, corpus="remote"))
     assert "retriever `http` does not work: the server 127.0.0.1:" in said and "Connection refused" in said
-    assert "start or repair the server, or change env_config.retriever" in said
+    assert "; start it with `igpo serve-retriever PASSAGES --port " in said
+    assert "or change env_config.retriever" in said
     assert not (tmp_path / "runs").exists()
 
 

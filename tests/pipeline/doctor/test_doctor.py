@@ -93,9 +93,14 @@ def test_memory_of_a_cpu_is_what_the_estimate_says(monkeypatch, overrides, free,
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
     asked = with_model(*SMALL, *NO_GPU, *overrides)
     found, memory = checks.memory(asked), estimated(asked, free, on_cpu=True).memory
+    assert found.status == status
+    if status == "fail":  # it prints the sum that is compared
+        assert f"{(memory.engine + memory.state) / GIB:.1f} GiB are needed whatever" in found.message
+        engine, state = (f"{size / GIB:.1f}" for size in (memory.engine, memory.state))
+        assert f" GiB are free (engines {engine}; learners {state}: weights " in found.message
+        return
     assert f"about {(memory.engine + memory.learner) / GIB:.1f} GiB of " in found.message
     assert f"all engines and learners: {memory.by_role()}" in found.message
-    assert found.status == status
 
 
 def test_memory_that_short_rollouts_do_not_need_fails_no_run(monkeypatch):
@@ -105,6 +110,11 @@ def test_memory_that_short_rollouts_do_not_need_fails_no_run(monkeypatch):
     for free, status in ((certain * 1.01, "warn"), (certain * 0.99, "fail")):
         monkeypatch.setattr("psutil.virtual_memory", lambda free=free: SimpleNamespace(available=free))
         assert checks.memory(asked).status == status
+        advice = checks.memory(asked).message
+        assert ("lower tokens_per_micro_batch" in advice) is (status == "warn")
+        assert "set kl_coeff=0, which needs no reference" in advice and "set `lora`" in advice
+        without = checks.memory(with_model(*SMALL, *NO_GPU, "kl_coeff=0")).message
+        assert "kl_coeff=0" not in without
     transformers = with_model(*SMALL, *NO_GPU, "engine.kind=transformers")
     assert checks.memory(transformers).status == "ok", "its cache grows with the rollouts under way"
 

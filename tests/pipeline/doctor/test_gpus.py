@@ -40,7 +40,12 @@ def machine(monkeypatch):
     "facts, changes, status, message",
     [
         ({"cpu_vllm": True}, (), "ok", "the run asks for none"),
-        ({"cpu_vllm": True}, ONE, "fail", "asks for 1 GPUs and this machine shows none; or set num_gpus"),
+        (
+            {"cpu_vllm": True},
+            ONE,
+            "fail",
+            "1 GPUs and this machine shows none; run it where GPUs are, or set num_gpus",
+        ),
         ({"trouble": "torch 2.13.0+cpu is built for CPUs"}, ONE, "fail", "and torch 2.13.0+cpu is built"),
         ({}, (), "fail", "vLLM is built for GPUs and env runners get none: give the run a GPU"),
         ({}, ("engine.kind=transformers",), "ok", "asks for none"),

@@ -304,7 +304,7 @@ def test_an_engine_is_spread_over_the_gpus_of_its_runner():
     spread = of_paper("num_env_runners=1", "num_gpus_per_env_runner=2", "engine.tensor_parallel_size=2")
     weights = memory_of(model_of(spread), workload_of(spread, Expected(), on_cpu=False), 80e9).parts
     assert weights["engine: weights"] == 7_615_616_512
-    for gpus, size in ((1, 2), (2, 1), (4, 2), (0.5, 2)):
+    for gpus, size in ((1, 2), (2, 1), (4, 2), (0.5, 2), (0, 2)):
         with pytest.raises(InputError, match="tensor_parallel_size is"):
             of_paper(f"num_gpus_per_env_runner={gpus}", f"engine.tensor_parallel_size={size}")
 

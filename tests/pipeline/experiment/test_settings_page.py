@@ -24,7 +24,7 @@ from pipeline.experiment.experiment import load_experiments
 from pipeline.experiment.keys import EXPERIMENT_KEYS
 from pipeline.experiment.peers import PEERS, here
 from pipeline.experiment.resolved import known_config_keys
-from pipeline.experiment.settings_page import described, json_schema, markdown
+from pipeline.experiment.settings_page import described, json_schema, listed, markdown, similar
 
 ROOT = Path(__file__).parents[3]
 CONF = sorted((ROOT / "conf").glob("*.yaml")) + sorted((ROOT / "conf" / "presets").glob("*.yaml"))
@@ -144,6 +144,7 @@ def slip(folder, **config):
         ({"storage_path": "x"}, "It belongs elsewhere: `storage_path`."),
         ({"env_config": {"group_size": 4}}, "It belongs elsewhere: `config.group_size`."),
         ({"env_config": {"lrr": 4}}, "Did you mean `config.lr`?"),
+        ({"env_config": {"question": "q.jsonl"}}, "Did you mean `questions`?"),
         ({"clip_hihg": 0.3}, "Did you mean `clip_high`?"),
         ({"max_trns": 3}, "Did you mean `config.env_config.max_turns`?"),
         ({"num_env_runner": 3}, "Did you mean `num_env_runners`?"),
@@ -164,6 +165,29 @@ def test_settings_are_described():
         "config.window", "  type      whole number or null", "  default   null",
     ]  # fmt: skip
     assert "  presets   trace 3" in described("window")
+    preset = described("preset")
+    assert "  rloo             the outcome less the mean of the group's others; arXiv" in preset
+    assert all(len(line) <= 80 for line in preset) and len(PRESETS) == 15
+    assert all(preset.summary for preset in PRESETS.values())
+
+
+def test_an_experiment_s_values_stand_beside_the_defaults():
+    experiments = {"a": {"config": {"lr": 2e-4, "preset": "trace"}}, "b": {"config": None, "num_samples": 2}}
+    assert described("lr", experiments)[2:5] == [
+        "  default   1e-06", "  in file   0.0002 (a)", "  in file   1e-06 (b, not set there)",
+    ]  # fmt: skip
+    assert "  in file   3 (a, not set there)" in described("window", experiments), "trace's"
+    assert any(
+        line.startswith("  lr  (") and line.endswith("= 1e-06; a: 0.0002") for line in listed(experiments)
+    )
+
+
+def test_a_word_inside_names_finds_them():
+    assert similar("gain") == ["gain_basis", "drop_gains_at_turn_limit"]
+    assert similar("lrr") == ["lr"] and similar("xyzzy") == []
+
+
+def test_other_words_of_other_trainers_are_described():
     assert described("learning_rate")[:3] == ["Here it is `lr`.", "", "config.lr"]
     assert "  engine.block_size  (whole number) = 32" in described("engine")
     assert described("config.env_config.retriever.top_k")[0] == "config.env_config.retriever.top_k"

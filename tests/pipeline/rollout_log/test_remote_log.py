@@ -163,7 +163,7 @@ def test_a_run_names_its_log_elsewhere(bucket, tmp_path, monkeypatch):
     assert run.stdout == "turns\n20\n", run.output
     with directory.lock():
         busy = CliRunner().invoke(app, ["compact", "last"])
-    assert busy.exit_code == 2 and "is training in this run directory" in busy.stderr
+    assert busy.exit_code == 2 and "works in this run directory" in busy.stderr
     by_url = CliRunner().invoke(app, ["compact", directory.rollouts])
     assert by_url.exit_code == 2 and "name the run's folder instead" in by_url.stderr
     done = CliRunner().invoke(app, ["compact", "last"])

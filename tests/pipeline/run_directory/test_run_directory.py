@@ -68,7 +68,7 @@ def test_two_processes_cannot_train_in_one_directory(tmp_path):
     )
     other = subprocess.Popen([sys.executable, "-c", code, str(run.path)], stdin=-1, stdout=-1, text=True)
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(InputError, match=f"process {other.pid} is training"), run.lock():
+    with pytest.raises(InputError, match=f"process {other.pid} works in"), run.lock():
         pass
     other.kill()
     other.wait()

@@ -76,4 +76,4 @@ def test_a_store_that_stays_away(unsent, run, monkeypatch):
 
 def test_a_run_that_is_being_trained(unsent, refused):
     with unsent.lock():
-        assert "is training in this run directory" in refused("track", "last", app=pipeline.cli.igpo.app)
+        assert "works in this run directory" in refused("track", "last", app=pipeline.cli.igpo.app)

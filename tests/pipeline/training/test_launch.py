@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -21,6 +23,7 @@ from pipeline.experiment.experiment import load_experiments
 from pipeline.run_directory.directory import RunDirectory
 from pipeline.training.launch import FAILED, LaunchOptions, launch
 from pipeline.training.loop import HELDOUT_BEFORE
+from pipeline.training.plan import unfinished_runs
 from pipeline.training.ray_cluster import RayOptions, start_ray
 
 
@@ -268,3 +271,20 @@ def test_what_another_process_raised_is_told_without_its_traceback(attempt, monk
     monkeypatch.setattr("pipeline.training.launch._train", raises(InputError("no such folder")))
     with pytest.raises(InputError, match="^no such folder$"):
         launch(experiments, options, Console(file=said))
+
+
+def test_resuming_under_another_name_is_told_which_runs_are_unfinished(tmp_path):
+    experiment = SimpleNamespace(storage_path=tmp_path / "runs", source=Path("my.yaml"))
+    assert unfinished_runs(experiment) == "start one without --resume"
+    made = {"mine-kl_coeff-0": ("my.yaml", "interrupted"), "mine": ("my.yaml", "finished"), "x": ("x", "")}
+    for name, (source, status) in made.items():
+        folder = tmp_path / "runs" / name / "one"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("")
+        facts = {"name": name, "run_id": "one", "attempts": [], "source": source, "status": status}
+        (folder / "run.json").write_text(json.dumps({"schema_version": 1, **facts}))
+    (folder / "run.json").write_text("{")  # damaged
+    assert unfinished_runs(experiment) == (
+        f"unfinished of this file: {tmp_path}/runs/mine-kl_coeff-0/one; repeat the --set or --name of one, "
+        "or leave --resume out"
+    )

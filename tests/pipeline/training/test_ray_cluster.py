@@ -24,7 +24,13 @@ from pipeline.doctor.machine import ray_cluster
 from pipeline.experiment.experiment import load_experiments
 from pipeline.ray_address import knock, named_cluster
 from pipeline.training.launch import LaunchOptions, launch
-from pipeline.training.ray_cluster import RayOptions, asked_resources, missing_resources, start_ray
+from pipeline.training.ray_cluster import (
+    RayOptions,
+    asked_resources,
+    missing_resources,
+    not_started,
+    start_ray,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -331,3 +337,15 @@ def test_a_signal_is_heard_while_ray_starts(number, wait, expected):
     time.sleep(0.2)
     process.send_signal(number)
     assert process.wait(20) == expected
+
+
+def test_a_ray_that_does_not_start_is_told_in_one_sentence():
+    late = "The current node timed out during startup. This could happen because some of the raylet failed"
+    assert not_started(late) == (
+        "Ray can't be started on this machine: The current node timed out during startup: the machine is too "
+        "busy or short of memory, so try again when it is less busy."
+    )
+    assert not_started("No space") == (
+        "Ray can't be started on this machine: No space: it may be short of CPU or memory; `rllib train file "
+        "... -v` shows Ray's own log."
+    )
