@@ -14,7 +14,7 @@ from envs.errors import InputError
 EXTRA = "documents"
 _OF_THE_PAGE = "[not(ancestor::article or ancestor::main)]"
 AROUND_THE_TEXT = ["//nav", "//aside", f"//header{_OF_THE_PAGE}", f"//footer{_OF_THE_PAGE}"]
-"""Elements of HTML that are not text. The header of an article is: it holds its heading and its first words."""
+"""Elements of HTML that are not text. An article's header is: it holds its heading and first words."""
 
 
 @dataclass(frozen=True)
