@@ -47,7 +47,7 @@ wheel: setup  ## dist/*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 image:  ## a container image with everything for a CPU: docker run igpo-rllib rllib train file conf/igpo.yaml
-	docker build --tag igpo-rllib .
+	docker build --tag igpo-rllib --build-arg COMMIT=$$(git describe --always --abbrev=40 --exclude '*' --dirty=+changes) .
 
 clean:
 	rm -rf .venv .venv-3.* dist .pytest_cache .ruff_cache .hypothesis

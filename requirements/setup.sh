@@ -51,7 +51,41 @@ with_uv() {
 # Where uv does not find a package (an index that only pip knows), pip may.
 install() { { command -v uv >/dev/null && with_uv "$@" 2>/dev/null; } || with_pip "$@"; }
 
-echo "setup: installing $(grep -cv '^#' "$LIST") pinned packages into $VENV ..."
+installed() {
+    set -- "$VENV"/lib/python*/site-packages/*.dist-info
+    [ -e "$1" ] || shift
+    echo "$# of $packages packages are installed (downloads come first)"
+}
+imported() { echo "still compiling"; }
+# What a long step has done so far: on a terminal a line that changes, elsewhere a line every 30 seconds.
+progress() {
+    local began=$SECONDS next=${EVERY:-30} said
+    while sleep 1 && kill -0 $$ 2>/dev/null; do
+        said="setup: $("$1"), $((SECONDS - began)) s"
+        if [ -t 2 ]; then
+            printf '\r\033[K%s' "$said" >&2
+        elif [ $((SECONDS - began)) -ge "$next" ]; then
+            echo "$said" >&2
+            next=$((next + ${EVERY:-30}))
+        fi
+    done
+}
+begin() {
+    progress "$1" &
+    teller=$!
+}
+end() {
+    [ -n "${teller:-}" ] || return 0
+    kill "$teller" 2>/dev/null || true
+    wait "$teller" 2>/dev/null || true
+    teller=
+    [ ! -t 2 ] || printf '\r\033[K' >&2
+}
+trap end EXIT
+
+packages=$(grep -cv '^#' "$LIST")
+echo "setup: installing $packages pinned packages into $VENV ..."
+begin installed
 torch=$(grep '^torch==' "$LIST")
 have_torch() { "$VENV/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch').split('+')[0] != '${torch:7:6}')" 2>/dev/null; }
 # Of the index's torch, a CUDA build with 3 GB of libraries, the CPU half is used; taken where no CPU wheel is in reach.
@@ -68,8 +102,11 @@ have_torch || install "$torch" 2>/dev/null || install --index-url https://downlo
 grep -v '^torch==' "$LIST" >"$VENV/.without-torch.txt"
 install -r "$VENV/.without-torch.txt"
 with_pip --no-build-isolation --ignore-requires-python --editable .  # the matrix tries Pythons before they are allowed
+end
 # Bytecode of what a run imports. All of 3 GB of packages would take minutes.
 echo "setup: compiling what a run imports ..."
+begin imported
 "$VENV/bin/python" requirements/import_all.py
+end
 echo "$wanted" >"$STAMP"
 echo "setup: done ($("$VENV/bin/igpo" --version)); to use its commands: source $VENV/bin/activate"

@@ -1,6 +1,7 @@
 """What the pages say of the code is true: headings, links, module paths, letters, the walkthrough."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -214,4 +215,17 @@ def test_every_situation_says_what_happens_what_to_do_and_which_test_shows_it():
 def test_the_files_for_clusters_parse():
     (job,) = yaml.safe_load_all((ROOT / "docs/cluster/kuberay.yaml").read_text())
     assert job["kind"] == "RayJob" and job["spec"]["rayClusterSpec"]["rayVersion"] == ray.__version__
-    subprocess.run(["bash", "-n", ROOT / "docs/cluster/slurm.sh"], check=True)
+    assert job["spec"]["entrypoint"].endswith("--set storage_path=/data/runs"), (
+        "the pods' disks go with the job"
+    )
+    slurm = ROOT / "docs/cluster/slurm.sh"
+    subprocess.run(["bash", "-n", slurm], check=True)
+    assert "#SBATCH --signal=B:TERM@600\n" in slurm.read_text(), "B: signals the shell, where rllib is"
+    assert slurm.read_text().splitlines()[-1] == 'exec rllib train file "$@" --set "storage_path=$STORAGE"'
+
+
+def test_a_submitted_job_leaves_the_environment_behind_and_its_runs_outside():
+    page = (ROOT / "docs/cluster.md").read_text()
+    (sent,) = re.findall(r"--runtime-env-json '(.*)'", page)
+    assert json.loads(sent) == {"working_dir": ".", "excludes": [".venv", ".venv-*", ".git", "runs", "dist"]}
+    assert "rllib train file two_nodes.yaml --set storage_path=/shared/runs\n" in page

@@ -9,6 +9,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -40,3 +42,25 @@ def test_the_package_builds_from_what_the_image_copies(tmp_path):
     assert built.returncode == 0, built.stderr
     assert (tmp_path / built.stdout.strip()).is_file()
     assert (tmp_path / "requirements/setup.sh").is_file()
+
+
+@pytest.mark.parametrize("packages", [0, 2])
+def test_setup_says_how_far_it_is_and_stops_with_its_step(tmp_path, packages):
+    """Without a terminal, a line now and then; a step that fails leaves nothing running."""
+    setup = (ROOT / "requirements/setup.sh").read_text()
+    subprocess.run(["bash", "-n", ROOT / "requirements/setup.sh"], check=True)
+    assert (
+        len(re.findall("^begin ", setup, re.MULTILINE)) == len(re.findall("^end$", setup, re.MULTILINE)) == 2
+    )
+    for number in range(packages):
+        (tmp_path / f"lib/python3.11/site-packages/p{number}-1.dist-info").mkdir(parents=True)
+    pieces = setup[setup.index("installed() {") : setup.index("packages=$(grep")]
+    step = (
+        "set -euo pipefail\nVENV=$1 packages=239 EVERY=1\n" + pieces + "begin installed\nsleep 2.5\nfalse\n"
+    )
+    done = subprocess.run(
+        ["bash", "-c", step, "setup", tmp_path], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    said = f"setup: {packages} of 239 packages are installed (downloads come first), 1 s"
+    assert done.stderr.splitlines()[0] == said

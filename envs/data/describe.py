@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from envs.data.sources.question_shapes import Unusable
 from envs.errors import InputError
 
 MAX_EXAMPLES = 5
+_PLACE = re.compile(r"(?P<file>.+?(?::| record | row ))(?P<number>\d+): ")
+"""Begins a refusal, as readers of all formats write it."""
 
 
 @dataclass
@@ -40,6 +43,19 @@ class Description:
     """Reason to number of records that hold no question to play."""
     hashed: int = 0
     """Number of questions whose id is made by hash, because their records have none."""
+
+    @property
+    def refusals(self) -> list[tuple[str, list[str]]]:
+        """(the first refusal for a reason, the numbers of the other lines or records of that file)."""
+        found: dict[tuple[str, str], tuple[str, list[str]]] = {}
+        for refusal in self.refused:
+            place = _PLACE.match(refusal)
+            key = (place["file"], refusal[place.end() :]) if place else ("", refusal)
+            if key not in found:
+                found[key] = (refusal, [])
+            elif place:
+                found[key][1].append(place["number"])
+        return list(found.values())
 
     @property
     def by_source(self) -> Counter[str]:

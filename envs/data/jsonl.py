@@ -61,9 +61,8 @@ def read_jsonl(
             for number, raw in enumerate(file, start=1):
                 if not raw.removeprefix(BOM_UTF8).strip():
                     continue
-                where = f"{path}:{number}"
                 try:
-                    record = as_object(parse_json(raw, where), where)
+                    record = as_object(parse_json(raw, path, number), f"{path}:{number}")
                 except InputError as error:
                     if on_bad is None:
                         raise
@@ -88,12 +87,27 @@ def write_jsonl(path: Path, records: Iterable[dict]) -> None:
         raise InputError(f"{path} can't be written: {error.strerror}") from error
 
 
-def parse_json(raw: bytes, where: str) -> object:
-    """The value of JSON text. Raises InputError for what is not UTF-8 or not JSON."""
+def parse_json(raw: bytes, path: Path, line: int | None = None) -> object:
+    """The value of JSON text.
+
+    Args:
+        raw: the text.
+        path: the file that it is from, for error messages.
+        line: number of the line that it is; None: it is the whole file.
+
+    Raises:
+        InputError: it is not UTF-8 or not JSON.
+    """
+    where = path if line is None else f"{path}:{line}"
     try:
-        return json.loads(raw.decode("utf-8-sig"))
+        return json.loads(raw.decode("utf-8-sig").rstrip())
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 ({error.reason}): save the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}:{line or error.lineno}: not valid JSON ({error.msg.removesuffix(' at')}, column "
+            f"{error.colno}): mend or remove the line"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON ({error}): mend or remove the line") from error
 

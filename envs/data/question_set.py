@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
 
 from envs.data.corpus import Corpus
 from envs.data.prompt_sampler import PromptSampler, Share
@@ -25,12 +27,38 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Part:
+    """The questions of one split that come from one source."""
+
+    split: str
+    """`train` or `heldout`."""
+    source: str
+    size: int
+
+
+@dataclass(frozen=True)
 class QuestionSet:
     """Training questions, source after source (`shares`), and held-out questions."""
 
     train: list[Question]
     heldout: list[Question]
     shares: tuple[Share, ...]
+    parts: tuple[Part, ...]
+    """Which source the questions of each split come from, in their order."""
+
+    @property
+    def identity(self) -> list[dict[str, Any]]:
+        """Split, source, number and fingerprint of each part, in plain JSON values."""
+        left = {"train": iter(self.train), "heldout": iter(self.heldout)}
+        return [
+            {
+                "split": part.split,
+                "source": part.source,
+                "content_hash": fingerprint(islice(left[part.split], part.size)),
+                "questions": part.size,
+            }
+            for part in self.parts
+        ]
 
     def with_evidence(self, corpus: Corpus) -> QuestionSet:
         """The same questions with the ids of their evidence documents, where they name those by title."""
@@ -100,7 +128,13 @@ def load_question_set(
     if heldout_questions is not None and both:
         logger.warning("%d training questions are left out: %s holds them too", both, heldout_questions)
     weights = {questions: 1.0} if isinstance(questions, str) else questions
-    return mix(weights, train, heldout, question_filter)
+    if heldout_questions is None:
+        held = {question.id for question in heldout}
+        sizes = [sum(question.id in held for question in source) for source in sources]
+        heldout_sizes = dict(zip(weights, sizes, strict=True))
+    else:
+        heldout_sizes = {heldout_questions: len(heldout)}
+    return mix(weights, train, heldout, question_filter, heldout_sizes=heldout_sizes)
 
 
 def mix(
@@ -108,6 +142,8 @@ def mix(
     sources: Sequence[Sequence[Question]],
     heldout: list[Question],
     question_filter: QuestionFilter = KEEP_ALL,
+    *,
+    heldout_sizes: Mapping[str, int],
 ) -> QuestionSet:
     """Filters each source and puts the sources one after another.
 
@@ -116,6 +152,7 @@ def mix(
         sources: the training questions of each source.
         heldout: the held-out questions, which are not filtered.
         question_filter: the condition that a training question must meet; the default keeps all.
+        heldout_sizes: {name of the source: number of its questions in `heldout`}, in their order.
 
     Raises:
         InputError: no questions left in a source.
@@ -134,4 +171,8 @@ def mix(
             )
         train += kept
         shares.append(Share(len(kept), weight))
-    return QuestionSet(train, heldout, tuple(shares))
+    parts = [
+        *(Part("train", name, share.size) for name, share in zip(weights, shares, strict=True)),
+        *(Part("heldout", name, size) for name, size in heldout_sizes.items() if size),
+    ]
+    return QuestionSet(train, heldout, tuple(shares), tuple(parts))

@@ -189,7 +189,7 @@ class SearchTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The identity of corpus and retriever, in plain JSON values.
+        """The identity of corpus, questions and retriever, in plain JSON values.
 
         Results depend on them more than on the algorithm, so every run logs this.
         """
@@ -198,6 +198,7 @@ class SearchTask:
             corpus |= {"content_hash": self.corpus.content_hash, "documents": len(self.corpus)}
         return {
             "corpus": corpus,
+            "questions": self._questions.identity,
             "retriever": {**self.retriever.identity, "top_k": self.settings.retriever.top_k},
         }
 
@@ -265,11 +266,13 @@ def _load_data(settings: SearchEnvSettings) -> tuple[Corpus | None, QuestionSet]
     """The corpus (None where only the retriever's server has it) and the questions."""
     if settings.corpus == "world":
         world = build_world(settings.world)
+        heldout = world.questions("heldout")
         questions = mix(
-            {"the world": 1.0},
+            {"world": 1.0},
             [world.questions("train")],
-            world.questions("heldout"),
+            heldout,
             settings.question_filter,
+            heldout_sizes={"world": len(heldout)},
         )
         return Corpus(world.documents, source="world"), questions
     corpus = None if settings.corpus == "remote" else load_corpus(settings.corpus, settings.corpus_fields)

@@ -63,11 +63,14 @@ def memory_bytes() -> int:
 
 
 def git_commit() -> str | None:
-    """Commit of the code that runs, with `+changes` where the tree differs from it; None outside a clone."""
+    """Commit of the code that runs, with `+changes` where the tree differs from it.
+
+    Outside a clone, such as in the image, IGPO_GIT_COMMIT names it; None: it is not known.
+    """
     folder = str(Path(__file__).resolve().parent)
     commit = _lines("git", "-C", folder, "rev-parse", "HEAD")
     if not commit:
-        return None
+        return os.environ.get("IGPO_GIT_COMMIT") or None
     return commit[0] + (
         "+changes" if _lines("git", "-C", folder, "status", "--porcelain", "--untracked-files=no") else ""
     )

@@ -64,7 +64,7 @@ def open_attempt(
         resolved: the run as a resolved experiment file.
         config: what the algorithm is built from.
         resumed_from_iteration: iteration of the checkpoint; None: a fresh start; -1: a resume without one.
-        identity: `SearchTask.identity`: which documents are searched, and how.
+        identity: `SearchTask.identity`: which documents are searched, how, and which questions are asked.
         tracking: what MLflow gets; None: its defaults.
     """
     number = run.begin_attempt(resumed_from_iteration)
@@ -94,7 +94,7 @@ def open_attempt(
                 "igpo.label": str(metadata.get("label") or ""),
             },
             title=" ".join(str(part) for part in (config.preset, metadata.get("label")) if part),
-            datasets=datasets_of(identity, metadata.get("questions") or {}),
+            datasets=datasets_of(identity),
             settings=tracking,
             grid_id=metadata.get("grid_id"),
         )
@@ -184,38 +184,29 @@ def send_rest(run: RunDirectory, timeout: float) -> Sent:
     return Sent(complete, tracker.tracking_uri, iteration, how)
 
 
-def datasets_of(identity: Mapping[str, Any], questions: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What MLflow lists as the run's data sets: the corpus, and the questions of each split.
+def datasets_of(identity: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What MLflow lists as the run's data sets: the corpus, and each source of the questions of each split.
 
     Args:
-        identity: `SearchTask.identity`.
-        questions: split to what is known of its questions, as `run.json` has it.
+        identity: `SearchTask.identity`. A corpus that only a server has is no data set.
     """
     corpus = identity["corpus"]
-    if not corpus:  # a retriever elsewhere keeps its documents to itself
-        return []
-    digest, source = str(corpus.get("content_hash", ""))[:DIGEST], str(corpus.get("source", "corpus"))
-    found = [
-        {
-            "name": f"corpus {source}"[:DATASET_NAME],
-            "digest": digest,
-            "source": source,
-            "profile": to_json({"documents": corpus.get("documents")}),
-            "context": "corpus",
-        }
-    ]
-    for split, facts in questions.items():
-        count = facts.get("questions") if isinstance(facts, Mapping) else None
-        found.append(
-            {
-                "name": f"{split} questions of {source}"[:DATASET_NAME],
-                "digest": digest,
-                "source": source,
-                "profile": to_json({"questions": count}),
-                "context": split,
-            }
-        )
+    found = []
+    if "content_hash" in corpus:
+        found.append(_dataset(corpus, "corpus", "corpus", "documents"))
+    for part in identity["questions"]:
+        found.append(_dataset(part, f"{part['split']} questions of", part["split"], "questions"))
     return found
+
+
+def _dataset(facts: Mapping[str, Any], what: str, context: str, counted: str) -> dict[str, str]:
+    return {
+        "name": f"{what} {facts['source']}"[:DATASET_NAME],
+        "digest": facts["content_hash"][:DIGEST],
+        "source": facts["source"],
+        "profile": to_json({counted: facts.get(counted)}),
+        "context": context,
+    }
 
 
 def _logged_before(

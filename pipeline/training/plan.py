@@ -25,6 +25,9 @@ from pipeline.training.ray_cluster import asked_resources, missing_resources
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
+UPLOADED = "/runtime_resources/working_dir_files/"
+"""Below it Ray unpacks the `working_dir` of a submitted job, on each node, and starts the driver there."""
+
 
 @dataclass
 class Plan:
@@ -137,9 +140,22 @@ def check_plan(plan: Plan, console: Console, *, joins_cluster: bool) -> None:
             console.print(
                 Text.assemble(("warning: ", "yellow"), f"{finding.name}: {finding.message}"), soft_wrap=True
             )
+    if warning := goes_with_the_job(plan.experiment):
+        console.print(Text.assemble(("warning: ", "yellow"), warning), soft_wrap=True)
     assert subject.task is not None
     plan.identity = subject.task.identity
     plan.questions = {split: seen.note() for split, seen in subject.questions.items()}
+
+
+def goes_with_the_job(experiment: Experiment) -> str | None:
+    """A warning where the run would be written into the folder that Ray unpacked for a submitted job."""
+    place = experiment.storage_path.absolute()
+    if experiment.remote or UPLOADED not in place.as_posix():
+        return None
+    return (
+        f"storage_path {experiment.storage_path} lies in the folder that Ray unpacked for this job and may "
+        "remove afterwards: set storage_path to a folder that all nodes share, or to a bucket (s3://BUCKET/runs)"
+    )
 
 
 def check_resources(plan: Plan, console: Console, *, may_grow: bool) -> None:

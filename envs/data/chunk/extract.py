@@ -12,6 +12,9 @@ from typing import Any
 from envs.errors import InputError
 
 EXTRA = "documents"
+_OF_THE_PAGE = "[not(ancestor::article or ancestor::main)]"
+AROUND_THE_TEXT = ["//nav", "//aside", f"//header{_OF_THE_PAGE}", f"//footer{_OF_THE_PAGE}"]
+"""Elements of HTML that are not text. An article's header is: it holds its heading and first words."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,13 @@ def _words(token: Any) -> str:
 
 
 def _html(path: Path) -> tuple[str, list[str]]:
-    """The main text, without menus and the like, as trafilatura finds it."""
+    """The main text as trafilatura finds it. On a short page it would take the menus for text."""
     found = library("trafilatura").bare_extraction(
-        path.read_bytes(), favor_recall=True, with_metadata=True, include_comments=False
+        path.read_bytes(),
+        favor_recall=True,
+        with_metadata=True,
+        include_comments=False,
+        prune_xpath=AROUND_THE_TEXT,
     )
     if found is None or not found.text:
         raise NothingToRead("without text")

@@ -1,4 +1,4 @@
-"""Makes a corpus of a folder of documents, file after file, and counts what is left out."""
+"""Makes a corpus of a folder of documents, or of one, and counts what is left out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REPEATED = "passages repeated (the same title and text)"
 
 @dataclass
 class Made:
-    """What came of a folder."""
+    """What came of the documents."""
 
     documents: int = 0
     passages: int = 0
@@ -30,39 +30,41 @@ class Made:
     """Reason to the first file that it holds of."""
 
 
-def files_of(folder: Path) -> list[Path]:
-    """All files below the folder, in the order of their names; hidden ones are not documents.
+def files_of(source: Path) -> list[Path]:
+    """The file itself, or all files below the folder by name; hidden ones in it are not documents.
 
     Raises:
-        InputError: there is no such folder, or nothing in it.
+        InputError: there is no such file or folder, or nothing in it.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: give the folder that holds the documents")
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise InputError(f"{source} does not exist: give a document, or the folder that holds them")
     found = sorted(
         path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        for path in source.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(source).parts)
     )
     if not found:
-        raise InputError(f"{folder} holds no files")
+        raise InputError(f"{source} holds no files")
     return found
 
 
 def chunk(
-    folder: Path,
+    source: Path,
     out: Path,
     *,
     max_words: int = 100,
     language: str = "en",
     on_file: Callable[[], object] = lambda: None,
 ) -> Made:
-    """Writes the passages of all documents of `folder` to `out`, as JSONL of `id` and `contents`.
+    """Writes the passages of all documents of `source` to `out`, as JSONL of `id` and `contents`.
 
     An id is the file's path in the folder and the passage's number: `guide/intro.md#3`. The file appears
     whole or not at all.
 
     Args:
-        folder: the documents, in it and in the folders below.
+        source: a document, or a folder with documents in it and in the folders below.
         out: the corpus to write.
         max_words: the longest passage.
         language: whose rules end a sentence (ISO code).
@@ -71,7 +73,8 @@ def chunk(
     Raises:
         InputError: a library is not installed, or no file has text.
     """
-    files, made = files_of(folder), Made()
+    files, made = files_of(source), Made()
+    folder = source.parent if source.is_file() else source
     sentences = sentence_splitter(language)
     for ending in sorted({path.suffix.lower() for path in files} & LIBRARY_OF.keys()):
         library(LIBRARY_OF[ending])  # before the first file is read
@@ -82,7 +85,7 @@ def chunk(
             file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
         if not made.passages:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in made.left_out.most_common())
-            raise InputError(f"{folder} has no file with text: {reasons}")
+            raise InputError(f"{source} has no file with text: {reasons}")
 
     write_file(out, fill)
     return made

@@ -87,7 +87,7 @@ def _read_json(path: Path, what: str, on_bad: OnBad) -> Records:
         for row, (number, fields) in enumerate(read_jsonl(path, what, on_bad, open_text)):
             yield f"{path}:{number}", row, fields
         return
-    document = parse_json(b"".join(_lines(path, what)), str(path))
+    document = parse_json(b"".join(_lines(path, what)), path)
     for row, item in enumerate(_items(document, path)):
         where = f"{path} record {row + 1}"
         yield where, row, as_object(item, where)

@@ -26,6 +26,10 @@ _KEPT = ("supporting_facts", "type", "level")
 _HOPS_OF_MUSIQUE = re.compile(r"(\d)hop")
 
 
+FIELDS_ADVICE = "`fields: {question: NAME, answers: NAME}`"
+"""What an experiment file says of a file of one's own."""
+
+
 class Unusable(Exception):
     """A record without a question that can be played. Its text is the reason, the same for all of a kind."""
 
@@ -59,10 +63,7 @@ def shape_of(record: dict, names: FieldNames) -> str:
         if fits(record):
             return shape
     found = ", ".join(map(repr, record)) or "nothing"
-    raise InputError(
-        f"no `question` is among the fields {found}: say which are which with "
-        "`fields: {question: NAME, answers: NAME}`"
-    )
+    raise InputError(f"no `question` is among the fields {found}: say which are which with {FIELDS_ADVICE}")
 
 
 def _first(record: dict, keys: tuple[str, ...]) -> Any:

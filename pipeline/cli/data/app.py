@@ -56,13 +56,17 @@ def describe_command(
     - `igpo data describe questions.jsonl --config my.yaml` (with that experiment's filter and answer limit)
     """
     from envs.data.describe import describe
+    from envs.errors import InputError
     from envs.search.config import SearchEnvSettings
     from pipeline.terminal import Console
 
     settings = _settings(config, set_) if config else SearchEnvSettings()
     console = Console()
-    with console.status(f"reading {source} ..."):
-        found = describe(source, settings.question_filter, _names(fields, settings))
+    try:
+        with console.status(f"reading {source} ..."):
+            found = describe(source, settings.question_filter, _names(fields, settings))
+    except InputError as error:
+        raise InputError(_as_options(str(error), fields)) from error
     _show(found, settings, console)
     if found.refused:
         raise typer.Exit(BAD_INPUT)
@@ -138,6 +142,17 @@ def _names(typed: list[str] | None, settings: SearchEnvSettings) -> FieldNames:
     return validated(FieldNames, settings.fields.model_dump() | changes, "fields", "--field")
 
 
+def _as_options(error: str, typed: list[str] | None = None) -> str:
+    """The error with `--field`, which this command takes, for an experiment file's `fields`."""
+    from envs.data.sources.question_shapes import FIELDS_ADVICE
+
+    error = error.replace(FIELDS_ADVICE, "`--field question=NAME --field answers=NAME`")
+    for assignment in typed or []:
+        part, _, name = assignment.partition("=")
+        error = error.replace(f"`fields.{part}` is {name!r}", f"`--field {assignment}` names {name!r}")
+    return error
+
+
 def _show_difficulty(found: Difficulty, documents: int, console: Console) -> None:
     from rich.table import Table
 
@@ -168,7 +183,7 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
 
     from envs.data.describe import MAX_EXAMPLES
     from envs.data.odd_answers import odd_answers
-    from envs.data.questions import told
+    from envs.data.questions import named, told
 
     total = len(found.questions)
     console.print(f"{found.source}: {total:,} questions", soft_wrap=True)
@@ -220,7 +235,9 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
         + (": a run refuses the file until they are corrected" if found.refused else ""),
     )
     console.print(table)
-    for reason in found.refused[:MAX_EXAMPLES]:
-        console.print(f"  {reason}", soft_wrap=True)
-    if len(found.refused) > MAX_EXAMPLES:
-        console.print(f"  and {len(found.refused) - MAX_EXAMPLES:,} more")
+    refusals = found.refusals
+    for refusal, others in refusals[:MAX_EXAMPLES]:
+        also = f" (also {named(others)})" if others else ""
+        console.print(f"  {_as_options(refusal)}{also}", soft_wrap=True)
+    if rest := refusals[MAX_EXAMPLES:]:
+        console.print(f"  and {sum(1 + len(others) for _, others in rest):,} more for other reasons")

@@ -56,13 +56,14 @@ def index_command(
     build_retriever(RetrieverSettings(kind=kind.value, dense=dense), documents)
     took = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    console.print(
-        f"{len(documents):,} documents, {kind}: ready in {took:.1f} s, peak memory {peak:.2f} GiB, in "
-        f"{cache_directory()}",
-        soft_wrap=True,
-    )
     if kind is Kind.BM25 and len(documents) < CACHED_FROM_DOCUMENTS:
-        console.print(
+        where = (
             f"nothing is kept: a corpus of fewer than {CACHED_FROM_DOCUMENTS:,} documents is indexed in "
             "memory each time, in a fraction of a second"
         )
+    else:
+        where = f"kept in {cache_directory()}"
+    console.print(
+        f"{len(documents):,} documents, {kind}: built in {took:.1f} s, peak memory {peak:.2f} GiB; {where}",
+        soft_wrap=True,
+    )

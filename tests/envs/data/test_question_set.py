@@ -107,3 +107,27 @@ def test_hugging_face_s_own_field_names(tmp_path):
     (tmp_path / "hotpot/train.jsonl").write_text(json.dumps(record))
     (question,) = load_questions(f"hf:{tmp_path}/hotpot")
     assert (question.golds, question.hops, question.metadata["supporting_titles"]) == (["Ada"], 2, ["A", "B"])
+
+
+def test_each_source_of_a_split_has_an_identity_of_its_content(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, count in (("a.jsonl", 8), ("b.jsonl", 5), ("dev.jsonl", 2)):
+        records = [{"id": k, "question": f"{name} {k}?", "golden_answers": [f"a{k}"]} for k in range(count)]
+        Path(name).write_text("".join(json.dumps(record) + "\n" for record in records))
+    apart = load_question_set({"a.jsonl": 1.0, "b.jsonl": 2.0}, heldout_questions="dev.jsonl").identity
+    assert [tuple(part.values()) for part in apart] == [
+        ("train", "a.jsonl", "cd016184a75bf35e44d027d17d4d040a22844de3d755a25e993b33ef4b478b49", 8),
+        ("train", "b.jsonl", "d780a7e6f8d1db43ddb7a073c45c75da7a1896ba581ef8b2e2afdb689127bbbc", 5),
+        ("heldout", "dev.jsonl", "2e25e5cb14bc137f474d54c05047e2a345119a56ce33a9b87375c9209aedee16", 2),
+    ]
+    split = load_question_set({"a.jsonl": 1.0, "b.jsonl": 2.0}, heldout_share=0.4).identity
+    assert [(part["split"], part["source"], part["questions"]) for part in split] == [
+        ("train", "a.jsonl", 5),
+        ("train", "b.jsonl", 3),
+        ("heldout", "a.jsonl", 3),
+        ("heldout", "b.jsonl", 2),
+    ]
+    assert len({part["content_hash"] for part in [*apart, *split]}) == 7
+    Path("copy.jsonl").write_text(Path("dev.jsonl").read_text() + "\n")
+    other = load_question_set("a.jsonl", heldout_questions="copy.jsonl").identity
+    assert other[1]["content_hash"] == apart[2]["content_hash"], "of the content, not of the file"

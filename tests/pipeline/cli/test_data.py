@@ -120,7 +120,7 @@ def test_describe_goes_on_after_lines_that_are_no_records(tmp_path):
         code == 2
         and "2 questions" in said
         and "refused 8: a run refuses the file" in said
-        and "and 3 more" in said
+        and f"{path}:7: expected a JSON object, found str (also 8, 9, 10)" in said
     )
     for place, reason in (
         (2, "not valid JSON"),
@@ -132,10 +132,38 @@ def test_describe_goes_on_after_lines_that_are_no_records(tmp_path):
         load_questions(path)
     path.write_text("no\njson\n")
     code, said = run("describe", path)
-    assert code == 2 and "0 questions" in said and f"{path}:2: not valid JSON" in said
+    assert code == 2 and "0 questions" in said and f"{path}:1: not valid JSON" in said and "(also 2)" in said
     path.write_text("\n")
     code, said = run("describe", path)
     assert code == 2 and "holds no questions" in said
+
+
+def test_describe_says_a_refusal_once_and_in_options_of_its_own(tmp_path):
+    own = {"prompt": "Who?", "label": "Ada"}
+    path = write(tmp_path / "mine.jsonl", *[own] * 7)
+    code, said = run("describe", path)
+    others = "(also 2, 3, 4, 5, 6 and 1 more)"
+    advice = f"say which are which with `--field question=NAME --field answers=NAME` {others}"
+    assert code == 2 and said.count("no `question` is among") == 1
+    assert said.endswith(f"{path}:1: no `question` is among the fields 'prompt', 'label': {advice}")
+    code, said = run("describe", path, "--field", "question=prompt", "--field", "answers=lable")
+    assert code == 2
+    assert (
+        f"`--field answers=lable` names 'lable', which no record of {path} has; found prompt, label" in said
+    )
+
+
+def test_describe_names_a_malformed_line_once(tmp_path):
+    path = write(tmp_path / "mine.jsonl", record(1))
+    path.write_text(path.read_text() + '{"id": "2", "question": \n')
+    said = run("describe", path)[1]
+    assert said.endswith(f"{path}:2: not valid JSON (Expecting value, column 24): mend or remove the line")
+    path = tmp_path / "whole.json"
+    path.write_text('[{"id": "1"},\n {"id": oops}]\n')
+    with pytest.raises(
+        InputError, match=r"whole\.json:2: not valid JSON \(Expecting value, column 9\): mend"
+    ):
+        load_questions(path)
 
 
 def test_world_reports_its_difficulty():

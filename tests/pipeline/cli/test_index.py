@@ -22,7 +22,8 @@ def corpus(tmp_path, monkeypatch):
 
 def test_an_index_that_is_built_ahead_is_opened_not_built(corpus, monkeypatch):
     result = CliRunner().invoke(app, ["data", "index", str(corpus)])
-    assert result.exit_code == 0 and "20 documents, bm25: ready in" in result.output, result.output
+    assert result.exit_code == 0 and "20 documents, bm25: built in" in result.output, result.output
+    assert result.output.rstrip().endswith(f" GiB; kept in {corpus.parent / 'cache'}")
 
     def build(corpus):
         raise AssertionError("it is there already")
@@ -35,6 +36,7 @@ def test_a_small_corpus_says_that_nothing_is_kept(corpus, tmp_path):
     corpus.write_text('{"id": 1, "contents": "a word"}\n')
     result = CliRunner().invoke(app, ["data", "index", str(corpus)])
     assert result.exit_code == 0 and "nothing is kept: a corpus of fewer than 10 documents" in result.output
+    assert "cache" not in result.output and "1 documents, bm25: built in" in result.output
     assert not (tmp_path / "cache").exists()
 
 

@@ -8,6 +8,7 @@ import math
 import subprocess
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -211,7 +212,7 @@ def test_a_cluster_may_have_the_memory_that_this_machine_lacks(monkeypatch, join
         "pipeline.training.plan.Subject",
         lambda *_, **__: SimpleNamespace(task=SimpleNamespace(identity={}), questions={}),
     )
-    nothing: Any = SimpleNamespace(source="demo.yaml")
+    nothing: Any = SimpleNamespace(source="demo.yaml", storage_path=Path("runs"), remote=None)
     plan, said = Plan(nothing, nothing, {}, None), io.StringIO()
     with nullcontext() if joins_cluster else pytest.raises(InputError, match="demo.yaml: at least 9 GiB"):
         check_plan(plan, Console(file=said), joins_cluster=joins_cluster)
@@ -246,6 +247,8 @@ def test_facts_about_a_machine_stop_nothing(monkeypatch):
     )
     facts = provenance.hardware()
     assert facts["cores"] and facts["gpus"] == [] and provenance.git_commit() is None
+    monkeypatch.setenv("IGPO_GIT_COMMIT", "abc")
+    assert provenance.git_commit() == "abc", "an image has no clone, and is told"
 
 
 def subject_of(folder, documents, golds, **settings) -> Subject:

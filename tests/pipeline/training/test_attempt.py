@@ -13,11 +13,15 @@ from pipeline.analysis import named_queries, open_run
 from pipeline.run_directory.directory import RunDirectory
 from pipeline.tracking import TrackingSettings
 from pipeline.training import attempt as attempt_module
-from pipeline.training.attempt import open_attempt
+from pipeline.training.attempt import datasets_of, open_attempt
 from pipeline.training.plan import grid_ids
 
 CONFIG: Any = SimpleNamespace(seed=0, model_path="tiny", preset="igpo")
-IDENTITY = {"corpus": {"source": "world", "content_hash": "ab12"}, "retriever": {"kind": "bm25", "top_k": 2}}
+IDENTITY = {
+    "corpus": {"source": "world", "content_hash": "ab12"},
+    "questions": [{"split": "train", "source": "mine.jsonl", "content_hash": "cd34", "questions": 8}],
+    "retriever": {"kind": "bm25", "top_k": 2},
+}
 
 
 @pytest.fixture
@@ -127,3 +131,34 @@ def test_trials_of_one_name_share_a_grid_and_keep_it_on_resume(run):
     fresh = grid_ids([plan("a"), plan("a"), plan("b")])
     assert list(fresh) == ["a"] and fresh["a"]
     assert grid_ids([plan("a", run), plan("a")]) == {"a": "20260101-ab"}
+
+
+def test_each_source_of_documents_and_questions_is_a_data_set_of_its_own():
+    questions = [
+        {"split": "train", "source": "a.jsonl", "content_hash": "a" * 64, "questions": 8},
+        {"split": "train", "source": "b.jsonl", "content_hash": "b" * 64, "questions": 5},
+        {"split": "heldout", "source": "dev.jsonl", "content_hash": "c" * 64, "questions": 2},
+    ]
+    corpus = {"source": "passages.jsonl", "content_hash": "d" * 64, "documents": 20}
+
+    def named(identity):
+        return [tuple(facts.values()) for facts in datasets_of(identity)]
+
+    asked = [
+        ("train questions of a.jsonl", "a" * 36, "a.jsonl", '{"questions": 8}', "train"),
+        ("train questions of b.jsonl", "b" * 36, "b.jsonl", '{"questions": 5}', "train"),
+        ("heldout questions of dev.jsonl", "c" * 36, "dev.jsonl", '{"questions": 2}', "heldout"),
+    ]
+    searched = ("corpus passages.jsonl", "d" * 36, "passages.jsonl", '{"documents": 20}', "corpus")
+    assert named({"corpus": corpus, "questions": questions}) == [searched, *asked]
+    assert named({"corpus": {"source": "remote"}, "questions": questions}) == asked
+
+
+def test_the_store_lists_the_data_sets_of_the_run(run):
+    attempt = attempt_of(run)
+    client = MlflowClient(tracking_uri=attempt.tracker.tracking_uri)
+    listed = client.get_run(attempt.tracker.mlflow_run_id).inputs.dataset_inputs
+    assert {(one.dataset.name, one.dataset.digest, one.dataset.source) for one in listed} == {
+        ("corpus world", "ab12", "world"),
+        ("train questions of mine.jsonl", "cd34", "mine.jsonl"),
+    }

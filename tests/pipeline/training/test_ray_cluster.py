@@ -24,6 +24,7 @@ from pipeline.doctor.machine import ray_cluster
 from pipeline.experiment.experiment import load_experiments
 from pipeline.ray_address import knock, named_cluster
 from pipeline.training.launch import LaunchOptions, launch
+from pipeline.training.plan import goes_with_the_job
 from pipeline.training.ray_cluster import (
     RayOptions,
     asked_resources,
@@ -349,3 +350,24 @@ def test_a_ray_that_does_not_start_is_told_in_one_sentence():
         "Ray can't be started on this machine: No space: it may be short of CPU or memory; `rllib train file "
         "... -v` shows Ray's own log."
     )
+
+
+def test_a_submitted_job_is_warned_of_runs_that_go_with_its_folder(tmp_path, monkeypatch):
+    unpacked = tmp_path / "session_1/runtime_resources/working_dir_files/_ray_pkg_1f"
+    unpacked.mkdir(parents=True)
+    monkeypatch.chdir(unpacked)
+
+    def warning(storage_path):
+        path = write_experiment(tmp_path / "demo.yaml", "policy")
+        path.write_text(path.read_text().replace(str(tmp_path / "runs"), storage_path))
+        (experiment,) = load_experiments(path)
+        return goes_with_the_job(experiment)
+
+    assert warning("runs") == (
+        "storage_path runs lies in the folder that Ray unpacked for this job and may remove afterwards: "
+        "set storage_path to a folder that all nodes share, or to a bucket (s3://BUCKET/runs)"
+    )
+    assert warning(str(tmp_path / "runs")) is None
+    assert warning("s3://bucket/runs") is None
+    monkeypatch.chdir(tmp_path)
+    assert warning("runs") is None

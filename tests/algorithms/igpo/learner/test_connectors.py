@@ -342,7 +342,7 @@ def test_rollouts_without_belief_are_counted_and_get_the_outcome_s_part():
 def test_a_score_that_is_not_finite_names_rollout_and_turn():
     episodes = two_rollouts()
     episodes[0].custom_data["rollout"].turns[0].scores_K = np.array([np.nan])
-    with pytest.raises(ValueError, match=r"episode a, turn 1"):
+    with pytest.raises(ValueError, match=r"episode a, after gain-bearing turn 0"):
         run(episodes)
 
 

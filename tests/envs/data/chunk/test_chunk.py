@@ -7,6 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 import pipeline.cli.igpo
+from envs.data.chunk.extract import Extracted, extract
+from envs.data.chunk.folder import chunk
 from envs.data.chunk.passages import passages
 from envs.data.corpus import load_corpus
 from envs.errors import InputError
@@ -128,12 +130,30 @@ def test_a_folder_without_documents_writes_nothing(folder, tmp_path):
     result = CliRunner().invoke(
         pipeline.cli.igpo.app, ["data", "chunk", str(folder / "none"), "--out", str(out)]
     )
-    assert result.exit_code == 2 and "is no folder" in result.output
+    assert result.exit_code == 2 and "does not exist: give a document, or the folder that holds them" in (
+        " ".join(result.output.split())
+    )
+
+
+def test_one_document_is_a_corpus_too(folder, tmp_path):
+    out = tmp_path / "passages.jsonl"
+    made = chunk(folder / "below" / "tal.md", out)
+    assert (made.documents, made.passages) == (1, 1)
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["tal.md#0"]
+
+
+def test_a_short_page_gives_no_menus_but_keeps_an_article_s_header(tmp_path):
+    pytest.importorskip("trafilatura")
+    around = "<header>Acme Home</header><nav><ul><li>Prices</li></ul></nav>{}<aside>Related</aside>"
+    page = "<html><head><title>Guide</title></head><body>" + around + "<footer>Acme</footer></body></html>"
+    path = tmp_path / "guide.html"
+    path.write_text(page.format("<p>The engine runs on rails.</p>"))
+    assert extract(path) == Extracted("Guide", ["The engine runs on rails."])
+    path.write_text(page.format("<article><header><p>By Ann.</p></header><p>It runs on rails.</p></article>"))
+    assert extract(path).paragraphs == ["By Ann.", "It runs on rails."]
 
 
 def test_a_library_that_is_missing_is_named(tmp_path, monkeypatch):
-    from envs.data.chunk.folder import chunk
-
     (tmp_path / "a.txt").write_text("Text.")
     monkeypatch.setitem(sys.modules, "pysbd", None)
     with pytest.raises(InputError, match=r"needs pysbd, .*: pip install 'igpo-rllib\[documents\]'"):
