@@ -105,9 +105,10 @@ def test_yaml(page, text):
     if "methods" in keys:  # part of a study's plan
         assert set(keys) <= set(Plan.model_fields)
         return
-    if page == "your_data.md" and "mine" in keys:
-        check_keys(keys["mine"], EXPERIMENT_KEYS | {"extends"}, "", page)
-        keys = keys["mine"]["config"]
+    [named, *others] = keys.values()
+    if not others and isinstance(named, dict) and "config" in named:  # a whole file, with a name of one's own
+        check_keys(named, EXPERIMENT_KEYS | {"extends"}, "", page)
+        keys = named["config"]
     known = set(vars(IGPOConfig())) | EXPERIMENT_KEYS
     for key in keys if not {"protocol", "roles"} & set(keys) else {"env_config"}:
         assert key in known, f"{page}: {key}"

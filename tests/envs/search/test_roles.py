@@ -138,6 +138,7 @@ def test_the_roles_that_the_documentation_shows_are_valid():
         ["searcher", "reader"],
         ["planner", "searcher", "answerer"],
         ["searcher", "reader"],
+        ["searcher", "reader"],
     ]
     for team in shown:
         check_roles(team)

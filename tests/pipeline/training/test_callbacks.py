@@ -37,7 +37,7 @@ class StubAlgorithm:
         self.logdir = logdir
         self.iteration = 0
         self.records: list = []
-        identity = {"corpus": {"source": "world"}, "retriever": {"kind": "bm25"}}
+        identity = {"corpus": {"source": "world"}, "retriever": {"kind": "bm25"}, "questions": []}
         self.task = SimpleNamespace(identity=identity)
         self._call("on_algorithm_init")
 
