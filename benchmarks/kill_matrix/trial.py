@@ -32,11 +32,11 @@ def uninterrupted(out: Path, configuration: str, say: Callable[[str], object]) -
     Made where it is not there yet, or was made by other code: then `say` gets a sentence.
     """
     folder = out / "uninterrupted" / configuration.replace(" ", "_")
-    code = code_digest()
+    digest = code_digest()
     if (folder / TIMINGS).is_file():
         kept = json.loads((folder / TIMINGS).read_text())
         run = run_folder(folder)
-        if kept.get("code") == code and run is not None:
+        if kept.get("code") == digest and run is not None:
             return run, Timings(**kept["timings"])
         say(
             f"the uninterrupted run of {configuration!r} was made by other code "
@@ -84,7 +84,7 @@ def uninterrupted(out: Path, configuration: str, say: Callable[[str], object]) -
         checkpoint=max(median("log"), 0.02),
         end=ended - seen["saved"],
     )
-    kept = {"code": code, "commit": git_commit(), "timings": asdict(timings)}
+    kept = {"code": digest, "commit": git_commit(), "timings": asdict(timings)}
     (folder / TIMINGS).write_text(json.dumps(kept))
     return run, timings
 

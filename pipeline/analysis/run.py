@@ -21,6 +21,8 @@ COLUMNS = {name: schema.names for name, schema in TABLES.items()} | {
 }
 
 
+GONE = (duckdb.IOException, duckdb.PermissionException)
+"""What DuckDB raises for a file that is not there any more, before and after it was locked."""
 DAMAGE = (duckdb.IOException, duckdb.InvalidInputException, pa.ArrowInvalid)
 """What DuckDB and Arrow raise for a file that is no whole Parquet file."""
 
@@ -53,8 +55,7 @@ class Run:
     def __init__(self, locations: list[RunLocation], memory_gib: float | None = None):
         self.locations = locations
         self._memory_gib = memory_gib
-        self._manifests = self._load()
-        self._connection = self._database(self._manifests)
+        self._manifests, self._connection = self._opened()
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
         """Returns the answer as a DuckDB relation: `.show()`, `.fetchall()`, `.df()`, `.pl()`,
@@ -67,6 +68,8 @@ class Run:
         try:
             return connection.sql(query)
         except duckdb.Error as error:
+            if isinstance(error, GONE) and self._was_merged(self._manifests):
+                return self.sql(query)
             raise AnalysisError(explain_error(error, query, COLUMNS)) from error
 
     def named(self, name: str) -> duckdb.DuckDBPyRelation:
@@ -117,17 +120,31 @@ class Run:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        """Closes the database. A damaged file that a query met while it ran becomes an AnalysisError."""
+        """Closes the database. A file that a query met damaged, or not any more, becomes an AnalysisError."""
         self.close()
+        if isinstance(error, GONE) and self._was_merged(self._manifests):
+            raise AnalysisError("the run merged its log while it was read: ask again") from error
         if isinstance(error, DAMAGE):
             raise _damaged(error) from error
 
     def _current(self) -> duckdb.DuckDBPyConnection:
-        manifests = self._load()
-        if [m.generation for m in manifests] != [m.generation for m in self._manifests]:
-            self._connection = self._database(manifests)  # Relations of the old connection keep it alive.
-            self._manifests = manifests
+        if self._was_merged(self._manifests):  # Relations of the old connection keep it alive.
+            self._manifests, self._connection = self._opened()
         return self._connection
+
+    def _opened(self) -> tuple[list[Manifest], duckdb.DuckDBPyConnection]:
+        """The log as it now is. A merge that takes files away meanwhile has it opened again."""
+        while True:
+            manifests = self._load()
+            try:
+                return manifests, self._database(manifests)
+            except AnalysisError:
+                if not self._was_merged(manifests):
+                    raise
+
+    def _was_merged(self, manifests: list[Manifest]) -> bool:
+        """Whether the files that `manifests` name have been replaced, or others were added."""
+        return [m.generation for m in self._load()] != [m.generation for m in manifests]
 
     def _database(self, manifests: list[Manifest]) -> duckdb.DuckDBPyConnection:
         beside = {
@@ -138,7 +155,7 @@ class Run:
             table.check(beside[table.view])
         try:
             return _database(self._logs(manifests), beside, self._memory_gib)
-        except DAMAGE as error:
+        except (*DAMAGE, FileNotFoundError) as error:
             raise _damaged(error) from error
 
     def _load(self) -> list[Manifest]:

@@ -25,7 +25,7 @@ from pipeline.analysis.named_queries import named_query
 from pipeline.cli.app import make_app
 from pipeline.cli.log.sql import compact_command, schema_command, schema_markdown, sql_command
 from pipeline.cli.output import cell
-from pipeline.rollout_log.manifest import Manifest, load_manifest
+from pipeline.rollout_log.manifest import Manifest, check_files, load_manifest
 from pipeline.rollout_log.schema import TABLES
 from pipeline.rollout_log.writer import RolloutLogWriter
 
@@ -400,6 +400,37 @@ def test_a_run_that_is_being_written_is_seen_as_it_grows_and_merges(tmp_path):
             ]  # What was asked before a merge can still be answered.
             assert run.turns().count("*").fetchall() == [(iteration,)]
     assert run.sql("SELECT count(*) FROM turns").fetchall() == [(3,)]
+
+
+def test_a_run_that_ends_while_its_log_is_opened_is_opened_again(tmp_path, monkeypatch):
+    """The last merge deletes files between the look at the manifest and DuckDB's look at the files."""
+    writer = RolloutLogWriter(tmp_path / "rollouts", "run-1", 1)
+    for iteration in (1, 2):
+        writer.write(one_turn(iteration))
+        writer.flush()
+    ends = iter([writer.close])
+
+    def check_then_end(folder, manifest):
+        check_files(folder, manifest)
+        next(ends, lambda: None)()
+
+    monkeypatch.setattr("pipeline.analysis.run.check_files", check_then_end)
+    with open_run(tmp_path) as run:
+        assert run.sql("SELECT count(*) FROM turns").fetchall() == [(2,)]
+
+
+def test_a_run_that_ends_while_its_log_is_asked(tmp_path):
+    writer = RolloutLogWriter(tmp_path / "rollouts", "run-1", 1)
+    for iteration in (1, 2):
+        writer.write(one_turn(iteration))
+        writer.flush()
+    merged = "^the run merged its log while it was read: ask again$"
+    with pytest.raises(AnalysisError, match=merged), open_run(tmp_path) as run:
+        asked = run.sql("SELECT count(*), avg(gain) FROM turns")
+        writer.close()
+        asked.fetchall()
+    with open_run(tmp_path) as run:
+        assert run.sql("SELECT count(*) FROM turns").fetchall() == [(2,)]
 
 
 def test_columns_that_older_files_lack_are_null(tmp_path):
