@@ -106,7 +106,7 @@ class Command:
 
 def run_folder(folder: Path) -> Path | None:
     """The folder of the only run there; None before it is made."""
-    found = [path.parent for path in folder.glob(f"runs/{NAME}*/*/run.json")]
+    found = [path.parent for path in folder.glob("runs/*/*/run.json")]
     return found[0] if found else None
 
 

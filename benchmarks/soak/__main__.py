@@ -22,11 +22,11 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.kill_matrix.run import NAME
 from benchmarks.soak.report import report
 from benchmarks.soak.servers import Server, mlflow, retriever
 from benchmarks.soak.watch import Watcher
 
+NAME = "soak"
 ROOT = Path(__file__).parents[2]
 
 

@@ -25,9 +25,10 @@ SELECT
     min(descriptors) FILTER (minutes >= warm) AS fewest,
     max(descriptors) FILTER (minutes >= warm) AS most
 FROM samples, (SELECT max(minutes) / 5 AS warm, max(minutes) AS latest FROM samples)
-GROUP BY process ORDER BY process
+GROUP BY process HAVING slope IS NOT NULL ORDER BY process
 """
-"""The first fifth is left out: processes start and caches fill. The slope is of the second half."""
+"""The first fifth is left out: processes start and caches fill. The slope is of the second half; a process
+that was not looked at twice there is left out."""
 STEPS = """
 SELECT iteration, list_sum(map_values(seconds)) AS seconds, tool_calls, failed FROM (
     SELECT iteration, seconds FROM iterations WHERE split = 'train'
@@ -38,13 +39,18 @@ SELECT iteration, list_sum(map_values(seconds)) AS seconds, tool_calls, failed F
 """
 
 
+def growth(samples: duckdb.DuckDBPyRelation) -> list[tuple]:
+    """(process, looks, first MiB, last MiB, MiB an hour, fewest and most descriptors) of each process."""
+    return samples.query("samples", GROWTH).fetchall()
+
+
 def report(folder: Path, svg: Path | None) -> None:
     """Prints how each process grew, and the steps by tenth of the run; draws both to `svg`."""
     samples = duckdb.read_json(str(folder / SAMPLES))
     grown = Table(title="memory in MiB, after the first fifth; slope of the second half")
     for heading in ("process", "looks", "first", "last", "MiB an hour", "descriptors"):
         grown.add_column(heading, justify="left" if heading == "process" else "right")
-    for process, looks, first, last, slope, fewest, most in duckdb.query(GROWTH).fetchall():
+    for process, looks, first, last, slope, fewest, most in growth(samples):
         between = "" if fewest is None else f"{fewest} to {most}"
         grown.add_row(process, str(looks), f"{first:,.0f}", f"{last:,.0f}", f"{slope:+,.1f}", between)
     run = run_folder(folder)

@@ -130,22 +130,28 @@ class SearchTask:
         return min(self.rooms(question).values())
 
     def rooms(self, question: Question) -> dict[str, int]:
-        """The room that each setting which limits a context leaves, by the setting's name."""
+        """The room that each setting which limits a context leaves, by the setting's name.
+
+        History and contexts share a limit for which the prompts of the first and of the answering role count;
+        a role's own limit counts for its prompt, whenever it speaks.
+        """
         first, answering = self.settings.roles[0], self.answering_role
         longest = max(len(self.prompt(role, question)) for role in (first, answering))
         rooms = {"max_context_tokens": self.token_limit(self.answer_templates(question)) - longest}
-        for index, role in enumerate(self.settings.roles):
-            if role.max_context_tokens is not None and role in (first, answering):
-                room = self.own_limit(role) - len(self.prompt(role, question))
-                rooms[f"roles.{index}.max_context_tokens"] = room
+        for setting, role in self._limited_roles.items():
+            rooms[setting] = self.own_limit(role) - len(self.prompt(role, question))
         return rooms
 
     def context_limit(self, setting: str) -> int:
         """The value of a setting that `rooms` names."""
-        own = {
-            f"roles.{k}.max_context_tokens": r.max_context_tokens for k, r in enumerate(self.settings.roles)
-        }
-        return own.get(setting) or self.settings.max_context_tokens
+        limited = self._limited_roles.get(setting, self.settings)
+        return limited.max_context_tokens or self.settings.max_context_tokens
+
+    @cached_property
+    def _limited_roles(self) -> dict[str, RoleSettings]:
+        """The roles with a context of their own, by the name of the setting that limits it."""
+        roles = enumerate(self.settings.roles)
+        return {f"roles.{k}.max_context_tokens": role for k, role in roles if role.max_context_tokens}
 
     def own_limit(self, role: RoleSettings) -> int:
         """The limit of the context of `role` alone. It reserves room for the tokens around one observation;

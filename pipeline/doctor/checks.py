@@ -184,10 +184,9 @@ def retriever(subject: Subject) -> Finding:
 
     assert subject.task is not None
     opened, question = subject.task.retriever, subject.task.train_questions[0].text
-    kind, started = subject.task.settings.retriever.kind, time.perf_counter()
-    heldout = [q.text for q in subject.task.heldout_questions[:SAMPLE]] if kind in BY_WORDS else []
-    top_k = subject.task.settings.retriever.top_k
     settings = subject.task.settings.retriever
+    kind, top_k, started = settings.kind, settings.top_k, time.perf_counter()
+    heldout = [q.text for q in subject.task.heldout_questions[:SAMPLE]] if kind in BY_WORDS else []
     if refused := _refused(settings):
         return Finding("retriever", "fail", refused)
     try:

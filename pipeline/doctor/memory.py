@@ -91,7 +91,6 @@ def _advice(found: Memory, config: IGPOConfig, *, with_rollouts: bool = False) -
     """
     size = found.parts
     on_host = not config.num_gpus_per_env_runner
-    cache = "lower engine.kv_cache_gib or num_env_runners" if on_host else ""
     can_shard = config.num_learners > 1 and not config.shard_learner and not on_host
     savings = {
         "set shard_learner": found.state * (1 - 1 / config.num_learners) if can_shard else 0.0,
@@ -99,7 +98,9 @@ def _advice(found: Memory, config: IGPOConfig, *, with_rollouts: bool = False) -
         "set kl_coeff=0, which needs no reference": size["learner: reference"]
         if config.loss_settings().kl_coeff and config.reference_scored_policy is None
         else 0.0,
-        cache: size["engine: KV cache"] if cache and config.engine_settings.kind == "vllm" else 0.0,
+        "lower engine.kv_cache_gib or num_env_runners": size["engine: KV cache"]
+        if on_host and config.engine_settings.kind == "vllm"
+        else 0.0,
         "lower tokens_per_micro_batch": size["learner: activations"] + size["learner: logits"]
         if with_rollouts
         else 0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from functools import cache
@@ -26,17 +27,14 @@ def check_start(experiment: Experiment) -> None:
         InputError: no model is named, a file is missing, or one of these lines is malformed; the message
             names file and line.
     """
-    has_model = experiment.config.get("model_path") or getattr(experiment.base, "model_path", None)
-    if not has_model:
+    model = experiment.config.get("model_path") or getattr(experiment.base, "model_path", None)
+    if not model:
         raise InputError(
             f"{experiment.source} ({experiment.name}): `config.model_path` is missing: name a Hugging Face "
             "folder or hub name, or `tiny`, which ships with the package."
         )
-    near = get_close_matches(str(has_model), [*TINY, SMOLLM2], n=1, cutoff=0.8)
-    if near and near[0] != has_model and not Path(has_model).expanduser().exists():
-        raise InputError(
-            f"{experiment.source}: model_path {has_model} is no folder here; did you mean `{near[0]}`?"
-        )
+    if near := _misspelt(str(model)):
+        raise InputError(f"{experiment.source}: model_path {model} is no folder here; did you mean `{near}`?")
     settings = experiment.env_settings
     if settings.corpus not in ("world", "remote"):
         _look_at(settings.corpus, iter_documents, settings.corpus_fields)
@@ -44,6 +42,14 @@ def check_start(experiment: Experiment) -> None:
     for source in [*sources, settings.heldout_questions]:
         if source and not source.startswith("hf:") and Path(source).suffix != ".parquet":
             _look_at(source, iter_questions, settings.fields)
+
+
+def _misspelt(model: str) -> str | None:
+    """The packaged model that `model` nearly names; None for a folder, and for a hub name with its owner."""
+    if "/" in model or os.path.exists(model):  # False, not an exception, for what no file system can name
+        return None
+    near = get_close_matches(model, [*TINY, SMOLLM2], n=1, cutoff=0.8)
+    return near[0] if near and near[0] != model else None
 
 
 @cache

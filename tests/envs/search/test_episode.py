@@ -189,6 +189,10 @@ def test_a_prompt_longer_than_its_roles_context_is_told(tmp_path):
     needed = int(lack.split("roles.0.max_context_tokens=40: raise it to ")[1].split()[0])
     for limit, room in ((needed - 1, 0), (needed, 1)):
         assert tiny_task(tmp_path, roles=[roles[0] | {"max_context_tokens": limit}]).room(question) == room
+    reads = tiny_task(tmp_path, roles=[TWO_ROLES[0], TWO_ROLES[1] | {"max_context_tokens": 40}])
+    assert reads.room(question) == reads.rooms(question)["roles.1.max_context_tokens"] < 1, (
+        "and no other lacks"
+    )
     with pytest.raises(ValueError, match="role searcher: its max_context_tokens .600. is more than"):
         tiny_task(tmp_path, roles=[roles[0] | {"max_context_tokens": 600}])
 

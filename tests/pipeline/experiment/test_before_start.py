@@ -66,6 +66,17 @@ def test_a_fault_is_told_with_its_place(tmp_path, change, said):
         check_start(experiment(tmp_path, **change))
 
 
+@pytest.mark.parametrize("model", ["me/smollm2", "tiny", "gpt2", "m" * 5000])
+def test_other_models_are_left_to_the_hub(tmp_path, model):
+    check_start(experiment(tmp_path, model_path=model))
+
+
+def test_a_misspelt_model_is_told(tmp_path):
+    found = experiment(tmp_path, model_path="smolm2")
+    with pytest.raises(InputError, match="model_path smolm2 is no folder here; did you mean `smollm2`[?]$"):
+        check_start(found)
+
+
 def test_a_missing_file_is_told(tmp_path):
     found = experiment(tmp_path)
     (tmp_path / "corpus.jsonl").unlink()

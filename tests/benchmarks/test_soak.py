@@ -1,0 +1,29 @@
+"""The numbers that a soak reports, by hand."""
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from benchmarks.kill_matrix.run import run_folder
+from benchmarks.soak.report import growth
+from benchmarks.soak.watch import folder_bytes
+
+
+def test_growth_is_that_after_the_first_fifth():
+    """Ten looks, a minute apart: the driver grows by 1 MiB a minute, the first two looks are its start."""
+    rows = [
+        {"minutes": float(k), "process": "driver", "mib": 100.0 + k, "descriptors": 5 + k} for k in range(10)
+    ]
+    rows[0]["mib"] = rows[1]["mib"] = 0.0
+    rows += [{"minutes": float(k), "process": "gone", "mib": 7.0, "descriptors": 1} for k in range(2)]
+    (driver,) = growth(duckdb.from_arrow(pa.Table.from_pylist(rows)))
+    assert driver == ("driver", 10, 102.0, 109.0, pytest.approx(60.0), 7, 14)
+
+
+def test_the_size_of_a_run_counts_every_file(tmp_path):
+    run = tmp_path / "runs/soak/20261127"
+    (run / "rollouts").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    (run / "rollouts/a").write_bytes(b"12345")
+    assert run_folder(tmp_path) == run
+    assert folder_bytes(run) == 7 + sum(path.lstat().st_size for path in run.rglob("*") if path.is_dir())
