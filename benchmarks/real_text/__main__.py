@@ -213,6 +213,7 @@ def draw() -> alt.FacetChart:
             avg(em) OVER smooth AS em, avg(mean) OVER smooth AS mean
         FROM by_update
         WINDOW smooth AS (PARTITION BY start, method, seed ORDER BY update ROWS 2 PRECEDING)
+        ORDER BY start, method, seed, update
         """
     ).to_arrow_table()
     base: Any = alt.Chart(width=300, height=220).encode(

@@ -8,13 +8,15 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from pipeline.analysis.report.charts import Row, chart, spec
+from pipeline.analysis.report.charts import Row, chart, run_colour, spec
 from pipeline.analysis.report.figure import Figure, Section
 from pipeline.study.store import FinishedCell
 from pipeline.study.tables import estimate, heldout, training
 
 POINTS = 12
 """Points of the axis at which the seeds' curves are averaged."""
+VEGA_COLOURS = 10
+"""Colours in the palette of a drawing outside the page."""
 BAND = "Line: mean over seeds; band: 95% bootstrap interval over seeds."
 
 
@@ -82,9 +84,7 @@ def overview(cells: list[FinishedCell], methods: list[str], difficulties: list[s
             for row in _band(name, curves[name])
         ]
     shown = [method for method in methods if any(row["run"] == method for row in rows)]
-    colour = alt.Color(
-        "run:N", title=None, scale=alt.Scale(domain=shown), legend=alt.Legend(orient="top", symbolOpacity=1)
-    )
+    colour = run_colour(shown, alt.Legend(orient="top", symbolOpacity=1), colours=VEGA_COLOURS)
     base: Any = alt.Chart(width=230, height=190).encode(
         x=alt.X("x:Q", title="tokens sampled", axis=alt.Axis(format="~s", tickCount=5))
     )
@@ -116,7 +116,7 @@ def _figure(
         return None
     shown = [method for method in methods if method in curves]
     picked = alt.selection_point(fields=["run"], bind="legend")
-    colour = alt.Color("run:N", title=None, scale=alt.Scale(domain=shown), legend=alt.Legend(symbolOpacity=1))
+    colour = run_colour(shown, alt.Legend(symbolOpacity=1))
     base: Any = chart(rows).encode(x=alt.X("x:Q", title=x_title, axis=alt.Axis(format="~s")), color=colour)
     band = base.mark_area().encode(
         y="low:Q", y2="high:Q", opacity=alt.when(picked).then(alt.value(0.15)).otherwise(alt.value(0.02))

@@ -1,7 +1,8 @@
 """The three ways in which the report draws: lines over iterations, boxes over categories, and what they
 share.
 
-Specifications carry no colours and no fonts: the page sets them by its theme (`page.js`).
+Specifications carry no fonts, and no colours but where there are more runs than the page's palette has: the
+page sets them by its theme (`page.js`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ Row = dict[str, Any]
 Chart = alt.Chart | alt.LayerChart
 
 HEIGHT = 240
+COLOURS = 7
+"""Colours in the page's palette (`--series` in style.css)."""
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 WHOLE = "datum.value % 1 == 0 ? datum.label : ''"
 """Labels of an axis of whole numbers: a short run has ticks between them, which would repeat a label."""
@@ -36,10 +39,19 @@ def spec(drawn: Chart) -> dict[str, Any]:
     return specification
 
 
-def run_colour(labels: list[str]) -> alt.Color:
-    """Returns a colour per run, the same in every plot; without a legend where there is one run."""
-    legend = alt.Legend(symbolOpacity=1) if len(labels) > 1 else None
-    return alt.Color("run:N", title=None, scale=alt.Scale(domain=labels), legend=legend)
+def run_colour(labels: list[str], legend: alt.Legend | None = None, colours: int = COLOURS) -> alt.Color:
+    """Returns a colour per run, the same in every plot.
+
+    Args:
+        labels: the runs.
+        legend: the legend; None: the usual one, where there are several runs.
+        colours: how many the palette has; more runs than that get Vega's palette of twenty, so that no two
+            look the same.
+    """
+    if legend is None and len(labels) > 1:
+        legend = alt.Legend(symbolOpacity=1)
+    scale = alt.Scale(domain=labels, scheme="tableau20" if len(labels) > colours else alt.Undefined)
+    return alt.Color("run:N", title=None, scale=scale, legend=legend)
 
 
 def learning_curve(rows: list[Row], labels: list[str]) -> dict[str, Any]:

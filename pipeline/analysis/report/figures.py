@@ -9,6 +9,7 @@ import altair as alt
 from pipeline.analysis.answers import rows_of
 from pipeline.analysis.report.agents import agent_figures
 from pipeline.analysis.report.charts import (
+    COLOURS,
     QUANTILES,
     Row,
     boxes,
@@ -23,8 +24,6 @@ from pipeline.analysis.report.health import health_figures
 from pipeline.analysis.report.reported_runs import ReportedRun
 from pipeline.analysis.run import Run
 
-COLOURS = 7
-"""Colours in the page's palette (`--series` in style.css)."""
 ENDINGS = (
     "right",
     "wrong",

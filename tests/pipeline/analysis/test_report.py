@@ -27,6 +27,7 @@ from algorithms.igpo.iteration_record import IterationRecord
 from envs.data.question import Question
 from pipeline.analysis import AnalysisError, open_run
 from pipeline.analysis.report import write_report
+from pipeline.analysis.report.charts import COLOURS, run_colour
 from pipeline.analysis.report.health import health_figures
 from pipeline.analysis.report.overview import glance
 from pipeline.analysis.report.reported_runs import (
@@ -168,6 +169,13 @@ def test_phases_beyond_the_palette_share_its_last_colour(tmp_path):
     page = Page(write_report([write_run(tmp_path, written=[record])], tmp_path / "report.html").read_text())
     colours = [row["colour"] for row in page.rows("Seconds by phase")]
     assert colours == [*(f"phase {k}" for k in range(6)), *["phase 6, phase 7, phase 8"] * 3]
+
+
+def test_more_runs_than_the_palette_has_get_one_with_more_colours():
+    scales = [
+        run_colour([f"run {k}" for k in range(runs)]).to_dict()["scale"] for runs in (COLOURS, COLOURS + 1)
+    ]
+    assert [scale.get("scheme") for scale in scales] == [None, "tableau20"]
 
 
 def test_rollouts_to_read_are_the_extremes_each_once(run_folder):
