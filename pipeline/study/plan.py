@@ -8,6 +8,7 @@ rate that did best.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,12 +48,12 @@ class Grid(Settings):
 
 
 class Tuning(Settings):
-    """The search for a learning rate, the same for every method on every difficulty: each rate once.
+    """The search for a learning rate, the same for every method on every difficulty: each rate on each seed.
 
     The rate with the best mean held-out EM wins.
     """
 
-    seed: int
+    seeds: list[int] = Field(min_length=1)
     budget_tokens: int = Field(gt=0)
     learning_rates: list[float] = Field(min_length=1)
 
@@ -91,8 +92,9 @@ class Plan(Settings):
                     _check_known(kind, name, known)
         for name in (self.baseline, self.candidate):
             _check_known("methods", name, self.methods)
-        if self.tuning and any(self.tuning.seed in grid.seeds for grid in self.grids):
-            raise ValueError(f"tuning.seed {self.tuning.seed} is also a reported seed: tune on another one")
+        reported = {seed for grid in self.grids for seed in grid.seeds}
+        if self.tuning and (both := sorted(reported & set(self.tuning.seeds))):
+            raise ValueError(f"tuning.seeds: {both[0]} is also a reported seed: tune on another one")
         return self
 
     def cells(self) -> list[Cell]:
@@ -112,7 +114,7 @@ class Plan(Settings):
         ]
 
     def tuning_cells(self) -> Iterator[Cell]:
-        """Yields a cell for each learning rate of each method on each difficulty where it is reported.
+        """Yields a cell for each rate and tuning seed of each method on each difficulty where it is reported.
 
         A method of a fixed rate has none.
         """
@@ -122,10 +124,8 @@ class Plan(Settings):
             {(d, m) for grid in self.grids for d in grid.difficulties for m in grid.methods}
         ):
             if self.methods[name].learning_rate is None:
-                for rate in self.tuning.learning_rates:
-                    yield Cell(
-                        name, difficulty, self.tuning.seed, self.tuning.budget_tokens, rate, is_tuning=True
-                    )
+                for rate, seed in itertools.product(self.tuning.learning_rates, self.tuning.seeds):
+                    yield Cell(name, difficulty, seed, self.tuning.budget_tokens, rate, is_tuning=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Cell:
     def name(self) -> str:
         """Path of the cell's table in the study's folder, without its ending."""
         if self.is_tuning:
-            return f"tuning/{self.difficulty}/{self.method}/lr-{self.learning_rate:g}"
+            return f"tuning/{self.difficulty}/{self.method}/lr-{self.learning_rate:g}-seed-{self.seed}"
         return f"cells/{self.difficulty}/{self.method}/seed-{self.seed}"
 
     def experiment(self, plan: Plan) -> Experiment:

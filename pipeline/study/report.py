@@ -9,8 +9,8 @@ from envs.errors import InputError
 from pipeline.analysis.report.page import assets, environment
 from pipeline.study.figures import overview, sections
 from pipeline.study.plan import Plan
+from pipeline.study.rates import best_rates, rate_scores
 from pipeline.study.store import FinishedCell
-from pipeline.study.study import best_rates
 from pipeline.study.tables import Estimate, compare, estimate, final, greedy_final, heldout, training
 
 
@@ -38,7 +38,7 @@ def write_study_report(plan: Plan, cells: list[FinishedCell], missing: int, path
             sections=sections(reported, order, list(plan.difficulties)),
             finals=final_rows(plan, cells),
             comparisons=compare(reported, plan.baseline),
-            tuning=[_tuning_row(found) for found in tuned],
+            tuning=rate_scores(tuned),
             rates=best_rates(tuned),
             facts=reported[-1].facts,
             commits=sorted({found.facts["git_commit"] or "unknown" for found in reported}),
@@ -95,13 +95,3 @@ def _mean_of(seeds: list[FinishedCell], column: str) -> Estimate | None:
         float(column_X[column_X == column_X].mean()) for column_X in values if (column_X == column_X).any()
     ]
     return estimate(known) if known else None
-
-
-def _tuning_row(found: FinishedCell) -> dict:
-    return {
-        "difficulty": found.cell.difficulty,
-        "method": found.cell.method,
-        "learning_rate": found.cell.learning_rate,
-        "em": float(heldout(found)["em"][1:].mean()),
-        "last": float(heldout(found)["em"][-1]),
-    }

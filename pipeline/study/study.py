@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -14,9 +13,9 @@ from pipeline.doctor.findings import Subject
 from pipeline.experiment.experiment import Experiment
 from pipeline.ray_address import knock
 from pipeline.study.plan import Cell, Plan
+from pipeline.study.rates import best_rates, with_rate
 from pipeline.study.runner import CellRunner
 from pipeline.study.store import FinishedCell, Store
-from pipeline.study.tables import heldout
 from pipeline.terminal import Console
 from pipeline.training.interrupts import Interrupts
 from pipeline.training.launch import LaunchOptions, start_ray
@@ -79,29 +78,6 @@ def finished_cells(plan: Plan, folder: Path) -> tuple[list[FinishedCell], int]:
     cells = [with_rate(cell, best_rates(tuned)) for cell in plan.cells()]
     found = tuned + [found for cell in cells if (found := store.load(cell, cell.fingerprint(plan)))]
     return found, len(tuning) + len(cells) - len(found)
-
-
-def best_rates(tuned: Iterable[FinishedCell]) -> dict[tuple[str, str], float]:
-    """Finds the best learning rate by (method, difficulty).
-
-    A rate's score is the held-out EM of its tuning run, averaged over all evaluations but the first. The
-    average prefers a rate that learns early and keeps what it learned. The smallest of equal rates wins.
-    """
-    scores: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for found in tuned:
-        assert found.cell.learning_rate is not None, "a tuning cell has a learning rate"
-        em_X = heldout(found)["em"][1:]
-        scores.setdefault((found.cell.method, found.cell.difficulty), []).append(
-            (float(em_X.mean()), -found.cell.learning_rate)
-        )
-    return {key: -max(pairs)[1] for key, pairs in scores.items()}
-
-
-def with_rate(cell: Cell, rates: dict[tuple[str, str], float]) -> Cell:
-    """Gives the cell its method's tuned learning rate on its difficulty, where there is one."""
-    return Cell(
-        cell.method, cell.difficulty, cell.seed, cell.budget_tokens, rates.get((cell.method, cell.difficulty))
-    )
 
 
 def _check(experiment: Experiment, name: str, *, joins_cluster: bool) -> None:

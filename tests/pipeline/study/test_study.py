@@ -22,9 +22,10 @@ from envs.errors import InputError
 from pipeline.cli.igpo import app
 from pipeline.study.measures import SCHEMA, auroc
 from pipeline.study.plan import Cell, Plan, load_plan
+from pipeline.study.rates import best_rates, rate_scores
 from pipeline.study.report import write_study_report
 from pipeline.study.store import FinishedCell, Store
-from pipeline.study.study import best_rates, finished_cells, run_study
+from pipeline.study.study import finished_cells, run_study
 from pipeline.study.summary import print_summary
 from pipeline.study.tables import compare, final, holm, rollouts_to_reach, sign_flip_p
 from pipeline.terminal import Console
@@ -42,7 +43,7 @@ PLAN = {
     },
     "difficulties": {"easy": {"env_config.world.hops": {1: 0.2, 2: 0.8}}},
     "grids": [{"methods": ["igpo", "grpo"], "difficulties": ["easy"], "seeds": [1, 0]}],
-    "tuning": {"seed": 9, "budget_tokens": 1000, "learning_rates": [1e-4, 2e-4]},
+    "tuning": {"seeds": [8, 9], "budget_tokens": 1000, "learning_rates": [1e-4, 2e-4]},
 }
 
 
@@ -78,8 +79,10 @@ def test_cells_go_by_seed_and_tuning_leaves_out_fixed_rates():
         (1, "igpo"),
     ]
     assert [cell.name for cell in plan().tuning_cells()] == [
-        "tuning/easy/igpo/lr-0.0001",
-        "tuning/easy/igpo/lr-0.0002",
+        "tuning/easy/igpo/lr-0.0001-seed-8",
+        "tuning/easy/igpo/lr-0.0001-seed-9",
+        "tuning/easy/igpo/lr-0.0002-seed-8",
+        "tuning/easy/igpo/lr-0.0002-seed-9",
     ]
 
 
@@ -87,15 +90,15 @@ def test_methods_of_a_seed_see_the_same_prompts_and_tuning_another_world():
     igpo, grpo = (Cell(method, "easy", 1, 3000).experiment(plan()).config for method in ("igpo", "grpo"))
     assert igpo["env_config"]["world"] == grpo["env_config"]["world"]
     assert igpo["seed"] == grpo["seed"] == 1
-    (tuning, _) = plan().tuning_cells()
-    assert tuning.experiment(plan()).config["env_config"]["world"]["seed"] not in {1000, 1001}
+    worlds = [cell.experiment(plan()).config["env_config"]["world"]["seed"] for cell in plan().tuning_cells()]
+    assert worlds == [1008, 1009, 1008, 1009]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"baseline": "ppo"}, "study.yaml: there is no 'ppo' among its methods: grpo, igpo"),
-        ({"tuning": PLAN["tuning"] | {"seed": 1}}, "tuning.seed 1 is also a reported seed"),
+        ({"tuning": PLAN["tuning"] | {"seeds": [1, 9]}}, "tuning.seeds: 1 is also a reported seed"),
         ({"metods": {}}, "metods"),
         ({"evaluate_at_tokens": [2, 1]}, r"must ascend from 1 or more, got \[2, 1\]"),
     ],
@@ -108,7 +111,13 @@ def test_a_wrong_plan_is_one_sentence(tmp_path: Path, change: dict, message: str
 
 
 @pytest.mark.parametrize(
-    ("file", "quick"), [("study.yaml", False), ("study.yaml", True), ("study_presets.yaml", False)]
+    ("file", "quick"),
+    [
+        ("study.yaml", False),
+        ("study.yaml", True),
+        ("study_presets.yaml", False),
+        ("study_returns.yaml", False),
+    ],
 )
 def test_a_shipped_plan_is_valid_and_so_is_every_cell_of_it(file: str, quick: bool):
     shipped = load_plan(f"conf/{file}", quick=quick)
@@ -168,6 +177,29 @@ def test_the_rate_with_the_best_average_is_taken_and_the_smaller_of_equals():
         finished("igpo", 9, [0.0, 0.8, 0.8], rate=1e-4, is_tuning=True),
     ]
     assert best_rates(tuned) == {("igpo", "easy"): 1e-4}
+
+
+def test_a_rate_is_judged_by_the_mean_of_its_seeds():
+    tuned = [
+        finished("igpo", 8, [0.0, 0.9, 0.7], rate=1e-4, is_tuning=True),
+        finished("igpo", 9, [0.0, 0.0, 0.2], rate=1e-4, is_tuning=True),
+        finished("igpo", 8, [0.0, 0.5, 0.5], rate=2e-4, is_tuning=True),
+        finished("igpo", 9, [0.0, 0.5, 0.7], rate=2e-4, is_tuning=True),
+    ]
+    assert best_rates(tuned) == {("igpo", "easy"): 2e-4}
+    low, high = rate_scores(tuned)
+    assert (low.learning_rate, low.seeds, low.em, low.last_em) == (
+        1e-4,
+        2,
+        pytest.approx(0.45),
+        pytest.approx(0.45),
+    )
+    assert (high.learning_rate, high.seeds, high.em, high.last_em) == (
+        2e-4,
+        2,
+        pytest.approx(0.55),
+        pytest.approx(0.6),
+    )
 
 
 def test_a_cell_of_another_configuration_does_not_count(tmp_path: Path):
