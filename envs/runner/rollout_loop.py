@@ -57,7 +57,7 @@ class _Live:
     scores: dict[tuple[int, int], float] = field(default_factory=dict)
     """s_t(a^k) by (turn, alias); turn -1 is the prompt alone."""
     unscored_contexts: list[np.ndarray] = field(default_factory=list)
-    """The histories to score (prompt, then each gain-bearing turn), where the learner's side scores them."""
+    """The contexts to score (after the prompt, then each gain-bearing turn), where the learner's side scores them."""
 
     @property
     def is_scored(self) -> bool:
@@ -163,7 +163,7 @@ class _Run:
 
     def _request_scores(self, live: _Live, turn: int) -> None:
         """Requests the score of every alias after `turn` (-1: after the prompt alone)."""
-        context = live.state.history
+        context = live.state.belief_context
         if not self.loop.scores_on_engine:
             live.unscored_contexts.append(np.asarray(context, dtype=np.int32))
             return
