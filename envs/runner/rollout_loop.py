@@ -57,7 +57,7 @@ class _Live:
     scores: dict[tuple[int, int], float] = field(default_factory=dict)
     """s_t(a^k) by (turn, alias); turn -1 is the prompt alone."""
     unscored_contexts: list[np.ndarray] = field(default_factory=list)
-    """What belief is scored on after the prompt and each gain-bearing turn, where the learner's side scores."""
+    """What belief is scored on, after the prompt and each gain-bearing turn, if the learner's side scores."""
 
     @property
     def is_scored(self) -> bool:
