@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import signal
@@ -38,6 +39,12 @@ class Command:
                 preexec_fn=_hears_ctrl_c,
                 env=own | {"PYTHONPATH": str(Path(__file__).parents[2])} | (environment or {}),
             )  # fmt: skip
+        atexit.register(self._kill)
+
+    def _kill(self) -> None:
+        """What a failed test has left behind."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     @property
     def said(self) -> str:
