@@ -117,6 +117,7 @@ def test_a_wrong_plan_is_one_sentence(tmp_path: Path, change: dict, message: str
         ("study.yaml", True),
         ("study_presets.yaml", False),
         ("study_returns.yaml", False),
+        ("study_controls.yaml", False),
     ],
 )
 def test_a_shipped_plan_is_valid_and_so_is_every_cell_of_it(file: str, quick: bool):
