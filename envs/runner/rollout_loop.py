@@ -57,7 +57,7 @@ class _Live:
     scores: dict[tuple[int, int], float] = field(default_factory=dict)
     """s_t(a^k) by (turn, alias); turn -1 is the prompt alone."""
     unscored_contexts: list[np.ndarray] = field(default_factory=list)
-    """What belief is scored on, after the prompt and each gain-bearing turn, if the learner's side scores."""
+    """The histories to score (prompt, then each gain-bearing turn), where the learner's side scores them."""
 
     @property
     def is_scored(self) -> bool:
@@ -163,7 +163,7 @@ class _Run:
 
     def _request_scores(self, live: _Live, turn: int) -> None:
         """Requests the score of every alias after `turn` (-1: after the prompt alone)."""
-        context = live.state.belief_context
+        context = live.state.history
         if not self.loop.scores_on_engine:
             live.unscored_contexts.append(np.asarray(context, dtype=np.int32))
             return

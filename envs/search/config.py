@@ -81,11 +81,6 @@ class SearchEnvSettings(Settings):
         le=LARGEST_OUTCOME,
         description="outcome of a rollout that ran out of turns or tokens",
     )
-    belief_view: Literal["history", "told"] = Field(
-        "history",
-        description="what belief is scored on: `history`, the answering role's prompt and all turns and "
-        "observations in time order; `told`, the answering role's own context. The same for one role",
-    )
     alias_rule: AliasRule = Field("max", description="how the scores of several gold answers become one")
     max_answer_tokens: int = Field(
         32,

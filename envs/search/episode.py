@@ -61,8 +61,8 @@ class SearchEpisode:
 
     Attributes:
         rollout: the trace so far.
-        history: the answering role's prompt, then the token ids of all turns and observations in time order,
-            as first tokenised (definitions: Belief and information gain).
+        history: token ids that belief is scored on: the answering role's prompt, then all turns and
+            observations in time order, as first tokenised (definitions: Belief and information gain).
         agent: the agent that speaks next.
         templates: the gold answers to score, and the suffixes that score them; none where the question is
             played without belief.
@@ -86,22 +86,10 @@ class SearchEpisode:
             rollout_id, group_id, question, split=split, scored_golds_K=self.templates.golds_K
         )
         self.history: list[int] = task.prompt(task.answering_role, question)
-        self._told = list(self.history)
-        self._told_decision: list[int] = []
         self.agent = task.settings.roles[0].name
         self.max_decision_tokens = 0
         self.done = False
         self._limit = task.token_limit(self.templates)
-
-    @property
-    def belief_context(self) -> list[int]:
-        """The token ids that belief is scored on, with a turn open: `history`, or under `belief_view: told`
-        the answering role's own context, its prompt included (definitions: Belief and information gain).
-        """
-        if self._settings.belief_view == "history":
-            return self.history
-        # Its last decision may still be without an observation, because another role sees the tool's result.
-        return self._told + (self._protocol.reopen(self._told_decision) if self._told_decision else [])
 
     def start(self) -> AgentObservation | None:
         """Starts the rollout with the first speaker's prompt.
@@ -149,9 +137,6 @@ class SearchEpisode:
         context = self._contexts[self.agent]
         context.length += len(ids)
         context.last_decision = ids
-        if role.name == self._task.answering_role.name:
-            self._told += ids
-            self._told_decision = ids
         if action.kind is ActionKind.TOOL:
             turn.tool_calls = [ToolCall(action.tool or "", action.arguments, error=action.error or None)]
         return [call for call in turn.tool_calls if call.error is None]
@@ -224,9 +209,6 @@ class SearchEpisode:
         self.history += self._in_history(
             turn, text, sender, limit, shown.ids if listener == speaker else None
         )
-        if listener == self._task.answering_role.name:
-            self._told += shown.ids
-            self._told_decision = []
         self.agent = listener
         return AgentObservation(listener, prompt + shown.ids)
 
@@ -272,8 +254,8 @@ class SearchEpisode:
         return min(self._settings.max_turn_tokens, room)
 
     def _shared_room(self, agent: str) -> int:
-        """Tokens until the agent's context, or what belief is scored on, is full."""
-        return self._limit - max(len(self.belief_context), self._contexts[agent].length)
+        """Tokens until the agent's context, or the history that belief is scored on, is full."""
+        return self._limit - max(len(self.history), self._contexts[agent].length)
 
     def _own_room(self, agent: str) -> int:
         return self._task.own_limit(self._roles[agent]) - self._contexts[agent].length

@@ -132,8 +132,8 @@ class SearchTask:
     def rooms(self, question: Question) -> dict[str, int]:
         """The room that each setting which limits a context leaves, by the setting's name.
 
-        What belief is scored on shares a limit with all contexts, for which the prompts of the first and of
-        the answering role count; a role's own limit counts for its prompt, whenever it speaks.
+        History and contexts share a limit for which the prompts of the first and of the answering role count;
+        a role's own limit counts for its prompt, whenever it speaks.
         """
         first, answering = self.settings.roles[0], self.answering_role
         longest = max(len(self.prompt(role, question)) for role in (first, answering))
@@ -154,14 +154,14 @@ class SearchTask:
         return {f"roles.{k}.max_context_tokens": role for k, role in roles if role.max_context_tokens}
 
     def own_limit(self, role: RoleSettings) -> int:
-        """The limit of the context of `role` alone. It reserves room for the tokens around one observation,
-        not for a suffix: scoring needs room in `max_context_tokens` of the settings alone.
+        """The limit of the context of `role` alone. It reserves room for the tokens around one observation;
+        belief is scored on the history, so not for a suffix.
         """
         return (role.max_context_tokens or self.settings.max_context_tokens) - self.observation_overhead
 
     def token_limit(self, templates: AnswerTemplates) -> int:
-        """The limit of contexts and of what belief is scored on. It reserves room for the longest scoring
-        suffix and for the tokens around one observation, so every completed turn can be scored.
+        """The limit of history and contexts. It reserves room for the longest scoring suffix and for the
+        tokens around one observation, so every completed turn can be scored.
         """
         return self.settings.max_context_tokens - templates.longest - self.observation_overhead
 

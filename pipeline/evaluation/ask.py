@@ -111,11 +111,11 @@ def _show(turn: Turn, console: Console) -> None:
 
 
 def _belief(policy: Policy, episode: SearchEpisode) -> float:
-    """b_t after the turns so far (definitions: Belief and information gain)."""
+    """b_t after the history so far (definitions: Belief and information gain)."""
     from envs.runner.belief import BeliefQuery
 
-    context = np.asarray(episode.belief_context, dtype=np.int32)
-    ((belief,),) = policy.beliefs([BeliefQuery([context], episode.templates.suffixes_K)])
+    history = np.asarray(episode.history, dtype=np.int32)
+    ((belief,),) = policy.beliefs([BeliefQuery([history], episode.templates.suffixes_K)])
     return float(belief)
 
 

@@ -66,43 +66,6 @@ def test_the_parts_of_both_views(tmp_path):
     assert without(again.history, 4) == without(again.history)  # no such turn
 
 
-def test_belief_as_told_is_scored_on_the_answering_roles_own_context(tmp_path):
-    task = tiny_task(tmp_path, roles=PAIR, max_turns=8, belief_view="told")
-    engine = ScriptedEngine(task, in_turn(4))
-    record = rolled_out(task, engine)
-    prompt = task.prompt(task.answering_role, record.rollout.question)
-    search, note = ids(task, "<search> mother <end>"), ids(task, "<note> mother </note>")
-    assert engine.scored_contexts == [
-        prompt, prompt + search, prompt + search + note, prompt + search + note + search,
-        prompt + search + note + search + note,
-    ]  # fmt: skip
-    again = replay(task, record.rollout.question, logged(task, record))
-    assert without(again.told) == engine.scored_contexts[-1]
-
-
-def test_what_the_answering_role_does_not_see_needs_no_room_where_belief_is_scored_as_told(tmp_path):
-    """The documents are in the history, and in the reader's context, which is opened once for all of them."""
-    lengths = {}
-    for view in ("history", "told"):
-        task = tiny_task(tmp_path, roles=PAIR, max_turns=8, belief_view=view)
-        engine = ScriptedEngine(task, in_turn(4))
-        rolled_out(task, engine)
-        lengths[view] = max(map(len, engine.scored_contexts))
-    documents = 2 * task.settings.max_observation_tokens
-    assert 0 < lengths["history"] - lengths["told"] <= documents
-
-
-def test_one_role_is_told_the_history(tmp_path):
-    contexts = {}
-    for view in ("history", "told"):
-        task = tiny_task(tmp_path, belief_view=view, max_turns=4)
-        engine = ScriptedEngine(task, in_turn(2))
-        rolled_out(task, engine)
-        contexts[view] = engine.scored_contexts
-    assert contexts["told"] == contexts["history"]
-    assert len(contexts["told"]) == 3
-
-
 def test_a_chat_template_stays_whole_where_a_message_is_left_out(tmp_path):
     """The answerer hears of the searcher twice. Without a message its own turn is opened all the same."""
     tokenizer = chat_tokenizer(QWEN2)
@@ -140,18 +103,6 @@ def test_a_chat_template_stays_whole_where_a_message_is_left_out(tmp_path):
     assert seen() == question + told["alpha"] + more + told["omega"]
     assert seen(0) == question + more + told["omega"]  # the prompt had opened the turn
     assert seen(2) == question + told["alpha"] + more + nothing
-
-    task = SearchTask(settings.model_copy(update={"belief_view": "told"}))
-    script = iter(["<message>alpha</message>", "<message>more</message>", "<message>omega</message>",
-                   "<answer>red</answer>"])  # fmt: skip
-    scored = ScriptedEngine(
-        task, lambda *_: next(script), lambda text: tokenizer(text + "<|im_end|>")["input_ids"]
-    )
-    rolled_out(task, scored)
-    texts = [task.protocol.text(context) for context in scored.scored_contexts]
-    assert [text[text.index(question) :] for text in texts] == [
-        question, question + told["alpha"], question + told["alpha"] + more + nothing, seen(),
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
