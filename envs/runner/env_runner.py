@@ -76,13 +76,17 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
     def reset_config(self, config) -> None:
         """Begins another run: builds its task around the running engines, which lose their weights.
 
+        Engines that share their device with the learner go to sleep, because that is built next.
+
         Args:
-            config: an `IGPOConfig` that the running engines fit (`algorithms.igpo.engine_reuse`).
+            config: an `IGPOConfig` that the running engines fit (its `engine_identity` is the same).
         """
         self.config = config
         if self.loop is not None:
             task = SearchTask(config.env_settings())
             for engine in self.loop.engines.values():
+                if config.is_colocated:
+                    engine.sleep()
                 engine.weights_version = NO_WEIGHTS
             self.loop = RolloutLoop(task, self.loop.engines, scores_on_engine=config.belief_scoring.on_engine)
 
