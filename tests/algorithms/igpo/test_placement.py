@@ -17,6 +17,7 @@ from algorithms.igpo.learner.distributed import move_optimizer_state
 from algorithms.igpo.learner.loss import LossSettings
 from envs.engine.base import NO_WEIGHTS, Generate
 from envs.errors import InputError
+from envs.runner.env_runner import IGPOEnvRunner
 
 META = torch.device("meta")
 
@@ -150,6 +151,16 @@ def test_a_restored_algorithm_pushes_its_weights_once_and_while_the_learner_has_
         algorithm.restore_from_path("checkpoint")
         assert order == [*expected, "restore", "push"]
         order.clear()
+
+
+@pytest.mark.parametrize(("placement", "loaded"), [("separate", [7]), ("colocated", [])])
+def test_rllib_s_own_weights_do_not_wake_an_engine_beside_the_learner(placement, loaded):
+    """RLlib sends them while it sets the algorithm up; the learner then has just come to the device."""
+    runner, versions = IGPOEnvRunner.__new__(IGPOEnvRunner), []
+    runner.config, runner.loop, runner._env_steps_lifetime = make_config(placement), None, 0
+    runner.load_weights = lambda modules, version: versions.append(version)
+    runner.set_state({"rl_module": {}, "weights_seq_no": 7, "num_env_steps_sampled_lifetime": 5})
+    assert versions == loaded and runner._env_steps_lifetime == 5
 
 
 @pytest.mark.slow
