@@ -134,6 +134,10 @@ def test_a_sleeping_engine_wakes_with_the_next_weights(model, monkeypatch):
     emptied = []
     monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: emptied.append(engine._model.device.type))
     engine.sleep()
+    assert not emptied, "PyTorch raises where there is no accelerator"
+    with monkeypatch.context() as on_gpu:
+        on_gpu.setattr(engine, "_device", torch.device("cuda"))
+        engine.sleep()
     assert emptied == ["cpu"], "what the device's allocator keeps is given back once the weights have left it"
     with pytest.raises(RuntimeError, match="no weights yet"):
         engine.submit(request)
