@@ -80,19 +80,21 @@ def taken_arguments(
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # a function of C says nothing
         return list(plain), []
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return [], list(offered)
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    parameters = [parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     wanted = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
     unknown = [p.name for p in wanted if p.name not in offered]
     by_place = wanted[: len(plain)] if plain and wanted[: len(plain)] == positional[: len(plain)] else []
-    if unknown and len(by_place) == len(plain) and set(unknown) <= {p.name for p in by_place}:
-        others = [p.name for p in parameters if p not in by_place and p.name in offered]
-        return list(plain), others
+    placed = {p.name for p in by_place}
+    if unknown and len(by_place) == len(plain) and set(unknown) <= placed:
+        others = [name for name in offered if name not in plain]
+        others = others if takes_any else [p.name for p in parameters if p.name in offered]
+        return list(plain), [name for name in others if name not in placed]
     if unknown:
         raise InputError(
             f"{what} {path!r}: its parameter `{unknown[0]}` is not known; it may take {', '.join(offered)}"
         )
     if any(p.kind is p.POSITIONAL_ONLY for p in wanted):
         raise InputError(f"{what} {path!r}: its parameters must be taken by name, without `/`")
-    return [], [p.name for p in parameters if p.name in offered]
+    return [], list(offered) if takes_any else [p.name for p in parameters if p.name in offered]

@@ -304,6 +304,9 @@ def test_the_outcome_of_the_page_reads_turns_and_metadata(folder):
         ("def f(a, b, question): return len(a) + len(question)", 5.0),
         ("def f(golds, answer): return len(answer) - len(golds)", 1.0),
         ("def f(**facts): return len(facts)", 6.0),
+        ("def f(a, b, **facts): return 10 * len(a) + len(b) + len(facts) / 8", 32.5),
+        ("def f(a, question, **facts): return 10 * len(a) + len(question) + len(facts) / 8", 32.375),
+        ("def f(answer, golds, **facts): return 10 * len(answer) + len(golds) + len(facts) / 8", 32.5),
         ("def f(*, question, golds): return len(question) - len(golds)", 0.0),
     ],
 )
@@ -322,6 +325,9 @@ def test_an_outcome_that_wants_something_else_is_refused(folder):
         InputError, match="its parameter `reader` is not known; it may take answer, golds, question"
     ):
         outcome_function("own_wish:f")
+    own(folder, "own_wish_of_one", "def f(text, **facts): return 0")
+    with pytest.raises(InputError, match="its parameter `text` is not known"):
+        outcome_function("own_wish_of_one:f")
 
 
 def test_the_tool_of_the_page(folder):

@@ -150,17 +150,20 @@ def _centred_returns(
     on, less the mean of this sum over the turns of the group with the same role and index.
 
     The final turn of a rollout without an answer gets minus its last belief as a gain: such a rollout has no
-    chance to be right any more.
+    chance to be right any more. A gated rollout takes no part, and all its turns get 0.
     """
+    gated_N = _gated(batch, config)
     gains_M = np.where(counted_M, batch.gains_M, 0.0)
-    owing = np.flatnonzero(batch.unanswered_N & ~batch.without_belief_N)
+    owing = np.flatnonzero(batch.unanswered_N & ~batch.without_belief_N & ~gated_N)
     gains_M[batch.last_N[owing]] = -batch.last_belief("normalisation='returns'")[owing] if owing.size else 0
     group_M = group_N[batch.rollout_M]
     turn_M = _labels(group_M, batch.role_M, _turn_index(batch))
     return_M, _ = discounted_gains(batch, gains_M, config.gamma)
-    return_M = deviations(return_M, turn_M, int(turn_M.max(initial=-1)) + 1)
-    scale_M = inverse_spread(return_M, group_M, num_groups, config.std_floor)[group_M]
-    return gains_M * scale_M, return_M * scale_M
+    part = np.flatnonzero(~gated_N[batch.rollout_M])
+    centred_M = np.zeros(return_M.size)
+    centred_M[part] = deviations(return_M[part], turn_M[part], int(turn_M.max(initial=-1)) + 1)
+    scale_M = inverse_spread(centred_M[part], group_M[part], num_groups, config.std_floor)[group_M]
+    return gains_M * scale_M, centred_M * scale_M
 
 
 def _labels(*keys: np.ndarray) -> np.ndarray:

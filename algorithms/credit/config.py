@@ -75,7 +75,8 @@ class CreditConfig:
     depth_rescale: DepthRescale = "none"
     """`sqrt`: D divided by the square root of its number of terms."""
     ig_gate: IGGate = "off"
-    """`valid_format`: the gains of a malformed rollout leave the statistics and count 0."""
+    """`valid_format`: the gains of a malformed rollout leave the statistics and count 0. Under `returns` all
+    its turns do, and it pays nothing back."""
     drop_gains_at_turn_limit: bool = False
     """The same for the gains of a rollout that spent all its turns without an answer (the official code does
     so)."""

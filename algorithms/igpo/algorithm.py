@@ -341,7 +341,12 @@ class IGPO(Algorithm):
 
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
-        super().restore_from_path(path, *args, **kwargs)
+        """Restores a checkpoint and pushes its weights. A colocated learner takes its device for that."""
+        if self.config.is_colocated:
+            self._weight_push.give_device_to_learner()
+        # Skip Algorithm's version, which sends the weights through the driver too: sharded learners have none
+        # to give it, and they would wake a colocated engine.
+        super(Algorithm, self).restore_from_path(path, *args, **kwargs)
         self.push_weights()
 
     def export_hf(self, folder: Path) -> None:

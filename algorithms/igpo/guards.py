@@ -19,9 +19,9 @@ def check_gap(gap_mean: float, bound: float, weights_version: int) -> None:
         weights_version: version of the weights that both used.
 
     Raises:
-        RuntimeError: the mean gap is above the bound.
+        RuntimeError: the mean gap is above the bound, or not a number.
     """
-    if gap_mean > bound:
+    if not gap_mean <= bound:  # NaN too
         raise RuntimeError(
             f"sampler and learner disagree on the log-probs of sampled tokens: mean gap {gap_mean:.2g} is "
             "above max_logp_gap "

@@ -50,9 +50,6 @@ FROM_RLLIB: dict[str, tuple[str, Any, str]] = {
         None,
         "Iterations between held-out evaluations, one before the first included; null or 0: none.",
     ),
-    "min_time_s_per_iteration": ("number", None, "Seconds that an iteration lasts at least; null: no bound."),
-    "min_train_timesteps_per_iteration": ("whole number", 0, "Turns that an iteration trains on at least."),
-    "min_sample_timesteps_per_iteration": ("whole number", 0, "Turns that an iteration samples at least."),
     "log_gradients": ("true or false", False, "Whether the learner also logs the norms of gradients."),
     "restart_failed_env_runners": ("true or false", True, "Whether a lost env runner is started again."),
     "ignore_env_runner_failures": ("true or false", False, "Whether a run goes on without a lost one."),
@@ -99,6 +96,7 @@ _EPISODES = "rollouts are whole episodes"
 _EVALUATION = "set `evaluation_questions` and `evaluation_interval`"
 _RUNNERS = "the runners of `num_env_runners` evaluate too"
 _COMPILE = "set `compile_learner`"
+_ONE_BATCH = "an iteration is one batch, as the rollout log keeps it: set `prompts_per_iteration`"
 
 WITHOUT_EFFECT: dict[str, str] = {
     "train_batch_size": "set `prompts_per_iteration` and `group_size`",
@@ -128,6 +126,13 @@ WITHOUT_EFFECT: dict[str, str] = {
     "extra_python_environs_for_driver": "set variables of the environment before the start",
     "extra_python_environs_for_worker": "set variables of the environment before the start",
     "custom_evaluation_function": "evaluation answers the held-out questions",
+    **dict.fromkeys(
+        _names(
+            """min_time_s_per_iteration min_train_timesteps_per_iteration
+min_sample_timesteps_per_iteration"""
+        ),
+        _ONE_BATCH,
+    ),
     **dict.fromkeys(
         _names(
             """torch_compile_learner torch_compile_learner_what_to_compile

@@ -121,6 +121,8 @@ class TransformersEngine:
         if self.is_busy:
             raise RuntimeError("the engine was put to sleep while requests were running")
         self._model.to("cpu")
+        if self._device.type != "cpu":
+            torch.accelerator.empty_cache()  # else the allocator keeps what the learner needs
         self.weights_version = NO_WEIGHTS
 
     def _score(self) -> list[Scored]:

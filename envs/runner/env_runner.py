@@ -76,13 +76,17 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
     def reset_config(self, config) -> None:
         """Begins another run: builds its task around the running engines, which lose their weights.
 
+        Engines that share their device with the learner go to sleep, because that is built next.
+
         Args:
-            config: an `IGPOConfig` that the running engines fit (`algorithms.igpo.engine_reuse`).
+            config: an `IGPOConfig` that the running engines fit (its `engine_identity` is the same).
         """
         self.config = config
         if self.loop is not None:
             task = SearchTask(config.env_settings())
             for engine in self.loop.engines.values():
+                if config.is_colocated:
+                    engine.sleep()
                 engine.weights_version = NO_WEIGHTS
             self.loop = RolloutLoop(task, self.loop.engines, scores_on_engine=config.belief_scoring.on_engine)
 
@@ -198,10 +202,14 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
 
     @override(Checkpointable)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes RLlib's state dictionary. Loads its weights if their version differs, older ones too."""
+        """Takes RLlib's state dictionary. Loads its weights if their version differs, older ones too.
+
+        Not those that RLlib sends while it sets a colocated run up: they would wake the engine beside the
+        learner. `IGPO.push_weights` follows.
+        """
         self._env_steps_lifetime = state.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._env_steps_lifetime)
         modules, version = state.get(COMPONENT_RL_MODULE), state.get(WEIGHTS_SEQ_NO, 0)
-        if modules is not None and version != self.weights_version:
+        if modules is not None and version != self.weights_version and not self.config.is_colocated:
             self.load_weights(ray.get(modules) if isinstance(modules, ray.ObjectRef) else modules, version)
 
     @override(Checkpointable)

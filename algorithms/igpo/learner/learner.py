@@ -155,6 +155,6 @@ class IGPOTorchLearner(UpdatingLearner):
         for name, optimizer in self._named_optimizers.items():
             for number, state in enumerate(optimizer.state.values()):
                 for key, value in state.items():
-                    # AdamW's count of steps is where the optimizer wants it.
-                    if isinstance(value, torch.Tensor) and value.dim():
+                    # Fused AdamW wants its count of steps on the device too.
+                    if isinstance(value, torch.Tensor):
                         yield f"{name} {number} {key}", value

@@ -1,5 +1,5 @@
 """Reference policies: earlier copies of the trained policies, for the KL term and for belief under
-`scorer: reference`.
+`belief_policy: reference`.
 """
 
 from __future__ import annotations

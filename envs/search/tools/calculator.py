@@ -21,7 +21,16 @@ _BINARY: dict[type[ast.operator], Callable] = {
     ast.Pow: operator.pow,
 }
 _UNARY: dict[type[ast.unaryop], Callable] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
-_FUNCTIONS: dict[str, Callable] = {"abs": abs, "round": round, "min": min, "max": max, "sqrt": math.sqrt}
+
+
+def _round(number: float, digits: int | None = None) -> int | float:
+    """`round`, but digits are bounded too: to round to -10**9 digits, Python computes 10**10**9."""
+    if isinstance(digits, int) and abs(digits) > MAX_BITS:
+        raise ValueError("it can't be computed: too many digits to round to")
+    return round(number, digits)
+
+
+_FUNCTIONS: dict[str, Callable] = {"abs": abs, "round": _round, "min": min, "max": max, "sqrt": math.sqrt}
 
 
 def evaluate(expression: str) -> int | float:
@@ -39,7 +48,8 @@ def evaluate(expression: str) -> int | float:
         raise ValueError("this is not an arithmetic expression") from error
     except (ZeroDivisionError, OverflowError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(f"it can't be computed: {error}") from error
-    if isinstance(value, complex) or not math.isfinite(value):
+    # An integer is finite, and `isfinite` fails on those that no float can hold.
+    if isinstance(value, complex) or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError("it can't be computed: the result is not a real number")
     return value
 

@@ -51,6 +51,22 @@ def test_a_rollout_without_an_answer_pays_its_belief_back():
     )
 
 
+def test_a_gated_rollout_takes_no_part():
+    """The others are compared with one another as if it were not there, and it pays nothing back."""
+    others = TurnBatch.from_lists([0, 0], OUTCOMES[:2], GAINS[:2], last_belief_N=np.array(LAST[:2]))
+    expected = returns(others)
+    for gate, mark in (
+        ({"ig_gate": "valid_format"}, "malformed_N"),
+        ({"drop_gains_at_turn_limit": True}, "turn_limit_N"),
+    ):
+        gated = batch(unanswered=(False, False, True), **{mark: [False, False, True]})
+        found = returns(gated, **gate)
+        for k in (0, 1):
+            np.testing.assert_array_equal(found[k], expected[k])
+        assert found[2].tolist() == [0.0, 0.0, 0.0]
+        assert np.abs(returns(gated)[2]).min() > 0, "without the gate it pays"
+
+
 def test_the_preset_adds_the_normalised_outcome():
     alone = advantages(OUTCOMES, GAINS, "grpo")
     belief = returns(batch(), std_floor=0.05)

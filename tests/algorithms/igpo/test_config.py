@@ -77,9 +77,9 @@ def test_a_setting_is_given_in_its_section_or_in_training(section):
 
 def test_sections_still_take_rllib_s_own_settings():
     config = IGPOConfig().env_runners(num_env_runners=3).learners(num_learners=2).training(lr=0.5, gamma=0.9)
-    config.evaluation(evaluation_interval=4).reporting(min_time_s_per_iteration=1)
+    config.evaluation(evaluation_interval=4).reporting(log_gradients=True)
     assert (config.num_env_runners, config.num_learners, config.lr, config.gamma) == (3, 2, 0.5, 0.9)
-    assert (config.evaluation_interval, config.min_time_s_per_iteration) == (4, 1)
+    assert (config.evaluation_interval, config.log_gradients) == (4, True)
 
 
 @pytest.mark.parametrize("settings", [{"credit": {"gama": 1.0}}, {"loss": {"clip": 1.0}}])
@@ -206,6 +206,7 @@ def test_every_setting_of_rllib_is_sorted():
         (lambda c: c.debugging(log_level="INFO"), "`log_level` has no effect here: give `-v`"),
         (lambda c: c.offline_data(input_="x.json"), "`input_` has no effect here: IGPO reads and writes no"),
         (lambda c: c.evaluation(evaluation_duration=3), "set `evaluation_questions`"),
+        (lambda c: c.reporting(min_time_s_per_iteration=60), "an iteration is one batch"),
     ],
 )
 def test_a_setting_without_effect_is_refused_in_python(change, said):

@@ -73,3 +73,5 @@ def test_a_gap_to_the_sampler_above_the_bound_stops_the_run():
     check_gap(0.05, 0.05, 3)
     with pytest.raises(RuntimeError, match=r"mean gap 0.06 is above max_logp_gap 0.05 at weights version 3"):
         check_gap(0.06, 0.05, 3)
+    with pytest.raises(RuntimeError, match="mean gap nan"):  # log-probs of an engine whose weights are broken
+        check_gap(float("nan"), 0.05, 3)

@@ -1,11 +1,15 @@
 """Engine and learner on one device (`engine.placement: colocated`), and what a learner keeps in
 host memory."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from igpo_learner_setup import make_batch, make_learner, save_tiny_llama, update
+from ray.rllib.utils.checkpoints import Checkpointable
 
+from algorithms.igpo.algorithm import IGPO
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.learner import distributed
 from algorithms.igpo.learner import learner as learner_module
@@ -13,6 +17,7 @@ from algorithms.igpo.learner.distributed import move_optimizer_state
 from algorithms.igpo.learner.loss import LossSettings
 from envs.engine.base import NO_WEIGHTS, Generate
 from envs.errors import InputError
+from envs.runner.env_runner import IGPOEnvRunner
 
 META = torch.device("meta")
 
@@ -132,9 +137,35 @@ def test_what_cannot_share_a_gpu_is_refused(change, message):
         config.validate()
 
 
+def test_a_restored_algorithm_pushes_its_weights_once_and_while_the_learner_has_the_device(monkeypatch):
+    """RLlib's own push would go through the driver, to whom sharded learners give nothing, and would wake the
+    engine that has just left the device.
+    """
+    algorithm, order = IGPO.__new__(IGPO), []
+    algorithm.env_runner_group = algorithm.learner_group = None  # what RLlib's push would use
+    algorithm.push_weights = lambda: order.append("push")
+    algorithm._weight_push = SimpleNamespace(give_device_to_learner=lambda: order.append("give"))
+    monkeypatch.setattr(Checkpointable, "restore_from_path", lambda self, path: order.append("restore"))
+    for placement, expected in (("separate", []), ("colocated", ["give"])):
+        algorithm.config = make_config(placement)
+        algorithm.restore_from_path("checkpoint")
+        assert order == [*expected, "restore", "push"]
+        order.clear()
+
+
+@pytest.mark.parametrize(("placement", "loaded"), [("separate", [7]), ("colocated", [])])
+def test_rllib_s_own_weights_do_not_wake_an_engine_beside_the_learner(placement, loaded):
+    """RLlib sends them while it sets the algorithm up; the learner then has just come to the device."""
+    runner, versions = IGPOEnvRunner.__new__(IGPOEnvRunner), []
+    runner.config, runner.loop, runner._env_steps_lifetime = make_config(placement), None, 0
+    runner.load_weights = lambda modules, version: versions.append(version)
+    runner.set_state({"rl_module": {}, "weights_seq_no": 7, "num_env_steps_sampled_lifetime": 5})
+    assert versions == loaded and runner._env_steps_lifetime == 5
+
+
 @pytest.mark.slow
-def test_the_engine_sleeps_while_the_learner_updates():
-    """And the two placements learn the same."""
+def test_the_engine_sleeps_while_the_learner_updates(tmp_path):
+    """Or while it is restored or built anew. And the two placements learn the same."""
     import ray
 
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
@@ -173,6 +204,11 @@ def test_the_engine_sleeps_while_the_learner_updates():
                 with pytest.raises(RuntimeError, match="no weights yet"):
                     engine.submit(Generate("early", [1], 1, [], 0.0, 0))
                 algorithm.push_weights()
+                algorithm.save_to_path(str(tmp_path))
+                order.clear()
+                note(learner, "_set_optimizer_state", "restore")
+                algorithm.restore_from_path(str(tmp_path))
+                assert order == ["sleep", "enter", "restore", "leave", "wake"]
             algorithm.train()
             (optimizer,) = learner._named_optimizers.values()
             moments[placement] = np.concatenate(
@@ -181,6 +217,11 @@ def test_the_engine_sleeps_while_the_learner_updates():
             decisions[placement] = [
                 turn.decision_text for rollout in algorithm.records[0].rollouts for turn in rollout.turns
             ]
+            if placement == "colocated":
+                order.clear()
+                note(algorithm.learner_group, "shutdown", "learner ends")
+                assert algorithm.reset_config(algorithm.config)
+                assert order == ["sleep", "learner ends", "wake"]
             algorithm.stop()
         # Mean gradients, not weights: AdamW makes whole steps of the rounding in gradients near 0, which no
         # two runs share.

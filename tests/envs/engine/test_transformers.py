@@ -127,11 +127,18 @@ def test_pushed_weights_are_used_and_must_fit(model):
         engine.load_weights(moved, version=5)
 
 
-def test_a_sleeping_engine_wakes_with_the_next_weights(model):
+def test_a_sleeping_engine_wakes_with_the_next_weights(model, monkeypatch):
     engine = make_engine(model, placement="colocated")
     request = generates(1)[0]
     before = results_of(engine, [request])["g0"]
+    emptied = []
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: emptied.append(engine._model.device.type))
     engine.sleep()
+    assert not emptied, "PyTorch raises where there is no accelerator"
+    with monkeypatch.context() as on_gpu:
+        on_gpu.setattr(engine, "_device", torch.device("cuda"))
+        engine.sleep()
+    assert emptied == ["cpu"], "what the device's allocator keeps is given back once the weights have left it"
     with pytest.raises(RuntimeError, match="no weights yet"):
         engine.submit(request)
     engine.load_weights(pushed_weights(model[0]), version=4)

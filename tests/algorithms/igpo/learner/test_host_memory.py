@@ -40,14 +40,14 @@ def test_tied_weights_stay_one(llama):
 
 @pytest.mark.parametrize("offload_optimizer", [False, True])
 def test_everything_that_a_step_leaves_behind_is_named_once(llama, offload_optimizer):
-    """Weights, buffers, reference and both moments of every trained tensor, or none of them."""
+    """Weights, buffers, reference; of every trained tensor both moments and the count of steps, or none."""
     learner = make_learner(llama, loss=LossSettings(kl_coeff=0.01), offload_optimizer=offload_optimizer)
     update(learner, make_batch())
     named = dict(learner._state_tensors())
     assert len(named) == len(list(learner._state_tensors()))
     model = learner._hugging_face("default_policy").hf
     trained, buffers = len(list(model.parameters())), len(list(model.buffers()))
-    moments = 0 if offload_optimizer else 2 * trained
+    moments = 0 if offload_optimizer else 3 * trained
     assert len(named) == 2 * (trained + buffers) + moments
     held = {tensor.data_ptr() for tensor in named.values()}
     assert {p.data_ptr() for p in model.parameters()} <= held

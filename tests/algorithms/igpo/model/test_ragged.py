@@ -137,3 +137,42 @@ def test_a_kernel_is_tried_before_it_is_used(monkeypatch, caplog, kernel, works,
         assert ragged._works(CPU, torch.float32, 8) is works
     assert said in caplog.text
     ragged._works.cache_clear()
+
+
+def head_by_head(query, key, value, starts_X, longest, scale):
+    """As `plain`, with key heads repeated by hand: in bfloat16 their gradients are rounded before they are
+    summed, as a fused kernel may do.
+    """
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
+    return plain(query, key, value, starts_X, longest, scale)
+
+
+def without_causality(query, key, value, starts_X, longest, scale):
+    parts = (part.transpose(0, 1)[None] for part in (query, key, value))
+    output = torch.nn.functional.scaled_dot_product_attention(*parts, scale=scale, enable_gqa=True)
+    return output[0].transpose(0, 1)
+
+
+def not_a_number(*arguments):
+    return plain(*arguments) * float("nan")
+
+
+@pytest.mark.parametrize(
+    "kernel, works", [(head_by_head, True), (without_causality, False), (not_a_number, False)]
+)
+@pytest.mark.parametrize("width", [64, 128])
+def test_rounding_in_bfloat16_is_no_difference(monkeypatch, kernel, works, width):
+    monkeypatch.setattr(ragged, "ragged_attention", kernel)
+    ragged._works.cache_clear()
+    assert ragged._works(CPU, torch.bfloat16, width) is works
+    ragged._works.cache_clear()
+
+
+def test_the_kernel_is_tried_where_the_first_forward_takes_no_gradients(monkeypatch):
+    """With several updates per batch the log-probs before the first of them come first."""
+    monkeypatch.setattr(ragged, "ragged_attention", plain)
+    ragged._works.cache_clear()
+    with torch.no_grad():
+        assert ragged._works(CPU, torch.bfloat16, 64)
+    ragged._works.cache_clear()

@@ -261,6 +261,10 @@ def test_open_reads_pages():
         ("max(1, 2.5) / 2", 1.25),
         ("sqrt(16)", 4.0),
         ("2**-1", 0.5),
+        ("10**400", 10**400),
+        ("max(10**400, 1)", 10**400),
+        ("round(1234, -2)", 1200),
+        ("round(2.675, 2)", 2.67),
     ],
 )
 def test_arithmetic(expression, value):
@@ -288,6 +292,9 @@ def test_arithmetic(expression, value):
         "(" * 99,
         "9" * 201,
         "3**999999",
+        "10**400 / 3",
+        "round(5, -9**9)",
+        "round(1.5, 9**9)",
         "1 if 1 else 2",
         "lambda: 1",
         "1 << 9",
