@@ -40,6 +40,8 @@ from pipeline.analysis.report.tables import tables
 from pipeline.analysis.report.write import mark_golds
 from pipeline.analysis.trajectories import instructive_trajectories
 from pipeline.cli.igpo import app
+from pipeline.rollout_log.rows import RunInfo
+from pipeline.rollout_log.writer import RolloutLogWriter
 
 
 class Page(HTMLParser):
@@ -267,6 +269,14 @@ def test_runs_of_equal_settings_are_told_apart_by_their_ids(tmp_path):
         reported = reported_runs(run)
     assert [one.label for one in reported] == ["igpo a", "igpo b"]
     assert config_differences(reported) == []
+
+
+def test_a_resumed_run_that_goes_on_is_not_as_its_attempt_before_ended(tmp_path):
+    folder = write_run(tmp_path)
+    info = RunInfo(resumed_from_iteration=2)
+    with RolloutLogWriter(folder / "rollouts", "run-1", 2, info=info), open_run(folder) as run:
+        (one,) = reported_runs(run)
+    assert (one.status, one.attempts) == ("under way or killed", 2)
 
 
 def test_a_run_without_gain_and_evidence_has_a_report(tmp_path):

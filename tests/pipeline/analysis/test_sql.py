@@ -60,7 +60,7 @@ def test_a_better_paid_second_search_is_pushed(tmp_path):
     with open_run("last", runs_dir=tmp_path) as opened:
         rows = opened.sql(named_query("search_again").sql).fetchall()
     # 2 (1 - 0.5) - 2 (0 - 0.5), over the root mean square of five advantages
-    assert rows[1][1:] == (1, 1, "as trained", 2, 1, pytest.approx(2 / sqrt(8 / 5)), 2.0, -2.0)
+    assert rows[1][1:] == (1, "searcher", 1, "as trained", 2, 1, pytest.approx(2 / sqrt(8 / 5)), 2.0, -2.0)
 
 
 def test_rounding_is_no_sign(tmp_path):
@@ -184,11 +184,11 @@ NAMED = {
     ],
     # In a group, everyone does the same at the same turn, so nothing is pushed.
     "search_again": [
-        (1, 0, "as trained", 4, 4, 0.0, -0.25, None),
-        (1, 1, "as trained", 4, 2, 0.0, 0.5, 0.0),
-        (1, 2, "as trained", 2, 0, 0.0, None, 0.0),
-        (2, 0, "as trained", 2, 1, None, 0.0, 0.0),
-        (2, 1, "as trained", 1, 0, None, None, 0.0),
+        (1, "searcher", 0, "as trained", 4, 4, 0.0, -0.25, None),
+        (1, "searcher", 1, "as trained", 4, 2, 0.0, 0.5, 0.0),
+        (1, "searcher", 2, "as trained", 2, 0, 0.0, None, 0.0),
+        (2, "searcher", 0, "as trained", 2, 1, None, 0.0, 0.0),
+        (2, "searcher", 1, "as trained", 1, 0, None, None, 0.0),
     ],
     "answer_flips": [(2, 2, 2, 1, 1)],
     "format_failures": [("train", 2, "cut off", 1, 1 / 3, 1), ("train", 2, "unclosed tag", 1, 1 / 3, 1)],
@@ -260,6 +260,13 @@ OF_TWO_AGENTS = {
         ("reader", "message", 3, 1, 1 / 3, 1 / 3, 0.005 / 3, 5 / 45),
         ("searcher", "tool", 3, 1, 1 / 3, 0.0, 0.2, 4 / 45),
     ],
+    # The reader never searches. First turns: t1 and t2 search (1, -1), t3 answers (-3). Second turns: t2
+    # searches (-3), t1 answers (3). The squares of all nine advantages add up to 62.
+    "search_again": [
+        (1, "searcher", 0, "as trained", 3, 2, 2 / sqrt(62 / 9), 0.0, -3.0),
+        (1, "searcher", 1, "as trained", 2, 1, -3 / sqrt(62 / 9), -3.0, 3.0),
+        (1, "searcher", 2, "as trained", 1, 0, 0.0, None, -3.0),
+    ],
     "silent_agents": [
         ("critic", 3, 0.0, None, None, None, 1 / 3, 1.0),
         ("reader", 3, 2 / 3, 2.0, 1.5, 0.5, 0.0, 0.5),
@@ -325,6 +332,30 @@ def test_one_search_may_find_all_the_evidence(tmp_path):
     )
     answers = open_run(tmp_path / "run-1").named("endings").project("ending").fetchall()
     assert answers == [("wrong, all evidence found",), ("wrong, evidence missing",)]
+
+
+def test_kinds_of_searches(tmp_path):
+    """A planner speaks first; a search may find several gold documents; a question's may not be known."""
+    plan = message(0, "find foo", "planner")
+    steps = [plan, search(1, "foo", True, documents=["foo"]), search(2, "author", True, documents=["author"])]
+    both = [search(0, "both", True, documents=["x", "author", "foo"]), search(1, "more", False)]
+    unknown = [search(0, "what", None)]
+    rollouts = [rollout(name, "g", Q1, turns) for name, turns in (("a", steps), ("b", both), ("c", unknown))]
+    credit = {
+        (one.id, turn.index): TurnCredit(None, None, None, None, 0.0, 0.0)
+        for one in rollouts
+        for turn in one.turns
+    }
+    write_run(tmp_path, written=[IterationRecord(1, "train", 0, rollouts, credit)])
+    with open_run(tmp_path / "run-1") as opened:
+        kinds = opened.named("credit_by_turn_kind").project("kind, turns").fetchall()
+    assert kinds == [
+        ("evidence: the last gold document", 2),
+        ("first search", 1),
+        ("message", 1),
+        ("search after the evidence", 1),
+        ("search, evidence not known", 1),
+    ]
 
 
 # Views.
