@@ -649,7 +649,7 @@ def test_a_half_written_file_and_a_missing_one_are_named(tmp_path):
 def test_an_unknown_named_query_names_the_nearest():
     with pytest.raises(AnalysisError, match="did you mean 'credit_auroc'"):
         named_query("credit_auoc")
-    with pytest.raises(AnalysisError, match="there are advantage_agreement, "):
+    with pytest.raises(AnalysisError, match="no query is named 'zzz'; `igpo sql --list` lists them"):
         named_query("zzz")
 
 
