@@ -208,6 +208,8 @@ def test_golds_are_marked_as_whole_words_and_html_is_escaped():
     marked = mark_golds("<b>Rome</b>, rome & Romeo", ["Rome"])
     assert marked == "&lt;b&gt;<mark>Rome</mark>&lt;/b&gt;, <mark>rome</mark> &amp; Romeo"
     assert mark_golds("New York City", ["York", "New York"]) == "<mark>New York</mark> City"
+    assert mark_golds("在北京市", ["北京"]) == "在<mark>北京</mark>市"
+    assert mark_golds("在Rome市, Romeo", ["Rome"]) == "在<mark>Rome</mark>市, Romeo"
 
 
 def test_text_of_a_model_cannot_become_markup_or_script(tmp_path):

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
@@ -332,6 +334,21 @@ def test_one_search_may_find_all_the_evidence(tmp_path):
     )
     answers = open_run(tmp_path / "run-1").named("endings").project("ending").fetchall()
     assert answers == [("wrong, all evidence found",), ("wrong, evidence missing",)]
+
+
+def test_gold_answers_are_found_where_words_have_no_blanks(tmp_path):
+    question = replace(Q1, golds=["北京"])
+    turns = [search(0, "他", True), message(1, "他在北京出生"), search(2, "京", False), message(3, "京都")]
+    turns[0].observation_text = turns[2].observation_text = "鲁迅在北京市工作。"
+    turns[0].scores_K = turns[2].scores_K = np.array([-1.0])
+    credit = {("r", k): TurnCredit(0.1, 0.1, 1.0, 1.0, 0.0, 0.0) for k in range(4)}
+    record = IterationRecord(1, "train", 0, [rollout("r", "g", question, turns)], credit)
+    write_run(tmp_path / "toy", written=[record])
+    with open_run("last", runs_dir=tmp_path) as opened:
+        named = opened.named("gain_by_evidence").project("turn_index, named_turns").fetchall()
+        ((kept, lost),) = opened.named("lost_evidence").project("kept, lost").fetchall()
+    assert named == [(0, 1), (2, 0)]
+    assert (kept, lost) == (1, 1)
 
 
 def test_kinds_of_searches(tmp_path):
