@@ -17,7 +17,6 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -50,9 +49,7 @@ KINDS = {
 MEMORY_GIB = 3e9 / 2**30
 
 
-def two_threads(
-    connect: Callable[..., duckdb.DuckDBPyConnection],
-) -> Callable[..., duckdb.DuckDBPyConnection]:
+def two_threads(connect):
     """`connect` with the benchmark's threads."""
 
     def call(memory_gib: float | None = None) -> duckdb.DuckDBPyConnection:
