@@ -10,11 +10,14 @@ import errno
 import fcntl
 import logging
 import os
+import time
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_MOMENT = 0.01
+"""Seconds after which a lock is asked for once more: who only looks at it (`is_held`) has it no longer."""
 _warned = False
 
 
@@ -60,6 +63,22 @@ class FileLock:
         """The number of the process that holds the lock, as far as it is known."""
         return self.path.read_text(errors="replace").strip() or "unknown"
 
+    def is_held(self) -> bool:
+        """Whether a process holds the lock; True too where that cannot be told."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def release(self, *, remove: bool = False) -> None:
         """Frees the lock; with `remove`, the file goes first. A lock that is not held stays as it is."""
         if self._descriptor is None:
@@ -72,8 +91,13 @@ class FileLock:
 
 def _flock(descriptor: int, path: Path, wait: bool) -> bool:
     global _warned
+    kind = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(descriptor, kind)
+        except BlockingIOError:
+            time.sleep(_MOMENT)
+            fcntl.flock(descriptor, kind)
     except BlockingIOError:
         return False
     except OSError as error:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.rollout_log.sql_speed [--turns 10000000] [--runs 3] [--only NAME ...]
 
-The log is generated (`benchmarks.rollout_log.generated_log`), about 1.5 GB in a temporary folder, and is in
+The log is generated (`benchmarks.rollout_log.generated_log`), about 3.4 GB in a temporary folder, and is in
 the page cache when the queries run. Each query runs in a process of its own, which opens the log as `igpo
 sql` does, but gives DuckDB 2 threads and 3 GB. The table shows the shortest of `--runs` runs, its processor
 seconds (of 2 cores) and the process's peak memory. A query takes processor seconds / 2 on two cores that
@@ -17,6 +17,7 @@ import os
 import resource
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -45,29 +46,30 @@ KINDS = {
 """Kind of each named query; one that is not here aggregates numbers."""
 
 
-def limited(connect):
-    """`connect` with the benchmark's threads and memory."""
+MEMORY_GIB = 3e9 / 2**30
 
-    def call() -> duckdb.DuckDBPyConnection:
-        connection = connect()
+
+def two_threads(connect):
+    """`connect` with the benchmark's threads."""
+
+    def call(memory_gib: float | None = None) -> duckdb.DuckDBPyConnection:
+        connection = connect(memory_gib)
         connection.execute("SET threads = 2")
-        connection.execute("SET memory_limit = '3GB'")
         return connection
 
     return call
 
 
-def measure(folder: str, name: str, runs: int, queue: multiprocessing.Queue) -> None:
-    """Puts (wall seconds, processor seconds, peak GiB, rows)."""
-    run_module.connect = limited(run_module.connect)
-    times = []
-    with open_run(folder) as run:
+def measure(folder: str, name: str, runs: int) -> tuple[float, float, float, int]:
+    """Returns (wall seconds, processor seconds, peak GiB of this process, rows), for a process of its own."""
+    run_module.connect = two_threads(run_module.connect)
+    times, rows = [], 0
+    with open_run(folder, memory_gib=MEMORY_GIB) as run:
         for _ in range(runs):
             start, cpu = time.perf_counter(), time.process_time()
             rows = run.named(name).to_arrow_table().num_rows
             times.append((time.perf_counter() - start, time.process_time() - cpu))
-    wall, cpu = min(times)
-    queue.put((wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, rows))
+    return *min(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, rows
 
 
 def main() -> None:
@@ -98,11 +100,8 @@ def main() -> None:
         table = Table("query", "kind", "seconds", "processor s / 2", "target", "peak GiB", "rows")
         context = multiprocessing.get_context("spawn")
         for name in args.only:
-            queue = context.Queue()
-            process = context.Process(target=measure, args=(str(folder), name, args.runs, queue))
-            process.start()
-            wall, cpu, peak, rows = queue.get()
-            process.join()
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                wall, cpu, peak, rows = pool.submit(measure, str(folder), name, args.runs).result()
             kind = KINDS.get(name, "numbers")
             table.add_row(
                 name, kind, f"{wall:.2f}", f"{cpu / 2:.2f}", f"{TARGETS[kind]:g}", f"{peak:.2f}", f"{rows:,}",

@@ -30,13 +30,14 @@ GROUP BY process HAVING slope IS NOT NULL ORDER BY process
 """The first fifth is left out: processes start and caches fill. The slope is of the second half; a process
 that was not looked at twice there is left out."""
 STEPS = """
-SELECT iteration, list_sum(map_values(seconds)) AS seconds, tool_calls, failed FROM (
-    SELECT iteration, seconds FROM iterations WHERE split = 'train'
+SELECT iteration, seconds['total'] + coalesce(seconds['log'], 0) AS seconds, tool_calls, failed FROM (
+    SELECT iteration, seconds FROM iterations WHERE split = 'train' AND seconds['total'] IS NOT NULL
 ) LEFT JOIN (
     SELECT iteration, count(*) AS tool_calls, count(*) FILTER (failed) AS failed
     FROM tool_calls WHERE split = 'train' GROUP BY iteration
 ) USING (iteration) ORDER BY iteration
 """
+"""Seconds by the clock, as in `igpo profile`: `total` sums the phases up, and the log was kept after it."""
 
 
 def growth(samples: duckdb.DuckDBPyRelation) -> list[tuple]:

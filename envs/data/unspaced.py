@@ -68,6 +68,16 @@ def split_unspaced(text: str) -> list[str]:
     return _RUN.sub(lambda run: f" {' '.join(run[0])} ", text).split()
 
 
+def whole_words(pattern: str) -> str:
+    """A regular expression that finds `pattern` as whole words; each character of such a script is a word.
+
+    >>> re.search(whole_words("東京|rome"), "roman, in 東京都")[0]
+    '東京'
+    """
+    letter = rf"[^\W{_CHARACTERS}]"
+    return f"(?<!{letter})(?:{pattern})(?!{letter})"
+
+
 def _pairs(run: re.Match) -> str:
     characters = unicodedata.normalize("NFKC", run[0])
     words = [c if c.isalnum() else f"_{ord(c):x}_" for c in characters]

@@ -39,7 +39,7 @@ def named_query(name: str) -> NamedQuery:
     queries = named_queries()
     if name not in queries:
         near = get_close_matches(name, queries, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(queries)}"
+        hint = f"did you mean {near[0]!r}?" if near else "`igpo sql --list` lists them"
         raise AnalysisError(f"no query is named {name!r}; {hint}")
     return queries[name]
 

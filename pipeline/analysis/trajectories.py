@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from algorithms.credit import CreditConfig
+from envs.data.unspaced import whole_words
 from pipeline.analysis.answers import rows_of
 from pipeline.analysis.credit_parts import UNITS, credit_parts, logged_credit
 from pipeline.analysis.locate import AnalysisError
@@ -181,12 +182,14 @@ _INSTRUCTIVE = (
 
 
 def gold_spans(text: str, golds: list[str]) -> list[tuple[int, int]]:
-    """Finds the gold answers in `text` as whole words in any case: disjoint (start, end), in order."""
+    """Finds the gold answers in `text` as whole words in any case: disjoint (start, end), in order. Where a
+    script has no blanks, each character is a word.
+    """
     words = sorted({gold.strip() for gold in golds if gold.strip()}, key=len, reverse=True)
     if not words:
         return []
     pattern = "|".join(re.escape(word) for word in words)
-    return [match.span() for match in re.finditer(rf"(?<!\w)(?:{pattern})(?!\w)", text, re.IGNORECASE)]
+    return [match.span() for match in re.finditer(whole_words(pattern), text, re.IGNORECASE)]
 
 
 def _credit(run: Run, episode: dict[str, Any]) -> CreditConfig | None:

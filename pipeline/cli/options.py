@@ -63,8 +63,9 @@ def policy_named(words: str) -> str:
     else `words` themselves: a checkpoint, a model's folder or name.
 
     Raises:
-        InputError: there is no such run, or it has no checkpoint yet.
+        InputError: there is nothing of this name, or the run has no checkpoint yet.
     """
+    from envs.engine.models import SMOLLM2, TINY
     from envs.errors import InputError
     from pipeline.analysis.locate import locate_run
     from pipeline.terminal import say
@@ -77,6 +78,11 @@ def policy_named(words: str) -> str:
     )
     is_id = "/" not in words and any(home.glob(f"*/{words}/run.json"))
     if words != "last" and not is_run and not is_id:
+        if "/" not in words and words not in (*TINY, SMOLLM2) and not os.path.exists(words):
+            raise InputError(
+                f"{words}: there is no such run (`igpo runs` lists them), checkpoint or model: a model is a "
+                f"folder, a hub name (OWNER/NAME), `tiny` or `{SMOLLM2}`."
+            )
         return words
     checkpoint = locate_run(words, home).folder / "checkpoints" / "last"
     if not checkpoint.exists():

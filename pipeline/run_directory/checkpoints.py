@@ -73,7 +73,8 @@ class Checkpoints:
         Args:
             algorithm: what is saved.
             iteration: its iteration.
-            note: JSON that is stored with it, newly also where the iteration is saved already.
+            note: JSON that is stored with it. Where the iteration is saved already, it is laid over what was
+                noted then: the sizes of its files, and how it became `best`.
             best: make it `best` too.
             before_it_counts: called when everything but the names is on disk; it waits for data that must be
                 on disk before the checkpoint.
@@ -99,7 +100,7 @@ class Checkpoints:
             self._link("last", final)
         else:
             before_it_counts()
-            write_text(final / NOTE, json.dumps(content, indent=2))
+            write_text(final / NOTE, json.dumps({**read_note(final), **content}, indent=2))
         if best:
             self._link("best", final)
         sync_folder(self.folder)

@@ -29,6 +29,7 @@ from pipeline.rollout_log.folder import join
 SCHEMA_VERSION = 1
 FINISHED = "finished"
 METADATA = "run.json"
+LOCK = ".lock"
 CONFIG = "config.yaml"
 HELDOUT_BEFORE, HELDOUT_LAST = "heldout_before.json", "heldout_last.json"
 """Files of a run's directory with its held-out scores by question, so that a resumed run need not evaluate
@@ -209,6 +210,11 @@ class RunDirectory:
         attempts[-1].update(ended=_now(), how=how, iteration=iteration)
         self.note(attempts=attempts, status=how, iteration=iteration)
 
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process holds the directory; True too where that cannot be told."""
+        return FileLock(self.path / LOCK).is_held()
+
     @contextmanager
     def lock(self) -> Generator[None]:
         """Holds the directory for this process; the system frees it if the process dies.
@@ -216,7 +222,7 @@ class RunDirectory:
         Raises:
             InputError: another process holds it, or the directory cannot be written.
         """
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / LOCK)
         try:
             held = lock.acquire()
         except OSError as error:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
 from pipeline.study.plan import Cell
 from pipeline.study.store import FinishedCell
@@ -62,3 +63,8 @@ def best_rates(tuned: Iterable[FinishedCell]) -> dict[tuple[str, str], float]:
 def with_rate(cell: Cell, rates: dict[tuple[str, str], float]) -> Cell:
     """Gives the cell its method's tuned learning rate on its difficulty, where there is one."""
     return replace(cell, learning_rate=rates.get((cell.method, cell.difficulty)))
+
+
+def rate_in_words(rate: Any) -> str:
+    """`0.001`; `schedule` where `lr` of the method's file is RLlib's list of (turns sampled, rate)."""
+    return f"{rate:g}" if isinstance(rate, int | float) else "schedule"

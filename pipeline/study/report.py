@@ -9,7 +9,7 @@ from envs.errors import InputError
 from pipeline.analysis.report.page import assets, environment
 from pipeline.study.figures import overview, sections
 from pipeline.study.plan import Plan
-from pipeline.study.rates import best_rates, rate_scores
+from pipeline.study.rates import best_rates, rate_in_words, rate_scores
 from pipeline.study.store import FinishedCell
 from pipeline.study.tables import Estimate, compare, estimate, final, greedy_final, heldout, training
 
@@ -75,7 +75,7 @@ def _final_row(seeds: list[FinishedCell]) -> dict:
     return {
         "difficulty": seeds[0].cell.difficulty,
         "method": seeds[0].cell.method,
-        "learning_rate": seeds[0].facts["learning_rate"],
+        "learning_rate": rate_in_words(seeds[0].facts["learning_rate"]),
         "seeds": len(seeds),
         "start": estimate([float(heldout(found)["em"][0]) for found in seeds]),
         "em": estimate([final(found) for found in seeds]),

@@ -59,8 +59,8 @@ class Store:
         """Tells whether there is a table of this name that was made with another configuration."""
         return self._path(cell).is_file() and self.load(cell, fingerprint) is None
 
-    def save(self, cell: Cell, fingerprint: str, learning_rate: float, rows: list[dict[str, Any]]) -> None:
-        """Writes the cell's rows to its file, which is complete or absent."""
+    def save(self, cell: Cell, fingerprint: str, learning_rate: Any, rows: list[dict[str, Any]]) -> None:
+        """Writes the cell's rows to its file, which is complete or absent. The rate may be a schedule."""
         facts = {
             "fingerprint": fingerprint,
             "learning_rate": learning_rate,

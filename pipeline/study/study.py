@@ -13,7 +13,7 @@ from pipeline.doctor.findings import Subject
 from pipeline.experiment.experiment import Experiment
 from pipeline.ray_address import knock
 from pipeline.study.plan import Cell, Plan
-from pipeline.study.rates import best_rates, with_rate
+from pipeline.study.rates import best_rates, rate_in_words, with_rate
 from pipeline.study.runner import CellRunner
 from pipeline.study.store import FinishedCell, Store
 from pipeline.terminal import Console
@@ -150,6 +150,6 @@ def _run_if_free(
         bars.remove_task(current)
         bars.advance(bars.task_ids[0])
         last = next(row for row in reversed(rows) if row["split"] == "heldout")
-        line = f"{cell.name}  lr {rate:g}  held-out EM {rows[0]['em']:.3f} -> {last['em']:.3f}"
+        line = f"{cell.name}  lr {rate_in_words(rate)}  held-out EM {rows[0]['em']:.3f} -> {last['em']:.3f}"
         bars.console.print(line)
     return True

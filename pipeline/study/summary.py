@@ -47,7 +47,7 @@ def summary_rows(plan: Plan, cells: list[FinishedCell]) -> list[dict[str, str]]:
             {
                 "difficulty": row["difficulty"],
                 "method": row["method"],
-                "lr": f"{row['learning_rate']:g}",
+                "lr": row["learning_rate"],
                 "seeds": str(row["seeds"]),
                 "EM": _shown(row["em"], "{:.3f}"),
                 f"against {plan.baseline}": _shown(compared.difference, "{:+.3f}") if compared else "",

@@ -28,7 +28,8 @@ class ListedRun:
     created: str
     """ISO 8601, in UTC."""
     status: str
-    """`new`, `running`, `finished`, `interrupted`, `failed`, or `damaged: WHY`."""
+    """`new`, `running`, `died` (killed in the midst), `finished`, `interrupted`, `failed`, or
+    `damaged: WHY`."""
     preset: str | None = None
     iteration: int | None = None
     em_before: float | None = None
@@ -87,7 +88,7 @@ def _listed(folder: Path) -> ListedRun:
             name,
             run_id,
             str(metadata.get("created", "")),
-            str(metadata["status"]),
+            _status(run, metadata),
             preset=metadata.get("preset") or _preset(run),
             iteration=metadata.get("iteration"),
             em_before=mean_score(before[1], "em") if before else None,
@@ -96,6 +97,11 @@ def _listed(folder: Path) -> ListedRun:
         )
     except InputError as error:
         return ListedRun(name, run_id, "", f"damaged: {error}")
+
+
+def _status(run: RunDirectory, metadata: dict[str, Any]) -> str:
+    status = str(metadata["status"])
+    return "died" if status == "running" and not run.is_locked else status
 
 
 def _preset(run: RunDirectory) -> str | None:

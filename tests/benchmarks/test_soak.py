@@ -3,10 +3,12 @@
 import duckdb
 import pyarrow as pa
 import pytest
+from rollout_log_samples import train_1, train_2, write_run
 
 from benchmarks.kill_matrix.run import run_folder
-from benchmarks.soak.report import growth
+from benchmarks.soak.report import STEPS, growth
 from benchmarks.soak.watch import folder_bytes
+from pipeline.analysis import open_run
 
 
 def test_growth_is_that_after_the_first_fifth():
@@ -27,3 +29,11 @@ def test_the_size_of_a_run_counts_every_file(tmp_path):
     (run / "rollouts/a").write_bytes(b"12345")
     assert run_folder(tmp_path) == run
     assert folder_bytes(run) == 7 + sum(path.lstat().st_size for path in run.rglob("*") if path.is_dir())
+
+
+def test_the_seconds_of_a_step_are_counted_once(tmp_path):
+    """4.5 s in all, of which 3 and 1 in phases; then 2.5 s and 0.5 of logging; six and one calls."""
+    later = train_2()
+    later.seconds["log"] = 0.5
+    with open_run(write_run(tmp_path, written=[train_1(), later])) as run:
+        assert run.sql(STEPS).fetchall() == [(1, 4.5, 6, 0), (2, 3.0, 1, 0)]

@@ -37,10 +37,12 @@ def test_one_holds_it_and_its_number_can_be_read(tmp_path):
     assert first.acquire() and not second.acquire()
     assert second.holder == str(os.getpid())
     second.release()  # which it does not hold
-    assert not second.acquire()
+    assert not second.acquire() and second.is_held()
     first.release()
+    assert not first.is_held()
     assert second.acquire()
     second.release(remove=True)
+    assert not second.is_held()
     assert not (tmp_path / "lock").exists()
 
 

@@ -4,9 +4,14 @@
 WITH hits AS (
     SELECT
         turns.*,
-        episodes.hops,
         episodes.outcome,
-        sum(coalesce(turns.gold_hit, false)::INT) OVER rollout AS found,
+        count(*) FILTER (WHERE turns.action = 'tool') OVER rollout AS searches,
+        coalesce(
+            list_has_all(
+                flatten(list(turns.document_ids) FILTER (WHERE turns.gold_hit) OVER rollout), gold_document_ids
+            ),
+            false
+        ) AS has_all,
         max(episodes.outcome) OVER prompt > min(episodes.outcome) OVER prompt AS mixed
     FROM turns
     JOIN episodes USING (run_id, iteration, split, episode_id)
@@ -19,10 +24,11 @@ kinds AS (
     SELECT
         *,
         CASE
-            WHEN action = 'tool' AND gold_hit AND found = hops THEN 'evidence: the last gold document'
-            WHEN action = 'tool' AND turn_index = 0 THEN 'first search'
+            WHEN action = 'tool' AND gold_hit IS NULL THEN 'search, evidence not known'
+            WHEN action = 'tool' AND gold_hit AND has_all THEN 'evidence: the last gold document'
+            WHEN action = 'tool' AND searches = 1 THEN 'first search'
             WHEN action = 'tool' AND gold_hit THEN 'bridge: a gold document before the last'
-            WHEN action = 'tool' AND found = hops THEN 'search after the evidence'
+            WHEN action = 'tool' AND has_all THEN 'search after the evidence'
             WHEN action = 'tool' THEN 'search that found nothing new'
             WHEN action = 'answer' AND outcome > 0 THEN 'answer with some of the gold'
             WHEN action = 'answer' THEN 'wrong answer'

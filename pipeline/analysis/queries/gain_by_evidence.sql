@@ -1,5 +1,6 @@
 -- Which searches does gain see: those that name the answer, those that find gold documents without it (bridges), or others?
--- By turn. Named: a gold answer stands in what was returned, as whole words in any case, and in nothing that the rollout had read before. auroc_named:
+-- By turn. Named: a gold answer stands in what was returned, as whole words in any case, and in nothing that the rollout had read before.
+-- Where a script has no blanks (Chinese, Japanese, Thai, ...), each character is a word. auroc_named:
 -- chance that such a search gains more than another of the same turn (ties count half); auroc_gold: the same of new gold evidence.
 WITH judged AS (
     SELECT
@@ -9,9 +10,16 @@ WITH judged AS (
         turns.turn_index,
         turns.gain,
         turns.gold_hit,
-        ' ' || regexp_replace(lower(observation_text), '[^\p{L}\p{N}]+', ' ', 'g') || ' ' AS read,
+        ' ' || regexp_replace(
+            regexp_replace(lower(observation_text), '([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])', ' \1 ', 'g'),
+            '[^\p{L}\p{N}]+', ' ', 'g'
+        ) || ' ' AS read,
         list_transform(
-            golds, lambda gold: ' ' || trim(regexp_replace(lower(gold), '[^\p{L}\p{N}]+', ' ', 'g')) || ' '
+            golds,
+            lambda gold: ' ' || trim(regexp_replace(
+                regexp_replace(lower(gold), '([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])', ' \1 ', 'g'),
+                '[^\p{L}\p{N}]+', ' ', 'g'
+            )) || ' '
         ) AS words_K,
         len(list_filter(words_K, lambda words: contains(read, words))) > 0 AS names_it
     FROM turns

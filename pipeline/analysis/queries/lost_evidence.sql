@@ -1,5 +1,6 @@
 -- Which messages lost the evidence: a gold answer stood in the documents that their writer had read, and not in what it wrote?
--- Documents: what tools returned to this agent since its last message. A gold answer is found as whole words in any case. kept, lost: of the
+-- Documents: what tools returned to this agent since its last message. A gold answer is found as whole words in any case, where a
+-- script has no blanks (Chinese, Japanese, Thai, ...) as characters in a row. kept, lost: of the
 -- messages after such documents; right_kept, right_lost: exact match of their rollouts; worst_episode: the lost one whose gain was lowest.
 WITH ordered AS (
     SELECT
@@ -22,8 +23,14 @@ messages AS (
         message.turn_index,
         message.agent,
         message.gain,
-        any_value(' ' || regexp_replace(lower(message.decision_text), '[^\p{L}\p{N}]+', ' ', 'g') || ' ') AS written,
-        ' ' || regexp_replace(lower(string_agg(found.observation_text, ' ')), '[^\p{L}\p{N}]+', ' ', 'g') || ' ' AS read
+        any_value(' ' || regexp_replace(
+            regexp_replace(lower(message.decision_text), '([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])', ' \1 ', 'g'),
+            '[^\p{L}\p{N}]+', ' ', 'g'
+        ) || ' ') AS written,
+        ' ' || regexp_replace(
+            regexp_replace(lower(string_agg(found.observation_text, ' ')), '([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])', ' \1 ', 'g'),
+            '[^\p{L}\p{N}]+', ' ', 'g'
+        ) || ' ' AS read
     FROM ordered AS message
     JOIN ordered AS found ON found.run_id = message.run_id
         AND found.iteration = message.iteration
@@ -40,7 +47,11 @@ judged AS (
         messages.*,
         episodes.em_squad = 1 AS is_right,
         list_transform(
-            golds, lambda gold: ' ' || trim(regexp_replace(lower(gold), '[^\p{L}\p{N}]+', ' ', 'g')) || ' '
+            golds,
+            lambda gold: ' ' || trim(regexp_replace(
+                regexp_replace(lower(gold), '([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])', ' \1 ', 'g'),
+                '[^\p{L}\p{N}]+', ' ', 'g'
+            )) || ' '
         ) AS words_K,
         len(list_filter(words_K, lambda words: contains(read, words))) > 0 AS had,
         had AND len(list_filter(words_K, lambda words: contains(written, words))) = 0 AS lost

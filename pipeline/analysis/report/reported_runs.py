@@ -44,7 +44,7 @@ def reported_runs(run: Run) -> list[ReportedRun]:
         SELECT
             run_id,
             arg_max(name, attempt) AS name,
-            coalesce(arg_max(status, attempt), 'under way or killed') AS status,
+            coalesce(arg_max_null(status, attempt), 'under way or killed') AS status,
             strftime(min(started_at), '%Y-%m-%d %H:%M') AS started,
             coalesce(arg_max(model, attempt), '') AS model,
             coalesce(arg_max(corpus, attempt), '') AS corpus,

@@ -40,6 +40,8 @@ from pipeline.analysis.report.tables import tables
 from pipeline.analysis.report.write import mark_golds
 from pipeline.analysis.trajectories import instructive_trajectories
 from pipeline.cli.igpo import app
+from pipeline.rollout_log.rows import RunInfo
+from pipeline.rollout_log.writer import RolloutLogWriter
 
 
 class Page(HTMLParser):
@@ -206,6 +208,8 @@ def test_golds_are_marked_as_whole_words_and_html_is_escaped():
     marked = mark_golds("<b>Rome</b>, rome & Romeo", ["Rome"])
     assert marked == "&lt;b&gt;<mark>Rome</mark>&lt;/b&gt;, <mark>rome</mark> &amp; Romeo"
     assert mark_golds("New York City", ["York", "New York"]) == "<mark>New York</mark> City"
+    assert mark_golds("在北京市", ["北京"]) == "在<mark>北京</mark>市"
+    assert mark_golds("在Rome市, Romeo", ["Rome"]) == "在<mark>Rome</mark>市, Romeo"
 
 
 def test_text_of_a_model_cannot_become_markup_or_script(tmp_path):
@@ -267,6 +271,14 @@ def test_runs_of_equal_settings_are_told_apart_by_their_ids(tmp_path):
         reported = reported_runs(run)
     assert [one.label for one in reported] == ["igpo a", "igpo b"]
     assert config_differences(reported) == []
+
+
+def test_a_resumed_run_that_goes_on_is_not_as_its_attempt_before_ended(tmp_path):
+    folder = write_run(tmp_path)
+    info = RunInfo(resumed_from_iteration=2)
+    with RolloutLogWriter(folder / "rollouts", "run-1", 2, info=info), open_run(folder) as run:
+        (one,) = reported_runs(run)
+    assert (one.status, one.attempts) == ("under way or killed", 2)
 
 
 def test_a_run_without_gain_and_evidence_has_a_report(tmp_path):

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
@@ -60,7 +62,7 @@ def test_a_better_paid_second_search_is_pushed(tmp_path):
     with open_run("last", runs_dir=tmp_path) as opened:
         rows = opened.sql(named_query("search_again").sql).fetchall()
     # 2 (1 - 0.5) - 2 (0 - 0.5), over the root mean square of five advantages
-    assert rows[1][1:] == (1, 1, "as trained", 2, 1, pytest.approx(2 / sqrt(8 / 5)), 2.0, -2.0)
+    assert rows[1][1:] == (1, "searcher", 1, "as trained", 2, 1, pytest.approx(2 / sqrt(8 / 5)), 2.0, -2.0)
 
 
 def test_rounding_is_no_sign(tmp_path):
@@ -184,11 +186,11 @@ NAMED = {
     ],
     # In a group, everyone does the same at the same turn, so nothing is pushed.
     "search_again": [
-        (1, 0, "as trained", 4, 4, 0.0, -0.25, None),
-        (1, 1, "as trained", 4, 2, 0.0, 0.5, 0.0),
-        (1, 2, "as trained", 2, 0, 0.0, None, 0.0),
-        (2, 0, "as trained", 2, 1, None, 0.0, 0.0),
-        (2, 1, "as trained", 1, 0, None, None, 0.0),
+        (1, "searcher", 0, "as trained", 4, 4, 0.0, -0.25, None),
+        (1, "searcher", 1, "as trained", 4, 2, 0.0, 0.5, 0.0),
+        (1, "searcher", 2, "as trained", 2, 0, 0.0, None, 0.0),
+        (2, "searcher", 0, "as trained", 2, 1, None, 0.0, 0.0),
+        (2, "searcher", 1, "as trained", 1, 0, None, None, 0.0),
     ],
     "answer_flips": [(2, 2, 2, 1, 1)],
     "format_failures": [("train", 2, "cut off", 1, 1 / 3, 1), ("train", 2, "unclosed tag", 1, 1 / 3, 1)],
@@ -260,6 +262,13 @@ OF_TWO_AGENTS = {
         ("reader", "message", 3, 1, 1 / 3, 1 / 3, 0.005 / 3, 5 / 45),
         ("searcher", "tool", 3, 1, 1 / 3, 0.0, 0.2, 4 / 45),
     ],
+    # The reader never searches. First turns: t1 and t2 search (1, -1), t3 answers (-3). Second turns: t2
+    # searches (-3), t1 answers (3). The squares of all nine advantages add up to 62.
+    "search_again": [
+        (1, "searcher", 0, "as trained", 3, 2, 2 / sqrt(62 / 9), 0.0, -3.0),
+        (1, "searcher", 1, "as trained", 2, 1, -3 / sqrt(62 / 9), -3.0, 3.0),
+        (1, "searcher", 2, "as trained", 1, 0, 0.0, None, -3.0),
+    ],
     "silent_agents": [
         ("critic", 3, 0.0, None, None, None, 1 / 3, 1.0),
         ("reader", 3, 2 / 3, 2.0, 1.5, 0.5, 0.0, 0.5),
@@ -325,6 +334,45 @@ def test_one_search_may_find_all_the_evidence(tmp_path):
     )
     answers = open_run(tmp_path / "run-1").named("endings").project("ending").fetchall()
     assert answers == [("wrong, all evidence found",), ("wrong, evidence missing",)]
+
+
+def test_gold_answers_are_found_where_words_have_no_blanks(tmp_path):
+    question = replace(Q1, golds=["北京"])
+    turns = [search(0, "他", True), message(1, "他在北京出生"), search(2, "京", False), message(3, "京都")]
+    turns[0].observation_text = turns[2].observation_text = "鲁迅在北京市工作。"
+    turns[0].scores_K = turns[2].scores_K = np.array([-1.0])
+    credit = {("r", k): TurnCredit(0.1, 0.1, 1.0, 1.0, 0.0, 0.0) for k in range(4)}
+    record = IterationRecord(1, "train", 0, [rollout("r", "g", question, turns)], credit)
+    write_run(tmp_path / "toy", written=[record])
+    with open_run("last", runs_dir=tmp_path) as opened:
+        named = opened.named("gain_by_evidence").project("turn_index, named_turns").fetchall()
+        ((kept, lost),) = opened.named("lost_evidence").project("kept, lost").fetchall()
+    assert named == [(0, 1), (2, 0)]
+    assert (kept, lost) == (1, 1)
+
+
+def test_kinds_of_searches(tmp_path):
+    """A planner speaks first; a search may find several gold documents; a question's may not be known."""
+    plan = message(0, "find foo", "planner")
+    steps = [plan, search(1, "foo", True, documents=["foo"]), search(2, "author", True, documents=["author"])]
+    both = [search(0, "both", True, documents=["x", "author", "foo"]), search(1, "more", False)]
+    unknown = [search(0, "what", None)]
+    rollouts = [rollout(name, "g", Q1, turns) for name, turns in (("a", steps), ("b", both), ("c", unknown))]
+    credit = {
+        (one.id, turn.index): TurnCredit(None, None, None, None, 0.0, 0.0)
+        for one in rollouts
+        for turn in one.turns
+    }
+    write_run(tmp_path, written=[IterationRecord(1, "train", 0, rollouts, credit)])
+    with open_run(tmp_path / "run-1") as opened:
+        kinds = opened.named("credit_by_turn_kind").project("kind, turns").fetchall()
+    assert kinds == [
+        ("evidence: the last gold document", 2),
+        ("first search", 1),
+        ("message", 1),
+        ("search after the evidence", 1),
+        ("search, evidence not known", 1),
+    ]
 
 
 # Views.
@@ -618,7 +666,7 @@ def test_a_half_written_file_and_a_missing_one_are_named(tmp_path):
 def test_an_unknown_named_query_names_the_nearest():
     with pytest.raises(AnalysisError, match="did you mean 'credit_auroc'"):
         named_query("credit_auoc")
-    with pytest.raises(AnalysisError, match="there are advantage_agreement, "):
+    with pytest.raises(AnalysisError, match="no query is named 'zzz'; `igpo sql --list` lists them"):
         named_query("zzz")
 
 

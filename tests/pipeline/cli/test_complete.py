@@ -49,5 +49,7 @@ def test_a_run_names_its_last_checkpoint(tmp_path, monkeypatch):
     expected = str(Path("runs") / "igpo" / "one" / "checkpoints" / "last")
     for words in ("last", "igpo", "one", "runs/igpo", "runs/igpo/one"):
         assert policy_named(words) == expected, words
-    for words in ("tiny", "org/model", f"{expected}", "nowhere"):
+    for words in ("tiny", "smollm2", "org/model", f"{expected}"):
         assert policy_named(words) == words
+    with pytest.raises(InputError, match=r"^nowhere: there is no such run .*, checkpoint or model: "):
+        policy_named("nowhere")

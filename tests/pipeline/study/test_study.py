@@ -223,6 +223,17 @@ def test_report_of_a_part_says_what_is_missing(tmp_path: Path):
         write_study_report(plan(), [], 3, tmp_path / "report.html")
 
 
+def test_a_method_whose_rate_is_a_schedule_is_reported(tmp_path: Path):
+    cells = [finished(method, seed, [0.1, 0.5, 0.9]) for method in ("igpo", "grpo") for seed in (0, 1)]
+    for found in cells[:2]:
+        found.facts["learning_rate"] = [[0, 1e-3], [1000, 0.0]]
+    page = write_study_report(plan(), cells, 0, tmp_path / "report.html").read_text()
+    assert page.count(">schedule</td>") == page.count(">0.0001</td>") == 1
+    file = io.StringIO()
+    print_summary(plan(), cells, Console(file=file, width=80))
+    assert " schedule " in file.getvalue()
+
+
 def test_the_summary_is_markdown_in_a_file_and_fits_a_terminal():
     cells = [finished(method, seed, [0.1, 0.5, 0.9]) for method in ("igpo", "grpo") for seed in (0, 1)]
     file = io.StringIO()

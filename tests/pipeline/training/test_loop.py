@@ -15,6 +15,7 @@ from rich.console import Console
 
 from algorithms.igpo.iteration_record import IterationRecord
 from envs.data.question import Question
+from envs.errors import InputError
 from envs.search.trajectory import Rollout, Termination
 from pipeline.evaluation.intervals import Score, load_scores, paired_difference
 from pipeline.experiment.experiment import CheckpointSettings
@@ -197,6 +198,23 @@ def test_the_best_checkpoint_says_what_chose_it(setting):
     assert compared == [2, 4, 6] and chosen["compared_iterations"] == [2, 4]
     assert chosen["metric"] == "em_squad" and len(chosen["questions"]) > 0
     assert "selection" not in read_note(run.checkpoints / "last")
+
+
+def test_a_checkpoint_that_is_saved_again_keeps_what_was_noted_of_it(setting):
+    """Ctrl-C during the iteration whose held-out scores are the best: it is saved as `best`, then as last."""
+    run, make, _ = setting
+
+    def interrupt(algorithm):
+        if algorithm.iteration == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    make(FakeAlgorithm(on_train=interrupt)).run_to_end()
+    note = read_note(run.checkpoints / "best")
+    assert note["iteration"] == 2 and note["selection"]["compared_iterations"] == [2]
+    assert "state.json" in note["files"]
+    (run.checkpoints / "last" / "state.json").unlink()
+    with pytest.raises(InputError, match="state.json is missing"):
+        Checkpoints(run.checkpoints).check_last()
 
 
 def test_the_log_is_on_disk_before_a_checkpoint_counts(setting, monkeypatch):

@@ -38,6 +38,17 @@ def test_runs_are_listed_newest_first_with_what_they_reached(runs):
     assert [run.name for run in runs_in(runs, "igpo")] == ["igpo"]
 
 
+def test_a_run_whose_process_was_killed_is_not_running(runs):
+    (folder,) = (runs / "igpo").iterdir()
+    run = RunDirectory(folder)
+    run.begin_attempt(None)
+    assert runs_in(runs, "igpo")[0].status == "died"
+    with run.lock():
+        assert runs_in(runs, "igpo")[0].status == "running"
+    run.end_attempt("interrupted", 1)
+    assert runs_in(runs, "igpo")[0].status == "interrupted"
+
+
 @pytest.mark.parametrize("columns", ["80", "120"])
 def test_names_and_ids_are_whole(runs, columns):
     shown = CliRunner().invoke(app, ["runs", "--runs-dir", str(runs)], env={"COLUMNS": columns}).output
