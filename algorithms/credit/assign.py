@@ -57,7 +57,8 @@ def assign_credit(
     if (batch_outcome_mean is None) != (batch_outcome_std is None):
         raise ValueError("batch_outcome_mean and batch_outcome_std belong together: give both or neither")
     group_P, group_N = np.unique(batch.group_N, return_inverse=True)
-    counted_M = batch.gain_bearing_M & ~_gated(batch, config)[batch.rollout_M]
+    gated_N = _gated(batch, config)
+    counted_M = batch.gain_bearing_M & ~gated_N[batch.rollout_M]
 
     outcome_N = normalised_outcome(
         batch, config, group_N, group_P.size, batch_outcome_mean, batch_outcome_std
@@ -69,7 +70,7 @@ def assign_credit(
     if config.normalisation == "joint":
         gains_M, outcome_N = _joint(batch, counted_M, group_N, group_P.size)
     elif config.normalisation == "returns":
-        gains_M, returns_M = _centred_returns(batch, config, counted_M, group_N, group_P.size)
+        gains_M, returns_M = _centred_returns(batch, config, gated_N, group_N, group_P.size)
     else:
         gains_M = _normalise_gains(batch, config, counted_M, group_N)
 
@@ -144,23 +145,26 @@ def _normalise_gains(
 
 
 def _centred_returns(
-    batch: TurnBatch, config: CreditConfig, counted_M: np.ndarray, group_N: np.ndarray, num_groups: int
+    batch: TurnBatch, config: CreditConfig, gated_N: np.ndarray, group_N: np.ndarray, num_groups: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes, in units of the group's spread, the gain of every turn and the sum of the gains from there
     on, less the mean of this sum over the turns of the group with the same role and index.
 
     The final turn of a rollout without an answer gets minus its last belief as a gain: such a rollout has no
-    chance to be right any more.
+    chance to be right any more. A gated rollout pays nothing back and is compared with no other.
     """
-    gains_M = np.where(counted_M, batch.gains_M, 0.0)
-    owing = np.flatnonzero(batch.unanswered_N & ~batch.without_belief_N)
+    gains_M = np.where(batch.gain_bearing_M & ~gated_N[batch.rollout_M], batch.gains_M, 0.0)
+    owing = np.flatnonzero(batch.unanswered_N & ~batch.without_belief_N & ~gated_N)
     gains_M[batch.last_N[owing]] = -batch.last_belief("normalisation='returns'")[owing] if owing.size else 0
-    group_M = group_N[batch.rollout_M]
-    turn_M = _labels(group_M, batch.role_M, _turn_index(batch))
-    return_M, _ = discounted_gains(batch, gains_M, config.gamma)
-    return_M = deviations(return_M, turn_M, int(turn_M.max(initial=-1)) + 1)
-    scale_M = inverse_spread(return_M, group_M, num_groups, config.std_floor)[group_M]
-    return gains_M * scale_M, return_M * scale_M
+    compared = np.flatnonzero(~gated_N[batch.rollout_M])
+    group_B = group_N[batch.rollout_M[compared]]
+    turn_B = _labels(group_B, batch.role_M[compared], _turn_index(batch)[compared])
+    return_B = discounted_gains(batch, gains_M, config.gamma)[0][compared]
+    return_B = deviations(return_B, turn_B, int(turn_B.max(initial=-1)) + 1)
+    scale_P = inverse_spread(return_B, group_B, num_groups, config.std_floor)
+    return_M = np.zeros(gains_M.size)
+    return_M[compared] = return_B * scale_P[group_B]
+    return gains_M * scale_P[group_N[batch.rollout_M]], return_M
 
 
 def _labels(*keys: np.ndarray) -> np.ndarray:

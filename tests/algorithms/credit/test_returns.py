@@ -104,6 +104,19 @@ def test_a_question_without_belief_gets_the_outcome_alone():
     np.testing.assert_array_equal(found, np.concatenate(advantages([1.0, 0.0], [[None], [None]], "grpo")))
 
 
+@pytest.mark.parametrize(
+    ("setting", "marked"),
+    [({"ig_gate": "valid_format"}, "malformed_N"), ({"drop_gains_at_turn_limit": True}, "turn_limit_N")],
+)
+def test_a_gated_rollout_pays_nothing_back_and_leaves_the_means_of_the_others(setting, marked):
+    last = (False, False, True)
+    gated = returns(batch(last, **{marked: np.array(last)}), **setting)
+    two = TurnBatch.from_lists([0, 0], OUTCOMES[:2], GAINS[:2], last_belief_N=np.array(LAST[:2]))
+    for mine, without in zip(gated, [*returns(two), np.zeros(3)], strict=True):
+        np.testing.assert_array_equal(mine, without)
+    assert gated[0][0] == pytest.approx(0.25 / (math.sqrt(4 * 0.25**2 / 5) + EPS))  # 0.6 0.1 and 0.5 0, of 5 turns
+
+
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="needs gain_basis='prob', not 'log_prob'"):
         CreditConfig(normalisation="returns")
