@@ -230,7 +230,9 @@ TURNS = _schema(
             pa.int64(),
             "Version of the weights that sampled (and, for `current`, scored) the turn.",
         ),
-        Column("belief_before", pa.float64(), "b_{t-1} in (0, 1], of the final turn too; null without credit."),
+        Column(
+            "belief_before", pa.float64(), "b_{t-1} in (0, 1], of the final turn too; null without credit."
+        ),
         Column("belief_after", pa.float64(), "b_t in (0, 1]; null where the turn bears no gain."),
         Column(
             "gain", pa.float64(), "Information gain g_t in the run's basis; null where the turn bears none."

@@ -114,7 +114,9 @@ def test_a_gated_rollout_pays_nothing_back_and_leaves_the_means_of_the_others(se
     two = TurnBatch.from_lists([0, 0], OUTCOMES[:2], GAINS[:2], last_belief_N=np.array(LAST[:2]))
     for mine, without in zip(gated, [*returns(two), np.zeros(3)], strict=True):
         np.testing.assert_array_equal(mine, without)
-    assert gated[0][0] == pytest.approx(0.25 / (math.sqrt(4 * 0.25**2 / 5) + EPS))  # 0.6 0.1 and 0.5 0, of 5 turns
+    assert gated[0][0] == pytest.approx(
+        0.25 / (math.sqrt(4 * 0.25**2 / 5) + EPS)
+    )  # 0.6 0.1 and 0.5 0, of 5 turns
 
 
 def test_bad_settings_are_refused():
