@@ -164,7 +164,10 @@ def _group_row(group, keys: dict) -> dict[str, Any]:
         "collapsed_or_faint",
         "collapsed_or_identical",
     )
-    return keys | {column: _plain(getattr(group, column)) for column in columns}
+    values = {column: _plain(getattr(group, column)) for column in columns}
+    if not group.gain_count:
+        values["gain_mean"] = None  # NaN in the group's credit, and in every average over groups
+    return keys | values
 
 
 def _episode_row(
