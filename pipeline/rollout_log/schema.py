@@ -250,7 +250,8 @@ TURNS = _schema(
         Column(
             "logp_gap_mean",
             pa.float64(),
-            "Mean |learner - sampler| log-probability over the decision tokens; null for evaluation.",
+            "Mean |learner - sampler| log-probability over the decision tokens; null for evaluation and for "
+            "turns of a policy that does not learn.",
         ),
         Column("decision_tokens", pa.int32(), "Tokens that the policy sampled."),
         Column("observation_tokens", pa.int32(), "Tokens of the observation."),
