@@ -274,7 +274,7 @@ GROUPS = _schema(
         Column("size", pa.int32(), "G, rollouts in the group."),
         Column("outcome_mean", pa.float64(), "Mean outcome."),
         Column("outcome_std", pa.float64(), "Population standard deviation of the outcomes."),
-        Column("gain_count", pa.int32(), "Gain-bearing turns in the group, those of gated rollouts left out."),
+        Column("gain_count", pa.int32(), "Gain-bearing turns in the group, without those of gated rollouts."),
         Column("gain_mean", pa.float64(), "Mean of these gains; null without one."),
         Column("gain_std", pa.float64(), "Population standard deviation of these gains; 0 without one."),
         Column(
