@@ -107,7 +107,7 @@ class Group:
     """Log-probabilities of the decision's tokens under the policy that sampled them, float32 [L]; None where
     a log has no tokens."""
     observations_M: Sequence[str]
-    """The text that came back; empty after the final turn."""
+    """The text that came back; empty after a final turn, except where only room for another was lacking."""
     queries_M: Sequence[str | None]
     """What was searched for; None where nothing was."""
     document_ids_M: Sequence[Sequence[str]]

@@ -55,6 +55,7 @@ class GroupCredit:
     outcome_std: float
     gain_count: int
     gain_mean: float
+    """NaN where the group has no gain."""
     gain_std: float
     collapsed_outcome: bool
     """Whether every advantage would be 0 under the outcome alone."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from numbers import Real
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,12 @@ def check_combinations(config: IGPOSettings) -> None:
     if config.grad_clip_by not in CLIPPED_BY:
         raise InputError(f"grad_clip_by is {config.grad_clip_by!r}; use one of {', '.join(CLIPPED_BY)}")
     _check_optimizer(config)
+    for policy, own in config.algorithm_config_overrides_per_module.items():
+        one = _with_values_of_one(config, own)
+        with _told_of(policy):
+            _check_optimizer(one)
+            if one.max_weight_lag:
+                _check_weight_lag(one)
 
 
 def _check_optimizer(config: IGPOSettings) -> None:
@@ -181,9 +188,14 @@ def _check_sharding(config: IGPOSettings) -> None:
 
 
 def _check_refresh(config: IGPOSettings) -> None:
-    if config.reference_scored_policy is None and config.loss_settings().kl_coeff == 0:
+    own = config.algorithm_config_overrides_per_module
+    trained: Any = config.policies_to_train
+    names = trained if isinstance(trained, list | tuple | set) else config.policies
+    learning = [_with_values_of_one(config, own.get(policy, {})) for policy in names]
+    if config.reference_scored_policy is None and not any(one.loss_settings().kl_coeff for one in learning):
         raise InputError(
-            "reference_refresh_interval needs a reference: set belief_policy: reference, or kl_coeff above 0"
+            "reference_refresh_interval needs a reference: set belief_policy: reference, or kl_coeff above 0 "
+            "for a policy that learns"
         )
     if config.adapters.by_policy:
         raise InputError(
@@ -211,12 +223,25 @@ def check_numbers(config: IGPOSettings) -> None:
 
 def _check_values_of_one(config: IGPOSettings, policy: str, own: Mapping[str, Any]) -> None:
     """Raises InputError for a value of one policy alone that the common settings could not have either."""
+    one = _with_values_of_one(config, own)
+    with _told_of(policy):
+        check_numbers(one)
+        one.loss_settings()
+
+
+def _with_values_of_one(config: IGPOSettings, own: Mapping[str, Any]) -> IGPOSettings:
+    """The settings in force for one policy: the common ones with those that it has alone."""
     one = config.copy(copy_frozen=False)
     for name, value in own.items():
         setattr(one, name, value)
+    return one
+
+
+@contextmanager
+def _told_of(policy: str) -> Generator[None]:
+    """Names the policy in an InputError about its settings."""
     try:
-        check_numbers(one)
-        one.loss_settings()
+        yield
     except InputError as error:
         raise InputError(f"`policies` of {policy}: {error}") from error
 

@@ -164,7 +164,10 @@ def _group_row(group, keys: dict) -> dict[str, Any]:
         "collapsed_or_faint",
         "collapsed_or_identical",
     )
-    return keys | {column: _plain(getattr(group, column)) for column in columns}
+    values = {column: _plain(getattr(group, column)) for column in columns}
+    if not group.gain_count:
+        values["gain_mean"] = None  # NaN in the group's credit, and in every average over groups
+    return keys | values
 
 
 def _episode_row(
@@ -172,11 +175,8 @@ def _episode_row(
 ) -> dict[str, Any]:
     question = rollout.question
     gains = [credit.gain for credit in credit_T if credit is not None and credit.gain is not None]
-    beliefs = [
-        (credit.belief_before, credit.belief_after)
-        for credit in credit_T
-        if credit is not None and credit.belief_after is not None
-    ]
+    first = credit_T[0] if credit_T else None
+    after = [c.belief_after for c in credit_T if c is not None and c.belief_after is not None]
     calls = [call for turn in rollout.turns for call in turn.tool_calls]
     return keys | {
         "question": question.text,
@@ -198,8 +198,8 @@ def _episode_row(
         "observation_tokens": sum(turn.num_observation_tokens for turn in rollout.turns),
         "scored_golds": rollout.scored_golds_K,
         "initial_scores": _numbers(rollout.initial_scores_K),
-        "belief_initial": _plain(beliefs[0][0]) if beliefs else None,
-        "belief_final": _plain(beliefs[-1][1]) if beliefs else None,
+        "belief_initial": None if first is None else _plain(first.belief_before),
+        "belief_final": _plain(after[-1]) if after else None,
         "gain_total": float(sum(gains)) if gains else None,
         "scorer": rollout.scorer,
         "weights_version": rollout.turns[0].weights_version if rollout.turns else None,

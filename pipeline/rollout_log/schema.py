@@ -230,7 +230,9 @@ TURNS = _schema(
             pa.int64(),
             "Version of the weights that sampled (and, for `current`, scored) the turn.",
         ),
-        Column("belief_before", pa.float64(), "b_{t-1} in (0, 1]; null where the turn bears no gain."),
+        Column(
+            "belief_before", pa.float64(), "b_{t-1} in (0, 1], of the final turn too; null without credit."
+        ),
         Column("belief_after", pa.float64(), "b_t in (0, 1]; null where the turn bears no gain."),
         Column(
             "gain", pa.float64(), "Information gain g_t in the run's basis; null where the turn bears none."
@@ -248,7 +250,8 @@ TURNS = _schema(
         Column(
             "logp_gap_mean",
             pa.float64(),
-            "Mean |learner - sampler| log-probability over the decision tokens; null for evaluation.",
+            "Mean |learner - sampler| log-probability over the decision tokens; null for evaluation and for "
+            "turns of a policy that does not learn.",
         ),
         Column("decision_tokens", pa.int32(), "Tokens that the policy sampled."),
         Column("observation_tokens", pa.int32(), "Tokens of the observation."),
@@ -271,9 +274,9 @@ GROUPS = _schema(
         Column("size", pa.int32(), "G, rollouts in the group."),
         Column("outcome_mean", pa.float64(), "Mean outcome."),
         Column("outcome_std", pa.float64(), "Population standard deviation of the outcomes."),
-        Column("gain_count", pa.int32(), "Gain-bearing turns in the group."),
-        Column("gain_mean", pa.float64(), "Mean gain."),
-        Column("gain_std", pa.float64(), "Population standard deviation of the gains."),
+        Column("gain_count", pa.int32(), "Gain-bearing turns in the group, without those of gated rollouts."),
+        Column("gain_mean", pa.float64(), "Mean of these gains; null without one."),
+        Column("gain_std", pa.float64(), "Population standard deviation of these gains; 0 without one."),
         Column(
             "collapsed_outcome", pa.bool_(), "Whether every advantage would be 0 under the outcome alone."
         ),

@@ -55,3 +55,36 @@ def test_a_fault_of_all_is_not_told_as_one_policy_s():
     config.lr = -1.0
     with pytest.raises(InputError, match=r"^lr is -1\.0"):
         config.validate()
+
+
+@pytest.mark.parametrize(
+    ("common", "own", "said"),
+    [
+        ({"max_weight_lag": 1}, {"mismatch_cap": 0}, "needs its importance correction"),
+        ({"lr_warmup_iterations": 2}, {"lr": [[0, 1e-4], [9, 1e-5]]}, "lr is a schedule of its own"),
+    ],
+)
+def test_what_all_cannot_combine_one_policy_cannot_either(common, own, said):
+    with pytest.raises(InputError, match="^`policies` of default_policy: .*" + said):
+        config_with(**own).training(**common).validate()
+
+
+def test_a_refresh_needs_a_reference_of_a_policy_that_learns():
+    roles = [
+        {"name": "searcher", "policy": "searcher"},
+        {"name": "reader", "actions": ["message"], "reads": "searcher", "policy": "reader"},
+    ]
+
+    def check(kl_coeff, own, trained=None):
+        config = IGPOConfig().environment("search", env_config={"roles": roles})
+        config.training(model_path="tiny", kl_coeff=kl_coeff, reference_refresh_interval=1)
+        config.multi_agent(algorithm_config_overrides_per_module=own, policies_to_train=trained).validate()
+
+    check(0.0, {"reader": {"kl_coeff": 0.01}})
+    for without in (
+        (0.01, {"reader": {"kl_coeff": 0.0}, "searcher": {"kl_coeff": 0.0}}),
+        (0.01, {"reader": {"kl_coeff": 0.0}}, ["reader"]),
+        (0.0, {"searcher": {"kl_coeff": 0.01}}, ["reader"]),
+    ):
+        with pytest.raises(InputError, match="kl_coeff above 0 for a policy that learns"):
+            check(*without)

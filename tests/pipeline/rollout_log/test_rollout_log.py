@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rollout_log_samples import Q1, heldout, records, rollout, search, train_1
+from rollout_log_samples import Q1, answer, heldout, records, rollout, search, train_1
 
-from algorithms.igpo.iteration_record import IterationRecord, TurnTokens
+from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit, TurnTokens
 from pipeline.rollout_log import folder as folder_module
 from pipeline.rollout_log import store as store_module
 from pipeline.rollout_log.folder import RolloutLogError
@@ -125,6 +125,22 @@ def test_an_episode_row_sums_its_turns(tmp_path):
     assert dict(episode["other_metrics"]) == {"politeness": 0.5}
     evaluated = [row for row in read(tmp_path, "episodes") if row["split"] == "heldout"]
     assert [row["gain_total"] for row in evaluated] == [None] * 4
+
+
+def test_belief_before_the_only_turn_is_logged():
+    one = rollout("r7", "g", Q1, [answer(0, "Rome")], text="Rome", outcome=1.0)
+    record = IterationRecord(1, "train", 7, [one], {("r7", 0): TurnCredit(0.1, None, None, None, 1.0)})
+    tables = tables_of(record, {}, "run-1", 1, RunInfo())
+    (episode,), (turn,) = (tables[name].to_pylist() for name in ("episodes", "turns"))
+    assert (episode["belief_initial"], episode["belief_final"], episode["gain_total"]) == (0.1, None, None)
+    assert (turn["belief_before"], turn["belief_after"], turn["gain"]) == (0.1, None, None)
+
+
+def test_a_group_without_a_gain_has_no_mean_gain():
+    group = GroupCredit("g", "q1", 2, 1.0, 0.0, 0, float("nan"), 0.0, True, True, True, False)
+    tables = tables_of(IterationRecord(1, "train", 7, [], groups=[group]), {}, "run-1", 1, RunInfo())
+    (row,) = tables["groups"].to_pylist()
+    assert (row["gain_count"], row["gain_mean"], row["gain_std"]) == (0, None, 0.0)
 
 
 def test_iterations_groups_tool_calls_and_runs(tmp_path):
