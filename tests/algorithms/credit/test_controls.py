@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from algorithms.credit import advantages
-from benchmarks.study.controls import constant_gains, shuffled_gains
+from algorithms.credit.controls import constant_gains, shuffled_gains
 
 OUTCOMES, GAINS = [1.0, 0.0, 0.0], [[0.1, 0.8], [0.3], []]
 

@@ -1,10 +1,9 @@
-"""Controls for gain credit: `igpo_v1` on gains that have lost what they say (conf/study_controls.yaml).
+"""Controls for gain credit: `igpo_v1` on gains that have lost what they say (docs/study_results.md).
 
 Both keep the outcomes, the mean gain of the group and every rule of `igpo_v1`. What either earns beyond
 `grpo` is not due to information: it is due to being paid for a search, whatever it found.
 
-    rllib train file conf/igpo.yaml --set gain_basis=prob \\
-        --set preset=benchmarks.study.controls:shuffled_gains
+    preset: algorithms.credit.controls:constant_gains     # in an experiment, beside `gain_basis: prob`
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from algorithms.credit import advantages
+from algorithms.credit.from_lists import advantages
 from algorithms.credit.group import Group
 
 
