@@ -1,29 +1,29 @@
 """Controls for gain credit: `igpo_v1` on gains that have lost what they say (docs/study_results.md).
 
-Both keep the outcomes, the mean gain of the group and every rule of `igpo_v1`. What either earns beyond
+Both keep the outcomes, the mean gain of the group and every setting of `igpo_v1`. What either earns beyond
 `grpo` is not due to information: it is due to being paid for a search, whatever it found.
 
-    preset: algorithms.credit.controls:constant_gains     # in an experiment, beside `gain_basis: prob`
+    rllib train file conf/igpo.yaml --set preset=algorithms.credit.controls:CONSTANT_GAINS
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from algorithms.credit.from_lists import advantages
 from algorithms.credit.group import Group
+from algorithms.credit.presets import IGPO_V1
 
 
-def constant_gains(group: Group) -> list[np.ndarray]:
-    """Credits every gain-bearing turn as if it had gained the group's mean."""
+def _constant(group: Group) -> list[np.ndarray]:
     return _credited(group, lambda gains_B: np.full_like(gains_B, gains_B.mean()))
 
 
-def shuffled_gains(group: Group) -> list[np.ndarray]:
-    """Deals the group's gains out again among its gain-bearing turns; the rollouts' names seed the draw."""
+def _shuffled(group: Group) -> list[np.ndarray]:
     seed = zlib.crc32("\n".join(group.rollout_ids_N).encode())
     return _credited(group, np.random.default_rng(seed).permutation)
 
@@ -34,4 +34,25 @@ def _credited(group: Group, changed: Callable[[np.ndarray], np.ndarray]) -> list
     if bears_M.any():
         gains_M[bears_M] = changed(gains_M[bears_M])
     gains = [[None if np.isnan(gain) else gain for gain in own_T[:-1]] for own_T in group.split(gains_M)]
-    return advantages(outcomes=group.outcomes_N.tolist(), gains=gains, preset="igpo_v1")
+    rules = replace(IGPO_V1, credit=group.settings)
+    return advantages(outcomes=group.outcomes_N.tolist(), gains=gains, preset=rules)
+
+
+CONSTANT_GAINS = replace(
+    IGPO_V1,
+    name="constant_gains",
+    summary="igpo_v1, every gain the group's mean",
+    source="this project (docs/study_results.md)",
+    estimator=_constant,
+)
+"""As igpo_v1, but every gain-bearing turn gains the group's mean, whatever it found."""
+
+SHUFFLED_GAINS = replace(
+    IGPO_V1,
+    name="shuffled_gains",
+    summary="igpo_v1, the group's gains dealt out again among its turns",
+    source="this project (docs/study_results.md)",
+    estimator=_shuffled,
+)
+"""As igpo_v1, but the group's gains are dealt out again at random among its gain-bearing turns; the rollouts'
+names seed the draw."""
