@@ -1,7 +1,8 @@
 """Controls for gain credit: `igpo_v1` on gains that have lost what they say (docs/study_results.md).
 
-Both keep the outcomes, the mean gain of the group and every setting of `igpo_v1`. What either earns beyond
-`grpo` is not due to information: it is due to being paid for a search, whatever it found.
+All keep the outcomes and every setting of `igpo_v1`. `CONSTANT_GAINS` and `SHUFFLED_GAINS` keep the mean gain of
+the group too, and lose the rest: what they earn beyond `grpo` is due to being paid for a search, whatever it
+found. `CENTRED_GAINS` loses that mean, and keeps which search gained more.
 
     rllib train file conf/igpo.yaml --set preset=algorithms.credit.controls:CONSTANT_GAINS
 """
@@ -26,6 +27,10 @@ def _constant(group: Group) -> list[np.ndarray]:
 def _shuffled(group: Group) -> list[np.ndarray]:
     seed = zlib.crc32("\n".join(group.rollout_ids_N).encode())
     return _credited(group, np.random.default_rng(seed).permutation)
+
+
+def _centred(group: Group) -> list[np.ndarray]:
+    return _credited(group, lambda gains_B: gains_B - gains_B.mean())
 
 
 def _credited(group: Group, changed: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
@@ -56,3 +61,13 @@ SHUFFLED_GAINS = replace(
 )
 """As igpo_v1, but the group's gains are dealt out again at random among its gain-bearing turns; the rollouts'
 names seed the draw."""
+
+CENTRED_GAINS = replace(
+    IGPO_V1,
+    name="centred_gains",
+    summary="igpo_v1, every gain less the group's mean",
+    source="this project (docs/study_results.md)",
+    estimator=_centred,
+)
+"""As igpo_v1, but the mean of the group's gains is taken off each: no bonus for searching is left, only which
+search gained more than the others."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from algorithms.credit import advantages, find_preset, get_preset
-from algorithms.credit.controls import CONSTANT_GAINS, SHUFFLED_GAINS
+from algorithms.credit.controls import CENTRED_GAINS, CONSTANT_GAINS, SHUFFLED_GAINS
 
 OUTCOMES, GAINS = [1.0, 0.0, 0.0], [[0.1, 0.8], [0.3], []]
 
@@ -25,6 +25,26 @@ def test_shuffled_gains_are_the_same_gains():
     assert any(np.allclose(np.concatenate(credited), np.concatenate(order)) for order in orders)
     again = advantages(OUTCOMES, GAINS, SHUFFLED_GAINS)
     assert [one.tolist() for one in again] == [one.tolist() for one in credited]
+
+
+def test_centred_gains_pay_no_search_by_itself():
+    """Gains 0.1, 0.8, 0.3 have the mean 0.4: rewards -0.3, 0.4, 1, -0.1, 0, 0, in one z-score."""
+    first, second, third = advantages(OUTCOMES, GAINS, CENTRED_GAINS)
+    rewards = np.array([-0.3, 0.4, 1.0, -0.1, 0.0, 0.0])
+    a, b, right, c, wrong, _ = (rewards - rewards.mean()) / (rewards.std() + 1e-6)
+    assert first == pytest.approx([a + b + right, b + right, right])
+    assert second == pytest.approx([c + wrong, wrong])
+    assert third == pytest.approx([wrong])
+
+
+def test_constant_and_centred_gains_are_igpo_v1_s_together():
+    """Where no gain differs from the mean, centring leaves nothing; where the mean is 0, nothing is lost."""
+    same = advantages(OUTCOMES, [[0.4, 0.4], [0.4], []], CENTRED_GAINS)
+    nothing = advantages(OUTCOMES, [[0.0, 0.0], [0.0], []], "igpo_v1")
+    balanced = [[-0.3, 0.4], [-0.1], []]
+    kept, whole = advantages(OUTCOMES, balanced, CENTRED_GAINS), advantages(OUTCOMES, balanced, "igpo_v1")
+    for mine, theirs in zip([*same, *kept], [*nothing, *whole], strict=True):
+        assert mine == pytest.approx(theirs)
 
 
 def test_a_group_without_gains_has_its_outcomes():
