@@ -1,8 +1,8 @@
 """Controls for gain credit: `igpo_v1` on gains that have lost what they say (docs/study_results.md).
 
-All keep the outcomes and every setting of `igpo_v1`. `CONSTANT_GAINS` and `SHUFFLED_GAINS` keep the mean gain of
-the group too, and lose the rest: what they earn beyond `grpo` is due to being paid for a search, whatever it
-found. `CENTRED_GAINS` loses that mean, and keeps which search gained more.
+All keep the outcomes and every setting of `igpo_v1`. `CONSTANT_GAINS` and `SHUFFLED_GAINS` keep the mean gain
+of the group too, and lose the rest: what they earn beyond `grpo` is due to being paid for a search, whatever
+it found. `CENTRED_GAINS` loses that mean, and keeps which search gained more.
 
     rllib train file conf/igpo.yaml --set preset=algorithms.credit.controls:CONSTANT_GAINS
 """
