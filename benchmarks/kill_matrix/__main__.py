@@ -12,8 +12,8 @@ tensor of the last checkpoint. That run is made anew where the code has changed 
 of the run under way twice a second. Results are appended to OUT/results.jsonl; the same command goes on with
 the kills that are not there yet. Ctrl-C stops.
 
-Not covered: the retriever's and MLflow's servers, a locked database and a full disk (tests have them),
-`igpo study` and the warm start.
+`igpo study` and `igpo warm-start` are killed at any moment; the same command again has to come to the same
+tables and tensors. Not covered: a locked database and a full disk (tests have them).
 """
 
 from __future__ import annotations

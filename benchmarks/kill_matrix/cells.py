@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ITERATIONS = 4
-TINY = {
+TINY: dict[str, Any] = {
     "model_path": "tiny",
     "prompts_per_iteration": 4,
     "group_size": 4,
@@ -35,8 +35,13 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "two agents": {"env_config": TINY["env_config"] | {"roles": TWO_ROLES, "max_turns": 6}},
     "LoRA": {"lora": {"rank": 4, "targets": ["q_proj", "v_proj"]}},
     "restored": {},
+    "servers": {},
+    "igpo study": {},
+    "igpo warm-start": {},
 }
-"""Configuration to what it changes of `TINY`. `restored` begins from the synchronous run's weights."""
+"""Configuration to what it changes of `TINY`. `restored` begins from the synchronous run's weights; `servers`
+has its retriever and its MLflow store behind HTTP; the last two are other commands than a training run."""
+OTHER_COMMANDS = ("igpo study", "igpo warm-start")
 PROCESSES = {
     "driver": "SIGKILL",
     "env runner": "SIGKILL",
@@ -46,7 +51,10 @@ PROCESSES = {
     "all": "SIGKILL to every process of the run",
     "all, SIGTERM": "SIGTERM to every process of the run",
     "Ctrl-C twice": "SIGINT twice to the driver's group",
+    "retriever": "SIGKILL to the server, which is started again 2 to 10 s later",
+    "MLflow": "SIGKILL to the server, which is started again 2 to 10 s later",
 }
+SERVERS = ("retriever", "MLflow")
 PHASES = {
     "start": "Ray and the engine start",
     "evaluation": "held-out questions before training",
@@ -57,6 +65,7 @@ PHASES = {
     "checkpoint": "a checkpoint is being written",
     "commit": "the checkpoint is there, the rest of its iteration is not",
     "end": "the log is merged, results are written",
+    "any": "any moment of the command",
 }
 """Phase to what happens then."""
 WITHOUT_RUNNER = ("start", "log", "checkpoint", "commit", "end")
@@ -67,7 +76,23 @@ ELSEWHERE = (
     ("env runner", "sampling"),
     ("all", "checkpoint"),
 )
-"""What is killed in configurations other than the synchronous one."""
+"""What is killed in configurations of a training run other than the synchronous one."""
+OF_SERVERS = (
+    ("retriever", "evaluation"),
+    ("retriever", "sampling"),
+    ("MLflow", "sampling"),
+    ("MLflow", "checkpoint"),
+    ("MLflow", "commit"),
+    ("MLflow", "end"),
+)
+"""What is killed beside a run of configuration `servers`, too."""
+OF_COMMANDS = (
+    ("driver", "igpo study"),
+    ("all", "igpo study"),
+    ("Ctrl-C twice", "igpo study"),
+    ("driver", "igpo warm-start"),
+)
+"""What is killed of the other commands. A warm start is one process, and keeps what it has at Ctrl-C."""
 QUICK = (
     ("driver", "sampling", "synchronous"),
     ("env runner", "sampling", "synchronous"),
@@ -115,17 +140,21 @@ def quick_cells() -> list[Cell]:
 
 
 def all_cells() -> list[Cell]:
-    """Every process in every phase of the synchronous run, and `ELSEWHERE` of the other configurations."""
+    """Every process in every phase of the synchronous run, less in the other configurations and commands."""
     cells = [
         Cell(process, phase, "synchronous")
         for process in PROCESSES
         for phase in PHASES
-        if process != "learner" and (process != "env runner" or phase not in WITHOUT_RUNNER)
+        if phase != "any"
+        and process not in ("learner", *SERVERS)  # one learner lives in the driver
+        and (process != "env runner" or phase not in WITHOUT_RUNNER)
     ]
     for configuration in CONFIGURATIONS:
-        if configuration != "synchronous":
+        if configuration not in ("synchronous", *OTHER_COMMANDS):
             cells += [Cell(process, phase, configuration) for process, phase in ELSEWHERE]
-    return [*cells, Cell("learner", "learning", "two learners")]  # one learner lives in the driver
+    cells.append(Cell("learner", "learning", "two learners"))
+    cells += [Cell(process, phase, "servers") for process, phase in OF_SERVERS]
+    return cells + [Cell(process, "any", command) for process, command in OF_COMMANDS]
 
 
 def kills_of(cells: list[Cell], each: int) -> list[Kill]:

@@ -8,8 +8,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
@@ -22,34 +23,38 @@ PATIENCE = 600.0
 POLL = 0.002
 
 
-def write_experiment(folder: Path, configuration: str) -> None:
-    """Writes `kill.yaml` of a configuration into `folder`, whose runs go to `folder/runs`."""
+def write_experiment(folder: Path, configuration: str, env_config: Mapping[str, Any] | None = None) -> None:
+    """Writes `kill.yaml` of a configuration into `folder`, whose runs go to `folder/runs`.
+
+    `env_config` is laid over that of the configuration.
+    """
+    config = TINY | CONFIGURATIONS[configuration]
     experiment = {
         "run": "IGPO",
         "env": "search",
         "stop": {"training_iteration": ITERATIONS},
         "storage_path": str(folder / "runs"),
-        "config": TINY | CONFIGURATIONS[configuration],
+        "config": config | {"env_config": {**config["env_config"], **(env_config or {})}},
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{NAME}.yaml").write_text(yaml.safe_dump({NAME: experiment}))
 
 
 class Command:
-    """`rllib train file kill.yaml` in `folder`, one thread a process."""
+    """`python -m WORDS` in `folder`, one thread a process."""
 
-    def __init__(self, folder: Path, *options: str):
+    def __init__(self, folder: Path, *words: str, environment: Mapping[str, str] | None = None):
         self.folder, self.output = folder, folder / f"said_{time.monotonic_ns()}.txt"
         own = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
-        command = [sys.executable, "-m", "pipeline.cli.rllib", "train", "file", f"{NAME}.yaml"]
+        own |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
         with self.output.open("w") as file:
             self.process = subprocess.Popen(
-                [*command, "--ray-num-cpus", "4", *options],
+                [sys.executable, "-m", *words],
                 cwd=folder,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=own | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+                env={**own, **(environment or {})},
             )
 
     def __enter__(self) -> Command:
@@ -96,12 +101,27 @@ class Command:
                 found.append(process)
         return found
 
+    @property
+    def last_words(self) -> str:
+        """What it said of its end: the line of a failure, or its last line."""
+        lines = [line.strip() for line in self.said.splitlines() if line.strip()]
+        failed = [
+            line for line in lines if line.startswith(("the run failed", "stopped at once", "interrupted"))
+        ]
+        return (failed or lines or [""])[-1][:300]
+
     def kill_everything(self) -> None:
         for process in [psutil.Process(self.process.pid), *self.processes()]:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
+
+
+def train(folder: Path, *options: str, environment: Mapping[str, str] | None = None) -> Command:
+    """`rllib train file kill.yaml` in `folder`."""
+    words = ("pipeline.cli.rllib", "train", "file", f"{NAME}.yaml", "--ray-num-cpus", "4")
+    return Command(folder, *words, *options, environment=environment)
 
 
 def run_folder(folder: Path) -> Path | None:

@@ -22,9 +22,10 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.servers import Server, mlflow, retriever
 from benchmarks.soak.report import report
-from benchmarks.soak.servers import Server, mlflow, retriever
 from benchmarks.soak.watch import Watcher
+from envs.world.config import WorldSettings
 
 NAME = "soak"
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ def soak(args: argparse.Namespace) -> int:
     """Runs for `args.hours`; returns the run's exit code, where 130 is that of the Ctrl-C which ends it."""
     folder: Path = args.out.resolve()
     folder.mkdir(parents=True)
-    servers = [retriever(folder), mlflow(folder)]
+    servers = [retriever(folder, WorldSettings()), mlflow(folder)]
     process: subprocess.Popen | None = None
     try:
         for server in servers:

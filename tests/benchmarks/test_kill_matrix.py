@@ -10,7 +10,7 @@ from rollout_log_samples import records, write_run
 from safetensors.torch import save_file
 
 from benchmarks.kill_matrix import __main__ as program
-from benchmarks.kill_matrix import trial
+from benchmarks.kill_matrix import uninterrupted as reference
 from benchmarks.kill_matrix.cells import Cell, Kill, all_cells, kills_of, quick_cells
 from benchmarks.kill_matrix.code import code_digest
 from benchmarks.kill_matrix.measures import measure, state_on_disk
@@ -110,21 +110,21 @@ def test_the_run_to_compare_with_is_made_anew_where_the_code_has_changed(make_ru
     out, folder, said = run.parents[4], run.parents[2], []
     timings = dict.fromkeys(("start", "evaluation", "sampling", "learning", "push", "checkpoint", "end"), 1.0)
     kept = {"code": "a", "commit": "c0ffee", "timings": timings}
-    (folder / trial.TIMINGS).write_text(json.dumps(kept))
-    monkeypatch.setattr(trial, "code_digest", lambda: "a")
-    assert trial.uninterrupted(out, "synchronous", said.append) == (run, trial.Timings(**timings))
+    (folder / reference.TIMINGS).write_text(json.dumps(kept))
+    monkeypatch.setattr(reference, "code_digest", lambda: "a")
+    assert reference.uninterrupted(out, "synchronous", said.append) == (run, reference.Timings(**timings))
     assert said == []
 
     class Started(Exception):
         pass
 
-    def command(*args):
+    def command(*args, **environment):
         raise Started
 
-    monkeypatch.setattr(trial, "Command", command)
-    monkeypatch.setattr(trial, "code_digest", lambda: "b")
+    monkeypatch.setattr(reference, "train", command)
+    monkeypatch.setattr(reference, "code_digest", lambda: "b")
     with pytest.raises(Started):
-        trial.uninterrupted(out, "synchronous", said.append)
+        reference.uninterrupted(out, "synchronous", said.append)
     assert said == [
         "the uninterrupted run of 'synchronous' was made by other code (commit c0ffee): it is made anew"
     ]

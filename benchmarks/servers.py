@@ -1,4 +1,4 @@
-"""The servers of a soak: a retriever that dies and comes back, and MLflow's, both on loopback."""
+"""Servers that die and come back beside a run: a retriever, and MLflow's, both on loopback."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class Server:
             self._process = None
 
 
-def retriever(folder: Path) -> Server:
-    """`igpo serve-retriever` over the documents of the default world."""
+def retriever(folder: Path, world: WorldSettings) -> Server:
+    """`igpo serve-retriever` over the documents of a world, which it writes into `folder`."""
     corpus = folder / "world.jsonl"
     lines = [
         json.dumps({"id": document.id, "contents": f'"{document.title}"\n{document.text}'})
-        for document in build_world(WorldSettings()).documents
+        for document in build_world(world).documents
     ]
     corpus.write_text("\n".join(lines) + "\n")
     port = _free_port()
@@ -71,7 +71,7 @@ def retriever(folder: Path) -> Server:
 
 
 def mlflow(folder: Path) -> Server:
-    """MLflow's tracking server over SQLite."""
+    """MLflow's tracking server over `folder/mlflow.db`."""
     port = _free_port()
     places = [f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts")]
     words = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
