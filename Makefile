@@ -3,7 +3,7 @@ BIN := .venv/bin
 CONFIG ?= conf/igpo.yaml
 
 .PHONY: help setup train study test test-all test-matrix kill-matrix lint gpu-proof test-gpu-set wheel image clean
-PYTHONS ?= 3.11 3.12
+PYTHONS ?= 3.11 3.12 3.13
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -22,7 +22,7 @@ test: setup lint  ## lint, types and the tests
 test-all: setup  ## the slow tests too: real engines, killed processes, the real command line
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-test-matrix:  ## the fast tests on every Python of PYTHONS="3.11 3.12" (an environment each: .venv-3.12)
+test-matrix:  ## the fast tests on every Python of PYTHONS="3.11 3.12 3.13" (an environment each: .venv-3.12)
 	set -e; for version in $(PYTHONS); do \
 		VENV=.venv-$$version PYTHON=python$$version requirements/setup.sh; \
 		.venv-$$version/bin/python -m pytest; \

@@ -47,7 +47,7 @@ UNUSED = {
 BUILD = ("hatchling", "editables")
 HEADER = {
     "cpu": """\
-# The set that is installed and tested (Python 3.11 and 3.12, Linux, CPU), installed with pip --no-deps by
+# The set that is installed and tested (Python 3.11 to 3.13, Linux, CPU), installed with pip --no-deps by
 # requirements/setup.sh. Made by requirements/freeze.py; do not edit by hand.
 """,
     "gpu": """\

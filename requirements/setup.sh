@@ -16,7 +16,7 @@ STAMP=$VENV/.installed
 unset PYTHONDONTWRITEBYTECODE  # without bytecode a run takes twice as long to start, every time
 
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
-tested() { case "$(version "$1")" in 3.11 | 3.12) ;; *) return 1 ;; esac; }
+tested() { case "$(version "$1")" in 3.11 | 3.12 | 3.13) ;; *) return 1 ;; esac; }
 stop() {
     echo "setup: $1" >&2
     exit 2
@@ -31,8 +31,8 @@ wanted=$(cat "$LIST" pyproject.toml requirements/setup.sh | sha256sum | cut -d' 
 [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$wanted" ] && exit 0
 
 if [ -z "${PYTHON:-}" ]; then
-    for PYTHON in "$VENV/bin/python" python3.11 python3.12 python3; do tested "$PYTHON" && break; done
-    tested "$PYTHON" || stop "Python 3.11 or 3.12 is needed: install one, or say where it is: make setup PYTHON=/path/to/python3.12"
+    for PYTHON in "$VENV/bin/python" python3.11 python3.12 python3.13 python3; do tested "$PYTHON" && break; done
+    tested "$PYTHON" || stop "Python 3.11, 3.12 or 3.13 is needed: install one, or say where it is: make setup PYTHON=/path/to/python3.12"
 fi
 tested "$PYTHON" || echo "setup: Python $(version "$PYTHON") is not tested" >&2
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
