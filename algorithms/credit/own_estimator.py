@@ -1,4 +1,8 @@
-"""An estimator of one's own, named by import path: found, called group by group, and its answer checked."""
+"""Every preset's credit (`assign`), and estimators of one's own, named by import path.
+
+Training and recredit call `assign`. For a preset that ships it is `assign_credit`; for an estimator of one's
+own it calls this group by group, and checks the answer.
+"""
 
 from __future__ import annotations
 

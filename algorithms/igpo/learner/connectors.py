@@ -17,7 +17,15 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import ALL_MODULES
 
-from algorithms.credit import CreditConfig, Preset, get_preset, turn_batch
+from algorithms.credit import (
+    Credit,
+    CreditConfig,
+    GroupStatistics,
+    Preset,
+    ScoredBatch,
+    get_preset,
+    turn_batch,
+)
 from algorithms.credit.config import AliasRule
 from algorithms.credit.own_estimator import assign
 from algorithms.igpo.iteration_record import GroupCredit, TurnCredit
@@ -37,6 +45,7 @@ from algorithms.igpo.learner.token_batch import (
     join_rows,
     timesteps,
 )
+from envs.search.trajectory import Rollout
 
 CREDIT = "igpo_credit"
 """Key of the pipeline's `shared_data`: {rollout id: (advantages_T, clip_scale_T)}."""
@@ -120,6 +129,7 @@ class TurnLevelAdvantages(ConnectorV2):
     def _assign(
         self, groups: list[list[Any]], numbers: dict[str, Any]
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Assigns credit to whole groups: {rollout id: (advantages_T, clip_scale_T)}."""
         episodes = [episode for members in groups for episode in members]
         rollouts = [rollout_of(episode) for episode in episodes]
         scored = [scored_rollout(rollout) for rollout in rollouts]
@@ -127,8 +137,17 @@ class TurnLevelAdvantages(ConnectorV2):
         facts = [rollout_facts(episode) for episode in episodes] if self.preset.estimator else None
         batch_outcomes = numbers["outcome_mean"], numbers["outcome_std"]
         credit = assign(self.preset, self.credit, scored, facts, batch, batch_outcomes)
+        self._note_turns(rollouts, batch, credit)
+        self._note_groups(groups, credit.groups)
         advantages = batch.turns.split(credit.advantages_M)
         clip_scales = batch.turns.split(credit.clip_scale_M)
+        return {
+            rollout.id: (advantage_T, clip_scale_T)
+            for rollout, advantage_T, clip_scale_T in zip(rollouts, advantages, clip_scales, strict=True)
+        }
+
+    def _note_turns(self, rollouts: list[Rollout], batch: ScoredBatch, credit: Credit) -> None:
+        """Keeps the credit of every turn for the rollout log."""
         columns = (
             batch.belief_before_M,
             batch.belief_after_M,
@@ -145,7 +164,9 @@ class TurnLevelAdvantages(ConnectorV2):
                 normalised_gain=_or_none(normalised),
                 advantage=float(advantage),
             )
-        s = credit.groups
+
+    def _note_groups(self, groups: list[list[Any]], s: GroupStatistics) -> None:
+        """Keeps the statistics of every group for the rollout log."""
         for k, members in enumerate(groups):
             first = rollout_of(members[0])
             self.notes.groups.append(
@@ -164,10 +185,6 @@ class TurnLevelAdvantages(ConnectorV2):
                     collapsed_or_identical=bool(s.collapsed_P[k]) or are_identical(members),
                 )
             )
-        return {
-            rollout.id: (advantage_T, clip_scale_T)
-            for rollout, advantage_T, clip_scale_T in zip(rollouts, advantages, clip_scales, strict=True)
-        }
 
 
 def _batch_wide(episodes) -> dict[str, Any] | None:

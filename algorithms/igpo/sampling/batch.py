@@ -36,7 +36,8 @@ class SampledBatch:
     seconds: float
     """Wall-clock seconds of the whole sampling."""
     seconds_by_phase: dict[str, float]
-    """Seconds of each phase (generate, score, tools, host) of the slowest runner, summed over rounds."""
+    """Seconds of each phase (generate, score, tools, host), the largest of any runner, summed over rounds. Of
+    several runners they may add up to more than `seconds`."""
     replaced: list[Rollout] = field(default_factory=list)
     """Rollouts of collapsed groups that made way for others (dynamic sampling); not trained on."""
 
@@ -103,7 +104,7 @@ def sample_batch(
 
 
 def sampling_seconds(runner_metrics: list) -> dict[str, float]:
-    """Returns the seconds of each phase of one round of sampling, those of the runner that took longest."""
+    """Returns the seconds of each phase of one round of sampling, the largest of any runner."""
     return {
         name: max(float(metrics[f"seconds_{name}"].peek()) for metrics in runner_metrics)
         for name in ("generate", "score", "tools", "host")

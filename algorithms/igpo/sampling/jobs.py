@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from envs.data.question import Question
-from envs.runner.rollout_loop import RolloutJob
+from envs.runner.job import RolloutJob
 
 
 def training_jobs(
