@@ -180,7 +180,7 @@ class _Run:
         for engine in self.engines.values():
             if not engine.is_busy:
                 continue
-            num_generating, started = len(self.generating), time.perf_counter()
+            num_generating, started = self._num_generating(engine), time.perf_counter()
             results = engine.step()
             elapsed = time.perf_counter() - started
             num_scored = sum(isinstance(result, Scored) for result in results)
@@ -192,6 +192,11 @@ class _Run:
                     self._take_score(result)
                 else:
                     self._take_decision(self.generating.pop(result.request_id), result)
+
+    def _num_generating(self, engine: RolloutEngine) -> int:
+        """Counts the open turns of the policies that `engine` serves."""
+        policies = (self.task.policy_of(live.state.agent) for live in self.generating.values())
+        return sum(self.engines[policy] is engine for policy in policies)
 
     def _take_score(self, scored: Scored) -> None:
         for (live, turn, submitted), k in self.scores.take(scored):

@@ -20,6 +20,9 @@ def study_command(
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Run nothing: report what is finished.")
     ] = False,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="Compare with this method, not with the plan's.")
+    ] = None,
 ) -> None:
     """Compare methods over seeds and difficulties, and write the report.
 
@@ -29,7 +32,7 @@ def study_command(
 
     - `igpo study` (all of conf/study.yaml)
     - `igpo study --quick --out runs/quick_study`
-    - `igpo study --report-only`
+    - `igpo study --report-only --baseline dapo`
     """
     from pipeline.logging import configure_logging, configure_ray_logging, native_stderr_to
     from pipeline.terminal import Console, say
@@ -46,7 +49,7 @@ def study_command(
     console = Console()
     configure_ray_logging(0)
     source, _ = resolve_config_path(plan)
-    loaded = load_plan(source, quick=quick)
+    loaded = load_plan(source, quick=quick, baseline=baseline)
     out.mkdir(parents=True, exist_ok=True)
     if report_only:
         cells, missing = finished_cells(loaded, out)

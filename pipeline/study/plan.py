@@ -183,8 +183,10 @@ class Cell:
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def load_plan(path: str | Path, *, quick: bool = False) -> Plan:
+def load_plan(path: str | Path, *, quick: bool = False, baseline: str | None = None) -> Plan:
     """Reads a plan from a YAML file; `quick` lays the file's `quick` section over the rest.
+
+    `baseline` takes the place of the plan's.
 
     Raises:
         InputError: it cannot be read, or something in it is wrong.
@@ -203,6 +205,8 @@ def load_plan(path: str | Path, *, quick: bool = False) -> Plan:
         if smaller is None:
             raise InputError(f"{path}: it has no `quick` section, which --quick lays over the rest.")
         content |= smaller
+    if baseline is not None:
+        content["baseline"] = baseline
     return validated(Plan, content, "", str(path))
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scripted_engine import ScriptedEngine, ids, tiny_task
 from scripted_retriever import ScriptedRetriever
+from two_roles import PAIR, in_turn
 
+from envs.engine.base import Generated, Scored
 from envs.retrieval.base import Hit, RetrieverError
 from envs.runner.belief import QUERY, enter_scores
 from envs.runner.job import RolloutJob, turn_seed
@@ -72,6 +74,35 @@ def test_every_gain_bearing_turn_is_scored_on_its_own_history(task):
     got = [rollout.initial_scores_K, *(turn.scores_K for turn in rollout.gain_bearing_turns)]
     np.testing.assert_allclose(np.concatenate(got), expected)
     assert rollout.turns[-1].scores_K is None
+
+
+def test_an_engine_s_seconds_are_shared_among_its_own_requests(tmp_path, monkeypatch):
+    """Two policies. A step takes a second for each request that it answers, and nothing else takes time."""
+    roles = [PAIR[0] | {"policy": "a"}, PAIR[1] | {"policy": "b"}]
+    task = tiny_task(tmp_path, roles=roles, max_turns=8)
+    spent = {Scored: 0, Generated: 0}
+
+    class Timed(ScriptedEngine):
+        def step(self):
+            results = super().step()
+            for result in results:
+                spent[type(result)] += 1
+            return results
+
+    class Late(Timed):
+        """Leaves one request waiting while the other engine works."""
+
+        def step(self):
+            late, self.waiting = self.waiting[2:], self.waiting[:2]
+            results = super().step()
+            self.waiting = late
+            return results
+
+    monkeypatch.setattr(time, "perf_counter", lambda: float(sum(spent.values())))
+    loop = RolloutLoop(task, {"a": Timed(task, in_turn(4)), "b": Late(task, in_turn(4))})
+    _, seconds = loop.run(jobs_of(task, 3))
+    assert spent[Scored] > 3 and spent[Generated] > 6
+    assert (seconds.score, seconds.generate) == (spent[Scored], spent[Generated])
 
 
 def test_the_prompt_of_a_group_is_scored_once(task):

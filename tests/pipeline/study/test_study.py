@@ -110,6 +110,15 @@ def test_a_wrong_plan_is_one_sentence(tmp_path: Path, change: dict, message: str
         load_plan(path)
 
 
+def test_another_baseline_than_the_plan_s(tmp_path: Path):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(PLAN))
+    other = next(name for name in PLAN["methods"] if name != PLAN["baseline"])
+    assert load_plan(path, baseline=other).baseline == other
+    with pytest.raises(InputError, match="there is no 'ppo' among its methods: grpo, igpo"):
+        load_plan(path, baseline="ppo")
+
+
 @pytest.mark.parametrize(
     ("file", "quick"),
     [
