@@ -17,6 +17,7 @@ from typing import Any
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.core import COMPONENT_LEARNER_GROUP
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils import force_list
@@ -45,7 +46,7 @@ from algorithms.igpo.metrics import (
     learner_metrics,
     training_metrics,
 )
-from algorithms.igpo.remote import in_background, on_learners, on_runners, starting
+from algorithms.igpo.remote import failures_raised, in_background, on_learners, on_runners, starting
 from algorithms.igpo.sampling import GroupSampler, SampledBatch, heldout_jobs, sample_batch
 from algorithms.igpo.weights.export import export_hf
 from algorithms.igpo.weights.push import WeightPush
@@ -125,7 +126,7 @@ class IGPO(Algorithm):
         self._stop_callbacks()
         self.config = config
         self.callbacks = [make() for make in force_list(config.callbacks_class)]
-        on_runners(self.env_runner_group, lambda runner: runner.reset_config(config))
+        on_runners(self.env_runner_group, lambda runner: runner.reset_config(config), every=True)
         self.learner_group.shutdown()
         spaces = self.env_runner_group.get_spaces()
         spec = config.get_multi_rl_module_spec(spaces=spaces, inference_only=False)
@@ -324,18 +325,27 @@ class IGPO(Algorithm):
 
     @override(Algorithm)
     def set_state(self, state: dict[str, Any]) -> None:
+        """Restores a state, and pushes its weights if it has any. A colocated learner takes its device for
+        that.
+        """
+        has_weights = COMPONENT_LEARNER_GROUP in state
+        if has_weights and self.config.is_colocated:
+            self._weight_push.give_device_to_learner()
         super().set_state(state)
         if "igpo" in state:
             self.prompt_sampler.restore(state["igpo"]["cursor"])
             self._weights_version = state["igpo"][WEIGHTS_SEQ_NO]
             self._ahead = state["igpo"].get("ahead")
+        if has_weights:
+            self.push_weights()
 
     @override(Algorithm)
     def save_to_path(self, path=None, **kwargs) -> str:
         """Saves a checkpoint as RLlib does, with a plain Hugging Face folder per module in `hf/`."""
         if self.config.shard_learner:
             on_learners(self.learner_group, lambda learner: learner.stage_state())
-        path = super().save_to_path(path, **kwargs)
+        with failures_raised(self.learner_group):
+            path = super().save_to_path(path, **kwargs)
         self.export_hf(Path(path) / HF_FOLDER)
         return path
 
@@ -346,7 +356,8 @@ class IGPO(Algorithm):
             self._weight_push.give_device_to_learner()
         # Skip Algorithm's version, which sends the weights through the driver too: sharded learners have none
         # to give it, and they would wake a colocated engine.
-        super(Algorithm, self).restore_from_path(path, *args, **kwargs)
+        with failures_raised(self.learner_group):
+            super(Algorithm, self).restore_from_path(path, *args, **kwargs)
         self.push_weights()
 
     def export_hf(self, folder: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import threading
+import traceback
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -127,24 +130,81 @@ def on_learners(
     return values
 
 
-def on_runners(group: Any, function: Callable[[Any], Any]) -> list:
+@contextmanager
+def failures_raised(group: Any) -> Generator[None]:
+    """A block in which RLlib saves or restores learners, and what they raise is raised.
+
+    RLlib does not look at what learners in other processes answer: a checkpoint would lack their state, or a
+    run go on from other weights than its checkpoint's.
+
+    Args:
+        group: RLlib's `LearnerGroup`.
+    """
+    manager = group._worker_manager
+    if manager is None:  # the learner is in this process
+        yield
+        return
+    call = manager.foreach_actor
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        results = call(*args, **kwargs)
+        for value in (result.get() for result in results):
+            if isinstance(value, Exception):
+                raise value
+        return results
+
+    manager.foreach_actor = checked
+    try:
+        yield
+    finally:
+        del manager.foreach_actor
+
+
+def on_runners(
+    group: Any, function: Callable[[Any], Any], *, ids: list[int] | None = None, every: bool = False
+) -> list:
     """Calls `function(runner)` on every healthy env runner and waits for the results.
+
+    RLlib ends a runner that raises, and the cause is in its log alone; here it is raised.
 
     Args:
         group: RLlib's `EnvRunnerGroup`.
         function: what to call; it must survive pickling.
+        ids: ids of the runners to call; None: all.
+        every: whether a runner may not be missing. Otherwise one whose process dies is left out.
 
     Returns:
         One result per runner.
 
     Raises:
-        RuntimeError: a runner did not answer.
+        RuntimeError: a runner raised, or did not answer although `every` must.
     """
+    if group.local_env_runner is not None:
+        return [function(group.local_env_runner)]
     expected = group.num_healthy_env_runners()
-    values = group.foreach_env_runner(function)
-    if len(values) != expected:
+    values = group.foreach_env_runner(
+        partial(_or_traceback, function), local_env_runner=False, remote_worker_ids=ids
+    )
+    for value in values:
+        if isinstance(value, _Traceback):
+            raise with_traceback("an env runner failed", value.text)
+    if every and len(values) != expected:
         raise RuntimeError(f"{expected - len(values)} of {expected} env runners failed: see their logs")
     return values
+
+
+@dataclass(frozen=True)
+class _Traceback:
+    """Answer of a runner that raised."""
+
+    text: str
+
+
+def _or_traceback(function: Callable[[Any], Any], runner: Any) -> Any:
+    try:
+        return function(runner)
+    except Exception:  # crosses the process boundary as text, as `GroupSampler` has it
+        return _Traceback(traceback.format_exc())
 
 
 def in_background(function: Callable, *args: Any, **kwargs: Any) -> Future:

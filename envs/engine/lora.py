@@ -124,9 +124,9 @@ def read_adapter(folder: str | Path) -> tuple[LoraSettings, dict[str, torch.Tens
 
 
 def _outside(name: str) -> str:
-    return name.replace(f".{ADAPTER}.", ".")
+    return name.replace(f".{ADAPTER}.", ".").removesuffix(f".{ADAPTER}")  # of an embedding, it is the last
 
 
 def _inside(name: str) -> str:
     stem, _, last = name.rpartition(".")
-    return f"{stem}.{ADAPTER}.{last}"
+    return f"{name}.{ADAPTER}" if last.startswith("lora_embedding_") else f"{stem}.{ADAPTER}.{last}"

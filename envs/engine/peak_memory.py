@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 from pathlib import Path
@@ -13,14 +14,16 @@ _STATUS = Path("/proc/self/status")
 def reset_peak_memory() -> None:
     """Begins a phase.
 
-    Where the system cannot reset its peak (macOS), the peak of the whole process counts.
+    Where the peak cannot be reset (macOS, a container with a read-only /proc), that of the whole process
+    counts.
     """
     import torch
 
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
-    elif _CLEAR.exists():
-        _CLEAR.write_text("5")  # proc(5): resets VmHWM
+    else:
+        with contextlib.suppress(OSError):
+            _CLEAR.write_text("5")  # proc(5): resets VmHWM
 
 
 def peak_memory_gib() -> float:
@@ -29,8 +32,9 @@ def peak_memory_gib() -> float:
 
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
-    if _CLEAR.exists():
-        (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 2**20
+    with contextlib.suppress(OSError):
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-import ray
-from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.annotations import override
@@ -202,15 +200,8 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
 
     @override(Checkpointable)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes RLlib's state dictionary. Loads its weights if their version differs, older ones too.
-
-        Not those that RLlib sends while it sets a colocated run up: they would wake the engine beside the
-        learner. `IGPO.push_weights` follows.
-        """
+        """Takes RLlib's state dictionary. Weights come from `IGPO.push_weights` alone."""
         self._env_steps_lifetime = state.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._env_steps_lifetime)
-        modules, version = state.get(COMPONENT_RL_MODULE), state.get(WEIGHTS_SEQ_NO, 0)
-        if modules is not None and version != self.weights_version and not self.config.is_colocated:
-            self.load_weights(ray.get(modules) if isinstance(modules, ray.ObjectRef) else modules, version)
 
     @override(Checkpointable)
     def get_ctor_args_and_kwargs(self):

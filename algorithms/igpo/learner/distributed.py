@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from ray.rllib.utils.numpy import convert_to_numpy
 from torch.utils._pytree import tree_map_only
 
@@ -82,14 +83,24 @@ class DistributedLearner(TorchLearner):
 
     @override(TorchLearner)
     def get_state(
-        self, components=None, *, not_components=None, gather: bool = False, **kwargs
+        self,
+        components=None,
+        *,
+        not_components=None,
+        inference_only: bool = False,
+        gather: bool = False,
+        **kwargs,
     ) -> dict[str, Any]:
         """Returns RLlib's state.
 
         Args:
+            inference_only: the weights for the engines. RLlib asks for them to send them through the driver;
+                without `gather` they are left out, because `IGPO.push_weights` sends them.
             gather: sharded learners gather the full state now (a collective call). Without it, the first
                 learner returns the state that `stage_state` gathered, once.
         """
+        if inference_only and not gather:
+            return {WEIGHTS_SEQ_NO: self._weights_seq_no}
         if self.config.shard_learner and not gather:
             if self._staged is None:
                 raise RuntimeError(
@@ -97,7 +108,9 @@ class DistributedLearner(TorchLearner):
                 )
             staged, self._staged = self._staged, None
             return staged
-        return super().get_state(components, not_components=not_components, **kwargs)
+        return super().get_state(
+            components, not_components=not_components, inference_only=inference_only, **kwargs
+        )
 
     @override(TorchLearner)
     def _get_optimizer_state(self) -> dict[str, Any]:

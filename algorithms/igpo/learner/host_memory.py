@@ -8,6 +8,7 @@ than copying.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -61,7 +62,15 @@ class PinnedBuffers:
 
     def _pin_memory(self, buffer: torch.Tensor) -> None:
         # `pin_memory=True` would take the next power of two.
-        code = torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0)
+        address = buffer.data_ptr()
+        code = torch.cuda.cudart().cudaHostRegister(address, buffer.nbytes, 0)
         if int(code):
             self._pin = False
             logger.warning("host memory cannot be pinned (CUDA error %d): swaps are slower", int(code))
+            return
+        # Before its memory is freed: what stays pinned is lost to the machine, and cannot be pinned again.
+        weakref.finalize(buffer, _unpin, address).atexit = False
+
+
+def _unpin(address: int) -> None:
+    torch.cuda.cudart().cudaHostUnregister(address)

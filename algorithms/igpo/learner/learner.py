@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from algorithms.igpo.belief.naive import NaiveScorer
 from algorithms.igpo.belief.tree import TreeScorer
@@ -39,8 +40,6 @@ class IGPOTorchLearner(UpdatingLearner):
     def build(self) -> None:
         self._timesteps: dict[str, Any] = {}
         super().build()
-        if self.config.shard_learner:
-            self.stage_state()  # RLlib asks for it while it sets the algorithm up
 
     @functools.cached_property
     def weight_sender(self) -> WeightSender:
@@ -97,7 +96,11 @@ class IGPOTorchLearner(UpdatingLearner):
 
     @override(UpdatingLearner)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores the state, but keeps learning rate and trained policies of the configuration."""
+        """Restores the state, an older one too, but keeps learning rate and trained policies of the
+        configuration.
+        """
+        if WEIGHTS_SEQ_NO in state:
+            self._weights_seq_no = 0  # RLlib would keep weights that are newer than those of the state
         super().set_state(
             {name: value for name, value in state.items() if name != "should_module_be_updated"}
         )

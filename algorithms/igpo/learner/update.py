@@ -243,7 +243,7 @@ class UpdatingLearner(DistributedLearner):
     def _report(self, plan: UpdatePlan, stats: UpdateStats, num_updates: int) -> torch.Tensor:
         """Logs the module's metrics; returns the mean loss over the updates."""
         self._turn_gaps |= stats.turn_gaps(plan.layout.turn_keys)
-        stats.add_sizes(plan)
+        stats.add_sizes(plan, ragged=self._hugging_face(plan.module_id).takes_ragged_rows(self._device))
         ((_, optimizer),) = self.get_optimizers_for_module(plan.module_id)
         metrics = stats.metrics(num_updates, self.over_learners)
         metrics |= {

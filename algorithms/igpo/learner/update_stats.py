@@ -64,12 +64,18 @@ class UpdateStats:
         if real_D.any():
             self.ratio_max = max(self.ratio_max, float(terms.ratio[real_D].max()))
 
-    def add_sizes(self, plan: UpdatePlan) -> None:
-        """Adds the sizes of all micro-batches of this learner, with and without attention's padding."""
+    def add_sizes(self, plan: UpdatePlan, *, ragged: bool) -> None:
+        """Adds the sizes of all micro-batches of this learner, with and without attention's padding.
+
+        Args:
+            plan: what was run.
+            ragged: attention took rows of any length (`algorithms.igpo.model.ragged`): nothing was padded.
+        """
         for lengths_R in (plan.lengths_R[rows] for rows in chain.from_iterable(plan.rows_I)):
+            tokens = int(lengths_R.sum())
             self.total["micro_batches"] += 1
-            self.total["row_tokens"] += int(lengths_R.sum())
-            self.total["padded_tokens"] += padded_size(lengths_R)
+            self.total["row_tokens"] += tokens
+            self.total["padded_tokens"] += tokens if ragged else padded_size(lengths_R)
 
     def turn_gaps(self, turn_keys: list[tuple[str, int]]) -> dict[tuple[str, int], np.ndarray]:
         """Returns learner - sampler of each decision token of each turn that was trained on, in order."""

@@ -24,6 +24,7 @@ from algorithms.igpo.model.fsdp import full_tensor, shard_like
 from algorithms.igpo.model.lora import add_lora, merged_weights
 from algorithms.igpo.model.one_base import shared
 from algorithms.igpo.model.packing import PACKED, PackedRows
+from algorithms.igpo.model.ragged import takes_ragged_rows
 from algorithms.igpo.model.token_logp import Entropy, backbone, token_logp
 from envs.engine.lora import LoraSettings, write_adapter
 from envs.engine.weights import state_to_tensors
@@ -142,6 +143,10 @@ class HFCausalLM(TorchRLModule):
     def has_lora(self) -> bool:
         """Whether adapters are trained, and not all weights."""
         return self.lora is not None
+
+    def takes_ragged_rows(self, device: torch.device) -> bool:
+        """Whether attention takes rows of any length on `device`, and pads none."""
+        return takes_ragged_rows(device, self.compute_dtype, self.hf.config)
 
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 
 from envs.engine.lora import ADAPTER, LoraSettings
+from envs.errors import InputError
 
 
 def add_lora(model, settings: LoraSettings) -> None:
@@ -22,6 +23,8 @@ def add_lora(model, settings: LoraSettings) -> None:
 
     Raises:
         ValueError: no layer has one of the `targets` names.
+        InputError: one of them is a layer whose weight is another layer's too. Merged, the two would differ,
+            and whoever loads them ties them again.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -31,10 +34,25 @@ def add_lora(model, settings: LoraSettings) -> None:
         target_modules=settings.targets,
         task_type="CAUSAL_LM",
     )
+    if settings.targets != "all-linear":  # which leaves both out
+        _refuse_tied(model, settings.targets)
     inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def _refuse_tied(model, targets: list[str]) -> None:
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head.weight is not embedding.weight:
+        return
+    names = [name for name, layer in model.named_modules() if layer is head or layer is embedding]
+    for target in targets:
+        if any(f".{name}".endswith(f".{target}") for name in names):
+            raise InputError(
+                f"lora.targets name {target}, but this model's embeddings and output head are one weight "
+                "(tie_word_embeddings), which cannot have adapters: leave it out"
+            )
 
 
 def set_adapters(model, tensors: Mapping[str, torch.Tensor]) -> None:

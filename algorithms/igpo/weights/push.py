@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.rllib.core import COMPONENT_RL_MODULE
 
-from algorithms.igpo.remote import on_learners
+from algorithms.igpo.remote import on_learners, on_runners
 from algorithms.igpo.weights.transfer_group import TransferGroup
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class WeightPush:
             Bytes of the weights.
 
         Raises:
-            RuntimeError: an engine holds another version than `version` afterwards, or a transfer did not
-                end.
+            RuntimeError: an engine did not take the weights, or holds another version than `version`
+                afterwards, or a transfer did not end.
         """
         transfers = self._config.engine_settings.weight_transfer == "nccl" and runner_ids is None
         num_bytes, held = self._transfer(version) if transfers else self._share(version, runner_ids)
@@ -70,8 +70,7 @@ class WeightPush:
 
         For `engine.placement: colocated`.
         """
-        sleep: Any = lambda runner: runner.sleep()  # noqa: E731
-        self._runners.foreach_env_runner(sleep)
+        on_runners(self._runners, lambda runner: runner.sleep())
         on_learners(self._learners, lambda learner: learner.enter_device())
 
     def _share(self, version: int, runner_ids: list[int] | None) -> tuple[int, list[int]]:
@@ -88,13 +87,8 @@ class WeightPush:
             return ray.put(state), sum(array.nbytes for module in state.values() for array in module.values())
 
         ((reference, num_bytes),) = filter(None, self._on_senders(share))
-        if self._runners.local_env_runner is not None:
-            local: Any = self._runners.local_env_runner
-            return num_bytes, [local.load_weights(ray.get(reference), version)]
         load: Any = lambda runner: runner.load_weights(ray.get(reference), version)  # noqa: E731
-        return num_bytes, self._runners.foreach_env_runner(
-            load, local_env_runner=False, remote_worker_ids=runner_ids
-        )
+        return num_bytes, on_runners(self._runners, load, ids=runner_ids)
 
     def _transfer(self, version: int) -> tuple[int, list[int]]:
         members: Any = self._runners.foreach_env_runner(_membership, local_env_runner=False)

@@ -6,7 +6,8 @@ format, not against the live service.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class _Answer(BaseModel):
 
 
 class WebRetriever:
-    """Searches the web. Thread-safe; the queries of one call go out together.
+    """Searches the web. Thread-safe; the queries of one call go out together, equal ones once.
 
     Args:
         settings: address, name of the environment variable that holds the key, limits.
@@ -54,6 +55,9 @@ class WebRetriever:
         self._cache = diskcache.Cache(
             str((cache or cache_directory()) / "web"), disk=diskcache.JSONDisk, eviction_policy="none"
         )
+        self._lock = threading.Lock()
+        self._under_way: dict[tuple[str, int], Future[_Answer]] = {}
+        """Queries that a thread is asking."""
         self.identity: dict[str, Any] = {"kind": "web", "url": settings.url}
 
     def search(self, queries: list[str], top_k: int) -> PricedHits:
@@ -72,7 +76,27 @@ class WebRetriever:
         return PricedHits(hits, credits=sum(answer.credits for answer, is_new in answers if is_new))
 
     def _answer(self, query: str, count: int) -> tuple[_Answer, bool]:
-        """The answer to a query, and whether it was bought now."""
+        """The answer to a query, and whether it was bought now.
+
+        A query that another thread is asking is not bought again: its answer is waited for.
+        """
+        with self._lock:
+            asked = self._under_way.get((query, count))
+            future = self._under_way.setdefault((query, count), Future())
+        if asked is not None:
+            return asked.result(), False
+        try:
+            answer, is_new = self._ask(query, count)
+            future.set_result(answer)
+        except BaseException as error:
+            future.set_exception(error)
+            raise
+        finally:  # the cache has the answer by now
+            with self._lock:
+                del self._under_way[query, count]
+        return answer, is_new
+
+    def _ask(self, query: str, count: int) -> tuple[_Answer, bool]:
         key = [self.identity["url"], query, count]
         kept = self._cache.get(key)
         answer = self._client.post({"q": query, "num": count}) if kept is None else kept

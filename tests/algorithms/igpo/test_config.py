@@ -111,6 +111,20 @@ def test_engines_serve_what_they_were_built_for(change):
     assert config.engine_identity not in [one.engine_identity for one in changed]
 
 
+@pytest.mark.parametrize(("adapters", "fits"), [("merged", True), ("served", False)])
+def test_an_engine_that_serves_adapters_keeps_its_base(tmp_path, adapters, fits):
+    identities = []
+    for name in ("one", "other"):
+        for file in ("config.json", "tokenizer.json"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / file).write_text("{}")
+        config = IGPOConfig().training(model_path=str(tmp_path / name), engine={"adapters": adapters})
+        roles = [{"name": "a", "policy": "q"}, {"name": "b", "policy": "p", "reads": "a"}]
+        config.environment(env_config={"roles": roles})
+        identities.append(config.multi_agent(policies={"p": {"lora": {}}, "q": {"lora": {}}}).engine_identity)
+    assert (identities[0] == identities[1]) is fits
+
+
 def test_copies_keep_whether_the_number_of_minibatches_was_given():
     for config in (IGPOConfig(), IGPOConfig().training(num_minibatches=3)):
         copies = [

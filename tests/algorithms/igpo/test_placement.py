@@ -142,7 +142,8 @@ def test_a_restored_algorithm_pushes_its_weights_once_and_while_the_learner_has_
     engine that has just left the device.
     """
     algorithm, order = IGPO.__new__(IGPO), []
-    algorithm.env_runner_group = algorithm.learner_group = None  # what RLlib's push would use
+    algorithm.env_runner_group = None  # what RLlib's push would use
+    algorithm.learner_group = SimpleNamespace(_worker_manager=None)
     algorithm.push_weights = lambda: order.append("push")
     algorithm._weight_push = SimpleNamespace(give_device_to_learner=lambda: order.append("give"))
     monkeypatch.setattr(Checkpointable, "restore_from_path", lambda self, path: order.append("restore"))
@@ -153,14 +154,13 @@ def test_a_restored_algorithm_pushes_its_weights_once_and_while_the_learner_has_
         order.clear()
 
 
-@pytest.mark.parametrize(("placement", "loaded"), [("separate", [7]), ("colocated", [])])
-def test_rllib_s_own_weights_do_not_wake_an_engine_beside_the_learner(placement, loaded):
-    """RLlib sends them while it sets the algorithm up; the learner then has just come to the device."""
+def test_rllib_s_own_weights_reach_no_engine():
+    """`IGPO.push_weights` alone sends them: they would wake a colocated engine beside the learner."""
     runner, versions = IGPOEnvRunner.__new__(IGPOEnvRunner), []
-    runner.config, runner.loop, runner._env_steps_lifetime = make_config(placement), None, 0
+    runner.config, runner.loop, runner._env_steps_lifetime = make_config("separate"), None, 0
     runner.load_weights = lambda modules, version: versions.append(version)
     runner.set_state({"rl_module": {}, "weights_seq_no": 7, "num_env_steps_sampled_lifetime": 5})
-    assert versions == loaded and runner._env_steps_lifetime == 5
+    assert versions == [] and runner._env_steps_lifetime == 5
 
 
 @pytest.mark.slow
@@ -208,6 +208,9 @@ def test_the_engine_sleeps_while_the_learner_updates(tmp_path):
                 order.clear()
                 note(learner, "_set_optimizer_state", "restore")
                 algorithm.restore_from_path(str(tmp_path))
+                assert order == ["sleep", "enter", "restore", "leave", "wake"]
+                order.clear()
+                algorithm.set_state(algorithm.get_state())
                 assert order == ["sleep", "enter", "restore", "leave", "wake"]
             algorithm.train()
             (optimizer,) = learner._named_optimizers.values()

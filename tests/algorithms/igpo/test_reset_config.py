@@ -1,10 +1,13 @@
 """Another run on the engines of the one before (`IGPO.reset_config`, through Tune's `reset`)."""
 
+import copy
+
 import numpy as np
 import pytest
 
 from algorithms.igpo import IGPOConfig
 from algorithms.igpo.callbacks import IGPOCallback
+from envs.engine.transformers import TransformersEngine
 
 EVENTS = []
 
@@ -41,13 +44,29 @@ def train(algorithm):
 
 
 @pytest.mark.slow
-def test_a_reset_algorithm_trains_like_a_new_one():
+def test_a_reset_algorithm_trains_like_a_new_one(monkeypatch):
     import ray
+
+    loaded, load = [], TransformersEngine.load_weights
+    monkeypatch.setattr(
+        TransformersEngine,
+        "load_weights",
+        lambda self, *args, **kw: loaded.append(1) or load(self, *args, **kw),
+    )
 
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         fresh = make_config("grpo").build_algo()
+        assert len(loaded) == 1, "RLlib sends no weights of its own"
         expected = train(fresh)
+        state = copy.deepcopy(fresh.get_state())
+        fresh.train()
+        fresh.set_state(state)
+        (engine,) = fresh.env_runner.loop.engines.values()
+        assert fresh.weights_version == engine.weights_version == 1
+        for name, tensor in engine._model.state_dict().items():
+            if name in expected[3]:
+                np.testing.assert_array_equal(tensor.numpy(), expected[3][name])
         fresh.stop()
 
         reused = make_config("igpo").callbacks(Noted).build_algo()

@@ -1,10 +1,22 @@
 """An env runner or a learner that does not start is told by its cause."""
 
+from types import SimpleNamespace
+
 import pytest
 from ray.exceptions import RayTaskError
+from ray.rllib.utils.actor_manager import FaultTolerantActorManager, RemoteCallResults, ResultOrError
+from ray.rllib.utils.checkpoints import Checkpointable
 
 from algorithms.igpo.config import IGPOConfig
-from algorithms.igpo.remote import StartError, last_exception, starting, with_traceback
+from algorithms.igpo.remote import (
+    StartError,
+    failures_raised,
+    last_exception,
+    on_runners,
+    starting,
+    with_traceback,
+)
+from algorithms.igpo.weights.push import WeightPush
 from envs.errors import InputError
 
 TRACEBACK = """ray::Runner.__init__() (pid=1, ip=127.0.0.1)
@@ -114,3 +126,132 @@ def test_what_does_not_start_is_told_by_its_cause():
             assert str(failed.value) == message
     finally:
         ray.shutdown()
+
+
+class Runners:
+    """RLlib's group of env runners in other processes; one that dies is left out of the results."""
+
+    local_env_runner = None
+
+    def __init__(self, *runners, dead=0):
+        self.runners, self.dead = runners, dead
+
+    def num_healthy_env_runners(self):
+        return len(self.runners) + self.dead
+
+    def foreach_env_runner(self, function, *, local_env_runner, remote_worker_ids):
+        return [function(runner) for runner in self.runners]
+
+
+def test_what_a_runner_raises_is_raised_here():
+    assert on_runners(Runners(1, 2), lambda runner: runner + 1) == [2, 3]
+    with pytest.raises(RuntimeError, match="an env runner failed: ZeroDivisionError") as failure:
+        on_runners(Runners(1, 0), lambda runner: 1 / runner)
+    assert "Traceback" in failure.value.__notes__[0]
+
+
+def test_a_runner_may_die_unless_every_one_must_answer():
+    assert on_runners(Runners(1, dead=1), lambda runner: runner) == [1]
+    with pytest.raises(RuntimeError, match="1 of 2 env runners failed"):
+        on_runners(Runners(1, dead=1), lambda runner: runner, every=True)
+
+
+def test_an_engine_that_does_not_sleep_ends_the_run_before_the_learner_takes_the_device():
+    """RLlib would end the runner and go on, and the cause would be in its log alone."""
+    config = IGPOConfig().env_runners(engine={"kind": "transformers", "placement": "colocated"})
+
+    class Runner:
+        def sleep(self):
+            raise RuntimeError("the engine was put to sleep while requests were running")
+
+    push = WeightPush(config, None, Runners(Runner()))  # without learners: none is asked
+    with pytest.raises(RuntimeError, match="an env runner failed: .* while requests were running"):
+        push.give_device_to_learner()
+
+
+def test_weights_that_an_engine_refuses_end_the_run(monkeypatch):
+    class Runner:
+        def load_weights(self, modules, version):
+            raise ValueError("weights do not fit the engine's model")
+
+    class Learner:
+        _learner_index = 0
+
+        def get_state(self, **kwargs):
+            return {"rl_module": {"policy": {}}}
+
+    learners = SimpleNamespace(foreach_learner=lambda f, **_: [SimpleNamespace(get=lambda: f(Learner()))])
+    monkeypatch.setattr("algorithms.igpo.weights.push.ray", SimpleNamespace(put=lambda x: x, get=lambda x: x))
+    with pytest.raises(RuntimeError, match="weights do not fit the engine's model"):
+        WeightPush(IGPOConfig(), learners, Runners(Runner())).push(1)
+
+
+class Learners(FaultTolerantActorManager):
+    """RLlib's manager, of a learner in this process: an exception is a result, which RLlib ignores."""
+
+    def __init__(self, learner):
+        self.learner = learner
+
+    def healthy_actor_ids(self):
+        return [0]
+
+    def foreach_actor(self, function, **kwargs):
+        results = RemoteCallResults()
+        try:
+            results.add_result(0, ResultOrError(result=function(self.learner)), None)
+        except Exception as error:
+            results.add_result(0, ResultOrError(error=error), None)
+        return results
+
+
+class Group(Checkpointable):
+    """As RLlib's `LearnerGroup`: its one component is the manager."""
+
+    def __init__(self, learner):
+        self._worker_manager = learner and Learners(learner)
+
+    def get_state(self, components=None, *, not_components=None, **kwargs):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+    def get_ctor_args_and_kwargs(self):
+        return (), {}
+
+    def get_checkpointable_components(self):
+        return [("learner", self._worker_manager)] if self._worker_manager else []
+
+
+class Learner:
+    error: Exception | None = None
+
+    def get_state(self):
+        return {}
+
+    def save_to_path(self, path, **kwargs):
+        if self.error:
+            raise self.error
+        path.mkdir()
+
+    def restore_from_path(self, path, **kwargs):
+        if self.error:
+            raise self.error
+
+
+@pytest.mark.parametrize("act", ["save_to_path", "restore_from_path"])
+def test_a_learner_that_cannot_be_saved_or_restored_says_so(tmp_path, act):
+    """RLlib goes on: with a checkpoint without the learner, or with other weights than the checkpoint's."""
+    learner = Learner()
+    group = Group(learner)
+    with failures_raised(group):
+        group.save_to_path(tmp_path / "good")
+        group.restore_from_path(tmp_path / "good")
+    learner.error = OSError(28, "No space left on device")
+    path = tmp_path / ("bad" if act == "save_to_path" else "good")
+    getattr(group, act)(path)  # by itself
+    with pytest.raises(OSError, match="No space left"), failures_raised(group):
+        getattr(group, act)(path)
+    getattr(group, act)(path)  # and again by itself
+    with failures_raised(Group(None)):  # the learner in this process raises anyway
+        pass

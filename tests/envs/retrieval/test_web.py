@@ -3,6 +3,9 @@ where it is.
 """
 
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from loopback import answering, free_port
@@ -114,3 +117,38 @@ def test_the_key_never_leaves_the_request(monkeypatch, tmp_path, caplog):
     assert not any("secret" in text for text in seen)
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert files and not any(b"secret" in file.read_bytes() for file in files)
+
+
+def test_equal_queries_are_bought_once(tmp_path):
+    """In one call, and of two rollouts that ask at the same time."""
+    asked, second_waits = [], threading.Event()
+
+    def slow(body, headers):
+        asked.append(body["q"])
+        second_waits.wait(0.5)
+        return serper(body, headers)
+
+    with answering(slow) as address:
+        retriever = web(address, tmp_path)
+        found = retriever.search(["red", "blue", "red"], 2)
+        assert sorted(asked) == ["blue", "red"] and found.credits == 2 and found[0] == found[2]
+        with ThreadPoolExecutor(4) as pool:
+            rollouts = list(pool.map(lambda _: retriever.search(["green"], 2), range(4)))
+    assert asked.count("green") == 1 and sum(hits.credits for hits in rollouts) == 1
+    assert all(hits == rollouts[0] for hits in rollouts)
+
+
+def test_a_failure_is_that_of_all_who_wait_for_it_and_is_not_kept(tmp_path):
+    asked = []
+
+    def failing_once(body, headers):
+        asked.append(body["q"])
+        time.sleep(0.2)
+        return (500, {}) if len(asked) == 1 else serper(body, headers)
+
+    with answering(failing_once) as address:
+        retriever = web(address, tmp_path)
+        with pytest.raises(RetrieverError, match="answered 500"):
+            retriever.search(["red", "red"], 1)
+        assert retriever.search(["red"], 1).credits == 1
+    assert asked == ["red", "red"]

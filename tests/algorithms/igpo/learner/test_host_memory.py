@@ -73,6 +73,9 @@ def test_large_buffers_are_pinned_once_and_pinning_that_fails_is_said(monkeypatc
             pinned.append(size)
             return code
 
+        def cudaHostUnregister(self, pointer):  # noqa: N802
+            return 0
+
     monkeypatch.setattr(torch.cuda, "cudart", Cudart)
     buffers = PinnedBuffers()
     large, other = torch.zeros(2**18), torch.zeros(2**19)
@@ -80,3 +83,26 @@ def test_large_buffers_are_pinned_once_and_pinning_that_fails_is_said(monkeypatc
         buffers.move([("large", large), ("small", torch.zeros(3)), ("other", other)], CPU)
     assert pinned == [2**20, 2**21][:tries]
     assert ("cannot be pinned (CUDA error 2)" in caplog.text) is bool(code)
+
+
+def test_what_is_no_buffer_any_more_is_unpinned(monkeypatch):
+    """Freed while pinned, memory is lost to the machine and cannot be pinned again at the same address."""
+    pinned = {}
+
+    class Cudart:
+        def cudaHostRegister(self, pointer, size, flags):  # noqa: N802 (CUDA's name)
+            pinned[pointer] = size
+            return 0
+
+        def cudaHostUnregister(self, pointer):  # noqa: N802
+            del pinned[pointer]
+            return 0
+
+    monkeypatch.setattr(torch.cuda, "cudart", Cudart)
+    buffers, tensor = PinnedBuffers(), torch.zeros(2**18)
+    buffers.move([("a", tensor)], CPU)
+    tensor.data = torch.zeros(2**19)
+    buffers.move([("a", tensor)], CPU)
+    assert pinned == {tensor.data_ptr(): 2**21}, "the buffer of the old shape is unpinned"
+    del buffers
+    assert not pinned

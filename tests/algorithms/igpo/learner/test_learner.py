@@ -1,6 +1,7 @@
 """The module and the learner on a tiny random Llama: exact log-probs, exact losses, exact steps."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from algorithms.igpo.learner.loss import LossSettings
 from algorithms.igpo.learner.token_batch import Row, TokenLayout, join_rows, row_lengths
 from algorithms.igpo.learner.update import TOKEN_TERMS
 from algorithms.igpo.learner.update_plan import UpdatePlan, plan_minibatches, split_micro_batches
+from algorithms.igpo.learner.update_stats import UpdateStats
 from algorithms.igpo.metrics import learner_metrics
 from algorithms.igpo.model.causal_lm import HFCausalLM, load_causal_lm
 from algorithms.igpo.model.token_logp import token_logp
@@ -504,6 +506,22 @@ def test_on_request_the_gap_of_every_token_is_kept(llama):
         ]
 
 
+@pytest.mark.parametrize(("ragged", "share"), [(False, 0.05), (True, 0.0)])
+def test_padding_counts_where_attention_pads(ragged, share):
+    """Rows of 10 and 9 tokens go side by side: 19 of 20 positions are real."""
+    stats = UpdateStats()
+    stats.add_sizes(SimpleNamespace(lengths_R=np.array([10, 9]), rows_I=[[np.array([0, 1])]]), ragged=ragged)
+    metrics = stats.metrics(1, lambda values, how: values)
+    assert metrics["padding_share"] == pytest.approx(share, abs=1e-12) and metrics["micro_batches"] == 1
+
+
+def test_the_learner_asks_whether_attention_pads(llama, monkeypatch):
+    learner = make_learner(llama)
+    assert update(learner, make_batch())["default_policy"]["padding_share"].peek() > 0
+    monkeypatch.setattr(HFCausalLM, "takes_ragged_rows", lambda self, device: True)
+    assert update(learner, make_batch())["default_policy"]["padding_share"].peek() == 0
+
+
 def test_gradient_is_clipped_after_its_norm_was_noted(llama):
     learner = make_learner(llama, grad_clip=0.01)
     metrics = metrics_of(update(learner, make_batch()))
@@ -685,6 +703,28 @@ def test_a_restored_learner_goes_on_exactly(llama, tmp_path):
     expected = learner.module["default_policy"].get_state()
     for name, array in restored.module["default_policy"].get_state().items():
         np.testing.assert_array_equal(array, expected[name])
+
+
+def test_an_older_state_brings_its_weights_and_its_number_of_updates_back(llama):
+    learner = make_learner(llama, lr=0.01)
+    states = []
+    for seed in range(3):
+        states.append(copy.deepcopy(learner.get_state()))
+        update(learner, make_batch(seed=seed))
+    for state in (states[1], states[2], states[0]):
+        learner.set_state(state)
+        restored = learner.get_state()
+        assert restored["weights_seq_no"] == state["weights_seq_no"]
+        for name, array in state["rl_module"]["default_policy"].items():
+            np.testing.assert_array_equal(restored["rl_module"]["default_policy"][name], array)
+
+
+def test_rllib_gets_no_weights_for_the_engines(llama):
+    """It would send them through the driver; `IGPO.push_weights` sends them, and asks with `gather`."""
+    learner = make_learner(llama)
+    assert "rl_module" not in learner.get_state("rl_module", inference_only=True)
+    assert "rl_module" in learner.get_state("rl_module", inference_only=True, gather=True)
+    assert "rl_module" in learner.get_state("rl_module")
 
 
 @pytest.mark.parametrize("lr", [1e-5, [[0, 3e-5], [200, 0.0]]])

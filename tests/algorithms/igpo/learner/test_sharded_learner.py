@@ -77,6 +77,7 @@ def test_three_steps_equal_those_of_one_learner(ray_of_two_cpus, tmp_path):
         )
         total = sum(p.numel() for p in one.module["default_policy"].parameters())
         assert sum(held) == total and max(held) < 0.6 * total, "each learner holds its half"
+        assert of_each(group, lambda learner: learner._staged) == [None, None], "no copy waits"
         step(1, groups=5)
         step(2, groups=1)  # one learner has nothing to do
         of_each(group, lambda learner: learner.stage_state())

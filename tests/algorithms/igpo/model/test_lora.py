@@ -10,7 +10,9 @@ from algorithms.igpo.learner.loss import LossSettings
 from algorithms.igpo.model.causal_lm import load_causal_lm
 from algorithms.igpo.model.lora import LoraSettings, add_lora, without_adapters
 from algorithms.igpo.model.token_logp import token_logp
+from envs.engine.lora import read_adapter, write_adapter
 from envs.engine.weights import state_to_tensors
+from envs.errors import InputError
 
 LORA = {"lora": {"rank": 4, "targets": ["q_proj", "down_proj"]}}
 
@@ -127,3 +129,38 @@ def test_targets_that_no_layer_has_are_refused(llama):
         add_lora(load_causal_lm(llama, torch.float32), LoraSettings(targets=["nope"]))
     with pytest.raises(ValueError, match="rank"):
         LoraSettings(rank=0)
+
+
+@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens"], ["q_proj", "lm_head"]])
+def test_adapters_of_a_tied_weight_are_refused(llama, targets):
+    """Engine and loaded folder would tie what the adapters have made two."""
+    with pytest.raises(InputError, match=rf"name {targets[-1]}, but .*\(tie_word_embeddings\)"):
+        add_lora(load_causal_lm(llama, torch.float32), LoraSettings(targets=targets))
+
+
+def test_adapters_of_embeddings_and_head_are_pushed_and_saved(tmp_path):
+    path = save_tiny_llama(tmp_path / "untied", tied=False)
+    learner = make_learner(path, model_config={"lora": {"targets": ["lm_head", "embed_tokens"]}}, lr=0.02)
+    update(learner, make_batch())
+    module, base = module_of(learner), load_causal_lm(path, torch.float32)
+    pushed = state_to_tensors(module.get_state(inference_only=True))
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        assert (pushed[name] - base.state_dict()[name]).abs().max() > 1e-4
+    module.save_pretrained(str(tmp_path / "saved"))
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype="auto")
+    torch.testing.assert_close(logits(saved), logits(module.hf), atol=1e-5, rtol=1e-5)
+
+
+def test_the_adapter_of_an_embedding_has_the_names_of_peft(tmp_path):
+    from safetensors import safe_open
+
+    path = save_tiny_llama(tmp_path / "untied", tied=False)
+    model, settings = load_causal_lm(path, torch.float32), LoraSettings(targets=["embed_tokens", "q_proj"])
+    add_lora(model, settings)
+    own = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    write_adapter(tmp_path / "adapter", settings, own, path)
+    with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert {f"base_model.model.model.embed_tokens.lora_embedding_{x}" for x in "AB"} < names
+    assert not any("default" in name for name in names)
+    assert read_adapter(tmp_path / "adapter")[1].keys() == own.keys()
