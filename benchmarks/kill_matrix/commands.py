@@ -26,10 +26,8 @@ from pipeline.verification.same_weights import compare_weights
 
 ATTEMPTS = 3
 """Commands again after which it counts as lost."""
-MOST_OF_IT = 0.8
-"""Share of the uninterrupted seconds in which a kill falls: on a machine that has become quieter, the end may
-come before them all.
-"""
+SOON = 0.1
+"""Seconds: a command that ends sooner is not killed."""
 DEMONSTRATIONS = 64
 PLAN: dict[str, Any] = {
     "budget_tokens": 2_000,
@@ -57,16 +55,20 @@ def try_command(kill: Kill, out: Path, folder: Path, chance: random.Random, say:
     """Starts the command of `kill`, kills it at a random moment, starts it until it ends well, compares."""
     name = kill.cell.configuration
     reference, seconds = _uninterrupted(out, name, say)
-    _prepare(folder, name)
-    codes, killed, wait = [], None, chance.uniform(0, MOST_OF_IT * seconds)
-    with Command(folder, *WORDS[name]) as command:
-        time.sleep(wait)
-        if not command.is_over:
-            killed = strike(kill, command, Servers(folder, name), chance)
-        struck = time.monotonic()
-        codes.append(command.end())
+    wait = chance.uniform(0, seconds)
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        _prepare(folder, name)
+        with Command(folder, *WORDS[name]) as command:
+            time.sleep(wait)
+            killed = None if command.is_over else strike(kill, command, Servers(folder, name), chance)
+            struck = time.monotonic()
+            codes = [command.end()]
+        if killed or wait < SOON:
+            break
+        wait /= 2  # the machine is quieter than it was for the uninterrupted one: it had ended before
     seconds_to_end, left = time.monotonic() - struck, sorted(_files(folder / "out"))
-    while (codes[-1] or not killed) and len(codes) <= ATTEMPTS:
+    while codes[-1] and len(codes) <= ATTEMPTS:
         with Command(folder, *WORDS[name]) as again:
             codes.append(again.end())
     return {
