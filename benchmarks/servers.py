@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from envs.world.config import WorldSettings
@@ -22,8 +25,16 @@ PATIENCE = 180.0
 class Server:
     """A command that listens on a port of this machine. `stop` kills it; `start` starts it again."""
 
-    def __init__(self, name: str, words: Sequence[str], folder: Path, port: int):
+    def __init__(
+        self,
+        name: str,
+        words: Sequence[str],
+        folder: Path,
+        port: int,
+        environment: Mapping[str, str] | None = None,
+    ):
         self.name, self.port = name, port
+        self._environment = {**os.environ, **(environment or {})}
         self._words, self._folder = [sys.executable, *words], folder
         self._process: subprocess.Popen | None = None
 
@@ -35,7 +46,12 @@ class Server:
         """Returns once `/health` answers. Raises RuntimeError where the command ends first."""
         with (self._folder / f"{self.name}.txt").open("a") as said:
             self._process = subprocess.Popen(
-                self._words, cwd=self._folder, stdout=said, stderr=said, start_new_session=True
+                self._words,
+                cwd=self._folder,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+                env=self._environment,
             )
         deadline = time.monotonic() + PATIENCE
         while not self._answers():
@@ -52,7 +68,8 @@ class Server:
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # MLflow's server has workers of its own
             self._process.wait()
             self._process = None
 
@@ -76,7 +93,8 @@ def mlflow(folder: Path) -> Server:
     places = [f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts")]
     words = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
              "--backend-store-uri", places[0], "--artifacts-destination", places[1]]  # fmt: skip
-    return Server("mlflow", words, folder, port)
+    # Its job runners, a dozen processes, have nothing to do here.
+    return Server("mlflow", words, folder, port, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
 
 
 def _free_port() -> int:

@@ -27,8 +27,12 @@ class Servers:
             self._by_name = {"retriever": retriever(self._folder, world), "MLflow": mlflow(self._folder)}
 
     def __enter__(self) -> Servers:
-        for server in self._by_name.values():
-            server.start()
+        try:
+            for server in self._by_name.values():
+                server.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
