@@ -46,6 +46,7 @@ from algorithms.igpo.metrics import (
     training_metrics,
 )
 from algorithms.igpo.remote import in_background, on_learners, on_runners, starting
+from algorithms.igpo.restoring import check_learners, check_policies
 from algorithms.igpo.sampling import GroupSampler, SampledBatch, heldout_jobs, sample_batch
 from algorithms.igpo.weights.export import export_hf
 from algorithms.igpo.weights.push import WeightPush
@@ -319,6 +320,7 @@ class IGPO(Algorithm):
             "cursor": self.prompt_sampler.state(),
             WEIGHTS_SEQ_NO: self._weights_version,
             "ahead": self._ahead,
+            "sampling_identity": self.config.sampling_identity,
         }
         return {**state, "igpo": own}
 
@@ -326,9 +328,13 @@ class IGPO(Algorithm):
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         if "igpo" in state:
-            self.prompt_sampler.restore(state["igpo"]["cursor"])
-            self._weights_version = state["igpo"][WEIGHTS_SEQ_NO]
-            self._ahead = state["igpo"].get("ahead")
+            own, identity = state["igpo"], self.config.sampling_identity
+            cursor, self._ahead = own["cursor"], own.get("ahead")
+            if self._ahead is not None and own.get("sampling_identity", identity) != identity:
+                # A batch of other settings is none of this run's: its prompts are drawn again.
+                cursor, self._ahead = self._ahead.drawn_from, None
+            self.prompt_sampler.restore(cursor)
+            self._weights_version = own[WEIGHTS_SEQ_NO]
 
     @override(Algorithm)
     def save_to_path(self, path=None, **kwargs) -> str:
@@ -341,12 +347,18 @@ class IGPO(Algorithm):
 
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
-        """Restores a checkpoint and pushes its weights. A colocated learner takes its device for that."""
+        """Restores a checkpoint and pushes its weights. A colocated learner takes its device for that.
+
+        Raises:
+            InputError: the checkpoint lacks a policy of this algorithm, or is of other questions.
+        """
+        check_policies(path, self.config.policy_ids)
         if self.config.is_colocated:
             self._weight_push.give_device_to_learner()
         # Skip Algorithm's version, which sends the weights through the driver too: sharded learners have none
         # to give it, and they would wake a colocated engine.
         super(Algorithm, self).restore_from_path(path, *args, **kwargs)
+        check_learners(self.learner_group, path, self._weights_version)
         self.push_weights()
 
     def export_hf(self, folder: Path) -> None:

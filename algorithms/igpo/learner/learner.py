@@ -97,13 +97,17 @@ class IGPOTorchLearner(UpdatingLearner):
 
     @override(UpdatingLearner)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores the state, but keeps learning rate and trained policies of the configuration."""
+        """Restores the state, but keeps learning rate and trained policies of the configuration.
+
+        References are restored where this configuration refreshes its own; without that they stay the initial
+        policy.
+        """
         super().set_state(
             {name: value for name, value in state.items() if name != "should_module_be_updated"}
         )
         if TIMESTEPS in state:
             self.after_gradient_based_update(timesteps=state[TIMESTEPS])
-        if REFERENCES in state:
+        if REFERENCES in state and self.config.reference_refresh_interval:
             self._references.set_state(state[REFERENCES])
 
     @override(UpdatingLearner)
