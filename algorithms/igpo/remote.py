@@ -101,6 +101,7 @@ def on_learners(
     *,
     ids: list[int] | None = None,
     timeout_seconds: float | None = None,
+    healthy_only: bool = True,
 ) -> list:
     """Calls `function(learner)` on every learner and waits for the results.
 
@@ -112,6 +113,7 @@ def on_learners(
         ids: indices of the learners to call; None: all.
         timeout_seconds: how long to wait; None: without limit. Learners that have not answered by then are
             left out of the results.
+        healthy_only: leave out learners whose last call failed.
 
     Returns:
         One result per learner that answered, in the order of their indices.
@@ -119,7 +121,9 @@ def on_learners(
     Raises:
         Exception: the first one that a learner raised.
     """
-    results = group.foreach_learner(function, remote_actor_ids=ids, timeout_seconds=timeout_seconds)
+    results = group.foreach_learner(
+        function, remote_actor_ids=ids, timeout_seconds=timeout_seconds, healthy_only=healthy_only
+    )
     values = [result.get() for result in results]
     for value in values:
         if isinstance(value, Exception):

@@ -1,7 +1,8 @@
 """Whether a checkpoint can be a run's beginning, and whether the learners took it.
 
-RLlib restores what it finds: it passes over a policy that the checkpoint does not hold, and drops what a
-learner's process raises. Either way a run would go on from its first weights, without a word.
+RLlib restores what it finds. It passes over a policy that the checkpoint does not hold, which would then
+begin with its first weights, without a word. And it drops what a learner's process raises and calls that
+learner no more, so the cause would be lost.
 """
 
 from __future__ import annotations
@@ -50,15 +51,16 @@ def check_learners(learners: LearnerGroup, checkpoint: str | Path, version: int)
         RuntimeError: it holds other weights all the same.
     """
 
-    def held() -> list[int]:
-        return on_learners(learners, lambda learner: learner._weights_seq_no)
-
-    if set(held()) == {version}:
+    count = max(1, len(learners))  # a learner in the driver is not counted
+    if on_learners(learners, _version) == [version] * count:
         return
     folder = str(Path(checkpoint, LEARNER).absolute())
-    on_learners(learners, lambda learner: learner.restore_from_path(folder))
-    if set(versions := held()) != {version}:
+    on_learners(learners, lambda learner: learner.restore_from_path(folder), healthy_only=False)
+    if (held := on_learners(learners, _version, healthy_only=False)) != [version] * count:
         raise RuntimeError(
-            f"{checkpoint} holds weights version {version}, but the learners hold {versions} after restoring "
-            "it"
+            f"{checkpoint} holds weights version {version}, but the learners hold {held} after restoring it"
         )
+
+
+def _version(learner) -> int:
+    return learner._weights_seq_no

@@ -146,10 +146,11 @@ def test_a_restored_algorithm_pushes_its_weights_once_and_while_the_learner_has_
     algorithm.push_weights = lambda: order.append("push")
     algorithm._weight_push = SimpleNamespace(give_device_to_learner=lambda: order.append("give"))
     monkeypatch.setattr(Checkpointable, "restore_from_path", lambda self, path: order.append("restore"))
+    monkeypatch.setattr("algorithms.igpo.algorithm.check_learners", lambda *_: order.append("check"))
     for placement, expected in (("separate", []), ("colocated", ["give"])):
         algorithm.config = make_config(placement)
         algorithm.restore_from_path("checkpoint")
-        assert order == [*expected, "restore", "push"]
+        assert order == [*expected, "restore", "check", "push"]
         order.clear()
 
 

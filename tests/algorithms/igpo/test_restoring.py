@@ -1,4 +1,4 @@
-"""A checkpoint that a run cannot begin from is refused: RLlib would go on from the first weights."""
+"""A checkpoint that a run cannot begin from is refused with its cause."""
 
 from types import SimpleNamespace
 
@@ -38,23 +38,33 @@ class Learner:
         self._weights_seq_no = self.restored
 
 
-def group(*learners):
-    def foreach_learner(function, **_):
+class Group:
+    """RLlib's `LearnerGroup`: hands exceptions over as if they were results, and then calls those that raised
+    only where it is asked to.
+    """
+
+    def __init__(self, *learners):
+        self.learners, self.ill = learners, [learner for learner in learners if learner.error]
+
+    def __len__(self):
+        return len(self.learners)
+
+    def foreach_learner(self, function, *, healthy_only=True, **_):
         results = []
-        for learner in learners:
+        for learner in self.learners:
+            if healthy_only and learner in self.ill:
+                continue
             try:
                 results.append(function(learner))
-            except ValueError as error:  # RLlib hands it over as if it were a result
+            except ValueError as error:
                 results.append(error)
         return [SimpleNamespace(get=lambda result=result: result) for result in results]
 
-    return SimpleNamespace(foreach_learner=foreach_learner)
-
 
 def test_what_a_learner_s_process_raised_is_raised_here(tmp_path):
-    check_learners(group(Learner(ValueError("not asked"), version=5)), tmp_path, 5)
+    check_learners(Group(Learner(version=5), Learner(version=5)), tmp_path, 5)
     bad = Learner(ValueError("weights do not fit the model"))
     with pytest.raises(ValueError, match="weights do not fit the model"):
-        check_learners(group(Learner(version=5), bad), tmp_path, 5)
+        check_learners(Group(Learner(version=5), bad), tmp_path, 5)
     with pytest.raises(RuntimeError, match=r"holds weights version 5, but the learners hold \[5, 4\]"):
-        check_learners(group(Learner(version=5), Learner(restored=4)), tmp_path, 5)
+        check_learners(Group(Learner(version=5), Learner(restored=4)), tmp_path, 5)
