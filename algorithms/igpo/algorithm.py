@@ -47,6 +47,7 @@ from algorithms.igpo.metrics import (
     training_metrics,
 )
 from algorithms.igpo.remote import failures_raised, in_background, on_learners, on_runners, starting
+from algorithms.igpo.restoring import check_policies
 from algorithms.igpo.sampling import GroupSampler, SampledBatch, heldout_jobs, sample_batch
 from algorithms.igpo.weights.export import export_hf
 from algorithms.igpo.weights.push import WeightPush
@@ -320,6 +321,7 @@ class IGPO(Algorithm):
             "cursor": self.prompt_sampler.state(),
             WEIGHTS_SEQ_NO: self._weights_version,
             "ahead": self._ahead,
+            "sampling_identity": self.config.sampling_identity,
         }
         return {**state, "igpo": own}
 
@@ -333,9 +335,13 @@ class IGPO(Algorithm):
             self._weight_push.give_device_to_learner()
         super().set_state(state)
         if "igpo" in state:
-            self.prompt_sampler.restore(state["igpo"]["cursor"])
-            self._weights_version = state["igpo"][WEIGHTS_SEQ_NO]
-            self._ahead = state["igpo"].get("ahead")
+            own, identity = state["igpo"], self.config.sampling_identity
+            cursor, self._ahead = own["cursor"], own.get("ahead")
+            if self._ahead is not None and own.get("sampling_identity", identity) != identity:
+                # A batch of other settings is none of this run's: its prompts are drawn again.
+                cursor, self._ahead = self._ahead.drawn_from, None
+            self.prompt_sampler.restore(cursor)
+            self._weights_version = own[WEIGHTS_SEQ_NO]
         if has_weights:
             self.push_weights()
 
@@ -351,7 +357,12 @@ class IGPO(Algorithm):
 
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
-        """Restores a checkpoint and pushes its weights. A colocated learner takes its device for that."""
+        """Restores a checkpoint and pushes its weights. A colocated learner takes its device for that.
+
+        Raises:
+            InputError: the checkpoint lacks a policy of this algorithm, or is of other questions.
+        """
+        check_policies(path, self.config.policy_ids)
         if self.config.is_colocated:
             self._weight_push.give_device_to_learner()
         # Skip Algorithm's version, which sends the weights through the driver too: sharded learners have none

@@ -282,6 +282,14 @@ class IGPOSettings(AlgorithmConfig):
         )
 
     @property
+    def sampling_identity(self) -> tuple[Any, ...]:
+        """Everything that decides what a batch holds, apart from the weights."""
+        sizes = self.seed, self.max_weight_lag, self.prompts_per_iteration, self.group_size
+        resampled = self.max_resample if self.dynamic_sampling else None
+        scoring = dataclasses.astuple(self.belief_scoring)
+        return *sizes, resampled, *scoring, self.search_settings.model_dump()
+
+    @property
     def logp_gap_bound(self) -> float:
         """`max_logp_gap`, or the default of `model_dtype`; nats."""
         return MAX_LOGP_GAP[self.model_dtype] if self.max_logp_gap is None else self.max_logp_gap

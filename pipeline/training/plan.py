@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from algorithms.igpo.restoring import check_policies
 from envs.errors import InputError
 from pipeline.doctor.checks import cheap_checks
 from pipeline.doctor.findings import Subject, busy
@@ -64,6 +65,7 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
     if not resume:
         if experiment.restore:
             check_checkpoint(experiment.restore)
+            check_policies(experiment.restore, config.policy_ids)
         return Plan(experiment, config, resolved, None)
     found = RunDirectory.find(experiment.storage_path, experiment.name)
     mine = [run for run in found if run.metadata.get("label") == experiment.label]

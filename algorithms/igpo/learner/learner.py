@@ -98,6 +98,9 @@ class IGPOTorchLearner(UpdatingLearner):
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores the state, an older one too, but keeps learning rate and trained policies of the
         configuration.
+
+        References are restored where this configuration refreshes its own; without that they stay the initial
+        policy.
         """
         if WEIGHTS_SEQ_NO in state:
             self._weights_seq_no = 0  # RLlib would keep weights that are newer than those of the state
@@ -106,7 +109,7 @@ class IGPOTorchLearner(UpdatingLearner):
         )
         if TIMESTEPS in state:
             self.after_gradient_based_update(timesteps=state[TIMESTEPS])
-        if REFERENCES in state:
+        if REFERENCES in state and self.config.reference_refresh_interval:
             self._references.set_state(state[REFERENCES])
 
     @override(UpdatingLearner)

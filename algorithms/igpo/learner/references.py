@@ -100,5 +100,6 @@ class References:
         }
 
     def set_state(self, state: dict[str, dict[str, torch.Tensor]]) -> None:
-        for module_id, tensors in state.items():
-            self._models[module_id].load_state_dict(tensors)
+        """Loads what `get_state` returned, for the modules that have a reference here too."""
+        for module_id in state.keys() & self._models.keys():
+            self._models[module_id].load_state_dict(state[module_id])

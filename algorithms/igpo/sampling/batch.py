@@ -40,6 +40,8 @@ class SampledBatch:
     several runners they may add up to more than `seconds`."""
     replaced: list[Rollout] = field(default_factory=list)
     """Rollouts of collapsed groups that made way for others (dynamic sampling); not trained on."""
+    drawn_from: dict = field(default_factory=dict)
+    """State of the prompt sampler before the batch's prompts were drawn."""
 
 
 def sample_batch(
@@ -62,7 +64,7 @@ def sample_batch(
         weights_version: version of the weights that the engines hold.
         iteration: the iteration that the batch is for, from 1.
     """
-    started = time.perf_counter()
+    started, drawn_from = time.perf_counter(), prompt_sampler.state()
     kept: list = []
     spare: list = []
     metrics: list = []
@@ -100,7 +102,9 @@ def sample_batch(
     episodes = [record.episode(task.policy_of) for group in chosen for record in group]
     phases["host"] += time.perf_counter() - sampled
     seconds = time.perf_counter() - started
-    return SampledBatch(episodes, tokens, rollouts, metrics, weights_version, seconds, dict(phases), replaced)
+    return SampledBatch(
+        episodes, tokens, rollouts, metrics, weights_version, seconds, dict(phases), replaced, drawn_from
+    )
 
 
 def sampling_seconds(runner_metrics: list) -> dict[str, float]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from tiny_policy import write_experiment, write_policy
 
 from algorithms.credit import find_preset
+from algorithms.igpo.restoring import MODULES
 from envs.errors import InputError
 from pipeline.doctor.findings import Finding
 from pipeline.evaluation.intervals import Score, save_scores
@@ -99,6 +100,13 @@ def test_a_restored_run_that_died_before_its_first_checkpoint(attempt, tmp_path,
     shutil.rmtree(source)
     with pytest.raises(InputError, match="there is no such checkpoint folder"):
         attempt(*again, resume=True)
+
+
+def test_a_checkpoint_of_other_policies_is_refused_before_anything_starts(attempt, tmp_path):
+    source = write_checkpoint(tmp_path / "other" / "iteration_000040", 40)
+    (source / MODULES / "searcher").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds the policies searcher, but .* through default_policy too"):
+        attempt(f"restore={source}")
 
 
 @pytest.mark.parametrize("value", [None, False, True])

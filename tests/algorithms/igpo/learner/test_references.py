@@ -78,6 +78,25 @@ def test_a_refreshed_reference_comes_back_with_its_checkpoint(llama, tmp_path):
     assert "references" not in make_scoring_learner(llama).get_state(), "a frozen one is loaded again"
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"loss": LossSettings(kl_coeff=0.0), "scorer": "current"},  # it has no reference at all
+        {"loss": LossSettings(kl_coeff=0.0), "reference_refresh_interval": 0},
+    ],
+)
+def test_a_checkpoint_with_refreshed_references_begins_a_run_without_them(llama, tmp_path, other):
+    learner = make_scoring_learner(llama, reference_refresh_interval=1)
+    initial = scores(learner)
+    update(learner, make_batch())
+    learner.save_to_path(str(tmp_path / "learner"))
+    restored = make_scoring_learner(llama, **other)
+    restored.restore_from_path(str(tmp_path / "learner"))
+    if restored.config.reference_scored_policy:
+        np.testing.assert_array_equal(scores(restored), initial)
+    np.testing.assert_allclose(scores(restored, "current"), scores(learner, "current"), atol=1e-6)
+
+
 def test_modules_share_a_frozen_reference_but_never_a_refreshed_one(llama):
     paths, loss = {"default_policy": llama, "other": llama}, LossSettings(kl_coeff=0.01)
     for interval in (0, 1):

@@ -7,10 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ray.rllib.algorithms.algorithm import Algorithm
 
 from algorithms.igpo.algorithm import IGPO
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.remote import in_background
+from algorithms.igpo.sampling import SampledBatch
+from envs.data.prompt_sampler import PromptSampler
 from envs.errors import InputError
 
 
@@ -85,6 +88,37 @@ def test_a_runner_that_comes_back_during_the_update_gets_the_new_weights_whole(m
         pushed.result(0.2)
     over.set()
     assert pushed.result(10) == (5, [1]) and learned.result(10) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "is_kept"),
+    [
+        ({}, True),
+        ({"lr": 1e-4}, True),
+        ({"group_size": 4}, False),
+        ({"max_weight_lag": 0}, False),
+        ({"preset": "trace"}, False),  # belief is the reference's, and this batch has the current policy's
+    ],
+)
+def test_a_batch_that_other_settings_sampled_ahead_is_drawn_again(monkeypatch, change, is_kept):
+    monkeypatch.setattr(Algorithm, "get_state", lambda self, *_, **__: {})
+    monkeypatch.setattr(Algorithm, "set_state", lambda self, state: None)
+
+    def algorithm_of(config, ahead):
+        algorithm = IGPO.__new__(IGPO)
+        algorithm.config, algorithm.prompt_sampler = config, PromptSampler(40, seed=0)
+        algorithm._ahead, algorithm._weights_version = ahead, 1
+        return algorithm
+
+    saved = algorithm_of(make_config(), None)
+    saved.prompt_sampler.next(2)
+    before = saved.prompt_sampler.state()
+    saved._ahead = SampledBatch([], 0, 0, [], 0, 1.0, {}, drawn_from=before)
+    saved.prompt_sampler.next(2)
+    restored = algorithm_of(make_config().training(**change), None)
+    restored.set_state(saved.get_state())
+    assert restored._ahead is (saved._ahead if is_kept else None)
+    assert restored.prompt_sampler.state() == (saved.prompt_sampler.state() if is_kept else before)
 
 
 def trace(algorithm):
