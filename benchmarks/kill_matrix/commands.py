@@ -68,7 +68,7 @@ def try_command(kill: Kill, out: Path, folder: Path, chance: random.Random, say:
             break
         wait /= 2  # the machine is quieter than it was for the uninterrupted one: it had ended before
     seconds_to_end, left = time.monotonic() - struck, sorted(_files(folder / "out"))
-    while codes[-1] and len(codes) <= ATTEMPTS:
+    while not (is_done := _is_done(name, folder, codes[-1])) and len(codes) <= ATTEMPTS:
         with Command(folder, *WORDS[name]) as again:
             codes.append(again.end())
     return {
@@ -78,8 +78,8 @@ def try_command(kill: Kill, out: Path, folder: Path, chance: random.Random, say:
         "codes": codes,
         "seconds_to_end": round(seconds_to_end, 1),
         "last_words": command.last_words,
-        "lost": codes[-1] != 0,
-        **(_compare(reference, folder / "out") if codes[-1] == 0 else {}),
+        "lost": not is_done,
+        **(_compare(reference, folder / "out") if is_done else {}),
         "reads": 0,
         "reads_failed": 0,
     }
@@ -114,6 +114,11 @@ def _prepare(folder: Path, name: str) -> None:
         for question in world.questions("train")[:DEMONSTRATIONS]
     ]
     save_demonstrations(made, folder / "demos.jsonl")
+
+
+def _is_done(name: str, folder: Path, code: int) -> bool:
+    """A warm start's folder is whole or absent, so it may be there although the command was killed."""
+    return code == 0 or (name == "igpo warm-start" and (folder / "out").exists())
 
 
 def _compare(before: Path, now: Path) -> dict[str, int]:
