@@ -4,13 +4,17 @@ import argparse
 import json
 import sqlite3
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rollout_log_samples import records, write_run
 from safetensors.torch import save_file
 
 from benchmarks.kill_matrix import __main__ as program
+from benchmarks.kill_matrix import commands
 from benchmarks.kill_matrix import uninterrupted as reference
+from benchmarks.kill_matrix.beside import Servers
 from benchmarks.kill_matrix.cells import Cell, Kill, all_cells, kills_of, quick_cells
 from benchmarks.kill_matrix.code import code_digest
 from benchmarks.kill_matrix.measures import measure, state_on_disk
@@ -23,6 +27,38 @@ def test_the_cells():
     assert len(kills_of(cells, 3)) >= 200
     first, second = kills_of(cells[:2], 2)[:2]
     assert (first.cell, second.cell, first.number) == (cells[0], cells[1], 1), "no cell twice before all once"
+
+
+def test_servers_are_beside_their_configuration_alone(tmp_path):
+    with Servers(tmp_path, "synchronous") as servers:
+        assert servers.env_config == servers.environment == {}
+    of_servers = {cell.configuration for cell in all_cells() if cell.process in ("retriever", "MLflow")}
+    assert of_servers == {"servers"}
+
+
+def test_results_of_other_commands_are_compared_but_for_their_seconds(tmp_path):
+    def result(name, em, seconds, weight):
+        folder = tmp_path / name
+        (folder / "cells").mkdir(parents=True)
+        pq.write_table(pa.table({"em": [0.5, em], "seconds": [1.0, seconds]}), folder / "cells/a.parquet")
+        save_file({"w": torch.tensor([weight])}, folder / "model.safetensors")
+        return folder
+
+    before = result("before", 1.0, 2.0, 1.0)
+    same = {"values": 2, "values_different": 0, "tensors": 1, "tensors_different": 0}
+    assert commands._compare(before, result("same", 1.0, 3.0, 1.0)) == same
+    other = commands._compare(before, result("other", 0.0, 2.0, 2.0))
+    assert (other["values_different"], other["tensors_different"]) == (1, 1)
+    (tmp_path / "none").mkdir()
+    lost = commands._compare(before, tmp_path / "none")
+    assert (lost["values_different"], lost["tensors_different"]) == (1, 1)
+
+
+def test_a_warm_start_that_was_killed_after_its_end_is_done(tmp_path):
+    assert not commands._is_done("igpo warm-start", tmp_path, -9)
+    (tmp_path / "out").mkdir()
+    assert commands._is_done("igpo warm-start", tmp_path, -9)
+    assert not commands._is_done("igpo study", tmp_path, -9) and commands._is_done("igpo study", tmp_path, 0)
 
 
 def test_moments_are_seeded():
