@@ -104,6 +104,7 @@ class IGPO(Algorithm):
         self._weights_lock = Lock()
         """Held while the learner's weights change or are pushed, so that no runner gets half of an update."""
         self._engine_identity = self.config.engine_identity
+        self._weights_version = 0
         self.push_weights()
 
     @override(Algorithm)
@@ -133,7 +134,6 @@ class IGPO(Algorithm):
         spec = config.get_multi_rl_module_spec(spaces=spaces, inference_only=False)
         self.learner_group = config.build_learner_group(rl_module_spec=spec)
         self.metrics = MetricsLogger(root=True, stats_cls_lookup=config.stats_cls_lookup)  # ty: ignore[invalid-argument-type]
-        self._weights_version = 0
         self.records = []
         self._begin()
         functions: Any = config.callbacks_on_algorithm_init
@@ -211,8 +211,6 @@ class IGPO(Algorithm):
         return take_credit(self.learner_group)
 
     # -- weights --
-
-    _weights_version = 0
 
     @property
     def weights_version(self) -> int:

@@ -1,6 +1,8 @@
-"""IGPO's learner: the update, and what the algorithm asks of it between updates.
+"""IGPO's learner: what the algorithm asks of it between updates.
 
-Of several learners, each gets complete groups (`algorithms.igpo.learner.groups.shard_groups`).
+It stands on RLlib's `TorchLearner` by way of `DistributedLearner` (device, copies or shards, state) and
+`UpdatingLearner` (the update of one batch). Of several learners, each gets complete groups
+(`algorithms.igpo.learner.groups.shard_groups`).
 """
 
 from __future__ import annotations
