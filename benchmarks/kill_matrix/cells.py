@@ -41,6 +41,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }
 """Configuration to what it changes of `TINY`. `restored` begins from the synchronous run's weights; `servers`
 has its retriever and its MLflow store behind HTTP; the last two are other commands than a training run."""
+LAST_DIGITS = ("servers",)
+"""Answers over HTTP come in another order each time, so the engine's batches differ, and with them the last
+digits of what it computes. What is lost or doubled counts, values do not.
+"""
 OTHER_COMMANDS = ("igpo study", "igpo warm-start")
 PROCESSES = {
     "driver": "SIGKILL",
