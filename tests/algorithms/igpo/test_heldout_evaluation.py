@@ -49,6 +49,7 @@ def make_algorithm(task, evaluation_questions=None):
     )
     algorithm.callbacks, algorithm.metrics = [], None
     algorithm.task, algorithm.records, algorithm.jobs, algorithm._iteration = task, [], [], 4
+    algorithm._weights_version = 4
 
     def sample(groups):
         algorithm.jobs = [job for group in groups for job in group]
