@@ -61,7 +61,8 @@ def try_command(kill: Kill, out: Path, folder: Path, chance: random.Random, say:
         _prepare(folder, name)
         with Command(folder, *WORDS[name]) as command:
             time.sleep(wait)
-            killed = None if command.is_over else strike(kill, command, Servers(folder, name), chance)
+            is_too_late = command.is_over or _is_whole(name, folder)
+            killed = None if is_too_late else strike(kill, command, Servers(folder, name), chance)
             struck = time.monotonic()
             codes = [command.end()]
         if killed or wait < SOON:
@@ -117,8 +118,13 @@ def _prepare(folder: Path, name: str) -> None:
 
 
 def _is_done(name: str, folder: Path, code: int) -> bool:
-    """A warm start's folder is whole or absent, so it may be there although the command was killed."""
-    return code == 0 or (name == "igpo warm-start" and (folder / "out").exists())
+    """A command that was killed may have written its result before."""
+    return code == 0 or _is_whole(name, folder)
+
+
+def _is_whole(name: str, folder: Path) -> bool:
+    """A warm start's folder is whole or absent; a study's grows."""
+    return name == "igpo warm-start" and (folder / "out").exists()
 
 
 def _compare(before: Path, now: Path) -> dict[str, int]:
