@@ -47,10 +47,10 @@ from algorithms.igpo.metrics import (
     training_metrics,
 )
 from algorithms.igpo.remote import failures_raised, in_background, on_learners, on_runners, starting
-from algorithms.igpo.restoring import check_policies
 from algorithms.igpo.sampling import GroupSampler, SampledBatch, heldout_jobs, sample_batch
 from algorithms.igpo.weights.export import export_hf
 from algorithms.igpo.weights.push import WeightPush
+from algorithms.igpo.weights.restoring import check_policies
 from envs.data.question import Question
 from envs.search.environment import SearchEnv
 from envs.search.task import SearchTask

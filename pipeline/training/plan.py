@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from algorithms.igpo.restoring import check_policies
+from algorithms.igpo.weights.restoring import check_policies
 from envs.errors import InputError
 from pipeline.doctor.checks import cheap_checks
 from pipeline.doctor.findings import Subject, busy

@@ -16,7 +16,7 @@ from rich.console import Console
 from tiny_policy import write_experiment, write_policy
 
 from algorithms.credit import find_preset
-from algorithms.igpo.restoring import MODULES
+from algorithms.igpo.weights.restoring import MODULES
 from envs.errors import InputError
 from pipeline.doctor.findings import Finding
 from pipeline.evaluation.intervals import Score, save_scores

@@ -2,7 +2,7 @@
 
 import pytest
 
-from algorithms.igpo.restoring import MODULES, check_policies
+from algorithms.igpo.weights.restoring import MODULES, check_policies
 from envs.errors import InputError
 
 
