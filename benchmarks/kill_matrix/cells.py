@@ -34,13 +34,16 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "two learners": {"num_learners": 2},
     "two agents": {"env_config": TINY["env_config"] | {"roles": TWO_ROLES, "max_turns": 6}},
     "LoRA": {"lora": {"rank": 4, "targets": ["q_proj", "v_proj"]}},
+    "vLLM": {"engine": {"kind": "vllm", "kv_cache_gib": 0.06, "max_num_seqs": 32}},
     "restored": {},
     "servers": {},
+    "small disk": {},
     "igpo study": {},
     "igpo warm-start": {},
 }
 """Configuration to what it changes of `TINY`. `restored` begins from the synchronous run's weights; `servers`
-has its retriever and its MLflow store behind HTTP; the last two are other commands than a training run."""
+has its retriever and its MLflow store behind HTTP; `small disk` writes to a file system of its own; the last
+two are other commands than a training run."""
 LAST_DIGITS = ("servers",)
 """Answers over HTTP come in another order each time, so the engine's batches differ, and with them the last
 digits of what it computes. What is lost or doubled counts, values do not.
@@ -57,8 +60,11 @@ PROCESSES = {
     "Ctrl-C twice": "SIGINT twice to the driver's group",
     "retriever": "SIGKILL to the server, which is started again 2 to 10 s later",
     "MLflow": "SIGKILL to the server, which is started again 2 to 10 s later",
+    "locked store": "another process holds MLflow's SQLite store for 2 to 10 s",
+    "full disk": "the disk is full until the command has ended",
 }
-SERVERS = ("retriever", "MLflow")
+AROUND = ("retriever", "MLflow", "locked store", "full disk")
+"""What is not a process of the run."""
 PHASES = {
     "start": "Ray and the engine start",
     "evaluation": "held-out questions before training",
@@ -90,6 +96,10 @@ OF_SERVERS = (
     ("MLflow", "end"),
 )
 """What is killed beside a run of configuration `servers`, too."""
+OF_STORE = ("sampling", "checkpoint", "commit", "end")
+"""Phases of the synchronous run in which the store is locked."""
+OF_DISK = ("sampling", "log", "checkpoint", "commit", "end")
+"""Phases in which the disk of configuration `small disk` fills up."""
 OF_COMMANDS = (
     ("driver", "igpo study"),
     ("all", "igpo study"),
@@ -150,14 +160,16 @@ def all_cells() -> list[Cell]:
         for process in PROCESSES
         for phase in PHASES
         if phase != "any"
-        and process not in ("learner", *SERVERS)  # one learner lives in the driver
+        and process not in ("learner", *AROUND)  # one learner lives in the driver
         and (process != "env runner" or phase not in WITHOUT_RUNNER)
     ]
     for configuration in CONFIGURATIONS:
-        if configuration not in ("synchronous", *OTHER_COMMANDS):
+        if configuration not in ("synchronous", "small disk", *OTHER_COMMANDS):
             cells += [Cell(process, phase, configuration) for process, phase in ELSEWHERE]
     cells.append(Cell("learner", "learning", "two learners"))
     cells += [Cell(process, phase, "servers") for process, phase in OF_SERVERS]
+    cells += [Cell("locked store", phase, "synchronous") for phase in OF_STORE]
+    cells += [Cell("full disk", phase, "small disk") for phase in OF_DISK]
     return cells + [Cell(process, "any", command) for process, command in OF_COMMANDS]
 
 

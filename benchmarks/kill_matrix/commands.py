@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from benchmarks.kill_matrix.beside import Servers
+from benchmarks.kill_matrix.beside import Beside
 from benchmarks.kill_matrix.cells import TINY, Kill
 from benchmarks.kill_matrix.phases import strike
 from benchmarks.kill_matrix.run import NAME, Command, write_experiment
@@ -62,7 +62,7 @@ def try_command(kill: Kill, out: Path, folder: Path, chance: random.Random, say:
         with Command(folder, *WORDS[name]) as command:
             time.sleep(wait)
             is_too_late = command.is_over or _is_whole(name, folder)
-            killed = None if is_too_late else strike(kill, command, Servers(folder, name), chance)
+            killed = None if is_too_late else strike(kill, command, Beside(folder, name), chance)
             struck = time.monotonic()
             codes = [command.end()]
         if killed or wait < SOON:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.kill_matrix.beside import Servers
-from benchmarks.kill_matrix.cells import ITERATIONS, SERVERS, Kill
+from benchmarks.kill_matrix.beside import Beside
+from benchmarks.kill_matrix.cells import AROUND, ITERATIONS, Kill
 from benchmarks.kill_matrix.run import Command, last_saved, run_folder
 
 NAMES = {
@@ -96,11 +96,11 @@ def wait_for_phase(
     raise ValueError(phase)
 
 
-def strike(kill: Kill, command: Command, servers: Servers, chance: random.Random) -> str | None:
+def strike(kill: Kill, command: Command, beside: Beside, chance: random.Random) -> str | None:
     """Kills what the cell names. Returns what was killed; None if it was not there."""
     process = kill.cell.process
-    if process in SERVERS:
-        servers.strike(process, chance)
+    if process in AROUND:
+        beside.strike(process, chance)
         return process
     driver = psutil.Process(command.process.pid)
     match process:

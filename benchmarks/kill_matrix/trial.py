@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kill_matrix.beside import Servers
+from benchmarks.kill_matrix.beside import Beside
 from benchmarks.kill_matrix.cells import OTHER_COMMANDS, Kill
 from benchmarks.kill_matrix.commands import try_command
 from benchmarks.kill_matrix.measures import Reader, measure, state_on_disk
@@ -54,11 +54,11 @@ def _try_run(kill: Kill, out: Path, folder: Path, chance: random.Random, say: Sa
     configuration = kill.cell.configuration
     reference, timings = uninterrupted(out, configuration, say)
     options = options_of(out, configuration, say)
-    with Servers(folder, configuration) as servers:
-        write_experiment(folder, configuration, servers.env_config)
-        with Reader(folder) as reader, train(folder, *options, environment=servers.environment) as command:
+    with Beside(folder, configuration) as beside:
+        write_experiment(folder, configuration, beside.env_config)
+        with Reader(folder) as reader, train(folder, *options, environment=beside.environment) as command:
             moment = wait_for_phase(kill, command, timings, chance, first=first_iteration(configuration))
-            killed = strike(kill, command, servers, chance) if moment and not command.is_over else None
+            killed = strike(kill, command, beside, chance) if moment and not command.is_over else None
             struck = time.monotonic()
             if killed in ("driver", "all"):
                 command.end()
@@ -67,12 +67,13 @@ def _try_run(kill: Kill, out: Path, folder: Path, chance: random.Random, say: Sa
                 left = state_on_disk(run_folder(folder))
                 command.end()
             codes, seconds_to_end = [command.process.returncode], time.monotonic() - struck
+            beside.relieve()
             while not _is_finished(folder) and len(codes) <= ATTEMPTS:
                 begun = run_folder(folder) is not None
                 again = [word for word in options if not word.startswith("--restore")] if begun else options
                 if begun:
                     again = [*again, "--resume"]
-                with train(folder, *again, environment=servers.environment) as another:
+                with train(folder, *again, environment=beside.environment) as another:
                     codes.append(another.end())
     run, is_finished = run_folder(folder), _is_finished(folder)
     measured = measure(run, reference) if is_finished and run is not None else {}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.kill_matrix.beside import Servers
+from benchmarks.kill_matrix.beside import Beside
 from benchmarks.kill_matrix.cells import ITERATIONS
 from benchmarks.kill_matrix.code import code_digest
 from benchmarks.kill_matrix.phases import Timings
@@ -33,9 +33,9 @@ def uninterrupted(out: Path, configuration: str, say: Say) -> tuple[Path, Timing
         return run, Timings(**kept)
     options = options_of(out, configuration, say)
     shutil.rmtree(folder, ignore_errors=True)
-    with Servers(folder, configuration) as servers:
-        write_experiment(folder, configuration, servers.env_config)
-        with train(folder, *options, environment=servers.environment) as command:
+    with Beside(folder, configuration) as beside:
+        write_experiment(folder, configuration, beside.env_config)
+        with train(folder, *options, environment=beside.environment) as command:
             seen = _watch(command, last_iteration(configuration))
     run = run_folder(folder)
     if command.process.returncode or run is None:

@@ -2,7 +2,12 @@
 
 import argparse
 import json
+import os
+import random
 import sqlite3
+import threading
+import time
+from contextlib import ExitStack, closing
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,9 +17,10 @@ from rollout_log_samples import records, write_run
 from safetensors.torch import save_file
 
 from benchmarks.kill_matrix import __main__ as program
+from benchmarks.kill_matrix import beside as around
 from benchmarks.kill_matrix import commands
 from benchmarks.kill_matrix import uninterrupted as reference
-from benchmarks.kill_matrix.beside import Servers
+from benchmarks.kill_matrix.beside import Beside
 from benchmarks.kill_matrix.cells import Cell, Kill, all_cells, kills_of, quick_cells
 from benchmarks.kill_matrix.code import code_digest
 from benchmarks.kill_matrix.measures import measure, state_on_disk
@@ -30,10 +36,45 @@ def test_the_cells():
 
 
 def test_servers_are_beside_their_configuration_alone(tmp_path):
-    with Servers(tmp_path, "synchronous") as servers:
-        assert servers.env_config == servers.environment == {}
+    with Beside(tmp_path, "synchronous") as beside:
+        assert beside.env_config == beside.environment == {}
     of_servers = {cell.configuration for cell in all_cells() if cell.process in ("retriever", "MLflow")}
     assert of_servers == {"servers"}
+
+
+def test_a_locked_store_is_there_again_after_its_strike(tmp_path, monkeypatch):
+    monkeypatch.setattr(around, "AWAY", (0.5, 0.5))
+    (tmp_path / "runs").mkdir()
+    with closing(sqlite3.connect(tmp_path / "runs/mlflow.db", timeout=0)) as store:
+        store.execute("CREATE TABLE metrics (step INTEGER)")
+        beside, refused = Beside(tmp_path, "synchronous"), 0
+        locker = threading.Thread(target=beside.strike, args=("locked store", random.Random(0)))
+        locker.start()
+        while locker.is_alive():
+            try:
+                store.execute("INSERT INTO metrics VALUES (1)")
+                store.rollback()
+            except sqlite3.OperationalError:
+                refused += 1
+            time.sleep(0.01)
+        assert refused > 0
+        store.execute("INSERT INTO metrics VALUES (2)")
+
+
+def test_a_small_disk_fills_up_and_is_relieved(tmp_path):
+    with ExitStack() as stack:
+        try:
+            beside = stack.enter_context(Beside(tmp_path, "small disk"))
+        except PermissionError as error:
+            pytest.skip(str(error))
+        (tmp_path / "runs/before").write_text("x" * 5000)
+        beside.strike("full disk", random.Random(0))
+        with pytest.raises(OSError, match="No space left"):
+            (tmp_path / "runs/during").write_text("x" * 5000)
+        beside.relieve()
+        (tmp_path / "runs/after").write_text("x" * 5000)
+    assert not os.path.ismount(tmp_path / "runs")
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"before", "during", "after"}
 
 
 def test_results_of_other_commands_are_compared_but_for_their_seconds(tmp_path):
