@@ -18,7 +18,7 @@ from pathlib import Path
 from envs.world.config import WorldSettings
 from envs.world.world import build_world
 
-PATIENCE = 180.0
+PATIENCE = 600.0
 """Seconds that a server may take to start on a busy machine."""
 
 
