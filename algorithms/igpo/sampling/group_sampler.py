@@ -1,8 +1,9 @@
 """Makes rollouts in whole groups over the env runners.
 
-A runner whose process dies loses its groups. They are sampled again with the same seeds, by the other runners
-or by the restarted one. An exception inside a runner is a bug or bad input. It is raised here with its
-traceback and ends the run.
+A batch is divided into shares, one for each runner. A runner whose process dies loses its share, which is
+sampled again as a whole, with the same seeds, by another runner or by the restarted one: the last digits of
+an engine's sums depend on what it computes together, so only the same share gives the same numbers. An
+exception inside a runner is a bug or bad input. It is raised here with its traceback and ends the run.
 """
 
 from __future__ import annotations
@@ -69,17 +70,20 @@ class GroupSampler:
             return _regroup(groups, flat), [local.get_metrics()]
         records: dict[int, list[EpisodeRecord]] = {}
         metrics: list = []
-        missing = list(range(len(groups)))
+        number = self._runners.num_remote_env_runners()  # the dead ones too
+        missing = [share for k in range(number) if (share := list(range(len(groups)))[k::number])]
         fruitless = 0
         while missing:
             before = len(missing)
-            for index, pickled, runner_metrics in self._one_round(groups, missing):
+            for sampled, runner_metrics in self._one_round(groups, missing):
                 metrics.append(runner_metrics)
-                records |= dict(zip(index, pickle.loads(pickled), strict=True))
-            missing = [index for index in missing if index not in records]
+                for share, pickled in sampled:
+                    records |= dict(zip(share, pickle.loads(pickled), strict=True))
+            missing = [share for share in missing if share[0] not in records]
             if not missing:
                 break
-            logger.warning("an env runner died: %d of %d groups are sampled again", len(missing), len(groups))
+            lost = sum(len(share) for share in missing)
+            logger.warning("an env runner died: %d of %d groups are sampled again", lost, len(groups))
             fruitless = fruitless + 1 if len(missing) == before else 0
             if fruitless == MAX_FRUITLESS_ROUNDS:
                 raise RuntimeError(
@@ -89,16 +93,16 @@ class GroupSampler:
         return [records[index] for index in range(len(groups))], metrics
 
     def _one_round(
-        self, groups: list[list[RolloutJob]], missing: list[int]
-    ) -> list[tuple[list[int], bytes, Any]]:
+        self, groups: list[list[RolloutJob]], shares: list[list[int]]
+    ) -> list[tuple[list[tuple[list[int], bytes]], Any]]:
+        """Divides the shares among the living runners. Returns what those that live have sampled."""
         ids = self._runners.healthy_env_runner_ids()
         if not ids:  # all of them died since the last sampling
             return []
-        shares = {runner: missing[k :: len(ids)] for k, runner in enumerate(ids)}
-        shares = {runner: share for runner, share in shares.items() if share}
-        calls = [_sample_call([groups[index] for index in share], share) for share in shares.values()]
+        of_runner = {runner: own for k, runner in enumerate(ids) if (own := shares[k :: len(ids)])}
+        calls = [_sample_call(groups, own) for own in of_runner.values()]
         results: list[Any] = self._runners.foreach_env_runner(
-            calls, local_env_runner=False, remote_worker_ids=list(shares)
+            calls, local_env_runner=False, remote_worker_ids=list(of_runner)
         )
         for result in results:
             if isinstance(result, str):
@@ -132,14 +136,19 @@ class _Restarted:
     worker_index: int
 
 
-def _sample_call(groups: list[list[RolloutJob]], share: list[int]):
+def _sample_call(groups: list[list[RolloutJob]], shares: list[list[int]]):
+    own = [(share, [groups[index] for index in share]) for share in shares]
+
     def call(runner):
         if runner.weights_version == NO_WEIGHTS:
             return _Restarted(runner.worker_index)
         try:
-            flat = runner.sample_records([job for group in groups for job in group])
-            # Pickled here: Ray would take thousands of small arrays out of the stream, one by one.
-            return share, pickle.dumps(_regroup(groups, flat), pickle.HIGHEST_PROTOCOL), runner.get_metrics()
+            sampled = []
+            for share, jobs in own:
+                flat = runner.sample_records([job for group in jobs for job in group])
+                # Pickled here: Ray would take thousands of small arrays out of the stream, one by one.
+                sampled.append((share, pickle.dumps(_regroup(jobs, flat), pickle.HIGHEST_PROTOCOL)))
+            return sampled, runner.get_metrics()
         except Exception:  # crosses the process boundary as text and is raised by the driver
             return traceback.format_exc()
 
