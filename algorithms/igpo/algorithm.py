@@ -218,7 +218,10 @@ class IGPO(Algorithm):
         return self._weights_version
 
     def push_weights(self, runner_ids: list[int] | None = None) -> int:
-        """Loads the learner's weights into the engines of `runner_ids` (None: of all), and waits.
+        """Loads the learner's weights into all engines, and waits.
+
+        Args:
+            runner_ids: restarted runners, which get what the others hold; None: all.
 
         Returns:
             Bytes of the weights.
@@ -226,12 +229,14 @@ class IGPO(Algorithm):
         Raises:
             RuntimeError: an engine holds another version afterwards.
         """
+        if runner_ids is not None and self._weight_push.keeps_weights:
+            return self._weight_push.repeat(runner_ids)
         with self._weights_lock:
             return self._weight_push.push(self._weights_version, runner_ids)
 
     @override(Algorithm)
     def restore_env_runners(self, env_runner_group) -> list[int]:
-        """Brings restarted runners back with the learner's current weights. Returns their ids."""
+        """Brings restarted runners back with the weights that the others hold. Returns their ids."""
         restored = env_runner_group.probe_unhealthy_env_runners()
         if restored:
             self.push_weights(restored)

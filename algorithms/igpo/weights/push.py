@@ -6,6 +6,10 @@ runner of its node reads them there. The driver copies nothing.
 `engine.weight_transfer: nccl`: the first learner sends its weights from GPU to GPU to all engines at once, by
 vLLM's weight-transfer engine (`algorithms.igpo.weights.nccl`). Host memory is not involved. A runner that Ray
 restarted takes its first weights through shared memory, and joins a new transfer group at the next push.
+
+A restarted runner gets the weights that the other engines hold. Under `max_weight_lag` the learner may have
+newer ones by then, so what went through shared memory stays there until the next push. What went by NCCL
+cannot: there the runner gets the learner's.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ class WeightPush:
         self._learners = learners
         self._runners = runners
         self._group: TransferGroup | None = None
+        self._kept: tuple[int, Any, int] | None = None  # version, reference and bytes of the last push to all
 
     def push(self, version: int, runner_ids: list[int] | None = None) -> int:
         """Loads the learner's weights into the engines and waits until they are there.
@@ -61,8 +66,19 @@ class WeightPush:
         """
         transfers = self._config.engine_settings.weight_transfer == "nccl" and runner_ids is None
         num_bytes, held = self._transfer(version) if transfers else self._share(version, runner_ids)
-        if any(other != version for other in held):
-            raise RuntimeError(f"pushed weights version {version}, but the env runners hold {held}")
+        _check_versions(version, held)
+        return num_bytes
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether the last push to all can be repeated for a restarted runner."""
+        return self._kept is not None
+
+    def repeat(self, runner_ids: list[int]) -> int:
+        """Loads the weights of the last push to all into restarted engines. Returns and raises as `push`."""
+        assert self._kept is not None
+        version, reference, num_bytes = self._kept
+        _check_versions(version, self._load(reference, version, runner_ids))
         return num_bytes
 
     def give_device_to_learner(self) -> None:
@@ -87,8 +103,13 @@ class WeightPush:
             return ray.put(state), sum(array.nbytes for module in state.values() for array in module.values())
 
         ((reference, num_bytes),) = filter(None, self._on_senders(share))
+        if runner_ids is None and self._config.max_weight_lag:
+            self._kept = version, reference, num_bytes
+        return num_bytes, self._load(reference, version, runner_ids)
+
+    def _load(self, reference: Any, version: int, runner_ids: list[int] | None) -> list[int]:
         load: Any = lambda runner: runner.load_weights(ray.get(reference), version)  # noqa: E731
-        return num_bytes, on_runners(self._runners, load, ids=runner_ids)
+        return on_runners(self._runners, load, ids=runner_ids)
 
     def _transfer(self, version: int) -> tuple[int, list[int]]:
         members: Any = self._runners.foreach_env_runner(_membership, local_env_runner=False)
@@ -129,3 +150,8 @@ def _membership(runner) -> tuple[ActorHandle, set[str | None]]:
     return ray.get_runtime_context().current_actor, {
         engine.transfer_group for engine in runner.loop.engines.values()
     }
+
+
+def _check_versions(version: int, held: list[int]) -> None:
+    if any(other != version for other in held):
+        raise RuntimeError(f"pushed weights version {version}, but the env runners hold {held}")

@@ -13,6 +13,7 @@ from algorithms.igpo.algorithm import IGPO
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.remote import in_background
 from algorithms.igpo.sampling import SampledBatch
+from algorithms.igpo.weights.push import WeightPush
 from envs.data.prompt_sampler import PromptSampler
 from envs.errors import InputError
 
@@ -66,7 +67,7 @@ def test_background_runs_beside_and_raises_where_it_is_waited_for():
         in_background({}.__getitem__, "lost").result(10)
 
 
-def test_a_runner_that_comes_back_during_the_update_gets_the_new_weights_whole(monkeypatch):
+def test_weights_that_were_not_kept_are_taken_from_the_learner_once_its_update_is_over(monkeypatch):
     monkeypatch.setattr("algorithms.igpo.learner_calls.shard_groups", lambda episodes, count: [episodes])
     updating, over = threading.Event(), threading.Event()
 
@@ -80,7 +81,9 @@ def test_a_runner_that_comes_back_during_the_update_gets_the_new_weights_whole(m
     algorithm._weights_lock, algorithm._weights_version = threading.Lock(), 4
     algorithm.learner_group = SimpleNamespace(update=update, foreach_learner=lambda *_, **__: [])
     algorithm.metrics = SimpleNamespace(peek=lambda *_: 0, aggregate=lambda *_, **__: None)
-    algorithm._weight_push = SimpleNamespace(push=lambda version, runners: (version, runners))
+    algorithm._weight_push = SimpleNamespace(
+        push=lambda version, runners: (version, runners), keeps_weights=False
+    )
     learned = in_background(algorithm._learn, [])
     assert updating.wait(10)
     pushed = in_background(algorithm.push_weights, [1])
@@ -88,6 +91,50 @@ def test_a_runner_that_comes_back_during_the_update_gets_the_new_weights_whole(m
         pushed.result(0.2)
     over.set()
     assert pushed.result(10) == (5, [1]) and learned.result(10) == ({}, [])
+
+
+class Engine:
+    """An env runner in this process, with the weights that it was given."""
+
+    held = None
+
+    def load_weights(self, modules, version):
+        self.held = str(modules["policy"]["w"])
+        return version
+
+
+class Runners:
+    local_env_runner = None
+
+    def __init__(self, *runners):
+        self.runners = dict(enumerate(runners, start=1))
+
+    def num_healthy_env_runners(self):
+        return len(self.runners)
+
+    def foreach_env_runner(self, function, *, local_env_runner, remote_worker_ids):
+        ids = self.runners if remote_worker_ids is None else remote_worker_ids
+        return [function(self.runners[k]) for k in ids]
+
+
+@pytest.mark.parametrize(("lag", "given"), [(1, "old"), (0, "new")])
+def test_a_runner_that_comes_back_during_the_update_gets_what_the_others_hold(monkeypatch, lag, given):
+    """The batch that is sampled meanwhile is by the weights before the update, all of it."""
+    monkeypatch.setattr("algorithms.igpo.weights.push.ray", SimpleNamespace(put=lambda x: x, get=lambda x: x))
+    learner, runners = SimpleNamespace(_learner_index=0, weights="old"), Runners(Engine(), Engine())
+    learner.get_state = lambda **_: {"rl_module": {"policy": {"w": np.array(learner.weights)}}}
+    learners = SimpleNamespace(foreach_learner=lambda f, **_: [SimpleNamespace(get=lambda: f(learner))])
+    algorithm = IGPO.__new__(IGPO)
+    algorithm._weights_lock, algorithm._weights_version = threading.Lock(), 4
+    config = make_config(max_weight_lag=lag, mismatch_cap=2.0)
+    algorithm._weight_push = WeightPush(config, learners, runners)
+    algorithm.push_weights()
+    learner.weights, algorithm._weights_version = "new", 5
+    runners.runners[2] = Engine()  # died and was restarted
+    algorithm.push_weights([2])
+    assert [engine.held for engine in runners.runners.values()] == ["old", given]
+    algorithm.push_weights()
+    assert [engine.held for engine in runners.runners.values()] == ["new", "new"]
 
 
 @pytest.mark.parametrize(
