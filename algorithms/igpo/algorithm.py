@@ -358,9 +358,10 @@ class IGPO(Algorithm):
         """Restores a checkpoint and pushes its weights. A colocated learner takes its device for that.
 
         Raises:
-            InputError: the checkpoint lacks a policy of this algorithm, or is of other questions.
+            InputError: the checkpoint lacks a policy of this algorithm or has it in another form (`lora`),
+                or is of other questions.
         """
-        check_policies(path, self.config.policy_ids)
+        check_policies(path, self.config.policy_ids, self.config.adapters.by_policy)
         if self.config.is_colocated:
             self._weight_push.give_device_to_learner()
         # Skip Algorithm's version, which sends the weights through the driver too: sharded learners have none

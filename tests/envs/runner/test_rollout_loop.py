@@ -107,8 +107,9 @@ def test_an_engine_s_seconds_are_shared_among_its_own_requests(tmp_path, monkeyp
 
 
 def test_seconds_of_an_engine_that_policies_share(tmp_path, monkeypatch):
-    """A step takes a second for each request under way, of either policy. Rollout r1 writes twice as slowly, so
-    turns of both policies are under way together."""
+    """A step takes a second for each request under way, of either policy. Rollout r1 writes twice as slowly,
+    so turns of both policies are under way together.
+    """
     roles = [PAIR[0] | {"policy": "a"}, PAIR[1] | {"policy": "b"}]
     task = tiny_task(tmp_path, roles=roles, max_turns=8)
     spent = {Scored: 0, Generated: 0}
