@@ -198,6 +198,9 @@ class RunLogCallback(IGPOCallback):
     def _close(self, how: str) -> None:
         if self._attempt is not None:
             self._attempt.how = how
+            # Tune gives its last trials five seconds to stop. Report and MLflow may take longer.
+            self._attempt.log.close(how)
+            self.run.end_attempt(how, self.run.metadata["iteration"])
             self._attempt = None
             self._open.close()
         if self._run is not None and self._is_new:

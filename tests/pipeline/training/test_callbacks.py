@@ -160,6 +160,22 @@ def test_a_trial_that_gets_other_settings_is_another_run(runs):
     assert [config["lr"] for config in configs] == [1e-6, 0.5]
 
 
+def test_a_run_is_finished_before_its_results_are_written(runs, monkeypatch):
+    """Tune ends the process of a trial that takes more than five seconds to stop."""
+    folder, seen = runs / "igpo" / "trial_1", []
+
+    def look(run):
+        metadata = json.loads((folder / "run.json").read_text())
+        seen.append((metadata["status"], metadata["iteration"], rows(folder, "SELECT status FROM runs")))
+        return []
+
+    monkeypatch.setattr("pipeline.training.attempt.write_results", look)
+    algorithm = StubAlgorithm(log_to(runs))
+    algorithm.train(train_1())
+    algorithm.stop()
+    assert seen == [("finished", 1, [("finished",)])]
+
+
 def test_the_rollouts_of_an_iteration_that_failed(runs, caplog):
     algorithm = StubAlgorithm(log_to(runs))
     algorithm.train(train_1())
