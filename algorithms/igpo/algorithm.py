@@ -48,7 +48,7 @@ from algorithms.igpo.metrics import (
 )
 from algorithms.igpo.remote import failures_raised, in_background, on_learners, on_runners, starting
 from algorithms.igpo.sampling import GroupSampler, SampledBatch, heldout_jobs, sample_batch
-from algorithms.igpo.weights.export import export_hf
+from algorithms.igpo.weights.export import export_hf, filesystem_of, folder_of
 from algorithms.igpo.weights.push import WeightPush
 from algorithms.igpo.weights.restoring import check_policies
 from envs.data.question import Question
@@ -349,23 +349,34 @@ class IGPO(Algorithm):
             self.push_weights()
 
     @override(Algorithm)
-    def save_to_path(self, path=None, **kwargs) -> str:
-        """Saves a checkpoint as RLlib does, with a plain Hugging Face folder per module in `hf/`."""
+    def save_to_path(self, path=None, *, filesystem=None, **kwargs) -> str:
+        """Saves a checkpoint as RLlib does, with a plain Hugging Face folder per module in `hf/`.
+
+        Args:
+            path: a folder of this machine, or a URL of a file system that pyarrow knows; None: a new folder.
+            filesystem: pyarrow's file system of `path`, where it is no URL.
+            **kwargs: RLlib's other arguments.
+
+        Returns:
+            The folder, without the URL's scheme.
+        """
         if self.config.shard_learner:
             on_learners(self.learner_group, lambda learner: learner.stage_state())
         with failures_raised(self.learner_group):
-            path = super().save_to_path(path, **kwargs)
-        self.export_hf(Path(path) / HF_FOLDER)
-        return path
+            folder = super().save_to_path(path, filesystem=filesystem, **kwargs)
+        with folder_of(f"{folder}/{HF_FOLDER}", filesystem or filesystem_of(path)) as exported:
+            self.export_hf(exported)
+        return folder
 
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
         """Restores a checkpoint and pushes its weights. A colocated learner takes its device for that.
 
         Raises:
-            InputError: the checkpoint lacks a policy of this algorithm, or is of other questions.
+            InputError: the checkpoint lacks a policy of this algorithm or has it in another form (`lora`),
+                or is of other questions.
         """
-        check_policies(path, self.config.policy_ids)
+        check_policies(path, self.config.policy_ids, self.config.adapters.by_policy)
         if self.config.is_colocated:
             self._weight_push.give_device_to_learner()
         # Skip Algorithm's version, which sends the weights through the driver too: sharded learners have none

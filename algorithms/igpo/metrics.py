@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
+from math import isnan, nan
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -163,6 +164,9 @@ def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, flo
 
     Log-prob gaps are the largest of any policy, losses are summed, all others are means weighted by tokens.
 
+    A restored logger still has the names of what was measured before its checkpoint, with NaN for a value: a
+    policy that is frozen since then, a KL term that the loss has no more.
+
     Args:
         logger: RLlib's logger, with the learners' results.
         policies: ids of all policies. Frozen ones have no metrics and do not count.
@@ -171,10 +175,17 @@ def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, flo
         Name to value. `kl` is missing where no policy measured it.
     """
     results = logger.peek(LEARNER_RESULTS)
-    trained = [results[module_id] for module_id in policies if "tokens" in results.get(module_id, {})]
+    trained = [
+        metrics
+        for metrics in (results.get(module_id, {}) for module_id in policies)
+        if not isnan(metrics.get("tokens", nan))
+    ]
     combined = {}
     for name in LEARNER_METRICS:
-        having = [metrics for metrics in trained if name in metrics]
+        # Of what every update measures NaN is a fault, which `check_gap` must see.
+        having = [
+            metrics for metrics in trained if name in metrics and not (name == "kl" and isnan(metrics[name]))
+        ]
         if not having:
             continue
         parts, weights = [metrics[name] for metrics in having], [metrics["tokens"] for metrics in having]

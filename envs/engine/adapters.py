@@ -135,6 +135,10 @@ class ServedPolicy:
         return self._server.step()
 
     @property
+    def stepped(self) -> object:
+        return self._server
+
+    @property
     def is_busy(self) -> bool:
         return self._server.is_busy
 

@@ -157,6 +157,11 @@ class RolloutEngine(Protocol):
     weights_version: int
     """The version of the loaded weights; NO_WEIGHTS before the first and while the engine sleeps."""
 
+    @property
+    def stepped(self) -> object:
+        """What `step` advances: this engine, or the one that several policies share."""
+        ...
+
     def submit(self, request: Generate | ScoreAnswer) -> None:
         """Queues a request.
 

@@ -85,6 +85,10 @@ class TransformersEngine:
             self._scores.append(request)
 
     @property
+    def stepped(self) -> object:
+        return self
+
+    @property
     def is_busy(self) -> bool:
         return bool(self._waiting or self._scores or self._rows)
 

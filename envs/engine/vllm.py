@@ -136,6 +136,10 @@ class VLLMEngine:
         return finished
 
     @property
+    def stepped(self) -> object:
+        return self
+
+    @property
     def is_busy(self) -> bool:
         return self._engine.has_unfinished_requests()
 

@@ -103,6 +103,8 @@ class _Run:
 
     def __init__(self, loop: RolloutLoop, jobs: list[RolloutJob]):
         self.loop, self.task, self.engines = loop, loop.task, loop.engines
+        self.steppers = list({id(engine.stepped): engine for engine in loop.engines.values()}.values())
+        """One engine of those that a step advances together."""
         self.seconds = LoopSeconds()
         self.tools_done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.open_calls: dict[Future, tuple[_Live, RunningCall]] = {}
@@ -177,7 +179,7 @@ class _Run:
                 live.scores[turn, k] = score
 
     def _step_engines(self) -> None:
-        for engine in self.engines.values():
+        for engine in self.steppers:
             if not engine.is_busy:
                 continue
             num_generating, started = self._num_generating(engine), time.perf_counter()
@@ -194,9 +196,9 @@ class _Run:
                     self._take_decision(self.generating.pop(result.request_id), result)
 
     def _num_generating(self, engine: RolloutEngine) -> int:
-        """Counts the open turns of the policies that `engine` serves."""
+        """Counts the open turns that a step of `engine` advances, also those of other policies on it."""
         policies = (self.task.policy_of(live.state.agent) for live in self.generating.values())
-        return sum(self.engines[policy] is engine for policy in policies)
+        return sum(self.engines[policy].stepped is engine.stepped for policy in policies)
 
     def _take_score(self, scored: Scored) -> None:
         for (live, turn, submitted), k in self.scores.take(scored):

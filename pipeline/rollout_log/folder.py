@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from envs.credentials import refuse_credentials
 from envs.durable import TEMPORARY, write_file
@@ -136,15 +136,34 @@ def is_url(location: Location) -> bool:
     )
 
 
+def local_path(location: str) -> Path:
+    """Returns the path that a person typed, also one written as `file:///folder`.
+
+    Raises InputError where the URL names another machine, which is mostly a slash too few.
+    """
+    if "://" not in location:
+        return Path(location).expanduser()
+    parts = urlsplit(location)
+    if parts.netloc not in ("", "localhost"):
+        three = f"{parts.scheme}:///{parts.netloc}{parts.path}"
+        raise InputError(
+            f"{location}: a folder of this machine has three slashes, {three}; or write its path alone"
+        )
+    return Path(unquote(parts.path))
+
+
 def absolute(location: str) -> str:
-    """Returns a path as seen from everywhere; a URL as it is."""
-    return location if "://" in location else str(Path(location).expanduser().absolute())
+    """Returns a path as seen from everywhere, that of a `file:///folder` too; another URL as it is.
+
+    Raises InputError as `local_path`.
+    """
+    return location if is_url(location) else str(local_path(location).absolute())
 
 
 def join(location: str, *names: str) -> str:
     """Returns a folder below a folder or URL, whose query (`?endpoint_override=...`) stays at the end."""
     if not is_url(location):
-        return str(Path(location, *names))
+        return str(Path(local_path(location), *names))
     parts = urlsplit(location)
     return parts._replace(path="/".join([parts.path.rstrip("/"), *names])).geturl()
 
@@ -152,15 +171,15 @@ def join(location: str, *names: str) -> str:
 def open_folder(location: Location) -> LogFolder:
     """Returns the folder at a path or URL.
 
-    Raises InputError for a URL with credentials, or of a file system that is not installed or not known.
+    Raises InputError as `local_path`, and for a URL with credentials, or of a file system that is not
+    installed or not known.
     """
     if isinstance(location, LogFolder):
         return location
     if is_url(location):
         refuse_credentials(str(location), "the rollout log", KEYS_ELSEWHERE)
         return RemoteFolder(str(location))
-    text = os.fspath(location)
-    return LocalFolder(Path(urlsplit(text).path) if "://" in text else Path(text))
+    return LocalFolder(local_path(location) if isinstance(location, str) else Path(location))
 
 
 def _filesystem(url: str):

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from envs.cache_folder import cache_directory
 from envs.durable import TEMPORARY, write_text
 from envs.errors import InputError
-from pipeline.rollout_log.folder import is_url
+from pipeline.rollout_log.folder import is_url, local_path
 from pipeline.run_directory.directory import CONFIG, METADATA, RunDirectory
 from pipeline.run_directory.object_store import ObjectStore, reason
 
@@ -45,7 +45,7 @@ def places_of(storage_path: str) -> dict[str, Any]:
     """The folder of this machine where runs are written, and the URL to which they go (None: nowhere)."""
     if is_url(storage_path):
         return {"storage_path": local_mirror(storage_path), "remote": storage_path}
-    return {"storage_path": Path(storage_path.removeprefix("file://")).expanduser(), "remote": None}
+    return {"storage_path": local_path(storage_path), "remote": None}
 
 
 def local_mirror(url: str) -> Path:

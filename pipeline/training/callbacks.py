@@ -103,8 +103,12 @@ class RunLogCallback(IGPOCallback):
     def on_algorithm_init(self, *, algorithm, metrics_logger=None, **kwargs) -> None:
         """Makes the run's directory, or opens the one to continue.
 
+        A trial that Tune starts again with other settings, as `PopulationBasedTraining` does, is another run:
+        its folder is the trial's name and a number from 2.
+
         Raises:
-            InputError: the directory cannot be made, or holds a run with another configuration.
+            InputError: the directory cannot be made, or the one of `run_id` holds a run with another
+                configuration.
         """
         keys = {
             "run": ALGORITHM,
@@ -116,18 +120,23 @@ class RunLogCallback(IGPOCallback):
         }
         self._resolved = {self._name: keys}
         run_id = self._run_id or Path(algorithm.logdir).name
-        path = self._runs_dir / self._name / run_id
-        if (path / METADATA).is_file():
-            self._run = RunDirectory(path)
-            change = changed_settings(self._run, self._resolved)
-            if change.refused:
+        folder = self._runs_dir / self._name
+        if self._run_id is None:
+            run_id = _newest(folder, run_id)
+        if (folder / run_id / METADATA).is_file():
+            run = RunDirectory(folder / run_id)
+            change = changed_settings(run, self._resolved)
+            if not change.refused:
+                self._run = run
+                with run.lock():
+                    widen_limits(run, self._resolved, change.widened)
+                return
+            if self._run_id is not None:
                 raise InputError(
-                    f"{path} is a run with other settings: {change.refused} changed; give log_to another "
+                    f"{run.path} is a run with other settings: {change.refused} changed; give log_to another "
                     "run_id."
                 )
-            with self._run.lock():
-                widen_limits(self._run, self._resolved, change.widened)
-            return
+            run_id = _following(run_id, Path(algorithm.logdir).name)
         facts = {"config_hash": config_hash(keys["config"]), **provenance.facts()}
         self._run = RunDirectory.create(
             self._runs_dir, self._name, self._resolved, facts, run_id=run_id, rollout_log=self._rollout_log
@@ -189,8 +198,24 @@ class RunLogCallback(IGPOCallback):
     def _close(self, how: str) -> None:
         if self._attempt is not None:
             self._attempt.how = how
+            # Tune gives its last trials five seconds to stop. Report and MLflow may take longer.
+            self._attempt.log.close(how)
+            self.run.end_attempt(how, self.run.metadata["iteration"])
             self._attempt = None
             self._open.close()
         if self._run is not None and self._is_new:
             self._run.discard_if_unused()
             self._is_new = False
+
+
+def _newest(folder: Path, trial: str) -> str:
+    """The last run of a trial: `TRIAL`, then `TRIAL_2`, and so on."""
+    newest = trial
+    while (folder / (following := _following(newest, trial)) / METADATA).is_file():
+        newest = following
+    return newest
+
+
+def _following(run_id: str, trial: str) -> str:
+    number = run_id.removeprefix(trial).removeprefix("_")
+    return f"{trial}_{int(number or 1) + 1}"

@@ -65,7 +65,7 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
     if not resume:
         if experiment.restore:
             check_checkpoint(experiment.restore)
-            check_policies(experiment.restore, config.policy_ids)
+            check_policies(experiment.restore, config.policy_ids, config.adapters.by_policy)
         return Plan(experiment, config, resolved, None)
     found = RunDirectory.find(experiment.storage_path, experiment.name)
     mine = [run for run in found if run.metadata.get("label") == experiment.label]

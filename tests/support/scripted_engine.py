@@ -52,6 +52,10 @@ class ScriptedEngine:
         self.waiting.append(request)
 
     @property
+    def stepped(self) -> object:
+        return self
+
+    @property
     def is_busy(self) -> bool:
         return bool(self.waiting)
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pyarrow.fs import FileSystem, LocalFileSystem, copy_files
 
 from algorithms.igpo.remote import on_learners
 
@@ -33,3 +39,20 @@ def export_hf(learners: LearnerGroup, module_ids: list[str], tokenizer: Any, fol
     on_learners(learners, export)
     for module_id in module_ids:
         tokenizer.save_pretrained(f"{target}/{module_id}")
+
+
+def filesystem_of(path: str | PathLike[str] | None) -> FileSystem:
+    """The file system of a URL (`s3://...`); that of this machine for a path, and for None."""
+    text = "" if path is None else str(path)
+    return FileSystem.from_uri(text)[0] if "://" in text else LocalFileSystem()
+
+
+@contextmanager
+def folder_of(path: str, filesystem: FileSystem) -> Generator[Path]:
+    """A folder of this machine whose files are at `path` of `filesystem` after the block."""
+    if isinstance(filesystem, LocalFileSystem):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="igpo-export-") as folder:
+        yield Path(folder)
+        copy_files(folder, path, source_filesystem=LocalFileSystem(), destination_filesystem=filesystem)

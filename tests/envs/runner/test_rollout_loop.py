@@ -10,6 +10,7 @@ from scripted_engine import ScriptedEngine, ids, tiny_task
 from scripted_retriever import ScriptedRetriever
 from two_roles import PAIR, in_turn
 
+from envs.engine.adapters import ServedPolicy
 from envs.engine.base import Generated, Scored
 from envs.retrieval.base import Hit, RetrieverError
 from envs.runner.belief import QUERY, enter_scores
@@ -103,6 +104,46 @@ def test_an_engine_s_seconds_are_shared_among_its_own_requests(tmp_path, monkeyp
     _, seconds = loop.run(jobs_of(task, 3))
     assert spent[Scored] > 3 and spent[Generated] > 6
     assert (seconds.score, seconds.generate) == (spent[Scored], spent[Generated])
+
+
+def test_seconds_of_an_engine_that_policies_share(tmp_path, monkeypatch):
+    """A step takes a second for each request under way, of either policy. Rollout r1 writes twice as slowly,
+    so turns of both policies are under way together.
+    """
+    roles = [PAIR[0] | {"policy": "a"}, PAIR[1] | {"policy": "b"}]
+    task = tiny_task(tmp_path, roles=roles, max_turns=8)
+    spent = {Scored: 0, Generated: 0}
+
+    class Server(ScriptedEngine):
+        begun: set = set()
+
+        def submit_for(self, policy, request):
+            self.submit(request)
+
+        def load_adapter(self, policy, tensors):
+            pass
+
+        def step(self):
+            slow = [one for one in self.waiting if one.request_id.startswith("turn/r1/")]
+            late = [one for one in slow if one.request_id not in self.begun]
+            self.begun |= {one.request_id for one in late}
+            self.waiting = [one for one in self.waiting if one not in late]
+            results = super().step()
+            self.waiting = late
+            for result in results:
+                spent[type(result)] += 1
+            spent[Generated] += len(late)
+            return results
+
+    server = Server(task, in_turn(4))
+    engines = {policy: ServedPolicy(server, policy) for policy in ("a", "b")}
+    for engine in engines.values():
+        engine.load_weights({}, 1)
+    monkeypatch.setattr(time, "perf_counter", lambda: float(sum(spent.values())))
+    _, seconds = RolloutLoop(task, engines).run(jobs_of(task, 3))
+    assert spent[Scored] > 3 and spent[Generated] > 6
+    assert seconds.score == pytest.approx(spent[Scored])
+    assert seconds.generate == pytest.approx(spent[Generated])
 
 
 def test_the_prompt_of_a_group_is_scored_once(task):

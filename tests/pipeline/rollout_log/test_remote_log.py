@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.arrow import ArrowFSWrapper
 from rollout_log_samples import records, train_1
+from tiny_policy import write_experiment
 from typer.testing import CliRunner
 
 from envs.errors import InputError
 from pipeline.analysis import AnalysisError, locate_run, open_run
 from pipeline.cli.app import make_app
 from pipeline.cli.log.sql import compact_command, sql_command
+from pipeline.experiment.experiment import load_experiments
 from pipeline.rollout_log.folder import LocalFolder, RemoteFolder, RolloutLogError, join, open_folder
 from pipeline.rollout_log.manifest import load_manifest
 from pipeline.rollout_log.rows import RunInfo
@@ -178,6 +180,34 @@ def test_a_folder_of_its_own_for_all_logs(tmp_path):
         writer.write(record_of(1))
     assert (tmp_path / "logs" / "demo" / directory.run_id / "manifest.json").exists()
     assert open_run("last", runs_dir=tmp_path / "runs").sql(ITERATIONS).fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("host", ["", "localhost"])
+def test_a_url_of_this_machine_is_its_folder(tmp_path, monkeypatch, host):
+    monkeypatch.chdir(tmp_path)
+    logs = tmp_path / "all logs"
+    file = write_experiment(tmp_path / "demo.yaml", "tiny")
+    (experiment,) = load_experiments(file, [f"rollout_log=file://{host}{tmp_path}/all%20logs"])
+    assert experiment.rollout_log == str(logs)
+    for location in (experiment.rollout_log, f"file://{host}{tmp_path}/all%20logs"):
+        directory = RunDirectory.create("runs", "demo", {"demo": {}}, rollout_log=location)
+        assert directory.rollouts == str(logs / "demo" / directory.run_id)
+    with RolloutLogWriter(directory.rollouts, directory.run_id, 1) as writer:
+        writer.write(record_of(1))
+    assert not (tmp_path / "file:").exists()
+    monkeypatch.chdir("/")
+    assert open_run("last", runs_dir=tmp_path / "runs").sql(ITERATIONS).fetchall() == [(1,)]
+    done = CliRunner().invoke(app, ["compact", str(directory.path)])
+    assert done.exit_code == 0 and str(logs) in done.stdout.replace("\n", ""), done.output
+
+
+def test_a_slash_too_few_is_told_before_anything_is_written(tmp_path):
+    file = write_experiment(tmp_path / "demo.yaml", "tiny")
+    for key in ("rollout_log", "storage_path"):
+        with pytest.raises(
+            InputError, match="has three slashes, file:///scratch/logs; or write its path alone"
+        ):
+            load_experiments(file, [f"{key}=file://scratch/logs"])
 
 
 def test_urls(tmp_path):

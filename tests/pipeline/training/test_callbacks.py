@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from algorithms.igpo.algorithm import IGPO
 from algorithms.igpo.config import IGPOConfig
 from envs.errors import InputError
 from pipeline.analysis import open_run
+from pipeline.run_directory.directory import RunDirectory
 from pipeline.training.callbacks import log_to
 
 ROWS = "SELECT attempt, iteration, split, count(*) FROM episodes GROUP BY ALL ORDER BY ALL"
@@ -131,6 +133,47 @@ def test_a_run_is_not_continued_under_other_settings(runs):
     StubAlgorithm(log_to(runs, run_id="mine"))
     with pytest.raises(InputError, match=r"`lr` \(1e-06 -> 0.5\) changed; give log_to another run_id"):
         StubAlgorithm(log_to(runs, run_id="mine"), lr=0.5)
+
+
+def test_a_trial_that_gets_other_settings_is_another_run(runs):
+    """As Tune's PopulationBasedTraining does, which gives a trial another one's weights too."""
+    first = StubAlgorithm(log_to(runs))
+    first.train(train_1())
+    first.stop()
+    second = StubAlgorithm(log_to(runs), lr=0.5)
+    second.iteration = 1
+    second.train(train_2())
+    second.callbacks[0]._open.close()  # as the system does for a process that died
+    again = StubAlgorithm(log_to(runs), lr=0.5)
+    again.iteration = 1
+    again.train(train_2())
+    again.stop()
+    back = StubAlgorithm(log_to(runs))  # the settings of the first run, but what follows the second
+    back.iteration = 2
+    back.train(replace(train_2(), iteration=3))
+    back.stop()
+    folder = runs / "igpo"
+    assert sorted(path.name for path in folder.iterdir()) == ["trial_1", "trial_1_2", "trial_1_3"]
+    found = [[row[:3] for row in rows(folder / name)] for name in ("trial_1", "trial_1_2", "trial_1_3")]
+    assert found == [[(1, 1, "train")], [(2, 2, "train")], [(1, 3, "train")]]
+    configs = [RunDirectory(folder / name).resolved["igpo"]["config"] for name in ("trial_1", "trial_1_2")]
+    assert [config["lr"] for config in configs] == [1e-6, 0.5]
+
+
+def test_a_run_is_finished_before_its_results_are_written(runs, monkeypatch):
+    """Tune ends the process of a trial that takes more than five seconds to stop."""
+    folder, seen = runs / "igpo" / "trial_1", []
+
+    def look(run):
+        metadata = json.loads((folder / "run.json").read_text())
+        seen.append((metadata["status"], metadata["iteration"], rows(folder, "SELECT status FROM runs")))
+        return []
+
+    monkeypatch.setattr("pipeline.training.attempt.write_results", look)
+    algorithm = StubAlgorithm(log_to(runs))
+    algorithm.train(train_1())
+    algorithm.stop()
+    assert seen == [("finished", 1, [("finished",)])]
 
 
 def test_the_rollouts_of_an_iteration_that_failed(runs, caplog):

@@ -615,6 +615,26 @@ def test_a_frozen_policy_has_no_part_in_the_metrics(llama, untied_llama):
         assert metrics[name] == pytest.approx(result["searcher_policy"][name].peek()), name
 
 
+def test_what_was_measured_before_a_checkpoint_is_no_metric_after_it(llama, untied_llama, tmp_path):
+    """A run that begins from the checkpoint freezes the policy that comes first, and has no KL term."""
+    paths, episodes = {"a_policy": llama, "z_policy": untied_llama}, {"agents": ("a", "z"), "policy": policy}
+    saved, logger = make_learner(paths, loss=LossSettings(kl_coeff=0.01)), MetricsLogger(root=True)
+    logger.aggregate([update(saved, make_batch(**episodes))], key=LEARNER_RESULTS)
+    assert learner_metrics(logger, list(paths)).keys() >= {"kl", "loss"}
+    logger.reduce()  # as RLlib does at the end of an iteration, before anything is saved
+    saved.save_to_path(str(tmp_path))
+    restored, later = make_learner(paths), MetricsLogger(root=True)
+    restored.config.multi_agent(policies_to_train=["z_policy"])
+    restored.restore_from_path(str(tmp_path))
+    later.set_state(logger.get_state())
+    result = update(restored, make_batch(**episodes))
+    later.aggregate([result], key=LEARNER_RESULTS)
+    metrics = learner_metrics(later, list(paths))
+    assert "kl" not in metrics and not [name for name, value in metrics.items() if np.isnan(value)]
+    for name in ("loss", "entropy", "grad_norm", "logp_gap_mean"):
+        assert metrics[name] == pytest.approx(result["z_policy"][name].peek()), name
+
+
 def test_where_no_trained_policy_spoke_nothing_was_learnt(llama, untied_llama):
     learner = make_learner({"searcher_policy": llama, "reader_policy": untied_llama})
     learner.config.multi_agent(policies_to_train=["reader_policy"])
