@@ -24,7 +24,7 @@ def without_collecting() -> Generator[None]:
 
 
 def keep_loaded() -> None:
-    """Takes all objects that are there out of every later collection. Call it once, when what stays is loaded.
+    """Takes all objects that are there out of later collections. Call it once, when what stays is loaded.
 
     Else a whole collection walks the objects of all modules: half a second with RLlib, transformers and vLLM.
     Garbage that is there already stays, too.
