@@ -51,12 +51,12 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
     """An `IGPOConfig`. This package does not import `algorithms`."""
 
     def __init__(self, *, config, **kwargs):
-        super().__init__(config=config, **kwargs)
         self._env_steps_lifetime = 0
         self.loop: Any = None
         """The `RolloutLoop`; None in a driver-side runner beside remote ones."""
-        if (self.worker_index or 0) > 0 or self.config.num_env_runners == 0:
-            with without_collecting():
+        with without_collecting():
+            super().__init__(config=config, **kwargs)
+            if (self.worker_index or 0) > 0 or self.config.num_env_runners == 0:
                 self.loop = self._build_loop()
 
     def _build_loop(self) -> RolloutLoop:

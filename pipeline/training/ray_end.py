@@ -36,12 +36,12 @@ def end_at_once() -> None:
         return
     kill = node.kill_all_processes
 
-    def kill_all(**_: object) -> None:
+    def kill_all(check_alive: bool = True, allow_graceful: bool = False, wait: bool = False) -> None:
         own = {info.process.pid for infos in node.all_processes.values() for info in infos}
         processes = [child for child in psutil.Process().children() if child.pid in own]
         workers = [child for process in processes for child in process.children()]
         below = [child for process in processes for child in process.children(recursive=True)]
-        kill(check_alive=False, allow_graceful=False)
+        kill(check_alive=check_alive, allow_graceful=False, wait=wait)
         _kill(workers)
         deadline = time.monotonic() + GRACE
         while (left := [process for process in below if is_alive(process)]) and time.monotonic() < deadline:

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from envs.loading import without_collecting
+from envs.loading import keep_loaded, without_collecting
 
 
 def test_the_collector_rests_and_goes_on():
@@ -18,3 +18,14 @@ def test_the_collector_rests_and_goes_on():
     with pytest.raises(KeyError), without_collecting():
         raise KeyError
     assert gc.isenabled()
+
+
+def test_what_is_loaded_is_left_out_of_later_collections():
+    loaded = [[] for _ in range(1000)]
+    before = gc.get_freeze_count()
+    try:
+        keep_loaded()
+        assert gc.get_freeze_count() >= before + len(loaded)
+        assert not any(thing is loaded for thing in gc.get_objects())
+    finally:
+        gc.unfreeze()
