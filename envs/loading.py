@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -30,3 +31,4 @@ def keep_loaded() -> None:
     Garbage that is there already stays, too.
     """
     gc.freeze()
+    atexit.register(gc.unfreeze)  # else extensions take what is left at the end for leaks, and say so

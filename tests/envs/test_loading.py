@@ -1,6 +1,8 @@
 """Loading with the collector at rest."""
 
 import gc
+import subprocess
+import sys
 
 import pytest
 
@@ -29,3 +31,10 @@ def test_what_is_loaded_is_left_out_of_later_collections():
         assert not any(thing is loaded for thing in gc.get_objects())
     finally:
         gc.unfreeze()
+
+
+def test_what_was_left_out_is_no_leak_at_the_end():
+    """Extensions made with nanobind, as DuckDB's, list on stderr what the interpreter's end leaves."""
+    code = "import duckdb\nfrom envs.loading import keep_loaded\nduckdb.sql('SELECT 1')\nkeep_loaded()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
