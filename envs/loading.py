@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -21,3 +22,13 @@ def without_collecting() -> Generator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def keep_loaded() -> None:
+    """Takes all objects that are there out of later collections. Call it once, when what stays is loaded.
+
+    Else a whole collection walks the objects of all modules: half a second with RLlib, transformers and vLLM.
+    Garbage that is there already stays, too.
+    """
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # else extensions take what is left at the end for leaks, and say so

@@ -10,7 +10,7 @@ from envs.engine.accelerator import check_device, sees_gpu
 from envs.engine.base import NO_WEIGHTS, EngineSettings, Generate, Generated, ScoreAnswer, Scored
 from envs.engine.vllm_arguments import make
 from envs.engine.vllm_outputs import read_generated, read_score
-from envs.loading import without_collecting
+from envs.loading import keep_loaded, without_collecting
 
 
 def import_vllm(dtype: Literal["float32", "bfloat16"]) -> Any:
@@ -26,8 +26,11 @@ def import_vllm(dtype: Literal["float32", "bfloat16"]) -> Any:
         # Else Triton's attention multiplies with 10 bits of mantissa on GPUs, and the learner with 23.
         os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
     _mend_llvmlite()
+    is_first = "vllm" not in sys.modules
     with without_collecting():
         from vllm import LLM
+    if is_first:
+        keep_loaded()  # an engine's start asks for five collections
     return LLM
 
 

@@ -12,24 +12,26 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
-from ray.rllib.env.env_runner import EnvRunner
-from ray.rllib.utils.annotations import override
-from ray.rllib.utils.checkpoints import Checkpointable
-from ray.rllib.utils.metrics import (
-    EPISODE_LEN_MEAN,
-    EPISODE_RETURN_MEAN,
-    NUM_ENV_STEPS_SAMPLED,
-    NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_EPISODES,
-    WEIGHTS_SEQ_NO,
-)
+from envs.loading import without_collecting
+
+with without_collecting():  # the first import of RLlib in a worker's process
+    from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+    from ray.rllib.env.env_runner import EnvRunner
+    from ray.rllib.utils.annotations import override
+    from ray.rllib.utils.checkpoints import Checkpointable
+    from ray.rllib.utils.metrics import (
+        EPISODE_LEN_MEAN,
+        EPISODE_RETURN_MEAN,
+        NUM_ENV_STEPS_SAMPLED,
+        NUM_ENV_STEPS_SAMPLED_LIFETIME,
+        NUM_EPISODES,
+        WEIGHTS_SEQ_NO,
+    )
 
 from envs.engine.base import NO_WEIGHTS
 from envs.engine.build import build_engines
 from envs.engine.models import resolve_model
 from envs.engine.peak_memory import peak_memory_gib, reset_peak_memory
-from envs.loading import without_collecting
 from envs.runner.episode_record import EpisodeRecord
 from envs.runner.job import RolloutJob
 from envs.runner.rollout_loop import LoopSeconds, RolloutLoop
@@ -49,12 +51,12 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
     """An `IGPOConfig`. This package does not import `algorithms`."""
 
     def __init__(self, *, config, **kwargs):
-        super().__init__(config=config, **kwargs)
         self._env_steps_lifetime = 0
         self.loop: Any = None
         """The `RolloutLoop`; None in a driver-side runner beside remote ones."""
-        if (self.worker_index or 0) > 0 or self.config.num_env_runners == 0:
-            with without_collecting():
+        with without_collecting():
+            super().__init__(config=config, **kwargs)
+            if (self.worker_index or 0) > 0 or self.config.num_env_runners == 0:
                 self.loop = self._build_loop()
 
     def _build_loop(self) -> RolloutLoop:

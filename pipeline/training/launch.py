@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from envs.disk_errors import disk_trouble
 from envs.errors import InputError
-from envs.loading import without_collecting
+from envs.loading import keep_loaded, without_collecting
 from pipeline.analysis.results import REPORT, RESULTS
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.own_code import own_code
@@ -77,6 +77,7 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
     configure_ray_logging(options.verbosity)
     with without_collecting():
         plans = _checked_plans(experiments, options, console)
+    keep_loaded()
     grids = grid_ids(plans)
     for number, plan in enumerate(plans, start=1):
         label = plan.experiment.label

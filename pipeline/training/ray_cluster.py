@@ -5,6 +5,7 @@ Ray itself would wait for missing ones without end.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from envs.errors import InputError
 from pipeline.logging import level_of, native_stderr_aside
 from pipeline.ray_address import Cluster, knock, named_cluster, unreachable
+from pipeline.training.ray_end import end_at_once
 from pipeline.training.ray_watch import remember_ray
 
 if TYPE_CHECKING:
@@ -95,6 +97,9 @@ def start_ray(options: RayOptions, verbosity: int = 0) -> None:
             raise unreachable(cluster, f"{reason} (-v shows why)") from error
         raise InputError(not_started(reason)) from error
     remember_ray()
+    end_at_once()
+    if not verbosity:  # Ray's own farewell first waits half a second for what workers may still print
+        atexit.register(ray.shutdown)
 
 
 def not_started(reason: str) -> str:

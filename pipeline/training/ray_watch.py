@@ -43,7 +43,7 @@ def lost_ray() -> str | None:
     joined.
     """
     for name, process in _started.items():
-        if not _is_alive(process):
+        if not is_alive(process):
             return f"Ray's process {name} has ended (killed, or out of memory); nothing goes on without it"
     return None
 
@@ -139,7 +139,8 @@ def leave_lost_ray(code: int) -> None:
     os._exit(code)
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """False where it has ended, whether or not its parent has asked how."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
