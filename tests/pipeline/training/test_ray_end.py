@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 ENDS = """
-import subprocess, sys, time
+import subprocess
 import psutil, ray
 from pipeline.training import ray_end
 from pipeline.training.ray_cluster import RayOptions, start_ray
@@ -23,16 +23,12 @@ ray.get(worker.start.remote())
 processes = psutil.Process().children(recursive=True)
 names = {process.name() for process in processes}
 assert {"gcs_server", "raylet", "ray::Worker", "sleep"} <= names, names
-begin = time.monotonic()
 ray.shutdown()
-print(time.monotonic() - begin, [process.name() for process in processes if is_alive(process)])
+print([process.name() for process in processes if is_alive(process)])
 """
 
 
-def test_a_run_s_own_ray_is_gone_at_once():
-    """Asked with SIGTERM, which they keep blocked, its five processes took a second each."""
+def test_nothing_of_a_run_s_own_ray_is_left_when_its_shutdown_returns():
     done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    seconds, left = done.stdout.split(maxsplit=1)
-    assert left == "[]\n"
-    assert float(seconds) < 4.5
+    assert done.stdout == "[]\n"
