@@ -1,4 +1,4 @@
-"""The results as a Markdown table: a row for each process and phase, summed over configurations and kills."""
+"""The results as a Markdown table: a row for each configuration and process, summed over phases and kills."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ def table(results: Iterable[dict[str, Any]]) -> str:
     """Markdown."""
     rows = list(results)
     lines = [
-        f"| configuration | killed | phase | kills | {' | '.join(COUNTED.values())} |",
+        f"| configuration | killed | phases | kills | {' | '.join(COUNTED.values())} |",
         "|" + "---|" * (4 + len(COUNTED)),
     ]
-    keys = sorted({(row["configuration"], row["process"], row["phase"]) for row in rows}, key=_place)
+    keys = sorted({(row["configuration"], row["process"]) for row in rows}, key=_place)
     for key in keys:
-        of_cell = [row for row in rows if (row["configuration"], row["process"], row["phase"]) == key]
-        lines.append(f"| {' | '.join(key)} | {len(of_cell)} | {_numbers(of_cell)} |")
+        of_row = [row for row in rows if (row["configuration"], row["process"]) == key]
+        phases = sorted({row["phase"] for row in of_row}, key=list(PHASES).index)
+        lines.append(f"| {' | '.join(key)} | {', '.join(phases)} | {len(of_row)} | {_numbers(of_row)} |")
     lines.append(f"| all | | | {len(rows)} | {_numbers(rows)} |")
     return "\n".join(lines)
 
@@ -47,10 +48,6 @@ def _count(name: str, rows: list[dict[str, Any]]) -> int:
     return max(numbers, default=0) if name == "iterations_repeated" else sum(numbers)
 
 
-def _place(key: tuple[str, str, str]) -> tuple[int, int, int]:
-    configuration, process, phase = key
-    return (
-        list(CONFIGURATIONS).index(configuration),
-        list(PROCESSES).index(process),
-        list(PHASES).index(phase),
-    )
+def _place(key: tuple[str, str]) -> tuple[int, int]:
+    configuration, process = key
+    return list(CONFIGURATIONS).index(configuration), list(PROCESSES).index(process)

@@ -23,6 +23,7 @@ from envs.credentials import masked
 from envs.locks import FileLock
 from envs.proxies import proxy_for, spare_loopback
 from pipeline.tracking.delivery import Connection, Delivery
+from pipeline.tracking.local_store import half_a_store_named, make_store
 from pipeline.tracking.names import HELDOUT_METRIC, HELDOUT_PREFIX, metrics_of, parameters_of
 from pipeline.tracking.registry import register
 from pipeline.tracking.settings import TrackingSettings
@@ -111,7 +112,12 @@ class MlflowTracker:
 
     @property
     def tracking_uri(self) -> str:
-        return self._server or f"sqlite:///{self._home / 'mlflow.db'}"
+        return self._server or f"sqlite:///{self._store_file}"
+
+    @property
+    def _store_file(self) -> Path:
+        """The local store, where there is no server."""
+        return self._home / "mlflow.db"
 
     @property
     def ui_command(self) -> str:
@@ -121,7 +127,7 @@ class MlflowTracker:
         """
         if self._server and self._server.startswith("http"):
             return f"open {self._server}"
-        store = self._server or f"sqlite:///{os.path.relpath(self._home / 'mlflow.db')}"
+        store = self._server or f"sqlite:///{os.path.relpath(self._store_file)}"
         return f"mlflow ui --backend-store-uri {store}  # in it, choose Model training"
 
     @property
@@ -223,8 +229,10 @@ class MlflowTracker:
         try:
             if lock is not None:
                 lock.acquire(wait=True)
+                make_store(self._store_file)
             client = MlflowClient(tracking_uri=self.tracking_uri)
-            found = find_or_create(client, self._wanted, self._resumed_from)
+            with half_a_store_named(self._store_file):
+                found = find_or_create(client, self._wanted, self._resumed_from)
         finally:
             if lock is not None:
                 lock.release()

@@ -231,14 +231,14 @@ def test_the_table():
     rows = table(
         [
             result(values_different=0, metrics_missing=2),
-            result(iterations_repeated=0, prompts_skipped=1),
+            result(iterations_repeated=0, prompts_skipped=1, phase="start"),
             result("gcs", lost=True),
         ]
     ).splitlines()
     assert rows[0].startswith(
-        "| configuration | killed | phase | kills | runs lost | iterations repeated, most |"
+        "| configuration | killed | phases | kills | runs lost | iterations repeated, most |"
     )
-    assert rows[2] == "| synchronous | driver | sampling | 2 | 0 | 1 | 1 | 0 | 2 | 0 | 0 | 0 |"
+    assert rows[2] == "| synchronous | driver | start, sampling | 2 | 0 | 1 | 1 | 0 | 2 | 0 | 0 | 0 |"
     assert rows[3] == "| synchronous | gcs | sampling | 1 | 1 | 1 | 0 | 0 | 0 | 0 | 0 | 0 |"
     assert rows[4].startswith("| all | | | 3 | 1 | 1 | 1 |") and len(rows) == 5
 
