@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from algorithms.embedded_policy.plans import PlanSequences
 from algorithms.embedded_policy.sequences import Sequence, SequenceMaker
 from envs.world.world import World
 
@@ -79,3 +80,25 @@ class Parts:
         return [
             getattr(self._maker, kind)(self._world.draw_chain(int(hop), self._rng)) for kind, hop in draws
         ]
+
+
+class PlanParts(Parts):
+    """The same for questions that are told out of order, and the parts of a planner and its searcher."""
+
+    _maker: PlanSequences
+
+    def plans(self, count: int) -> list[Sequence]:
+        """Returns a planner's messages."""
+        return self._draw({"planner": 1.0}, count)
+
+    def planned_searches(self, count: int) -> list[Sequence]:
+        """Returns whole episodes of a searcher who was told the plan."""
+        return self._draw({"searcher_with_plan": 1.0}, count)
+
+    def first_queries(self, count: int) -> list[Sequence]:
+        """Returns the first searches of one agent, which finds the order itself."""
+        return self._draw({"first_query": 1.0}, count)
+
+    def planned_beliefs(self, count: int) -> list[Sequence]:
+        """Returns gold answers after a plan and random prefixes of searches."""
+        return self._draw({"belief_with_plan": 1.0}, count)

@@ -185,8 +185,11 @@ class SequenceMaker:
         )
 
     def _start(self, chain: Chain, actions: list[str]) -> Sequence:
-        ids = self.protocol.prompt("", self.world.question(chain, id="").text, actions)
+        ids = self.protocol.prompt("", self._text(chain), actions)
         return Sequence(ids, [False] * len(ids))
+
+    def _text(self, chain: Chain) -> str:
+        return self.world.question(chain, id="").text
 
     def _gold(self, sequence: Sequence, chain: Chain) -> Sequence:
         suffix = self.protocol.scoring_suffix(self.world.question(chain, id="").golds[0])

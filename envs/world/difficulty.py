@@ -69,8 +69,8 @@ def difficulty(world: World, search: Search, *, max_searches: int = 5, seed: int
         closed_book=_exact(heldout, [guess.get(_kind(question), "") for question in heldout]),
         expert=_exact(heldout, [expert.answer(question) for question in heldout]),
         random_searcher=_exact(heldout, [random.answer(question) for question in heldout]),
-        as_told=_exact(heldout, [as_told.answer(question) for question in heldout]) if told else None,
-        without_plan=_exact(heldout, [without_plan.answer(question) for question in heldout]) if told else None,
+        as_told=_exact(heldout, [as_told.answer(q) for q in heldout]) if told else None,
+        without_plan=_exact(heldout, [without_plan.answer(q) for q in heldout]) if told else None,
         belief_by_hops={hops: np.mean(paths[hops], axis=0).tolist() for hops in sorted(paths)},
     )
 
@@ -119,7 +119,7 @@ class Unplanned(Expert):
         if meant["kind"] != "unordered":
             return super().answer(question)
         left, found = list(meant["told"]), {name: name for name in people(question)}
-        for _ in range(question.hops):
+        for _ in meant["keys"]:
             key, whom = next(hop for hop in left if not self._waits or hop[1] in found)
             left.remove([key, whom])
             found[key] = self._look_up(found.get(whom, whom), key)

@@ -34,15 +34,15 @@ def check_unordered(settings: WorldSettings) -> None:
         return
     if not settings.unordered:
         raise InputError(
-            f"world.side_chains is {settings.side_chains}, but only questions that are told out of order have "
-            "side chains: set world.unordered above 0"
+            f"world.side_chains is {settings.side_chains}, but only questions told out of order have side "
+            "chains: set world.unordered above 0"
         )
     hops = max(hops for hops, share in settings.hops.items() if share > 0)
     needed = (hops - 1) * (1 + settings.side_chains)
     if needed > settings.relations:
         raise InputError(
-            f"world.side_chains {settings.side_chains} needs {needed} relations for questions of {hops} hops, "
-            f"but there are {settings.relations}: raise world.relations (at most 8), or lower the hops"
+            f"world.side_chains {settings.side_chains} needs {needed} relations for questions of {hops} "
+            f"hops, but there are {settings.relations}: raise world.relations (at most 8), or lower the hops"
         )
 
 

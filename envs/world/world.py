@@ -7,8 +7,9 @@ name occurs in every fact of its own document and at most a few times elsewhere,
 the name.
 
 The same settings give the same bytes on every machine, because only integer draws from PCG64 are used.
-Options that make a world harder, or more like natural text, are off by default and have modules of their own:
-`evidence`, `text`, `questions` and `unordered`. Each draws from a stream of its own, so it changes nothing else.
+Options that make a world harder, or more like natural text, are off by default and have modules of their
+own: `evidence`, `text`, `questions` and `unordered`. Each draws from a stream of its own, so it changes
+nothing else.
 """
 
 from __future__ import annotations

@@ -1,0 +1,61 @@
+"""Sequences of a planner and a searcher for questions told out of order (`envs.world.unordered`)."""
+
+from __future__ import annotations
+
+from algorithms.embedded_policy.sequences import Sequence, SequenceMaker
+from envs.world.chain import Chain
+from envs.world.expert import Step
+from envs.world.questions import chain_question
+from envs.world.unordered import unordered_question
+
+
+class PlanSequences(SequenceMaker):
+    """Makes sequences whose questions are told out of order, as the world's settings say.
+
+    The methods of `SequenceMaker` make those of one agent, which has to find the order itself.
+    """
+
+    def planner(self, chain: Chain) -> Sequence:
+        """Returns a planner's message: the question told in order. Every token is learned."""
+        sequence = self._start(chain, actions=["message"])
+        sequence.add(self._message(self._plan(chain)), True)
+        return sequence
+
+    def searcher_with_plan(self, chain: Chain) -> Sequence:
+        """Returns an episode of a searcher who was told the plan. Every decision is learned."""
+        sequence = self._start(chain, actions=["search", "answer"])
+        sequence.add(self._note(self._plan(chain)))
+        for step in self._demonstrate(chain):
+            sequence.add(self._decision(step), True)
+            if step.entity is not None:
+                sequence.add(self._document(step.entity))
+        return sequence
+
+    def first_query(self, chain: Chain) -> Sequence:
+        """Returns the first search of one agent, of which only the query is learned.
+
+        It is short, so a batch holds many: as dense a practice of the order as a planner's messages.
+        """
+        sequence = self._start(chain, actions=["search", "answer"])
+        query = self._decision(Step("search", f"{self.world.names[chain.entity]} {chain.keys[0]}"))
+        sequence.add(query, [False, True, True, False])
+        return sequence
+
+    def belief_with_plan(self, chain: Chain) -> Sequence:
+        """Returns what belief is scored on: the question, the planner's message, and some searches.
+
+        Only the gold answer is learned.
+        """
+        sequence = self._start(chain, actions=["search", "answer"])
+        sequence.add(self._message(self._plan(chain)))
+        for step in self._prefix(chain):
+            sequence.add(self._decision(step))
+            sequence.add(self._document(step.entity))
+        return self._gold(sequence, chain)
+
+    def _plan(self, chain: Chain) -> str:
+        """``color of mother of friend of mira``: the plain question, from the goal back to the first hop."""
+        return chain_question(self.world, chain, id="").text.removesuffix(" ?")
+
+    def _text(self, chain: Chain) -> str:
+        return unordered_question(self.world, chain, "", self.rng).text
