@@ -119,23 +119,25 @@ answer, and gives up four times in five."""
 PLANNING = WarmStartSettings(
     max_lookup_steps=0,
     phases=(
-        Phase("orders", steps=400, parts={"plans": Part(16), "first_queries": Part(16), "searches": Part(2)}),
         Phase(
-            "searches",
-            steps=250,
+            "plans and searches",
+            steps=400,
             parts={
-                "plans": Part(8),
-                "first_queries": Part(8),
-                "planned_searches": Part(5),
-                "searches": Part(5),
+                "plans": Part(12),
+                "first_queries": Part(12),
+                "planned_searches": Part(4),
+                "searches": Part(4),
                 "planned_beliefs": Part(3),
                 "own_beliefs": Part(3),
+                "short_lookups": Part(3),
             },
         ),
     ),
     graded_worlds=0.0,
     unordered=True,
     hops={1: 0.1, 2: 0.4, 3: 0.5},
+    matrix_learning_rate=0.01,
+    other_learning_rate=1.5e-3,
     warm_up_steps=20,
 )
 """The recipe of a policy for questions told out of order.
