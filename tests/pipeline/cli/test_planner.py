@@ -17,7 +17,8 @@ SMALL = [
     f"--set={assignment}"
     for assignment in (
         "storage_path=runs", "model_path=./policy", "engine.kind=transformers", "prompts_per_iteration=4",
-        "group_size=4", "evaluation_interval=1", "evaluation_questions=20", f"env_config.roles={json.dumps(ROLES)}",
+        "group_size=4", "evaluation_interval=1", "evaluation_questions=20",
+        f"env_config.roles={json.dumps(ROLES)}",
         "env_config.max_turns=5", "env_config.world.unordered=1.0", "env_config.world.side_chains=1",
         "env_config.world.hops={3: 1.0}", "env_config.world.heldout_questions=40",
     )
