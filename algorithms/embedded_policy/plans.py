@@ -5,8 +5,7 @@ from __future__ import annotations
 from algorithms.embedded_policy.sequences import Sequence, SequenceMaker
 from envs.world.chain import Chain
 from envs.world.expert import Step
-from envs.world.questions import chain_question
-from envs.world.unordered import unordered_question
+from envs.world.unordered import linked, unordered_question
 
 
 class PlanSequences(SequenceMaker):
@@ -16,7 +15,7 @@ class PlanSequences(SequenceMaker):
     """
 
     def planner(self, chain: Chain) -> Sequence:
-        """Returns a planner's message: the question told in order. Every token is learned."""
+        """Returns a planner's message: the hops in order. Every token is learned."""
         sequence = self._start(chain, actions=["message"])
         sequence.add(self._message(self._plan(chain)), True)
         return sequence
@@ -54,8 +53,13 @@ class PlanSequences(SequenceMaker):
         return self._gold(sequence, chain)
 
     def _plan(self, chain: Chain) -> str:
-        """``color of mother of friend of mira``: the plain question, from the goal back to the first hop."""
-        return chain_question(self.world, chain, id="").text.removesuffix(" ?")
+        """``color of mother . mother of friend . friend of mira``: the hops from the goal back to the first.
+
+        A hop is told as the question tells it, so that writing the next one is a look-up of three words. As
+        ``color of mother of friend of mira`` this policy did not learn it.
+        """
+        hops = linked(self.world.names[chain.entity], chain.keys)
+        return " . ".join(f"{key} of {whom}" for key, whom in reversed(hops))
 
     def _text(self, chain: Chain) -> str:
         return unordered_question(self.world, chain, "", self.rng).text

@@ -62,7 +62,7 @@ def unordered_question(facts: Facts, chain: Chain, id: str, rng: np.random.Gener
     question = chain_question(facts, chain, id)
     if chain.hops == 1:
         return question
-    told = _linked(facts.names[chain.entity], chain.keys)
+    told = linked(facts.names[chain.entity], chain.keys)
     first, taken = told[0], facts.path(chain)
     unused = [word for word in facts.relations if word not in chain.keys]
     unused = [unused[k] for k in rng.permutation(len(unused))]
@@ -72,7 +72,7 @@ def unordered_question(facts: Facts, chain: Chain, id: str, rng: np.random.Gener
             person = int(rng.integers(len(facts.names)))
         taken.append(person)
         length = len(chain.relations)
-        told = told + _linked(facts.names[person], unused[number * length : (number + 1) * length])
+        told = told + linked(facts.names[person], unused[number * length : (number + 1) * length])
     order = [first]
     while order[0] == first:
         order = [told[k] for k in rng.permutation(len(told))]
@@ -81,6 +81,6 @@ def unordered_question(facts: Facts, chain: Chain, id: str, rng: np.random.Gener
     return question
 
 
-def _linked(name: str, keys: list[str]) -> list[tuple[str, str]]:
-    """Pairs each key with what it is asked of: the first with `name`, each later one with the key before."""
+def linked(name: str, keys: list[str]) -> list[tuple[str, str]]:
+    """Returns each key with whom it is asked of: the first `name`, each later one the key before it."""
     return list(zip(keys, [name, *keys[:-1]], strict=True))

@@ -10,7 +10,7 @@ from algorithms.embedded_policy.sequences import SequenceMaker
 from algorithms.embedded_policy.trainer import GRADED, PLANNING, WarmStartSettings
 from envs.search.protocols.tiny import TinyProtocol, build_tokenizer
 from envs.world.config import WorldSettings
-from envs.world.words import vocabulary
+from envs.world.words import ATTRIBUTES, vocabulary
 from envs.world.world import build_world
 
 PROTOCOL = TinyProtocol(build_tokenizer(vocabulary()))
@@ -42,26 +42,24 @@ def test_every_part_of_the_planning_recipe_is_made(plan_parts):
         assert len(made) == 3 and all(any(sequence.learned) for sequence in made), name
 
 
-def test_a_plan_is_the_question_in_order_and_the_search_begins_where_it_ends(plan_parts):
+def test_a_plan_tells_the_hops_in_order_and_the_search_begins_where_it_ends(plan_parts):
     """One agent sees the same questions, and learns the same first query without the plan."""
     for sequence in plan_parts.plans(20):
-        prompt, _, plan = PROTOCOL.text(sequence.ids).partition("<message>")
-        hops = dict(
-            hop.split(" of ") for hop in prompt.split("<reader> ")[1].removesuffix(" ? ").split(" . ")
-        )
-        last, second, first, person = plan.removesuffix("<end>").strip().split(" of ")
-        assert (hops[last], hops[second], hops[first]) == (second, first, person)
-        assert len(hops) == 5 and prompt.split("<reader> ")[1].split()[0] != first
-        assert (
-            " ".join(learned_words(sequence)) == f"<message> {last} of {second} of {first} of {person} <end>"
-        )
+        prompt, _, plan = PROTOCOL.text(sequence.ids).partition(" <message> ")
+        question = prompt.split("<reader> ")[1]
+        hops = dict(hop.split(" of ") for hop in question.removesuffix(" ?").split(" . "))
+        last, second, first = plan.removesuffix(" <end>").split(" . ")
+        (asked, whom), (key, person) = last.split(" of "), first.split(" of ")
+        assert asked in ATTRIBUTES and second == f"{whom} of {hops[whom]}" and hops[whom] == key
+        assert hops[key] == person and len(hops) == 5 and not question.startswith(first)
+        assert " ".join(learned_words(sequence)) == f"<message> {plan}"
     for sequence in plan_parts.planned_searches(10):
-        text = PROTOCOL.text(sequence.ids)
-        *_, first, person = text.partition("<note> ")[2].partition(" </note>")[0].split(" of ")
-        assert learned_words(sequence)[:4] == ["<search>", person, first, "<end>"]
+        plan = PROTOCOL.text(sequence.ids).partition("<note> ")[2].partition(" </note>")[0]
+        key, person = plan.split(" . ")[-1].split(" of ")
+        assert learned_words(sequence)[:4] == ["<search>", person, key, "<end>"]
     for sequence in plan_parts.first_queries(10):
-        person, first = learned_words(sequence)
-        assert f"{first} of {person}" in PROTOCOL.text(sequence.ids)
+        person, key = learned_words(sequence)
+        assert f"{key} of {person}" in PROTOCOL.text(sequence.ids)
 
 
 def test_every_part_of_every_recipe_is_made(parts):

@@ -26,13 +26,14 @@ SMALL = [
 
 
 def in_order(question: str) -> str:
-    """The question in order, from the goal back, worked out from its text."""
+    """The hops from the goal back to the first, worked out from the question's text."""
     hops = dict(hop.split(" of ") for hop in question.removesuffix(" ?").split(" . "))
-    (last,) = set(hops) & set(ATTRIBUTES)
-    words = [last]
-    while words[-1] in hops:
-        words.append(hops[words[-1]])
-    return " of ".join(words)
+    (key,) = set(hops) & set(ATTRIBUTES)
+    told = []
+    while key in hops:
+        told.append(f"{key} of {hops[key]}")
+        key = hops[key]
+    return " . ".join(told)
 
 
 @pytest.mark.timeout(60 * MINUTES)
