@@ -87,6 +87,11 @@ class PlanParts(Parts):
 
     _maker: PlanSequences
 
+    def told_lookups(self, count: int) -> list[Sequence]:
+        """Returns questions with many of their hops."""
+        chains = [self._world.draw_chain(2 + k % 2, self._rng) for k in range(count)]
+        return [self._maker.told_lookups(chain, lookups=12) for chain in chains]
+
     def plans(self, count: int) -> list[Sequence]:
         """Returns a planner's messages."""
         return self._draw({"planner": 1.0}, count)

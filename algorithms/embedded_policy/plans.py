@@ -14,6 +14,21 @@ class PlanSequences(SequenceMaker):
     The methods of `SequenceMaker` make those of one agent, which has to find the order itself.
     """
 
+    def told_lookups(self, chain: Chain, lookups: int) -> Sequence:
+        """A question, then many of its hops. Only whom each hop is asked of is learned.
+
+        This is dense practice of what a plan is written by: the hop that a relation leads to. In plans alone,
+        the few words that take a look-up get too little weight: a policy of this size then guesses them.
+        """
+        question = unordered_question(self.world, chain, "", self.rng)
+        ids = self.protocol.prompt("", question.text, ["message"])
+        sequence = Sequence(ids, [False] * len(ids))
+        told = question.metadata["told"]
+        for k in self.rng.integers(len(told), size=lookups):
+            hop = self._message(" of ".join(told[k]))
+            sequence.add(hop, [token == len(hop) - 2 for token in range(len(hop))])
+        return sequence
+
     def planner(self, chain: Chain) -> Sequence:
         """Returns a planner's message: the hops in order. Every token is learned."""
         sequence = self._start(chain, actions=["message"])

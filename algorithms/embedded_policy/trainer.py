@@ -120,22 +120,17 @@ PLANNING = WarmStartSettings(
     max_lookup_steps=0,
     phases=(
         Phase(
-            "orders",
-            steps=250,
-            parts={
-                "plans": Part(24),
-                "first_queries": Part(24),
-                "planned_searches": Part(2),
-                "searches": Part(2),
-                "short_lookups": Part(4),
-            },
+            "hops told",
+            steps=200,
+            parts={"told_lookups": Part(20), "searches": Part(2), "short_lookups": Part(4)},
         ),
         Phase(
-            "searches",
-            steps=180,
+            "plans and searches",
+            steps=220,
             parts={
-                "plans": Part(8),
-                "first_queries": Part(8),
+                "told_lookups": Part(4),
+                "plans": Part(12),
+                "first_queries": Part(12),
                 "planned_searches": Part(5),
                 "searches": Part(5),
                 "planned_beliefs": Part(2),
