@@ -25,7 +25,7 @@ class PlanSequences(SequenceMaker):
         sequence = Sequence(ids, [False] * len(ids))
         told = question.metadata["told"]
         for k in self.rng.integers(len(told), size=lookups):
-            hop = self._message(" of ".join(told[k]))
+            hop = self._message(" ".join(told[k]))
             sequence.add(hop, [token == len(hop) - 2 for token in range(len(hop))])
         return sequence
 
@@ -68,13 +68,9 @@ class PlanSequences(SequenceMaker):
         return self._gold(sequence, chain)
 
     def _plan(self, chain: Chain) -> str:
-        """``color of mother . mother of friend . friend of mira``: the hops from the goal back to the first.
-
-        A hop is told as the question tells it, so that writing the next one is a look-up of three words. As
-        ``color of mother of friend of mira`` this policy did not learn it.
-        """
+        """``color mother friend mira``: what is asked for, then whom of, from the goal back to the person."""
         hops = linked(self.world.names[chain.entity], chain.keys)
-        return " . ".join(f"{key} of {whom}" for key, whom in reversed(hops))
+        return " ".join([hops[-1][0], *(whom for _, whom in reversed(hops))])
 
     def _text(self, chain: Chain) -> str:
         return unordered_question(self.world, chain, "", self.rng).text

@@ -122,7 +122,7 @@ PLANNING = WarmStartSettings(
         Phase(
             "hops told",
             steps=200,
-            parts={"told_lookups": Part(20), "searches": Part(2), "short_lookups": Part(4)},
+            parts={"told_lookups": Part(16), "searches": Part(2), "short_lookups": Part(4)},
         ),
         Phase(
             "plans and searches",

@@ -3,13 +3,14 @@
 ``color of mother of friend of mira ?`` tells its hops in order, the last one first. Out of order, and with a
 side chain, it reads::
 
-    mother of friend . rival of zira . color of mother . friend of mira . teacher of rival ?
+    mother friend . rival zira . color mother . friend mira . teacher rival ?
 
-Each hop says what it asks for, and of whom: of a person, or of whoever another hop leads to. The order is
-found from the goal. One hop alone asks for an attribute, ``color of mother``, so it is the last. Before it
-comes the hop that asks for a mother, ``mother of friend``, and before that ``friend of mira``, which names a
-person: the search begins there. A side chain, here ``rival of zira`` and ``teacher of rival``, is as long on
-the way and begins with a person too, but the goal does not lead back to it.
+Each hop is two words: what it asks for, and of whom, which is a person or whoever another hop leads to. So
+``mother friend`` is the mother of the friend. The order is found from the goal. One hop alone asks for an
+attribute, ``color mother``, so it is the last. Before it comes the hop that asks for a mother, ``mother
+friend``, and before that ``friend mira``, which names a person: the search begins there. A side chain, here
+``rival zira`` and ``teacher rival``, is as long on the way and begins with a person too, but the goal does
+not lead back to it.
 
 Without side chains, whoever takes any hop that can be taken finds the order on the way, because a hop waits
 for the one before it. With them, some hops that can be taken lead nowhere, and nobody can tell which without
@@ -76,7 +77,7 @@ def unordered_question(facts: Facts, chain: Chain, id: str, rng: np.random.Gener
     order = [first]
     while order[0] == first:
         order = [told[k] for k in rng.permutation(len(told))]
-    question.text = " . ".join(f"{key} of {whom}" for key, whom in order) + " ?"
+    question.text = " . ".join(f"{key} {whom}" for key, whom in order) + " ?"
     question.metadata |= {"kind": "unordered", "told": [list(hop) for hop in order]}
     return question
 

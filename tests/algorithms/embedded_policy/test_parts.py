@@ -47,19 +47,27 @@ def test_a_plan_tells_the_hops_in_order_and_the_search_begins_where_it_ends(plan
     for sequence in plan_parts.plans(20):
         prompt, _, plan = PROTOCOL.text(sequence.ids).partition(" <message> ")
         question = prompt.split("<reader> ")[1]
-        hops = dict(hop.split(" of ") for hop in question.removesuffix(" ?").split(" . "))
-        last, second, first = plan.removesuffix(" <end>").split(" . ")
-        (asked, whom), (key, person) = last.split(" of "), first.split(" of ")
-        assert asked in ATTRIBUTES and second == f"{whom} of {hops[whom]}" and hops[whom] == key
-        assert hops[key] == person and len(hops) == 5 and not question.startswith(first)
+        hops = dict(hop.split() for hop in question.removesuffix(" ?").split(" . "))
+        asked, second, first, person = plan.removesuffix(" <end>").split()
+        assert asked in ATTRIBUTES and (hops[asked], hops[second], hops[first]) == (second, first, person)
+        assert len(hops) == 5 and not question.startswith(f"{first} {person}")
         assert " ".join(learned_words(sequence)) == f"<message> {plan}"
     for sequence in plan_parts.planned_searches(10):
         plan = PROTOCOL.text(sequence.ids).partition("<note> ")[2].partition(" </note>")[0]
-        key, person = plan.split(" . ")[-1].split(" of ")
+        key, person = plan.split()[-2:]
         assert learned_words(sequence)[:4] == ["<search>", person, key, "<end>"]
     for sequence in plan_parts.first_queries(10):
         person, key = learned_words(sequence)
-        assert f"{key} of {person}" in PROTOCOL.text(sequence.ids)
+        assert f"{key} {person}" in PROTOCOL.text(sequence.ids)
+
+
+def test_hops_told_are_those_of_the_question(plan_parts):
+    for sequence in plan_parts.told_lookups(10):
+        question, *hops = PROTOCOL.text(sequence.ids).split(" <message> ")
+        assert len(hops) == 12 and len(set(hops)) > 1
+        for hop, whom in zip(hops, learned_words(sequence), strict=True):
+            told = hop.removesuffix(" <end>")
+            assert told in question and told.split()[-1] == whom
 
 
 def test_every_part_of_every_recipe_is_made(parts):

@@ -26,14 +26,12 @@ SMALL = [
 
 
 def in_order(question: str) -> str:
-    """The hops from the goal back to the first, worked out from the question's text."""
-    hops = dict(hop.split(" of ") for hop in question.removesuffix(" ?").split(" . "))
-    (key,) = set(hops) & set(ATTRIBUTES)
-    told = []
-    while key in hops:
-        told.append(f"{key} of {hops[key]}")
-        key = hops[key]
-    return " . ".join(told)
+    """The hops from the goal back to the person, worked out from the question's text."""
+    hops = dict(hop.split() for hop in question.removesuffix(" ?").split(" . "))
+    words = [key for key in hops if key in ATTRIBUTES]
+    while words[-1] in hops:
+        words.append(hops[words[-1]])
+    return " ".join(words)
 
 
 @pytest.mark.timeout(60 * MINUTES)
