@@ -96,6 +96,14 @@ class PlanParts(Parts):
         """Returns a planner's messages."""
         return self._draw({"planner": 1.0}, count)
 
+    def leads(self, count: int) -> list[Sequence]:
+        """Returns searches of which only the later queries are learned."""
+        return self._draw({"lead": 1.0}, count)
+
+    def planned_leads(self, count: int) -> list[Sequence]:
+        """Returns the same of a searcher who was told the plan."""
+        return self._draw({"lead_with_plan": 1.0}, count)
+
     def planned_searches(self, count: int) -> list[Sequence]:
         """Returns whole episodes of a searcher who was told the plan."""
         return self._draw({"searcher_with_plan": 1.0}, count)

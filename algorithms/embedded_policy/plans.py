@@ -55,6 +55,10 @@ class PlanSequences(SequenceMaker):
         sequence.add(query, [False, True, True, False])
         return sequence
 
+    def lead_with_plan(self, chain: Chain) -> Sequence:
+        """Returns `lead` for a searcher who was told the plan."""
+        return self._straight(chain, lambda step: self._document(step.entity), self._plan(chain))
+
     def belief_with_plan(self, chain: Chain) -> Sequence:
         """Returns what belief is scored on: the question, the planner's message, and some searches.
 

@@ -166,8 +166,12 @@ class SequenceMaker:
                 sequence.add(self._note(step.note))
         return self._gold(sequence, chain)
 
-    def _straight(self, chain: Chain, observe: Callable[[Step], list[int]]) -> Sequence:
+    def _straight(
+        self, chain: Chain, observe: Callable[[Step], list[int]], told: str | None = None
+    ) -> Sequence:
         sequence = self._start(chain, actions=["search", "answer"])
+        if told is not None:
+            sequence.add(self._note(told))
         for number, step in enumerate(Expert(self.world, self.rng, Habits()).demonstrate(chain)[:-1]):
             decision = self._decision(step)
             sequence.add(decision, [number > 0 and 0 < k < len(decision) - 1 for k in range(len(decision))])
