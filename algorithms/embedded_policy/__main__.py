@@ -16,10 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from algorithms.embedded_policy.policy import build_policy, load_policy
-from algorithms.embedded_policy.report import measure, report_table
-from algorithms.embedded_policy.trainer import GRADED, LookupFailed, Trainer, WarmStartSettings
+from algorithms.embedded_policy.report import measure, measure_planning, report_table
+from algorithms.embedded_policy.trainer import GRADED, PLANNING, LookupFailed, Trainer, WarmStartSettings
+from envs.engine.models import resolve_model
+from envs.errors import InputError
 from envs.search.protocols.tiny import TinyProtocol, build_tokenizer
 from envs.world.words import vocabulary
+
+RECIPES = {"graded": GRADED, "planning": PLANNING}
 
 CARD = """# The embedded policy
 
@@ -31,7 +35,7 @@ Their probabilities per search:
 
 Made{start} by `{command}` with torch {torch}.
 
-Measured on held-out questions of the default world{graded}, as many of 1, 2, 3 and 4 hops:
+Measured on held-out questions of {measured}:
 
 ```json
 {measures}
@@ -50,30 +54,47 @@ def main(arguments: list[str] | None = None) -> int:
         "--lookup-steps", type=int, default=WarmStartSettings.max_lookup_steps, help="at most"
     )
     parser.add_argument("--steps", type=int, help="after look-ups, in place of the recipe's")
-    parser.add_argument("--start", type=Path, help="go on from this policy's folder, which can look facts up")
+    parser.add_argument(
+        "--start", help="go on from this policy, which can look facts up: its folder, or `tiny`"
+    )
     parser.add_argument(
         "--graded", action="store_true", help="the recipe for worlds of graded evidence; needs --start"
+    )
+    parser.add_argument(
+        "--planning",
+        action="store_true",
+        help="the recipe for questions told out of order; needs --start",
     )
     parser.add_argument(
         "--give-up", type=float, help="chance that the expert gives up after a search, whatever is asked for"
     )
     options = parser.parse_args(arguments)
     console = Console(markup=False)
-    if options.graded and not options.start:
+    named = [name for name in RECIPES if getattr(options, name)]
+    if len(named) > 1:
+        console.print("--graded and --planning are two recipes: give one of them", style="red")
+        return 2
+    if named and not options.start:
         console.print(
-            "--graded teaches a policy that reads and searches already: name one with --start", style="red"
+            f"--{named[0]} teaches a policy that reads and searches already: name one with --start",
+            style="red",
         )
         return 2
     if options.out.exists():
         console.print(f"{options.out} exists: give a folder that does not", style="red")
         return 2
+    try:
+        start = Path(resolve_model(options.start)) if options.start else None
+    except InputError as error:
+        console.print(f"--start: {error}", style="red")
+        return 2
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     tokenizer = build_tokenizer(vocabulary())
     protocol = TinyProtocol(tokenizer)
-    policy = load_policy(options.start) if options.start else build_policy(len(tokenizer), options.seed)
-    settings = replace(GRADED if options.graded else WarmStartSettings(), seed=options.seed)
-    settings = replace(settings, max_lookup_steps=0 if options.start else options.lookup_steps)
+    policy = load_policy(start) if start else build_policy(len(tokenizer), options.seed)
+    settings = replace(RECIPES[named[0]] if named else WarmStartSettings(), seed=options.seed)
+    settings = replace(settings, max_lookup_steps=0 if start else options.lookup_steps)
     if options.steps is not None:
         share = options.steps / sum(phase.steps for phase in settings.phases)
         phases = tuple(replace(phase, steps=max(round(phase.steps * share), 1)) for phase in settings.phases)
@@ -89,7 +110,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     policy.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
-    measures = measure(options.out, graded_evidence=settings.graded_evidence if options.graded else 0.0)
+    if options.planning:
+        measures = measure_planning(options.out)
+    else:
+        measures = measure(options.out, graded_evidence=settings.graded_evidence if options.graded else 0.0)
     card = CARD.format(
         command=shlex.join(
             [
@@ -99,8 +123,8 @@ def main(arguments: list[str] | None = None) -> int:
                 *(sys.argv[1:] if arguments is None else arguments),
             ]
         ),
-        start=f" from `{options.start.name}`" if options.start else "",
-        graded=f" at `graded_evidence` {settings.graded_evidence:g}" if options.graded else "",
+        start=f" from `{start.name}`" if start else "",
+        measured=_measured(options),
         habits=", ".join(f"{name} {chance:g}" for name, chance in asdict(settings.habits).items()),
         torch=torch.__version__,
         measures=json.dumps(measures, indent=1),
@@ -108,6 +132,13 @@ def main(arguments: list[str] | None = None) -> int:
     (options.out / "README.md").write_text(card)
     console.print(report_table(measures))
     return 0
+
+
+def _measured(options: argparse.Namespace) -> str:
+    if options.planning:
+        return "2 and 3 hops told out of order, each with a side chain, by one agent and with a planner"
+    graded = f" at `graded_evidence` {GRADED.graded_evidence:g}" if options.graded else ""
+    return f"the default world{graded}, as many of 1, 2, 3 and 4 hops"
 
 
 def _progress(console: Console) -> Progress:

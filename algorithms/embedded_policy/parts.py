@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from algorithms.embedded_policy.plans import PlanSequences
 from algorithms.embedded_policy.sequences import Sequence, SequenceMaker
 from envs.world.world import World
 
@@ -79,3 +80,38 @@ class Parts:
         return [
             getattr(self._maker, kind)(self._world.draw_chain(int(hop), self._rng)) for kind, hop in draws
         ]
+
+
+class PlanParts(Parts):
+    """The same for questions that are told out of order, and the parts of a planner and its searcher."""
+
+    _maker: PlanSequences
+
+    def told_lookups(self, count: int) -> list[Sequence]:
+        """Returns questions with many of their hops."""
+        chains = [self._world.draw_chain(2 + k % 2, self._rng) for k in range(count)]
+        return [self._maker.told_lookups(chain, lookups=12) for chain in chains]
+
+    def plans(self, count: int) -> list[Sequence]:
+        """Returns a planner's messages."""
+        return self._draw({"planner": 1.0}, count)
+
+    def leads(self, count: int) -> list[Sequence]:
+        """Returns searches of which only the later queries are learned."""
+        return self._draw({"lead": 1.0}, count)
+
+    def planned_leads(self, count: int) -> list[Sequence]:
+        """Returns the same of a searcher who was told the plan."""
+        return self._draw({"lead_with_plan": 1.0}, count)
+
+    def planned_searches(self, count: int) -> list[Sequence]:
+        """Returns whole episodes of a searcher who was told the plan."""
+        return self._draw({"searcher_with_plan": 1.0}, count)
+
+    def first_queries(self, count: int) -> list[Sequence]:
+        """Returns the first searches of one agent, which finds the order itself."""
+        return self._draw({"first_query": 1.0}, count)
+
+    def planned_beliefs(self, count: int) -> list[Sequence]:
+        """Returns gold answers after a plan and random prefixes of searches."""
+        return self._draw({"belief_with_plan": 1.0}, count)

@@ -21,6 +21,7 @@ from envs.runner.rollout_loop import RolloutLoop
 from envs.search.config import SearchEnvSettings
 from envs.search.episode import SearchEpisode
 from envs.search.protocols.base import Action
+from envs.search.roles import RoleSettings
 from envs.search.task import SearchTask
 from envs.search.trajectory import ActionKind, Rollout
 from envs.world.chain import Chain
@@ -31,6 +32,7 @@ from envs.world.world import World, build_world
 
 EVEN_HOPS = {1: 0.25, 2: 0.25, 3: 0.25, 4: 0.25}
 GROUP_SIZE = 8
+TEAM = [RoleSettings(name="planner", actions=["message"], to="searcher"), RoleSettings(name="searcher")]
 
 
 def measure(
@@ -59,6 +61,33 @@ def measure(
         max_turns=7,
     )
     task, engine = SearchTask(settings), _engine(folder, settings)
+    measures = _answers(task, engine, questions, groups)
+    measures |= _beliefs(task, engine, task.heldout_questions[:questions])
+    return {name: round(value, 4) for name, value in measures.items()}
+
+
+def measure_planning(folder: Path, questions: int = 300, groups: int = 32) -> dict[str, float]:
+    """Measures a policy on questions of 2 and 3 hops that are told out of order, each with a side chain.
+
+    Args:
+        folder: Hugging Face folder of the policy, with its tokenizer.
+        questions: the number of questions that are answered greedily.
+        groups: as in `measure`.
+
+    Returns:
+        The measures of `measure` but belief: `alone_NAME` of one agent, `planned_NAME` of a planner and a
+        searcher, rounded to 4 digits.
+    """
+    world = WorldSettings(hops={2: 0.5, 3: 0.5}, train_questions=1000, unordered=1.0, side_chains=1)
+    measures = {}
+    for name, roles in (("alone", [RoleSettings(name="searcher")]), ("planned", TEAM)):
+        settings = SearchEnvSettings(tokenizer=str(folder), world=world, max_turns=5, roles=roles)
+        found = _answers(SearchTask(settings), _engine(folder, settings), questions, groups)
+        measures |= {f"{name}_{measure}": round(value, 4) for measure, value in found.items()}
+    return measures
+
+
+def _answers(task: SearchTask, engine: RolloutEngine, questions: int, groups: int) -> dict[str, float]:
     heldout = task.heldout_questions[:questions]
     measures: dict[str, float] = {}
     by_hops = defaultdict(list)
@@ -75,8 +104,7 @@ def measure(
     measures["format_validity"] = float(
         np.mean([turn.action not in (ActionKind.MALFORMED, ActionKind.CUT_OFF) for turn in turns])
     )
-    measures |= _beliefs(task, engine, heldout)
-    return {name: round(value, 4) for name, value in measures.items()}
+    return measures
 
 
 def _engine(folder: Path, settings: SearchEnvSettings) -> RolloutEngine:

@@ -166,8 +166,12 @@ class SequenceMaker:
                 sequence.add(self._note(step.note))
         return self._gold(sequence, chain)
 
-    def _straight(self, chain: Chain, observe: Callable[[Step], list[int]]) -> Sequence:
+    def _straight(
+        self, chain: Chain, observe: Callable[[Step], list[int]], told: str | None = None
+    ) -> Sequence:
         sequence = self._start(chain, actions=["search", "answer"])
+        if told is not None:
+            sequence.add(self._note(told))
         for number, step in enumerate(Expert(self.world, self.rng, Habits()).demonstrate(chain)[:-1]):
             decision = self._decision(step)
             sequence.add(decision, [number > 0 and 0 < k < len(decision) - 1 for k in range(len(decision))])
@@ -185,8 +189,11 @@ class SequenceMaker:
         )
 
     def _start(self, chain: Chain, actions: list[str]) -> Sequence:
-        ids = self.protocol.prompt("", self.world.question(chain, id="").text, actions)
+        ids = self.protocol.prompt("", self._text(chain), actions)
         return Sequence(ids, [False] * len(ids))
+
+    def _text(self, chain: Chain) -> str:
+        return self.world.question(chain, id="").text
 
     def _gold(self, sequence: Sequence, chain: Chain) -> Sequence:
         suffix = self.protocol.scoring_suffix(self.world.question(chain, id="").golds[0])

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from algorithms.embedded_policy.parts import Parts
+from algorithms.embedded_policy.parts import Parts, PlanParts
+from algorithms.embedded_policy.plans import PlanSequences
 from algorithms.embedded_policy.sequences import Sequence, SequenceMaker
 from envs.search.protocols.tiny import TinyProtocol
 from envs.world.config import WorldSettings
@@ -51,6 +52,7 @@ class WarmStartSettings:
         entities: entities of each world.
         graded_evidence: `graded_evidence` of a share `graded_worlds` of the worlds; the others have none.
         graded_worlds: that share.
+        unordered: whether questions are told out of order, in half of the worlds with a side chain.
         hops: shares of questions by hops.
         habits: the expert's bad habits; reinforcement learning has to correct them.
         matrix_learning_rate: Muon's, for matrices.
@@ -78,6 +80,7 @@ class WarmStartSettings:
     entities: int = 60
     graded_evidence: float = 0.8
     graded_worlds: float = 0.5
+    unordered: bool = False
     hops: dict[int, float] = field(default_factory=lambda: {1: 0.2, 2: 0.35, 3: 0.25, 4: 0.2})
     habits: Habits = Habits(
         give_up=0.1, give_up_bored=0.65, repeat=0.05, stray=0.08, overshoot=0.05, misread=0.1
@@ -112,6 +115,53 @@ GRADED = WarmStartSettings(
 )
 """The recipe of `tiny_graded`, which starts from `tiny`. The policy learns how graded evidence narrows the
 answer, and gives up four times in five."""
+
+PLANNING = WarmStartSettings(
+    max_lookup_steps=0,
+    phases=(
+        Phase(
+            "hops told",
+            steps=200,
+            parts={"told_lookups": Part(16), "searches": Part(2), "short_lookups": Part(4)},
+        ),
+        Phase(
+            "plans",
+            steps=120,
+            parts={
+                "told_lookups": Part(4),
+                "plans": Part(16),
+                "first_queries": Part(16),
+                "leads": Part(3),
+                "planned_leads": Part(3),
+                "short_lookups": Part(3),
+            },
+        ),
+        Phase(
+            "searches",
+            steps=250,
+            parts={
+                "plans": Part(8),
+                "first_queries": Part(8),
+                "leads": Part(6),
+                "planned_leads": Part(6),
+                "searches": Part(4),
+                "planned_searches": Part(4),
+                "own_beliefs": Part(2),
+                "planned_beliefs": Part(2),
+                "short_lookups": Part(2),
+            },
+        ),
+    ),
+    graded_worlds=0.0,
+    unordered=True,
+    hops={2: 0.3, 3: 0.7},
+    habits=replace(WarmStartSettings().habits, give_up_bored=0.3),
+    warm_up_steps=20,
+)
+"""The recipe of a policy for questions told out of order.
+
+It starts from `tiny` and learns to search alone, to write plans, and to search by a plan. A batch holds as
+many sequences of one agent as of the planner and its searcher, or more."""
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called after each step with phase, step, number of steps, and measures."""
@@ -186,18 +236,32 @@ class Trainer:
         for phase in self.settings.phases:
             for number in range(phase.steps):
                 world = self._world()
-                maker = SequenceMaker(self.protocol, world, self.rng, self.settings.habits)
-                make = Parts(maker, world, self.rng, self.settings.hops)
+                make = self._parts(world)
                 parts = {name: getattr(make, name)(part.sequences) for name, part in phase.parts.items()}
                 weights = {name: part.weight for name, part in phase.parts.items()}
                 rate = min(1.0, (step + 1) / warm_up, self.settings.decay * (1 - step / total))
                 self.progress(phase.name, number + 1, phase.steps, self._step(parts, rate, weights))
                 step += 1
 
+    def _parts(self, world: World) -> Parts:
+        settings = self.settings
+        if settings.unordered:
+            maker = PlanSequences(self.protocol, world, self.rng, settings.habits)
+            return PlanParts(maker, world, self.rng, settings.hops)
+        maker = SequenceMaker(self.protocol, world, self.rng, settings.habits)
+        return Parts(maker, world, self.rng, settings.hops)
+
     def _world(self) -> World:
         grade = self.settings.graded_evidence * int(self.rng.random() < self.settings.graded_worlds)
         seed = int(self.rng.integers(2**31))
-        return build_world(WorldSettings(seed=seed, entities=self.settings.entities, graded_evidence=grade))
+        settings = WorldSettings(
+            seed=seed,
+            entities=self.settings.entities,
+            graded_evidence=grade,
+            unordered=float(self.settings.unordered),
+            side_chains=int(self.rng.integers(2)) if self.settings.unordered else 0,
+        )
+        return build_world(settings)
 
     def _step(
         self, parts: dict[str, list[Sequence]], rate: float, weights: dict[str, float] | None = None

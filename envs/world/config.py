@@ -29,6 +29,12 @@ class WorldSettings(Settings):
     comparison: float = Field(
         0.0, ge=0, le=1, description="share of questions that ask which of two has a value"
     )
+    unordered: float = Field(
+        0.0, ge=0, le=1, description="share of chain questions that tell their hops one by one, out of order"
+    )
+    side_chains: int = Field(
+        0, ge=0, le=7, description="chains of hops that lead elsewhere, told in each such question"
+    )
     distractors: int = Field(0, ge=0, description="documents about people whom no question asks for")
     noise: int = Field(0, ge=0, description="sentences per document that answer nothing")
     aliases: int = Field(

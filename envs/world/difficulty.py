@@ -25,7 +25,7 @@ Search = Callable[[str], Document]
 
 @dataclass(frozen=True)
 class Difficulty:
-    """EM (SQuAD) of three players on the held-out questions, and the belief path of an ideal reader."""
+    """EM (SQuAD) of the players on the held-out questions, and the belief path of an ideal reader."""
 
     questions: Counter[str]
     """Number of held-out questions by kind."""
@@ -36,12 +36,17 @@ class Difficulty:
     random_searcher: float
     """Searches `max_searches` times for a random fact of somebody it has read about, then gives a value that
     it saw."""
+    as_told: float | None
+    """Takes the hops in the order that the question tells them, with as many searches as the expert; None
+    where no question is told out of order."""
+    without_plan: float | None
+    """Takes the first hop that it can, without looking where it leads; otherwise as `as_told`."""
     belief_by_hops: dict[int, list[float]]
     """Hops of a chain question to mean belief in the gold answer after 0, 1, ... gold documents."""
 
 
 def difficulty(world: World, search: Search, *, max_searches: int = 5, seed: int = 0) -> Difficulty:
-    """Lets three players answer all held-out questions of `world`.
+    """Lets the players answer all held-out questions of `world`.
 
     Args:
         world: the world.
@@ -55,13 +60,17 @@ def difficulty(world: World, search: Search, *, max_searches: int = 5, seed: int
     expert, random = Expert(search), RandomSearcher(world.relations, search, max_searches, rng)
     paths: dict[int, list[list[float]]] = defaultdict(list)
     for chain, question in zip(world.chains("heldout"), heldout, strict=True):
-        if question.metadata["kind"] == "chain":
+        if question.metadata["kind"] in ("chain", "unordered"):
             paths[chain.hops].append(belief_path(world, chain))
+    told = any(question.metadata["kind"] == "unordered" for question in heldout)
+    as_told, without_plan = Unplanned(search), Unplanned(search, waits=True)
     return Difficulty(
         questions=Counter(question.metadata["kind"] for question in heldout),
         closed_book=_exact(heldout, [guess.get(_kind(question), "") for question in heldout]),
         expert=_exact(heldout, [expert.answer(question) for question in heldout]),
         random_searcher=_exact(heldout, [random.answer(question) for question in heldout]),
+        as_told=_exact(heldout, [as_told.answer(q) for q in heldout]) if told else None,
+        without_plan=_exact(heldout, [without_plan.answer(q) for q in heldout]) if told else None,
         belief_by_hops={hops: np.mean(paths[hops], axis=0).tolist() for hops in sorted(paths)},
     )
 
@@ -91,6 +100,32 @@ class Expert:
         return read_fact(self._search(f"{name} {key}"), key)
 
 
+class Unplanned(Expert):
+    """The expert with as many searches, who does not work out the order of hops that are told out of it.
+
+    Args:
+        search: returns the best document for a query.
+        waits: whether it takes the first hop told whose person it knows. Else it takes the hops as told, and
+            asks for the words themselves where it knows no person.
+    """
+
+    def __init__(self, search: Search, waits: bool = False):
+        super().__init__(search)
+        self._waits = waits
+
+    def answer(self, question: Question) -> str:
+        """Returns the answer; "" where its searches end before it has asked for the attribute."""
+        meant = question.metadata
+        if meant["kind"] != "unordered":
+            return super().answer(question)
+        left, found = list(meant["told"]), {name: name for name in people(question)}
+        for _ in meant["keys"]:
+            key, whom = next(hop for hop in left if not self._waits or hop[1] in found)
+            left.remove([key, whom])
+            found[key] = self._look_up(found.get(whom, whom), key)
+        return found.get(meant["keys"][-1], "")
+
+
 class RandomSearcher:
     """Searches for random facts, and answers with a value that it has seen."""
 
@@ -100,7 +135,7 @@ class RandomSearcher:
     def answer(self, question: Question) -> str:
         """Returns a random answer of the right kind among the values seen."""
         meant = question.metadata
-        known = list(meant["names"]) if meant["kind"] == "comparison" else [meant["entity"]]
+        known = people(question)
         values = []
         for _ in range(self._max_searches):
             key = self._pick([*self._relations, *ATTRIBUTES])
@@ -113,6 +148,15 @@ class RandomSearcher:
 
     def _pick(self, texts: Sequence[str]) -> str:
         return texts[int(self._rng.integers(len(texts)))]
+
+
+def people(question: Question) -> list[str]:
+    """Returns the people whom the question names, in its order."""
+    meant = question.metadata
+    if meant["kind"] == "unordered":
+        keys = [key for key, _ in meant["told"]]
+        return [whom for _, whom in meant["told"] if whom not in keys]
+    return list(meant["names"]) if meant["kind"] == "comparison" else [meant["entity"]]
 
 
 def read_fact(document: Document, key: str) -> str:

@@ -7,8 +7,9 @@ name occurs in every fact of its own document and at most a few times elsewhere,
 the name.
 
 The same settings give the same bytes on every machine, because only integer draws from PCG64 are used.
-Options that make a world harder, or more like natural text, are off by default and have modules of their own:
-`evidence`, `text` and `questions`. Each draws from a stream of its own, so it changes nothing else.
+Options that make a world harder, or more like natural text, are off by default and have modules of their
+own: `evidence`, `text`, `questions` and `unordered`. Each draws from a stream of its own, so it changes
+nothing else.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from envs.world.config import WorldSettings
 from envs.world.facts import Facts
 from envs.world.questions import chain_question, document_id, vary
 from envs.world.text import add_noise, distractors
+from envs.world.unordered import check_unordered, unordered_question
 from envs.world.words import ATTRIBUTES
 
 Split = Literal["train", "heldout"]
@@ -38,6 +40,7 @@ class World(Facts):
     """
 
     def __init__(self, settings: WorldSettings):
+        check_unordered(settings)
         rng = np.random.Generator(np.random.PCG64(settings.seed))
         super().__init__(settings, rng)
         self._fact_order_WX = np.stack(
@@ -87,9 +90,23 @@ class World(Facts):
     @cached_property
     def _questions(self) -> dict[str, list[Question]]:
         rng, seen = self._stream(5), set()
-        return {
+        questions = {
             split: [vary(self, chain, f"{split}-{k:06d}", seen, rng) for k, chain in enumerate(chains)]
             for split, chains in self._chains.items()
+        }
+        return self._unorder(questions) if self.settings.unordered else questions
+
+    def _unorder(self, questions: dict[str, list[Question]]) -> dict[str, list[Question]]:
+        """Tells a share `unordered` of the chain questions out of order."""
+        rng, share = self._stream(6), round(self.settings.unordered * 1_000_000)
+        return {
+            split: [
+                unordered_question(self, chain, question.id, rng)
+                if int(rng.integers(0, 1_000_000)) < share and question.metadata["kind"] == "chain"
+                else question
+                for chain, question in zip(self._chains[split], asked, strict=True)
+            ]
+            for split, asked in questions.items()
         }
 
     @cached_property

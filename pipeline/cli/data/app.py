@@ -162,6 +162,9 @@ def _show_difficulty(found: Difficulty, documents: int, console: Console) -> Non
     table.add_column("EM", justify="right")
     table.add_row("closed book (the commonest training answer)", f"{found.closed_book:.3f}")
     table.add_row("expert (a search per hop)", f"{found.expert:.3f}")
+    if found.as_told is not None and found.without_plan is not None:
+        table.add_row("expert, hops as told, as many searches", f"{found.as_told:.3f}")
+        table.add_row("expert, any hop it can take, as many searches", f"{found.without_plan:.3f}")
     table.add_row("random searcher", f"{found.random_searcher:.3f}")
     console.print(table)
     for hops, beliefs in found.belief_by_hops.items():

@@ -1,6 +1,7 @@
 """`igpo data`: what it says of a question file and of a generated world."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -174,6 +175,14 @@ def test_world_reports_its_difficulty():
         "expert (a search per hop) 1.000" in said
         and "an ideal reader, 2 hops: 0.021 -> 0.333 -> 1.000" in said
     )
+    assert "as many searches" not in said
+    out_of_order = ["--set", "unordered=1.0", "--set", "side_chains=1", "--set", "hops={3: 1.0}"]
+    code, said = run("world", *small, *out_of_order)
+    assert code == 0 and "held out: 60 unordered" in said and "expert (a search per hop) 1.000" in said
+    unplanned = [float(score) for score in re.findall(r"as many searches ([\d.]+)", said)]
+    assert len(unplanned) == 2 and unplanned[0] < 0.15 < unplanned[1] < 0.45
+    code, said = run("world", "--set", "side_chains=1")
+    assert code == 2 and "set world.unordered above 0" in said
     code, said = run("world", "--set", "nois=3")
     assert code == 2 and "Did you mean `world.noise`" in said or "Did you mean `noise`" in said
     code, said = run("world", "--set", "collisions=80")

@@ -127,6 +127,7 @@ def test_another_baseline_than_the_plan_s(tmp_path: Path):
         ("study_presets.yaml", False),
         ("study_returns.yaml", False),
         ("study_controls.yaml", False),
+        ("study_planning.yaml", False),
     ],
 )
 def test_a_shipped_plan_is_valid_and_so_is_every_cell_of_it(file: str, quick: bool):
