@@ -191,7 +191,7 @@ def test_ctrl_c_twice_stops_at_once_and_the_run_goes_on(folder):
     path = newest_run(folder)
     assert json.loads((path / "run.json").read_text())["status"] == "interrupted"
     saved = json.loads((path / "checkpoints/last/igpo_checkpoint.json").read_text())["iteration"]
-    assert saved == max(run.iterations)
+    assert max(run.iterations) - saved in (0, 1)  # at most the iteration in flight is lost
     again = Command(folder, *command[:-1], json.dumps({"training_iteration": saved + 1}), "--resume")
     assert again.end() == 0, again.said
     assert newest_run(folder) == path and again.iterations == [saved + 1]
