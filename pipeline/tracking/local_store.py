@@ -1,7 +1,7 @@
 """MLflow's SQLite store in a folder of runs: there as a whole, or not at all.
 
 MLflow makes its tables in dozens of steps, each of which stays. A process that is killed among them leaves a
-file that MLflow never opens again.
+file that MLflow never opens again, and two processes that make them at once break it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,35 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from envs.durable import TEMPORARY
+from envs.locks import FileLock
+
+
+@contextmanager
+def local_store(file: Path) -> Generator[None]:
+    """Makes the store where it is not there; no other process opens or makes it during the block.
+
+    Raises:
+        RuntimeError: the block met a store that something else left half made.
+    """
+    from sqlalchemy.exc import OperationalError
+
+    lock = FileLock(file.parent / ".mlflow.lock")
+    lock.acquire(wait=True)
+    try:
+        make_store(file)
+        yield
+    except OperationalError as error:
+        if "already exists" not in str(error):
+            raise
+        raise RuntimeError(
+            f"{file} is half a store, left by a process that was killed while it made it: move it away"
+        ) from error
+    finally:
+        lock.release()
 
 
 def make_store(file: Path) -> None:
-    """Makes the store where it is not there. Hold a lock: one process at a time may make it."""
+    """Makes the store where it is not there. One process at a time may do it."""
     if file.exists():
         return
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
@@ -28,18 +53,3 @@ def make_store(file: Path) -> None:
     made = file.with_name(f"{file.name}.{uuid.uuid4().hex}{TEMPORARY}")
     SqlAlchemyStore(f"sqlite:///{made}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
     os.replace(made, file)
-
-
-@contextmanager
-def half_a_store_named(file: Path) -> Generator[None]:
-    """Raises RuntimeError with what to do where `file` is a store that something else left half made."""
-    from sqlalchemy.exc import OperationalError
-
-    try:
-        yield
-    except OperationalError as error:
-        if "already exists" not in str(error):
-            raise
-        raise RuntimeError(
-            f"{file} is half a store, left by a process that was killed while it made it: move it away"
-        ) from error

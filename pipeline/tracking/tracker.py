@@ -15,15 +15,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from algorithms.igpo.iteration_record import IterationRecord
 from envs.credentials import masked
-from envs.locks import FileLock
 from envs.proxies import proxy_for, spare_loopback
 from pipeline.tracking.delivery import Connection, Delivery
-from pipeline.tracking.local_store import half_a_store_named, make_store
+from pipeline.tracking.local_store import local_store
 from pipeline.tracking.names import HELDOUT_METRIC, HELDOUT_PREFIX, metrics_of, parameters_of
 from pipeline.tracking.registry import register
 from pipeline.tracking.settings import TrackingSettings
@@ -224,18 +224,9 @@ class MlflowTracker:
         from mlflow import MlflowClient
 
         configure_mlflow_logging()
-        # Two processes that make the tables of one SQLite store at once break it.
-        lock = None if self._server else FileLock(self._home / ".mlflow.lock")
-        try:
-            if lock is not None:
-                lock.acquire(wait=True)
-                make_store(self._store_file)
+        with nullcontext() if self._server else local_store(self._store_file):
             client = MlflowClient(tracking_uri=self.tracking_uri)
-            with half_a_store_named(self._store_file):
-                found = find_or_create(client, self._wanted, self._resumed_from)
-        finally:
-            if lock is not None:
-                lock.release()
+            found = find_or_create(client, self._wanted, self._resumed_from)
         self._arrived_up_to, self._heldout_up_to = found.arrived_up_to, found.heldout_up_to
         if self._resumed_from is not None and found.arrived_up_to > self._resumed_from:
             self._delivery.warn_once(

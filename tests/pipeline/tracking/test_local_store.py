@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-from pipeline.tracking.local_store import half_a_store_named, make_store
+from pipeline.tracking.local_store import local_store, make_store
 
 
 @pytest.fixture
@@ -46,6 +46,6 @@ def test_half_a_store_is_named_with_what_to_do(tmp_path, monkeypatch):
     SqlAlchemyStore._engine_map.clear()
     with (
         pytest.raises(RuntimeError, match=r"mlflow\.db is half a store, .*: move it away"),
-        half_a_store_named(file),
+        local_store(file),
     ):
         MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
