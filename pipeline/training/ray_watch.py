@@ -17,8 +17,8 @@ from types import FrameType
 import psutil
 
 PARTS = ("gcs_server", "raylet")
-INTERVAL = 0.5
-"""Seconds between two looks."""
+INTERVAL = 0.05
+"""Seconds between two looks. Ray ends the process from C++, without a word, some 0.4 s after its raylet."""
 STUCK = 20.0
 """Seconds in which the main thread may hear of it, before the process is ended: Ray may wait in C++."""
 FAILED = 1
