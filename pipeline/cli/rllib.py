@@ -128,7 +128,7 @@ def train_file(
         raise InputError(
             "--resume continues a run in its own directory and --restore starts a new one: give one of them."
         )
-    from pipeline.training.ray_cluster import RayOptions
+    from pipeline.training.ray_processes.cluster import RayOptions
 
     ray = RayOptions(ray_address, ray_num_cpus, ray_num_gpus)
     if packaged:
@@ -147,7 +147,7 @@ def train_file(
 
     with without_collecting():
         from pipeline.training.launch import LaunchOptions, launch
-        from pipeline.training.ray_watch import leave_lost_ray
+        from pipeline.training.ray_processes.watch import leave_lost_ray
 
     options = LaunchOptions(
         command=("rllib", *sys.argv[1:]),

@@ -44,7 +44,7 @@ def study_command(
     from pipeline.study.study import finished_cells, run_study
     from pipeline.study.summary import print_summary
     from pipeline.training.launch import FAILED, LaunchOptions
-    from pipeline.training.ray_watch import RayLostError, leave_lost_ray
+    from pipeline.training.ray_processes.watch import RayLostError, leave_lost_ray
 
     console = Console()
     configure_ray_logging(0)

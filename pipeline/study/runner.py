@@ -13,7 +13,7 @@ from algorithms.igpo.guards import check_tools
 from algorithms.igpo.metrics import evaluation_metrics
 from pipeline.study.measures import heldout_row, training_row
 from pipeline.study.plan import Cell, Plan
-from pipeline.training.ray_watch import lost_ray
+from pipeline.training.ray_processes.watch import lost_ray
 
 if TYPE_CHECKING:
     from algorithms.igpo.algorithm import IGPO

@@ -19,7 +19,7 @@ from pipeline.study.store import FinishedCell, Store
 from pipeline.terminal import Console
 from pipeline.training.interrupts import Interrupts
 from pipeline.training.launch import LaunchOptions, start_ray
-from pipeline.training.ray_watch import watched_ray
+from pipeline.training.ray_processes.watch import watched_ray
 
 SECONDS_BETWEEN_LOOKS = 5.0
 

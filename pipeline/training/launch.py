@@ -33,8 +33,8 @@ from pipeline.training.download import download_model
 from pipeline.training.loop import Ending, TrainingLoop
 from pipeline.training.plan import Plan, check_plan, check_resources, first_weights, grid_ids, plan_run
 from pipeline.training.progress import Progress, before_and_after, nothing_learned
-from pipeline.training.ray_cluster import INTERRUPTED, RayOptions, start_ray
-from pipeline.training.ray_watch import lost_learner, lost_ray, watched_ray
+from pipeline.training.ray_processes.cluster import INTERRUPTED, RayOptions, start_ray
+from pipeline.training.ray_processes.watch import lost_learner, lost_ray, watched_ray
 from pipeline.training.remote_runs import (
     look_at_remote,
     remote_places,

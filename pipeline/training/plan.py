@@ -21,7 +21,7 @@ from pipeline.run_directory.checkpoints import Checkpoints, check_checkpoint
 from pipeline.run_directory.directory import FINISHED, RunDirectory, new_run_id
 from pipeline.terminal import Console
 from pipeline.training.changed_settings import changed_settings
-from pipeline.training.ray_cluster import asked_resources, missing_resources
+from pipeline.training.ray_processes.cluster import asked_resources, missing_resources
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig

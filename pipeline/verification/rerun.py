@@ -16,7 +16,7 @@ from pipeline.analysis.collapse_watch import logged_metrics
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
 from pipeline.training.launch import build_algorithm
-from pipeline.training.ray_watch import lost_ray
+from pipeline.training.ray_processes.watch import lost_ray
 from pipeline.training.run_logger import HELDOUT, RunLogger
 from pipeline.verification.same_rows import Sameness, compare
 from pipeline.verification.same_weights import compare_weights

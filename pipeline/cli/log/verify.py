@@ -70,8 +70,8 @@ def verify_command(
     from pipeline.run_directory.directory import RunDirectory
     from pipeline.terminal import Console, say
     from pipeline.training.plan import check_plan, check_resources
-    from pipeline.training.ray_cluster import RayOptions, start_ray
-    from pipeline.training.ray_watch import RayLostError, leave_lost_ray, watched_ray
+    from pipeline.training.ray_processes.cluster import RayOptions, start_ray
+    from pipeline.training.ray_processes.watch import RayLostError, leave_lost_ray, watched_ray
     from pipeline.verification.rerun import rerun
     from pipeline.verification.starting_points import plan_rerun
 

@@ -12,7 +12,7 @@ from tiny_policy import write_experiment, write_policy
 
 from pipeline.cli.igpo import app
 from pipeline.run_directory.directory import RunDirectory
-from pipeline.training.ray_watch import RayLostError
+from pipeline.training.ray_processes.watch import RayLostError
 from pipeline.verification.rerun import Verdict
 from pipeline.verification.same_rows import Difference, Sameness
 from pipeline.verification.starting_points import Rerun
@@ -28,7 +28,7 @@ def verified(run, tmp_path, monkeypatch):
     found = Rerun(directory, SimpleNamespace(config=None), None, 0, 1, True, set())
     monkeypatch.setattr("pipeline.verification.starting_points.plan_rerun", lambda *_: found)
     monkeypatch.setattr("pipeline.verification.what_changed.what_changed", lambda *_: ["torch: 1.0, now 2.0"])
-    for name in ("plan.check_plan", "plan.check_resources", "ray_cluster.start_ray"):
+    for name in ("plan.check_plan", "plan.check_resources", "ray_processes.cluster.start_ray"):
         monkeypatch.setattr(f"pipeline.training.{name}", lambda *_, **__: None)
 
     def call(outcome):

@@ -25,7 +25,7 @@ from pipeline.run_directory.directory import RunDirectory
 from pipeline.training.launch import FAILED, LaunchOptions, launch
 from pipeline.training.loop import HELDOUT_BEFORE
 from pipeline.training.plan import unfinished_runs
-from pipeline.training.ray_cluster import RayOptions, start_ray
+from pipeline.training.ray_processes.cluster import RayOptions, start_ray
 
 
 @pytest.fixture(scope="module")

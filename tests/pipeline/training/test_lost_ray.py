@@ -13,8 +13,14 @@ from command import Command
 from ray.exceptions import ObjectReconstructionFailedError, RayActorError
 from tiny_policy import write_experiment, write_policy
 
-from pipeline.training import ray_watch
-from pipeline.training.ray_watch import RayLostError, lost_learner, lost_ray, remember_ray, watched_ray
+from pipeline.training.ray_processes import watch as ray_watch
+from pipeline.training.ray_processes.watch import (
+    RayLostError,
+    lost_learner,
+    lost_ray,
+    remember_ray,
+    watched_ray,
+)
 
 
 @pytest.fixture
@@ -102,7 +108,7 @@ LEAVES = """
 import atexit, os, shutil, subprocess, sys, time
 from pathlib import Path
 from pipeline.logging import native_stderr_to
-from pipeline.training import ray_watch
+from pipeline.training.ray_processes import watch as ray_watch
 atexit.register(lambda: os._exit(99))  # as Ray's own farewell
 started = [subprocess.Popen([sys.argv[1] + "/" + name, "60"]) for name in ray_watch.PARTS]
 time.sleep(0.5)

@@ -25,7 +25,7 @@ from pipeline.experiment.experiment import load_experiments
 from pipeline.ray_address import knock, named_cluster
 from pipeline.training.launch import LaunchOptions, launch
 from pipeline.training.plan import goes_with_the_job
-from pipeline.training.ray_cluster import (
+from pipeline.training.ray_processes.cluster import (
     RayOptions,
     asked_resources,
     missing_resources,
@@ -304,7 +304,7 @@ def test_a_joined_cluster_may_have_what_this_machine_lacks(monkeypatch, tmp_path
 
 WAITS = """
 import os, signal, sys, time
-from pipeline.training import ray_cluster
+from pipeline.training.ray_processes import cluster as ray_cluster
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 ray_cluster.GRACE = 0.3
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from envs.errors import InputError
 from pipeline.logging import level_of, native_stderr_aside
 from pipeline.ray_address import Cluster, knock, named_cluster, unreachable
-from pipeline.training.ray_end import end_at_once
-from pipeline.training.ray_watch import remember_ray
+from pipeline.training.ray_processes.end import end_at_once
+from pipeline.training.ray_processes.watch import remember_ray
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig

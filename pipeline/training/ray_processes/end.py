@@ -1,7 +1,7 @@
 """Ends the Ray that this process started in a moment, and its workers with it.
 
 Ray sends SIGTERM to its five processes, one after the other, and gives each a second before it kills it. A
-run's own Ray keeps SIGTERM blocked (`ray_cluster._signals_heard`), so each took its second; workers and
+run's own Ray keeps SIGTERM blocked (`cluster._signals_heard`), so each took its second; workers and
 agents ended when they noticed.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import psutil
 
-from pipeline.training.ray_watch import is_alive
+from pipeline.training.ray_processes.watch import is_alive
 
 GRACE = 2.0
 """Seconds in which what a worker started, as the processes of an engine over several GPUs, may end by itself
