@@ -30,7 +30,7 @@ def import_vllm(dtype: Literal["float32", "bfloat16"]) -> Any:
     with without_collecting():
         from vllm import LLM
     if is_first:
-        keep_loaded()  # an engine's start asks for five collections
+        keep_loaded()  # an engine's start asks for whole collections
     return LLM
 
 
