@@ -18,7 +18,8 @@ from pipeline.study.runner import CellRunner
 from pipeline.study.store import FinishedCell, Store
 from pipeline.terminal import Console
 from pipeline.training.interrupts import Interrupts
-from pipeline.training.launch import LaunchOptions, start_ray
+from pipeline.training.launch import LaunchOptions
+from pipeline.training.ray_processes.cluster import starting_ray
 from pipeline.training.ray_processes.watch import watched_ray
 
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -49,9 +50,9 @@ def run_study(plan: Plan, folder: Path, options: LaunchOptions, console: Console
     joins_cluster = options.ray.cluster is not None
     if options.ray.cluster:
         knock(options.ray.cluster)
-    for cell in {(cell.method, cell.difficulty): cell for cell in [*tuning, *plan.cells()]}.values():
-        _check(cell.experiment(plan), cell.name, joins_cluster=joins_cluster)
-    start_ray(options.ray, options.verbosity)
+    with starting_ray(options.ray, options.verbosity):
+        for cell in {(cell.method, cell.difficulty): cell for cell in [*tuning, *plan.cells()]}.values():
+            _check(cell.experiment(plan), cell.name, joins_cluster=joins_cluster)
     with (
         watched_ray(words="stopped: {}; finished cells are kept: the same command goes on"),
         Interrupts(lambda name: _say_stopping(name, console)) as interrupts,

@@ -33,7 +33,7 @@ from pipeline.training.download import download_model
 from pipeline.training.loop import Ending, TrainingLoop
 from pipeline.training.plan import Plan, check_plan, check_resources, first_weights, grid_ids, plan_run
 from pipeline.training.progress import Progress, before_and_after, nothing_learned
-from pipeline.training.ray_processes.cluster import INTERRUPTED, RayOptions, start_ray
+from pipeline.training.ray_processes.cluster import INTERRUPTED, RayOptions, starting_ray
 from pipeline.training.ray_processes.watch import lost_learner, lost_ray, watched_ray
 from pipeline.training.remote_runs import (
     look_at_remote,
@@ -106,13 +106,12 @@ def _checked_plans(experiments: list[Experiment], options: LaunchOptions, consol
     joins_cluster = options.ray.cluster is not None
     if unfinished and options.ray.cluster:
         knock(options.ray.cluster)  # before checks that may build an index
-    for plan in unfinished:
-        check_plan(plan, console, joins_cluster=joins_cluster)
-        if not joins_cluster:  # there the nodes that need the model download it
-            download_model(plan.config.model_path, console)
     if unfinished:
-        with console.status("starting Ray ..."):
-            start_ray(options.ray, options.verbosity)
+        with console.status("starting Ray ..."), starting_ray(options.ray, options.verbosity):
+            for plan in unfinished:
+                check_plan(plan, console, joins_cluster=joins_cluster)
+                if not joins_cluster:  # there the nodes that need the model download it
+                    download_model(plan.config.model_path, console)
     for plan in unfinished:
         check_resources(plan, console, may_grow=joins_cluster)
     return plans

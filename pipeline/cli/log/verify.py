@@ -70,7 +70,7 @@ def verify_command(
     from pipeline.run_directory.directory import RunDirectory
     from pipeline.terminal import Console, say
     from pipeline.training.plan import check_plan, check_resources
-    from pipeline.training.ray_processes.cluster import RayOptions, start_ray
+    from pipeline.training.ray_processes.cluster import RayOptions, starting_ray
     from pipeline.training.ray_processes.watch import RayLostError, leave_lost_ray, watched_ray
     from pipeline.verification.rerun import rerun
     from pipeline.verification.starting_points import plan_rerun
@@ -82,9 +82,8 @@ def verify_command(
     try:
         with directory.lock(), tempfile.TemporaryDirectory() as folder:
             found = plan_rerun(directory, after, iterations)
-            check_plan(found.plan, console, joins_cluster=joins_cluster)
-            with console.status("starting Ray ..."):
-                start_ray(ray, verbose)
+            with console.status("starting Ray ..."), starting_ray(ray, verbose):
+                check_plan(found.plan, console, joins_cluster=joins_cluster)
             check_resources(found.plan, console, may_grow=joins_cluster)
             with watched_ray(BAD_INPUT, lost), console.status("...") as status, native_stderr_aside(verbose):
                 verdict = rerun(found, Path(folder), status.update)

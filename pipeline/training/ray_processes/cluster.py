@@ -6,10 +6,8 @@ Ray itself would wait for missing ones without end.
 from __future__ import annotations
 
 import atexit
-import os
 import re
 import signal
-import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from envs.errors import InputError
 from pipeline.logging import level_of, native_stderr_aside
 from pipeline.ray_address import Cluster, knock, named_cluster, unreachable
 from pipeline.training.ray_processes.end import end_at_once
+from pipeline.training.ray_processes.processes import kill_descendants
 from pipeline.training.ray_processes.watch import remember_ray
 
 if TYPE_CHECKING:
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells know it."""
-GRACE = 2.0
-"""Seconds in which a signal may end Ray's start in good order."""
-SHOW_CURSOR = "\x1b[?25h"
 
 
 @dataclass(frozen=True)
@@ -59,11 +55,13 @@ class RayOptions:
         return named_cluster(self.address)
 
 
-def start_ray(options: RayOptions, verbosity: int = 0) -> None:
-    """Starts a Ray of the run's own, or joins the cluster that is named.
+@contextmanager
+def starting_ray(options: RayOptions, verbosity: int = 0) -> Generator[None]:
+    """Starts a Ray of the run's own, or joins the cluster that is named, while the block does something else.
 
-    A cluster that someone else started on this machine is joined only by name: another one's CPUs are not
-    the run's, and it may end before the run. Afterwards SIGTERM raises KeyboardInterrupt.
+    When the block ends, Ray is there. A cluster that someone else started on this machine is joined only by
+    name: another one's CPUs are not the run's, and it may end before the run. SIGTERM raises
+    KeyboardInterrupt from now on. Where the block raises, nothing waits for Ray.
 
     Raises:
         InputError: Ray does not start, or no cluster answers there.
@@ -73,6 +71,7 @@ def start_ray(options: RayOptions, verbosity: int = 0) -> None:
 
     if ray.is_initialized():
         remember_ray()
+        yield
         return
     cluster = options.cluster
     arguments: dict[str, Any] = {
@@ -86,20 +85,63 @@ def start_ray(options: RayOptions, verbosity: int = 0) -> None:
             "num_cpus": options.num_cpus,
             "num_gpus": options.num_gpus,
         }
-    try:
-        with native_stderr_aside(verbosity), _signals_heard():
-            ray.init(**arguments)
-    except SystemExit:  # by the handler of SIGTERM that `ray.init` sets
-        raise KeyboardInterrupt from None
-    except Exception as error:  # Ray raises all kinds, plain ones too
-        reason = " ".join(str(error).split()).rstrip(".") or repr(error)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
+    start = _Start(arguments, quiet=not verbosity)
+    with native_stderr_aside(verbosity):
+        try:
+            yield
+            start.ended.wait()
+        finally:
+            if not start.ended.is_set():
+                start.abandon()
+    if start.error is not None:
+        reason = " ".join(str(start.error).split()).rstrip(".") or repr(start.error)
         if cluster:
-            raise unreachable(cluster, f"{reason} (-v shows why)") from error
-        raise InputError(not_started(reason)) from error
-    remember_ray()
-    end_at_once()
-    if not verbosity:  # Ray's own farewell first waits half a second for what workers may still print
-        atexit.register(ray.shutdown)
+            raise unreachable(cluster, f"{reason} (-v shows why)") from start.error
+        raise InputError(not_started(reason)) from start.error
+
+
+def start_ray(options: RayOptions, verbosity: int = 0) -> None:
+    """As `starting_ray`, with nothing to do meanwhile."""
+    with starting_ray(options, verbosity):
+        pass
+
+
+class _Start:
+    """`ray.init` in a thread of its own: the main thread hears signals, also where Ray waits in C++.
+
+    The thread lives as long as the process, because the kernel ends Ray's processes with the thread that
+    started them. They keep SIGTERM blocked, as Ray itself blocks Ctrl-C for its own: Slurm and systemd send
+    SIGTERM to every process of a job, and Ray must survive it, or the run cannot finish its iteration.
+    """
+
+    def __init__(self, arguments: dict[str, Any], *, quiet: bool):
+        self._arguments, self._quiet = arguments, quiet
+        self.ended = threading.Event()
+        self.error: Exception | None = None
+        threading.Thread(target=self._run, name="ray-start", daemon=True).start()
+
+    def _run(self) -> None:
+        import ray
+
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            ray.init(**self._arguments)
+            remember_ray()
+            end_at_once()
+            if self._quiet:  # Ray's own farewell first waits half a second for what workers may still print
+                atexit.register(ray.shutdown)
+        except Exception as error:  # Ray raises all kinds, plain ones too
+            self.error = error
+        self.ended.set()
+        threading.Event().wait()
+
+    def abandon(self) -> None:
+        """Lets the process end, later and without a farewell, with a Ray that is still starting."""
+        from ray._private import worker
+
+        atexit.unregister(worker.shutdown)
+        atexit.register(kill_descendants)
 
 
 def not_started(reason: str) -> str:
@@ -108,46 +150,6 @@ def not_started(reason: str) -> str:
     if re.search(r"time[ds]?[ -]?out", reason, re.IGNORECASE):
         return f"{told}: the machine is too busy or short of memory, so try again when it is less busy."
     return f"{told}: it may be short of CPU or memory; `rllib train file ... -v` shows Ray's own log."
-
-
-@contextmanager
-def _signals_heard() -> Generator[None]:
-    """Ctrl-C and SIGTERM end this block, even where Ray waits in C++ and no Python runs.
-
-    Processes that start in it keep SIGTERM blocked, as Ray itself blocks Ctrl-C for its own. Slurm and
-    systemd send SIGTERM to every process of a job. Ray must survive it, or the run cannot finish its
-    iteration.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
-    inner, outer = os.pipe()
-    os.set_blocking(outer, False)
-    before = signal.set_wakeup_fd(outer, warn_on_full_buffer=False)
-    ended = threading.Event()
-    listener = threading.Thread(target=_listen, args=(inner, ended), name="signals", daemon=True)
-    listener.start()  # before the mask: it hears what this thread does not
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        yield
-    finally:
-        ended.set()
-        signal.set_wakeup_fd(before)
-        os.write(outer, bytes(1))
-        listener.join()
-        os.close(inner), os.close(outer)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _listen(signals: int, ended: threading.Event) -> None:
-    """Ends the process where a signal has not ended the block within `GRACE`."""
-    while not ended.is_set():
-        (number,) = os.read(signals, 1)
-        if number == signal.SIGTERM:  # which the main thread does not get, so it may be asleep
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        if number in (signal.SIGINT, signal.SIGTERM) and not ended.wait(GRACE):
-            sys.__stdout__.write(SHOW_CURSOR if sys.__stdout__.isatty() else "")
-            sys.__stdout__.flush()
-            os._exit(INTERRUPTED)
 
 
 def asked_resources(config: IGPOConfig) -> dict[str, float]:

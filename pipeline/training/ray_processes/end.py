@@ -1,18 +1,17 @@
 """Ends the Ray that this process started in a moment, and its workers with it.
 
 Ray sends SIGTERM to its five processes, one after the other, and gives each a second before it kills it. A
-run's own Ray keeps SIGTERM blocked (`cluster._signals_heard`), so each took its second; workers and
+run's own Ray keeps SIGTERM blocked (`cluster._Start`), so each took its second; workers and
 agents ended when they noticed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 
 import psutil
 
-from pipeline.training.ray_processes.watch import is_alive
+from pipeline.training.ray_processes.processes import is_alive, kill
 
 GRACE = 2.0
 """Seconds in which what a worker started, as the processes of an engine over several GPUs, may end by itself
@@ -34,26 +33,18 @@ def end_at_once() -> None:
     node = worker._global_node
     if node is None:
         return
-    kill = node.kill_all_processes
+    end = node.kill_all_processes
 
     def kill_all(check_alive: bool = True, allow_graceful: bool = False, wait: bool = False) -> None:
         own = {info.process.pid for infos in node.all_processes.values() for info in infos}
         processes = [child for child in psutil.Process().children() if child.pid in own]
         workers = [child for process in processes for child in process.children()]
         below = [child for process in processes for child in process.children(recursive=True)]
-        kill(check_alive=check_alive, allow_graceful=False, wait=wait)
-        _kill(workers)
+        end(check_alive=check_alive, allow_graceful=False, wait=wait)
+        kill(workers)
         deadline = time.monotonic() + GRACE
         while (left := [process for process in below if is_alive(process)]) and time.monotonic() < deadline:
             time.sleep(INTERVAL)
-        _kill(left)
+        kill(left)
 
     node.kill_all_processes = kill_all
-
-
-def _kill(processes: Iterable[psutil.Process]) -> None:
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue

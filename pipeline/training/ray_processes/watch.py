@@ -16,6 +16,8 @@ from types import FrameType
 
 import psutil
 
+from pipeline.training.ray_processes.processes import is_alive, kill_descendants
+
 PARTS = ("gcs_server", "raylet")
 INTERVAL = 0.05
 """Seconds between two looks. Ray ends the process from C++, without a word, some 0.4 s after its raylet."""
@@ -129,19 +131,7 @@ def leave_lost_ray(code: int) -> None:
     """
     if lost_ray() is None:
         return
-    for child in psutil.Process().children(recursive=True):
-        try:
-            child.kill()
-        except psutil.NoSuchProcess:
-            continue
+    kill_descendants()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """False where it has ended, whether or not its parent has asked how."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -39,7 +39,7 @@ def attempt(tmp_path, policy, monkeypatch):
     its run.
     """
     monkeypatch.setattr("pipeline.training.launch.configure_ray_logging", lambda verbosity: None)
-    monkeypatch.setattr("pipeline.training.launch.start_ray", lambda options, verbosity: None)
+    monkeypatch.setattr("pipeline.training.launch.starting_ray", lambda options, verbosity: nullcontext())
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
     file = write_experiment(tmp_path / "demo.yaml", policy)
 

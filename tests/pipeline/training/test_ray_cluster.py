@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 import grpc
+import psutil
 import pytest
 import ray
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
@@ -32,6 +33,7 @@ from pipeline.training.ray_processes.cluster import (
     not_started,
     start_ray,
 )
+from pipeline.training.ray_processes.processes import is_alive
 
 
 @pytest.fixture(autouse=True)
@@ -303,23 +305,27 @@ def test_a_joined_cluster_may_have_what_this_machine_lacks(monkeypatch, tmp_path
 
 
 WAITS = """
-import os, signal, sys, time
-from pipeline.training.ray_processes import cluster as ray_cluster
+import atexit, os, signal, subprocess, sys, threading, time
+from pipeline.training.ray_processes.cluster import RayOptions, starting_ray
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
-ray_cluster.GRACE = 0.3
+starts = threading.Event()
 
 def init(**arguments):
-    import ray._private.utils
-    ray._private.utils.set_sigterm_handler(lambda number, frame: sys.exit(number))
-    print("waiting", flush=True)
+    print(subprocess.Popen(["sleep", "60"]).pid, flush=True)
+    starts.set()
     {wait}
 
 import ray
 ray.init = init
+ray.is_initialized = lambda: False
 try:
-    ray_cluster.start_ray(ray_cluster.RayOptions())
-except KeyboardInterrupt:
-    sys.exit(7)
+    with starting_ray(RayOptions()):
+        starts.wait()
+        {meanwhile}
+except (KeyboardInterrupt, LookupError):
+    print("told", flush=True)
+    atexit._run_exitfuncs()
+    os._exit(7)
 """
 
 
@@ -329,15 +335,33 @@ IN_C = (
 )
 
 
+@contextmanager
+def ray_that_waits(wait, meanwhile):
+    """A process whose Ray never gets further than its first process; gives both."""
+    code = WAITS.format(wait=wait, meanwhile=meanwhile)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process, psutil.Process(int(process.stdout.readline()))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("wait, expected", [("time.sleep(60)", 7), (IN_C, 130)], ids=["python", "c"])
-def test_a_signal_is_heard_while_ray_starts(number, wait, expected):
-    """By KeyboardInterrupt; where Ray waits in C++ and no Python runs, by the end of the process."""
-    process = subprocess.Popen([sys.executable, "-c", WAITS.format(wait=wait)], stdout=subprocess.PIPE)
-    assert process.stdout is not None and process.stdout.readline() == b"waiting\n"
-    time.sleep(0.2)
-    process.send_signal(number)
-    assert process.wait(20) == expected
+@pytest.mark.parametrize("wait", ["time.sleep(60)", IN_C], ids=["python", "c"])
+@pytest.mark.parametrize("meanwhile", ["pass", "time.sleep(60)"], ids=["waits", "checks"])
+def test_a_signal_is_heard_while_ray_starts(number, wait, meanwhile):
+    with ray_that_waits(wait, meanwhile) as (process, started):
+        time.sleep(0.2)
+        process.send_signal(number)
+        assert process.wait(20) == 7
+        assert process.stdout.read() == "told\n"
+    assert not is_alive(started), "nothing of that Ray is left"
+
+
+def test_what_is_wrong_is_told_while_ray_starts():
+    """A mistake found beside its start does not wait for it."""
+    with ray_that_waits("time.sleep(60)", "raise LookupError") as (process, started):
+        assert process.wait(20) == 7
+        assert process.stdout.read() == "told\n"
+    assert not is_alive(started), "nothing of that Ray is left"
 
 
 def test_a_ray_that_does_not_start_is_told_in_one_sentence():

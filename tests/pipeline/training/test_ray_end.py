@@ -8,7 +8,7 @@ import subprocess
 import psutil, ray
 from pipeline.training.ray_processes import end as ray_end
 from pipeline.training.ray_processes.cluster import RayOptions, start_ray
-from pipeline.training.ray_processes.watch import is_alive
+from pipeline.training.ray_processes.processes import is_alive
 
 start_ray(RayOptions(num_cpus=1))
 ray_end.GRACE = 0.2

@@ -4,6 +4,7 @@ and fetched before another machine resumes it.
 
 import io
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pyarrow.fs
@@ -40,7 +41,7 @@ def train(tmp_path, policy, monkeypatch):
     filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store))
     monkeypatch.setattr(object_store, "open_filesystem", lambda url: (filesystem, "lab"))
     monkeypatch.setattr("pipeline.training.launch.configure_ray_logging", lambda verbosity: None)
-    monkeypatch.setattr("pipeline.training.launch.start_ray", lambda options, verbosity: None)
+    monkeypatch.setattr("pipeline.training.launch.starting_ray", lambda options, verbosity: nullcontext())
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.chdir(tmp_path)
     file = write_experiment(tmp_path / "demo.yaml", policy)
