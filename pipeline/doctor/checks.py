@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from algorithms.igpo.weights.restoring import check_shapes
 from envs.data.questions import named
 from envs.errors import InputError
 from envs.proxies import is_loopback, proxy_for
@@ -121,6 +122,8 @@ def model(subject: Subject) -> Finding:
         return Finding(
             "model", "fail", f"model_path {subject.config.model_path}: {str(error).splitlines()[0]}"
         )
+    if subject.experiment.restore:
+        check_shapes(subject.experiment.restore, str(subject.config.model_path), config)
     subject.vocabulary = config.vocab_size
     subject.model = sizes(config)
     counted = f"{_count(subject.model.parameters)} parameters"

@@ -21,14 +21,17 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.annotations import override
 
 from algorithms.igpo.model.fsdp import full_tensor, shard_like
-from algorithms.igpo.model.lora import add_lora, merged_weights
+from algorithms.igpo.model.lora import add_lora, base_fingerprint, merged_weights
 from algorithms.igpo.model.one_base import shared
 from algorithms.igpo.model.packing import PACKED, PackedRows
 from algorithms.igpo.model.ragged import takes_ragged_rows
 from algorithms.igpo.model.token_logp import Entropy, backbone, token_logp
 from envs.engine.lora import LoraSettings, write_adapter
 from envs.engine.weights import state_to_tensors
+from envs.errors import InputError
 
+BASE = "base_sha256"
+"""In a state with adapters: what tells their base from others (`base_fingerprint`)."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -132,6 +135,7 @@ class HFCausalLM(TorchRLModule):
             if gradient_checkpointing:
                 self.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             if self.lora is not None:
+                self._base = base_fingerprint(self.hf)
                 add_lora(self.hf, self.lora)
             if compiled:
                 backbone(self.hf).compile(dynamic=True)
@@ -196,10 +200,11 @@ class HFCausalLM(TorchRLModule):
             inference_only: True: the weights for the rollout engine (`engine_weights`), which loads them
                 through `state_to_tensors`. With dtype bfloat16 the arrays are int16 and hold the bits of
                 bfloat16 numbers (NumPy has no such type). False: the tensors of a checkpoint, float32 and
-                exact; with LoRA the adapters alone.
+                exact; with LoRA the adapters alone, and `BASE`, which tells their base from others.
         """
         if not inference_only:
-            return {name: full_tensor(t).to("cpu", copy=True).numpy() for name, t in self._tensors().items()}
+            state = {name: full_tensor(t).to("cpu", copy=True).numpy() for name, t in self._tensors().items()}
+            return state if self.lora is None else state | {BASE: self._base}
         tensors = ((name, t.to("cpu", copy=True)) for name, t in self.engine_weights())
         return {
             name: (t.view(torch.int16) if t.dtype is torch.bfloat16 else t).numpy() for name, t in tensors
@@ -219,9 +224,17 @@ class HFCausalLM(TorchRLModule):
         """Loads the result of `get_state` (either form; with LoRA the adapters).
 
         Raises:
+            InputError: adapters were trained on another base.
             ValueError: names or shapes are not exactly this model's.
         """
         own = self._tensors()
+        base = state.get(BASE)
+        state = {name: array for name, array in state.items() if name != BASE}
+        if base is not None and self.lora is not None and not np.array_equal(base, self._base):
+            raise InputError(
+                f"these adapters were trained on other weights than those in {self.path}, with which they "
+                "make another policy: set model_path to the model that they were trained on"
+            )
         tensors = state_to_tensors(state)
         missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
         shapes = [n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape]

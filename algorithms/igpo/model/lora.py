@@ -8,13 +8,18 @@ serves as the KL reference, so no second copy of it is kept.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from envs.engine.lora import ADAPTER, LoraSettings
 from envs.errors import InputError
+
+HASHED = 64
+"""Numbers of each parameter that tell a base from another one."""
 
 
 def add_lora(model, settings: LoraSettings) -> None:
@@ -53,6 +58,20 @@ def _refuse_tied(model, targets: list[str]) -> None:
                 f"lora.targets name {target}, but this model's embeddings and output head are one weight "
                 "(tie_word_embeddings), which cannot have adapters: leave it out"
             )
+
+
+def base_fingerprint(model) -> np.ndarray:
+    """A SHA-256 that tells `model` from others of its form, uint8 [32]; call it before adapters are added.
+
+    It is of the first `HASHED` numbers of each parameter, as bfloat16, so it does not depend on the precision
+    in which a model of that precision was loaded.
+    """
+    told = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        head = parameter.detach().flatten()[:HASHED].to("cpu", torch.bfloat16)
+        told.update(f"{name} {tuple(parameter.shape)}".encode())
+        told.update(head.view(torch.int16).numpy().tobytes())
+    return np.frombuffer(told.digest(), np.uint8).copy()
 
 
 def set_adapters(model, tensors: Mapping[str, torch.Tensor]) -> None:

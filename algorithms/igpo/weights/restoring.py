@@ -6,6 +6,7 @@ begin with its first weights, without a word. Adapters of another `alpha` fit, b
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,16 @@ from typing import Any
 from envs.engine.lora import LoraSettings
 from envs.errors import InputError
 
+SIZES = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
+"""Names in a Hugging Face configuration that the shapes of the weights follow from."""
 MODULES = Path("learner_group", "learner", "rl_module")
 """RLlib's folder of a checkpoint that holds a folder for each policy."""
 MADE_WITH = "class_and_ctor_args.pkl"
@@ -43,6 +54,29 @@ def check_policies(
     for policy in policies:
         if (folder / policy / MADE_WITH).is_file():
             _check_form(checkpoint, policy, _adapters_of(folder / policy / MADE_WITH), adapters.get(policy))
+
+
+def check_shapes(checkpoint: str | Path, model: str, config: Any) -> None:
+    """Raises InputError where the weights of a checkpoint are those of a model of other sizes.
+
+    Args:
+        checkpoint: its folder. One without its Hugging Face folders, which a learner on another node wrote,
+            is looked at when it is restored.
+        model: the run's `model_path`.
+        config: that model's configuration, of transformers.
+    """
+    for path in sorted(Path(checkpoint, "hf").glob("*/config.json")):
+        held = json.loads(path.read_text(encoding="utf-8"))
+        different = [
+            f"{name} {held[name]} and not {getattr(config, name)}"
+            for name in SIZES
+            if name in held and hasattr(config, name) and held[name] != getattr(config, name)
+        ]
+        if different:
+            raise InputError(
+                f"{checkpoint}: its policy {path.parent.name} is a model of another shape than model_path "
+                f"{model} ({', '.join(different)}): set model_path to the model that it was trained from"
+            )
 
 
 def _check_form(

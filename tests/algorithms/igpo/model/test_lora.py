@@ -7,7 +7,7 @@ from igpo_learner_setup import make_batch, make_learner, random_rows, save_tiny_
 from transformers import AutoModelForCausalLM
 
 from algorithms.igpo.learner.loss import LossSettings
-from algorithms.igpo.model.causal_lm import load_causal_lm
+from algorithms.igpo.model.causal_lm import BASE, load_causal_lm
 from algorithms.igpo.model.lora import LoraSettings, add_lora, without_adapters
 from algorithms.igpo.model.token_logp import token_logp
 from envs.engine.lora import read_adapter, write_adapter
@@ -101,9 +101,18 @@ def test_checkpoint_holds_the_adapters_and_goes_on_exactly(llama, tmp_path):
     restored.restore_from_path(str(tmp_path / "learner"))
     update(restored, make_batch(seed=2))
     expected = module_of(learner).get_state()
-    assert all(".lora_" in name for name in expected)
+    assert all(".lora_" in name for name in expected if name != BASE)
     for name, array in module_of(restored).get_state().items():
         np.testing.assert_array_equal(array, expected[name])
+
+
+def test_adapters_of_another_base_of_the_same_shape_are_refused(llama, tmp_path):
+    state = module_of(make_learner(llama, model_config=LORA)).get_state()
+    in_bfloat16 = {**LORA, "dtype": "bfloat16"}
+    module_of(make_learner(llama, model_config=in_bfloat16)).set_state(state)
+    other = save_tiny_llama(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match=f"were trained on other weights than those in {other}"):
+        module_of(make_learner(other, model_config=LORA)).set_state(state)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

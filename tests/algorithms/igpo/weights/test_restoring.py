@@ -5,8 +5,9 @@ import pickle
 
 import pytest
 from igpo_learner_setup import make_learner, save_tiny_llama
+from transformers import AutoConfig
 
-from algorithms.igpo.weights.restoring import MADE_WITH, MODULES, check_policies
+from algorithms.igpo.weights.restoring import MADE_WITH, MODULES, check_policies, check_shapes
 from envs.engine.lora import LoraSettings
 from envs.errors import InputError
 
@@ -75,3 +76,16 @@ def test_the_look_at_a_checkpoint_runs_nothing_of_it(tmp_path, monkeypatch):
     made_with.write_bytes(pickle.dumps({"class": Trap, "ctor_args_and_kwargs": ((), arguments)}))
     check_policies(tmp_path, [POLICY], {POLICY: LoraSettings(**HELD)})
     assert not (tmp_path / "sprung").exists()
+
+
+def test_weights_of_a_model_of_another_shape_are_refused_before_the_start(tmp_path):
+    save_tiny_llama(tmp_path / "run" / "hf" / POLICY)
+    larger = save_tiny_llama(tmp_path / "larger", hidden=64)
+    check_shapes(tmp_path / "run", "same", AutoConfig.from_pretrained(tmp_path / "run" / "hf" / POLICY))
+    with pytest.raises(
+        InputError,
+        match=r"default_policy is a model of another shape than model_path large \(hidden_size 32 and not "
+        r"64, intermediate_size 64 and not 128\): set model_path",
+    ):
+        check_shapes(tmp_path / "run", "large", AutoConfig.from_pretrained(larger))
+    check_shapes(tmp_path / "none", "large", AutoConfig.from_pretrained(larger))
