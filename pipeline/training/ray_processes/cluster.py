@@ -118,7 +118,7 @@ class _Start:
     def __init__(self, arguments: dict[str, Any], *, quiet: bool):
         self._arguments, self._quiet = arguments, quiet
         self.ended = threading.Event()
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         threading.Thread(target=self._run, name="ray-start", daemon=True).start()
 
     def _run(self) -> None:
@@ -131,7 +131,7 @@ class _Start:
             end_at_once()
             if self._quiet:  # Ray's own farewell first waits half a second for what workers may still print
                 atexit.register(ray.shutdown)
-        except Exception as error:  # Ray raises all kinds, plain ones too
+        except BaseException as error:  # Ray raises all kinds, plain ones and SystemExit too
             self.error = error
         self.ended.set()
         threading.Event().wait()

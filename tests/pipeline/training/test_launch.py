@@ -246,9 +246,10 @@ def test_what_ray_starts_does_not_hear_a_sigterm(monkeypatch):
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, []), "the run itself hears it"
 
 
-def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch):
+@pytest.mark.parametrize("kind", [Exception, SystemExit])
+def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch, kind):
     def init(**arguments):
-        raise Exception("The current node timed out during startup.\nSee its logs.")
+        raise kind("The current node timed out during startup.\nSee its logs.")
 
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", init)
