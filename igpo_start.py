@@ -8,6 +8,7 @@ place. Here that is told in one sentence.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib.util
 import os
 import sys
@@ -66,8 +67,9 @@ def _leave(code: object) -> None:
     if not isinstance(code, int) or not all(thread.daemon for thread in others):
         return
     atexit._run_exitfuncs()  # Ray's, MLflow's and logging's
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads it any more, or the disk behind it is full
+            stream.flush()
     os._exit(code)
 
 

@@ -110,7 +110,7 @@ def run(kills: list[Kill], args: argparse.Namespace) -> int:
     made = [known[kill.name] for kill in kills if kill.name in known]
     bad = [result["kill"] for result in made if not is_good(result)]
     print(f"{len(made)} of {len(kills)} kills, {len(bad)} not ok{': ' if bad else ''}{', '.join(bad)}")
-    return 1 if bad else 0
+    return 1 if bad or (not made and kills) else 0
 
 
 def main() -> None:

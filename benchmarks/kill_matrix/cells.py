@@ -66,7 +66,7 @@ PROCESSES = {
 AROUND = ("retriever", "MLflow", "locked store", "full disk")
 """What is not a process of the run."""
 PHASES = {
-    "start": "Ray and the engine start",
+    "start": "policy and engine start, Ray is there",
     "evaluation": "held-out questions before training",
     "sampling": "rollouts and belief",
     "learning": "credit and update",

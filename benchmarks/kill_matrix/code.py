@@ -6,11 +6,14 @@ import hashlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PRODUCT = ("algorithms", "envs", "pipeline")
+PRODUCT = ("algorithms", "envs", "pipeline", "benchmarks/kill_matrix")
 
 
 def code_digest(root: Path = ROOT) -> str:
-    """A digest of every file of the product, committed or not. A commit that changes pages alone keeps it."""
+    """A digest of every file of the product and of this benchmark, committed or not.
+
+    A commit that changes pages alone keeps it.
+    """
     digest = hashlib.sha256()
     for top in PRODUCT:
         for file in sorted((root / top).rglob("*")):

@@ -8,6 +8,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -127,14 +128,21 @@ def _is_whole(name: str, folder: Path) -> bool:
     return name == "igpo warm-start" and (folder / "out").exists()
 
 
+_NONE = object()
+"""Stands for a value that one of two tables lacks."""
+
+
 def _compare(before: Path, now: Path) -> dict[str, int]:
     """Tables and tensors of two results. What depends on time is left out."""
     tables = [_tables(folder) for folder in (before, now)]
     values = sum(len(column) for table in tables[0].values() for column in table.values())
     differ = sum(
-        tables[0].get(path, {}).get(name) != tables[1].get(path, {}).get(name)
+        one != other
         for path in tables[0].keys() | tables[1].keys()
         for name in tables[0].get(path, {}).keys() | tables[1].get(path, {}).keys()
+        for one, other in zip_longest(
+            *(table.get(path, {}).get(name, []) for table in tables), fillvalue=_NONE
+        )
     )
     tensors, different = compare_weights(before, now)
     return {"values": values, "values_different": differ, "tensors": tensors, "tensors_different": different}

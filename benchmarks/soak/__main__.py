@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="run nothing: report what is in OUT")
     parser.add_argument("--svg", type=Path, help="file to draw the report to")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no server is left behind
     code = 130
     if not args.report:
         if args.out.exists():

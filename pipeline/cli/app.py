@@ -12,10 +12,8 @@ from typer.core import TyperGroup
 
 from envs.credentials import masked
 from envs.disk_errors import DISK_REMEDIES
+from pipeline.exit_codes import BAD_INPUT
 from pipeline.terminal import say
-
-BAD_INPUT = 2
-"""Exit code for whatever the user can correct."""
 
 
 class _PlainErrors(TyperGroup):

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import BAD_INPUT, make_app
+from pipeline.cli.app import make_app
 from pipeline.cli.data.app import app as data_app
 from pipeline.cli.data.chunk import chunk_command
 from pipeline.cli.data.demonstrations import demonstrations_command, split_command
@@ -32,6 +32,7 @@ from pipeline.cli.serve import serve_retriever_command
 from pipeline.cli.settings import settings_command
 from pipeline.cli.study import study_command
 from pipeline.cli.warm_start import warm_start_command
+from pipeline.exit_codes import BAD_INPUT
 
 app = make_app(
     "Look before a run, at its rollouts, and at what a policy answers. Training itself: `rllib train file`."

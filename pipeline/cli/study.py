@@ -38,12 +38,13 @@ def study_command(
     from pipeline.terminal import Console, say
 
     configure_logging(0)
+    from pipeline.exit_codes import FAILED
     from pipeline.experiment.conf_files import resolve_config_path
     from pipeline.study.plan import load_plan
     from pipeline.study.report import write_study_report
     from pipeline.study.study import finished_cells, run_study
     from pipeline.study.summary import print_summary
-    from pipeline.training.launch import FAILED, LaunchOptions
+    from pipeline.training.launch import LaunchOptions
     from pipeline.training.ray_processes.watch import RayLostError, leave_lost_ray
 
     console = Console()

@@ -50,6 +50,8 @@ def run_study(plan: Plan, folder: Path, options: LaunchOptions, console: Console
     joins_cluster = options.ray.cluster is not None
     if options.ray.cluster:
         knock(options.ray.cluster)
+    import algorithms.igpo.algorithm  # noqa: F401 (it writes into a registry that Ray's start reads)
+
     with starting_ray(options.ray, options.verbosity):
         for cell in {(cell.method, cell.difficulty): cell for cell in [*tuning, *plan.cells()]}.values():
             _check(cell.experiment(plan), cell.name, joins_cluster=joins_cluster)

@@ -1,4 +1,4 @@
-"""Downloads a model of the hub before Ray starts, in sight: inside the learner nobody would see it happen."""
+"""Downloads a model of the hub before an engine starts, in sight: inside the learner nobody would see it."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envs.disk_errors import disk_trouble
 from envs.errors import InputError
 from envs.loading import keep_loaded, without_collecting
 from pipeline.analysis.results import REPORT, RESULTS
+from pipeline.exit_codes import FAILED, INTERRUPTED
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.own_code import own_code
 from pipeline.experiment.resolved import config_hash
@@ -30,11 +30,12 @@ from pipeline.terminal import Console
 from pipeline.training.attempt import open_attempt
 from pipeline.training.changed_settings import widen_limits
 from pipeline.training.download import download_model
+from pipeline.training.failures import cause_of, in_words
 from pipeline.training.loop import Ending, TrainingLoop
 from pipeline.training.plan import Plan, check_plan, check_resources, first_weights, grid_ids, plan_run
 from pipeline.training.progress import Progress, before_and_after, nothing_learned
-from pipeline.training.ray_processes.cluster import INTERRUPTED, RayOptions, starting_ray
-from pipeline.training.ray_processes.watch import lost_learner, lost_ray, watched_ray
+from pipeline.training.ray_processes.cluster import RayOptions, starting_ray
+from pipeline.training.ray_processes.watch import RayLostError, lost_ray, watched_ray
 from pipeline.training.remote_runs import (
     look_at_remote,
     remote_places,
@@ -45,7 +46,6 @@ from pipeline.training.remote_runs import (
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
-FAILED = 1
 QUESTION = "SELECT turn_index, avg(gain), avg(advantage) FROM turns GROUP BY 1 ORDER BY 1"
 """A question to the log, as an example: which turns earned the credit?"""
 
@@ -75,8 +75,12 @@ class LaunchOptions:
 def launch(experiments: list[Experiment], options: LaunchOptions, console: Console) -> int:
     """Makes every run and returns the exit code. All runs are checked before the first one starts."""
     configure_ray_logging(options.verbosity)
-    with without_collecting():
-        plans = _checked_plans(experiments, options, console)
+    try:
+        with without_collecting(), watched_ray(words="error: {}; give the same command again"):
+            plans = _checked_plans(experiments, options, console)
+    except RayLostError as error:
+        console.print(f"error: {error}; give the same command again", style="red", soft_wrap=True)
+        return FAILED
     keep_loaded()
     grids = grid_ids(plans)
     for number, plan in enumerate(plans, start=1):
@@ -107,12 +111,14 @@ def _checked_plans(experiments: list[Experiment], options: LaunchOptions, consol
     if unfinished and options.ray.cluster:
         knock(options.ray.cluster)  # before checks that may build an index
     if unfinished:
-        with console.status("starting Ray ..."), starting_ray(options.ray, options.verbosity):
+        with starting_ray(options.ray, options.verbosity) as ray_start:
             for plan in unfinished:
                 check_plan(plan, console, joins_cluster=joins_cluster)
-                if not joins_cluster:  # there the nodes that need the model download it
-                    download_model(plan.config.model_path, console)
+            with console.status("starting Ray ..."):
+                ray_start.wait()
     for plan in unfinished:
+        if not joins_cluster:  # there the nodes that need the model download it
+            download_model(plan.config.model_path, console)
         check_resources(plan, console, may_grow=joins_cluster)
     return plans
 
@@ -156,10 +162,7 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
                 raise cause from error
             if options.verbosity:
                 console.print_exception()
-            # The first explains the error, whatever it is.
-            told = lost_ray() or disk_trouble(error, run.path) or lost_learner(error)
-            told = told or f"{type(cause).__name__}: {' '.join(str(cause).split())}"
-            console.print(f"the run failed: {told}", style="red", soft_wrap=True)
+            console.print(f"the run failed: {in_words(error, run.path)}", style="red", soft_wrap=True)
             _print_lines(
                 console, ("traceback", _relative(run.logs / "driver.log")), ("go on", options.resume_command)
             )
@@ -170,15 +173,6 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
     if not is_uploaded:
         return FAILED
     return INTERRUPTED if ending.how == "interrupted" else 0
-
-
-def cause_of(error: Exception) -> Exception:
-    """What was raised in another process, where `error` is Ray's word for it: that is many lines long."""
-    from ray.exceptions import RayTaskError
-
-    while isinstance(error, RayTaskError):
-        error = error.cause
-    return error
 
 
 @contextmanager

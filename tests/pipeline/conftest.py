@@ -1,5 +1,8 @@
 """Calls commands in this process."""
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 from typer.testing import CliRunner
 
@@ -14,14 +17,18 @@ def empty_store(tmp_path_factory):
     return folder / "mlflow.db"
 
 
+@contextmanager
+def _no_ray(*arguments):
+    """What is wrong has to be found beside its start."""
+    yield SimpleNamespace(wait=lambda: pytest.fail("Ray was started"))
+
+
 @pytest.fixture
 def run(monkeypatch):
     """Calls a command in this process, its logging untouched, and returns (exit code, what it said)."""
     monkeypatch.setattr("pipeline.logging.configure_logging", lambda verbosity: None)
     monkeypatch.setattr("pipeline.logging.configure_ray_logging", lambda verbosity: None)
-    monkeypatch.setattr(
-        "pipeline.training.launch.start_ray", lambda *arguments: pytest.fail("Ray was started")
-    )
+    monkeypatch.setattr("pipeline.training.launch.starting_ray", _no_ray)
 
     def call(*arguments, app=None):
         import pipeline.cli.rllib

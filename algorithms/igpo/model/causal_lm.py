@@ -11,6 +11,7 @@ chunk at a time, and again in the backward pass.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,8 @@ from algorithms.igpo.model.token_logp import Entropy, backbone, token_logp
 from envs.engine.lora import LoraSettings, write_adapter
 from envs.engine.weights import state_to_tensors
 from envs.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 BASE = "base_sha256"
 """In a state with adapters: what tells their base from others (`base_fingerprint`)."""
@@ -230,7 +233,9 @@ class HFCausalLM(TorchRLModule):
         own = self._tensors()
         base = state.get(BASE)
         state = {name: array for name, array in state.items() if name != BASE}
-        if base is not None and self.lora is not None and not np.array_equal(base, self._base):
+        if self.lora is not None and base is None:
+            logger.warning("on which base these adapters were trained is not known: taken for %s", self.path)
+        elif self.lora is not None and not np.array_equal(np.asarray(base), self._base):
             raise InputError(
                 f"these adapters were trained on other weights than those in {self.path}, with which they "
                 "make another policy: set model_path to the model that they were trained on"

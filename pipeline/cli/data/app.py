@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.app import BAD_INPUT
 from pipeline.cli.options import Set
+from pipeline.exit_codes import BAD_INPUT
 
 if TYPE_CHECKING:
     from envs.data.describe import Description

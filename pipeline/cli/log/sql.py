@@ -14,12 +14,12 @@ import typer
 
 from envs.errors import InputError
 from pipeline.cli.complete import complete_question, complete_run
+from pipeline.exit_codes import INTERRUPTED
 from pipeline.terminal import Console, say
 
 if TYPE_CHECKING:
     from pipeline.analysis import Run
 
-INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 RunName = Annotated[

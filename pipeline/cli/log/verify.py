@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.app import BAD_INPUT
-from pipeline.cli.log.sql import INTERRUPTED, RunName, RunsDir
+from pipeline.cli.log.sql import RunName, RunsDir
 from pipeline.cli.options import Verbose
+from pipeline.exit_codes import BAD_INPUT, INTERRUPTED
 
 if TYPE_CHECKING:
     from pipeline.terminal import Console
@@ -65,10 +65,12 @@ def verify_command(
     configure_logging(verbose)
     import tempfile
 
+    from envs.errors import InputError
     from pipeline.analysis import locate_run
     from pipeline.logging import configure_ray_logging, native_stderr_aside
     from pipeline.run_directory.directory import RunDirectory
     from pipeline.terminal import Console, say
+    from pipeline.training.failures import cause_of, in_words
     from pipeline.training.plan import check_plan, check_resources
     from pipeline.training.ray_processes.cluster import RayOptions, starting_ray
     from pipeline.training.ray_processes.watch import RayLostError, leave_lost_ray, watched_ray
@@ -78,12 +80,15 @@ def verify_command(
     directory, console, ray = RunDirectory(locate_run(run, runs_dir).folder), Console(), RayOptions()
     configure_ray_logging(verbose)
     joins_cluster = ray.cluster is not None
-    lost = f"error: {directory.path} cannot be verified: {{}}; give the same command again."
+    path = str(directory.path).replace("{", "{{").replace("}", "}}")
+    lost = f"error: {path} cannot be verified: {{}}; give the same command again."
     try:
         with directory.lock(), tempfile.TemporaryDirectory() as folder:
             found = plan_rerun(directory, after, iterations)
-            with console.status("starting Ray ..."), starting_ray(ray, verbose):
+            with starting_ray(ray, verbose) as ray_start:
                 check_plan(found.plan, console, joins_cluster=joins_cluster)
+                with console.status("starting Ray ..."):
+                    ray_start.wait()
             check_resources(found.plan, console, may_grow=joins_cluster)
             with watched_ray(BAD_INPUT, lost), console.status("...") as status, native_stderr_aside(verbose):
                 verdict = rerun(found, Path(folder), status.update)
@@ -93,6 +98,14 @@ def verify_command(
     except RayLostError as error:
         say(lost.format(error), error=True)
         leave_lost_ray(BAD_INPUT)
+        raise typer.Exit(BAD_INPUT) from None
+    except Exception as error:
+        if isinstance(cause := cause_of(error), InputError):
+            raise cause from error
+        if verbose:
+            console.print_exception()
+        told = in_words(error, directory.path)
+        say(f"error: {directory.path} cannot be verified: {told}; -v shows the traceback.", error=True)
         raise typer.Exit(BAD_INPUT) from None
     _report(found, verdict, console)
     if not verdict.is_equal:

@@ -6,12 +6,14 @@ Ray itself would wait for missing ones without end.
 from __future__ import annotations
 
 import atexit
+import logging
 import re
 import signal
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from envs.errors import InputError
@@ -23,9 +25,6 @@ from pipeline.training.ray_processes.watch import remember_ray
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells know it."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,15 @@ class RayOptions:
 
 
 @contextmanager
-def starting_ray(options: RayOptions, verbosity: int = 0) -> Generator[None]:
+def starting_ray(options: RayOptions, verbosity: int = 0) -> Generator[RayStart]:
     """Starts a Ray of the run's own, or joins the cluster that is named, while the block does something else.
 
     When the block ends, Ray is there. A cluster that someone else started on this machine is joined only by
-    name: another one's CPUs are not the run's, and it may end before the run. SIGTERM raises
-    KeyboardInterrupt from now on. Where the block raises, nothing waits for Ray.
+    name: another one's CPUs are not the run's, and it may end before the run. From a start on, SIGTERM raises
+    KeyboardInterrupt. Where the block raises, nothing waits for Ray.
+
+    Yields:
+        The start; who has nothing left to do may wait for it.
 
     Raises:
         InputError: Ray does not start, or no cluster answers there.
@@ -69,45 +71,22 @@ def starting_ray(options: RayOptions, verbosity: int = 0) -> Generator[None]:
     """
     import ray
 
+    start = RayStart(options.cluster)
     if ray.is_initialized():
         remember_ray()
-        yield
-        return
-    cluster = options.cluster
-    arguments: dict[str, Any] = {
-        "address": knock(cluster) if cluster else "local",
-        "logging_level": level_of(verbosity),
-        "log_to_driver": verbosity > 0,
-    }
-    if not cluster:
-        arguments |= {
-            "include_dashboard": False,
-            "num_cpus": options.num_cpus,
-            "num_gpus": options.num_gpus,
-        }
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
-    start = _Start(arguments, quiet=not verbosity)
+        start.ended.set()
+    else:
+        start.begin(options, verbosity)
     with native_stderr_aside(verbosity):
         try:
-            yield
-            start.ended.wait()
+            yield start
+            start.wait()
         finally:
             if not start.ended.is_set():
                 start.abandon()
-    if start.error is not None:
-        reason = " ".join(str(start.error).split()).rstrip(".") or repr(start.error)
-        if cluster:
-            raise unreachable(cluster, f"{reason} (-v shows why)") from start.error
-        raise InputError(not_started(reason)) from start.error
 
 
-def start_ray(options: RayOptions, verbosity: int = 0) -> None:
-    """As `starting_ray`, with nothing to do meanwhile."""
-    with starting_ray(options, verbosity):
-        pass
-
-
-class _Start:
+class RayStart:
     """`ray.init` in a thread of its own: the main thread hears signals, also where Ray waits in C++.
 
     The thread lives as long as the process, because the kernel ends Ray's processes with the thread that
@@ -115,26 +94,58 @@ class _Start:
     SIGTERM to every process of a job, and Ray must survive it, or the run cannot finish its iteration.
     """
 
-    def __init__(self, arguments: dict[str, Any], *, quiet: bool):
-        self._arguments, self._quiet = arguments, quiet
+    def __init__(self, cluster: Cluster | None):
+        self._cluster = cluster
+        self._error: BaseException | None = None
         self.ended = threading.Event()
-        self.error: BaseException | None = None
-        threading.Thread(target=self._run, name="ray-start", daemon=True).start()
 
-    def _run(self) -> None:
+    def begin(self, options: RayOptions, verbosity: int) -> None:
+        """Starts the thread. Raises InputError where no cluster answers."""
+        arguments: dict[str, Any] = {
+            "address": knock(self._cluster) if self._cluster else "local",
+            "logging_level": level_of(verbosity),
+            "log_to_driver": verbosity > 0,
+        }
+        if not self._cluster:
+            arguments |= {
+                "include_dashboard": False,
+                "num_cpus": options.num_cpus,
+                "num_gpus": options.num_gpus,
+            }
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
+        # In its thread Ray sets no handler of its own, and warns of that.
+        logging.getLogger("ray._private.worker").addFilter(_is_not_about_sigterm)
+        work = partial(self._run, arguments, is_quiet=not verbosity)
+        threading.Thread(target=work, name="ray-start", daemon=True).start()
+
+    def _run(self, arguments: dict[str, Any], *, is_quiet: bool) -> None:
         import ray
 
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
-            ray.init(**self._arguments)
+            ray.init(**arguments)
             remember_ray()
             end_at_once()
-            if self._quiet:  # Ray's own farewell first waits half a second for what workers may still print
+            if is_quiet:  # Ray's own farewell first waits half a second for what workers may still print
                 atexit.register(ray.shutdown)
         except BaseException as error:  # Ray raises all kinds, plain ones and SystemExit too
-            self.error = error
+            self._error = error
         self.ended.set()
         threading.Event().wait()
+
+    def wait(self) -> None:
+        """Returns when Ray is there.
+
+        Raises:
+            InputError: it does not start.
+        """
+        self.ended.wait()
+        if self._error is None:
+            return
+        reason = " ".join(str(self._error).split()).rstrip(".") or repr(self._error)
+        if self._cluster:
+            raise unreachable(self._cluster, f"{reason} (-v shows why)") from self._error
+        raise InputError(not_started(reason)) from self._error
 
     def abandon(self) -> None:
         """Lets the process end, later and without a farewell, with a Ray that is still starting."""
@@ -142,6 +153,10 @@ class _Start:
 
         atexit.unregister(worker.shutdown)
         atexit.register(kill_descendants)
+
+
+def _is_not_about_sigterm(record: logging.LogRecord) -> bool:
+    return "SIGTERM handler is not set" not in record.getMessage()
 
 
 def not_started(reason: str) -> str:

@@ -1,4 +1,4 @@
-"""Whether the Ray that this process started is still there, and whether a learner was lost.
+"""Whether the Ray that this process started is still there.
 
 Without this a run whose gcs_server was killed would be ended by Ray a minute later, from C++ and without a
 word, finished or not; one whose raylet was killed, by whatever call met it first.
@@ -11,11 +11,12 @@ import signal
 import sys
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import psutil
 
+from pipeline.exit_codes import FAILED
 from pipeline.training.ray_processes.processes import is_alive, kill_descendants
 
 PARTS = ("gcs_server", "raylet")
@@ -23,7 +24,6 @@ INTERVAL = 0.05
 """Seconds between two looks. Ray ends the process from C++, without a word, some 0.4 s after its raylet."""
 STUCK = 20.0
 """Seconds in which the main thread may hear of it, before the process is ended: Ray may wait in C++."""
-FAILED = 1
 _started: dict[str, psutil.Process] = {}
 """The parts of the Ray that this process started, by name."""
 
@@ -34,10 +34,13 @@ class RayLostError(RuntimeError):
 
 def remember_ray() -> None:
     """Call it when Ray was started; where a cluster was joined, there is nothing to remember."""
-    _started.clear()
+    global _started
+    found = {}
     for process in psutil.Process().children():
-        if (name := process.name()) in PARTS:
-            _started[name] = process
+        with suppress(psutil.NoSuchProcess):  # another child, which has just ended
+            if (name := process.name()) in PARTS:
+                found[name] = process
+    _started = found  # at once: a watcher may be reading it
 
 
 def lost_ray() -> str | None:
@@ -47,24 +50,6 @@ def lost_ray() -> str | None:
     for name, process in _started.items():
         if not is_alive(process):
             return f"Ray's process {name} has ended (killed, or out of memory); nothing goes on without it"
-    return None
-
-
-def lost_learner(error: BaseException) -> str | None:
-    """What the loss of a learner did, in a sentence, where `error` follows from it; else None.
-
-    A lost env runner is started again, so the loss of an actor that ends a run is a learner's. Where its node
-    is gone, what comes first may be the loss of the weights that lay there for the env runners.
-    """
-    from ray.exceptions import ObjectLostError, RayActorError
-
-    seen: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in seen:
-        if isinstance(cause, RayActorError | ObjectLostError):
-            return "a learner is lost: its process was killed or out of memory, or its node left the cluster"
-        seen.append(cause)
-        cause = cause.__cause__ or cause.__context__
     return None
 
 

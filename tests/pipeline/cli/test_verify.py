@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -28,8 +29,10 @@ def verified(run, tmp_path, monkeypatch):
     found = Rerun(directory, SimpleNamespace(config=None), None, 0, 1, True, set())
     monkeypatch.setattr("pipeline.verification.starting_points.plan_rerun", lambda *_: found)
     monkeypatch.setattr("pipeline.verification.what_changed.what_changed", lambda *_: ["torch: 1.0, now 2.0"])
-    for name in ("plan.check_plan", "plan.check_resources", "ray_processes.cluster.start_ray"):
-        monkeypatch.setattr(f"pipeline.training.{name}", lambda *_, **__: None)
+    for name in ("check_plan", "check_resources"):
+        monkeypatch.setattr(f"pipeline.training.plan.{name}", lambda *_, **__: None)
+    started = nullcontext(SimpleNamespace(wait=lambda: None))
+    monkeypatch.setattr("pipeline.training.ray_processes.cluster.starting_ray", lambda *_: started)
 
     def call(outcome):
         def rerun(*_):

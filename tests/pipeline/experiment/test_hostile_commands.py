@@ -4,6 +4,7 @@ sentence of at most 300 characters, or the end of all checks. Seeded and bounded
 
 import random
 import re
+from contextlib import contextmanager
 
 import pytest
 import yaml
@@ -42,10 +43,12 @@ def judged(run, monkeypatch, tmp_path):
     """Calls `rllib train file` up to the start of Ray. Returns the exit code."""
     monkeypatch.chdir(tmp_path)
 
-    def started(*_):
+    @contextmanager
+    def starting(*_):
+        yield
         raise InputError("Ray would start here.")
 
-    monkeypatch.setattr("pipeline.training.launch.start_ray", started)
+    monkeypatch.setattr("pipeline.training.launch.starting_ray", starting)
 
     def judge(*words):
         code, said = run("train", "file", "f.yaml", *words)

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -280,7 +281,7 @@ class Interrupting:
 def test_ctrl_c_says_that_the_cell_is_finished_and_twice_stops_now(tmp_path, monkeypatch, times, kept):
     runner = Interrupting(times)
     monkeypatch.setattr("pipeline.study.study.CellRunner", lambda plan: runner)
-    monkeypatch.setattr("pipeline.study.study.start_ray", lambda options, verbosity: None)
+    monkeypatch.setattr("pipeline.study.study.starting_ray", lambda options, verbosity: nullcontext())
     monkeypatch.setattr("pipeline.study.study._check", lambda *_, **__: None)
     out, loaded = io.StringIO(), plan(tuning=None)
     with pytest.raises(KeyboardInterrupt):

@@ -20,12 +20,16 @@ from algorithms.igpo.weights.restoring import MODULES
 from envs.errors import InputError
 from pipeline.doctor.findings import Finding
 from pipeline.evaluation.intervals import Score, save_scores
+from pipeline.exit_codes import FAILED
 from pipeline.experiment.experiment import load_experiments
 from pipeline.run_directory.directory import RunDirectory
-from pipeline.training.launch import FAILED, LaunchOptions, launch
+from pipeline.training.launch import LaunchOptions, launch
 from pipeline.training.loop import HELDOUT_BEFORE
 from pipeline.training.plan import unfinished_runs
-from pipeline.training.ray_processes.cluster import RayOptions, start_ray
+from pipeline.training.ray_processes.cluster import RayOptions, starting_ray
+
+STARTED = SimpleNamespace(wait=lambda: None)
+"""A Ray that is there."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,7 @@ def attempt(tmp_path, policy, monkeypatch):
     its run.
     """
     monkeypatch.setattr("pipeline.training.launch.configure_ray_logging", lambda verbosity: None)
-    monkeypatch.setattr("pipeline.training.launch.starting_ray", lambda options, verbosity: nullcontext())
+    monkeypatch.setattr("pipeline.training.launch.starting_ray", lambda *_: nullcontext(STARTED))
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
     file = write_experiment(tmp_path / "demo.yaml", policy)
 
@@ -235,7 +239,8 @@ def test_what_ray_starts_does_not_hear_a_sigterm(monkeypatch):
     started = []
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", lambda **arguments: started.append(subprocess.Popen(["sleep", "60"])))
-    start_ray(RayOptions())
+    with starting_ray(RayOptions()):
+        pass
     (process,) = started
     assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
     process.terminate()
@@ -253,11 +258,9 @@ def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch, kind):
 
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", init)
-    with pytest.raises(
-        InputError,
-        match=r"can't be started on this machine: The current node timed out .* when it is less busy\.$",
-    ):
-        start_ray(RayOptions())
+    told = r"can't be started on this machine: The current node timed out .* when it is less busy\.$"
+    with pytest.raises(InputError, match=told), starting_ray(RayOptions()):
+        pass
 
 
 def test_what_another_process_raised_is_told_without_its_traceback(attempt, monkeypatch, tmp_path, policy):

@@ -13,10 +13,10 @@ from command import Command
 from ray.exceptions import ObjectReconstructionFailedError, RayActorError
 from tiny_policy import write_experiment, write_policy
 
+from pipeline.training.failures import lost_learner
 from pipeline.training.ray_processes import watch as ray_watch
 from pipeline.training.ray_processes.watch import (
     RayLostError,
-    lost_learner,
     lost_ray,
     remember_ray,
     watched_ray,

@@ -31,9 +31,8 @@ from pipeline.training.ray_processes.cluster import (
     asked_resources,
     missing_resources,
     not_started,
-    start_ray,
+    starting_ray,
 )
-from pipeline.training.ray_processes.processes import is_alive
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +46,11 @@ def no_ray(monkeypatch, tmp_path):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", lambda **arguments: called.update(arguments))
     return called
+
+
+def start_ray(options):
+    with starting_ray(options):
+        pass
 
 
 @contextmanager
@@ -353,7 +357,7 @@ def test_a_signal_is_heard_while_ray_starts(number, wait, meanwhile):
         process.send_signal(number)
         assert process.wait(20) == 7
         assert process.stdout.read() == "told\n"
-    assert not is_alive(started), "nothing of that Ray is left"
+    started.wait(20)  # nothing of that Ray is left
 
 
 def test_what_is_wrong_is_told_while_ray_starts():
@@ -361,7 +365,7 @@ def test_what_is_wrong_is_told_while_ray_starts():
     with ray_that_waits("time.sleep(60)", "raise LookupError") as (process, started):
         assert process.wait(20) == 7
         assert process.stdout.read() == "told\n"
-    assert not is_alive(started), "nothing of that Ray is left"
+    started.wait(20)  # nothing of that Ray is left
 
 
 def test_a_ray_that_does_not_start_is_told_in_one_sentence():

@@ -7,10 +7,12 @@ ENDS = """
 import subprocess
 import psutil, ray
 from pipeline.training.ray_processes import end as ray_end
-from pipeline.training.ray_processes.cluster import RayOptions, start_ray
+from pipeline.training.ray_processes.cluster import RayOptions, starting_ray
 from pipeline.training.ray_processes.processes import is_alive
 
-start_ray(RayOptions(num_cpus=1))
+with starting_ray(RayOptions(num_cpus=1)):
+
+    pass
 ray_end.GRACE = 0.2
 
 @ray.remote

@@ -15,14 +15,18 @@ from rich.console import Console
 from tiny_policy import write_experiment, write_policy
 
 from envs.errors import InputError
+from pipeline.exit_codes import FAILED
 from pipeline.experiment.experiment import load_experiments
 from pipeline.run_directory import object_store
 from pipeline.run_directory.checkpoints import Checkpoints
-from pipeline.training.launch import FAILED, LaunchOptions, launch
+from pipeline.training.launch import LaunchOptions, launch
 from pipeline.training.loop import Ending
 from pipeline.training.remote_runs import upload_after_saving
 
 URL = "s3://bucket/lab"
+
+STARTED = SimpleNamespace(wait=lambda: None)
+"""A Ray that is there."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def train(tmp_path, policy, monkeypatch):
     filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store))
     monkeypatch.setattr(object_store, "open_filesystem", lambda url: (filesystem, "lab"))
     monkeypatch.setattr("pipeline.training.launch.configure_ray_logging", lambda verbosity: None)
-    monkeypatch.setattr("pipeline.training.launch.starting_ray", lambda options, verbosity: nullcontext())
+    monkeypatch.setattr("pipeline.training.launch.starting_ray", lambda *_: nullcontext(STARTED))
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.chdir(tmp_path)
     file = write_experiment(tmp_path / "demo.yaml", policy)
