@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from algorithms.igpo.model.supported import unsupported
 from algorithms.igpo.weights.restoring import check_shapes
 from envs.data.questions import named
 from envs.errors import InputError
@@ -121,6 +122,13 @@ def model(subject: Subject) -> Finding:
     except (OSError, ValueError) as error:
         return Finding(
             "model", "fail", f"model_path {subject.config.model_path}: {str(error).splitlines()[0]}"
+        )
+    if why := unsupported(config):
+        return Finding(
+            "model",
+            "fail",
+            f"model_path {subject.config.model_path} ({config.model_type}) cannot be trained here: {why}; "
+            "take Llama, Qwen2, Qwen3, Mistral, SmolLM2 or a model built like them",
         )
     if subject.experiment.restore:
         check_shapes(subject.experiment.restore, str(subject.config.model_path), config)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 from tiny_policy import write_experiment, write_policy
+from transformers import Gemma2Config
 
 import pipeline.cli.igpo
 import pipeline.cli.rllib
@@ -105,6 +106,13 @@ def test_model_that_is_missing(refused, tmp_path, model, expected):
     file = write_experiment(tmp_path / "demo.yaml", "", model_path=model and model.format(tmp=tmp_path))
     assert expected in refused("train", "file", file)
     assert not (tmp_path / "runs").exists(), "a refused run leaves nothing behind"
+
+
+def test_model_that_the_learner_cannot_reproduce(refused, tmp_path):
+    (tmp_path / "model").mkdir()
+    Gemma2Config().save_pretrained(tmp_path / "model")
+    said = refused("train", "file", write_experiment(tmp_path / "demo.yaml", tmp_path / "model"))
+    assert "cannot be trained here: it caps its logits at 30 after the output head; take Llama" in said
 
 
 def test_model_without_weights(refused, tmp_path, policy):

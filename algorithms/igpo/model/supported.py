@@ -1,0 +1,29 @@
+"""Which models the learner cannot reproduce, by configuration alone; `load_causal_lm` tries the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LAYERS = ("full_attention", "sliding_attention", "chunked_attention", "attention", "mlp", "moe")
+"""Kinds of layers, in a Hugging Face configuration, in which tokens meet by attention or not at all."""
+
+
+def unsupported(config: Any) -> str | None:
+    """Why the learner cannot train a model of this configuration of transformers, in words; None where
+    nothing speaks against it.
+    """
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap:
+        return f"it caps its logits at {cap:g} after the output head"
+    for name in ("logits_scaling", "logit_scale"):
+        if getattr(config, name, None) not in (None, 1):
+            return f"it scales its logits after the output head ({name} {getattr(config, name):g})"
+    kinds = {
+        *(getattr(config, "layer_types", None) or ()),
+        *(getattr(config, "layers_block_type", None) or ()),
+    }
+    if other := sorted(kinds - {*LAYERS}):
+        return f"its tokens meet elsewhere than in attention ({', '.join(other)})"
+    if not getattr(config, "num_attention_heads", None):
+        return "its tokens meet elsewhere than in attention"
+    return None
