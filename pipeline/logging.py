@@ -116,14 +116,15 @@ def native_stderr_to(path: Path) -> Generator[None]:
     """Sends the stderr of C++ code and child processes to `path`; Python's own still reaches the terminal."""
     sys.stderr.flush()
     terminal, old = os.dup(2), sys.stderr
-    with path.open("ab") as file:
-        os.dup2(file.fileno(), 2)
-    sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1)
+    pythons = os.fdopen(os.dup(terminal), "w", buffering=1)
     try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        sys.stderr = pythons
         yield
     finally:
-        sys.stderr.close()
         sys.stderr = old
+        pythons.close()
         os.dup2(terminal, 2)
         os.close(terminal)
 

@@ -52,18 +52,15 @@ def run_study(plan: Plan, folder: Path, options: LaunchOptions, console: Console
         knock(options.ray.cluster)
     import algorithms.igpo.algorithm  # noqa: F401 (it writes into a registry that Ray's start reads)
 
-    with starting_ray(options.ray, options.verbosity):
-        for cell in {(cell.method, cell.difficulty): cell for cell in [*tuning, *plan.cells()]}.values():
-            _check(cell.experiment(plan), cell.name, joins_cluster=joins_cluster)
-    with (
-        watched_ray(words="stopped: {}; finished cells are kept: the same command goes on"),
-        Interrupts(lambda name: _say_stopping(name, console)) as interrupts,
-        CellRunner(plan) as runner,
-    ):
-        tuned = _run_missing(plan, tuning, store, runner, console, "tuning", interrupts)
-        rates = best_rates(tuned)
-        cells = [with_rate(cell, rates) for cell in plan.cells()]
-        return tuned + _run_missing(plan, cells, store, runner, console, "cells", interrupts)
+    with watched_ray(words="stopped: {}; finished cells are kept: the same command goes on"):
+        with starting_ray(options.ray, options.verbosity):
+            for cell in {(cell.method, cell.difficulty): cell for cell in [*tuning, *plan.cells()]}.values():
+                _check(cell.experiment(plan), cell.name, joins_cluster=joins_cluster)
+        with Interrupts(lambda name: _say_stopping(name, console)) as interrupts, CellRunner(plan) as runner:
+            tuned = _run_missing(plan, tuning, store, runner, console, "tuning", interrupts)
+            rates = best_rates(tuned)
+            cells = [with_rate(cell, rates) for cell in plan.cells()]
+            return tuned + _run_missing(plan, cells, store, runner, console, "cells", interrupts)
 
 
 def _say_stopping(name: str, console: Console) -> None:

@@ -83,14 +83,14 @@ def verify_command(
     path = str(directory.path).replace("{", "{{").replace("}", "}}")
     lost = f"error: {path} cannot be verified: {{}}; give the same command again."
     try:
-        with directory.lock(), tempfile.TemporaryDirectory() as folder:
+        with directory.lock(), tempfile.TemporaryDirectory() as folder, watched_ray(BAD_INPUT, lost):
             found = plan_rerun(directory, after, iterations)
             with starting_ray(ray, verbose) as ray_start:
                 check_plan(found.plan, console, joins_cluster=joins_cluster)
                 with console.status("starting Ray ..."):
                     ray_start.wait()
             check_resources(found.plan, console, may_grow=joins_cluster)
-            with watched_ray(BAD_INPUT, lost), console.status("...") as status, native_stderr_aside(verbose):
+            with console.status("...") as status, native_stderr_aside(verbose):
                 verdict = rerun(found, Path(folder), status.update)
     except KeyboardInterrupt:
         say("stopped", error=True)

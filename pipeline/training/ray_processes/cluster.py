@@ -21,7 +21,7 @@ from pipeline.logging import level_of, native_stderr_aside
 from pipeline.ray_address import Cluster, knock, named_cluster, unreachable
 from pipeline.training.ray_processes.end import end_at_once
 from pipeline.training.ray_processes.processes import kill_descendants
-from pipeline.training.ray_processes.watch import remember_ray
+from pipeline.training.ray_processes.watch import INTERVAL, forget_ray, remember_ray
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -72,17 +72,18 @@ def starting_ray(options: RayOptions, verbosity: int = 0) -> Generator[RayStart]
     import ray
 
     start = RayStart(options.cluster)
-    if ray.is_initialized():
-        remember_ray()
-        start.ended.set()
-    else:
-        start.begin(options, verbosity)
+    forget_ray()
     with native_stderr_aside(verbosity):
         try:
+            if ray.is_initialized():
+                remember_ray()
+                start.ended.set()
+            else:
+                start.begin(options, verbosity)
             yield start
             start.wait()
         finally:
-            if not start.ended.is_set():
+            if start.is_under_way:
                 start.abandon()
 
 
@@ -97,7 +98,12 @@ class RayStart:
     def __init__(self, cluster: Cluster | None):
         self._cluster = cluster
         self._error: BaseException | None = None
+        self._has_begun = False
         self.ended = threading.Event()
+
+    @property
+    def is_under_way(self) -> bool:
+        return self._has_begun and not self.ended.is_set()
 
     def begin(self, options: RayOptions, verbosity: int) -> None:
         """Starts the thread. Raises InputError where no cluster answers."""
@@ -116,7 +122,9 @@ class RayStart:
         # In its thread Ray sets no handler of its own, and warns of that.
         logging.getLogger("ray._private.worker").addFilter(_is_not_about_sigterm)
         work = partial(self._run, arguments, is_quiet=not verbosity)
+        self._has_begun = True
         threading.Thread(target=work, name="ray-start", daemon=True).start()
+        threading.Thread(target=self._watch, name="ray-start-watch", daemon=True).start()
 
     def _run(self, arguments: dict[str, Any], *, is_quiet: bool) -> None:
         import ray
@@ -132,6 +140,11 @@ class RayStart:
             self._error = error
         self.ended.set()
         threading.Event().wait()
+
+    def _watch(self) -> None:
+        """A part that ends during the start is known for lost: Ray would wait for it, and end the process."""
+        while not self.ended.wait(INTERVAL):
+            remember_ray()
 
     def wait(self) -> None:
         """Returns when Ray is there.

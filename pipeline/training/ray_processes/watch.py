@@ -32,14 +32,22 @@ class RayLostError(RuntimeError):
     """A part of the Ray that this process started has ended. Its text is one sentence."""
 
 
-def remember_ray() -> None:
-    """Call it when Ray was started; where a cluster was joined, there is nothing to remember."""
+def forget_ray() -> None:
+    """Call it before Ray starts."""
     global _started
-    found = {}
+    _started = {}
+
+
+def remember_ray() -> None:
+    """Notes the parts that are there and were not noted before. Call it again and again while Ray starts, and
+    when it was started; where a cluster was joined, there is nothing to note.
+    """
+    global _started
+    found = dict(_started)
     for process in psutil.Process().children():
         with suppress(psutil.NoSuchProcess):  # another child, which has just ended
             if (name := process.name()) in PARTS:
-                found[name] = process
+                found.setdefault(name, process)
     _started = found  # at once: a watcher may be reading it
 
 
@@ -92,10 +100,11 @@ def watched_ray(code: int = FAILED, words: str = "the run failed: {}; --resume g
                 leave_lost_ray(code)
             return
 
-    before = signal.signal(signal.SIGUSR1, tell)
+    before = signal.getsignal(signal.SIGUSR1)
     watcher = threading.Thread(target=watch, name="ray-watch", daemon=True)
-    watcher.start()
-    try:
+    try:  # from here, because Ctrl-C may come before the thread has started
+        signal.signal(signal.SIGUSR1, tell)
+        watcher.start()
         yield
     except RayLostError:
         raise
@@ -105,7 +114,8 @@ def watched_ray(code: int = FAILED, words: str = "the run failed: {}; --resume g
         raise
     finally:
         over.set()
-        watcher.join()
+        if watcher.is_alive():
+            watcher.join()
         signal.signal(signal.SIGUSR1, before)
 
 

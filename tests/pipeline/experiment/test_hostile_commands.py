@@ -5,6 +5,7 @@ sentence of at most 300 characters, or the end of all checks. Seeded and bounded
 import random
 import re
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -45,7 +46,7 @@ def judged(run, monkeypatch, tmp_path):
 
     @contextmanager
     def starting(*_):
-        yield
+        yield SimpleNamespace(wait=lambda: None)
         raise InputError("Ray would start here.")
 
     monkeypatch.setattr("pipeline.training.launch.starting_ray", starting)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -15,6 +16,7 @@ from tiny_policy import write_experiment, write_policy
 
 from pipeline.training.failures import lost_learner
 from pipeline.training.ray_processes import watch as ray_watch
+from pipeline.training.ray_processes.cluster import RayOptions, RayStart, starting_ray
 from pipeline.training.ray_processes.watch import (
     RayLostError,
     lost_ray,
@@ -50,6 +52,21 @@ def test_a_part_that_ends_is_told_in_the_main_thread(parts, name):
         parts[name].kill()
         time.sleep(30)
     assert lost_ray() and signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_a_part_that_ends_while_ray_starts_is_told(parts, monkeypatch):
+    """Ray would wait for it a minute, and then end the process from C++."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **_: threading.Event().wait())
+    monkeypatch.setattr(RayStart, "abandon", lambda self: None)
+    with (
+        pytest.raises(RayLostError, match="^Ray's process gcs_server has ended "),
+        watched_ray(),
+        starting_ray(RayOptions()),
+    ):
+        while "gcs_server" not in ray_watch._started:
+            time.sleep(0.01)
+        parts["gcs_server"].kill()
 
 
 def test_an_error_that_follows_from_it_is_told_by_its_cause(parts):
