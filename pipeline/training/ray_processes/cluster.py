@@ -6,6 +6,7 @@ Ray itself would wait for missing ones without end.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import logging
 import re
 import signal
@@ -131,7 +132,8 @@ class RayStart:
 
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
-            ray.init(**arguments)
+            with _sigterm_kept():
+                ray.init(**arguments)
             remember_ray()
             end_at_once()
             if is_quiet:  # Ray's own farewell first waits half a second for what workers may still print
@@ -166,6 +168,22 @@ class RayStart:
 
         atexit.unregister(worker.shutdown)
         atexit.register(kill_descendants)
+
+
+@contextmanager
+def _sigterm_kept() -> Generator[None]:
+    """Puts back the handler of SIGTERM: Ray's C++ sets one that takes it for a crash, and aborts.
+
+    `signal.signal`, which does that too, is for the main thread alone.
+    """
+    get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
+    get.restype = put.restype = ctypes.c_void_p
+    put.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    handler = get(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        put(signal.SIGTERM, handler)
 
 
 def _is_not_about_sigterm(record: logging.LogRecord) -> bool:

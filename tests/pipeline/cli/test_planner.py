@@ -37,7 +37,7 @@ def in_order(question: str) -> str:
 @pytest.mark.timeout(60 * MINUTES)
 def test_a_policy_that_was_taught_to_plan_plans_and_searches_by_it(tmp_path: Path):
     made = Command(
-        tmp_path, "--out", "policy", "--start", "tiny", "--planning", "--steps", "150", "--threads", "1",
+        tmp_path, "--out", "policy", "--start", "tiny", "--planning", "--threads", "1",
         module="algorithms.embedded_policy",
     )  # fmt: skip
     assert made.end(30 * MINUTES) == 0, made.output.read_text()
@@ -50,11 +50,15 @@ def test_a_policy_that_was_taught_to_plan_plans_and_searches_by_it(tmp_path: Pat
     with open_run(run) as log:
         turns = log.sql(
             "SELECT question, turn_index, agent, action, decision_text FROM turns "
-            "JOIN episodes USING (run_id, iteration, split, episode_id)"
-        ).fetchall()
+            "JOIN episodes USING (run_id, iteration, split, episode_id) WHERE split = 'heldout'"
+        ).fetchall()  # greedy, before and after the one iteration
     first = [turn for turn in turns if turn[1] == 0]
     assert first and all(agent == "planner" for _, _, agent, _, _ in first)
     plans = [(question, said) for question, _, _, action, said in first if action == "message"]
     right = [said == f"<message> {in_order(question)} <end>" for question, said in plans]
-    assert len(plans) > 0.9 * len(first) and sum(right) > 0.3 * len(right)
+    assert len(plans) > 0.9 * len(first) and sum(right) > 0.7 * len(right), (
+        len(first),
+        len(plans),
+        sum(right),
+    )
     assert {agent for _, turn, agent, action, _ in turns if turn > 0 and action == "tool"} == {"searcher"}

@@ -1,17 +1,21 @@
-"""The end of a Ray that a run started: at once, with its workers and what they started."""
+"""A Ray that a run started: SIGTERM is the run's, and the end comes at once, with all that Ray started."""
 
 import subprocess
 import sys
 
 ENDS = """
-import subprocess
+import signal, subprocess
 import psutil, ray
 from pipeline.training.ray_processes import end as ray_end
 from pipeline.training.ray_processes.cluster import RayOptions, starting_ray
 from pipeline.training.ray_processes.processes import is_alive
 
 with starting_ray(RayOptions(num_cpus=1)):
-
+    pass
+try:
+    signal.raise_signal(signal.SIGTERM)
+    raise AssertionError("SIGTERM is not heard")
+except KeyboardInterrupt:
     pass
 ray_end.GRACE = 0.2
 
