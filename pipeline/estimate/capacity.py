@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.estimate.machines import GIB, Assumptions, Device
-from pipeline.estimate.workload import Model, Workload
+from pipeline.estimate.workload import DTYPE_BYTES, Model, Workload
+
+FLOAT32 = DTYPE_BYTES["float32"]
 
 
 @dataclass(frozen=True)
@@ -188,9 +190,12 @@ def memory_of(model: Model, work: Workload, device_memory: float) -> Memory:
         "learner: AdamW": 8.0 * trained,
         "learner: reference": model.parameters * work.dtype_bytes * per_part if has_reference else 0.0,
     }
+    head = 4.0 * model.vocabulary * model.hidden if model.trained >= model.parameters else 0.0
+    chunk = 4.0 * min(work.micro_batch_tokens * model.vocabulary, 2**25)
     of_rollouts = {
         "learner: activations": learners * _activations(model, work),
-        "learner: logits": learners * 3.0 * min(work.micro_batch_tokens * model.vocabulary, 2**25) * 4,
+        "learner: logits": learners * (3.0 * chunk + head),  # and the head's gradient of one chunk
+        "learner: autocast": learners * _cast_weights(model, work),
     }
     certain = sum(state.values())
     if work.offloads_optimizer:  # the moments come when the activations are gone
@@ -211,9 +216,27 @@ def memory_of(model: Model, work: Workload, device_memory: float) -> Memory:
 def _activations(model: Model, work: Workload) -> float:
     """Returns bytes of a micro-batch: all numbers of every layer, or one vector per layer and one layer's
     numbers.
+
+    As autograd keeps them: of a layer 8 vectors of the hidden width, keys, values and 4 of the intermediate
+    width in `dtype`; the residual stream and what the norms read in float32. What SmolLM2 keeps is 1.01 of
+    this, in float32 and in bfloat16 (`python -m benchmarks.learning.kept_tensors`).
     """
-    per_layer = 8 * model.hidden + 2 * model.kv_width + 4 * model.intermediate
+    in_dtype = (8 * model.hidden + 2 * model.kv_width + 4 * model.intermediate) * work.dtype_bytes
+    vectors = 1 if work.dtype_bytes == FLOAT32 else 4
+    layer = in_dtype + vectors * model.hidden * FLOAT32
     kept = (
-        model.layers * model.hidden + per_layer if work.gradient_checkpointing else model.layers * per_layer
+        model.layers * model.hidden * FLOAT32 + layer if work.gradient_checkpointing else model.layers * layer
     )
-    return float(work.micro_batch_tokens * kept * work.dtype_bytes)
+    return float(work.micro_batch_tokens * kept)
+
+
+def _cast_weights(model: Model, work: Workload) -> float:
+    """Returns bytes of the trained weights in `dtype`, which autograd keeps until the backward pass, also
+    where learners share the model. With checkpoints they are those of one layer and of the head.
+    """
+    if work.dtype_bytes == FLOAT32:
+        return 0.0
+    head = min(model.trained, float(model.vocabulary * model.hidden))
+    layers = model.trained - head
+    kept = head + layers / model.layers if work.gradient_checkpointing else model.trained
+    return kept * work.dtype_bytes

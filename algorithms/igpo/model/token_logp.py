@@ -80,7 +80,10 @@ def token_logp(
     before_U, first_U, pair_of_D = (
         torch.from_numpy(x).to(device) for x in (token_of_D[first_U], first_U, pair_of_D)
     )
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute_dtype is torch.bfloat16):
+    # Without its cache, which would hold all weights in bfloat16 where gradient checkpoints need one layer's.
+    with torch.autocast(
+        device.type, torch.bfloat16, enabled=compute_dtype is torch.bfloat16, cache_enabled=False
+    ):
         hidden_EH = backbone(model)(**rows.inputs()).last_hidden_state[0]
         hidden_UH, target_U = hidden_EH.index_select(0, before_U), target_D[first_U]
         head = model.get_output_embeddings()

@@ -67,8 +67,9 @@ def test_an_iteration_by_hand():
     assert parts["engine: KV cache"] == 48_000 and found.memory.engine_capacity == 15
     assert parts["learner: weights"] == 4000
     assert parts["learner: gradients"] == 4000 and parts["learner: AdamW"] == 8000
-    # 80 + 10 + 80 numbers per token and layer.
-    assert parts["learner: activations"] == 40 * 2 * 170 * 2
+    # 80 + 10 + 80 numbers in bfloat16 and 40 in float32 per token and layer.
+    assert parts["learner: activations"] == 40 * 2 * (170 * 2 + 40 * 4)
+    assert parts["learner: autocast"] == 2000
     assert parts["learner: reference"] == 0 and found.fits
     assert found.memory.engine == 50_000 and found.memory.engine + found.memory.learner == sum(parts.values())
 
@@ -107,10 +108,12 @@ def test_who_shares_the_memory_of_a_machine():
     gpu = parts()
     assert parts(num_runners=3, num_learners=2) == gpu, "one engine and one learner of several on a GPU"
     # 8,000 bytes of moments come for the step, when activations and logits are gone: those have more room.
-    of_rollouts = gpu["learner: activations"] + gpu["learner: logits"]
-    assert of_rollouts == 40 * 2 * 170 * 2 + 3 * 40 * 50 * 4 and of_rollouts > 8000
+    names = ("activations", "logits", "autocast")
+    of_rollouts = sum(gpu[f"learner: {name}"] for name in names)
+    assert of_rollouts == 40 * 2 * (170 * 2 + 40 * 4) + (3 * 40 * 50 * 4 + 4 * 50 * 10) + 2000 > 8000
     assert parts(offloads_optimizer=True) == gpu | {"learner: AdamW": 0.0}
-    assert parts(offloads_optimizer=True, micro_batch_tokens=1)["learner: AdamW"] == 8000 - of_rollouts / 40
+    small = parts(offloads_optimizer=True, micro_batch_tokens=1)
+    assert small["learner: AdamW"] == 8000 - sum(small[f"learner: {name}"] for name in names)
     two = parts(num_policies=2, trained_policies=1)
     doubled = ("engine: weights", "engine: KV cache", "learner: weights")
     assert two == {part: size * (2 if part in doubled else 1) for part, size in gpu.items()}
