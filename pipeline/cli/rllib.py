@@ -251,7 +251,7 @@ def _json_object(text: str) -> dict:
         ) from error
     if not isinstance(value, dict):
         raise InputError(
-            f"--stop {shown}: write metric and value, for instance --stop '{{\"training_iteration\": 20}}'."
+            f"--stop {shown}: write metric and value, for instance --stop training_iteration=20."
         )
     return value
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 SAMPLE = 64
 """Questions that a measurement takes."""
 BELIEF_WITH = 0.5
-"""With gold evidence, mean belief in the gold answer should be at least this."""
+"""With gold evidence, mean belief in the gold answer should be at least this, or have risen."""
+BELIEF_RISE = 0.2
+"""By at least this."""
 BELIEF_WITHOUT = 0.3
 """Without it, it should be at most this."""
 VALID_TURNS = 0.6
@@ -119,11 +121,12 @@ def belief(policy: Policy) -> Finding:
         f"in the gold answer {low:.3f} before and {high:.3f} with the gold documents "
         f"({len(queries)} questions)"
     )
-    if high < BELIEF_WITH:
+    if high < BELIEF_WITH and high - low < BELIEF_RISE:
         return Finding(
             "belief",
             "warn",
-            f"{text}: below {BELIEF_WITH} with evidence, gains will be weak; warm the policy up",
+            f"{text}: below {BELIEF_WITH} with evidence, and a rise below {BELIEF_RISE}: gains will be weak; "
+            "warm the policy up",
         )
     if low > BELIEF_WITHOUT:
         return Finding(

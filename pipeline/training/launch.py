@@ -201,6 +201,9 @@ def _train(
 ) -> Ending:
     """Opens log, tracker and algorithm, trains, and closes them however it ends."""
     experiment = plan.experiment
+    if resumed_from is not None and resumed_from > 0:
+        stop = ", ".join(f"{name} {value:g}" for name, value in experiment.stop.items())
+        console.print(f"goes on after  iteration {resumed_from}, until {stop or 'Ctrl-C'}", soft_wrap=True)
     with open_attempt(
         run, plan.resolved, plan.config, resumed_from, plan.identity, experiment.mlflow
     ) as attempt:
@@ -276,8 +279,9 @@ def _print_summary(
         lines.append(("report", _relative(report)))
     lines.append(("metrics", run.metadata["mlflow_ui"]))
     if checkpoints.last:
-        lines.append(("evaluate", f"rllib evaluate {_relative(best)}"))
-        lines.append(("ask", f"igpo ask {_relative(best)} {shlex.quote(ending.question or '...')}"))
+        trust = " --trust" if run.metadata.get("own_code") else ""  # it is asked for code of one's own
+        lines.append(("evaluate", f"rllib evaluate {_relative(best)}{trust}"))
+        lines.append(("ask", f"igpo ask {_relative(best)}{trust} {shlex.quote(ending.question or '...')}"))
     if ending.how == "interrupted":
         lines.append(("go on", options.resume_command))
     _print_lines(console, *lines)

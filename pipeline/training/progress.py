@@ -1,4 +1,4 @@
-"""Progress of a run for its user: one live line on a terminal, plain lines in a file or a pipe."""
+"""Progress of a run for its user: a line for each iteration; on a terminal, what goes on below them."""
 
 from __future__ import annotations
 
@@ -60,10 +60,9 @@ class Progress:
     def iteration(self, iteration: int, metrics: dict[str, float]) -> None:
         """One iteration is done; `metrics` is `result["igpo"]`."""
         line = f"iteration {iteration}{self._of_total} · {describe(metrics)}{self._eta(iteration)}"
+        self.message(line)
         if self._live:
-            self._live.update(_spinning(line))
-        else:
-            self.message(line)
+            self._live.update(_spinning(f"iteration {iteration + 1}{self._of_total} ..."))
 
     def evaluation(self, when: str, scores: Mapping[str, float], *, best: bool = False) -> None:
         """Held-out scores (`result["evaluation"]`); `when` says after how much training."""

@@ -99,7 +99,7 @@ def _turn_title(turn: dict[str, Any], listener: str | None) -> Text:
     if said:
         title.append(": ").append(visible(said), style="bold")
     if turn["gold_hit"]:
-        title.append("  ● new gold", style="green")
+        title.append("  ● evidence", style="green")
     return title
 
 

@@ -1,6 +1,7 @@
 -- How often does a group give no learning signal under the outcome alone, and how much of that does information gain rescue?
 -- collapsed_or_faint: counts groups that learn from noise as collapsed. collapsed_or_identical: counts groups whose rollouts are equal token for token.
--- rescued: share of groups that collapsed under the outcome and whose gains spread by more than noise (std of at least 1e-3).
+-- rescued: share of groups that collapsed under the outcome and not as trained, noise counted as none (gains that spread by at least 1e-3); 0 where the
+-- estimator takes no gains.
 SELECT
     run_id,
     iteration,

@@ -80,7 +80,8 @@ def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
                 ),
                 line(
                     "Groups rescued by information gain",
-                    "no signal under the outcome, a spread of gains above noise",
+                    "no signal under the outcome, yet one as trained, above noise; 0% where the estimator "
+                    "takes no gains",
                     lambda q: _share(_mean(q["advantage_collapse"], "rescued", "groups")),
                 ),
             ],
@@ -131,7 +132,7 @@ def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
                 ),
                 line(
                     "Tool calls that failed",
-                    "all tools",
+                    "all tools, held-out questions included",
                     lambda q: _ratio(q["tool_errors"], "errors", "calls"),
                 ),
                 line("Seconds per iteration", "training, mean", lambda q: _seconds(q["phase_seconds"])),

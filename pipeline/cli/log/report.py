@@ -29,13 +29,17 @@ def report_command(
     Examples:
 
     - `igpo report` (the newest run)
-    - `igpo report runs/igpo runs/grpo --out comparison.html`
+    - `igpo report igpo igpo-grpo --out comparison.html`
     """
     from pipeline.terminal import Console, say
 
     console = Console(stderr=True)
     with console.status("writing the report ..."):
+        from pipeline.analysis import locate_run
         from pipeline.analysis.report import write_report
 
         path = write_report(runs or ["last"], out, runs_dir)
+    for run in runs or ["last"]:
+        if choice := locate_run(run, runs_dir).choice:
+            say(f"{run}: {choice}")
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")

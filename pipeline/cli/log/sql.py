@@ -75,7 +75,7 @@ def sql_command(
 
     - `igpo sql last "SELECT turn_index, avg(gain) FROM turns GROUP BY ALL ORDER BY ALL"`
     - `igpo sql last --named advantage_collapse`
-    - `igpo sql igpo grpo --named learning_curve --out curves.parquet`
+    - `igpo sql igpo igpo-grpo --named learning_curve --out curves.parquet`
     - `igpo sql runs/igpo/RUN_ID --file question.sql`
     - `igpo sql last` (a prompt)
     """

@@ -58,7 +58,7 @@ def test_a_part_that_ends_while_ray_starts_is_told(parts, monkeypatch):
     """Ray would wait for it a minute, and then end the process from C++."""
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", lambda **_: threading.Event().wait())
-    monkeypatch.setattr(RayStart, "abandon", lambda self: None)
+    monkeypatch.setattr(RayStart, "abandon", lambda self: self.ended.set())
     with (
         pytest.raises(RayLostError, match="^Ray's process gcs_server has ended "),
         watched_ray(),

@@ -52,13 +52,13 @@ def test_a_rollout_is_printed_turn_by_turn(run_folder):
         "gold      Rome / Roma",
         "answer    ✓ right  Rome",
         "worth     outcome +1.00, F1 1.00, gain in all +2.000, 2 hops",
-        "turn 0 searcher  search: author of foo  ● new gold ─────────────────────────────",
+        "turn 0 searcher  search: author of foo  ● evidence ─────────────────────────────",
         "<search>author of foo</search>",
         "a document",
         "belief 0.100 █░······················ 0.050",  # 2.4 and 1.2 of 24 cells
         "gain -0.500   advantage +0.500   generate 0.00, tool 0.10, score 0.00 s, 4",
         "tokens",
-        "turn 1 searcher  search: Jane birthplace  ● new gold ───────────────────────────",
+        "turn 1 searcher  search: Jane birthplace  ● evidence ───────────────────────────",
         "<search>Jane birthplace</search>",
         "a document",
         "belief 0.050 █▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓·· 0.900",
@@ -85,7 +85,7 @@ def test_several_agents_are_shown_in_lanes(tmp_path):
     ]
     titles = [line.rstrip(" ─") for line in output.splitlines() if line.endswith("──")]
     assert titles[:3] == [
-        "turn 0 searcher → reader  search: bar  ● new gold",
+        "turn 0 searcher → reader  search: bar  ● evidence",
         "turn 1 reader → searcher  message",
         "turn 2 searcher → reader  search: foo",
     ]
