@@ -49,6 +49,11 @@ def ask(
     episode = env.episode
     contexts: dict[str, list[int]] = {}
     console.print(Text.assemble(("question  ", "bold"), text))
+    if unknown := unknown_words(policy.task.protocol.tokenizer, text):
+        known = next(iter(policy.task.heldout_questions), None)
+        like = f"; it answers questions like: {known.text}" if known else ""
+        told = f"          the policy does not know {', '.join(unknown)}{like}"
+        console.print(Text(told, style="yellow"), soft_wrap=True)
     has_belief = bool(episode.templates.golds_K)
     if golds and not has_belief:
         console.print(Text("          the right answer is too long to score belief in it", style="dim"))
@@ -108,6 +113,14 @@ def _show(turn: Turn, console: Console) -> None:
     console.print(Padding(Text(turn.decision_text.strip(), style="italic"), (0, 0, 0, 10)))
     if turn.observation_text.strip():
         console.print(Padding(Text(turn.observation_text.strip(), style="dim"), (0, 0, 0, 10)))
+
+
+def unknown_words(tokenizer: Any, text: str) -> list[str]:
+    """The words of `text` that the tokenizer has no token for; none where it can spell any word."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return []
+    return [word for word in text.split() if unknown in tokenizer.encode(word, add_special_tokens=False)]
 
 
 def _belief(policy: Policy, episode: SearchEpisode) -> float:
