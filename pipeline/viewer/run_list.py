@@ -57,11 +57,11 @@ def show_runs(runs: list[ListedRun], console: Console) -> None:
         "run": [run.run_id for run in runs],
         "EM before": [_score(run.em_before) for run in runs],
         "EM after": [_score(run.em_after) for run in runs],
-        "status": [run.status for run in runs],
-        "preset": [_estimator(run.preset or "") for run in runs],
         "iterations": ["" if run.iteration is None else str(run.iteration) for run in runs],
-        "started": [_local(run.created) for run in runs],
+        "status": [run.status for run in runs],
         "set": [run.set for run in runs],
+        "preset": [_estimator(run.preset or "") for run in runs],
+        "started": [_local(run.created) for run in runs],
     }
     numbers = ("EM before", "EM after", "iterations")
     print_fitted(
