@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -100,11 +102,10 @@ def _label(process: psutil.Process) -> str | None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """The size of all files below `folder`; a file that goes away meanwhile counts nothing."""
+    """The size of all files below `folder`; a file or folder that goes away meanwhile counts nothing."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size
-        except FileNotFoundError:
-            continue
+    for place, folders, files in os.walk(folder):  # which passes over what is gone; `rglob` raises
+        for name in (*folders, *files):
+            with suppress(FileNotFoundError):
+                total += Path(place, name).lstat().st_size
     return total

@@ -1,5 +1,7 @@
 """The numbers that a soak reports, by hand."""
 
+import os
+
 import duckdb
 import pyarrow as pa
 import pytest
@@ -29,6 +31,20 @@ def test_the_size_of_a_run_counts_every_file(tmp_path):
     (run / "rollouts/a").write_bytes(b"12345")
     assert run_folder(tmp_path) == run
     assert folder_bytes(run) == 7 + sum(path.lstat().st_size for path in run.rglob("*") if path.is_dir())
+
+
+def test_a_folder_that_goes_away_is_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "kept").write_bytes(b"12345")
+    found = os.scandir
+
+    def scan(path):
+        if str(path).endswith("gone"):
+            raise FileNotFoundError(path)
+        return found(path)
+
+    monkeypatch.setattr("os.scandir", scan)
+    assert folder_bytes(tmp_path) == 5 + (tmp_path / "gone").lstat().st_size
 
 
 def test_the_seconds_of_a_step_are_counted_once(tmp_path):
