@@ -23,7 +23,7 @@ from algorithms.igpo.learner.token_batch import row_lengths, take_rows
 from algorithms.igpo.model.causal_lm import DTYPES
 from algorithms.igpo.model.token_logp import token_logp
 from benchmarks.devices import device_of
-from benchmarks.learning.learner_throughput import make_batch, make_learner, options
+from benchmarks.learning.learner_throughput import batch_of, make_learner, options
 from pipeline.estimate.capacity import memory_of
 from pipeline.estimate.machines import GIB
 from pipeline.estimate.workload import Expected, model_of, workload_of
@@ -51,13 +51,8 @@ def count(args: argparse.Namespace) -> tuple[Counter[str], dict[str, float]]:
     device = device_of(args.device)
     learner = make_learner(args, device)
     model = learner._hugging_face("default_policy").hf
-    batch, _ = make_batch(
-        args.rows,
-        args.longest,
-        model.config.vocab_size,
-        turn_tokens=args.turn_tokens,
-        observation_tokens=args.observation_tokens,
-    )
+    model.train()  # as in an update; without it there are no gradient checkpoints
+    batch, _ = batch_of(args, model.config.vocab_size)
     micro = take_rows(batch, row_lengths(batch), np.arange(args.rows), device)
     shapes = {tuple(parameter.shape) for parameter in model.parameters() if parameter.dim() > 1}
     shapes |= {shape[::-1] for shape in shapes}

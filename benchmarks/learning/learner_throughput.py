@@ -90,6 +90,17 @@ def make_batch(
     return join_rows(made), layout
 
 
+def batch_of(args: argparse.Namespace, vocabulary: int) -> tuple[TokenBatch, TokenLayout]:
+    """The rows that the command line asks for."""
+    return make_batch(
+        args.rows,
+        args.longest,
+        vocabulary,
+        turn_tokens=args.turn_tokens,
+        observation_tokens=args.observation_tokens,
+    )
+
+
 def bare_update(
     model,
     optimizer,
@@ -154,13 +165,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], IGPOConfig]:
         torch.set_num_threads(1)
     learner = make_learner(args, device)
     model = learner._hugging_face("default_policy").hf
-    batch, layout = make_batch(
-        args.rows,
-        args.longest,
-        model.config.vocab_size,
-        turn_tokens=args.turn_tokens,
-        observation_tokens=args.observation_tokens,
-    )
+    batch, layout = batch_of(args, model.config.vocab_size)
     learner.notes.layouts = {"default_policy": layout}
     lengths_R, rows = row_lengths(batch), np.arange(args.rows)
     micro_batches = split_micro_batches(rows, lengths_R, rows, args.tokens_per_micro_batch)

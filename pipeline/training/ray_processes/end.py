@@ -1,8 +1,8 @@
 """Ends the Ray that this process started in a moment, and its workers with it.
 
 Ray sends SIGTERM to its five processes, one after the other, and gives each a second before it kills it. A
-run's own Ray keeps SIGTERM blocked (`cluster._Start`), so each took its second; workers and
-agents ended when they noticed.
+run's own Ray keeps SIGTERM blocked (`cluster.RayStart`), so each took its second; workers and agents ended
+when they noticed.
 """
 
 from __future__ import annotations
