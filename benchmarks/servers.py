@@ -74,15 +74,15 @@ class Server:
             self._process = None
 
 
-def retriever(folder: Path, world: WorldSettings) -> Server:
-    """`igpo serve-retriever` over the documents of a world, which it writes into `folder`."""
+def retriever(folder: Path, world: WorldSettings, port: int | None = None) -> Server:
+    """`igpo serve-retriever` over the a world, which it writes into `folder`; `port` None: a free one."""
     corpus = folder / "world.jsonl"
     lines = [
         json.dumps({"id": document.id, "contents": f'"{document.title}"\n{document.text}'})
         for document in build_world(world).documents
     ]
     corpus.write_text("\n".join(lines) + "\n")
-    port = _free_port()
+    port = port or _free_port()
     words = ["-m", "pipeline.cli.igpo", "serve-retriever", str(corpus), "--port", str(port)]
     return Server("retriever", words, folder, port)
 

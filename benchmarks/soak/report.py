@@ -17,18 +17,21 @@ from pipeline.terminal import Console
 
 GROWTH = """
 SELECT
-    process,
+    if(parts > 1, process || ', part ' || part, process) AS name,
     count(*) AS looks,
     first(mib ORDER BY minutes) FILTER (minutes >= warm) AS at_first,
     last(mib ORDER BY minutes) AS at_last,
     60 * regr_slope(mib, minutes) FILTER (minutes >= (warm + latest) / 2) AS slope,
     min(descriptors) FILTER (minutes >= warm) AS fewest,
     max(descriptors) FILTER (minutes >= warm) AS most
-FROM samples, (SELECT max(minutes) / 5 AS warm, max(minutes) AS latest FROM samples)
-GROUP BY process HAVING slope IS NOT NULL ORDER BY process
+FROM samples JOIN (
+    SELECT part, min(minutes) + (max(minutes) - min(minutes)) / 5 AS warm, max(minutes) AS latest
+    FROM samples GROUP BY part
+) USING (part), (SELECT max(part) AS parts FROM samples)
+GROUP BY process, part, parts HAVING slope IS NOT NULL ORDER BY process, part
 """
-"""The first fifth is left out: processes start and caches fill. The slope is of the second half; a process
-that was not looked at twice there is left out."""
+"""The first fifth of a part is left out: processes start and caches fill. The slope is of its second half; a
+process that was not looked at twice there is left out."""
 STEPS = """
 SELECT iteration, seconds['total'] + coalesce(seconds['log'], 0) AS seconds, tool_calls, failed FROM (
     SELECT iteration, seconds FROM iterations WHERE split = 'train' AND seconds['total'] IS NOT NULL

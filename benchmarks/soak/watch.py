@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import duckdb
 import psutil
 
 from benchmarks.kill_matrix.run import run_folder
@@ -31,16 +32,26 @@ class Watcher(threading.Thread):
         folder: the folder of the soak.
         pids: returns name to pid of the driver and the servers; None for one that is not there.
         every: seconds between looks.
+        part: which part of the soak this is, from 1. The run's processes and servers start anew in each.
+        minutes: what the earlier parts span.
     """
 
-    def __init__(self, folder: Path, pids: Callable[[], dict[str, int | None]], every: float):
+    def __init__(
+        self,
+        folder: Path,
+        pids: Callable[[], dict[str, int | None]],
+        every: float,
+        *,
+        part: int = 1,
+        minutes: float = 0.0,
+    ):
         super().__init__(daemon=True)
-        self._folder, self._pids, self._every = folder, pids, every
-        self._began, self._ended = time.monotonic(), threading.Event()
+        self._folder, self._pids, self._every, self._part = folder, pids, every, part
+        self._began, self._ended = time.monotonic() - 60 * minutes, threading.Event()
 
     def run(self) -> None:
         while not self._ended.wait(self._every):
-            lines = [json.dumps(sample) for sample in self.look()]
+            lines = [json.dumps({"part": self._part} | sample) for sample in self.look()]
             with (self._folder / SAMPLES).open("a") as file:
                 file.writelines(f"{line}\n" for line in lines)
 
@@ -60,6 +71,15 @@ class Watcher(threading.Thread):
         if run is not None:
             rows.append({"minutes": minutes, "process": "folder", "mib": folder_bytes(run) / MIB})
         return rows
+
+
+def looked(folder: Path) -> tuple[int, float]:
+    """How many parts looked at a run in `folder`, and the minutes that they span together."""
+    if not (folder / SAMPLES).exists():
+        return 0, 0.0
+    samples = duckdb.read_json(str(folder / SAMPLES), format="newline_delimited")
+    ((parts, minutes),) = samples.query("samples", "SELECT max(part), max(minutes) FROM samples").fetchall()
+    return parts, minutes
 
 
 def _measured(name: str, pid: int) -> list[dict]:

@@ -1,5 +1,6 @@
 """The numbers that a soak reports, by hand."""
 
+import json
 import os
 
 import duckdb
@@ -8,8 +9,9 @@ import pytest
 from rollout_log_samples import train_1, train_2, write_run
 
 from benchmarks.kill_matrix.run import run_folder
+from benchmarks.soak.__main__ import port_of_retriever, write_experiment
 from benchmarks.soak.report import STEPS, growth
-from benchmarks.soak.watch import folder_bytes
+from benchmarks.soak.watch import folder_bytes, looked
 from pipeline.analysis import open_run
 
 
@@ -20,8 +22,35 @@ def test_growth_is_that_after_the_first_fifth():
     ]
     rows[0]["mib"] = rows[1]["mib"] = 0.0
     rows += [{"minutes": float(k), "process": "gone", "mib": 7.0, "descriptors": 1} for k in range(2)]
-    (driver,) = growth(duckdb.from_arrow(pa.Table.from_pylist(rows)))
-    assert driver == ("driver", 10, 102.0, 109.0, pytest.approx(60.0), 7, 14)
+    assert _growth(rows) == [("driver", 10, 102.0, 109.0, pytest.approx(60.0), 7, 14)]
+
+
+def test_processes_of_each_part_are_told_apart():
+    """A part of ten looks that grows by 1 MiB a minute; after a kill one of five that grows by 2."""
+    first = [{"minutes": float(k), "mib": 100.0 + k, "part": 1} for k in range(10)]
+    second = [{"minutes": 10.0 + k, "mib": 50.0 + 2 * k, "part": 2} for k in range(5)]
+    rows = [{"process": "driver", "descriptors": 5} | row for row in first + second]
+    assert _growth(rows) == [
+        ("driver, part 1", 10, 102.0, 109.0, pytest.approx(60.0), 5, 5),
+        ("driver, part 2", 5, 52.0, 58.0, pytest.approx(120.0), 5, 5),
+    ]
+
+
+def _growth(rows):
+    return growth(duckdb.from_arrow(pa.Table.from_pylist([{"part": 1} | row for row in rows])))
+
+
+def test_a_soak_knows_how_far_it_came(tmp_path):
+    assert looked(tmp_path) == (0, 0.0)
+    lines = [{"part": 1, "minutes": 9.5, "process": "gcs"}, {"part": 2, "minutes": 12.25, "process": "gcs"}]
+    (tmp_path / "samples.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert looked(tmp_path) == (2, 12.25)
+
+
+def test_a_soak_goes_on_with_the_port_of_its_experiment(tmp_path):
+    assert port_of_retriever(tmp_path) is None
+    write_experiment(tmp_path, 40417)
+    assert port_of_retriever(tmp_path) == 40417
 
 
 def test_the_size_of_a_run_counts_every_file(tmp_path):
