@@ -1,0 +1,70 @@
+"""What an estimator pays for a decision, by hand."""
+
+import numpy as np
+import pytest
+
+from benchmarks.real_text.push import advantages_of, decisions, paid, rows_of
+
+
+def rollout(group, number, actions, names_gold, em):
+    turns = len(actions)
+    return {
+        "id": f"{group}/{number}",
+        "group": group,
+        "outcome": em,
+        "em": em,
+        "initial_scores_K": [-3.0],
+        "scores_T1K": [[-3.0 + 2.5 * sum(names_gold[: t + 1])] for t in range(turns - 1)] + [None],
+        "bears_gain_T": [True] * (turns - 1) + [False],
+        "agents_T": ["searcher"] * turns,
+        "malformed": False,
+        "turn_limit": False,
+        "answered": True,
+        "without_belief": False,
+        "actions_T": actions,
+        "names_gold_T": names_gold,
+    }
+
+
+ROWS = [
+    rollout("a", 0, ["tool", "tool", "answer"], [False, True, False], 1.0),
+    rollout("a", 1, ["tool", "answer"], [False, False], 0.0),
+    rollout("b", 0, ["tool", "answer"], [False, False], 0.0),
+    rollout("b", 1, ["tool", "answer"], [False, False], 0.0),
+]
+
+
+def test_a_decision_counts_the_rollouts_that_reach_it():
+    """All four reach turn 2, one of them searches there; it alone reaches turn 3, and has read the answer."""
+    found = {decision.name: decision for decision in decisions(ROWS)}
+    assert list(found) == [
+        "1: finds the answer's page", "1: searches", "2: finds the answer's page", "2: searches",
+        "3: answers right", "3: searches",
+    ]  # fmt: skip
+    assert found["2: searches"].turn_D.tolist() == [1, 4, 6, 8]
+    assert found["2: searches"].above_share_D.tolist() == [0.5, -0.5, 0.0, 0.0]
+    assert found["2: searches"].gained_em == 1.0
+    assert found["3: answers right"].made_D.tolist() == [1]
+
+
+def test_grpo_pays_a_second_search_by_its_outcome():
+    """Advantages are 1 on three turns, -1 on two and 0 on four: a root mean square of (5/9)^0.5. Group a pays
+    (0.5 + 0.5) / (5/9)^0.5, group b nothing: mean 0.67 and spread 0.67 of one group."""
+    second = next(decision for decision in decisions(ROWS) if decision.name == "2: searches")
+    found = paid(advantages_of(ROWS, "grpo"), second, groups=2, groups_per_update=2)
+    assert found.push == pytest.approx((9 / 5) ** 0.5, abs=1e-5)
+    assert found.signal == pytest.approx(2**0.5)
+    assert found.right_way == 1.0
+
+
+def test_decisions_without_a_choice_are_left_out():
+    ((decision, (found,)),) = rows_of(ROWS, ["igpo_returns"], groups_per_update=1)
+    assert decision.name == "2: searches"
+    assert found.push > 0
+
+
+def test_an_estimator_that_pays_nothing_has_no_way():
+    second = decisions(ROWS)[3]
+    found = paid(np.zeros(9), second, groups=2, groups_per_update=8)
+    assert (found.push, found.signal) == (0.0, 0.0)
+    assert np.isnan(found.right_way)
