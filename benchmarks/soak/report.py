@@ -101,7 +101,8 @@ def draw(samples: list[dict], steps: list[dict]) -> alt.VConcatChart:
     minutes = alt.X("minutes:Q", title="minutes")
 
     def panel(values: list[dict], x: alt.X, field: str, title: str, *, by_process: bool) -> alt.Chart:
-        chart = line.encode(x=x, y=alt.Y(f"{field}:Q", title=title)).properties(data=alt.Data(values=values))
+        y, detail = alt.Y(f"{field}:Q", title=title), ["part:N"] if "part" in values[0] else []
+        chart = line.encode(x=x, y=y, detail=detail).properties(data=alt.Data(values=values))
         return chart.encode(color=alt.Color("process:N", title=None)) if by_process else chart
 
     return alt.vconcat(
