@@ -263,3 +263,18 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert made == [kills[0].name, kills[1].name, kills[1].name, kills[2].name]
     assert "3 of 3 kills, 0 not ok" in capsys.readouterr().out
     assert [row["kill"] for row in program.load(tmp_path)] == [kill.name for kill in kills]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "made", "bad", "excused", "code"),
+    [
+        (3, 3, 0, 0, 0),
+        (3, 3, 1, 0, 1),
+        (3, 2, 0, 0, 1),  # a kill that met nothing
+        (3, 2, 0, 1, 0),  # time was over, or the machine cannot run the cell
+        (3, 0, 0, 3, 1),
+        (0, 0, 0, 0, 1),  # no cell has that name
+    ],
+)
+def test_the_exit_code_counts_what_was_not_made(wanted, made, bad, excused, code):
+    assert program.exit_code(wanted, made, bad, excused) == code
