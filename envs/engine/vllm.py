@@ -22,6 +22,9 @@ def import_vllm(dtype: Literal["float32", "bfloat16"]) -> Any:
     # Sampling is over the whole vocabulary, where this kernel of FlashInfer's has nothing to do; only its
     # import and its compilation would take time.
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    # oneDNN keeps a primitive of about 0.3 MiB for each new shape of a product on a CPU. Its own 1,024 take
+    # 240 MiB, and as many again are lost to gaps in the heap when they give way to others.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     if dtype == "float32":
         # Else Triton's attention multiplies with 10 bits of mantissa on GPUs, and the learner with 23.
         os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")

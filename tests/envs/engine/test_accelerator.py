@@ -128,3 +128,19 @@ def test_graphs_and_precision_follow_the_device(machine, monkeypatch, gpus, give
     # TF32 in the engine's attention would part its log-probs from the learner's.
     assert os.environ.get("TRITON_F32_DEFAULT") == ("ieee" if dtype == "float32" else None)
     monkeypatch.delenv("TRITON_F32_DEFAULT", raising=False)
+
+
+@pytest.mark.parametrize("given", [None, "1024"])
+def test_the_cache_that_grows_an_env_runner_is_small_unless_set(monkeypatch, given):
+    import os
+    import sys
+
+    from envs.engine.vllm import import_vllm
+
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=object))
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    import_vllm("float32")
+    assert os.environ[name] == (given or "128")
