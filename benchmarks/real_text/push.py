@@ -9,6 +9,8 @@ push        what an update pays: the sum over its groups of advantage times (mad
             made it), as in the named query `search_again`, advantages scaled to a root mean square of 1.
             Positive makes the decision more likely. Mean over updates.
 signal      this mean by the standard deviation over updates, with a 95% interval over groups.
+rollouts    those that give as much signal as one of the first preset's, (its signal / this signal)^2, with a
+            95% interval over groups, which both share. Below 1 is better.
 right way   of the updates that push at all, the share that pushes the way that exact match says.
 
 Decisions: to search at the k-th turn, of the rollouts that reach it; to find a page that names a gold answer,
@@ -34,6 +36,8 @@ from pipeline.terminal import Console
 
 UPDATES = 4_000
 RESAMPLES = 2_000
+TOO_MANY = 1_000.0
+"""Stands for more rollouts than this, also where there is no signal, or one that goes the other way."""
 SCORED = tuple(field.name for field in fields(ScoredRollout))
 
 
@@ -64,12 +68,13 @@ class Decision(NamedTuple):
 
 
 class Paid(NamedTuple):
-    """What an estimator pays for a decision."""
+    """What an estimator pays for a decision, and 95% intervals."""
 
     push: float
     signal: float
-    low: float
-    high: float
+    signal_interval: tuple[float, float]
+    rollouts: float
+    rollouts_interval: tuple[float, float]
     right_way: float
 
 
@@ -115,31 +120,51 @@ def advantages_of(rows: list[dict[str, Any]], preset: str, **changes: Any) -> np
     return assign(chosen, config, rollouts, None, turn_batch(rollouts, config)).advantages_M
 
 
-def paid(advantages_M: np.ndarray, decision: Decision, groups: int, groups_per_update: int) -> Paid:
-    """What advantages pay for `decision` in an update of `groups_per_update` of the `groups` sampled."""
+def push_by_group(advantages_M: np.ndarray, decision: Decision, groups: int) -> np.ndarray:
+    """What the advantages of all turns pay for `decision`, by group: [P]."""
     unit_M = advantages_M / max(float(np.sqrt((advantages_M**2).mean())), 1e-12)
     pushes_D = decision.above_share_D * unit_M[decision.turn_D]
-    push_P = np.bincount(decision.group_D, weights=pushes_D, minlength=groups)
+    return np.bincount(decision.group_D, weights=pushes_D, minlength=groups)
+
+
+def paid(push_P: np.ndarray, baseline_P: np.ndarray, gained_em: float, groups_per_update: int) -> Paid:
+    """What an estimator pays for a decision in updates of `groups_per_update` of the groups P.
+
+    Args:
+        push_P: what it pays in each group.
+        baseline_P: what the estimator pays that it is compared with.
+        gained_em: exact match with the decision less that without it; its sign is the right way.
+        groups_per_update: groups of one update.
+    """
+    groups = len(push_P)
     generator = np.random.default_rng(0)
-    resampled = push_P[generator.integers(0, groups, (RESAMPLES, groups))]
-    low, high = percentile_interval(_signal(resampled, groups_per_update))
+    resampled_XP = generator.integers(0, groups, (RESAMPLES, groups))
     drawn = push_P[generator.integers(0, groups, (UPDATES, groups_per_update))].sum(axis=1)
     some = np.abs(drawn) > 1e-9
-    right = np.sign(drawn[some]) == np.sign(decision.gained_em)
+    signals_X = _signal(push_P[resampled_XP], groups_per_update)
+    bases_X = _signal(baseline_P[resampled_XP], groups_per_update)
+    signal, base = (_signal(pushes_P[None], groups_per_update) for pushes_P in (push_P, baseline_P))
     return Paid(
         push=float(push_P.mean()) * groups_per_update,
-        signal=float(_signal(push_P, groups_per_update)),
-        low=low,
-        high=high,
-        right_way=float(right.mean()) if some.any() else float("nan"),
+        signal=signal.item(),
+        signal_interval=percentile_interval(signals_X),
+        rollouts=_squared_ratio(base, signal).item(),
+        rollouts_interval=percentile_interval(_squared_ratio(bases_X, signals_X)),
+        right_way=float((np.sign(drawn[some]) == np.sign(gained_em)).mean()) if some.any() else float("nan"),
     )
 
 
-def _signal(push_P: np.ndarray, groups_per_update: int) -> np.ndarray:
-    """Mean by standard deviation of the sum over an update's groups, over the last axis; 0 without spread."""
-    spread = push_P.std(axis=-1)
-    mean = push_P.mean(axis=-1) * np.sqrt(groups_per_update)
-    return np.divide(mean, spread, out=np.zeros_like(mean), where=spread > 0)
+def _signal(push_XP: np.ndarray, groups_per_update: int) -> np.ndarray:
+    """Mean by standard deviation of the sum over an update's groups, [X]; 0 without spread."""
+    spread_X = push_XP.std(axis=1)
+    mean_X = push_XP.mean(axis=1) * np.sqrt(groups_per_update)
+    return np.divide(mean_X, spread_X, out=np.zeros_like(mean_X), where=spread_X > 0)
+
+
+def _squared_ratio(base_X: np.ndarray, signal_X: np.ndarray) -> np.ndarray:
+    """(base / signal)^2, at most `TOO_MANY`."""
+    ratio_X = np.divide(base_X, signal_X, out=np.full_like(base_X, -1.0), where=signal_X != 0)
+    return np.where(ratio_X >= 0, np.minimum(ratio_X**2, TOO_MANY), TOO_MANY)
 
 
 def rows_of(
@@ -150,7 +175,17 @@ def rows_of(
     advantages = [advantages_of(samples, preset) for preset in presets]
     for decision in decisions(samples):
         if decision.above_share_D.any():
-            yield decision, [paid(a_M, decision, groups, groups_per_update) for a_M in advantages]
+            pushes = [push_by_group(advantages_M, decision, groups) for advantages_M in advantages]
+            em = decision.gained_em
+            yield decision, [paid(push_P, pushes[0], em, groups_per_update) for push_P in pushes]
+
+
+def _cell(p: Paid) -> str:
+    signal, rollouts = (
+        f"{value:.2f} [{low:.2f}, {high:.2f}]"
+        for value, (low, high) in ((p.signal, p.signal_interval), (p.rollouts, p.rollouts_interval))
+    )
+    return f"{p.push:+.2f}\n{signal}\n{rollouts}\n{p.right_way:.0%}"
 
 
 def main() -> None:
@@ -171,11 +206,8 @@ def main() -> None:
             f"{len(decision.made_D):,}",
             f"{decision.made_D.mean():.1%}",
             f"{decision.gained_em:+.2f}",
-            "push\nsignal\n\nright way",
-            *(
-                f"{p.push:+.2f}\n{p.signal:+.2f}\n[{p.low:.2f}, {p.high:.2f}]\n{p.right_way:.0%}"
-                for p in found
-            ),
+            "push\nsignal\nrollouts\nright way",
+            *map(_cell, found),
             end_section=True,
         )
     Console().print(table)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.real_text.push import advantages_of, decisions, paid, rows_of
+from benchmarks.real_text.push import advantages_of, decisions, paid, push_by_group, rows_of
 
 
 def rollout(group, number, actions, names_gold, em):
@@ -51,10 +51,20 @@ def test_grpo_pays_a_second_search_by_its_outcome():
     """Advantages are 1 on three turns, -1 on two and 0 on four: a root mean square of (5/9)^0.5. Group a pays
     (0.5 + 0.5) / (5/9)^0.5, group b nothing: mean 0.67 and spread 0.67 of one group."""
     second = next(decision for decision in decisions(ROWS) if decision.name == "2: searches")
-    found = paid(advantages_of(ROWS, "grpo"), second, groups=2, groups_per_update=2)
+    push_P = push_by_group(advantages_of(ROWS, "grpo"), second, groups=2)
+    found = paid(push_P, push_P, second.gained_em, groups_per_update=2)
     assert found.push == pytest.approx((9 / 5) ** 0.5, abs=1e-5)
     assert found.signal == pytest.approx(2**0.5)
-    assert found.right_way == 1.0
+    assert (found.rollouts, found.right_way) == (1.0, 1.0)
+
+
+def test_the_rollouts_that_give_as_much_signal():
+    """Mean 2 and spread 1, against mean 1 and spread 1: half of the signal takes four times the rollouts."""
+    strong_P, weak_P = np.array([1.0, 3.0]), np.array([0.0, 2.0])
+    assert paid(weak_P, strong_P, 1.0, groups_per_update=8).rollouts == pytest.approx(4.0)
+    assert paid(strong_P, weak_P, 1.0, groups_per_update=8).rollouts == pytest.approx(0.25)
+    assert paid(-strong_P, weak_P, 1.0, groups_per_update=8).rollouts == 1000.0
+    assert paid(-strong_P, weak_P, 1.0, groups_per_update=8).right_way == 0.0
 
 
 def test_decisions_without_a_choice_are_left_out():
@@ -64,7 +74,6 @@ def test_decisions_without_a_choice_are_left_out():
 
 
 def test_an_estimator_that_pays_nothing_has_no_way():
-    second = decisions(ROWS)[3]
-    found = paid(np.zeros(9), second, groups=2, groups_per_update=8)
+    found = paid(np.zeros(2), np.zeros(2), 1.0, groups_per_update=8)
     assert (found.push, found.signal) == (0.0, 0.0)
     assert np.isnan(found.right_way)
