@@ -19,7 +19,10 @@ Trust = Annotated[
     typer.Option("--trust", help="Run the code that the checkpoint's own experiment names, such as tools."),
 ]
 Verbose = Annotated[
-    int, typer.Option("-v", "--verbose", count=True, help="Show the libraries' logs; -vv: all.")
+    int,
+    typer.Option(
+        "-v", "--verbose", count=True, show_default=False, help="Show the libraries' logs; -vv: all."
+    ),
 ]
 Checkpoint = Annotated[
     str,

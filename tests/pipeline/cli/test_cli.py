@@ -61,6 +61,16 @@ def test_every_help_has_examples_and_fits_into_80_columns(run, console_script, m
         assert "…" not in said, f"{command}: a name is cut off"
 
 
+@pytest.mark.parametrize("console_script", [pipeline.cli.rllib, pipeline.cli.igpo])
+def test_help_names_no_type_of_a_flag(run, console_script, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    found = list(commands(typer.main.get_command(console_script.app)))
+    for command in [*{tuple(command[:-1]) for command in found}, *found]:  # groups, commands
+        code, said = run(*command, "--help", app=console_script.app)
+        assert code == 0 and "Show this message" in said and "<bool>" not in said, command
+        assert "--verbose" not in said or "--verbose -v Show the libraries' logs; -vv: all. │" in said
+
+
 def test_version(run):
     for app in (pipeline.cli.rllib.app, pipeline.cli.igpo.app):
         code, said = run("--version", app=app)
