@@ -40,6 +40,21 @@ CheckpointConfig = Annotated[
 ]
 
 
+def experiment_file(words: str) -> str:
+    """The path of the experiment file that `words` name, after saying so where it is a packaged copy.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    from pipeline.experiment.conf_files import resolve_config_path
+    from pipeline.terminal import say
+
+    path, is_packaged = resolve_config_path(words)
+    if is_packaged:
+        say(f"{words} is not here; using the copy that ships with the package: {path}")
+    return str(path)
+
+
 def make_room_for(out: Path) -> None:
     """Makes the folder of `out`, before the work whose result goes there.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.log.sql import RunName, RunsDir
-from pipeline.cli.options import Set, Trust, Verbose, make_room_for
+from pipeline.cli.options import Set, Trust, Verbose, experiment_file, make_room_for
 
 if TYPE_CHECKING:
     from pipeline.analysis import Run
@@ -62,6 +62,7 @@ def counterfactual_command(
     from pipeline.logging import configure_logging
 
     configure_logging(verbose)
+    config = experiment_file(config) if config else None
     from rich.progress import Progress
 
     from pipeline.analysis import open_run

@@ -15,6 +15,7 @@ from transformers import Gemma2Config
 
 import pipeline.cli.igpo
 import pipeline.cli.rllib
+from pipeline.experiment.conf_files import packaged_conf
 
 QUESTION = {"id": "q1", "question": "Who?", "golden_answers": ["me"]}
 PASSAGE = {"id": "d1", "contents": "I am me"}
@@ -83,6 +84,34 @@ def test_config_that_is_missing_or_unreadable(refused, tmp_path):
     assert "is a folder" in refused("train", "file", tmp_path)
     broken = write_lines(tmp_path / "broken.yaml", "demo: [")
     assert "broken.yaml, line" in refused("train", "file", broken)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "rllib train file igpo.yaml --set lrr=1",
+        "rllib evaluate tiny --config igpo.yaml --set lrr=1",
+        "igpo ask tiny Who? --config igpo.yaml --set lrr=1",
+        "igpo doctor igpo.yaml --set lrr=1",
+        "igpo estimate igpo.yaml --set lrr=1",
+        "igpo warm-start igpo.yaml --demonstrations d.jsonl --out new --set lrr=1",
+        "igpo data describe q.jsonl --config igpo.yaml --set lrr=1",
+        "igpo data demonstrations c.jsonl --out d.jsonl --config igpo.yaml --set lrr=1",
+        "igpo settings lrr --config igpo.yaml",
+        "igpo counterfactual nowhere --config igpo.yaml",
+        "igpo study igpo.yaml",
+    ],
+)
+def test_every_command_says_that_it_takes_the_packaged_file(run, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    script, *rest = words.split()
+    app = getattr(pipeline.cli, script).app
+    told = f"igpo.yaml is not here; using the copy that ships with the package: {packaged_conf()}/igpo.yaml"
+    code, said = run(*rest, app=app)
+    assert code == 2 and said.count(told) == 1 and said.startswith(told)
+    (tmp_path / "igpo.yaml").write_text("here:\n  config:\n    lrr: 1\n")
+    code, said = run(*rest, app=app)
+    assert code == 2 and "ships with the package" not in said
 
 
 def test_flags_that_say_nothing(run, refused, tmp_path, policy):
