@@ -34,8 +34,8 @@ from pipeline.cli.options import (
     Trust,
     Verbose,
     experiment_file,
-    policy_named,
 )
+from pipeline.cli.policy import policy_named
 from pipeline.cli.serve import serve_retriever_command
 from pipeline.cli.settings import settings_command
 from pipeline.cli.study import study_command

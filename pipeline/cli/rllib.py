@@ -20,8 +20,8 @@ from pipeline.cli.options import (
     Verbose,
     experiment_file,
     make_room_for,
-    policy_named,
 )
+from pipeline.cli.policy import policy_named
 from pipeline.terminal import Console, say
 
 app = make_app("Train and evaluate search agents with IGPO on RLlib.")

@@ -219,8 +219,9 @@ def test_checkpoints_of_others(refused, tmp_path, policy, note, expected):
 
 def test_evaluate_without_a_policy(refused, tmp_path, policy):
     file = write_experiment(tmp_path / "demo.yaml", policy)
-    assert "does not exist" in refused(
-        "evaluate", "./nowhere", "--config", file, "--out", tmp_path / "scores.json"
+    assert refused("evaluate", "./nowhere", "--config", file, "--out", tmp_path / "scores.json") == (
+        "./nowhere: there is no such run (`igpo runs` lists them), checkpoint or model: a model is a "
+        "folder, a hub name (OWNER/NAME), `tiny` or `smollm2`."
     )
     assert not (tmp_path / "scores.json").exists()
     assert "demo.yaml is a file" in refused("evaluate", file, "--config", file)
