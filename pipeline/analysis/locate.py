@@ -95,19 +95,27 @@ def _not_found(text: str, home: Path) -> str:
             f"no rollout log in {folder}: a run's folder holds {ROLLOUTS}/{MANIFEST}, "
             "written when the run starts"
         )
+    message = f"no run {text!r}"
+    if near := nearest_run(text, home):
+        return f"{message}; did you mean {near}?"
+    names = sorted({str(path.parent) for path in _runs_below(home, depth=2)})
+    if names:
+        return (
+            f"{message}; there are runs of {', '.join(names)}, and `last` names the newest "
+            "(`igpo runs` lists them)"
+        )
+    return (
+        f"{message}, and {home} holds no run yet: train one (`rllib train file ...`), or name a run's folder"
+    )
+
+
+def nearest_run(text: str, home: Path) -> str | None:
+    """The run, the experiment's folder, or `last`, whose name or path is nearest to `text`; None: none is."""
     runs = _runs_below(home, depth=2)
     known = {path.name: path for path in runs} | {path.parent.name: path.parent for path in runs}
     words = {name: str(path) for name, path in known.items()} | {
         str(path): str(path) for path in known.values()
     }
     words["last"] = "last"
-    message = f"no run {text!r}"
     near = get_close_matches(text, words, n=1, cutoff=0.5)
-    if near:
-        return f"{message}; did you mean {words[near[0]]}?"
-    names = sorted({str(path.parent) for path in runs})
-    if names:
-        return f"{message}; there are runs of {', '.join(names)}, and `last` names the newest"
-    return (
-        f"{message}, and {home} holds no run yet: train one (`rllib train file ...`), or name a run's folder"
-    )
+    return words[near[0]] if near else None

@@ -109,6 +109,11 @@ class Run:
         """Returns one row per token; empty unless the run had `log_tokens: true`."""
         return self.table("tokens")
 
+    @property
+    def run_ids(self) -> list[str]:
+        """The ids of the runs, in the order in which they were named."""
+        return [manifest.run_id for manifest in self._manifests]
+
     def interrupt(self) -> None:
         """Stops a query that another thread waits for; it raises `duckdb.InterruptException` there."""
         self._connection.interrupt()

@@ -215,6 +215,24 @@ def _has_words(question: str) -> str:
     return f"contains(lower(question), lower({sql_text(question)}))"
 
 
+def _from_episode(asked: str) -> str:
+    """How far an id is from `asked`, in [0, 1]: the share of letters to change, and 0 where it contains it.
+
+    The mean of two shares, with and without zeros before numbers: `8/train-933/7` is `000008/train-000933/7`.
+    """
+    whole = [f"lower({text})" for text in ("episode_id", sql_text(asked))]
+    short = [rf"regexp_replace({text}, '\b0+(\d)', '\1', 'g')" for text in whole]
+    shares = [
+        f"damerau_levenshtein({one}, {other}) / greatest(length({one}), length({other}), 1)"
+        for one, other in (whole, short)
+    ]
+    return f"CASE WHEN contains({short[0]}, {short[1]}) THEN 0 ELSE ({' + '.join(shares)}) / 2 END"
+
+
+def _from_question(asked: str) -> str:
+    return f"1 - jaro_winkler_similarity(lower(question), lower({sql_text(asked)}))"
+
+
 def _nothing_fits(
     run: Run, episode: str | None, question: str | None, iteration: int | None, split: str | None
 ) -> str:
@@ -225,21 +243,20 @@ def _nothing_fits(
     ).fetchall()
     if first is None:
         return "the log has no episodes yet: the first iteration has not ended"
-    for asked, what, column, fits in (
-        (episode, "episode", "episode_id", _is_episode),
-        (question, "question like", "question", _has_words),
+    for asked, what, column, fits, distance in (
+        (episode, "episode", "episode_id", _is_episode, _from_episode),
+        (question, "question like", "question", _has_words, _from_question),
     ):
         if asked is None:
             continue
-        ((nearest, nearness, is_there),) = run.sql(
+        ((nearest, far, is_there),) = run.sql(
             f"""
-            SELECT {column}, jaro_winkler_similarity(lower({column}), lower({sql_text(asked)})) AS nearness,
-                {fits(asked)} AS fits
-            FROM episodes ORDER BY fits DESC, nearness DESC, {column} LIMIT 1
+            SELECT {column}, {distance(asked)} AS far, {fits(asked)} AS fits
+            FROM episodes ORDER BY fits DESC, far, iteration DESC, {column} LIMIT 1
             """
         ).fetchall()
         if not is_there:
-            hint = f", the nearest is {nearest!r}" if nearness > 0.6 else ""
+            hint = f", the nearest is {nearest!r}" if far < 0.4 else ""
             return f"no {what} {asked!r}{hint}; `igpo show RUN` lists the newest"
     where = [f"iteration {iteration}"] if iteration is not None else []
     where += [f"split {split!r}"] if split is not None else []

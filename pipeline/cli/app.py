@@ -19,8 +19,13 @@ from pipeline.terminal import say
 class _PlainErrors(TyperGroup):
     """A console script that turns any command's `InputError` into one sentence on stderr and exit code 2.
 
-    So it does with a disk that is full, and with a file or folder that may not be read or written.
+    So it does with a disk that is full, and with a file or folder that may not be read or written. Its help
+    names types of values only: a flag takes none.
     """
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        _hide_types_of_flags(self, ctx)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx) -> Any:
         from envs.errors import InputError
@@ -43,6 +48,15 @@ class _PlainErrors(TyperGroup):
                 raise
             say(told, error=True)
             raise typer.Exit(1) from None
+
+
+def _hide_types_of_flags(command: Any, ctx: Any) -> None:
+    """Takes typer's `<bool>` and `<int>` from flags of `command` and of all commands below it."""
+    for param in command.get_params(ctx):
+        if getattr(param, "is_flag", False) or getattr(param, "count", False):
+            param.metavar = ""
+    for below in getattr(command, "commands", {}).values():
+        _hide_types_of_flags(below, ctx)
 
 
 def make_app(help: str) -> typer.Typer:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.log.sql import RunsDir
-from pipeline.cli.options import Set
+from pipeline.cli.options import Set, experiment_file
 
 if TYPE_CHECKING:
     from pipeline.estimate.workload import Expected
@@ -67,7 +67,7 @@ def estimate_command(
     from pipeline.terminal import Console
 
     configure_logging(0)
-    experiment = load_experiment(config, set_)
+    experiment = load_experiment(experiment_file(config), set_)
     with without_collecting():
         configure_ray_logging(0)
     console = Console()

@@ -27,7 +27,15 @@ from pipeline.cli.log.show import browse_command, show_command
 from pipeline.cli.log.sql import compact_command, schema_command, sql_command
 from pipeline.cli.log.track import track_command
 from pipeline.cli.log.verify import verify_command
-from pipeline.cli.options import Checkpoint, CheckpointConfig, Set, Trust, Verbose, policy_named
+from pipeline.cli.options import (
+    Checkpoint,
+    CheckpointConfig,
+    Set,
+    Trust,
+    Verbose,
+    experiment_file,
+)
+from pipeline.cli.policy import policy_named
 from pipeline.cli.serve import serve_retriever_command
 from pipeline.cli.settings import settings_command
 from pipeline.cli.study import study_command
@@ -65,7 +73,7 @@ def doctor(
     from pipeline.logging import configure_ray_logging, native_stderr_aside
     from pipeline.terminal import Console
 
-    experiment = load_experiment(config, set_)
+    experiment = load_experiment(experiment_file(config), set_)
     check_start(experiment)
     console = Console()
     with without_collecting():
@@ -110,6 +118,7 @@ def ask(
     from pipeline.logging import configure_logging
 
     configure_logging(verbose)
+    config = experiment_file(config) if config else None
     from pipeline.evaluation.ask import ask as answer
     from pipeline.evaluation.saved_policy import open_policy
     from pipeline.logging import configure_ray_logging, native_stderr_aside

@@ -18,9 +18,10 @@ from pipeline.cli.options import (
     Set,
     Trust,
     Verbose,
+    experiment_file,
     make_room_for,
-    policy_named,
 )
+from pipeline.cli.policy import policy_named
 from pipeline.terminal import Console, say
 
 app = make_app("Train and evaluate search agents with IGPO on RLlib.")
@@ -120,10 +121,8 @@ def train_file(
     from envs.errors import InputError
     from envs.loading import without_collecting
     from pipeline.experiment.before_start import check_start
-    from pipeline.experiment.conf_files import resolve_config_path
     from pipeline.experiment.experiment import load_experiments
 
-    path, packaged = resolve_config_path(config)
     if resume and restore is not None:
         raise InputError(
             "--resume continues a run in its own directory and --restore starts a new one: give one of them."
@@ -131,8 +130,7 @@ def train_file(
     from pipeline.training.ray_processes.cluster import RayOptions
 
     ray = RayOptions(ray_address, ray_num_cpus, ray_num_gpus)
-    if packaged:
-        say(f"{config} is not here; using the copy that ships with the package: {path}")
+    path = experiment_file(config)
     overrides = list(set_ or [])
     flags = {
         "checkpoint_config.checkpoint_frequency": checkpoint_freq,
@@ -208,6 +206,7 @@ def evaluate(
     configure_logging(verbose)
     if out:
         make_room_for(out)
+    config = experiment_file(config) if config else None
     from pipeline.evaluation import evaluation
     from pipeline.evaluation.saved_policy import open_policy
     from pipeline.logging import configure_ray_logging, native_stderr_aside

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from pipeline.cli.options import experiment_file
 
 
 def settings_command(
@@ -36,7 +39,6 @@ def settings_command(
     """
     from envs.errors import InputError
     from pipeline.experiment import settings_page
-    from pipeline.experiment.conf_files import resolve_config_path
     from pipeline.experiment.file import read_experiment_file
     from pipeline.terminal import Console, say
 
@@ -46,7 +48,7 @@ def settings_command(
         )
     experiments = None
     if config is not None:
-        path, _ = resolve_config_path(config)
+        path = Path(experiment_file(config))
         if path.suffix == ".py":
             raise InputError(f"{path}: values are shown of a YAML file; a Python file holds them itself.")
         experiments = read_experiment_file(path)

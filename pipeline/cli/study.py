@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.options import experiment_file
+
 
 def study_command(
     plan: Annotated[str, typer.Argument(metavar="[PLAN]", help="The study's file.")] = "conf/study.yaml",
@@ -39,7 +41,6 @@ def study_command(
 
     configure_logging(0)
     from pipeline.exit_codes import FAILED
-    from pipeline.experiment.conf_files import resolve_config_path
     from pipeline.study.plan import load_plan
     from pipeline.study.report import write_study_report
     from pipeline.study.study import finished_cells, run_study
@@ -49,8 +50,7 @@ def study_command(
 
     console = Console()
     configure_ray_logging(0)
-    source, _ = resolve_config_path(plan)
-    loaded = load_plan(source, quick=quick, baseline=baseline)
+    loaded = load_plan(experiment_file(plan), quick=quick, baseline=baseline)
     out.mkdir(parents=True, exist_ok=True)
     if report_only:
         cells, missing = finished_cells(loaded, out)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import Set, Verbose
+from pipeline.cli.options import Set, Verbose, experiment_file
 
 STOPPED = 130
 """Exit code after Ctrl-C."""
@@ -63,7 +63,7 @@ def warm_start_command(
     from pipeline.warm_start import check_folder, prepare
 
     check_folder(out)
-    experiment = load_experiment(config, set_)
+    experiment = load_experiment(experiment_file(config), set_)
     configure_ray_logging(verbose)
     from algorithms.warm_start.fine_tune import FineTuneSettings
 

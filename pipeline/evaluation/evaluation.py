@@ -20,6 +20,7 @@ from envs.search.trajectory import Rollout
 from pipeline.evaluation.benchmark_table import benchmark_row, benchmark_table
 from pipeline.evaluation.intervals import bootstrap_interval
 from pipeline.evaluation.selection import Selection, selection_of, told
+from pipeline.run_directory.checkpoints import iteration_of
 from pipeline.terminal import Console
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Evaluation:
     groups: list[list[Rollout]]
     selection: Selection | None = None
     """How the policy was chosen, if it is the `best` of a run."""
+    iteration: int | None = None
+    """The iteration after which the policy was saved, if it is a checkpoint."""
 
     @property
     def chosen(self) -> dict[str, Any] | None:
@@ -123,7 +126,7 @@ class Evaluation:
             for metric, values in self.by_data_source().items()
         }
         endings = ending_metrics(self.rollouts)
-        about = {"policy": self.policy, "chosen": self.chosen, **counts}
+        about = {"policy": self.policy, "iteration": self.iteration, "chosen": self.chosen, **counts}
         return {**about, "scores": scores, "by_data_source": benchmark, **endings}
 
     def save(self, path: Path) -> None:
@@ -164,7 +167,8 @@ def evaluate(
             raise InputError(str(error)) from error
         groups += [rollouts[at : at + samples] for at in range(0, len(rollouts), samples)]
         on_done(len(groups))
-    return Evaluation(policy.source, samples, groups, selection_of(policy.source))
+    source = policy.source
+    return Evaluation(source, samples, groups, selection_of(source), iteration_of(source))
 
 
 def select_questions(policy: Policy, sources: list[str], episodes: int | None) -> list[Question]:
@@ -182,8 +186,9 @@ def report(evaluation: Evaluation, console: Console) -> None:
     """The scores as a table, and one line about how rollouts ended."""
     summary = evaluation.summary()
     how = "greedy" if evaluation.samples == 1 else f"{evaluation.samples} samples each at temperature 1"
+    saved = "" if evaluation.iteration is None else f" (iteration {evaluation.iteration})"
     table = Table(
-        title=f"{evaluation.policy}: {len(evaluation.groups)} questions, {how}", title_justify="left"
+        title=f"{evaluation.policy}{saved}: {len(evaluation.groups)} questions, {how}", title_justify="left"
     )
     for column in ("", "score", "95% interval", "questions"):
         table.add_column(column, justify="right" if column else "left")

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from envs.data.question_filter import QuestionFilter
+from envs.engine.models import resolve_model
 from envs.errors import InputError
 from pipeline.experiment.conf_files import resolve_config_path
 from pipeline.experiment.experiment import load_experiment
@@ -79,6 +80,8 @@ def open_policy(
             to run, or whatever is wrong with the experiment.
     """
     checkpoint = _as_checkpoint(source)
+    if checkpoint is None:
+        resolve_model(source, "policy")  # so that what is wrong with it is told before the experiment is read
     own = _experiment_of(checkpoint) if checkpoint and not config else None
     if own and not trust and (named := code_named(Path(own))):
         raise InputError(
@@ -96,7 +99,6 @@ def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None
     """
     from envs.engine.build import build_engines
     from envs.engine.lora import is_adapter, read_adapter
-    from envs.engine.models import resolve_model
     from envs.runner.rollout_loop import RolloutLoop
     from envs.search.task import SearchTask
 

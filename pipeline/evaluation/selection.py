@@ -86,14 +86,15 @@ def told(chosen: dict[str, Any]) -> str:
     """The result of `Selection.on` in one or two sentences."""
     if chosen["questions"] is None:
         return (
-            f"`best` was chosen by its held-out {chosen['metric']}; this run did not note on which questions "
-            "nor among how many iterations. A score on the same questions is too good on average."
+            f"This checkpoint is its run's `best`, chosen by its held-out {chosen['metric']}; the run did "
+            "not note on which questions nor among how many iterations. A score on the same questions is too "
+            "good on average."
         )
     iterations = chosen[COMPARED]
     among = f"{len(iterations)} iteration{'s' if len(iterations) != 1 else ''}"
     listed = ", ".join(map(str, iterations[:8])) + (", ..." if len(iterations) > 8 else "")
     on = f"{chosen['metric']} on {chosen['questions']} questions"
-    by = f"`best` was chosen by {on}, among {among} ({listed})."
+    by = f"This checkpoint is its run's `best`, chosen by {on}, among {among} ({listed})."
     if not chosen["asked_again"]:
         return f"{by} None of them is asked here."
     again = f"{chosen['asked_again']} of the {chosen['asked']} questions here are among them"

@@ -137,9 +137,15 @@ def read_note(checkpoint: str | Path) -> dict[str, Any]:
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
-        raise InputError(f"{checkpoint}: there is no such checkpoint folder.")
+        raise InputError(
+            f"{checkpoint}: there is no such checkpoint folder: name RUN/checkpoints/last or .../best "
+            "(`igpo runs` lists the runs)."
+        )
     if not (folder / NOTE).is_file():
-        raise InputError(f"{checkpoint}: this folder is not an IGPO checkpoint (it has no {NOTE}).")
+        raise InputError(
+            f"{checkpoint}: this folder is not an IGPO checkpoint (it has no {NOTE}): name "
+            "RUN/checkpoints/last or .../best."
+        )
     note = read_json(folder / NOTE, "restore it from a copy, or use another checkpoint")
     if note.get("algorithm") != "IGPO":
         raise InputError(f"{checkpoint}: this is a checkpoint of {note.get('algorithm')}, not of IGPO.")
@@ -149,6 +155,16 @@ def read_note(checkpoint: str | Path) -> dict[str, Any]:
             f"{SCHEMA_VERSION}."
         )
     return note
+
+
+def iteration_of(checkpoint: str | Path) -> int | None:
+    """The iteration after which a checkpoint was saved; None for a folder that is none.
+
+    Raises:
+        InputError: as `read_note`.
+    """
+    folder = Path(checkpoint).expanduser()
+    return read_note(folder).get("iteration") if (folder / NOTE).is_file() else None
 
 
 def check_checkpoint(checkpoint: str | Path, below: str = "") -> None:

@@ -38,7 +38,7 @@ class ReportedRun:
 
 
 def reported_runs(run: Run) -> list[ReportedRun]:
-    """Returns the open runs in the order in which they started."""
+    """Returns the open runs in the order in which they were named."""
     rows = run.sql(
         """
         SELECT
@@ -52,9 +52,11 @@ def reported_runs(run: Run) -> list[ReportedRun]:
             count(*) AS attempts,
             arg_max(config_hash, attempt) AS config_hash,
             arg_max(config, attempt) AS config
-        FROM runs GROUP BY run_id ORDER BY min(started_at), run_id
+        FROM runs GROUP BY run_id
         """
     ).fetchall()
+    place = {run_id: at for at, run_id in enumerate(run.run_ids)}
+    rows.sort(key=lambda row: place[row[0]])
     counts = {
         run_id: (iterations, rollouts)
         for run_id, iterations, rollouts in run.sql(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import Set
+from pipeline.cli.options import Set, experiment_file
 from pipeline.exit_codes import BAD_INPUT
 
 if TYPE_CHECKING:
@@ -173,11 +173,9 @@ def _show_difficulty(found: Difficulty, documents: int, console: Console) -> Non
 
 
 def _settings(config: str, overrides: list[str] | None) -> SearchEnvSettings:
-    from pipeline.experiment.conf_files import resolve_config_path
     from pipeline.experiment.experiment import load_experiment
 
-    path, _ = resolve_config_path(config)
-    return load_experiment(path, overrides).env_settings
+    return load_experiment(experiment_file(config), overrides).env_settings
 
 
 def _show(found: Description, settings: SearchEnvSettings, console: Console) -> None:

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.options import experiment_file
+
 
 def demonstrations_command(
     corpus: Annotated[
@@ -68,7 +70,9 @@ def demonstrations_command(
         raise InputError(f"{out} exists: give a file that does not")
     if set_ and not config:
         raise InputError("--set changes a setting of an experiment: name one with --config")
-    retriever = load_experiment(config, set_).env_settings.retriever if config else RetrieverSettings()
+    retriever = RetrieverSettings()
+    if config:
+        retriever = load_experiment(experiment_file(config), set_).env_settings.retriever
     console = Console()
     with console.status(f"reading {corpus} ..."):
         excluded = [question for source in exclude or [] for question in load_questions(source)]

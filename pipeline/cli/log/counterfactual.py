@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.log.sql import RunName, RunsDir
-from pipeline.cli.options import Set, Trust, Verbose, make_room_for
+from pipeline.cli.options import Set, Trust, Verbose, experiment_file, make_room_for
+from pipeline.cli.policy import policy_named
 
 if TYPE_CHECKING:
     from pipeline.analysis import Run
@@ -24,7 +25,8 @@ def counterfactual_command(
         str | None,
         typer.Option(
             metavar="CHECKPOINT",
-            help="Whose belief: a checkpoint or a Hugging Face folder.  [default: the run's last checkpoint]",
+            help="Whose belief: a checkpoint; a run, for its last one; or a Hugging Face folder.  [default: "
+            "the run's last checkpoint]",
         ),
     ] = None,
     iteration: Annotated[
@@ -62,6 +64,7 @@ def counterfactual_command(
     from pipeline.logging import configure_logging
 
     configure_logging(verbose)
+    config = experiment_file(config) if config else None
     from rich.progress import Progress
 
     from pipeline.analysis import open_run
@@ -81,7 +84,7 @@ def counterfactual_command(
     with open_run(run, runs_dir=runs_dir) as opened:
         scored = iteration_with_tokens(opened, iteration)
         found = logged_rollouts(opened, scored, rollouts)
-        source = policy or _last_checkpoint(opened)
+        source = policy_named(policy, runs_dir) if policy else _last_checkpoint(opened)
         folder = opened.locations[0].folder
     target = out or folder / COUNTERFACTUALS.folder / f"{_name_of(source)}-{scored:06d}.parquet"
     make_room_for(target)

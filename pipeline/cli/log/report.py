@@ -21,7 +21,7 @@ def report_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("report.html"),
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Write what happened in one or several runs as one HTML file that needs no network.
+    """Write what happened in one or several runs, in the order given, as one HTML file that needs no network.
 
     Learning curves, groups that information gain rescued, gain and advantage by turn, credit against
     evidence, what goes wrong, where the time goes, settings that differ, and the rollouts most worth reading.

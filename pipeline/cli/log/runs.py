@@ -34,6 +34,8 @@ def runs_command(
     found = runs_in(runs_dir, name)
     if not found:
         where = runs_dir / name if name else runs_dir
+        if name and runs_in(runs_dir):
+            raise InputError(f"no run in {where}: `igpo runs` without a name lists those that there are.")
         raise InputError(
             f"no run in {where}: train one (`rllib train file conf/igpo.yaml`), or see --runs-dir."
         )

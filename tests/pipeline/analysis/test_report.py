@@ -265,6 +265,16 @@ def test_several_runs_are_told_apart_and_compared(tmp_path):
         ]
 
 
+@pytest.mark.parametrize("typed", [["a", "b", "c"], ["c", "a", "b"]])
+def test_runs_stand_in_the_order_in_which_they_are_named(tmp_path, typed):
+    for run_id in "bca":  # the order in which they started
+        write_run(tmp_path / "runs" / run_id, run_id, name=run_id)
+    page = Page(write_report(typed, tmp_path / "report.html", tmp_path / "runs").read_text())
+    assert " · ".join(typed) in page.text
+    with open_run(*typed, runs_dir=tmp_path / "runs") as run:
+        assert [one.run_id for one in reported_runs(run)] == typed
+
+
 def test_runs_of_equal_settings_are_told_apart_by_their_ids(tmp_path):
     folders = [write_run(tmp_path, run_id, name="igpo") for run_id in ("a", "b")]
     with open_run(*folders) as run:

@@ -636,7 +636,9 @@ def test_a_run_that_does_not_exist_names_the_nearest(runs_dir, tmp_path):
         open_run("tyo", runs_dir=runs_dir)
     with pytest.raises(AnalysisError, match=r"no run 'runn-1'; did you mean .*/toy/run-1\?"):
         open_run("runn-1", runs_dir=runs_dir)
-    with pytest.raises(AnalysisError, match="there are runs of .*/toy, and `last` names the newest"):
+    with pytest.raises(
+        AnalysisError, match="there are runs of .*/toy, and `last` names the newest .`igpo runs` lists"
+    ):
         open_run("qqqqqqqq", runs_dir=runs_dir)
     with pytest.raises(AnalysisError, match="holds no run yet"):
         open_run("igpo", runs_dir=tmp_path)

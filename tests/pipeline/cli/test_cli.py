@@ -15,6 +15,7 @@ from transformers import Gemma2Config
 
 import pipeline.cli.igpo
 import pipeline.cli.rllib
+from pipeline.experiment.conf_files import packaged_conf
 
 QUESTION = {"id": "q1", "question": "Who?", "golden_answers": ["me"]}
 PASSAGE = {"id": "d1", "contents": "I am me"}
@@ -61,6 +62,16 @@ def test_every_help_has_examples_and_fits_into_80_columns(run, console_script, m
         assert "…" not in said, f"{command}: a name is cut off"
 
 
+@pytest.mark.parametrize("console_script", [pipeline.cli.rllib, pipeline.cli.igpo])
+def test_help_names_no_type_of_a_flag(run, console_script, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    found = list(commands(typer.main.get_command(console_script.app)))
+    for command in [*{tuple(command[:-1]) for command in found}, *found]:  # groups, commands
+        code, said = run(*command, "--help", app=console_script.app)
+        assert code == 0 and "Show this message" in said and "<bool>" not in said, command
+        assert "--verbose" not in said or "--verbose -v Show the libraries' logs; -vv: all. │" in said
+
+
 def test_version(run):
     for app in (pipeline.cli.rllib.app, pipeline.cli.igpo.app):
         code, said = run("--version", app=app)
@@ -73,6 +84,34 @@ def test_config_that_is_missing_or_unreadable(refused, tmp_path):
     assert "is a folder" in refused("train", "file", tmp_path)
     broken = write_lines(tmp_path / "broken.yaml", "demo: [")
     assert "broken.yaml, line" in refused("train", "file", broken)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "rllib train file igpo.yaml --set lrr=1",
+        "rllib evaluate tiny --config igpo.yaml --set lrr=1",
+        "igpo ask tiny Who? --config igpo.yaml --set lrr=1",
+        "igpo doctor igpo.yaml --set lrr=1",
+        "igpo estimate igpo.yaml --set lrr=1",
+        "igpo warm-start igpo.yaml --demonstrations d.jsonl --out new --set lrr=1",
+        "igpo data describe q.jsonl --config igpo.yaml --set lrr=1",
+        "igpo data demonstrations c.jsonl --out d.jsonl --config igpo.yaml --set lrr=1",
+        "igpo settings lrr --config igpo.yaml",
+        "igpo counterfactual nowhere --config igpo.yaml",
+        "igpo study igpo.yaml",
+    ],
+)
+def test_every_command_says_that_it_takes_the_packaged_file(run, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    script, *rest = words.split()
+    app = getattr(pipeline.cli, script).app
+    told = f"igpo.yaml is not here; using the copy that ships with the package: {packaged_conf()}/igpo.yaml"
+    code, said = run(*rest, app=app)
+    assert code == 2 and said.count(told) == 1 and said.startswith(told)
+    (tmp_path / "igpo.yaml").write_text("here:\n  config:\n    lrr: 1\n")
+    code, said = run(*rest, app=app)
+    assert code == 2 and "ships with the package" not in said
 
 
 def test_flags_that_say_nothing(run, refused, tmp_path, policy):
@@ -180,8 +219,9 @@ def test_checkpoints_of_others(refused, tmp_path, policy, note, expected):
 
 def test_evaluate_without_a_policy(refused, tmp_path, policy):
     file = write_experiment(tmp_path / "demo.yaml", policy)
-    assert "does not exist" in refused(
-        "evaluate", "./nowhere", "--config", file, "--out", tmp_path / "scores.json"
+    assert refused("evaluate", "./nowhere", "--config", file, "--out", tmp_path / "scores.json") == (
+        "./nowhere: there is no such run (`igpo runs` lists them), checkpoint or model: a model is a "
+        "folder, a hub name (OWNER/NAME), `tiny` or `smollm2`."
     )
     assert not (tmp_path / "scores.json").exists()
     assert "demo.yaml is a file" in refused("evaluate", file, "--config", file)

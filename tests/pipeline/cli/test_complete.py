@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from rollout_log_samples import write_run
 from typer.testing import CliRunner
 
-from envs.errors import InputError
 from pipeline.cli.igpo import app
-from pipeline.cli.options import policy_named
 
 
 @pytest.mark.parametrize(
@@ -36,20 +31,3 @@ def test_the_last_word_is_completed(tmp_path, monkeypatch, words, expected):
     }
     result = CliRunner().invoke(app, env=environment, prog_name="igpo")
     assert result.stdout.split() == expected
-
-
-def test_a_run_names_its_last_checkpoint(tmp_path, monkeypatch):
-    """For `igpo ask` and `rllib evaluate`: whatever names no run is a checkpoint or a model."""
-    monkeypatch.chdir(tmp_path)
-    run = write_run(tmp_path / "runs" / "igpo", run_id="one")
-    (run / "run.json").write_text("{}")
-    with pytest.raises(InputError, match=r"last: this run has no checkpoint yet: .*checkpoints/last"):
-        policy_named("last")
-    (run / "checkpoints" / "last").mkdir(parents=True)
-    expected = str(Path("runs") / "igpo" / "one" / "checkpoints" / "last")
-    for words in ("last", "igpo", "one", "runs/igpo", "runs/igpo/one"):
-        assert policy_named(words) == expected, words
-    for words in ("tiny", "smollm2", "org/model", f"{expected}"):
-        assert policy_named(words) == words
-    with pytest.raises(InputError, match=r"^nowhere: there is no such run .*, checkpoint or model: "):
-        policy_named("nowhere")

@@ -90,8 +90,9 @@ def test_the_questions_that_chose_best_are_named_where_they_are_asked_again(tmp_
     folder = make_best(tmp_path / "run")
     line, chosen = said(folder / "best", QUESTIONS)
     assert line == (
-        "`best` was chosen by em_squad on 6 questions, among 2 iterations (2, 4). 6 of the 10 questions here "
-        "are among them, so this score is too good on average: ask others with --questions."
+        "This checkpoint is its run's `best`, chosen by em_squad on 6 questions, among 2 iterations (2, 4). "
+        "6 of the 10 questions here are among them, so this score is too good on average: ask others with "
+        "--questions."
     )
     assert chosen == {
         "metric": "em_squad", "questions": 6, "asked_again": 6, "asked": 10, COMPARED: [2, 4],
@@ -110,9 +111,25 @@ def test_a_checkpoint_that_was_not_chosen_says_nothing_of_it(tmp_path):
     assert said("mine", QUESTIONS)[1] is None
 
 
+def test_the_iteration_of_the_checkpoint_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_best(tmp_path / "run")
+    for name, iteration in (("best", 2), ("last", 4), ("iteration_000002", 2)):
+        opened = policy(failures=0)
+        opened.source = f"run/checkpoints/{name}"
+        done, console = evaluate(opened, QUESTIONS), Console(file=io.StringIO(), width=400)
+        report(done, console)
+        told = " ".join(console.file.getvalue().split())
+        assert told.startswith(f"run/checkpoints/{name} (iteration {iteration}): 10 questions, greedy")
+        assert done.summary()["iteration"] == iteration
+    assert evaluate(policy(failures=0), QUESTIONS).summary()["iteration"] is None
+
+
 def test_best_of_an_old_run_says_what_it_knows(tmp_path):
     line, chosen = said(make_best(tmp_path / "run", noted=False) / "best", QUESTIONS)
-    assert line.startswith("`best` was chosen by its held-out em_squad; this run did not note on which")
+    assert line.startswith(
+        "This checkpoint is its run's `best`, chosen by its held-out em_squad; the run did"
+    )
     assert chosen["questions"] is chosen["asked_again"] is chosen[COMPARED] is None
 
 

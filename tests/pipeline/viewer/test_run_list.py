@@ -75,6 +75,12 @@ def test_a_damaged_run_is_listed_as_such(runs):
     assert damaged.status.startswith("damaged: ") and damaged.run_id == folder.name
 
 
+def test_a_name_without_runs_says_how_to_list_those_that_there_are(runs):
+    result = CliRunner().invoke(app, ["runs", "nope", "--runs-dir", str(runs)])
+    said = f"no run in {runs / 'nope'}: `igpo runs` without a name lists those that there are."
+    assert (result.exit_code, result.stderr) == (2, f"error: {said}\n")
+
+
 def test_no_run_is_one_sentence(tmp_path):
     result = CliRunner().invoke(app, ["runs", "--runs-dir", str(tmp_path)])
     assert result.exit_code == 2 and "no run in" in result.stderr

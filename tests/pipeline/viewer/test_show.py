@@ -191,6 +191,29 @@ def test_bad_input_is_one_sentence(run_folder, tmp_path):
     assert "names one rollout already" in error(run_folder, "r1", "--best")
 
 
+@pytest.mark.parametrize(
+    ("typed", "nearest"),
+    [
+        ("000003/train-000051/8", "000003/train-000051/0"),  # as near as .../7, the first by name
+        ("3/train-51/7", "000003/train-000051/7"),
+        ("3/train-51/8", "000003/train-000051/0"),
+        ("train-000095/7", "000001/train-000095/7"),
+        ("000003/train-000095/9", "000001/train-000095/7"),  # two letters; three for 000003/train-000999/0
+        ("000003/train-000051", "000003/train-000051/0"),
+        ("000003/tarin-000957/7", "000003/train-000957/7"),
+        ("heldout/0/heldout-7/0", "heldout/0/heldout-000007/0"),
+        ("the weather of tomorrow", None),
+    ],
+)
+def test_the_nearest_episode_is_that_with_the_fewest_letters_to_change(tmp_path, typed, nearest):
+    ids = ["000001/train-000095/7", "heldout/0/heldout-000007/0"]
+    ids += [f"000003/train-{group:06d}/{k}" for group in (51, 957, 999) for k in (0, 7)]
+    played = [rollout(one, "g", Q1, [answer(0, "x")], split="heldout") for one in ids]
+    folder = write_run(tmp_path / "toy", written=[IterationRecord(1, "heldout", 0, played)])
+    hint = f", the nearest is {nearest!r}" if nearest else ""
+    assert error(folder, typed) == f"no episode {typed!r}{hint}; `igpo show RUN` lists the newest"
+
+
 def test_browse_needs_a_terminal(run_folder):
     result = CliRunner().invoke(app, ["browse", str(run_folder)])
     assert result.exit_code == 2
