@@ -32,6 +32,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune.registry import register_env, register_trainable
 
 from algorithms.igpo.callbacks import IGPOCallback
+from algorithms.igpo.colocation import check_pairing
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.guards import check_gap, check_tools
 from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit, token_texts
@@ -93,6 +94,8 @@ class IGPO(Algorithm):
 
     def _begin(self) -> None:
         """Starts a run: loads its task, and gives the engines the learner's weights."""
+        if self.config.is_colocated:
+            check_pairing(self.config, self.learner_group, self.env_runner_group)
         self.task = SearchTask(self.config.env_settings())
         self.prompt_sampler = self.task.prompt_sampler(self.config.seed)
         timeout = self.config.env_runner_restore_timeout_s or 0.0
@@ -330,8 +333,8 @@ class IGPO(Algorithm):
 
     @override(Algorithm)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores a state, and pushes its weights if it has any. A colocated learner takes its device for
-        that.
+        """Restores a state, and pushes its weights if it has any. Colocated learners take their devices
+        for that.
         """
         has_weights = COMPONENT_LEARNER_GROUP in state
         if has_weights and self.config.is_colocated:
@@ -370,7 +373,8 @@ class IGPO(Algorithm):
 
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
-        """Restores a checkpoint and pushes its weights. A colocated learner takes its device for that.
+        """Restores a checkpoint and pushes its weights. Colocated learners take their devices
+        for that.
 
         Raises:
             InputError: the checkpoint lacks a policy of this algorithm or has it in another form (`lora`),

@@ -227,7 +227,7 @@ class IGPOSettings(AlgorithmConfig):
 
     @property
     def is_colocated(self) -> bool:
-        """Whether engine and learner take turns on one device."""
+        """Whether engines and learners take turns, each pair on one device."""
         return self.engine_settings.placement == "colocated"
 
     @property

@@ -19,6 +19,7 @@ from algorithms.igpo.bounds import (
     WHOLE_FROM,
     check_number,
 )
+from algorithms.igpo.colocation import check_colocation
 from algorithms.igpo.setting_names import OF_ONE_POLICY, WITHOUT_EFFECT
 from envs.errors import InputError
 from envs.search.roles import RolePolicies
@@ -46,7 +47,7 @@ def check_combinations(config: IGPOSettings) -> None:
     if config.max_weight_lag:
         _check_weight_lag(config)
     if config.is_colocated:
-        _check_colocation(config)
+        check_colocation(config)
     if config.engine_settings.weight_transfer == "nccl":
         _check_transfer_by_nccl(config)
     config.adapters.check(config.engine_settings)
@@ -118,29 +119,10 @@ def _check_weight_lag(config: IGPOSettings) -> None:
         )
 
 
-def _check_colocation(config: IGPOSettings) -> None:
-    if config.max_weight_lag:
-        raise InputError(
-            "engine.placement colocated takes turns, max_weight_lag 1 overlaps: leave one of them out"
-        )
-    if config.num_env_runners > 1 or config.num_learners > 1:
-        raise InputError(
-            "engine.placement colocated is for one GPU: set num_env_runners to 1 and num_learners to 0 or 1"
-        )
-    if max(config.num_gpus_per_env_runner, config.num_gpus_per_learner) > 0 and not (
-        config.num_gpus_per_env_runner > 0
-        and 0 < config.num_gpus_per_learner <= 1 - config.num_gpus_per_env_runner
-    ):
-        raise InputError(
-            "engine.placement colocated: num_gpus_per_env_runner and num_gpus_per_learner share one GPU: "
-            "set both to 0.5"
-        )
-
-
 def _check_transfer_by_nccl(config: IGPOSettings) -> None:
     what = "engine.weight_transfer nccl goes from a learner's GPU to vLLM engines on other GPUs"
     if config.is_colocated:
-        raise InputError(f"{what}; engine.placement colocated has one GPU: leave one of them out")
+        raise InputError(f"{what}; engine.placement colocated has them on the same: leave one of them out")
     if config.engine_settings.kind != "vllm":
         raise InputError(f"{what}: set engine.kind to vllm, or use shared_memory")
     for name in ("num_learners", "num_gpus_per_learner", "num_env_runners", "num_gpus_per_env_runner"):

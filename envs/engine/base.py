@@ -49,8 +49,8 @@ class EngineSettings(Settings):
     )
     placement: Literal["separate", "colocated"] = Field(
         "separate",
-        description="colocated: engine and learner take turns on one GPU; the engine sleeps during the "
-        "update",
+        description="colocated: engine and learner take turns on one GPU, several of them in pairs; the "
+        "engines sleep during the update",
     )
     weight_transfer: Literal["shared_memory", "nccl"] = Field(
         "shared_memory",

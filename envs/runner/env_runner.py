@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+import ray
+
 from envs.loading import without_collecting
 
 with without_collecting():  # the first import of RLlib in a worker's process
@@ -53,10 +55,13 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
     def __init__(self, *, config, **kwargs):
         self._env_steps_lifetime = 0
         self.loop: Any = None
-        """The `RolloutLoop`; None in a driver-side runner beside remote ones."""
+        """The `RolloutLoop`; None in a driver-side runner beside remote ones, and in a runner that Ray has
+        restarted beside a learner (`engine.placement: colocated`) until its first weights."""
         with without_collecting():
             super().__init__(config=config, **kwargs)
-            if (self.worker_index or 0) > 0 or self.config.num_env_runners == 0:
+            self._has_engines = (self.worker_index or 0) > 0 or self.config.num_env_runners == 0
+            # The learner may have the device now. Weights come when it has left it.
+            if self._has_engines and not (self.config.is_colocated and _is_restarted()):
                 self.loop = self._build_loop()
 
     def _build_loop(self) -> RolloutLoop:
@@ -171,7 +176,7 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         return held.pop() if len(held) == 1 else NO_WEIGHTS
 
     def load_weights(self, modules: dict[str, dict], version: int) -> int:
-        """Loads weights into the engines.
+        """Loads weights into the engines. A runner that was restarted beside a learner builds them first.
 
         Args:
             modules: {module id: state of the module}, with every policy.
@@ -182,6 +187,9 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         """
         from envs.engine.weights import state_to_tensors
 
+        if self.loop is None and self._has_engines:
+            with without_collecting():
+                self.loop = self._build_loop()
         if self.loop is not None:
             for policy, engine in self.loop.engines.items():
                 engine.load_weights(state_to_tensors(modules[policy]), version)
@@ -229,3 +237,11 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
     @override(EnvRunner)
     def get_metrics(self):
         return self.metrics.reduce()
+
+
+def _is_restarted() -> bool:
+    """Whether this process is an actor that Ray has started again."""
+    if not ray.is_initialized():
+        return False
+    context = ray.get_runtime_context()
+    return context.get_actor_id() is not None and bool(context.was_current_actor_reconstructed)

@@ -25,6 +25,9 @@ class Memory:
     state: float = 0.0
     """Bytes of the learners that do not depend on the rollouts: weights, gradients, AdamW, reference. A step
     has all of them on the device, also where the moments wait in host memory between steps."""
+    host: float = 0.0
+    """Bytes of host memory in which the state of all learners waits while the engines have the GPUs, on all
+    nodes together; 0 where they do not take turns."""
 
     @property
     def engine(self) -> float:
@@ -198,6 +201,10 @@ def memory_of(model: Model, work: Workload, device_memory: float) -> Memory:
         "learner: autocast": learners * _cast_weights(model, work),
     }
     certain = sum(state.values())
+    host = 0.0
+    if work.takes_turns:  # gradients are dropped; an engine that serves adapters keeps its base there
+        base_of_engine = weights if work.served_policies else 0.0
+        host = work.num_learners * (certain - state["learner: gradients"] + base_of_engine)
     if work.offloads_optimizer:  # the moments come when the activations are gone
         state["learner: AdamW"] = max(0.0, state["learner: AdamW"] - sum(of_rollouts.values()))
     return Memory(
@@ -210,6 +217,7 @@ def memory_of(model: Model, work: Workload, device_memory: float) -> Memory:
         | of_rollouts,
         cache / sequence,
         certain,
+        host,
     )
 
 

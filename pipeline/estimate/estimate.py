@@ -86,9 +86,10 @@ def _show_placement(placement: Placement | None, device: Device, gpus: int, cons
         return
     engines = f"{_count(placement.engines, 'engine')} on {_count(placement.gpus_per_engine, 'GPU')} each"
     answer = placement.found
+    host = f"; {answer.memory.host / GIB:.0f} GiB of host memory" if answer.memory.host else ""
     console.print(
         f"{gpus} x {device.name}: {engines}, {_count(placement.learners, 'learner')}; "
-        f"{answer.memory.by_role()} of {device.memory / GIB:.1f} GiB; "
+        f"{answer.memory.by_role()} of {device.memory / GIB:.1f} GiB{host}; "
         f"{_duration(answer.seconds_per_iteration)} an iteration. Write:"
     )
     console.print(placement.lines, soft_wrap=True, end="")
@@ -163,6 +164,8 @@ def _details(device: Device, answer: Estimate) -> Table:
     for name, justify in (("part", "left"), ("memory", "right"), ("phase", "left"), ("seconds", "right")):
         table.add_column(name, justify=justify)
     memory = [(part, f"{size / GIB:.2f} GiB") for part, size in answer.memory.parts.items()]
+    if answer.memory.host:
+        memory.append(("host memory, all learners", f"{answer.memory.host / GIB:.2f} GiB"))
     seconds = [(phase, f"{value:,.2f}") for phase, value in answer.seconds.items()]
     for k in range(max(len(memory), len(seconds))):
         table.add_row(

@@ -1,8 +1,9 @@
 """Which engines and learners to put on N GPUs, and the lines that say so in an experiment file.
 
-Every split of the GPUs into engines and learners is estimated. The experiment's own settings are kept where a
-split fits with them; else what saves memory at the least cost is set first. Engines get as few GPUs each as
-hold them, because the traffic between an engine's GPUs is not in the estimate.
+Every split of the GPUs into engines and learners is estimated, and an engine and a learner by turns on each
+of them. The experiment's own settings are kept where a split fits with them; else what saves memory at the
+least cost is set first. Engines get as few GPUs each as hold them, because the traffic between an engine's
+GPUs is not in the estimate.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 ENGINE_SIZES = (1, 2, 4, 8)
 """GPUs that one engine may spread over: those of one machine."""
+SHARES = 0.6, 0.4
+"""Of a GPU, for an env runner and for a learner, with which Ray can only place several in pairs."""
 ENGINE_SHARE = 0.85
 """Of a GPU's memory, where the experiment leaves an engine less than a rollout needs."""
 
@@ -96,19 +99,17 @@ def _splits(
     """Every split that the settings allow, fitting or not."""
     saving = {_SETTING_OF[name]: value for name, value in saved.items()}
     alone = {"engines_per_device": 1, "learners_per_device": 1, "meets_on_device": False}
-    if gpus == 1:
-        if not (config.max_weight_lag or config.engine_settings.weight_transfer == "nccl"):
-            turns = replace(
-                work,
-                **alone,
-                num_runners=1,
-                num_learners=1,
-                sharded=False,
-                tensor_parallel=1,
-                takes_turns=True,
-            )
-            yield _placed(model, turns, device, saving)
-        return
+    if not (config.max_weight_lag or config.engine_settings.weight_transfer == "nccl"):
+        turns = replace(
+            work,
+            **alone,
+            num_runners=gpus,
+            num_learners=gpus,
+            sharded=False,
+            tensor_parallel=1,
+            takes_turns=True,
+        )
+        yield _placed(model, turns, device, saving)
     for size in ENGINE_SIZES:
         if model.heads % size:
             continue
@@ -139,13 +140,15 @@ def _placed(model: Model, work: Workload, device: Device, saving: dict[str, Any]
     if found.memory.engine_capacity < 1 and (work.engine_memory_share or 0) < ENGINE_SHARE:
         work = replace(work, engine_memory_share=ENGINE_SHARE)
         found, engine = estimate(model, work, device), {**engine, "gpu_memory_utilization": ENGINE_SHARE}
-    part = 0.5 if work.takes_turns else 1
+    of_runner, of_learner = work.tensor_parallel, 1
+    if work.takes_turns:
+        of_runner, of_learner = (0.5, 0.5) if work.num_learners == 1 else SHARES
     engine["placement"] = "colocated" if work.takes_turns else "separate"
     settings = {
         "num_env_runners": work.num_runners,
-        "num_gpus_per_env_runner": part if work.takes_turns else work.tensor_parallel,
+        "num_gpus_per_env_runner": of_runner,
         "num_learners": work.num_learners,
-        "num_gpus_per_learner": part,
+        "num_gpus_per_learner": of_learner,
         "shard_learner": work.sharded,
         **saving,
         "engine": engine,

@@ -69,7 +69,7 @@ class Workload:
     shares_device: bool
     """All learners and engines use the same memory at the same time."""
     takes_turns: bool = False
-    """Learner and engine use one GPU by turns (`colocated`)."""
+    """Engines and learners use the same GPUs by turns, one of each on a GPU (`colocated`)."""
     num_learners: int = 1
     sharded: bool = False
     """The learners share one model, instead of a copy each."""

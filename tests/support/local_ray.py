@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 @contextmanager
-def local_ray(num_cpus: int) -> Iterator:
-    """Yields the module `ray`. Workers have one thread."""
+def local_ray(num_cpus: int, num_gpus: int = 0) -> Iterator:
+    """Yields the module `ray`. Workers have one thread. GPUs are counted by Ray alone: none need be here."""
     import ray
 
     support = Path(__file__).resolve().parent
@@ -17,6 +17,7 @@ def local_ray(num_cpus: int) -> Iterator:
     ray.init(
         address="local",
         num_cpus=num_cpus,
+        num_gpus=num_gpus,
         include_dashboard=False,
         runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
     )

@@ -82,19 +82,19 @@ class WeightPush:
         return num_bytes
 
     def give_device_to_learner(self) -> None:
-        """Puts the engines to sleep until the next push, and moves the learner onto the device.
+        """Puts all engines to sleep until the next push, and then moves every learner onto its device.
 
-        For `engine.placement: colocated`.
+        For `engine.placement: colocated`. A runner that is being restarted is not asked: it comes back
+        without engines, and builds them at the push that brings its weights.
         """
         on_runners(self._runners, lambda runner: runner.sleep())
         on_learners(self._learners, lambda learner: learner.enter_device())
 
     def _share(self, version: int, runner_ids: list[int] | None) -> tuple[int, list[int]]:
-        leaves_device = self._config.is_colocated
+        if self._config.is_colocated:  # all of them, before the first engine wakes
+            on_learners(self._learners, lambda learner: learner.leave_device())
 
         def share(learner):
-            if leaves_device:
-                learner.leave_device()
             state = learner.get_state(components=COMPONENT_RL_MODULE, inference_only=True, gather=True)[
                 COMPONENT_RL_MODULE
             ]

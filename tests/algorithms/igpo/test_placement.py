@@ -122,8 +122,8 @@ def make_config(placement, **training):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_env_runners": 2}, "is for one GPU"),
-        ({"num_learners": 2}, "is for one GPU"),
+        ({"num_env_runners": 2}, "to the same number, not 2 and 0"),
+        ({"num_learners": 2}, "to the same number, not 0 and 2"),
         ({"num_gpus_per_learner": 1, "num_gpus_per_env_runner": 1}, "set both to 0.5"),
         ({"num_gpus_per_learner": 1}, "set both to 0.5"),
         ({"max_weight_lag": 1, "num_env_runners": 1}, "takes turns, max_weight_lag 1 overlaps"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from pipeline.cli.igpo import app
 from pipeline.estimate.capacity import estimate, memory_of
 from pipeline.estimate.estimate import _duration, _number
 from pipeline.estimate.known_models import known_config
-from pipeline.estimate.machines import GPUS, Assumptions, Device
+from pipeline.estimate.machines import GIB, GPUS, Assumptions, Device
 from pipeline.estimate.placement import propose
 from pipeline.estimate.workload import Expected, Model, Workload, model_of, model_sizes, workload_of
 from pipeline.experiment.experiment import load_experiments
@@ -181,6 +182,13 @@ def test_taking_turns_costs_the_way_to_host_memory_and_back():
     )
     # 4,000 bytes of weights, 8,000 of moments, 2,000 of the reference.
     assert found.seconds["swap"] == 2 * 14_000 / 1000 and estimate(MODEL, WORK, DEVICE).seconds["swap"] == 0
+    # It waits in host memory, for each of the learners, and its moments do in any case.
+    assert found.memory.host == 14_000 and estimate(MODEL, WORK, DEVICE).memory.host == 0
+    three = dataclasses.replace(turns, num_runners=3, num_learners=3)
+    assert memory_of(MODEL, three, 100_000).host == 42_000
+    assert memory_of(MODEL, dataclasses.replace(three, offloads_optimizer=True), 100_000).host == 42_000
+    # An engine that serves adapters keeps its base there, 2,000 bytes.
+    assert memory_of(MODEL, dataclasses.replace(turns, served_policies=2), 100_000).host == 16_000
     config = load_experiments("conf/igpo.yaml")[0].algorithm_config()
     config.engine = {**config.engine, "placement": "colocated"}
     assert workload_of(config, Expected(), on_cpu=False).takes_turns
@@ -331,6 +339,63 @@ def test_a_proposed_placement_is_taken_as_written_and_fits(gpus, changes):
     assert estimate(model, work, device) == placement.found and placement.found.fits
     asked = config.num_env_runners * config.num_gpus_per_env_runner
     assert asked + config.num_learners * config.num_gpus_per_learner == gpus
+
+
+@pytest.mark.parametrize(
+    "changes, gpus, shares",
+    [
+        ((), 1, (0.5, 0.5)),
+        ((), 4, (0.6, 0.4)),
+        (("engine.weight_transfer=nccl",), 4, None),
+        (("max_weight_lag=1", "belief_method=vllm_prefix"), 4, None),
+    ],
+)
+def test_engines_and_learners_by_turns_are_proposed_where_the_settings_go_with_it(changes, gpus, shares):
+    config = of_paper("model_path=Qwen/Qwen2.5-1.5B-Instruct", *changes)
+    model, work = model_of(config), workload_of(config, Expected(), on_cpu=False)
+    placement = propose(config, model, work, GPUS["h100"], gpus)
+    settings = placement.settings
+    assert settings["engine"]["placement"] == ("colocated" if shares else "separate")
+    if shares:
+        assert (settings["num_gpus_per_env_runner"], settings["num_gpus_per_learner"]) == shares
+        assert placement.engines == placement.learners == gpus and not settings["shard_learner"]
+
+
+BY_TURNS = (
+    "num_env_runners=8",
+    "num_gpus_per_env_runner=0.6",
+    "num_learners=8",
+    "num_gpus_per_learner=0.4",
+    "shard_learner=false",
+    "offload_optimizer=true",
+    "engine.placement=colocated",
+)
+
+
+def test_the_table_of_the_design_is_the_estimates():
+    """`docs/design.md`: four and four, and eight by turns; as long as may be, and in brackets short."""
+    columns = []
+    for changes in ((), BY_TURNS):
+        config = load_experiments("conf/paper/igpo_qwen2.5_3b.yaml", list(changes))[0].algorithm_config()
+        long, short = (
+            estimate(model_of(config), workload_of(config, expected, on_cpu=False), GPUS["h100"])
+            for expected in (Expected(), Expected(turns=4, turn_tokens=200, observation_tokens=500))
+        )
+        assert long.fits
+        times = []
+        for found in (long, short):
+            of = found.seconds
+            sampling = of["generate"] + of["prefill"] + of["score"]
+            times.append((sampling, of["learn"], found.seconds_per_iteration))
+        columns.append(
+            [f"{long.memory.learner / GIB:.1f} GiB", f"{long.memory.engine / GIB:.1f} GiB"]
+            + [f"{long.memory.host / GIB:.0f} GiB"]
+            + [f"{one:,.0f} s ({other:.0f})" for one, other in zip(*times, strict=True)]
+            + [f"{long.seconds['push'] + long.seconds['swap']:.1f} s"]
+        )
+    page = Path("docs/design.md").read_text(encoding="utf-8")
+    for separate, by_turns in zip(*columns, strict=True):
+        assert f"| {separate} | {by_turns} |" in page
 
 
 def test_what_saves_memory_is_set_only_where_it_must_be():
