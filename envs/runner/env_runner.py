@@ -8,6 +8,7 @@ per rollout, or RLlib's `MultiAgentEpisode` with one timestep per turn.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -244,4 +245,6 @@ def _is_restarted() -> bool:
     if not ray.is_initialized():
         return False
     context = ray.get_runtime_context()
-    return context.get_actor_id() is not None and bool(context.was_current_actor_reconstructed)
+    with warnings.catch_warnings():  # Ray's own use of a property that it deprecates
+        warnings.simplefilter("ignore")
+        return context.get_actor_id() is not None and bool(context.was_current_actor_reconstructed)

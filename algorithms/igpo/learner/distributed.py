@@ -130,8 +130,10 @@ class DistributedLearner(TorchLearner):
         for optimizer in self._named_optimizers.values():
             for param, state_of_param in optimizer.state.items():
                 for name, value in state_of_param.items():
-                    if value.shape == param.shape:
-                        state_of_param[name] = shard_like(value, param)
+                    # On a CPU it may lie in Ray's object store, which the learners of a node share: each of
+                    # them would step in the same moments.
+                    own = value.clone()
+                    state_of_param[name] = shard_like(own, param) if own.shape == param.shape else own
         if self.config.offload_optimizer:
             move_optimizer_state(self._named_optimizers.values(), HOST)
 

@@ -79,6 +79,20 @@ def test_restored_moments_wait_in_host_memory(llama, monkeypatch, tmp_path):
     assert {t.device.type for t in moments} == {"meta"}
 
 
+def test_restored_moments_are_the_learners_own(llama):
+    """Two learners of one node are given the same arrays, in Ray's object store."""
+    saved, restored = make_learner(llama), make_learner(llama)
+    update(saved, make_batch())
+    state = saved.get_state()
+    restored.set_state(state)
+    (given,), (optimizer,) = state["optimizer"].values(), restored._named_optimizers.values()
+    for number, slots in enumerate(optimizer.state.values()):
+        for name, tensor in slots.items():
+            held = given["state"]["state"][number][name]
+            np.testing.assert_array_equal(tensor.numpy(), held)
+            assert not np.shares_memory(tensor.numpy(), held)
+
+
 def test_moving_moments_moves_all_of_them():
     parameter = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.AdamW([parameter])
