@@ -32,7 +32,6 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune.registry import register_env, register_trainable
 
 from algorithms.igpo.callbacks import IGPOCallback
-from algorithms.igpo.colocation import check_pairing
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.guards import check_gap, check_tools
 from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit, token_texts
@@ -49,6 +48,7 @@ from algorithms.igpo.metrics import (
 )
 from algorithms.igpo.remote import failures_raised, in_background, on_learners, on_runners, starting
 from algorithms.igpo.sampling import GroupSampler, SampledBatch, heldout_jobs, sample_batch
+from algorithms.igpo.weights.colocation import check_pairing
 from algorithms.igpo.weights.export import export_hf, filesystem_of, folder_of
 from algorithms.igpo.weights.push import WeightPush
 from algorithms.igpo.weights.restoring import check_policies

@@ -19,8 +19,8 @@ from algorithms.igpo.bounds import (
     WHOLE_FROM,
     check_number,
 )
-from algorithms.igpo.colocation import check_colocation
 from algorithms.igpo.setting_names import OF_ONE_POLICY, WITHOUT_EFFECT
+from algorithms.igpo.weights.colocation import check_colocation
 from envs.errors import InputError
 from envs.search.roles import RolePolicies
 

@@ -18,6 +18,7 @@ from typing import Any
 from rich.progress import Progress
 
 from algorithms.igpo.learner.credit_input import scored_rollout
+from envs.durable import write_file
 from envs.runner.job import RolloutJob
 from envs.search.trajectory import Rollout
 from pipeline.evaluation.saved_policy import Policy, open_policy
@@ -27,7 +28,9 @@ GROUPS_AT_ONCE = 8
 
 
 def row_of(rollout: Rollout) -> dict[str, Any]:
-    """What credit reads of a rollout, and by turn: what it did, and whether its page names a gold answer."""
+    """What credit reads of a rollout, and by turn: what it did, and whether a gold answer is part of the text
+    that it read, in any case.
+    """
     golds = [gold.lower() for gold in rollout.question.golds]
     scored = asdict(scored_rollout(rollout))
     return scored | {
@@ -59,17 +62,18 @@ def jobs_of(
 
 
 def sample(policy: Policy, groups: int, group_size: int, seed: int, out: Path) -> None:
-    """Appends the rollouts of all groups that `out` has not got."""
-    done = sum(1 for _ in out.open()) // group_size if out.exists() else 0
+    """Appends the rollouts of all groups that `out` has not got whole."""
+    lines = out.read_text().splitlines(keepends=True) if out.exists() else []
+    done = sum(line.endswith("\n") for line in lines) // group_size
+    write_file(out, lambda file: file.writelines(line.encode() for line in lines[: done * group_size]))
     wanted = list(jobs_of(policy, groups, group_size, seed, first=done))
-    with Progress() as progress:
+    with Progress() as progress, out.open("a") as file:
         task = progress.add_task("sampling groups", total=groups, completed=done)
         for start in range(0, len(wanted), GROUPS_AT_ONCE):
             jobs = [job for group in wanted[start : start + GROUPS_AT_ONCE] for job in group]
             records, _ = policy.loop.run(jobs)
-            lines = [json.dumps(row_of(record.rollout)) for record in records]
-            with out.open("a") as file:
-                file.write("".join(f"{line}\n" for line in lines))
+            file.writelines(f"{json.dumps(row_of(record.rollout))}\n" for record in records)
+            file.flush()
             progress.advance(task, len(jobs) // group_size)
 
 

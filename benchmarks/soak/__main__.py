@@ -79,8 +79,13 @@ def soak(args: argparse.Namespace) -> int:
                                   "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
             )  # fmt: skip
         driver = process.pid
-        pids = lambda: {"driver": driver} | {server.name: server.pid for server in servers}  # noqa: E731
-        watcher = Watcher(folder, pids, args.every, part=parts + 1, minutes=minutes)
+        watcher = Watcher(
+            folder,
+            lambda: {"driver": driver} | {server.name: server.pid for server in servers},
+            args.every,
+            part=parts + 1,
+            minutes=minutes,
+        )
         watcher.start()
         outages = _live(process, servers, args, 60 * (60 * args.hours - minutes))
         watcher.stop()

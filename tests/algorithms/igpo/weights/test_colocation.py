@@ -2,9 +2,9 @@
 (`engine.placement: colocated`)."""
 
 import pytest
+from colocated_config import pairs_config
 
-from algorithms.igpo.colocation import check_pairs
-from algorithms.igpo.config import IGPOConfig
+from algorithms.igpo.weights.colocation import check_pairs
 from envs.engine.base import NO_WEIGHTS
 from envs.errors import InputError
 from envs.runner import env_runner
@@ -14,20 +14,8 @@ NODE, OTHER = "aaaaaaaabbbb", "ccccccccdddd"
 
 
 def make_config(*, pairs: int, of_runner: float = 0.0, of_learner: float = 0.0, placement="colocated"):
-    world = {"train_questions": 40, "heldout_questions": 5}
-    return (
-        IGPOConfig()
-        .environment("search", env_config={"world": world, "max_turns": 3})
-        .training(
-            model_path="tiny",
-            lr=1e-3,
-            prompts_per_iteration=4,
-            group_size=2,
-            engine={"kind": "transformers", "placement": placement},
-        )
-        .env_runners(num_env_runners=pairs, num_gpus_per_env_runner=of_runner)
-        .learners(num_learners=pairs, num_gpus_per_learner=of_learner)
-    )
+    config = pairs_config(pairs, placement=placement)
+    return config.env_runners(num_gpus_per_env_runner=of_runner).learners(num_gpus_per_learner=of_learner)
 
 
 @pytest.mark.parametrize(

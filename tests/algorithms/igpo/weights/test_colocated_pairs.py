@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from colocated_config import pairs_config
 from local_ray import local_ray
 
-from algorithms.igpo.colocation import check_pairs, gpus_here
-from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.learner.learner import IGPOTorchLearner
+from algorithms.igpo.weights.colocation import check_pairs, gpus_here
 from envs.engine.base import NO_WEIGHTS
 from envs.errors import InputError
 from envs.runner.env_runner import IGPOEnvRunner
@@ -72,22 +72,10 @@ def noting(notes: Notes):
     return Runner, Learner
 
 
-def make_config(placement: str, notes: Notes) -> IGPOConfig:
+def make_config(placement: str, notes: Notes):
     runner, learner = noting(notes)
-    world = {"train_questions": 40, "heldout_questions": 5}
-    return (
-        IGPOConfig()
-        .environment("search", env_config={"world": world, "max_turns": 3})
-        .training(
-            model_path="tiny",
-            lr=1e-3,
-            prompts_per_iteration=4,
-            group_size=2,
-            engine={"kind": "transformers", "placement": placement},
-        )
-        .env_runners(num_env_runners=PAIRS, env_runner_cls=runner)
-        .learners(num_learners=PAIRS, learner_class=learner)
-    )
+    config = pairs_config(PAIRS, placement=placement)
+    return config.env_runners(env_runner_cls=runner).learners(learner_class=learner)
 
 
 def phases(noted: list[tuple[str, str]]) -> list[tuple[str, set[str]]]:
