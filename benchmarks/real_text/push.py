@@ -1,6 +1,7 @@
 """Says what each estimator pays for a decision, from what `benchmarks.real_text.sample` sampled.
 
     python -m benchmarks.real_text.push warm_26.jsonl --presets grpo igpo igpo_v1 igpo_returns
+    python -m benchmarks.real_text.push warm_26.jsonl --presets grpo igpo igpo,std_floor=1
 
 An update sees few groups, and a rare decision stands in few of them. So what one update of one seed pays says
 little; here every group of the samples counts, and updates are drawn from them. For each decision and preset:
@@ -22,7 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +31,11 @@ import numpy as np
 from rich.table import Table
 
 from algorithms.credit import ScoredRollout, find_preset, turn_batch
+from algorithms.credit.config import require_credit_fields
 from algorithms.credit.own_estimator import assign
+from pipeline.analysis.offline.recredit import credit_config
 from pipeline.evaluation.intervals import percentile_interval
+from pipeline.experiment.file import parse_yaml
 from pipeline.terminal import Console
 
 UPDATES = 4_000
@@ -112,10 +116,22 @@ def decisions(rows: list[dict[str, Any]]) -> list[Decision]:
     ]
 
 
-def advantages_of(rows: list[dict[str, Any]], preset: str, **changes: Any) -> np.ndarray:
-    """The advantages of all turns of `rows` under a preset with `changes` of its `CreditConfig`: [M]."""
+def advantages_of(rows: list[dict[str, Any]], estimator: str) -> np.ndarray:
+    """The advantages of all turns of `rows`: [M].
+
+    Args:
+        rows: the rollouts.
+        estimator: a preset, with changes of its `CreditConfig` behind commas: `igpo,gamma=0,std_floor=0.5`.
+
+    Raises:
+        ValueError: no such preset or setting.
+        InputError: a value that the setting does not take.
+    """
+    preset, *assignments = estimator.split(",")
     chosen = find_preset(preset)
-    config = replace(chosen.credit, **changes)
+    changes = {key: parse_yaml(text, estimator) for key, _, text in (a.partition("=") for a in assignments)}
+    require_credit_fields(changes)
+    config = credit_config(asdict(chosen.credit) | changes)
     rollouts = [ScoredRollout(**{name: row[name] for name in SCORED}) for row in rows]
     return assign(chosen, config, rollouts, None, turn_batch(rollouts, config)).advantages_M
 
@@ -168,11 +184,11 @@ def _squared_ratio(base_X: np.ndarray, signal_X: np.ndarray) -> np.ndarray:
 
 
 def rows_of(
-    samples: list[dict[str, Any]], presets: list[str], groups_per_update: int
+    samples: list[dict[str, Any]], estimators: list[str], groups_per_update: int
 ) -> Iterator[tuple[Decision, list[Paid]]]:
-    """Each decision that some group makes and does not make, and what each preset pays for it."""
+    """Each decision that some group makes and does not make, and what each estimator pays for it."""
     groups = int(groups_of(samples).max()) + 1
-    advantages = [advantages_of(samples, preset) for preset in presets]
+    advantages = [advantages_of(samples, estimator) for estimator in estimators]
     for decision in decisions(samples):
         if decision.above_share_D.any():
             pushes = [push_by_group(advantages_M, decision, groups) for advantages_M in advantages]
@@ -180,12 +196,29 @@ def rows_of(
             yield decision, [paid(push_P, pushes[0], em, groups_per_update) for push_P in pushes]
 
 
-def _cell(p: Paid) -> str:
+def table_of(decision: Decision, estimators: list[str], all_paid: list[Paid]) -> Table:
+    """What each estimator pays for a decision, a line each."""
+    made = f"{decision.made_D.mean():.1%} of {len(decision.made_D):,}"
+    title = f"{decision.name} ({made}, exact match gained {decision.gained_em:+.2f})"
+    table = Table(title=title, title_justify="left")
+    for heading in ("estimator", "push", "signal", "rollouts", "right way"):
+        table.add_column(heading, overflow="fold")
+    for estimator, one in zip(estimators, all_paid, strict=True):
+        table.add_row(estimator, *_cells(one))
+    return table
+
+
+def _cells(p: Paid) -> tuple[str, str, str, str]:
+    right_way = "" if np.isnan(p.right_way) else f"{p.right_way:.0%}"
     signal, rollouts = (
-        f"{value:.2f} [{low:.2f}, {high:.2f}]"
+        f"{_number(value)} [{_number(low)}, {_number(high)}]"
         for value, (low, high) in ((p.signal, p.signal_interval), (p.rollouts, p.rollouts_interval))
     )
-    return f"{p.push:+.2f}\n{signal}\n{rollouts}\n{p.right_way:.0%}"
+    return f"{p.push:+.2f}", signal, rollouts, right_way
+
+
+def _number(value: float) -> str:
+    return "many" if value >= TOO_MANY else f"{value:.2f}"
 
 
 def main() -> None:
@@ -193,24 +226,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("samples", type=Path, help="what benchmarks.real_text.sample wrote")
-    parser.add_argument("--presets", nargs="+", default=["grpo", "igpo", "igpo_v1", "igpo_returns"])
+    parser.add_argument(
+        "--presets",
+        nargs="+",
+        default=["grpo", "igpo", "igpo_v1", "igpo_returns"],
+        metavar="NAME[,SETTING=VALUE]",
+        help="estimators, with changes of their credit behind commas; the first is what others are held to",
+    )
     parser.add_argument("--groups-per-update", type=int, default=8, help="default 8")
     args = parser.parse_args()
-    samples = read(args.samples)
-    table = Table(title=f"updates of {args.groups_per_update} of {len(set(groups_of(samples)))} groups")
-    for heading in ("decision", "open", "made", "EM gained", "", *args.presets):
-        table.add_column(heading)
-    for decision, found in rows_of(samples, args.presets, args.groups_per_update):
-        table.add_row(
-            decision.name,
-            f"{len(decision.made_D):,}",
-            f"{decision.made_D.mean():.1%}",
-            f"{decision.gained_em:+.2f}",
-            "push\nsignal\nrollouts\nright way",
-            *map(_cell, found),
-            end_section=True,
-        )
-    Console().print(table)
+    console = Console()
+    try:
+        samples = read(args.samples)
+        groups = len(set(groups_of(samples)))
+        console.print(f"updates of {args.groups_per_update} of {groups} groups")
+        for decision, all_paid in rows_of(samples, args.presets, args.groups_per_update):
+            console.print(table_of(decision, args.presets, all_paid))
+    except (json.JSONDecodeError, KeyError):
+        parser.error(f"{args.samples} is no file that benchmarks.real_text.sample writes")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

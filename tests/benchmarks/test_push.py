@@ -77,3 +77,23 @@ def test_an_estimator_that_pays_nothing_has_no_way():
     found = paid(np.zeros(2), np.zeros(2), 1.0, groups_per_update=8)
     assert (found.push, found.signal) == (0.0, 0.0)
     assert np.isnan(found.right_way)
+
+
+def test_a_preset_takes_changes_of_its_settings():
+    """The one gain of 2.5 nats is that of the second search. Without the gains igpo is grpo."""
+    assert advantages_of(ROWS, "igpo,ig_weight=0").tolist() == advantages_of(ROWS, "grpo").tolist()
+    apart = advantages_of(ROWS, "igpo,normalisation=none,outcome_weight=0,gamma=0,outcome_gamma=1")
+    assert apart.tolist() == [0.0, 2.5, *[0.0] * 7]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        ("igpo,std_flor=1", "unknown credit setting 'std_flor'; did you mean 'std_floor'"),
+        ("igpo,std_floor=much", "std_floor='much': Input should be a valid number"),
+        ("igpoo", "did you mean 'igpo'"),
+    ],
+)
+def test_an_estimator_that_is_none_is_refused(estimator, message):
+    with pytest.raises(ValueError, match=message):
+        advantages_of(ROWS, estimator)

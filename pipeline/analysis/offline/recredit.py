@@ -94,7 +94,7 @@ def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any
     except ValueError as error:
         raise AnalysisError(str(error)) from error
     own = {name: settings[name] for name in CREDIT_FIELDS if settings.get(name) is not None}
-    credit = _credit_config({**asdict(base.credit), **({} if preset else own), **changes})
+    credit = credit_config({**asdict(base.credit), **({} if preset else own), **changes})
     env = base.env if preset else {}
     penalties = {
         "malformed": "format_penalty",
@@ -114,7 +114,8 @@ def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any
     )
 
 
-def _credit_config(values: dict[str, Any]) -> CreditConfig:
+def credit_config(values: dict[str, Any]) -> CreditConfig:
+    """`CreditConfig(**values)`; AnalysisError for a value of the wrong type or out of range."""
     try:
         return TypeAdapter(CreditConfig).validate_python(values)
     except ValidationError as error:
