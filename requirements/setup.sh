@@ -54,7 +54,7 @@ install() { { command -v uv >/dev/null && with_uv "$@" 2>/dev/null; } || with_pi
 installed() {
     set -- "$VENV"/lib/python*/site-packages/*.dist-info
     [ -e "$1" ] || shift
-    echo "$# of $packages packages are installed (downloads come first)"
+    echo "$(($# < packages ? $# : packages)) of $packages packages are installed (downloads come first)"
 }
 imported() { echo "still compiling"; }
 # What a long step has done so far: on a terminal a line that changes, elsewhere a line every 30 seconds.

@@ -112,7 +112,7 @@ def test_an_estimator_whose_file_changes_is_another_one(folder):
         ("def f(group): return 0.0", "returned a value of type float; return one number"),
         ("def f(group): return ['x'] * 6", "returned a value of type list; return one number"),
         ("def f(group): return group.gians_M", "it failed in own_credit.py, line 1: AttributeError: 'Group' "
-         "object has no attribute 'gians_M'; did you mean 'gains_M'? (on"),
+         "object has no attribute 'gians_M'; did you mean 'gains_M'?"),
         ("def f(): return 0", "it failed: TypeError: f() takes 0 positional arguments"),
         ("f = 3", "is of type int: name a function of one group, or a `Preset`"),
         ("def g(group): pass", "has no 'f'"),

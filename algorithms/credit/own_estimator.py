@@ -138,7 +138,8 @@ def assign(
     outcomes = batch_outcomes or batch_outcome_statistics(scored.turns.outcome_N)
     advantages_M = np.zeros(scored.turns.rollout_M.size)
     for here, group in make_groups(rollouts, facts, scored, credit, config, outcomes):
-        advantages_M[here] = _ask(preset.name, preset.estimator, group)
+        asked = f"question {_short(group.question)}"
+        advantages_M[here] = _ask(preset.name, preset.estimator, group, asked)
     groups = credit.groups
     position_N = np.searchsorted(groups.group_P, scored.turns.group_N)
     nonzero_P = np.bincount(
@@ -153,9 +154,9 @@ def assign(
     )
 
 
-def _ask(name: str, function: OwnEstimator, group: Group) -> np.ndarray:
-    """Calls the estimator on a group and checks its answer: float64 [M]."""
-    where = f"estimator {name!r}, question {_short(group.question)}"
+def _ask(name: str, function: OwnEstimator, group: Group, which: str) -> np.ndarray:
+    """Calls the estimator on a group, which errors call `which`, and checks its answer: float64 [M]."""
+    where = f"estimator {name!r}, {which}"
     try:
         answer = function(group)
     except Exception as error:
@@ -282,11 +283,8 @@ def _try_on_sample(preset: Preset) -> None:
     What only real data could explain (a missing key, a division) passes.
     """
     assert preset.estimator is not None
-    on_sample = "(on the group of algorithms.credit.sample_group)"
     try:
-        _ask(preset.name, preset.estimator, sample_group(preset.credit))
+        _ask(preset.name, preset.estimator, sample_group(preset.credit), "on `sample_group()`")
     except _EstimatorFailed as error:
         if isinstance(error.__cause__, MISTAKES):
-            raise ValueError(f"{error} {on_sample}") from error
-    except ValueError as error:
-        raise ValueError(f"{error} {on_sample}") from error
+            raise ValueError(str(error)) from error

@@ -5,6 +5,7 @@ One training step draws prompts, rolls out whole groups, learns from them and pu
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator
 from concurrent.futures import Future
@@ -56,6 +57,8 @@ from envs.data.question import Question
 from envs.search.environment import SearchEnv
 from envs.search.task import SearchTask
 
+logger = logging.getLogger(__name__)
+
 HF_FOLDER = "hf"
 """Folder of a checkpoint that holds a plain Hugging Face folder per module."""
 register_env("search", lambda config: SearchEnv(config))
@@ -67,6 +70,8 @@ class IGPO(Algorithm):
     Attributes:
         records: the records of the last `train()` or `evaluate()`, for logs: rollouts, and the credit that
             training used. A call that raised leaves the rollouts it had.
+        begins_run: whether a state that is restored comes from another run. Where this run's training
+            questions are others, they then begin at their first; otherwise such a state is refused.
     """
 
     config: IGPOConfig
@@ -74,6 +79,7 @@ class IGPO(Algorithm):
     callbacks: list[RLlibCallback]
     learner_group: LearnerGroup
     env_runner_group: EnvRunnerGroup
+    begins_run: bool = False
 
     @classmethod
     @override(Algorithm)
@@ -346,7 +352,11 @@ class IGPO(Algorithm):
             if self._ahead is not None and own.get("sampling_identity", identity) != identity:
                 # A batch of other settings is none of this run's: its prompts are drawn again.
                 cursor, self._ahead = self._ahead.drawn_from, None
-            self.prompt_sampler.restore(cursor)
+            if self.begins_run and not self.prompt_sampler.is_of(cursor):
+                logger.warning("the checkpoint saw other training questions: this run's begin at their first")
+                self._ahead = None
+            else:
+                self.prompt_sampler.restore(cursor)
             self._weights_version = own[WEIGHTS_SEQ_NO]
         if has_weights:
             self.push_weights()

@@ -20,6 +20,8 @@ from envs.errors import InputError
 MAX_EXAMPLES = 5
 _PLACE = re.compile(r"(?P<file>.+?(?::| record | row ))(?P<number>\d+): ")
 """Begins a refusal, as readers of all formats write it."""
+_NAMED_QUESTION = re.compile(r"question ('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")
+"""A question by its id, by which two refusals for one reason differ."""
 
 
 @dataclass
@@ -50,7 +52,8 @@ class Description:
         found: dict[tuple[str, str], tuple[str, list[str]]] = {}
         for refusal in self.refused:
             place = _PLACE.match(refusal)
-            key = (place["file"], refusal[place.end() :]) if place else ("", refusal)
+            reason = _NAMED_QUESTION.sub("question", refusal[place.end() :] if place else refusal)
+            key = (place["file"] if place else "", reason)
             if key not in found:
                 found[key] = (refusal, [])
             elif place:

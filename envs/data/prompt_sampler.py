@@ -128,6 +128,10 @@ class PromptSampler:
             "position": self.position,
         }
 
+    def is_of(self, state: dict) -> bool:
+        """Whether `state` belongs to these questions."""
+        return (state["num_questions"], state["fingerprint"]) == (self.num_questions, self.fingerprint)
+
     def restore(self, state: dict) -> None:
         """Continues exactly where `state` was taken. Its seed replaces this one's, so the order stays.
 

@@ -170,8 +170,11 @@ def _golds(value: object, question_id: str, where: str, key: str) -> list[str]:
     if candidates is None:
         candidates = []
     if not isinstance(candidates, list) or not all(isinstance(gold, str) for gold in candidates):
+        items = candidates if isinstance(candidates, list) else [candidates]
+        number = next((gold for gold in items if isinstance(gold, int | float) and gold == gold), None)
+        cure = "" if number is None else f': write "{json.dumps(number)}", with quotes'
         raise InputError(
-            f"{where}: `{key}` of question {question_id!r} must be a list of texts, found {value!r:.80}"
+            f"{where}: `{key}` of question {question_id!r} must be a list of texts, found {value!r:.80}{cure}"
         )
     for gold in candidates:
         require_unicode(gold, f"`{key}`", where)

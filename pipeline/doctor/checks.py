@@ -29,6 +29,7 @@ from pipeline.doctor.gpus import gpus
 from pipeline.doctor.machine import proxies
 from pipeline.doctor.memory import memory
 from pipeline.doctor.questions import Seen, look_at_questions
+from pipeline.doctor.words import words
 from pipeline.estimate.known_models import known_config
 from pipeline.estimate.machines import GIB
 from pipeline.estimate.workload import model_sizes
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FEW = 20
+"""Held-out questions below which a score says little."""
 SAMPLE = 64
 """Questions that a check looks at."""
 BY_WORDS = ("bm25", "http")
@@ -48,7 +51,7 @@ Check = Callable[[Subject], Finding]
 
 
 def cheap_checks(subject: Subject, also: Sequence[Check] = ()) -> Iterator[Finding]:
-    """Checks environment, proxies, GPUs, model, task, retriever, prompts, memory; no engine is needed.
+    """Checks environment, proxies, GPUs, model, task, words, retriever, prompts, memory; needs no engine.
 
     Stops at the first failure, because later checks depend on it; model and memory do not depend on GPUs. The
     memory of a known model is said even where its files can't be had.
@@ -57,7 +60,7 @@ def cheap_checks(subject: Subject, also: Sequence[Check] = ()) -> Iterator[Findi
         subject: the experiment.
         also: checks of one's own, made after that of the environment.
     """
-    for check in (environment, *also, proxies, gpus, model, task, answers, retriever, prompts, memory):
+    for check in (environment, *also, proxies, gpus, model, task, words, answers, retriever, prompts, memory):
         finding = _guarded(check, subject)
         yield finding
         if finding.status == "fail":
@@ -171,6 +174,9 @@ def task(subject: Subject) -> Finding:
             "warn",
             f"{text}, which knows only `search`: {', '.join(out_of_reach)} can't be called; use {use}",
         )
+    if heldout < FEW:
+        steps = f"{1 / max(1, heldout):.2g}: hold out {FEW} or more (heldout_share)"
+        return Finding("task", "warn", f"{text}; exact match moves in steps of {steps}")
     return Finding("task", "ok", text)
 
 

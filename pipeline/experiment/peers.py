@@ -149,9 +149,19 @@ PEERS: dict[str, str] = {
 """A word of theirs, in lower case, to what it is here: settings in quotes, and what to know."""
 
 
+def _letters(word: str) -> str:
+    return word.lower().replace("-", "").replace("_", "")
+
+
+_BY_LETTERS = {_letters(word): said for word, said in PEERS.items()}
+
+
 def here(word: str) -> str | None:
-    """Says what another trainer's word is here, as a sentence; None for a word that is not known."""
-    found = PEERS.get(word.lower().replace("-", "_"))
+    """Says what another trainer's word is here, as a sentence; None for a word that is not known.
+
+    Case, hyphens and underscores make no difference: `learningRate` is `learning_rate`.
+    """
+    found = _BY_LETTERS.get(_letters(word))
     if found is None:
         return None
     return f"There is {found}." if found.startswith("no ") else f"Here it is {found}."

@@ -213,7 +213,9 @@ def _train(
             algorithm: Any = None
             try:
                 with watched_ray():
-                    algorithm = build_algorithm(plan.config, run.logs, checkpoint)
+                    algorithm = build_algorithm(
+                        plan.config, run.logs, checkpoint, begins_run=is_of_another(run, checkpoint)
+                    )
                     algorithm.callbacks.append(attempt.logger)
                     loop = TrainingLoop(
                         algorithm=algorithm,
@@ -245,14 +247,29 @@ def _resumed_from(plan: Plan, run: RunDirectory, checkpoint: Path | None) -> int
     return int(read_note(checkpoint)["iteration"]) if checkpoint else 0
 
 
-def build_algorithm(config: IGPOConfig, folder: Path, checkpoint: Path | None) -> Any:
-    """Builds the algorithm, restored from `checkpoint` if there is one. RLlib may write into `folder`."""
+def is_of_another(run: RunDirectory, checkpoint: Path | None) -> bool:
+    """Whether `run` begins from a checkpoint of another run (`--restore`)."""
+    return checkpoint is not None and run.checkpoints.resolve() not in checkpoint.resolve().parents
+
+
+def build_algorithm(
+    config: IGPOConfig, folder: Path, checkpoint: Path | None, *, begins_run: bool = False
+) -> Any:
+    """Builds the algorithm, restored from `checkpoint` if there is one.
+
+    Args:
+        config: its settings.
+        folder: a folder that RLlib may write into.
+        checkpoint: the checkpoint, or None.
+        begins_run: whether the checkpoint is of another run, so that training questions may be others.
+    """
     from ray.tune.trainable import trainable
 
     # RLlib would make folders in ~/ray_results, and has no setting for it.
     trainable.DEFAULT_STORAGE_PATH = str(folder / "rllib")
     with without_collecting():
-        algorithm = config.build_algo()
+        algorithm: Any = config.build_algo()
+    algorithm.begins_run = begins_run
     if checkpoint is not None:
         algorithm.restore_from_path(str(checkpoint.absolute().resolve()))
     return algorithm

@@ -17,7 +17,7 @@ from pipeline.doctor.findings import Subject, busy
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.own_code import own_code
 from pipeline.rollout_log.folder import open_folder
-from pipeline.run_directory.checkpoints import Checkpoints, check_checkpoint
+from pipeline.run_directory.checkpoints import Checkpoints, check_checkpoint, read_note
 from pipeline.run_directory.directory import FINISHED, RunDirectory, new_run_id
 from pipeline.terminal import Console
 from pipeline.training.changed_settings import changed_settings
@@ -66,6 +66,7 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
         if experiment.restore:
             check_checkpoint(experiment.restore)
             check_policies(experiment.restore, config.policy_ids, config.adapters.by_policy)
+            _check_stop(experiment)
         return Plan(experiment, config, resolved, None)
     found = RunDirectory.find(experiment.storage_path, experiment.name)
     mine = [run for run in found if run.metadata.get("label") == experiment.label]
@@ -91,6 +92,18 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
         _check_own_code(run, config)
         first_weights(run)
     return Plan(experiment, config, resolved, run, widened=widened)
+
+
+def _check_stop(experiment: Experiment) -> None:
+    """Raises InputError where a run that counts on from its `--restore` would stop before it begins."""
+    assert experiment.restore is not None
+    begun, stop = read_note(experiment.restore)["iteration"], experiment.stop.get("training_iteration")
+    if stop is not None and stop <= begun:
+        raise InputError(
+            f"--restore {experiment.restore}: it is of iteration {begun}, from which this run counts on, "
+            f"and stop.training_iteration is {stop:g}: raise it, for example --stop "
+            f"training_iteration={begun + 10}"
+        )
 
 
 def unfinished_runs(experiment: Experiment) -> str:

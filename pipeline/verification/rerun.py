@@ -15,7 +15,7 @@ from pipeline.analysis import open_run
 from pipeline.analysis.collapse_watch import logged_metrics
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
-from pipeline.training.launch import build_algorithm
+from pipeline.training.launch import build_algorithm, is_of_another
 from pipeline.training.ray_processes.watch import lost_ray
 from pipeline.training.run_logger import HELDOUT, RunLogger
 from pipeline.verification.same_rows import Sameness, compare
@@ -51,7 +51,9 @@ def rerun(found: Rerun, folder: Path, say: Callable[[str], object]) -> Verdict:
     say("starting the policy and the rollout engine ...")
     with open_run(run.path) as log:
         history = logged_metrics(log, found.start)
-    algorithm = build_algorithm(config, folder, found.checkpoint)
+    algorithm = build_algorithm(
+        config, folder, found.checkpoint, begins_run=is_of_another(run, found.checkpoint)
+    )
     try:
         with RolloutLogWriter(folder / "rollouts", run.run_id, 1, info=RunInfo()) as log:
             algorithm.callbacks.append(RunLogger(log, _Untracked(), folder, history=history))

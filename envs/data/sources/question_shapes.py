@@ -97,7 +97,13 @@ def _joined(*values: Any) -> list | Any:
 
 def _plain(record: dict, where: str) -> Parts:
     """FlashRAG, NQ-open and their kin: `question` and one of the usual names for its answers."""
-    key = next((key for key in ANSWERS if key in record), ANSWERS[0])
+    key = next((key for key in ANSWERS if key in record), None)
+    if key is None:
+        found = ", ".join(map(repr, record))
+        raise InputError(
+            f"{where}: no `{ANSWERS[0]}` is among the fields {found}: say which are which with "
+            f"{FIELDS_ADVICE}"
+        )
     metadata = record.get("metadata") or {name: record[name] for name in _KEPT if name in record}
     if not isinstance(metadata, dict):
         raise InputError(f"{where}: `metadata` must be an object, found {type(metadata).__name__}")

@@ -78,8 +78,8 @@ class _Plots:
     def collapse(self) -> list[Figure]:
         return self._lines(
             "Groups without any signal",
-            "Share of groups whose advantages are all 0. What lies between the lines is what information "
-            "gain rescued.",
+            "Share of groups whose advantages are all 0. What lies between the lines is what the estimator "
+            "rescued, by information gain or what else it pays.",
             self._named("advantage_collapse"),
             {
                 "collapsed_outcome": "under the outcome alone",

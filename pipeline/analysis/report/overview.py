@@ -79,9 +79,9 @@ def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
                     lambda q: _share(_mean(q["advantage_collapse"], "collapsed_outcome", "groups")),
                 ),
                 line(
-                    "Groups rescued by information gain",
-                    "no signal under the outcome, yet one as trained, above noise; 0% where the estimator "
-                    "takes no gains",
+                    "Groups rescued",
+                    "no signal under the outcome, yet one as trained, above noise: by information gain, or "
+                    "by what else an estimator of one's own pays; 0% where it pays the outcome alone",
                     lambda q: _share(_mean(q["advantage_collapse"], "rescued", "groups")),
                 ),
             ],

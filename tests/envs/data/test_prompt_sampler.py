@@ -60,6 +60,7 @@ def test_epochs_are_shuffled_differently():
 )
 def test_other_questions_are_refused(sampler, message):
     state = PromptSampler(5, seed=0, fingerprint="abc").state()
+    assert not sampler.is_of(state) and sampler.is_of(sampler.state())
     with pytest.raises(InputError, match=message):
         sampler.restore(state)
 

@@ -112,12 +112,16 @@ def test_integer_indices_count_within_their_source(write_parquet):
         ("[1]", r"hotpot\.jsonl:2: expected a JSON object, found list"),
         (
             flashrag(golden_answers=...),
-            r"hotpot\.jsonl:2: question 'q1' has no golden answers: put at least one",
+            r"hotpot\.jsonl:2: no `golden_answers` is among the fields 'id', .*: say which are which",
         ),
         (flashrag(golden_answers=[" "]), r"hotpot\.jsonl:2: question 'q1' has no golden answers"),
         (
             flashrag(golden_answers=[3]),
-            r"hotpot\.jsonl:2: `golden_answers` of question 'q1' must be a list of texts",
+            r"hotpot\.jsonl:2: `golden_answers` of question 'q1' .*, found \[3\]: write \"3\", with quotes",
+        ),
+        (
+            flashrag(golden_answers=float("nan")),
+            r"`golden_answers` of question 'q1' must be a list of texts, found nan$",
         ),
         (flashrag(question=...), r"hotpot\.jsonl:2: no `question`"),
         (flashrag(golden_answers=["\ud800"]), r"hotpot\.jsonl:2: `golden_answers` is not valid Unicode"),

@@ -102,7 +102,7 @@ def test_glance_has_the_numbers_computed_by_hand(run_folder):
         "Gain of turn 0, 1, 2 ...": ["-0.10, +1.50"],
         "Advantage of these turns": ["-0.20, +0.50"],
         "Groups without signal under the outcome alone": ["66.7%"],  # g2 and g3 of three
-        "Groups rescued by information gain": ["33.3%"],  # g2
+        "Groups rescued": ["33.3%"],  # g2
         "Does gain find the evidence? (AUROC)": ["0.750"],
         "Gain with, without evidence": ["+1.00, -0.12"],
         "Advantage agrees with evidence": [

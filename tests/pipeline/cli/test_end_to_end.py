@@ -18,6 +18,8 @@ from pipeline.analysis import open_run
 pytestmark = pytest.mark.slow
 
 PROMPTS, GROUP = 8, 4
+OTHERS = "env_config.world.train_questions=90"
+"""A setting with which a run has other training questions."""
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +150,10 @@ def test_a_finished_run_can_be_restored_evaluated_and_asked(folder):
     assert asked.end() == 0 and "belief in the right answer" in asked.said, asked.said
     at = json.loads((best / "igpo_checkpoint.json").read_text())["iteration"]
     stop = json.dumps({"training_iteration": at + 50})
-    restored = Command(folder, "train", "file", "demo.yaml", "--restore", str(best), "--stop", stop)
+    restored = Command(
+        folder, "train", "file", "demo.yaml", "--restore", str(best), "--stop", stop, "--set", OTHERS
+    )
+    restored.wait_for("the checkpoint saw other training questions: this run's begin at their first")
     restored.wait_for(f"iteration {at + 1}/")
     assert restored.interrupt() == 130, restored.said
     assert "saving a checkpoint" in restored.said and "go on" in restored.said and "--resume" in restored.said

@@ -24,6 +24,7 @@ from envs.runner.rollout_loop import RolloutLoop
 from envs.world.words import VALUES
 from pipeline.doctor import checks, measurements
 from pipeline.doctor.findings import Finding, Subject
+from pipeline.doctor.words import words
 from pipeline.estimate.capacity import estimate
 from pipeline.estimate.estimate import show
 from pipeline.estimate.machines import GIB, GPUS, Device
@@ -289,3 +290,26 @@ def test_answers_that_the_outcome_does_not_compare_are_warned_of(tmp_path):
     asked["米拉出生在哪里？"] = "奥斯陆"
     found = checks.answers(subject_of(tmp_path, CHINESE, asked, outcome="f1_chars"))
     assert found == Finding("answers", "ok", "outcome f1_chars")
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "share"),
+    [
+        ("zazo color red", "ok", "0%"),
+        ("zazo color red " * 4 + "Beaujolais wine", "warn", "12%"),  # 2 of 14 and 3
+        ("Beaujolais is a French wine", "fail", "62%"),  # 5 of 5 and 3
+    ],
+)
+def test_a_corpus_whose_words_the_policy_cannot_read(tmp_path, text, status, share):
+    """Of the training question's three words all are known."""
+    asked = {"color of zazo": "red", "food of zazo": "red"}
+    found = words(subject_of(tmp_path, {"zazo": text}, asked))
+    assert (found.status, found.message.split()[0]) == (status, share), found.message
+    assert ("take a chat model" in found.message) == (status != "ok")
+
+
+def test_a_tokenizer_that_spells_any_word_knows_all(tmp_path):
+    found = subject_of(tmp_path, {"zazo": "Beaujolais"}, {"color of zazo": "red", "food of zazo": "red"})
+    assert found.task is not None
+    found.task.protocol.tokenizer.unk_token = None
+    assert words(found) == Finding("words", "ok", "the tokenizer can spell any word")

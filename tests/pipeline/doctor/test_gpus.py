@@ -80,7 +80,17 @@ def test_who_plans_without_the_gpus_still_learns_what_the_model_needs(monkeypatc
     def says(name, status="ok"):
         return lambda subject: Finding(name, status, "")
 
-    for name in ("environment", "proxies", "model", "task", "answers", "retriever", "prompts", "memory"):
+    for name in (
+        "environment",
+        "proxies",
+        "model",
+        "task",
+        "words",
+        "answers",
+        "retriever",
+        "prompts",
+        "memory",
+    ):
         monkeypatch.setattr(checks, name, says(name))
     monkeypatch.setattr(checks, "gpus", says("gpus", "fail"))
     assert [found.name for found in cheap_checks(subject())] == [

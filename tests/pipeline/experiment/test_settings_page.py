@@ -188,7 +188,8 @@ def test_a_word_inside_names_finds_them():
 
 
 def test_other_words_of_other_trainers_are_described():
-    assert described("learning_rate")[:3] == ["Here it is `lr`.", "", "config.lr"]
+    for word in ("learning_rate", "learningrate", "learningRate", "Learning-Rate"):
+        assert described(word)[:3] == ["Here it is `lr`.", "", "config.lr"]
     assert "  engine.block_size  (whole number) = 32" in described("engine")
     assert described("config.env_config.retriever.top_k")[0] == "config.env_config.retriever.top_k"
     assert described("nothing_like_it") == [] and here("nothing_like_it") is None

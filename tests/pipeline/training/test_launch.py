@@ -23,7 +23,7 @@ from pipeline.evaluation.intervals import Score, save_scores
 from pipeline.exit_codes import FAILED
 from pipeline.experiment.experiment import load_experiments
 from pipeline.run_directory.directory import RunDirectory
-from pipeline.training.launch import LaunchOptions, launch
+from pipeline.training.launch import LaunchOptions, is_of_another, launch
 from pipeline.training.loop import HELDOUT_BEFORE
 from pipeline.training.plan import unfinished_runs
 from pipeline.training.ray_processes.cluster import RayOptions, starting_ray
@@ -90,12 +90,12 @@ def test_a_restored_run_that_died_before_its_first_checkpoint(attempt, tmp_path,
     source = write_checkpoint(tmp_path / "other" / "iteration_000040", 40)
     link = tmp_path / "other" / "last"
     link.symlink_to(source.name)
-    restore = [f"restore={link}"]
+    restore = [f"restore={link}", "stop.training_iteration=50"]
     first, run = attempt(*restore)
     assert first == (source, None)
     link.unlink()
     link.symlink_to(write_checkpoint(tmp_path / "other" / "iteration_000041", 41).name)
-    again = restore if typed_again else []
+    again = restore if typed_again else restore[1:]
     assert attempt(*again, resume=True)[0] == (source, -1)
     save_scores(run.path / HELDOUT_BEFORE, 40, {"q": Score(1.0, 1.0)})
     assert attempt(*again, resume=True)[0] == (source, 40), (
@@ -111,6 +111,23 @@ def test_a_checkpoint_of_other_policies_is_refused_before_anything_starts(attemp
     (source / MODULES / "searcher").mkdir(parents=True)
     with pytest.raises(InputError, match="holds the policies searcher, but .* through default_policy too"):
         attempt(f"restore={source}")
+
+
+@pytest.mark.parametrize("stop", [2, 3])
+def test_a_restored_run_that_would_stop_before_it_begins_is_refused(attempt, tmp_path, stop):
+    source = write_checkpoint(tmp_path / "other" / "iteration_000003", 3)
+    with pytest.raises(InputError, match=f"of iteration 3, .* is {stop}: raise it, .*training_iteration=13"):
+        attempt(f"restore={source}", f"stop.training_iteration={stop}")
+
+
+def test_whose_a_checkpoint_is(attempt, tmp_path):
+    """A run resumed from its own checkpoint keeps its questions; a restored one may have others."""
+    _, run = attempt()
+    own = write_checkpoint(run.checkpoints / "iteration_000003", 3)
+    (run.checkpoints / "last").symlink_to(own.name)
+    assert not is_of_another(run, None)
+    assert not is_of_another(run, own) and not is_of_another(run, run.checkpoints / "last")
+    assert is_of_another(run, write_checkpoint(tmp_path / "other" / "iteration_000003", 3))
 
 
 @pytest.mark.parametrize("value", [None, False, True])
