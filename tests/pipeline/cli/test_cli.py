@@ -231,7 +231,7 @@ def test_evaluate_without_a_policy(refused, tmp_path, policy):
 def test_doctor_names_what_is_broken_and_ends_with_2(run, tmp_path, policy):
     good = write_experiment(tmp_path / "demo.yaml", policy)
     code, said = run("doctor", good, "--quick", app=pipeline.cli.igpo.app)
-    assert code == 0 and said.count("ok ") == 10
+    assert code == 0 and said.count("ok ") == 11
     bad = write_experiment(tmp_path / "bad.yaml", policy, engine={"kv_cache_gib": 1e5})
     code, said = run("doctor", bad, "--quick", app=pipeline.cli.igpo.app)
     assert code == 2 and "fail memory" in said

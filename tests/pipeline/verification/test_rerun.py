@@ -138,7 +138,7 @@ def test_a_sign_of_a_collapse_comes_again(tmp_path, monkeypatch):
     with RolloutLogWriter(tmp_path / "run-1" / "rollouts", "run-1", 1) as log:
         for iteration, (each, count) in enumerate(zip(metrics, signs, strict=True), 1):
             log.write(record(iteration), each | {"collapse_signs": count, "seconds_log": 0.0})
-    monkeypatch.setattr("pipeline.verification.rerun.build_algorithm", lambda *_: Trained())
+    monkeypatch.setattr("pipeline.verification.rerun.build_algorithm", lambda *_, **__: Trained())
     run = SimpleNamespace(path=tmp_path / "run-1", run_id="run-1", checkpoints=tmp_path / "none")
     plan = SimpleNamespace(config=None)
     verdict = rerun(Rerun(run, plan, None, 6, 1, False, {(7, "train")}), tmp_path / "again", lambda _: None)
