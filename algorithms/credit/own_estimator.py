@@ -287,4 +287,4 @@ def _try_on_sample(preset: Preset) -> None:
         _ask(preset.name, preset.estimator, sample_group(preset.credit), "on `sample_group()`")
     except _EstimatorFailed as error:
         if isinstance(error.__cause__, MISTAKES):
-            raise ValueError(str(error)) from error
+            raise

@@ -157,6 +157,8 @@ def test_a_finished_run_can_be_restored_evaluated_and_asked(folder):
     restored.wait_for(f"iteration {at + 1}/")
     assert restored.interrupt() == 130, restored.said
     assert "saving a checkpoint" in restored.said and "go on" in restored.said and "--resume" in restored.said
+    run = newest_run(folder)
+    assert prompts_by_iteration(run)[at + 1] == drawn_prompts(run, 1)[1]
 
 
 def test_sigterm_to_every_process_of_a_run_ends_it_as_ctrl_c_does(folder):

@@ -80,17 +80,8 @@ def test_who_plans_without_the_gpus_still_learns_what_the_model_needs(monkeypatc
     def says(name, status="ok"):
         return lambda subject: Finding(name, status, "")
 
-    for name in (
-        "environment",
-        "proxies",
-        "model",
-        "task",
-        "words",
-        "answers",
-        "retriever",
-        "prompts",
-        "memory",
-    ):
+    of_the_task = ("task", "words", "answers", "retriever", "prompts")
+    for name in ("environment", "proxies", "model", *of_the_task, "memory"):
         monkeypatch.setattr(checks, name, says(name))
     monkeypatch.setattr(checks, "gpus", says("gpus", "fail"))
     assert [found.name for found in cheap_checks(subject())] == [
