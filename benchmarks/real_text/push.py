@@ -1,7 +1,7 @@
 """Says what each estimator pays for a decision, from what `benchmarks.real_text.sample` sampled.
 
     python -m benchmarks.real_text.push warm_26.jsonl --presets grpo igpo igpo_v1 igpo_returns
-    python -m benchmarks.real_text.push warm_26.jsonl --presets grpo igpo igpo,std_floor=1
+    python -m benchmarks.real_text.push warm_26.jsonl --presets grpo igpo,std_floor=1 my_credit:my_estimator
 
 An update sees few groups, and a rare decision stands in few of them. So what one update of one seed pays says
 little; here every group of the samples counts, and updates are drawn from them. For each decision and preset:
@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from algorithms.credit import ScoredRollout, find_preset, turn_batch
+from algorithms.credit import RolloutFacts, ScoredRollout, find_preset, turn_batch
 from algorithms.credit.config import require_credit_fields
 from algorithms.credit.own_estimator import assign
 from pipeline.analysis.offline.recredit import credit_config
@@ -121,7 +121,8 @@ def advantages_of(rows: list[dict[str, Any]], estimator: str) -> np.ndarray:
 
     Args:
         rows: the rollouts.
-        estimator: a preset, with changes of its `CreditConfig` behind commas: `igpo,gamma=0,std_floor=0.5`.
+        estimator: a preset or `module:function`, with changes of its `CreditConfig` behind commas:
+            `igpo,gamma=0,std_floor=0.5`.
 
     Raises:
         ValueError: no such preset or setting.
@@ -133,7 +134,8 @@ def advantages_of(rows: list[dict[str, Any]], estimator: str) -> np.ndarray:
     require_credit_fields(changes)
     config = credit_config(asdict(chosen.credit) | changes)
     rollouts = [ScoredRollout(**{name: row[name] for name in SCORED}) for row in rows]
-    return assign(chosen, config, rollouts, None, turn_batch(rollouts, config)).advantages_M
+    facts = [RolloutFacts(**row["facts"]) for row in rows] if chosen.estimator else None
+    return assign(chosen, config, rollouts, facts, turn_batch(rollouts, config)).advantages_M
 
 
 def push_by_group(advantages_M: np.ndarray, decision: Decision, groups: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from algorithms.igpo.learner.credit_input import scored_rollout
+from algorithms.igpo.learner.credit_input import rollout_facts, scored_rollout
 from envs.durable import write_file
 from envs.runner.job import RolloutJob
 from envs.search.trajectory import Rollout
@@ -28,12 +28,14 @@ GROUPS_AT_ONCE = 8
 
 
 def row_of(rollout: Rollout) -> dict[str, Any]:
-    """What credit reads of a rollout, and by turn: what it did, and whether a gold answer is part of the text
-    that it read, in any case.
+    """What credit reads of a rollout, facts for an estimator of one's own (without log-probabilities), and
+    by turn: what it did, and whether a gold answer is part of the text that it read, in any case.
     """
     golds = [gold.lower() for gold in rollout.question.golds]
     scored = asdict(scored_rollout(rollout))
+    facts = asdict(rollout_facts(rollout, [None] * len(rollout.turns)))
     return scored | {
+        "facts": facts,
         "initial_scores_K": _floats(scored["initial_scores_K"]),
         "scores_T1K": [_floats(scores_K) for scores_K in scored["scores_T1K"]],
         "em": rollout.metrics.get("em_squad", 0.0),

@@ -29,7 +29,7 @@ from algorithms.credit import (
 from algorithms.credit.config import AliasRule
 from algorithms.credit.own_estimator import assign
 from algorithms.igpo.iteration_record import GroupCredit, TurnCredit
-from algorithms.igpo.learner.credit_input import rollout_facts, scored_rollout
+from algorithms.igpo.learner.credit_input import episode_facts, scored_rollout
 from algorithms.igpo.learner.groups import (
     BATCH_WIDE,
     are_identical,
@@ -134,7 +134,7 @@ class TurnLevelAdvantages(ConnectorV2):
         rollouts = [rollout_of(episode) for episode in episodes]
         scored = [scored_rollout(rollout) for rollout in rollouts]
         batch = turn_batch(scored, self.credit, self.alias_rule)
-        facts = [rollout_facts(episode) for episode in episodes] if self.preset.estimator else None
+        facts = [episode_facts(episode) for episode in episodes] if self.preset.estimator else None
         batch_outcomes = numbers["outcome_mean"], numbers["outcome_std"]
         credit = assign(self.preset, self.credit, scored, facts, batch, batch_outcomes)
         self._note_turns(rollouts, batch, credit)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from algorithms.credit import RolloutFacts, ScoredRollout
 from algorithms.igpo.learner.groups import rollout_of
@@ -28,12 +31,14 @@ def scored_rollout(rollout: Rollout) -> ScoredRollout:
     )
 
 
-def rollout_facts(episode: Any) -> RolloutFacts:
-    """Extracts what an estimator of one's own may read of a rollout besides its scores."""
-    rollout = rollout_of(episode)
+def rollout_facts(rollout: Rollout, decision_logps_T: Sequence[np.ndarray | None]) -> RolloutFacts:
+    """Extracts what an estimator of one's own may read of a rollout besides its scores.
+
+    Args:
+        rollout: the rollout.
+        decision_logps_T: by turn, the log-probabilities of the decision's tokens; None where not known.
+    """
     question, turns = rollout.question, rollout.turns
-    tokens = turn_tokens([episode])
-    logps = [tokens.get((rollout.id, turn.index)) for turn in turns]
     return RolloutFacts(
         question=question.text,
         golds=question.golds,
@@ -49,5 +54,13 @@ def rollout_facts(episode: Any) -> RolloutFacts:
         queries_T=[turn.query for turn in turns],
         document_ids_T=[[d for call in turn.tool_calls for d in call.document_ids] for turn in turns],
         gold_hits_T=[turn.gold_hit for turn in turns],
-        decision_logps_T=[None if found is None else found.sampler_logp_L for found in logps],
+        decision_logps_T=decision_logps_T,
     )
+
+
+def episode_facts(episode: Any) -> RolloutFacts:
+    """`rollout_facts` of the episode that carries a rollout and its tokens."""
+    rollout = rollout_of(episode)
+    tokens = turn_tokens([episode])
+    found_T = [tokens.get((rollout.id, turn.index)) for turn in rollout.turns]
+    return rollout_facts(rollout, [None if found is None else found.sampler_logp_L for found in found_T])
