@@ -7,8 +7,8 @@ Works on logged rows as well as inside a training run, and imports neither Ray n
 [array([ 0.98057491, -0.39222996,  0.        ]), array([-0.98057491,  0.        ])]
 """
 
-from algorithms.credit.assign import NOISE_GAIN_STD, assign_credit
-from algorithms.credit.batch import Credit, GroupStatistics, TurnBatch
+from algorithms.credit.assign import assign_credit
+from algorithms.credit.batch import FAINT_GAIN_STD, Credit, GroupStatistics, TurnBatch
 from algorithms.credit.config import CREDIT_FIELDS, CreditConfig, without_removed
 from algorithms.credit.from_lists import advantages
 from algorithms.credit.gains import beliefs_from_scores, gains_from_scores, reduce_aliases
@@ -21,7 +21,7 @@ from algorithms.credit.scores import ScoredBatch, ScoredRollout, turn_batch
 __all__ = [
     "CREDIT_FIELDS",
     "EPS",
-    "NOISE_GAIN_STD",
+    "FAINT_GAIN_STD",
     "PRESETS",
     "Credit",
     "CreditConfig",

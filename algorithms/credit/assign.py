@@ -24,11 +24,6 @@ from algorithms.credit.normalise import (
 )
 from algorithms.credit.returns import discounted_gains, discounted_outcome, windowed_gains
 
-NOISE_GAIN_STD = 1e-3
-"""Standard deviation of raw gains, in units of the gain basis, below which a group with equal outcomes learns
-from noise.
-"""
-
 
 def assign_credit(
     batch: TurnBatch,
@@ -221,5 +216,4 @@ def _group_statistics(
         gain_std_P=gains.std_S,
         collapsed_outcome_P=collapsed_outcome_P,
         collapsed_P=collapsed_P,
-        collapsed_or_noise_P=collapsed_P | (collapsed_outcome_P & (gains.std_S < NOISE_GAIN_STD)),
     )

@@ -15,6 +15,10 @@ from algorithms.credit.config import BEYOND, LARGEST_REWARD
 
 BELIEF_BOUND = 1.001
 """A belief may exceed 1 by rounding, since the score that it is made of may exceed 0."""
+FAINT_GAIN_STD = 1e-3
+"""Standard deviation of raw gains, in units of the gain basis, below which a group with equal outcomes learns
+from noise.
+"""
 
 
 def _unset() -> np.ndarray:
@@ -197,9 +201,11 @@ class GroupStatistics:
     """Under the outcome alone every advantage would be 0."""
     collapsed_P: np.ndarray
     """Every advantage is 0."""
-    collapsed_or_noise_P: np.ndarray
-    """`collapsed_P`, or collapsed under the outcome alone with gains at noise level (`NOISE_GAIN_STD`). The
-    log calls it `collapsed_or_faint`."""
+
+    @property
+    def collapsed_or_faint_P(self) -> np.ndarray:
+        """`collapsed_P`, or collapsed under the outcome alone with gains of noise (`FAINT_GAIN_STD`)."""
+        return self.collapsed_P | (self.collapsed_outcome_P & (self.gain_std_P < FAINT_GAIN_STD))
 
 
 @dataclass(frozen=True, eq=False)

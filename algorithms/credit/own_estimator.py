@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.credit.assign import NOISE_GAIN_STD, assign_credit
+from algorithms.credit.assign import assign_credit
 from algorithms.credit.batch import Credit
 from algorithms.credit.config import BEYOND, LARGEST_REWARD, CreditConfig
 from algorithms.credit.group import Group, OwnEstimator, RolloutFacts, make_groups
@@ -145,13 +145,7 @@ def assign(
     nonzero_P = np.bincount(
         position_N[scored.turns.rollout_M], weights=advantages_M != 0, minlength=groups.group_P.size
     )
-    collapsed_P = nonzero_P == 0
-    faint_P = groups.collapsed_outcome_P & (groups.gain_std_P < NOISE_GAIN_STD)
-    return replace(
-        credit,
-        advantages_M=advantages_M,
-        groups=replace(groups, collapsed_P=collapsed_P, collapsed_or_noise_P=collapsed_P | faint_P),
-    )
+    return replace(credit, advantages_M=advantages_M, groups=replace(groups, collapsed_P=nonzero_P == 0))
 
 
 def _ask(name: str, function: OwnEstimator, group: Group, which: str) -> np.ndarray:

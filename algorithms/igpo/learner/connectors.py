@@ -181,7 +181,7 @@ class TurnLevelAdvantages(ConnectorV2):
                     gain_std=float(s.gain_std_P[k]),
                     collapsed_outcome=bool(s.collapsed_outcome_P[k]),
                     collapsed=bool(s.collapsed_P[k]),
-                    collapsed_or_faint=bool(s.collapsed_or_noise_P[k]),
+                    collapsed_or_faint=bool(s.collapsed_or_faint_P[k]),
                     collapsed_or_identical=bool(s.collapsed_P[k]) or are_identical(members),
                 )
             )

@@ -171,7 +171,7 @@ def test_group_statistics_and_collapse():
     np.testing.assert_allclose(groups.gain_std_P, [0.1, 5e-5, 0.0, math.sqrt(14 / 3)], rtol=1e-9)
     assert groups.collapsed_outcome_P.tolist() == [True, True, True, False]
     assert groups.collapsed_P.tolist() == [False, False, True, False]
-    assert groups.collapsed_or_noise_P.tolist() == [False, True, True, False]
+    assert groups.collapsed_or_faint_P.tolist() == [False, True, True, False]
 
 
 def test_collapse_under_the_outcome_alone_ignores_its_weight():
