@@ -1,13 +1,14 @@
-"""`IterationRecord`: one iteration's rollouts and the credit that training used, for logs and trackers."""
+"""`IterationRecord`: one iteration's rollouts and their credit, for logs and trackers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from algorithms.credit import Credit, GroupStatistics, ScoredBatch
 from envs.search.trajectory import Rollout
 
 
@@ -87,6 +88,58 @@ class IterationRecord:
     """By (rollout id, turn index); empty without `log_tokens`."""
     token_texts: dict[int, str] = field(default_factory=dict)
     """Text of every token id in `tokens`."""
+
+
+def turn_credits(
+    rollouts: Sequence[Rollout], batch: ScoredBatch, credit: Credit
+) -> dict[tuple[str, int], TurnCredit]:
+    """The credit of every turn of `rollouts`, in whose order `batch` and `credit` are."""
+    columns = (
+        batch.belief_before_M,
+        batch.belief_after_M,
+        credit.gains_M,
+        credit.normalised_gains_M,
+        credit.advantages_M,
+    )
+    turns = [(rollout.id, turn.index) for rollout in rollouts for turn in rollout.turns]
+    return {
+        key: TurnCredit(*map(_or_none, others), advantage=float(advantage))
+        for key, *others, advantage in zip(turns, *columns, strict=True)
+    }
+
+
+def group_credits(
+    firsts: Sequence[Rollout], are_identical: Sequence[bool], statistics: GroupStatistics
+) -> list[GroupCredit]:
+    """What is noted of each group.
+
+    Args:
+        firsts: a rollout of each group, in the order of `statistics`.
+        are_identical: whether all rollouts of the group are equal.
+        statistics: of the same groups.
+    """
+    s = statistics
+    return [
+        GroupCredit(
+            group_id=first.group_id,
+            question_id=first.question.id,
+            size=int(s.size_P[k]),
+            outcome_mean=float(s.outcome_mean_P[k]),
+            outcome_std=float(s.outcome_std_P[k]),
+            gain_count=int(s.gain_count_P[k]),
+            gain_mean=float(s.gain_mean_P[k]),
+            gain_std=float(s.gain_std_P[k]),
+            collapsed_outcome=bool(s.collapsed_outcome_P[k]),
+            collapsed=bool(s.collapsed_P[k]),
+            collapsed_or_faint=bool(s.collapsed_or_faint_P[k]),
+            collapsed_or_identical=bool(s.collapsed_P[k]) or identical,
+        )
+        for k, (first, identical) in enumerate(zip(firsts, are_identical, strict=True))
+    ]
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def token_texts(turns: Iterable[TurnTokens], tokenizer: Any) -> dict[int, str]:

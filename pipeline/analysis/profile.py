@@ -82,7 +82,7 @@ def profile(run: Run) -> Profile:
         run.sql(f"SELECT iteration, seconds, metrics FROM iterations WHERE {finished} ORDER BY iteration")
     )
     if not rows:
-        raise AnalysisError("this run has no training iteration yet")
+        raise AnalysisError("this run has no training iteration yet, or its rollouts were imported")
     seconds = [_by_phase(row["seconds"]) for row in rows]
     metrics = [row["metrics"] or {} for row in rows]
     speeds = [m["tokens_per_second"] for m in metrics if "tokens_per_second" in m]

@@ -19,6 +19,7 @@ from pipeline.cli.data.index import index_command
 from pipeline.cli.data.paper import paper_command, paper_table_command
 from pipeline.cli.estimate import estimate_command
 from pipeline.cli.log.counterfactual import counterfactual_command
+from pipeline.cli.log.import_rollouts import import_command
 from pipeline.cli.log.profile import profile_command
 from pipeline.cli.log.recredit import recredit_command
 from pipeline.cli.log.report import report_command
@@ -142,6 +143,7 @@ data_app.command("split")(split_command)
 data_app.command("paper")(paper_command)
 app.add_typer(data_app, name="data")
 app.command("warm-start")(warm_start_command)
+app.command("import")(import_command)
 app.command("runs")(runs_command)
 app.command("sql")(sql_command)
 app.command("schema")(schema_command)

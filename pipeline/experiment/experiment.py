@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
 
 ALGORITHM = "IGPO"
+IMPORT = "import"
+"""What `run` says of rollouts that `igpo import` took."""
 ENVIRONMENT = "search"
 
 
@@ -221,6 +223,10 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
                 "not use; remove it."
             )
     check_keys(keys, EXPERIMENT_KEYS, "", where)
+    if keys.get("run") == IMPORT:
+        raise InputError(
+            f"{where}: its rollouts were imported, so there is nothing to train or to run again."
+        )
     if keys.get("run") != ALGORITHM:
         raise InputError(f"{where}: `run` must be `{ALGORITHM}`, found {shown(keys.get('run'))}.")
     config = keys.get("config") or {}

@@ -17,18 +17,10 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import ALL_MODULES
 
-from algorithms.credit import (
-    Credit,
-    CreditConfig,
-    GroupStatistics,
-    Preset,
-    ScoredBatch,
-    get_preset,
-    turn_batch,
-)
+from algorithms.credit import CreditConfig, Preset, get_preset, turn_batch
 from algorithms.credit.config import AliasRule
 from algorithms.credit.own_estimator import assign
-from algorithms.igpo.iteration_record import GroupCredit, TurnCredit
+from algorithms.igpo.iteration_record import GroupCredit, TurnCredit, group_credits, turn_credits
 from algorithms.igpo.learner.credit_input import episode_facts, scored_rollout
 from algorithms.igpo.learner.groups import (
     BATCH_WIDE,
@@ -45,7 +37,6 @@ from algorithms.igpo.learner.token_batch import (
     join_rows,
     timesteps,
 )
-from envs.search.trajectory import Rollout
 
 CREDIT = "igpo_credit"
 """Key of the pipeline's `shared_data`: {rollout id: (advantages_T, clip_scale_T)}."""
@@ -137,54 +128,17 @@ class TurnLevelAdvantages(ConnectorV2):
         facts = [episode_facts(episode) for episode in episodes] if self.preset.estimator else None
         batch_outcomes = numbers["outcome_mean"], numbers["outcome_std"]
         credit = assign(self.preset, self.credit, scored, facts, batch, batch_outcomes)
-        self._note_turns(rollouts, batch, credit)
-        self._note_groups(groups, credit.groups)
+        self.notes.credit = turn_credits(rollouts, batch, credit)
+        firsts = [rollout_of(members[0]) for members in groups]
+        self.notes.groups = group_credits(
+            firsts, [are_identical(members) for members in groups], credit.groups
+        )
         advantages = batch.turns.split(credit.advantages_M)
         clip_scales = batch.turns.split(credit.clip_scale_M)
         return {
             rollout.id: (advantage_T, clip_scale_T)
             for rollout, advantage_T, clip_scale_T in zip(rollouts, advantages, clip_scales, strict=True)
         }
-
-    def _note_turns(self, rollouts: list[Rollout], batch: ScoredBatch, credit: Credit) -> None:
-        """Keeps the credit of every turn for the rollout log."""
-        columns = (
-            batch.belief_before_M,
-            batch.belief_after_M,
-            credit.gains_M,
-            credit.normalised_gains_M,
-            credit.advantages_M,
-        )
-        turns = [(rollout.id, turn.index) for rollout in rollouts for turn in rollout.turns]
-        for key, before, after, gain, normalised, advantage in zip(turns, *columns, strict=True):
-            self.notes.credit[key] = TurnCredit(
-                belief_before=_or_none(before),
-                belief_after=_or_none(after),
-                gain=_or_none(gain),
-                normalised_gain=_or_none(normalised),
-                advantage=float(advantage),
-            )
-
-    def _note_groups(self, groups: list[list[Any]], s: GroupStatistics) -> None:
-        """Keeps the statistics of every group for the rollout log."""
-        for k, members in enumerate(groups):
-            first = rollout_of(members[0])
-            self.notes.groups.append(
-                GroupCredit(
-                    group_id=first.group_id,
-                    question_id=first.question.id,
-                    size=int(s.size_P[k]),
-                    outcome_mean=float(s.outcome_mean_P[k]),
-                    outcome_std=float(s.outcome_std_P[k]),
-                    gain_count=int(s.gain_count_P[k]),
-                    gain_mean=float(s.gain_mean_P[k]),
-                    gain_std=float(s.gain_std_P[k]),
-                    collapsed_outcome=bool(s.collapsed_outcome_P[k]),
-                    collapsed=bool(s.collapsed_P[k]),
-                    collapsed_or_faint=bool(s.collapsed_or_faint_P[k]),
-                    collapsed_or_identical=bool(s.collapsed_P[k]) or are_identical(members),
-                )
-            )
 
 
 def _batch_wide(episodes) -> dict[str, Any] | None:
@@ -197,10 +151,6 @@ def _batch_wide(episodes) -> dict[str, Any] | None:
             "algorithms.igpo.learner.groups.shard_groups"
         )
     return episodes[0].custom_data[BATCH_WIDE]
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 class BuildTokenBatch(ConnectorV2):

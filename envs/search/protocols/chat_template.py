@@ -119,7 +119,7 @@ class ChatTemplate:
         self.rewrites_earlier_turns = self._rewrites()
         if self.rewrites_earlier_turns:
             logger.warning(
-                "the chat template of %s rewrites earlier turns; turns are appended to the sampled tokens "
+                "the chat template of %s rewrites earlier turns; rollouts append turns to the sampled tokens "
                 "instead",
                 tokenizer.name_or_path,
             )

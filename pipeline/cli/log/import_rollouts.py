@@ -1,0 +1,119 @@
+"""`igpo import`: rollouts of another framework as a run. `igpo` mounts this function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pipeline.cli.complete import complete_preset
+from pipeline.cli.log.sql import RunsDir
+from pipeline.cli.options import Verbose
+
+if TYPE_CHECKING:
+    from pipeline.run_directory.directory import RunDirectory
+    from pipeline.terminal import Console
+
+
+def import_command(
+    rollouts: Annotated[
+        str, typer.Argument(metavar="ROLLOUTS", help="JSONL, JSON or Parquet: a rollout a record.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Whose belief is scored: the policy that wrote the rollouts, or another Hugging Face model.",
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="Name of the run.")] = "imported",
+    preset: Annotated[
+        str, typer.Option(metavar="NAME", help="Estimator of credit.", autocompletion=complete_preset)
+    ] = "igpo",
+    answer_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Text around {answer} in which a gold answer is scored.  [default: the paper's where "
+            "rollouts answer in <answer> tags, else the answer alone]",
+        ),
+    ] = None,
+    engine: Annotated[Literal["vllm", "transformers"], typer.Option(help="Which engine scores.")] = "vllm",
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Precision of the model.")
+    ] = "float32",
+    runs_dir: RunsDir = Path("runs"),
+    verbose: Verbose = 0,
+) -> None:
+    """Take rollouts of another framework into a run: score belief after each turn, and credit the turns.
+
+    A record has `messages` (or `prompt` and `completion`) as chat models take them, gold answers
+    (`golden_answers`, `answer`, `ground_truth`, verl's `reward_model`), and if it likes `question`, `reward`
+    (else: F1), `group` (else: equal questions), `step`, `tools` and `termination`. Nothing is trained.
+
+    Examples:
+
+    - `igpo import rollouts.jsonl --model Qwen/Qwen2.5-3B-Instruct`
+    - `igpo import rollouts.parquet -m ./policy --name verl --preset igpo_returns --dtype bfloat16`
+    - `igpo import rollouts.jsonl -m smollm2 --answer-template "The answer is {answer}."`
+    """
+    from pipeline.logging import configure_logging
+
+    configure_logging(verbose)
+    from rich.progress import Progress
+
+    from algorithms.credit import find_preset
+    from envs.engine.base import EngineSettings
+    from envs.errors import InputError
+    from pipeline.importing.run import Scoring, import_rollouts
+    from pipeline.terminal import Console
+
+    try:
+        chosen = find_preset(preset)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    scoring = Scoring(model, EngineSettings(kind=engine), dtype, answer_template)
+    console = Console()
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("scoring belief", total=None)
+        run = import_rollouts(
+            rollouts,
+            scoring,
+            chosen,
+            name=name,
+            runs_dir=runs_dir,
+            on_total=lambda total: progress.update(task, total=total),
+            on_scored=lambda number: progress.advance(task, number),
+        )
+    _report(run, console)
+
+
+def _report(run: RunDirectory, console: Console) -> None:
+    from pipeline.analysis import open_run
+
+    with open_run(run.path) as opened:
+        ((rollouts, groups, alone, without),) = opened.sql(
+            "SELECT count(*), count(DISTINCT group_id), count(*) FILTER (of_group = 1), "
+            "count(*) FILTER (len(scored_golds) = 0) FROM (SELECT *, count(*) OVER (PARTITION BY group_id) "
+            "AS of_group FROM episodes)"
+        ).fetchall()
+        rows = opened.sql(
+            "SELECT turn_index, count(*), avg(gain), avg(advantage) FROM turns GROUP BY 1 ORDER BY 1"
+        ).fetchall()
+    from rich.table import Table
+
+    table = Table("turn", "turns", "mean gain", "mean advantage")
+    for turn, turns, gain, advantage in rows:
+        table.add_row(str(turn), str(turns), "" if gain is None else f"{gain:+.3f}", f"{advantage:+.3f}")
+    console.print(table)
+    console.print(f"{rollouts} rollouts and {groups} prompts to {run.path}", soft_wrap=True)
+    if alone:
+        console.print(f"the only rollout of its prompt, so that no outcome is there to compare: {alone}")
+    if without:
+        console.print(f"without a gain, because no gold answer is short enough to score: {without}")
+    console.print("look at them:")
+    for command in ("report {}", "show {} --best", "recredit {} --preset grpo"):
+        console.print(f"  igpo {command.format(run.name)}", soft_wrap=True)

@@ -1,0 +1,150 @@
+"""From a conversation to a `Rollout`: what each turn did, and what the answer is worth."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from envs.data.answer_metrics import answer_metrics
+from envs.search.trajectory import ActionKind, Rollout, Termination, ToolCall, Turn
+from pipeline.importing.conversation import Conversation, Exchange
+
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+_SEARCH = re.compile(r"<search>(.*?)</search>", re.DOTALL)
+_TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
+
+POLICY, AGENT = "default_policy", "assistant"
+
+
+def make_rollout(conversation: Conversation, count_tokens: Callable[[str], int]) -> Rollout:
+    """Makes the rollout of a conversation, without belief yet.
+
+    A last turn that calls no tool is the answer: what stands in `<answer>` or `\\boxed{}`, else all of it
+    behind its thought. Where the conversation says no reward, the outcome is the paper's F1 of the answer.
+
+    Args:
+        conversation: the rollout as it was written.
+        count_tokens: length of a text in tokens.
+    """
+    *_, last = conversation.exchanges
+    rollout = Rollout(conversation.id, conversation.group, conversation.question)
+    for index, exchange in enumerate(conversation.exchanges):
+        rollout.turns.append(_turn(index, exchange, count_tokens, is_last=exchange is last))
+    rollout.answer = rollout.turns[-1].answer
+    rollout.termination = conversation.termination or (
+        Termination.TURN_LIMIT if rollout.answer is None else Termination.ANSWERED
+    )
+    if rollout.termination is not Termination.ANSWERED:
+        rollout.answer = rollout.turns[-1].answer = None
+        ends = {Termination.MALFORMED: ActionKind.MALFORMED, Termination.TOKEN_LIMIT: ActionKind.CUT_OFF}
+        rollout.turns[-1].action = ends.get(rollout.termination, rollout.turns[-1].action)
+    rollout.metrics = answer_metrics(rollout.answer, conversation.question.golds)
+    given = conversation.reward
+    rollout.outcome = rollout.metrics["f1_paper"] if given is None else given
+    return rollout
+
+
+def uses_answer_tags(conversations: list[Conversation]) -> bool:
+    """Whether any turn writes its answer in `<answer>` tags."""
+    return any(
+        _ANSWER.search(exchange.decision["content"])
+        for conversation in conversations
+        for exchange in conversation.exchanges
+    )
+
+
+def _turn(index: int, exchange: Exchange, count_tokens: Callable[[str], int], *, is_last: bool) -> Turn:
+    decision = _decision_text(exchange.decision)
+    observation = "\n".join(message["content"] for message in exchange.observations)
+    calls = _tool_calls(exchange)
+    answer = None
+    if calls or any(message["role"] == "tool" for message in exchange.observations):
+        action = ActionKind.TOOL
+    elif is_last and not exchange.observations:
+        action, answer = ActionKind.ANSWER, _answer(exchange.decision["content"])
+    else:
+        action = ActionKind.MESSAGE
+    return Turn(
+        index=index,
+        agent=AGENT,
+        policy=POLICY,
+        decision_text=decision,
+        action=action,
+        query=_query(calls[0].arguments) if calls else None,
+        answer=answer,
+        tool_calls=calls,
+        observation_text=observation,
+        num_decision_tokens=count_tokens(decision),
+        num_observation_tokens=count_tokens(observation) if observation else 0,
+    )
+
+
+def _decision_text(message: dict[str, Any]) -> str:
+    calls = [f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>" for call in _called(message)]
+    return "\n".join(part for part in (message["content"], *calls) if part)
+
+
+def _called(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The calls beside the message's text, in OpenAI's form or its inner one: name and arguments."""
+    found = []
+    for call in message.get("tool_calls") or ():
+        function = call.get("function", call) if isinstance(call, dict) else {}
+        found.append({"name": function.get("name"), "arguments": _arguments(function.get("arguments"))})
+    return found
+
+
+def _tool_calls(exchange: Exchange) -> list[ToolCall]:
+    """The calls of a turn with their results: beside its text, or in its tags."""
+    text = exchange.decision["content"]
+    called: list[dict[str, Any]] = _called(exchange.decision)
+    called = called or [_written_call(found) for found in _TOOL_CALL.findall(text)]
+    if not called:
+        called = [{"name": "search", "arguments": {"query": q.strip()}} for q in _SEARCH.findall(text)]
+    results = [message["content"] for message in exchange.observations]
+    if len(results) != len(called):
+        results = ["\n".join(results)] * bool(called) + [""] * (len(called) - 1)
+    return [
+        ToolCall(tool=str(call["name"] or "tool"), arguments=call["arguments"], result_text=result)
+        for call, result in zip(called, results, strict=True)
+    ]
+
+
+def _written_call(text: str) -> dict[str, Any]:
+    """A call that stands as JSON in its tags; text that is none is kept as its argument."""
+    try:
+        call = json.loads(text)
+    except ValueError:
+        call = None
+    if not isinstance(call, dict):
+        return {"name": None, "arguments": {"text": text.strip()}}
+    return {"name": call.get("name"), "arguments": _arguments(call.get("arguments"))}
+
+
+def _arguments(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return {"text": value}
+    return value if isinstance(value, dict) else {} if value is None else {"value": value}
+
+
+def _query(arguments: dict[str, Any]) -> str | None:
+    """What was asked: `query` (or several), else the first argument that is text."""
+    value = arguments.get("query", arguments.get("queries"))
+    if isinstance(value, list):
+        return "; ".join(map(str, value))
+    return (
+        value if isinstance(value, str) else next((v for v in arguments.values() if isinstance(v, str)), None)
+    )
+
+
+def _answer(text: str) -> str | None:
+    for pattern in (_ANSWER, _BOXED):
+        if found := pattern.findall(text):
+            return found[-1].strip() or None
+    return _THOUGHT.sub("", text).strip() or None

@@ -1,0 +1,196 @@
+"""`import_rollouts`: a run directory of rollouts that another framework made.
+
+All that reads a rollout log reads it: SQL, `show`, `browse`, `report`, `recredit`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from algorithms.credit import Preset, turn_batch
+from algorithms.credit.own_estimator import assign
+from algorithms.igpo.iteration_record import IterationRecord, group_credits, turn_credits
+from algorithms.igpo.learner.credit_input import rollout_facts, scored_rollout
+from algorithms.igpo.metrics import training_metrics
+from envs.data.question import AliasRule
+from envs.engine.base import EngineSettings
+from envs.engine.models import resolve_model
+from envs.errors import InputError
+from envs.runner.belief import BeliefQuery
+from envs.search.protocols.build import load_tokenizer
+from envs.search.trajectory import Rollout
+from pipeline.experiment.experiment import IMPORT
+from pipeline.experiment.resolved import config_hash
+from pipeline.importing.belief import PLACE, AnswerTemplate, belief_query, longest, open_engine, score
+from pipeline.importing.conversation import Conversation, read_conversations
+from pipeline.importing.rollout import AGENT, make_rollout, uses_answer_tags
+from pipeline.rollout_log.rows import RunInfo
+from pipeline.rollout_log.writer import RolloutLogWriter
+from pipeline.run_directory.directory import FINISHED, RunDirectory
+from pipeline.run_directory.provenance import facts, hardware, versions
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How belief is scored.
+
+    Attributes:
+        model: Hugging Face folder, hub name, `tiny` or `smollm2`: the policy that wrote the rollouts, or
+            another model.
+        engine: settings of the engine that scores.
+        dtype: "float32" or "bfloat16".
+        answer_template: text around `{answer}`; None: the paper's where a rollout answers in `<answer>` tags,
+            else the answer alone.
+        alias_rule: how the scores of several aliases become one.
+        max_answer_tokens: longest gold answer that is scored.
+    """
+
+    model: str
+    engine: EngineSettings
+    dtype: str = "float32"
+    answer_template: str | None = None
+    alias_rule: AliasRule = "max"
+    max_answer_tokens: int = 32
+
+
+def import_rollouts(
+    source: str | Path,
+    scoring: Scoring,
+    preset: Preset,
+    *,
+    name: str,
+    runs_dir: Path,
+    on_total: Callable[[int], object] = lambda total: None,
+    on_scored: Callable[[int], object] = lambda number: None,
+) -> RunDirectory:
+    """Reads, scores and credits the rollouts of `source`, and writes them as a run, step after step.
+
+    Args:
+        source: a file of conversations (`pipeline.importing.conversation`).
+        scoring: how belief is scored.
+        preset: the estimator.
+        name: name of the run.
+        runs_dir: folder of all runs.
+        on_total: called with the number of rollouts before the first is scored.
+        on_scored: called with the number of rollouts that were scored, some at a time.
+
+    Raises:
+        InputError: the rollouts cannot be read, or do not fit into the model's context.
+    """
+    conversations = read_conversations(source)
+    folder = resolve_model(scoring.model, "--model")
+    words = scoring.answer_template
+    if words is None and not uses_answer_tags(conversations):
+        words = PLACE
+    template = AnswerTemplate(load_tokenizer(folder), words)
+    rollouts = [make_rollout(one, lambda text: len(template.chat.plain.ids(text))) for one in conversations]
+    queries = [
+        belief_query(
+            one, rollout, template, alias_rule=scoring.alias_rule, max_answer_tokens=scoring.max_answer_tokens
+        )
+        for one, rollout in zip(conversations, rollouts, strict=True)
+    ]
+    place, tokens = longest(queries)
+    _check_length(folder, tokens, conversations[place])
+    on_total(len(rollouts))
+    engine = open_engine(folder, scoring.engine, tokens=tokens, dtype=scoring.dtype) if tokens else None
+    steps: defaultdict[int, list[tuple[Rollout, BeliefQuery | None]]] = defaultdict(list)
+    for conversation, rollout, query in zip(conversations, rollouts, queries, strict=True):
+        steps[conversation.step].append((rollout, query))
+    with _new_run(_settings(source, scoring, preset), name, runs_dir) as (run, log):
+        for step, members in sorted(steps.items()):
+            started = time.perf_counter()
+            for number in score(engine, members):
+                on_scored(number)
+            record = _credited(step, [rollout for rollout, _ in members], preset, scoring.alias_rule)
+            record.seconds = {"score": time.perf_counter() - started}
+            log.write(record, training_metrics(record.rollouts, record.credit, record.groups))
+            run.note(iteration=step)
+    return run
+
+
+def _check_length(folder: str, tokens: int, conversation: Conversation) -> None:
+    from transformers import AutoConfig
+
+    room = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", None)
+    if room is not None and tokens > room:
+        raise InputError(
+            f"rollout {conversation.id} and a gold answer take {tokens} tokens, and the model has room for "
+            f"{room}: leave the rollout out, or score with another model"
+        )
+
+
+def _credited(step: int, rollouts: list[Rollout], preset: Preset, alias_rule: AliasRule) -> IterationRecord:
+    """The record of one step's rollouts, group after group."""
+    groups: defaultdict[str, list[Rollout]] = defaultdict(list)
+    for rollout in rollouts:
+        groups[rollout.group_id].append(rollout)
+    ordered = [rollout for members in groups.values() for rollout in members]
+    scored = [scored_rollout(rollout) for rollout in ordered]
+    told = [rollout_facts(rollout, [None] * rollout.num_turns) for rollout in ordered]
+    batch = turn_batch(scored, preset.credit, alias_rule)
+    credit = assign(preset, preset.credit, scored, told, batch)
+    record = IterationRecord(step, "train", step, ordered, turn_credits(ordered, batch, credit))
+    firsts = [members[0] for members in groups.values()]
+    record.groups = group_credits(firsts, [_are_identical(m) for m in groups.values()], credit.groups)
+    return record
+
+
+def _are_identical(members: Sequence[Rollout]) -> bool:
+    """Whether all rollouts hold the same texts, but for what came back after the last turn."""
+
+    def texts(rollout: Rollout) -> list[str]:
+        return [text for turn in rollout.turns for text in (turn.decision_text, turn.observation_text)][:-1]
+
+    return all(texts(rollout) == texts(members[0]) for rollout in members)
+
+
+def _settings(source: str | Path, scoring: Scoring, preset: Preset) -> dict[str, Any]:
+    """`config` of the run, in the names that an experiment file has for them."""
+    return {
+        "preset": preset.name,
+        **asdict(preset.credit),
+        "model_path": scoring.model,
+        "model_dtype": scoring.dtype,
+        "engine": scoring.engine.model_dump(exclude_defaults=True),
+        "env_config": {
+            "questions": str(source),
+            "alias_rule": scoring.alias_rule,
+            "max_answer_tokens": scoring.max_answer_tokens,
+            "roles": [{"name": AGENT}],
+        },
+    }
+
+
+@contextmanager
+def _new_run(
+    settings: dict[str, Any], name: str, runs_dir: Path
+) -> Generator[tuple[RunDirectory, RolloutLogWriter]]:
+    """A new run directory with its log, which hold how the import ended."""
+    resolved = {"run": IMPORT, "config": settings, "storage_path": str(runs_dir)}
+    run = RunDirectory.create(runs_dir, name, {name: resolved}, facts())
+    info = RunInfo(
+        name=name,
+        config=resolved,
+        config_hash=config_hash(settings),
+        model=settings["model_path"],
+        versions=versions(),
+        hardware={key: str(value) for key, value in hardware().items()},
+    )
+    how = "failed"
+    run.begin_attempt(None)
+    try:
+        with RolloutLogWriter(run.rollouts, run.run_id, 1, info=info) as log:
+            yield run, log
+        how = FINISHED
+    except KeyboardInterrupt:
+        how = "interrupted"
+        raise
+    finally:
+        run.end_attempt(how, run.metadata["iteration"])

@@ -1,0 +1,110 @@
+"""Rollouts of other frameworks, as they write them."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from envs.errors import InputError
+from pipeline.importing.conversation import read_conversations
+
+ASK = {"role": "user", "content": "Who wrote Dune?"}
+SEARCH = {"role": "assistant", "content": "<search>Dune</search>"}
+PAGE = {"role": "user", "content": "Dune is a novel by Frank Herbert."}
+ANSWER = {"role": "assistant", "content": "<answer>Frank Herbert</answer>"}
+MESSAGES = [ASK, SEARCH, PAGE, ANSWER]
+PLAIN = {"messages": MESSAGES, "golden_answers": ["Frank Herbert"]}
+
+
+def read(tmp_path, *records):
+    file = tmp_path / "rollouts.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return read_conversations(file)
+
+
+def test_a_conversation_is_a_prompt_and_its_turns(tmp_path):
+    (one,) = read(tmp_path, PLAIN)
+    assert one.prompt == [ASK]
+    assert [(e.decision, e.observations) for e in one.exchanges] == [(SEARCH, [PAGE]), (ANSWER, [])]
+    assert [one.messages(turns) for turns in range(3)] == [[ASK], MESSAGES[:3], MESSAGES]
+    assert (one.question.text, one.question.golds) == ("Who wrote Dune?", ["Frank Herbert"])
+    assert (one.step, one.reward, one.termination, one.tools) == (1, None, None, None)
+    assert one.group == f"000001/{one.question.id}" and one.id == f"{one.group}/0"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": [ASK], "completion": MESSAGES[1:], "answer": "Frank Herbert"},
+        {"messages": MESSAGES, "reward_model": {"ground_truth": {"target": ["Frank Herbert"]}}},
+        {"messages": MESSAGES, "ground_truth": ["Frank Herbert"]},
+        {"messages": MESSAGES, "gts": "Frank Herbert", "question": "Who wrote Dune?"},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ASK["content"]}]}, *MESSAGES[1:]],
+         "golds": ["Frank Herbert"]},
+        {"messages": json.dumps(MESSAGES), "golds": ["Frank Herbert"]},
+    ],
+    ids=["trl", "verl", "ground_truth", "gts", "parts", "table"],
+)  # fmt: skip
+def test_forms_of_other_frameworks(tmp_path, record):
+    (one,) = read(tmp_path, record)
+    assert (one.prompt, len(one.exchanges)) == ([ASK], 2)
+    assert (one.question.text, one.question.golds) == ("Who wrote Dune?", ["Frank Herbert"])
+
+
+def test_parquet(tmp_path):
+    """A struct has all fields of all messages, null where one has none."""
+    pq.write_table(pa.Table.from_pylist([PLAIN]), tmp_path / "rollouts.parquet")
+    (one,) = read_conversations(tmp_path / "rollouts.parquet")
+    assert one.messages(2) == MESSAGES
+
+
+def test_groups_and_steps(tmp_path):
+    """Steps that count from 0 are counted from 1; a group is of one step."""
+    first, second, third = read(
+        tmp_path,
+        PLAIN | {"step": 0, "group": "q"},
+        PLAIN | {"step": 0, "group": "q"},
+        PLAIN | {"step": 4, "group": "q"},
+    )
+    assert [one.step for one in (first, second, third)] == [1, 1, 5]
+    assert [one.id for one in (first, second, third)] == ["000001/q/0", "000001/q/1", "000005/q/0"]
+    assert first.group == second.group != third.group
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"messages": None}, "`messages` .* is not among the fields"),
+        ({"messages": "hello"}, "`messages` must be a list of chat messages, found 'hello'"),
+        ({"messages": "[hello"}, "`messages` is no valid JSON"),
+        ({"messages": [ASK]}, "the conversation has no message of the assistant"),
+        ({"messages": [ANSWER]}, "the conversation begins with the assistant: give its prompt"),
+        ({"messages": [{"role": "human", "content": "?"}]}, "message 0 must have a `role` of system, user"),
+        (
+            {"messages": [ASK, {"role": "assistant", "content": 3}]},
+            "message 1: `content` must be text, found 3",
+        ),
+        ({"golden_answers": []}, "has no golden answers"),
+        ({"reward": "high"}, "the reward must be a finite number, found 'high'"),
+        ({"step": -1}, "the step must be a whole number from 0, found -1"),
+        ({"group": ["q"]}, "`group` must be text or a number"),
+        (
+            {"termination": "done"},
+            "`termination` must be one of answered, malformed, turn_limit, token_limit",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path, changes, message):
+    with pytest.raises(InputError, match=f"rollouts.jsonl.*{message}"):
+        read(tmp_path, PLAIN | changes)
+
+
+def test_two_rollouts_of_a_step_have_different_ids(tmp_path):
+    with pytest.raises(InputError, match="2 rollouts of step 1 have the id 'a'"):
+        read(tmp_path, PLAIN | {"rollout_id": "a"}, PLAIN | {"rollout_id": "a"})
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="it holds no rollout"):
+        read(tmp_path)

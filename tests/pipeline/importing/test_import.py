@@ -1,0 +1,149 @@
+"""Rollouts of another framework become a run."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
+
+from algorithms.credit import advantages
+from pipeline.analysis import open_run
+from pipeline.cli.igpo import app
+from tests.support.chat_tokenizers import chat_tokenizer
+
+GOLDS = ["Malmö", "Malmo, Sweden"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = chat_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=512, initializer_range=0.2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def conversation(*turns, **others):
+    messages = [{"role": "user", "content": "Where was its author born?"}]
+    for decision, *observation in turns:
+        messages.append({"role": "assistant", "content": decision})
+        messages += [{"role": "user", "content": text} for text in observation]
+    return {"messages": messages, "golden_answers": GOLDS, **others}
+
+
+RECORDS = [
+    conversation(
+        ("<search>a</search>", "By Ann."), ("<search>Ann</search>", "Of Malmö."), ("<answer>Malmö</answer>",)
+    ),
+    conversation(("<search>a</search>", "By Ann."), ("<answer>Oslo</answer>",)),
+    conversation(("<search>trees</search>", "Plants.")),
+    conversation(("<answer>Malmö</answer>",), step=7, reward=0.25),
+]
+
+
+def run_igpo(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def imported(tmp_path, model, *options, records=RECORDS):
+    file = tmp_path / "rollouts.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return run_igpo(
+        "import",
+        file,
+        "--model",
+        model,
+        "--engine",
+        "transformers",
+        "--runs-dir",
+        tmp_path / "runs",
+        *options,
+    )
+
+
+def plain_score(model, messages, before, gold, after):
+    """Mean log-probability of the gold tokens, by one plain pass over everything."""
+    tokenizer, policy = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    head, body, tail = (
+        tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text + before, gold, after)
+    )
+    ids = torch.tensor([[*head, *body, *tail]])
+    with torch.no_grad():
+        logp = policy(ids).logits.float().log_softmax(-1)
+    places = range(len(head), len(head) + len(body))
+    return float(np.mean([logp[0, k - 1, ids[0, k]].item() for k in places]))
+
+
+def test_belief_gain_and_advantage_of_each_turn(tmp_path, model):
+    """Belief by hand from the scores of a plain forward; credit as from the library's own function."""
+    result = imported(tmp_path, model)
+    assert result.exit_code == 0, result.output
+    assert "4 rollouts and 2 prompts" in result.output
+    assert "the only rollout of its prompt, so that no outcome is there to compare: 1" in result.output
+    before, after = "<think>\nNow there's enough information to answer\n</think>\n<answer>\n", "\n</answer>"
+    with open_run("imported", runs_dir=tmp_path / "runs") as run:
+        rows = run.sql(
+            "SELECT scores, gain, advantage FROM turns WHERE iteration = 1 ORDER BY episode_id, turn_index"
+        ).fetchall()
+        ((initial,),) = run.sql("SELECT DISTINCT initial_scores FROM episodes WHERE iteration = 1").fetchall()
+        outcomes = run.sql("SELECT outcome FROM episodes ORDER BY iteration, episode_id").fetchall()
+    messages = RECORDS[0]["messages"]
+    scores = [
+        [plain_score(model, messages[:end], before, gold, after) for gold in GOLDS] for end in (1, 3, 5)
+    ]
+    np.testing.assert_allclose([initial, rows[0][0], rows[1][0]], scores, atol=1e-4)
+    best = np.max(scores, axis=1)
+    assert [rows[0][1], rows[1][1]] == pytest.approx(np.diff(best), abs=2e-4)
+    gains = [[rows[0][1], rows[1][1]], [rows[3][1]], []]
+    expected = np.concatenate(advantages(outcomes=[1.0, 0.0, 0.0], gains=gains, preset="igpo"))
+    assert [row[2] for row in rows] == pytest.approx(expected)
+    assert [outcome for (outcome,) in outcomes] == [1.0, 0.0, 0.0, 0.25]
+
+
+def test_the_run_is_read_like_any_other(tmp_path, model):
+    imported(tmp_path, model, "--preset", "igpo_returns", "--name", "theirs")
+    runs = ("--runs-dir", tmp_path / "runs")
+    again = run_igpo("recredit", "theirs", *runs)
+    assert again.exit_code == 0 and "largest difference of a turn │ 0" in " ".join(again.output.split())
+    for command in (
+        ("recredit", "theirs", "--preset", "grpo"),
+        ("show", "theirs", "--best"),
+        ("report", "theirs"),
+        ("runs",),
+        ("sql", "theirs", "--named", "gain_by_turn"),
+    ):
+        result = run_igpo(*command, *runs)
+        assert result.exit_code == 0, (command, result.output)
+    refused = run_igpo("verify", "theirs", *runs)
+    assert refused.exit_code == 2 and "its rollouts were imported" in " ".join(refused.output.split())
+
+
+def test_an_answer_is_scored_in_the_words_that_are_given(tmp_path, model):
+    imported(tmp_path, model, "--answer-template", "It is {answer}.")
+    with open_run("imported", runs_dir=tmp_path / "runs") as run:
+        ((initial,),) = run.sql("SELECT DISTINCT initial_scores FROM episodes WHERE iteration = 1").fetchall()
+    expected = [plain_score(model, RECORDS[0]["messages"][:1], "It is ", gold, ".") for gold in GOLDS]
+    assert initial == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "records", "message"),
+    [
+        (("--answer-template", "It is so."), RECORDS, "it must contain {answer} once"),
+        ((), [conversation(("<search>a</search>", "x" * 600), ("y",))], "the model has room for 512"),
+        (("--preset", "igpoo"), RECORDS, "did you mean 'igpo'"),
+        ((), [conversation(("<answer>A</answer>",), golden_answers="x" * 200)], "short enough to score: 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_imported_is_told(tmp_path, model, options, records, message):
+    result = imported(tmp_path, model, *options, records=records)
+    assert message in " ".join(result.output.split())
+    assert result.exit_code == (0 if "short" in message else 2)

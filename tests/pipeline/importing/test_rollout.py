@@ -1,0 +1,114 @@
+"""What the turns of a conversation did."""
+
+import pytest
+
+from envs.data.question import Question
+from envs.search.trajectory import ActionKind, Termination
+from pipeline.importing.conversation import Conversation, Exchange
+from pipeline.importing.rollout import make_rollout, uses_answer_tags
+
+QUESTION = Question("q", "Who wrote Dune?", ["Frank Herbert"])
+
+
+def say(content, **others):
+    return {"role": "assistant", "content": content, **others}
+
+
+def conversation(*turns, reward=None, termination=None):
+    exchanges = [Exchange(decision, list(observations)) for decision, *observations in turns]
+    prompt = [{"role": "user", "content": "Who wrote Dune?"}]
+    return Conversation("a", "g", 1, QUESTION, prompt, exchanges, None, reward, termination)
+
+
+def made(*turns, **others):
+    return make_rollout(conversation(*turns, **others), len)
+
+
+def test_a_search_in_tags_and_an_answer():
+    rollout = made(
+        (say("I search. <search>Dune</search>"), {"role": "user", "content": "By Frank Herbert."}),
+        (say("<think>Herbert.</think><answer>Frank Herbert</answer>"),),
+    )
+    first, last = rollout.turns
+    assert (first.action, first.query, first.observation_text) == (
+        ActionKind.TOOL,
+        "Dune",
+        "By Frank Herbert.",
+    )
+    assert (first.tool_calls[0].tool, first.tool_calls[0].result_text) == ("search", "By Frank Herbert.")
+    assert (first.num_decision_tokens, first.num_observation_tokens) == (31, 17)
+    assert (last.action, last.answer, rollout.answer) == (ActionKind.ANSWER, "Frank Herbert", "Frank Herbert")
+    assert (rollout.termination, rollout.outcome, rollout.metrics["em_squad"]) == (
+        Termination.ANSWERED,
+        1.0,
+        1.0,
+    )
+
+
+def test_calls_beside_the_text():
+    """OpenAI's form, arguments as JSON text; each result belongs to its call."""
+    calls = [
+        {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"query": "Dune"}'}},
+        {"id": "2", "type": "function", "function": {"name": "open", "arguments": {"page": 3}}},
+    ]
+    results = [{"role": "tool", "content": "found"}, {"role": "tool", "content": "page three"}]
+    turn, _ = made((say("", tool_calls=calls), *results), (say("Frank Herbert"),)).turns
+    assert [(c.tool, c.arguments, c.result_text) for c in turn.tool_calls] == [
+        ("search", {"query": "Dune"}, "found"),
+        ("open", {"page": 3}, "page three"),
+    ]
+    assert turn.query == "Dune" and turn.observation_text == "found\npage three"
+    assert turn.decision_text.startswith(
+        '<tool_call>{"name": "search", "arguments": {"query": "Dune"}}</tool_call>'
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "tool", "query"),
+    [
+        ('<tool_call>{"name": "search", "arguments": {"queries": ["a", "b"]}}</tool_call>', "search", "a; b"),
+        ('<tool_call>{"name": "wiki", "arguments": {"title": "Dune"}}</tool_call>', "wiki", "Dune"),
+        ("<tool_call>Dune</tool_call>", "tool", "Dune"),
+        ("<search> Dune </search>", "search", "Dune"),
+    ],
+)
+def test_calls_in_the_text(written, tool, query):
+    turn, _ = made((say(written), {"role": "tool", "content": "x"}), (say("y"),)).turns
+    assert (turn.tool_calls[0].tool, turn.query, turn.action) == (tool, query, ActionKind.TOOL)
+
+
+@pytest.mark.parametrize(
+    ("written", "answer"),
+    [
+        ("<answer>A</answer> or <answer> B </answer>", "B"),
+        (r"so \boxed{B}", "B"),
+        ("<think>hm</think>\nB", "B"),
+        ("<answer></answer>", None),
+    ],
+)
+def test_the_answer(written, answer):
+    rollout = made((say(written),))
+    assert rollout.answer == answer
+    assert rollout.termination is (Termination.TURN_LIMIT if answer is None else Termination.ANSWERED)
+
+
+def test_a_rollout_that_ends_in_a_call_has_no_answer():
+    rollout = made((say("<search>Dune</search>"),))
+    assert (rollout.answer, rollout.termination, rollout.outcome) == (None, Termination.TURN_LIMIT, 0.0)
+
+
+def test_words_to_a_user_are_a_message():
+    rollout = made((say("Which Dune?"), {"role": "user", "content": "The novel."}), (say("Frank Herbert"),))
+    assert [turn.action for turn in rollout.turns] == [ActionKind.MESSAGE, ActionKind.ANSWER]
+
+
+def test_what_the_record_says_counts():
+    rollout = made((say("<answer>Frank Herbert</answer>"),), reward=-0.5, termination=Termination.MALFORMED)
+    assert (rollout.outcome, rollout.answer, rollout.turns[0].action) == (-0.5, None, ActionKind.MALFORMED)
+    cut = made((say("I think that"),), termination=Termination.TOKEN_LIMIT)
+    assert cut.turns[0].is_cut_off
+
+
+def test_answer_tags_anywhere_count():
+    assert uses_answer_tags([conversation((say("A"),)), conversation((say("<answer>A</answer>"),))])
+    assert not uses_answer_tags([conversation((say("A"),))])
