@@ -7,6 +7,7 @@ itself would have computed on its tokens.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -81,13 +82,44 @@ def belief_query(
     if not kept.size:
         return None
     contexts = []
-    for turns in (0, *(turn.index + 1 for turn in rollout.gain_bearing_turns)):
-        try:
+    try:
+        for turns in (0, *(turn.index + 1 for turn in rollout.gain_bearing_turns)):
             text = template.chat.render(conversation.messages(turns), conversation.tools)
-        except ValueError as error:
-            raise InputError(f"rollout {conversation.id}: {error}") from error
-        contexts.append(np.array(template.chat.control_ids(text), dtype=np.int32))
+            contexts.append(np.array(template.chat.control_ids(text), dtype=np.int32))
+        _check_shown(conversation, template.chat)
+    except ValueError as error:
+        raise InputError(f"rollout {conversation.id}: {error}") from error
     return BeliefQuery(contexts, [suffixes[k] for k in kept])
+
+
+def _check_shown(conversation: Conversation, chat: ChatTemplate) -> None:
+    """Raises ValueError where the template leaves out a tool call, or a message of another role than the
+    assistant's (whose earlier thoughts some templates leave out).
+    """
+    messages = conversation.messages(len(conversation.exchanges))
+    text = chat.render(messages, conversation.tools)
+    without = [{key: value for key, value in m.items() if key != "tool_calls"} for m in messages]
+    lost = [
+        f"a message of role {message['role']}"
+        for message in messages
+        if message["role"] != "assistant" and not _is_in(text, message["content"].strip())
+    ]
+    if without != messages and chat.render(without, conversation.tools) == text:
+        lost.append("calls of tools")
+    if lost:
+        raise ValueError(
+            f"the model's chat template does not show {lost[0]}: score with the model that wrote the "
+            "rollouts, or write that into the content of user and assistant messages"
+        )
+
+
+def _is_in(text: str, content: str) -> bool:
+    """Whether a rendered text holds `content`, as it is or as JSON."""
+    return (
+        content in text
+        or json.dumps(content)[1:-1] in text
+        or json.dumps(content, ensure_ascii=False)[1:-1] in text
+    )
 
 
 def longest(queries: Sequence[BeliefQuery | None]) -> tuple[int, int]:

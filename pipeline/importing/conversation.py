@@ -31,11 +31,12 @@ from envs.search.trajectory import Termination
 ROLES = ("system", "user", "assistant", "tool")
 GOLDS = ("golds", "gold", "ground_truth", "gts")
 """Names of the gold answers besides those of questions."""
-REWARDS, GROUPS, STEPS, IDS = (
+REWARDS, GROUPS, STEPS, IDS, TOOLS = (
     ("reward", "score", "outcome"),
-    ("group", "group_id", "uid"),
+    ("group", "group_id", "uid", "example_id"),
     ("step", "iteration", "global_step"),
     ("rollout_id", "episode_id"),
+    ("tools", "tool_defs"),
 )
 """Names of the other parts of a record, the first that is there counts."""
 
@@ -116,7 +117,7 @@ def _read(source: str | Path) -> Iterator[Conversation]:
             question=question,
             prompt=prompt,
             exchanges=exchanges,
-            tools=_list(fields.get("tools"), f"{where}: `tools`") or None,
+            tools=[_tool(tool) for tool in _list(_first(fields, TOOLS), f"{where}: `tools`")] or None,
             reward=_reward(fields, where),
             termination=_termination(fields, where),
         )
@@ -148,8 +149,44 @@ def _message(message: Any, where: str) -> dict[str, Any]:
         content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     if content is not None and not isinstance(content, str):
         raise InputError(f"{where}: `content` must be text, found {content!r:.80}")
-    kept = {key: value for key, value in message.items() if value is not None}
-    return kept | {"content": content or ""}
+    kept = {key: value for key, value in message.items() if value is not None} | {"content": content or ""}
+    if kept.get("tool_calls"):
+        kept["tool_calls"] = [
+            _call(call, where) for call in _list(kept["tool_calls"], f"{where}: `tool_calls`")
+        ]
+    return kept
+
+
+def _call(call: Any, where: str) -> dict[str, Any]:
+    """A tool call in the form that chat templates take: OpenAI's, with the arguments as an object.
+
+    It may be written without `function` around it, or as JSON (verifiers). Arguments that are no JSON object
+    stay as they are.
+    """
+    call = _parsed(call)
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise InputError(f"{where}: a tool call must have a `name`, found {call!r:.80}")
+    arguments = function.get("arguments")
+    function = {"name": function["name"], "arguments": {} if arguments is None else _parsed(arguments)}
+    return {key: call[key] for key in ("id",) if key in call} | {"type": "function", "function": function}
+
+
+def _tool(tool: Any) -> Any:
+    """A tool's schema in OpenAI's form, also where it is written without `function` around it."""
+    bare = isinstance(tool, dict) and "function" not in tool and "name" in tool
+    return {"type": "function", "function": tool} if bare else tool
+
+
+def _parsed(value: Any) -> Any:
+    """The object that a text holds as JSON, else the value."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return value
+    return found if isinstance(found, dict) else value
 
 
 def _exchanges(messages: list[dict[str, Any]], where: str) -> tuple[list[dict[str, Any]], list[Exchange]]:

@@ -84,23 +84,16 @@ def _turn(index: int, exchange: Exchange, count_tokens: Callable[[str], int], *,
 
 
 def _decision_text(message: dict[str, Any]) -> str:
-    calls = [f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>" for call in _called(message)]
-    return "\n".join(part for part in (message["content"], *calls) if part)
-
-
-def _called(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """The calls beside the message's text, in OpenAI's form or its inner one: name and arguments."""
-    found = []
-    for call in message.get("tool_calls") or ():
-        function = call.get("function", call) if isinstance(call, dict) else {}
-        found.append({"name": function.get("name"), "arguments": _arguments(function.get("arguments"))})
-    return found
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())]
+    return "\n".join(
+        [message["content"]] * bool(message["content"]) + [f"<tool_call>{c}</tool_call>" for c in calls]
+    )
 
 
 def _tool_calls(exchange: Exchange) -> list[ToolCall]:
     """The calls of a turn with their results: beside its text, or in its tags."""
     text = exchange.decision["content"]
-    called: list[dict[str, Any]] = _called(exchange.decision)
+    called = [call["function"] for call in exchange.decision.get("tool_calls", ())]
     called = called or [_written_call(found) for found in _TOOL_CALL.findall(text)]
     if not called:
         called = [{"name": "search", "arguments": {"query": q.strip()}} for q in _SEARCH.findall(text)]
@@ -108,7 +101,9 @@ def _tool_calls(exchange: Exchange) -> list[ToolCall]:
     if len(results) != len(called):
         results = ["\n".join(results)] * bool(called) + [""] * (len(called) - 1)
     return [
-        ToolCall(tool=str(call["name"] or "tool"), arguments=call["arguments"], result_text=result)
+        ToolCall(
+            tool=str(call.get("name") or "tool"), arguments=_named(call.get("arguments")), result_text=result
+        )
         for call, result in zip(called, results, strict=True)
     ]
 
@@ -119,18 +114,14 @@ def _written_call(text: str) -> dict[str, Any]:
         call = json.loads(text)
     except ValueError:
         call = None
-    if not isinstance(call, dict):
-        return {"name": None, "arguments": {"text": text.strip()}}
-    return {"name": call.get("name"), "arguments": _arguments(call.get("arguments"))}
+    return call if isinstance(call, dict) else {"arguments": text.strip()}
 
 
-def _arguments(value: Any) -> dict[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return {"text": value}
-    return value if isinstance(value, dict) else {} if value is None else {"value": value}
+def _named(arguments: Any) -> dict[str, Any]:
+    """Arguments with names."""
+    if isinstance(arguments, dict):
+        return arguments
+    return {} if arguments is None else {"text": arguments}
 
 
 def _query(arguments: dict[str, Any]) -> str | None:

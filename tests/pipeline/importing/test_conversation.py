@@ -52,6 +52,26 @@ def test_forms_of_other_frameworks(tmp_path, record):
     assert (one.question.text, one.question.golds) == ("Who wrote Dune?", ["Frank Herbert"])
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"query": "Dune"}'}},
+        {"id": "1", "function": {"name": "search", "arguments": {"query": "Dune"}}},
+        {"id": "1", "name": "search", "arguments": '{"query": "Dune"}'},
+        '{"id": "1", "name": "search", "arguments": "{\\"query\\": \\"Dune\\"}"}',
+    ],
+    ids=["openai", "object", "bare", "verifiers"],
+)
+def test_tool_calls_become_what_chat_templates_take(tmp_path, call):
+    """The arguments as an object: a template would quote a text once more."""
+    calls = [ASK, {"role": "assistant", "content": None, "tool_calls": [call]}, PAGE, ANSWER]
+    (one,) = read(tmp_path, PLAIN | {"messages": calls, "tool_defs": [{"name": "search", "parameters": {}}]})
+    function = {"name": "search", "arguments": {"query": "Dune"}}
+    expected = {"id": "1", "type": "function", "function": function}
+    assert one.exchanges[0].decision == {"role": "assistant", "content": "", "tool_calls": [expected]}
+    assert one.tools == [{"type": "function", "function": {"name": "search", "parameters": {}}}]
+
+
 def test_parquet(tmp_path):
     """A struct has all fields of all messages, null where one has none."""
     pq.write_table(pa.Table.from_pylist([PLAIN]), tmp_path / "rollouts.parquet")
@@ -84,6 +104,10 @@ def test_groups_and_steps(tmp_path):
         (
             {"messages": [ASK, {"role": "assistant", "content": 3}]},
             "message 1: `content` must be text, found 3",
+        ),
+        (
+            {"messages": [ASK, {"role": "assistant", "tool_calls": [3]}]},
+            "a tool call must have a `name`, found 3",
         ),
         ({"golden_answers": []}, "has no golden answers"),
         ({"reward": "high"}, "the reward must be a finite number, found 'high'"),

@@ -1,6 +1,7 @@
 """Rollouts of another framework become a run."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from algorithms.credit import advantages
 from pipeline.analysis import open_run
 from pipeline.cli.igpo import app
+from pipeline.importing.belief import score
 from tests.support.chat_tokenizers import chat_tokenizer
 
 GOLDS = ["Malmö", "Malmo, Sweden"]
@@ -132,6 +134,53 @@ def test_an_answer_is_scored_in_the_words_that_are_given(tmp_path, model):
         ((initial,),) = run.sql("SELECT DISTINCT initial_scores FROM episodes WHERE iteration = 1").fetchall()
     expected = [plain_score(model, RECORDS[0]["messages"][:1], "It is ", gold, ".") for gold in GOLDS]
     assert initial == pytest.approx(expected, abs=1e-4)
+
+
+def with_message(k, message):
+    """The first record with another message in the place of its k-th."""
+    messages = [message if place == k else m for place, m in enumerate(RECORDS[0]["messages"])]
+    return RECORDS[0] | {"messages": messages}
+
+
+CALL = {"type": "function", "function": {"name": "search", "arguments": {"query": "a"}}}
+
+
+@pytest.mark.parametrize(
+    ("k", "message", "lost"),
+    [
+        (1, {"role": "assistant", "content": "a", "tool_calls": [CALL]}, "calls of tools"),
+        (2, {"role": "tool", "content": "By Ann."}, "a message of role tool"),
+    ],
+)
+def test_what_the_chat_template_leaves_out_is_told(tmp_path, model, k, message, lost):
+    """A template of words alone: without a call in it, belief would be that of another conversation."""
+    deaf = tmp_path / "deaf"
+    shutil.copytree(model, deaf)
+    tokenizer = AutoTokenizer.from_pretrained(deaf)
+    tokenizer.chat_template = (
+        "{% for m in messages if m.role != 'tool' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer.save_pretrained(deaf)
+    result = imported(tmp_path, deaf, records=[with_message(k, message)])
+    assert result.exit_code == 2
+    assert f"does not show {lost}" in " ".join(result.output.split())
+
+
+def test_ctrl_c_leaves_the_steps_that_are_done(tmp_path, model, monkeypatch):
+    scored = []
+
+    def score_once(engine, members):
+        if scored:
+            raise KeyboardInterrupt
+        scored.append(members)
+        return score(engine, members)
+
+    monkeypatch.setattr("pipeline.importing.run.score", score_once)
+    imported(tmp_path, model)
+    with open_run("imported", runs_dir=tmp_path / "runs") as run:
+        assert run.sql("SELECT iteration, rollouts FROM iterations").fetchall() == [(1, 3)]
+        assert run.sql("SELECT status FROM runs").fetchall() == [("interrupted",)]
 
 
 @pytest.mark.parametrize(

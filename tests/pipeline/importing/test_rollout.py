@@ -46,10 +46,10 @@ def test_a_search_in_tags_and_an_answer():
 
 
 def test_calls_beside_the_text():
-    """OpenAI's form, arguments as JSON text; each result belongs to its call."""
+    """Each result belongs to its call."""
     calls = [
-        {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"query": "Dune"}'}},
-        {"id": "2", "type": "function", "function": {"name": "open", "arguments": {"page": 3}}},
+        {"type": "function", "function": {"name": "search", "arguments": {"query": "Dune"}}},
+        {"type": "function", "function": {"name": "open", "arguments": {"page": 3}}},
     ]
     results = [{"role": "tool", "content": "found"}, {"role": "tool", "content": "page three"}]
     turn, _ = made((say("", tool_calls=calls), *results), (say("Frank Herbert"),)).turns
@@ -58,9 +58,8 @@ def test_calls_beside_the_text():
         ("open", {"page": 3}, "page three"),
     ]
     assert turn.query == "Dune" and turn.observation_text == "found\npage three"
-    assert turn.decision_text.startswith(
-        '<tool_call>{"name": "search", "arguments": {"query": "Dune"}}</tool_call>'
-    )
+    first = '<tool_call>{"name": "search", "arguments": {"query": "Dune"}}</tool_call>'
+    assert turn.decision_text == first + '\n<tool_call>{"name": "open", "arguments": {"page": 3}}</tool_call>'
 
 
 @pytest.mark.parametrize(
