@@ -1,6 +1,7 @@
 """Every snippet of the pages runs: Python and SQL as they stand, commands and YAML up to options and keys."""
 
 import ast
+import json
 import re
 import shlex
 from pathlib import Path
@@ -21,12 +22,13 @@ from envs.search.tools.base import Tool
 from pipeline.analysis import open_run
 from pipeline.experiment.experiment import EXPERIMENT_KEYS
 from pipeline.experiment.keys import check_keys
+from pipeline.importing.conversation import read_conversations
 from pipeline.study.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
-KINDS = {"bash", "python", "sql", "yaml", "text", ""}
+KINDS = {"bash", "json", "python", "sql", "yaml", "text", ""}
 """Blocks without a language and of `text` show what was printed, or the files of a folder."""
 
 
@@ -129,7 +131,15 @@ def run_python(text, names=None):
 
 
 def test_python_snippets_are_those_tested_here():
-    tested = ("advantages(", "open_run", "log_to", "tune.Tuner", "def population", "later_M")
+    tested = (
+        "advantages(",
+        "open_run",
+        "log_to",
+        "tune.Tuner",
+        "def population",
+        "later_M",
+        "def log_rollout",
+    )
     for case in snippets("python"):
         if case.values[0] == "your_own_parts.md":  # tests/test_own_parts.py runs all of that page
             continue
@@ -172,6 +182,19 @@ def test_python_of_a_tool():
     tool = Tool(run_python(python_of("def population"))["population"], "population")
     assert "how many people" in tool.schema["function"]["description"].lower()
     assert "2020" in tool({"city": "Rome"}).text
+
+
+@pytest.mark.parametrize(("page", "text"), snippets("json"))
+def test_json_is_a_rollout_and_python_writes_the_same(tmp_path, page, text):
+    row = json.loads(text)
+    names = run_python(python_of("def log_rollout"))
+    with (tmp_path / "rollouts.jsonl").open("w") as file:
+        names["log_rollout"](
+            file, row["messages"], row["golden_answers"], row["reward"], row["group"], row["step"]
+        )
+    assert json.loads((tmp_path / "rollouts.jsonl").read_text()) == row
+    (one,) = read_conversations(tmp_path / "rollouts.jsonl")
+    assert (one.step, one.reward, len(one.exchanges), one.question.golds) == (3, 1.0, 3, ["Malmö"])
 
 
 def test_python_of_the_notation():
