@@ -205,6 +205,14 @@ def _check_preset_has_effect(keys: dict, assignment: str, source: Path) -> None:
         )
 
 
+def check_name(name: str, where: str) -> None:
+    """Raises InputError for a name that can be no folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
+        raise InputError(
+            f"{where}: an experiment's name becomes a folder: use letters, digits, `_`, `-`, `.` and `+`."
+        )
+
+
 def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None = None) -> list[Experiment]:
     """The runs that experiment `name` with `keys` asks for. `source` is the file that errors name.
 
@@ -212,10 +220,7 @@ def experiments_of(name: str, keys: dict, source: Path, base: IGPOConfig | None 
         InputError: an unknown key or a value that the schema refuses.
     """
     where = f"{source} ({name})"
-    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
-        raise InputError(
-            f"{where}: an experiment's name becomes a folder: use letters, digits, `_`, `-`, `.` and `+`."
-        )
+    check_name(name, where)
     for key in keys:
         if key in TUNE_ONLY_KEYS:
             raise InputError(

@@ -7,7 +7,6 @@ itself would have computed on its tokens.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from envs.search.protocols.chat_template import ChatTemplate
 from envs.search.protocols.igpo import IGPOProtocol
 from envs.search.trajectory import Rollout
 from pipeline.importing.conversation import Conversation
+from pipeline.importing.template_check import THOUGHTS, what_is_lost
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,104 +32,98 @@ AT_ONCE = 16
 """Rollouts whose scores are asked for together."""
 
 
-class AnswerTemplate:
-    """The words in which a gold answer is scored.
+class BeliefQueries:
+    """Makes the queries of rollouts for one model.
 
     Args:
         tokenizer: the scoring model's.
-        words: text around `{answer}`; None: the paper's tags after its closed thought.
+        words: text around `{answer}` in which a gold answer is scored; None: the paper's tags after a closed
+            thought.
+        alias_rule: how the scores of several aliases become one.
+        max_answer_tokens: longest gold answer that is scored.
+
+    Attributes:
+        words: the text around `{answer}`, after what closes a thought that the template begins.
+        without_thoughts: rollouts whose earlier thoughts the template leaves out.
 
     Raises:
-        InputError: `{answer}` is not in it once, or the model has no chat template that can be used.
+        InputError: `{answer}` is not in the words once, or the model has no chat template that can be used.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, words: str | None):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        words: str | None,
+        *,
+        alias_rule: AliasRule,
+        max_answer_tokens: int,
+    ):
         if words is not None and words.count(PLACE) != 1:
             raise InputError(f"answer template {words!r}: it must contain {PLACE} once")
+        if not tokenizer.chat_template:
+            raise InputError(
+                f"the tokenizer of {tokenizer.name_or_path} has no chat template: score with a chat model"
+            )
         try:
-            self._paper = IGPOProtocol(tokenizer, []) if words is None else None
-            self.chat = self._paper.template if self._paper else ChatTemplate(tokenizer, "import")
+            paper = IGPOProtocol(tokenizer, []) if words is None else None
+            self.chat = paper.template if paper else ChatTemplate(tokenizer, "import")
         except ValueError as error:
             raise InputError(str(error)) from error
-        before, _, after = (words or PLACE).partition(PLACE)
-        self._before, self._after = self.chat.end_of_thought + before, after
+        if paper:
+            self._before, self._after = paper.answer_prefix, paper.answer_suffix
+        else:
+            before, _, self._after = (words or PLACE).partition(PLACE)
+            self._before = self.chat.end_of_thought + before
+        self.words = self._before + PLACE + self._after
+        self.without_thoughts = 0
+        self._alias_rule, self._max_answer_tokens = alias_rule, max_answer_tokens
+        self._suffixes_of: dict[tuple[str, ...], tuple[list[str], list[ScoringSuffix]]] = {}
+        self._lost_of: dict[Any, list[str]] = {}
 
-    def suffix(self, answer: str) -> ScoringSuffix:
-        """The tokens to append to a context."""
-        if self._paper:
-            return self._paper.scoring_suffix(answer)
-        return self.chat.scoring_suffix(self._before, answer, self._after)
+    def make(self, conversation: Conversation, rollout: Rollout) -> BeliefQuery | None:
+        """The moments and answers to score, which are noted in `rollout.scored_golds_K`; None without belief.
 
+        Raises:
+            InputError: the chat template cannot show the conversation, or leaves something out of it.
+        """
+        rollout.scored_golds_K, suffixes_K = self._suffixes(tuple(conversation.question.golds))
+        if not suffixes_K:
+            return None
+        try:
+            lost = what_is_lost(
+                conversation.messages(len(conversation.exchanges)),
+                conversation.tools,
+                self.chat.render,
+                self._lost_of,
+            )
+            if serious := [what for what in lost if what != THOUGHTS]:
+                raise ValueError(
+                    f"the model's chat template does not show {serious[0]}: score with the model that wrote "
+                    "the rollouts, or write that into the content of user and assistant messages"
+                )
+            self.without_thoughts += THOUGHTS in lost
+            moments = (0, *(turn.index + 1 for turn in rollout.gain_bearing_turns))
+            texts = [self.chat.render(conversation.messages(turns), conversation.tools) for turns in moments]
+        except ValueError as error:
+            raise InputError(f"{conversation.where}: {error}") from error
+        contexts = [np.array(self.chat.control_ids(text), dtype=np.int32) for text in texts]
+        return BeliefQuery(contexts, suffixes_K)
 
-def belief_query(
-    conversation: Conversation,
-    rollout: Rollout,
-    template: AnswerTemplate,
-    *,
-    alias_rule: AliasRule,
-    max_answer_tokens: int,
-) -> BeliefQuery | None:
-    """The moments and answers to score, which are noted in `rollout.scored_golds_K`; None without belief.
-
-    Raises:
-        InputError: the chat template cannot show the conversation.
-    """
-    golds = conversation.question.golds
-    suffixes = [template.suffix(gold) for gold in golds]
-    counts = [int(suffix.gold_mask_L.sum()) for suffix in suffixes]
-    kept = eligible_aliases(counts, alias_rule, max_answer_tokens)
-    rollout.scored_golds_K = [golds[k] for k in kept]
-    if not kept.size:
-        return None
-    contexts = []
-    try:
-        for turns in (0, *(turn.index + 1 for turn in rollout.gain_bearing_turns)):
-            text = template.chat.render(conversation.messages(turns), conversation.tools)
-            contexts.append(np.array(template.chat.control_ids(text), dtype=np.int32))
-        _check_shown(conversation, template.chat)
-    except ValueError as error:
-        raise InputError(f"rollout {conversation.id}: {error}") from error
-    return BeliefQuery(contexts, [suffixes[k] for k in kept])
-
-
-def _check_shown(conversation: Conversation, chat: ChatTemplate) -> None:
-    """Raises ValueError where the template leaves out a tool call, or a message of another role than the
-    assistant's (whose earlier thoughts some templates leave out).
-    """
-    messages = conversation.messages(len(conversation.exchanges))
-    text = chat.render(messages, conversation.tools)
-    without = [{key: value for key, value in m.items() if key != "tool_calls"} for m in messages]
-    lost = [
-        f"a message of role {message['role']}"
-        for message in messages
-        if message["role"] != "assistant" and not _is_in(text, message["content"].strip())
-    ]
-    if without != messages and chat.render(without, conversation.tools) == text:
-        lost.append("calls of tools")
-    if lost:
-        raise ValueError(
-            f"the model's chat template does not show {lost[0]}: score with the model that wrote the "
-            "rollouts, or write that into the content of user and assistant messages"
-        )
+    def _suffixes(self, golds: tuple[str, ...]) -> tuple[list[str], list[ScoringSuffix]]:
+        """The aliases to score and their answer templates."""
+        if golds not in self._suffixes_of:
+            suffixes = [self.chat.scoring_suffix(self._before, gold, self._after) for gold in golds]
+            counts = [int(suffix.gold_mask_L.sum()) for suffix in suffixes]
+            kept = eligible_aliases(counts, self._alias_rule, self._max_answer_tokens)
+            self._suffixes_of[golds] = [golds[k] for k in kept], [suffixes[k] for k in kept]
+        return self._suffixes_of[golds]
 
 
-def _is_in(text: str, content: str) -> bool:
-    """Whether a rendered text holds `content`, as it is or as JSON."""
-    return (
-        content in text
-        or json.dumps(content)[1:-1] in text
-        or json.dumps(content, ensure_ascii=False)[1:-1] in text
-    )
-
-
-def longest(queries: Sequence[BeliefQuery | None]) -> tuple[int, int]:
-    """The place of the query with the longest context and answer, and its number of tokens."""
-    lengths = [
-        max(map(len, query.contexts_T1)) + max(len(suffix.ids) for suffix in query.suffixes_K) if query else 0
-        for query in queries
-    ]
-    place = int(np.argmax(lengths))
-    return place, lengths[place]
+def tokens_of(query: BeliefQuery | None) -> int:
+    """The length of the longest context with the longest answer; 0 without belief."""
+    if query is None:
+        return 0
+    return max(map(len, query.contexts_T1)) + max(len(suffix.ids) for suffix in query.suffixes_K)
 
 
 def open_engine(folder: str, settings: EngineSettings, *, tokens: int, dtype: Any) -> RolloutEngine:

@@ -12,10 +12,10 @@ from envs.search.trajectory import ActionKind, Rollout, Termination, ToolCall, T
 from pipeline.importing.conversation import Conversation, Exchange
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _SEARCH = re.compile(r"<search>(.*?)</search>", re.DOTALL)
 _TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
+_BOXED = "\\boxed{"
 
 POLICY, AGENT = "default_policy", "assistant"
 
@@ -64,7 +64,7 @@ def _turn(index: int, exchange: Exchange, count_tokens: Callable[[str], int], *,
     answer = None
     if calls or any(message["role"] == "tool" for message in exchange.observations):
         action = ActionKind.TOOL
-    elif is_last and not exchange.observations:
+    elif is_last:
         action, answer = ActionKind.ANSWER, _answer(exchange.decision["content"])
     else:
         action = ActionKind.MESSAGE
@@ -84,20 +84,33 @@ def _turn(index: int, exchange: Exchange, count_tokens: Callable[[str], int], *,
 
 
 def _decision_text(message: dict[str, Any]) -> str:
+    thought = message.get("reasoning_content")
     calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())]
-    return "\n".join(
-        [message["content"]] * bool(message["content"]) + [f"<tool_call>{c}</tool_call>" for c in calls]
-    )
+    parts = [
+        f"<think>\n{thought}\n</think>" if thought else "",
+        message["content"],
+        *(f"<tool_call>{call}</tool_call>" for call in calls),
+    ]
+    return "\n".join(part for part in parts if part)
 
 
 def _tool_calls(exchange: Exchange) -> list[ToolCall]:
-    """The calls of a turn with their results: beside its text, or in its tags."""
-    text = exchange.decision["content"]
-    called = [call["function"] for call in exchange.decision.get("tool_calls", ())]
+    """The calls of a turn with their results: beside its text, or in its tags.
+
+    A result belongs to the call whose id it names, else to the one in its place. Where there is not one for
+    each call, the first has them all.
+    """
+    text, beside = exchange.decision["content"], exchange.decision.get("tool_calls", ())
+    called = [call["function"] for call in beside]
     called = called or [_written_call(found) for found in _TOOL_CALL.findall(text)]
     if not called:
         called = [{"name": "search", "arguments": {"query": q.strip()}} for q in _SEARCH.findall(text)]
-    results = [message["content"] for message in exchange.observations]
+    of_tools = [message for message in exchange.observations if message["role"] == "tool"]
+    by_id = {m["tool_call_id"]: m["content"] for m in of_tools if "tool_call_id" in m}
+    if beside and all(call.get("id") in by_id for call in beside):
+        results = [by_id[call["id"]] for call in beside]
+    else:
+        results = [message["content"] for message in of_tools or exchange.observations]
     if len(results) != len(called):
         results = ["\n".join(results)] * bool(called) + [""] * (len(called) - 1)
     return [
@@ -130,12 +143,24 @@ def _query(arguments: dict[str, Any]) -> str | None:
     if isinstance(value, list):
         return "; ".join(map(str, value))
     return (
-        value if isinstance(value, str) else next((v for v in arguments.values() if isinstance(v, str)), None)
+        value
+        if isinstance(value, str)
+        else next((one for one in arguments.values() if isinstance(one, str)), None)
     )
 
 
 def _answer(text: str) -> str | None:
-    for pattern in (_ANSWER, _BOXED):
-        if found := pattern.findall(text):
-            return found[-1].strip() or None
-    return _THOUGHT.sub("", text).strip() or None
+    if found := _ANSWER.findall(text):
+        return found[-1].strip() or None
+    return _boxed(text) or _THOUGHT.sub("", text).strip() or None
+
+
+def _boxed(text: str) -> str | None:
+    r"""What the last `\boxed{}` holds, up to the brace that closes it."""
+    _, found, rest = text.rpartition(_BOXED)
+    depth = 1
+    for place, letter in enumerate(rest if found else ""):
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        if depth == 0:
+            return re.sub(r"\\text\{([^{}]*)\}", r"\1", rest[:place]).strip()
+    return None

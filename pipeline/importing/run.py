@@ -5,6 +5,7 @@ All that reads a rollout log reads it: SQL, `show`, `browse`, `report`, `recredi
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
@@ -25,10 +26,10 @@ from envs.errors import InputError
 from envs.runner.belief import BeliefQuery
 from envs.search.protocols.build import load_tokenizer
 from envs.search.trajectory import Rollout
-from pipeline.experiment.experiment import IMPORT
+from pipeline.experiment.experiment import IMPORT, check_name
 from pipeline.experiment.resolved import config_hash
-from pipeline.importing.belief import PLACE, AnswerTemplate, belief_query, longest, open_engine, score
-from pipeline.importing.conversation import Conversation, read_conversations
+from pipeline.importing.belief import PLACE, BeliefQueries, open_engine, score, tokens_of
+from pipeline.importing.conversation import read_conversations
 from pipeline.importing.rollout import AGENT, make_rollout, uses_answer_tags
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
@@ -59,6 +60,17 @@ class Scoring:
     max_answer_tokens: int = 32
 
 
+@dataclass(frozen=True)
+class Imported:
+    """What `import_rollouts` did."""
+
+    run: RunDirectory
+    words: str
+    """The words around `{answer}` in which gold answers were scored."""
+    without_thoughts: int
+    """Rollouts whose earlier thoughts the chat template leaves out."""
+
+
 def import_rollouts(
     source: str | Path,
     scoring: Scoring,
@@ -66,9 +78,8 @@ def import_rollouts(
     *,
     name: str,
     runs_dir: Path,
-    on_total: Callable[[int], object] = lambda total: None,
-    on_scored: Callable[[int], object] = lambda number: None,
-) -> RunDirectory:
+    begin: Callable[[str, int], Callable[[int], object]] = lambda phase, total: lambda number: None,
+) -> Imported:
     """Reads, scores and credits the rollouts of `source`, and writes them as a run, step after step.
 
     Args:
@@ -77,53 +88,67 @@ def import_rollouts(
         preset: the estimator.
         name: name of the run.
         runs_dir: folder of all runs.
-        on_total: called with the number of rollouts before the first is scored.
-        on_scored: called with the number of rollouts that were scored, some at a time.
+        begin: called with what begins and the number of rollouts; what it returns is called with the number
+            that were done, some at a time.
 
     Raises:
-        InputError: the rollouts cannot be read, or do not fit into the model's context.
+        InputError: the name is none, the rollouts cannot be read, or do not fit into the model's context.
     """
-    conversations = read_conversations(source)
+    check_name(name, "--name")
     folder = resolve_model(scoring.model, "--model")
+    conversations = read_conversations(source)
     words = scoring.answer_template
     if words is None and not uses_answer_tags(conversations):
         words = PLACE
-    template = AnswerTemplate(load_tokenizer(folder), words)
-    rollouts = [make_rollout(one, lambda text: len(template.chat.plain.ids(text))) for one in conversations]
-    queries = [
-        belief_query(
-            one, rollout, template, alias_rule=scoring.alias_rule, max_answer_tokens=scoring.max_answer_tokens
-        )
-        for one, rollout in zip(conversations, rollouts, strict=True)
-    ]
-    place, tokens = longest(queries)
-    _check_length(folder, tokens, conversations[place])
-    on_total(len(rollouts))
-    engine = open_engine(folder, scoring.engine, tokens=tokens, dtype=scoring.dtype) if tokens else None
+    queries = BeliefQueries(
+        load_tokenizer(folder),
+        words,
+        alias_rule=scoring.alias_rule,
+        max_answer_tokens=scoring.max_answer_tokens,
+    )
+    advance = begin("tokenising", len(conversations))
     steps: defaultdict[int, list[tuple[Rollout, BeliefQuery | None]]] = defaultdict(list)
-    for conversation, rollout, query in zip(conversations, rollouts, queries, strict=True):
-        steps[conversation.step].append((rollout, query))
-    with _new_run(_settings(source, scoring, preset), name, runs_dir) as (run, log):
+    for conversation in conversations:
+        rollout = make_rollout(conversation, lambda text: len(queries.chat.plain.ids(text)))
+        steps[conversation.step].append((rollout, queries.make(conversation, rollout)))
+        advance(1)
+    tokens = _longest(folder, [member for members in steps.values() for member in members])
+    begin("loading the model", 0)
+    engine = open_engine(folder, scoring.engine, tokens=tokens, dtype=scoring.dtype) if tokens else None
+    settings = _settings(source, scoring, preset, queries.words)
+    with _new_run(settings, name, runs_dir) as (run, log):
+        advance = begin("scoring belief", len(conversations))
         for step, members in sorted(steps.items()):
             started = time.perf_counter()
             for number in score(engine, members):
-                on_scored(number)
+                advance(number)
             record = _credited(step, [rollout for rollout, _ in members], preset, scoring.alias_rule)
             record.seconds = {"score": time.perf_counter() - started}
             log.write(record, training_metrics(record.rollouts, record.credit, record.groups))
             run.note(iteration=step)
-    return run
+    return Imported(run, queries.words, queries.without_thoughts)
 
 
-def _check_length(folder: str, tokens: int, conversation: Conversation) -> None:
+def _longest(folder: str, members: list[tuple[Rollout, BeliefQuery | None]]) -> int:
+    """The tokens of the longest context and answer.
+
+    Raises:
+        InputError: the model has no room for it.
+    """
     from transformers import AutoConfig
 
-    room = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", None)
-    if room is not None and tokens > room:
+    config = AutoConfig.from_pretrained(folder).get_text_config()
+    room = getattr(config, "max_position_embeddings", None) or sys.maxsize
+    lengths = {rollout.id: tokens_of(query) for rollout, query in members}
+    longest = max(lengths, key=lengths.__getitem__)
+    if lengths[longest] > room:
+        many = sum(length > room for length in lengths.values())
         raise InputError(
-            f"rollout {conversation.id} and a gold answer take {tokens} tokens, and the model has room for "
-            f"{room}: leave the rollout out, or score with another model"
+            f"{many} of {len(members)} rollouts are too long for the model, which has room for {room} "
+            f"tokens: {longest} takes {lengths[longest]} with a gold answer. Leave them out, or score with "
+            "another model"
         )
+    return lengths[longest]
 
 
 def _credited(step: int, rollouts: list[Rollout], preset: Preset, alias_rule: AliasRule) -> IterationRecord:
@@ -148,10 +173,11 @@ def _are_identical(members: Sequence[Rollout]) -> bool:
     def texts(rollout: Rollout) -> list[str]:
         return [text for turn in rollout.turns for text in (turn.decision_text, turn.observation_text)][:-1]
 
-    return all(texts(rollout) == texts(members[0]) for rollout in members)
+    first, *others = map(texts, members)
+    return all(other == first for other in others)
 
 
-def _settings(source: str | Path, scoring: Scoring, preset: Preset) -> dict[str, Any]:
+def _settings(source: str | Path, scoring: Scoring, preset: Preset, words: str) -> dict[str, Any]:
     """`config` of the run, in the names that an experiment file has for them."""
     return {
         "preset": preset.name,
@@ -163,6 +189,7 @@ def _settings(source: str | Path, scoring: Scoring, preset: Preset) -> dict[str,
             "questions": str(source),
             "alias_rule": scoring.alias_rule,
             "max_answer_tokens": scoring.max_answer_tokens,
+            "answer_template": words,
             "roles": [{"name": AGENT}],
         },
     }

@@ -119,8 +119,8 @@ class ChatTemplate:
         self.rewrites_earlier_turns = self._rewrites()
         if self.rewrites_earlier_turns:
             logger.warning(
-                "the chat template of %s rewrites earlier turns; rollouts append turns to the sampled tokens "
-                "instead",
+                "the chat template of %s rewrites earlier turns, such as their thoughts; this program's own "
+                "rollouts append turns to the sampled tokens instead",
                 tokenizer.name_or_path,
             )
 

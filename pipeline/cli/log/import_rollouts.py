@@ -12,7 +12,9 @@ from pipeline.cli.log.sql import RunsDir
 from pipeline.cli.options import Verbose
 
 if TYPE_CHECKING:
-    from pipeline.run_directory.directory import RunDirectory
+    from collections.abc import Callable
+
+    from pipeline.importing.run import Imported
     from pipeline.terminal import Console
 
 
@@ -78,22 +80,20 @@ def import_command(
     scoring = Scoring(model, EngineSettings(kind=engine), dtype, answer_template)
     console = Console()
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("scoring belief", total=None)
-        run = import_rollouts(
-            rollouts,
-            scoring,
-            chosen,
-            name=name,
-            runs_dir=runs_dir,
-            on_total=lambda total: progress.update(task, total=total),
-            on_scored=lambda number: progress.advance(task, number),
-        )
-    _report(run, console)
+        task = progress.add_task("reading", total=None)
+
+        def begin(phase: str, total: int) -> Callable[[int], None]:
+            progress.reset(task, description=phase, total=total or None)
+            return lambda number: progress.advance(task, number)
+
+        done = import_rollouts(rollouts, scoring, chosen, name=name, runs_dir=runs_dir, begin=begin)
+    _report(done, console, runs_dir)
 
 
-def _report(run: RunDirectory, console: Console) -> None:
+def _report(done: Imported, console: Console, runs_dir: Path) -> None:
     from pipeline.analysis import open_run
 
+    run = done.run
     with open_run(run.path) as opened:
         ((rollouts, groups, alone, without),) = opened.sql(
             "SELECT count(*), count(DISTINCT group_id), count(*) FILTER (of_group = 1), "
@@ -110,10 +110,15 @@ def _report(run: RunDirectory, console: Console) -> None:
         table.add_row(str(turn), str(turns), "" if gain is None else f"{gain:+.3f}", f"{advantage:+.3f}")
     console.print(table)
     console.print(f"{rollouts} rollouts and {groups} prompts to {run.path}", soft_wrap=True)
-    if alone:
-        console.print(f"the only rollout of its prompt, so that no outcome is there to compare: {alone}")
-    if without:
-        console.print(f"without a gain, because no gold answer is short enough to score: {without}")
+    console.print(f"gold answers were scored as {done.words!r}", soft_wrap=True)
+    for count, what in (
+        (alone, "the only rollout of its prompt, so that no outcome is there to compare"),
+        (without, "without a gain, because no gold answer is short enough to score"),
+        (done.without_thoughts, "scored without earlier thoughts, which the chat template leaves out"),
+    ):
+        if count:
+            console.print(f"{what}: {count}", soft_wrap=True)
     console.print("look at them:")
+    named = run.name if runs_dir == Path("runs") else run.path
     for command in ("report {}", "show {} --best", "recredit {} --preset grpo"):
-        console.print(f"  igpo {command.format(run.name)}", soft_wrap=True)
+        console.print(f"  igpo {command.format(named)}", soft_wrap=True)

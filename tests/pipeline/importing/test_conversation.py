@@ -96,11 +96,26 @@ def test_groups_and_steps(tmp_path):
     ("changes", "message"),
     [
         ({"messages": None}, "`messages` .* is not among the fields"),
-        ({"messages": "hello"}, "`messages` must be a list of chat messages, found 'hello'"),
-        ({"messages": "[hello"}, "`messages` is no valid JSON"),
+        ({"messages": "hello"}, "`messages` must be a list, found 'hello'"),
+        ({"messages": "[hello"}, "`messages` must be a list, found .*hello"),
+        (
+            {"messages": [ASK, {"role": "assistant", "content": [{"type": "tool_use", "name": "a"}]}]},
+            "a part of its",
+        ),
+        (
+            {"messages": [ASK, {"role": "assistant", "content": "\ud800"}]},
+            "message 1: its content is not valid",
+        ),
+        (
+            {"messages": [ASK, {"role": "assistant", "tool_calls": "x"}]},
+            "`tool_calls` must be a list, found 'x'",
+        ),
         ({"messages": [ASK]}, "the conversation has no message of the assistant"),
         ({"messages": [ANSWER]}, "the conversation begins with the assistant: give its prompt"),
-        ({"messages": [{"role": "human", "content": "?"}]}, "message 0 must have a `role` of system, user"),
+        (
+            {"messages": [{"role": "human", "content": "?"}]},
+            "message 0 must have a `role` of system, developer",
+        ),
         (
             {"messages": [ASK, {"role": "assistant", "content": 3}]},
             "message 1: `content` must be text, found 3",
@@ -109,10 +124,14 @@ def test_groups_and_steps(tmp_path):
             {"messages": [ASK, {"role": "assistant", "tool_calls": [3]}]},
             "a tool call must have a `name`, found 3",
         ),
-        ({"golden_answers": []}, "has no golden answers"),
-        ({"reward": "high"}, "the reward must be a finite number, found 'high'"),
-        ({"step": -1}, "the step must be a whole number from 0, found -1"),
-        ({"group": ["q"]}, "`group` must be text or a number"),
+        ({"golden_answers": []}, "no gold answer: give one as `golden_answers`"),
+        ({"reward": "high"}, "`reward` must be a finite number, found 'high'"),
+        ({"step": -1}, "`step` must be a whole number from 0, found -1"),
+        ({"step": 10**20}, "`step` must be a whole number from 0, found 1000"),
+        ({"uid": ["q"]}, "`uid` must be a text or a number"),
+        ({"group": "\ud800"}, "`group` is not valid Unicode"),
+        ({"golden_answers": [True]}, "`golden_answers` must be a text or a list of texts"),
+        ({"question": 3}, "the question must be text, found 3"),
         (
             {"termination": "done"},
             "`termination` must be one of answered, malformed, turn_limit, token_limit",
@@ -122,6 +141,63 @@ def test_groups_and_steps(tmp_path):
 def test_what_cannot_be_read_is_named(tmp_path, changes, message):
     with pytest.raises(InputError, match=f"rollouts.jsonl.*{message}"):
         read(tmp_path, PLAIN | changes)
+
+
+@pytest.mark.parametrize(
+    ("record", "golds"),
+    [
+        ({"answer": "Isaac Asimov", "ground_truth": ["Frank Herbert"]}, ["Frank Herbert"]),
+        ({"golden_answers": None, "answer": "Frank Herbert"}, ["Frank Herbert"]),
+        ({"ground_truth": [1965, "1965", " in 1965 "]}, ["1965", "in 1965"]),
+        ({"golden_answers": '["a", "b"]'}, ["a", "b"]),
+    ],
+    ids=["prediction", "null", "year", "cell"],
+)
+def test_which_answer_is_gold(tmp_path, record, golds):
+    (one,) = read(tmp_path, {"messages": MESSAGES} | record)
+    assert one.question.golds == golds
+
+
+def test_what_pandas_writes_for_missing_values(tmp_path):
+    nan = float("nan")
+    first, second = read(
+        tmp_path,
+        PLAIN | {"uid": 1.0, "reward": 1, "step": 2.0},
+        PLAIN | {"uid": nan, "reward": nan, "step": 2},
+    )
+    assert (first.group, first.reward, first.step) == ("000002/1", 1.0, 2)
+    assert (second.group, second.reward) == (f"000002/{second.question.id}", None)
+
+
+def test_a_rollout_without_a_group_is_of_its_question(tmp_path):
+    """A row's own id, or verl's row without an index, makes no group of its own."""
+    verl = {"messages": MESSAGES, "data_source": "nq", "reward_model": {"ground_truth": ["Frank Herbert"]}}
+    assert len({one.group for one in read(tmp_path, PLAIN | {"id": "r0"}, PLAIN | {"id": "r1"}, verl)}) == 1
+
+
+def test_a_group_is_of_one_question(tmp_path):
+    with pytest.raises(InputError, match="line 2|:2: its group 'g' has another question or gold answer at"):
+        read(tmp_path, PLAIN | {"group": "g"}, PLAIN | {"group": "g", "golden_answers": ["Herbert"]})
+
+
+def test_steps_of_some_rollouts_alone_are_refused(tmp_path):
+    with pytest.raises(InputError, match="some rollouts have a step and some none"):
+        read(tmp_path, PLAIN, PLAIN | {"step": 0})
+
+
+def test_roles_contents_and_hops(tmp_path):
+    messages = [
+        {"role": "developer", "content": "Search."},
+        ASK,
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "tool", "content": {"found": "Dune"}},
+        ANSWER,
+    ]
+    (one,) = read(tmp_path, PLAIN | {"messages": messages, "hops": 2})
+    assert one.prompt[0]["role"] == "system"
+    assert one.exchanges[0].decision == {"role": "assistant", "content": ""}
+    assert one.exchanges[0].observations[0]["content"] == '{"found": "Dune"}'
+    assert one.question.hops == 2
 
 
 def test_two_rollouts_of_a_step_have_different_ids(tmp_path):

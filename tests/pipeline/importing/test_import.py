@@ -37,7 +37,7 @@ def conversation(*turns, **others):
     for decision, *observation in turns:
         messages.append({"role": "assistant", "content": decision})
         messages += [{"role": "user", "content": text} for text in observation]
-    return {"messages": messages, "golden_answers": GOLDS, **others}
+    return {"messages": messages, "golden_answers": GOLDS, "step": 1, **others}
 
 
 RECORDS = [
@@ -89,6 +89,7 @@ def test_belief_gain_and_advantage_of_each_turn(tmp_path, model):
     result = imported(tmp_path, model)
     assert result.exit_code == 0, result.output
     assert "4 rollouts and 2 prompts" in result.output
+    assert "answer\\n</think>\\n<answer>\\n{answer}\\n</answer>" in result.output
     assert "the only rollout of its prompt, so that no outcome is there to compare: 1" in result.output
     before, after = "<think>\nNow there's enough information to answer\n</think>\n<answer>\n", "\n</answer>"
     with open_run("imported", runs_dir=tmp_path / "runs") as run:
@@ -183,15 +184,20 @@ def test_ctrl_c_leaves_the_steps_that_are_done(tmp_path, model, monkeypatch):
         assert run.sql("SELECT status FROM runs").fetchall() == [("interrupted",)]
 
 
+LONG = conversation(("<search>a</search>", "x" * 600), ("y",))
+UNSCORED = conversation(("<answer>A</answer>",), golden_answers="x" * 200)
+
+
 @pytest.mark.parametrize(
     ("options", "records", "message"),
     [
         (("--answer-template", "It is so."), RECORDS, "it must contain {answer} once"),
-        ((), [conversation(("<search>a</search>", "x" * 600), ("y",))], "the model has room for 512"),
+        ((), [LONG], "1 of 1 rollouts are too long for the model, which has room for 512"),
         (("--preset", "igpoo"), RECORDS, "did you mean 'igpo'"),
-        ((), [conversation(("<answer>A</answer>",), golden_answers="x" * 200)], "short enough to score: 1"),
+        (("--name", "../away"), RECORDS, "use letters, digits"),
+        ((), [UNSCORED], "short enough to score: 1"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_imported_is_told(tmp_path, model, options, records, message):
     result = imported(tmp_path, model, *options, records=records)
     assert message in " ".join(result.output.split())

@@ -17,7 +17,7 @@ def say(content, **others):
 def conversation(*turns, reward=None, termination=None):
     exchanges = [Exchange(decision, list(observations)) for decision, *observations in turns]
     prompt = [{"role": "user", "content": "Who wrote Dune?"}]
-    return Conversation("a", "g", 1, QUESTION, prompt, exchanges, None, reward, termination)
+    return Conversation("here", "a", "g", 1, QUESTION, prompt, exchanges, None, reward, termination)
 
 
 def made(*turns, **others):
@@ -81,6 +81,7 @@ def test_calls_in_the_text(written, tool, query):
     [
         ("<answer>A</answer> or <answer> B </answer>", "B"),
         (r"so \boxed{B}", "B"),
+        (r"\boxed{A} no, \boxed{\text{B} {C}}", "B {C}"),
         ("<think>hm</think>\nB", "B"),
         ("<answer></answer>", None),
     ],
@@ -89,6 +90,27 @@ def test_the_answer(written, answer):
     rollout = made((say(written),))
     assert rollout.answer == answer
     assert rollout.termination is (Termination.TURN_LIMIT if answer is None else Termination.ANSWERED)
+
+
+def test_words_after_the_answer_do_not_take_it_away():
+    rollout = made((say("<answer>Frank Herbert</answer>"), {"role": "user", "content": "Correct!"}))
+    assert (rollout.answer, rollout.termination) == ("Frank Herbert", Termination.ANSWERED)
+
+
+def test_a_result_belongs_to_the_call_that_it_names():
+    calls = [{"id": name, "type": "function", "function": {"name": name, "arguments": {}}} for name in "ab"]
+    results = [{"role": "tool", "content": f"of {name}", "tool_call_id": name} for name in "ba"]
+    turn, _ = made(
+        (say("", tool_calls=calls), *results, {"role": "user", "content": "Go on."}), (say("y"),)
+    ).turns
+    assert [(call.tool, call.result_text) for call in turn.tool_calls] == [("a", "of a"), ("b", "of b")]
+    assert turn.observation_text == "of b\nof a\nGo on."
+
+
+def test_a_thought_beside_the_text_is_part_of_the_decision():
+    rollout = made((say("Frank Herbert", reasoning_content="It is his."),))
+    assert rollout.turns[0].decision_text == "<think>\nIt is his.\n</think>\nFrank Herbert"
+    assert rollout.answer == "Frank Herbert"
 
 
 def test_a_rollout_that_ends_in_a_call_has_no_answer():

@@ -1,0 +1,236 @@
+"""The parts of a rollout in one record of a file, under the names that frameworks give them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from envs.data.jsonl import is_whole, require_unicode
+from envs.data.question import Question
+from envs.errors import InputError
+from envs.search.trajectory import Termination
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+"""A message's role, and what it counts as."""
+GOLDS = ("golden_answers", "golds", "gold", "ground_truth", "gts", "answers", "possible_answers", "answer")
+"""Names of the gold answers. The last may be an answer of the policy, so they count if no other is there."""
+REWARDS = ("reward", "score", "outcome")
+GROUPS = ("group", "group_id", "uid", "example_id")
+STEPS = ("step", "iteration", "global_step")
+IDS = ("rollout_id", "episode_id")
+TOOLS = ("tools", "tool_defs")
+LARGEST_STEP = 999_999
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record. Fields that are null, or pandas' NaN, count as missing; of several names the first counts.
+
+    Every method raises InputError, which names `where` and the field, for what it cannot read.
+
+    Attributes:
+        where: the place, such as "file:line".
+        fields: what it holds.
+    """
+
+    where: str
+    fields: dict[str, Any]
+
+    def messages(self) -> list[dict[str, Any]]:
+        """`messages`, or `prompt` and `completion` together, as chat templates take them."""
+        if self._has("messages"):
+            given = self._list("messages")
+        elif self._has("completion"):
+            given = [*self._list("prompt"), *self._list("completion")]
+        else:
+            found = ", ".join(map(repr, self.fields)) or "nothing"
+            raise InputError(
+                f"{self.where}: `messages` (or `prompt` and `completion`), a list of chat messages, is not "
+                f"among the fields {found:.120}"
+            )
+        return [_message(message, f"{self.where}: message {k}") for k, message in enumerate(given)]
+
+    def question(self, prompt: list[dict[str, Any]], data_source: str) -> Question:
+        """The question with its gold answers; its text is `question`, else what the user said last."""
+        extra, metadata = self._object("extra_info"), self._object("metadata")
+        said = next((message["content"] for message in reversed(prompt) if message["role"] == "user"), "")
+        text = self.fields.get("question") or extra.get("question") or said
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{self.where}: the question must be text, found {text!r:.80}")
+        require_unicode(text, "the question", self.where)
+        golds = self._golds()
+        hops = self.fields.get("hops", metadata.get("hops"))
+        return Question(
+            id=hashlib.sha256(json.dumps([text, golds]).encode()).hexdigest()[:16],
+            text=text.strip(),
+            golds=golds,
+            data_source=str(self.fields.get("data_source") or data_source),
+            hops=int(hops) if is_whole(hops) and hops >= 1 else None,
+            metadata=metadata,
+        )
+
+    def _golds(self) -> list[str]:
+        """The gold answers, in order and without repetitions."""
+        name, value = "reward_model", self._object("reward_model").get("ground_truth")  # verl's
+        if value is None:
+            name, value = self._first(GOLDS)
+        value = value.get("target") if isinstance(value, dict) else value
+        if isinstance(value, str) and value.lstrip().startswith("["):  # a table's cell
+            value = _parsed(value, list)
+        golds = [
+            _as_text(gold) for gold in (value if isinstance(value, list) else [value]) if gold is not None
+        ]
+        if not all(isinstance(gold, str) for gold in golds):
+            raise InputError(f"{self.where}: `{name}` must be a text or a list of texts, found {value!r:.80}")
+        golds = list(dict.fromkeys(gold.strip() for gold in golds if gold.strip()))
+        if not golds:
+            raise InputError(f"{self.where}: no gold answer: give one as `{GOLDS[0]}`")
+        for gold in golds:
+            require_unicode(gold, f"`{name}`", self.where)
+        return golds
+
+    def step(self, default: int) -> int:
+        """The training step, from 0."""
+        name, value = self._first(STEPS)
+        if value is None:
+            return default
+        if not is_whole(value) or not 0 <= value <= LARGEST_STEP:
+            raise InputError(f"{self.where}: `{name}` must be a whole number from 0, found {value!r:.40}")
+        return int(value)
+
+    def reward(self) -> float | None:
+        """The outcome."""
+        name, value = self._first(REWARDS)
+        if value is None:
+            return None
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(f"{self.where}: `{name}` must be a finite number, found {value!r:.40}")
+        return float(value)
+
+    def termination(self) -> Termination | None:
+        """How the rollout ended."""
+        _, value = self._first(("termination",))
+        if value is not None and value not in list(Termination):
+            known = ", ".join(Termination)
+            raise InputError(f"{self.where}: `termination` must be one of {known}, found {value!r:.40}")
+        return None if value is None else Termination(value)
+
+    def name(self, names: tuple[str, ...]) -> str:
+        """The text or number under one of `names`; empty where none is there."""
+        name, value = self._first(names)
+        if value is None:
+            return ""
+        value = int(value) if is_whole(value) else value
+        if not isinstance(value, str | int):
+            raise InputError(f"{self.where}: `{name}` must be a text or a number, found {value!r:.40}")
+        require_unicode(str(value), f"`{name}`", self.where)
+        return str(value)
+
+    def tools(self) -> list[Any] | None:
+        """The schemas of the tools in OpenAI's form, also where they are written without `function`."""
+        name, _ = self._first(TOOLS)
+        tools = self._list(name) if name else []
+        return [
+            {"type": "function", "function": tool}
+            if isinstance(tool, dict) and "function" not in tool and "name" in tool
+            else tool
+            for tool in tools
+        ] or None
+
+    def _has(self, name: str) -> bool:
+        value = self.fields.get(name)
+        return value is not None and value == value  # NaN is unequal to itself
+
+    def _first(self, names: tuple[str, ...]) -> tuple[str, Any]:
+        """Name and value of the first field that is there; empty and None where none is."""
+        return next(((name, self.fields[name]) for name in names if self._has(name)), ("", None))
+
+    def _object(self, name: str) -> dict[str, Any]:
+        """The object under `name`; an empty one where none is there."""
+        value = self.fields.get(name)
+        return value if isinstance(value, dict) else {}
+
+    def _list(self, name: str) -> list[Any]:
+        value = self.fields.get(name) if self._has(name) else []
+        if isinstance(value, str):  # a table's cell
+            value = _parsed(value, list)
+        if not isinstance(value, list):
+            raise InputError(f"{self.where}: `{name}` must be a list, found {value!r:.80}")
+        return value
+
+
+def _message(message: Any, where: str) -> dict[str, Any]:
+    """A message as chat templates take it: text as its content, calls in OpenAI's form."""
+    if not isinstance(message, dict) or message.get("role") not in ROLES:
+        raise InputError(f"{where} must have a `role` of {', '.join(ROLES)}, found {message!r:.80}")
+    kept = {key: value for key, value in message.items() if value is not None and value != []}
+    kept |= {"role": ROLES[message["role"]], "content": _text(message.get("content"), where)}
+    if "tool_calls" in kept:
+        calls = _parsed(kept["tool_calls"], list)
+        if not isinstance(calls, list):
+            raise InputError(f"{where}: `tool_calls` must be a list, found {calls!r:.80}")
+        kept["tool_calls"] = [_call(call, where) for call in calls]
+    if "reasoning_content" in kept:
+        kept["reasoning_content"] = _text(kept["reasoning_content"], where)
+    return kept
+
+
+def _text(content: Any, where: str) -> str:
+    """The content as text; parts of text are joined, and what a tool returned as an object becomes JSON."""
+    if isinstance(content, dict):
+        content = json.dumps(content, ensure_ascii=False)
+    if isinstance(content, list):
+        content = "".join(_part(part, where) for part in content)
+    if content is None:
+        return ""
+    if not isinstance(content, str):
+        raise InputError(f"{where}: `content` must be text, found {content!r:.80}")
+    require_unicode(content, "its content", where)
+    return content
+
+
+def _part(part: Any, where: str) -> str:
+    text = part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else part
+    if not isinstance(text, str):
+        raise InputError(
+            f"{where}: a part of its content is no text ({part!r:.60}): write tool calls into `tool_calls`, "
+            "and results into messages of role tool"
+        )
+    return text
+
+
+def _call(call: Any, where: str) -> dict[str, Any]:
+    """A tool call in OpenAI's form, with the arguments as an object, which templates write as JSON.
+
+    It may be written without `function` around it, or as JSON (verifiers). Arguments that are no JSON object
+    stay as they are.
+    """
+    call = _parsed(call, dict)
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise InputError(f"{where}: a tool call must have a `name`, found {call!r:.80}")
+    arguments = function.get("arguments")
+    require_unicode(json.dumps(arguments, ensure_ascii=False), "a tool call", where)
+    function = {"name": function["name"], "arguments": {} if arguments is None else _parsed(arguments, dict)}
+    return {key: call[key] for key in ("id",) if key in call} | {"type": "function", "function": function}
+
+
+def _parsed(value: Any, kind: type) -> Any:
+    """What a text holds as JSON, where it is of `kind`; else the value."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return value
+    return found if isinstance(found, kind) else value
+
+
+def _as_text(gold: Any) -> Any:
+    """Numbers as text: a gold answer may be a year."""
+    if isinstance(gold, bool) or not isinstance(gold, int | float):
+        return gold
+    return str(int(gold)) if is_whole(gold) else str(gold)
