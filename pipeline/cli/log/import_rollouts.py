@@ -40,7 +40,7 @@ def import_command(
         typer.Option(
             metavar="TEXT",
             help="Text around {answer} in which a gold answer is scored.  [default: the paper's where "
-            "rollouts answer in <answer> tags, else the answer alone]",
+            "rollouts answer in answer tags, else the answer alone]",
         ),
     ] = None,
     engine: Annotated[Literal["vllm", "transformers"], typer.Option(help="Which engine scores.")] = "vllm",
