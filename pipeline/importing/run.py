@@ -139,16 +139,16 @@ def _longest(folder: str, members: list[tuple[Rollout, BeliefQuery | None]]) -> 
 
     config = AutoConfig.from_pretrained(folder).get_text_config()
     room = getattr(config, "max_position_embeddings", None) or sys.maxsize
-    lengths = {rollout.id: tokens_of(query) for rollout, query in members}
-    longest = max(lengths, key=lengths.__getitem__)
-    if lengths[longest] > room:
-        many = sum(length > room for length in lengths.values())
+    lengths = [tokens_of(query) for _, query in members]
+    longest = max(lengths)
+    if longest > room:
+        many = sum(length > room for length in lengths)
+        name = members[lengths.index(longest)][0].id
         raise InputError(
             f"{many} of {len(members)} rollouts are too long for the model, which has room for {room} "
-            f"tokens: {longest} takes {lengths[longest]} with a gold answer. Leave them out, or score with "
-            "another model"
+            f"tokens: {name} takes {longest} with a gold answer. Leave them out, or score with another model"
         )
-    return lengths[longest]
+    return longest
 
 
 def _credited(step: int, rollouts: list[Rollout], preset: Preset, alias_rule: AliasRule) -> IterationRecord:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -135,6 +137,34 @@ def test_an_answer_is_scored_in_the_words_that_are_given(tmp_path, model):
         ((initial,),) = run.sql("SELECT DISTINCT initial_scores FROM episodes WHERE iteration = 1").fetchall()
     expected = [plain_score(model, RECORDS[0]["messages"][:1], "It is ", gold, ".") for gold in GOLDS]
     assert initial == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_vllm_scores_as_transformers_does(tmp_path):
+    """The real engine on a pretrained model, by the real command line."""
+    file = tmp_path / "rollouts.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    scores = {}
+    for engine in ("vllm", "transformers"):
+        options = (
+            "--model",
+            "smollm2",
+            "--engine",
+            engine,
+            "--name",
+            engine,
+            "--runs-dir",
+            tmp_path / "runs",
+        )
+        command = [sys.executable, "-m", "pipeline.cli.igpo", "import", file, *options]
+        subprocess.run([str(word) for word in command], check=True, timeout=600)
+        with open_run(engine, runs_dir=tmp_path / "runs") as run:
+            rows = run.sql(
+                "SELECT scores FROM turns WHERE scores IS NOT NULL ORDER BY episode_id, turn_index"
+            )
+            scores[engine] = [row[0] for row in rows.fetchall()]
+    np.testing.assert_allclose(scores["vllm"], scores["transformers"], atol=1e-3)
+    assert len(scores["vllm"]) == 3
 
 
 def with_message(k, message):
