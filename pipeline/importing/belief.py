@@ -90,19 +90,15 @@ class BeliefQueries:
         if not suffixes_K:
             return None
         try:
-            lost = what_is_lost(
-                conversation.messages(len(conversation.exchanges)),
-                conversation.tools,
-                self.chat.render,
-                self._lost_of,
-            )
+            moments = (0, *(turn.index + 1 for turn in rollout.gain_bearing_turns))
+            scored = conversation.messages(moments[-1])
+            lost = what_is_lost(scored, conversation.tools, self.chat.render, self._lost_of)
             if serious := [what for what in lost if what != THOUGHTS]:
                 raise ValueError(
                     f"the model's chat template does not show {serious[0]}: score with the model that wrote "
                     "the rollouts, or write that into the content of user and assistant messages"
                 )
             self.without_thoughts += THOUGHTS in lost
-            moments = (0, *(turn.index + 1 for turn in rollout.gain_bearing_turns))
             texts = [self.chat.render(conversation.messages(turns), conversation.tools) for turns in moments]
         except ValueError as error:
             raise InputError(f"{conversation.where}: {error}") from error

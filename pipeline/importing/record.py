@@ -57,18 +57,20 @@ class Record:
         """The question with its gold answers; its text is `question`, else what the user said last."""
         extra, metadata = self._object("extra_info"), self._object("metadata")
         said = next((message["content"] for message in reversed(prompt) if message["role"] == "user"), "")
-        text = self.fields.get("question") or extra.get("question") or said
+        text = self._first(("question",))[1] or extra.get("question") or said
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{self.where}: the question must be text, found {text!r:.80}")
         require_unicode(text, "the question", self.where)
         golds = self._golds()
-        hops = self.fields.get("hops", metadata.get("hops"))
+        hops = self.fields["hops"] if self._has("hops") else metadata.get("hops")
+        if hops is not None and not (is_whole(hops) and hops >= 1):
+            raise InputError(f"{self.where}: `hops` must be a whole number from 1, found {hops!r:.40}")
         return Question(
             id=hashlib.sha256(json.dumps([text, golds]).encode()).hexdigest()[:16],
             text=text.strip(),
             golds=golds,
             data_source=str(self.fields.get("data_source") or data_source),
-            hops=int(hops) if is_whole(hops) and hops >= 1 else None,
+            hops=None if hops is None else int(hops),
             metadata=metadata,
         )
 

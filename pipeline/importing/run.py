@@ -34,7 +34,7 @@ from pipeline.importing.rollout import AGENT, make_rollout, uses_answer_tags
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
 from pipeline.run_directory.directory import FINISHED, RunDirectory
-from pipeline.run_directory.provenance import facts, hardware, versions
+from pipeline.run_directory.provenance import facts
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Scoring:
         dtype: "float32" or "bfloat16".
         answer_template: text around `{answer}`; None: the paper's where a rollout answers in `<answer>` tags,
             else the answer alone.
-        alias_rule: how the scores of several aliases become one.
+        alias_rule: how the scores of several aliases become one; None: as the preset says, else the largest.
         max_answer_tokens: longest gold answer that is scored.
     """
 
@@ -56,7 +56,7 @@ class Scoring:
     engine: EngineSettings
     dtype: str = "float32"
     answer_template: str | None = None
-    alias_rule: AliasRule = "max"
+    alias_rule: AliasRule | None = None
     max_answer_tokens: int = 32
 
 
@@ -94,7 +94,8 @@ def import_rollouts(
     Raises:
         InputError: the name is none, the rollouts cannot be read, or do not fit into the model's context.
     """
-    check_name(name, "--name")
+    rule = scoring.alias_rule or preset.env.get("alias_rule", "max")
+    check_name(name, f"--name {name!r}")
     folder = resolve_model(scoring.model, "--model")
     conversations = read_conversations(source)
     words = scoring.answer_template
@@ -103,7 +104,7 @@ def import_rollouts(
     queries = BeliefQueries(
         load_tokenizer(folder),
         words,
-        alias_rule=scoring.alias_rule,
+        alias_rule=rule,
         max_answer_tokens=scoring.max_answer_tokens,
     )
     advance = begin("tokenising", len(conversations))
@@ -115,14 +116,14 @@ def import_rollouts(
     tokens = _longest(folder, [member for members in steps.values() for member in members])
     begin("loading the model", 0)
     engine = open_engine(folder, scoring.engine, tokens=tokens, dtype=scoring.dtype) if tokens else None
-    settings = _settings(source, scoring, preset, queries.words)
+    settings = _settings(source, scoring, preset, rule, queries.words)
     with _new_run(settings, name, runs_dir) as (run, log):
         advance = begin("scoring belief", len(conversations))
         for step, members in sorted(steps.items()):
             started = time.perf_counter()
             for number in score(engine, members):
                 advance(number)
-            record = _credited(step, [rollout for rollout, _ in members], preset, scoring.alias_rule)
+            record = _credited(step, [rollout for rollout, _ in members], preset, rule)
             record.seconds = {"score": time.perf_counter() - started}
             log.write(record, training_metrics(record.rollouts, record.credit, record.groups))
             run.note(iteration=step)
@@ -177,7 +178,9 @@ def _are_identical(members: Sequence[Rollout]) -> bool:
     return all(other == first for other in others)
 
 
-def _settings(source: str | Path, scoring: Scoring, preset: Preset, words: str) -> dict[str, Any]:
+def _settings(
+    source: str | Path, scoring: Scoring, preset: Preset, rule: AliasRule, words: str
+) -> dict[str, Any]:
     """`config` of the run, in the names that an experiment file has for them."""
     return {
         "preset": preset.name,
@@ -187,7 +190,7 @@ def _settings(source: str | Path, scoring: Scoring, preset: Preset, words: str) 
         "engine": scoring.engine.model_dump(exclude_defaults=True),
         "env_config": {
             "questions": str(source),
-            "alias_rule": scoring.alias_rule,
+            "alias_rule": rule,
             "max_answer_tokens": scoring.max_answer_tokens,
             "answer_template": words,
             "roles": [{"name": AGENT}],
@@ -207,8 +210,8 @@ def _new_run(
         config=resolved,
         config_hash=config_hash(settings),
         model=settings["model_path"],
-        versions=versions(),
-        hardware={key: str(value) for key, value in hardware().items()},
+        versions=run.metadata["versions"],
+        hardware={key: str(value) for key, value in run.metadata["hardware"].items()},
     )
     how = "failed"
     run.begin_attempt(None)

@@ -132,6 +132,7 @@ def test_groups_and_steps(tmp_path):
         ({"group": "\ud800"}, "`group` is not valid Unicode"),
         ({"golden_answers": [True]}, "`golden_answers` must be a text or a list of texts"),
         ({"question": 3}, "the question must be text, found 3"),
+        ({"hops": "two"}, "`hops` must be a whole number from 1, found 'two'"),
         (
             {"termination": "done"},
             "`termination` must be one of answered, malformed, turn_limit, token_limit",
@@ -163,7 +164,7 @@ def test_what_pandas_writes_for_missing_values(tmp_path):
     first, second = read(
         tmp_path,
         PLAIN | {"uid": 1.0, "reward": 1, "step": 2.0},
-        PLAIN | {"uid": nan, "reward": nan, "step": 2},
+        PLAIN | {"uid": nan, "reward": nan, "question": nan, "step": 2},
     )
     assert (first.group, first.reward, first.step) == ("000002/1", 1.0, 2)
     assert (second.group, second.reward) == (f"000002/{second.question.id}", None)
@@ -176,7 +177,10 @@ def test_a_rollout_without_a_group_is_of_its_question(tmp_path):
 
 
 def test_a_group_is_of_one_question(tmp_path):
-    with pytest.raises(InputError, match="line 2|:2: its group 'g' has another question or gold answer at"):
+    with pytest.raises(
+        InputError,
+        match="rollouts.jsonl:2: its group 'g' has another question or gold answer at .*rollouts.jsonl:1",
+    ):
         read(tmp_path, PLAIN | {"group": "g"}, PLAIN | {"group": "g", "golden_answers": ["Herbert"]})
 
 

@@ -215,7 +215,6 @@ def test_ctrl_c_leaves_the_steps_that_are_done(tmp_path, model, monkeypatch):
 
 
 LONG = conversation(("<search>a</search>", "x" * 600), ("y",))
-UNSCORED = conversation(("<answer>A</answer>",), golden_answers="x" * 200)
 
 
 @pytest.mark.parametrize(
@@ -225,10 +224,29 @@ UNSCORED = conversation(("<answer>A</answer>",), golden_answers="x" * 200)
         ((), [LONG], "1 of 1 rollouts are too long for the model, which has room for 512"),
         (("--preset", "igpoo"), RECORDS, "did you mean 'igpo'"),
         (("--name", "../away"), RECORDS, "use letters, digits"),
-        ((), [UNSCORED], "short enough to score: 1"),
     ],
 )
 def test_what_cannot_be_imported_is_told(tmp_path, model, options, records, message):
     result = imported(tmp_path, model, *options, records=records)
     assert message in " ".join(result.output.split())
-    assert result.exit_code == (0 if "short" in message else 2)
+    assert result.exit_code == 2
+
+
+def test_a_gold_answer_that_is_too_long_bears_no_gain(tmp_path, model):
+    unscored = conversation(("<answer>A</answer>",), golden_answers="x" * 200)
+    result = imported(tmp_path, model, records=[unscored])
+    assert result.exit_code == 0 and "short enough to score: 1" in result.output
+
+
+def test_the_alias_rule_is_the_presets(tmp_path, model):
+    """`igpo_official` scores the first alias alone."""
+    imported(tmp_path, model, "--preset", "igpo_official")
+    with open_run("imported", runs_dir=tmp_path / "runs") as run:
+        assert run.sql("SELECT DISTINCT scored_golds FROM episodes").fetchall() == [(GOLDS[:1],)]
+
+
+def test_what_only_the_last_turn_holds_is_in_no_context(tmp_path, model):
+    """Its thought is not shown by the template, and nothing is scored after it."""
+    thought = {"role": "assistant", "content": "Malmö", "reasoning_content": "of Malmö"}
+    result = imported(tmp_path, model, records=[with_message(5, thought)])
+    assert result.exit_code == 0 and "earlier thoughts" not in result.output
