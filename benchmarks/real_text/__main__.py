@@ -97,20 +97,29 @@ def _by_update(start: str) -> Table:
 
 
 def _rise(start: str, baseline: str) -> Table:
-    """Updates until rollouts make 1.5 searches on average, and until EM is at the baseline's end."""
+    """Updates until rollouts make 1.5 searches on average, until EM is 0.6, and until it is at the baseline's
+    end; EM of the last updates and of all.
+    """
     curves = _curves(start)
     table = Table(title=f"{start}: updates needed")
-    for column in ("method", "seed", "to 1.5 searches", f"to {baseline}'s last EM", "mean EM of all updates"):
+    to, last = f"to {baseline}'s last EM", f"EM of the last {SMOOTHED}"
+    for column in ("method", "seed", "to 1.5 searches", "to EM 0.6", to, last, "mean EM of all updates"):
         table.add_column(column)
     for (method, seed), columns in curves.items():
         smooth = _smooth(columns["em"])
         goal = _smooth(curves[baseline, seed]["em"])[-1] if (baseline, seed) in curves else np.inf
-        searches, reached = _first(columns["searches"], 1.5), _first(smooth, goal)
+        searches, high, reached = (
+            _first(columns["searches"], 1.5),
+            _first(smooth, 0.6),
+            _first(smooth, goal),
+        )
         table.add_row(
             method,
             str(seed),
             "never" if searches is None else str(searches),
+            "never" if high is None else str(high + SMOOTHED - 1),
             "never" if reached is None else f"{reached + SMOOTHED - 1} (EM {goal:.3f})",
+            f"{smooth[-1]:.3f}",
             f"{columns['em'].mean():.3f}",
         )
     return table

@@ -36,6 +36,9 @@ from pipeline.rollout_log.writer import RolloutLogWriter
 from pipeline.run_directory.directory import FINISHED, RunDirectory
 from pipeline.run_directory.provenance import facts
 
+SCORING = "scoring belief"
+"""What `begin` is told when the run is there and its steps come one after the other."""
+
 
 @dataclass(frozen=True)
 class Scoring:
@@ -118,7 +121,7 @@ def import_rollouts(
     engine = open_engine(folder, scoring.engine, tokens=tokens, dtype=scoring.dtype) if tokens else None
     settings = _settings(source, scoring, preset, rule, queries.words)
     with _new_run(settings, name, runs_dir) as (run, log):
-        advance = begin("scoring belief", len(conversations))
+        advance = begin(SCORING, len(conversations))
         for step, members in sorted(steps.items()):
             started = time.perf_counter()
             for number in score(engine, members):

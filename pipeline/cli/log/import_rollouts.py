@@ -70,8 +70,8 @@ def import_command(
     from algorithms.credit import find_preset
     from envs.engine.base import EngineSettings
     from envs.errors import InputError
-    from pipeline.importing.run import Scoring, import_rollouts
-    from pipeline.terminal import Console
+    from pipeline.importing.run import SCORING, Scoring, import_rollouts
+    from pipeline.terminal import Console, say
 
     try:
         chosen = find_preset(preset)
@@ -82,11 +82,19 @@ def import_command(
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("reading", total=None)
 
+        begun: list[str] = []
+
         def begin(phase: str, total: int) -> Callable[[int], None]:
+            begun.append(phase)
             progress.reset(task, description=phase, total=total or None)
             return lambda number: progress.advance(task, number)
 
-        done = import_rollouts(rollouts, scoring, chosen, name=name, runs_dir=runs_dir, begin=begin)
+        try:
+            done = import_rollouts(rollouts, scoring, chosen, name=name, runs_dir=runs_dir, begin=begin)
+        except KeyboardInterrupt:
+            if SCORING in begun:
+                say(f"interrupted: the steps that were done are in the newest run of {runs_dir / name}")
+            raise
     _report(done, console, runs_dir)
 
 

@@ -208,7 +208,7 @@ def test_ctrl_c_leaves_the_steps_that_are_done(tmp_path, model, monkeypatch):
         return score(engine, members)
 
     monkeypatch.setattr("pipeline.importing.run.score", score_once)
-    imported(tmp_path, model)
+    assert "interrupted: the steps that were done are in" in imported(tmp_path, model).output
     with open_run("imported", runs_dir=tmp_path / "runs") as run:
         assert run.sql("SELECT iteration, rollouts FROM iterations").fetchall() == [(1, 3)]
         assert run.sql("SELECT status FROM runs").fetchall() == [("interrupted",)]
