@@ -83,9 +83,20 @@ class Paid(NamedTuple):
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rollouts that were sampled."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """The rollouts that were sampled.
+
+    Raises:
+        ValueError: the file holds something else, or nothing.
+    """
+    expected = {*SCORED, "group", "em", "actions_T", "names_gold_T"}
+    try:
+        with path.open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+    except ValueError:
+        rows = []
+    if not rows or not all(isinstance(row, dict) and expected <= row.keys() for row in rows):
+        raise ValueError(f"{path} is no file that benchmarks.real_text.sample writes")
+    return rows
 
 
 def groups_of(rows: list[dict[str, Any]]) -> np.ndarray:
@@ -125,7 +136,7 @@ def advantages_of(rows: list[dict[str, Any]], estimator: str) -> np.ndarray:
             `igpo,gamma=0,std_floor=0.5`.
 
     Raises:
-        ValueError: no such preset or setting.
+        ValueError: no such preset or setting, or an estimator of one's own and rollouts without facts.
         InputError: a value that the setting does not take.
     """
     preset, *assignments = estimator.split(",")
@@ -134,6 +145,11 @@ def advantages_of(rows: list[dict[str, Any]], estimator: str) -> np.ndarray:
     require_credit_fields(changes)
     config = credit_config(asdict(chosen.credit) | changes)
     rollouts = [ScoredRollout(**{name: row[name] for name in SCORED}) for row in rows]
+    if chosen.estimator and not all("facts" in row for row in rows):
+        raise ValueError(
+            f"{preset} reads the facts of each rollout, which an older benchmarks.real_text.sample left out: "
+            "sample again"
+        )
     facts = [RolloutFacts(**row["facts"]) for row in rows] if chosen.estimator else None
     return assign(chosen, config, rollouts, facts, turn_batch(rollouts, config)).advantages_M
 
@@ -244,8 +260,6 @@ def main() -> None:
         console.print(f"updates of {args.groups_per_update} of {groups} groups")
         for decision, all_paid in rows_of(samples, args.presets, args.groups_per_update):
             console.print(table_of(decision, args.presets, all_paid))
-    except (json.JSONDecodeError, KeyError):
-        parser.error(f"{args.samples} is no file that benchmarks.real_text.sample writes")
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

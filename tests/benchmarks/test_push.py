@@ -1,9 +1,11 @@
 """What an estimator pays for a decision, by hand."""
 
+import json
+
 import numpy as np
 import pytest
 
-from benchmarks.real_text.push import advantages_of, decisions, paid, push_by_group, rows_of
+from benchmarks.real_text.push import advantages_of, decisions, paid, push_by_group, read, rows_of
 
 
 def rollout(group, number, actions, names_gold, em):
@@ -92,8 +94,21 @@ def test_a_preset_takes_changes_of_its_settings():
         ("igpo,std_flor=1", "unknown credit setting 'std_flor'; did you mean 'std_floor'"),
         ("igpo,std_floor=much", "std_floor='much': Input should be a valid number"),
         ("igpoo", "did you mean 'igpo'"),
+        ("algorithms.credit.controls:CENTRED_GAINS", "reads the facts of each rollout.*sample again"),
     ],
 )
 def test_an_estimator_that_is_none_is_refused(estimator, message):
     with pytest.raises(ValueError, match=message):
         advantages_of(ROWS, estimator)
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[]", '{"id": "a/0"}'])
+def test_a_file_of_something_else_is_refused(tmp_path, text):
+    (tmp_path / "samples.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=r"samples\.jsonl is no file that benchmarks\.real_text\.sample writes"):
+        read(tmp_path / "samples.jsonl")
+
+
+def test_samples_are_read_as_they_were_written(tmp_path):
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    assert read(tmp_path / "samples.jsonl") == ROWS
