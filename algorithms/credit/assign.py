@@ -22,7 +22,7 @@ from algorithms.credit.normalise import (
     populations,
     zscores,
 )
-from algorithms.credit.returns import discounted_gains, discounted_outcome, windowed_gains
+from algorithms.credit.returns import belief_returns, discounted_gains, discounted_outcome, windowed_gains
 
 
 def assign_credit(
@@ -141,22 +141,27 @@ def _normalise_gains(
 def _centred_returns(
     batch: TurnBatch, config: CreditConfig, counted_M: np.ndarray, group_N: np.ndarray, num_groups: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Computes, in units of the group's spread, the gain of every turn and the sum of the gains from there
-    on, less the mean of this sum over the turns of the group with the same role and index.
+    """Computes, in units of the group's spread, the gain of every turn and the belief still to come there,
+    less the mean of this over the turns of the group with the same role and index.
 
-    The final turn of a rollout without an answer gets minus its last belief as a gain: such a rollout has no
-    chance to be right any more. A gated rollout takes no part, and all its turns get 0.
+    A rollout without an answer ends with belief 0: it has no chance to be right any more. A gated rollout
+    takes no part, and all its turns get 0.
     """
     gated_N = _gated(batch, config)
-    gains_M = np.where(counted_M, batch.gains_M, 0.0)
-    owing = np.flatnonzero(batch.unanswered_N & ~batch.without_belief_N & ~gated_N)
-    gains_M[batch.last_N[owing]] = -batch.last_belief("normalisation='returns'")[owing] if owing.size else 0
+    paid_back_N = batch.unanswered_N & ~batch.without_belief_N & ~gated_N
+    gains_M, return_M = belief_returns(
+        batch, np.where(counted_M, batch.gains_M, 0.0), config.gamma, paid_back_N
+    )
     group_M = group_N[batch.rollout_M]
     turn_M = _labels(group_M, batch.role_M, _turn_index(batch))
-    return_M, _ = discounted_gains(batch, gains_M, config.gamma)
     part = np.flatnonzero(~gated_N[batch.rollout_M])
+    members_M = None
+    if config.return_baseline == "group":
+        members_M = np.bincount(group_N[~gated_N], minlength=num_groups)[group_M[part]]
     centred_M = np.zeros(return_M.size)
-    centred_M[part] = deviations(return_M[part], turn_M[part], int(turn_M.max(initial=-1)) + 1)
+    centred_M[part] = deviations(
+        return_M[part], turn_M[part], int(turn_M.max(initial=-1)) + 1, members_X=members_M
+    )
     scale_M = inverse_spread(centred_M[part], group_M[part], num_groups, config.std_floor)[group_M]
     return gains_M * scale_M, centred_M * scale_M
 

@@ -16,6 +16,7 @@ GainBasis = Literal["log_prob", "prob", "log_ratio"]
 AliasRule = Literal["first", "max", "mean"]
 Normalisation = Literal["separate", "joint", "turn_index", "scale_only", "returns", "none"]
 OutcomeBaseline = Literal["group_zscore", "rloo", "batch_zscore", "belief"]
+ReturnBaseline = Literal["reached", "group"]
 DepthRescale = Literal["none", "sqrt"]
 IGGate = Literal["off", "valid_format"]
 
@@ -55,17 +56,22 @@ class CreditConfig:
     normalisation: Normalisation = "separate"
     """`separate`: gains z-scored over the group, outcomes apart. `joint`: all gains and outcomes of the group
     in one z-score. `turn_index`: gains z-scored per (group, role, k-th gain of that role). `scale_only`:
-    gains divided by their standard deviation over the group, no mean subtracted. `returns`: the
-    sum of the gains from turn t on, minus the mean of this sum over the group's rollouts that reach a k-th
-    turn of the same role, divided by the spread of these differences in the group. A final turn takes part
-    with the sum 0, so searching on is compared with answering now. A rollout that ends without an answer
-    pays back the belief that it built up. `none`: raw gains. Outcomes follow `outcome_baseline`,
+    gains divided by their standard deviation over the group, no mean subtracted. `returns`: belief
+    still to come, gamma^n b_T - b_{t-1} with n gain-bearing turns from t on, minus its mean by
+    `return_baseline`, divided by the spread of these differences in the group. A final turn takes part
+    with 0, so searching on is compared with answering now. A rollout that ends without an answer has 0 for
+    b_T, so it pays back the belief that it built up. `none`: raw gains. Outcomes follow `outcome_baseline`,
     except under `joint`."""
+    return_baseline: ReturnBaseline = "reached"
+    """Under `returns`, which of the group's rollouts the mean is taken over. `reached`: those that reach a
+    k-th turn of the same role. `group`: all, with 0 for one that ended before, so that a turn which few reach
+    is still compared with having stopped."""
     std_floor: float = 0.0
     """Least standard deviation that gains are divided by, in units of the gain basis, >= 0. Below it gains
     are noise, which a z-score would make as large as a signal. Not read by `joint` and `none`."""
     gamma: float = 1.0
-    """Discount per turn of later gains, in [0, 1]; 0 keeps the turn's own gain alone."""
+    """Discount per turn of later gains, in [0, 1]; 0 keeps the turn's own gain alone. Under `returns` it
+    discounts belief, so that a search costs a share 1 - gamma of what is believed after it."""
     outcome_gamma: float | None = None
     """Discount per turn of the outcome on its way back from the last turn, in [0, 1]; None: `gamma`."""
     ig_weight: float = 1.0
@@ -99,6 +105,7 @@ class CreditConfig:
     def __post_init__(self):
         require_known("gain_basis", self.gain_basis, GainBasis)
         require_known("normalisation", self.normalisation, Normalisation)
+        require_known("return_baseline", self.return_baseline, ReturnBaseline)
         require_known("depth_rescale", self.depth_rescale, DepthRescale)
         require_known("ig_gate", self.ig_gate, IGGate)
         require_known("outcome_baseline", self.outcome_baseline, OutcomeBaseline)
@@ -131,6 +138,11 @@ class CreditConfig:
             raise ValueError(
                 f"std_floor has no effect with normalisation={self.normalisation!r}: leave it at 0, or use "
                 "'separate', 'turn_index', 'scale_only' or 'returns'"
+            )
+        if self.normalisation != "returns" and self.return_baseline != "reached":
+            raise ValueError(
+                f"return_baseline={self.return_baseline!r} has no effect with normalisation="
+                f"{self.normalisation!r}: leave it out, or use normalisation='returns'"
             )
         if self.normalisation == "returns":
             if self.gain_basis != "prob":

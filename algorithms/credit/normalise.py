@@ -70,9 +70,22 @@ def zscores(
     return np.where(std_X > 0, numerator_X / divisor_X, 0.0)
 
 
-def deviations(values_X: np.ndarray, population_X: np.ndarray, num_populations: int) -> np.ndarray:
-    """Subtracts from each x the mean of its population; exactly 0 where all are equal."""
-    return values_X - populations(values_X, population_X, num_populations).mean_S[population_X]
+def deviations(
+    values_X: np.ndarray,
+    population_X: np.ndarray,
+    num_populations: int,
+    *,
+    members_X: np.ndarray | None = None,
+) -> np.ndarray:
+    """Subtracts from each x the mean of its population; exactly 0 where all are equal.
+
+    Where `members_X` says how many members its population has, those that are not among the values count 0.
+    """
+    stats = populations(values_X, population_X, num_populations)
+    mean_X = stats.mean_S[population_X]
+    if members_X is not None:
+        mean_X = mean_X * (stats.count_S[population_X] / members_X)
+    return values_X - mean_X
 
 
 def inverse_spread(

@@ -248,6 +248,25 @@ with answering now; spread is the root mean square of these differences over all
 z-score over single gains, this neither taxes a second search for gaining less than the first nor blows up a
 difference of 0.001."""
 
+IGPO_SHAPED = Preset(
+    name="igpo_shaped",
+    summary="belief still to come, where a search costs a tenth of what is known",
+    source="this project (docs/real_model.md); shaping: Ng, Harada and Russell, ICML 1999",
+    credit=CreditConfig(
+        gain_basis="prob",
+        normalisation="returns",
+        return_baseline="group",
+        gamma=0.9,
+        outcome_gamma=1.0,
+        std_floor=0.2,
+    ),
+)
+"""As igpo_returns, with R_t = 0.9^n b_T - b_{t-1}, n searches from turn t on, so that a search costs a
+tenth of what is believed after it: nothing where nothing is known, and a useless search where much is. The
+mean is over all rollouts of the group, with 0 for one that ended before turn t, so that a depth which one
+rollout alone reaches is compared with having stopped. The floor of 0.2 keeps this price small where returns
+hardly differ."""
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
@@ -266,6 +285,7 @@ PRESETS: dict[str, Preset] = {
         DAPO,
         BELIEF_CRITIC,
         IGPO_RETURNS,
+        IGPO_SHAPED,
     )
 }
 

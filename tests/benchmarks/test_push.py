@@ -105,7 +105,9 @@ def test_an_estimator_that_is_none_is_refused(estimator, message):
 @pytest.mark.parametrize("text", ["", "no json", "[]", '{"id": "a/0"}'])
 def test_a_file_of_something_else_is_refused(tmp_path, text):
     (tmp_path / "samples.jsonl").write_text(text)
-    with pytest.raises(ValueError, match=r"samples\.jsonl is no file that benchmarks\.real_text\.sample writes"):
+    with pytest.raises(
+        ValueError, match=r"samples\.jsonl is no file that benchmarks\.real_text\.sample writes"
+    ):
         read(tmp_path / "samples.jsonl")
 
 

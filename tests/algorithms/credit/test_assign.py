@@ -123,7 +123,7 @@ def test_degenerate_groups_give_exactly_zero(preset):
     outcome_only = advantages([0.1] * 3, [[], [], []], preset, last_beliefs=[0.1] * 3)
     assert [row.tolist() for row in outcome_only] == [[0.0]] * 3
     if preset not in ("trace", "belief_critic"):  # raw gains are not normalised there
-        rows = advantages([0.1] * 3, [[0.7], [0.7], [0.7]], preset)
+        rows = advantages([0.1] * 3, [[0.7], [0.7], [0.7]], preset, last_beliefs=[0.8] * 3)
         if preset != "igpo_v1":  # 0.1 and 0.7 differ within one population
             assert all((row == 0.0).all() for row in rows)
     single = advantages([third], [[]], preset, last_beliefs=[third])

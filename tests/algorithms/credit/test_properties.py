@@ -227,7 +227,7 @@ def test_huge_rewards_have_finite_credit_without_a_warning(batch, preset, norm, 
     config = replace(get_preset(preset).credit, ig_weight=weight)
     if norm and config.outcome_baseline == "group_zscore":  # None: the preset's own, `returns` among them
         floor = 0.0 if norm in ("joint", "none") else config.std_floor
-        config = replace(config, normalisation=norm, std_floor=floor)
+        config = replace(config, normalisation=norm, std_floor=floor, return_baseline="reached")
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         credit = assign_credit(turns, config)
     assert np.isfinite(credit.advantages_M).all() and np.isfinite(credit.normalised_outcome_N).all()
