@@ -21,5 +21,5 @@ def test_a_file_that_was_cut_off_goes_on_with_whole_groups(tmp_path):
     assert out.read_text().splitlines()[:2] == whole.splitlines()[:2]
     turns = sum(len(row["actions_T"]) for row in rows)
     assert advantages_of(rows, "igpo").shape == (turns,)
-    assert advantages_of(rows, "benchmarks.real_text.discounted:DISCOUNTED").shape == (turns,)
+    assert advantages_of(rows, "benchmarks.real_text.discounted_outcome:DISCOUNTED_OUTCOME").shape == (turns,)
     assert all(len(row["names_gold_T"]) == len(row["actions_T"]) for row in rows)
