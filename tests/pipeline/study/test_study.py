@@ -127,6 +127,7 @@ def test_another_baseline_than_the_plan_s(tmp_path: Path):
         ("study.yaml", True),
         ("study_presets.yaml", False),
         ("study_returns.yaml", False),
+        ("study_shaped.yaml", False),
         ("study_controls.yaml", False),
         ("study_planning.yaml", False),
     ],
