@@ -120,18 +120,10 @@ def test_another_baseline_than_the_plan_s(tmp_path: Path):
         load_plan(path, baseline="ppo")
 
 
-@pytest.mark.parametrize(
-    ("file", "quick"),
-    [
-        ("study.yaml", False),
-        ("study.yaml", True),
-        ("study_presets.yaml", False),
-        ("study_returns.yaml", False),
-        ("study_shaped.yaml", False),
-        ("study_controls.yaml", False),
-        ("study_planning.yaml", False),
-    ],
-)
+PLANS = sorted(path.name for path in Path("conf").glob("study*.yaml"))
+
+
+@pytest.mark.parametrize(("file", "quick"), [*((name, False) for name in PLANS), ("study.yaml", True)])
 def test_a_shipped_plan_is_valid_and_so_is_every_cell_of_it(file: str, quick: bool):
     shipped = load_plan(f"conf/{file}", quick=quick)
     cells = [*shipped.tuning_cells(), *shipped.cells()]
