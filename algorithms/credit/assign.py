@@ -141,29 +141,47 @@ def _normalise_gains(
 def _centred_returns(
     batch: TurnBatch, config: CreditConfig, counted_M: np.ndarray, group_N: np.ndarray, num_groups: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Computes, in units of the group's spread, the gain of every turn and the belief still to come there,
+    """Computes, in units of the group's spread, the reward of every turn and the belief still to come there,
     less the mean of this over the turns of the group with the same role and index.
 
     A rollout without an answer ends with belief 0: it has no chance to be right any more. A gated rollout
-    takes no part, and all its turns get 0.
+    takes no part, and all its turns get 0. Where belief is not read, all get 0.
     """
+    if not config.reads_belief:  # it may not have been scored
+        return np.zeros(counted_M.size), np.zeros(counted_M.size)
     gated_N = _gated(batch, config)
     paid_back_N = batch.unanswered_N & ~batch.without_belief_N & ~gated_N
-    gains_M, return_M = belief_returns(
-        batch, np.where(counted_M, batch.gains_M, 0.0), config.gamma, paid_back_N
-    )
+    rewards_M, return_M = belief_returns(batch, counted_M, config.gamma, paid_back_N)
+    part_M = ~gated_N[batch.rollout_M]
     group_M = group_N[batch.rollout_M]
     turn_M = _labels(group_M, batch.role_M, _turn_index(batch))
-    part = np.flatnonzero(~gated_N[batch.rollout_M])
-    members_M = None
+    num_turns = int(turn_M.max(initial=-1)) + 1
+    absent_S = None
     if config.return_baseline == "group":
-        members_M = np.bincount(group_N[~gated_N], minlength=num_groups)[group_M[part]]
+        absent_S = _absent(turn_M[part_M], batch.rollout_M[part_M], group_N, ~gated_N, num_turns)
     centred_M = np.zeros(return_M.size)
-    centred_M[part] = deviations(
-        return_M[part], turn_M[part], int(turn_M.max(initial=-1)) + 1, members_X=members_M
-    )
-    scale_M = inverse_spread(centred_M[part], group_M[part], num_groups, config.std_floor)[group_M]
-    return gains_M * scale_M, centred_M * scale_M
+    centred_M[part_M] = deviations(return_M[part_M], turn_M[part_M], num_turns, zeros_S=absent_S)
+    scale_M = inverse_spread(centred_M[part_M], group_M[part_M], num_groups, config.std_floor)[group_M]
+    return rewards_M * scale_M, centred_M * scale_M
+
+
+def _absent(
+    turn_X: np.ndarray, rollout_X: np.ndarray, group_N: np.ndarray, part_N: np.ndarray, num_turns: int
+) -> np.ndarray:
+    """Counts, for each label of turns, the rollouts of its group that take part and have no such turn: [S].
+
+    Args:
+        turn_X: labels of turns, each of one group.
+        rollout_X: the rollout of each turn.
+        group_N: the group of each rollout.
+        part_N: whether it takes part.
+        num_turns: number of labels S.
+    """
+    turn_Y, rollout_Y = np.unique(np.stack([turn_X, rollout_X]), axis=1)
+    group_S = np.zeros(num_turns, dtype=np.int64)
+    group_S[turn_Y] = group_N[rollout_Y]
+    members_P = np.bincount(group_N[part_N], minlength=int(group_N.max(initial=-1)) + 1)
+    return members_P[group_S] - np.bincount(turn_Y, minlength=num_turns)
 
 
 def _labels(*keys: np.ndarray) -> np.ndarray:

@@ -64,8 +64,8 @@ class CreditConfig:
     except under `joint`."""
     return_baseline: ReturnBaseline = "reached"
     """Under `returns`, which of the group's rollouts the mean is taken over. `reached`: those that reach a
-    k-th turn of the same role. `group`: all, with 0 for one that ended before, so that a turn which few reach
-    is still compared with having stopped."""
+    k-th turn of the same role. `group`: all, with 0 for one that has no such turn, so that a turn which few
+    reach is still compared with having stopped."""
     std_floor: float = 0.0
     """Least standard deviation that gains are divided by, in units of the gain basis, >= 0. Below it gains
     are noise, which a z-score would make as large as a signal. Not read by `joint` and `none`."""
@@ -142,7 +142,7 @@ class CreditConfig:
         if self.normalisation != "returns" and self.return_baseline != "reached":
             raise ValueError(
                 f"return_baseline={self.return_baseline!r} has no effect with normalisation="
-                f"{self.normalisation!r}: leave it out, or use normalisation='returns'"
+                f"{self.normalisation!r}: set return_baseline='reached', or use normalisation='returns'"
             )
         if self.normalisation == "returns":
             if self.gain_basis != "prob":

@@ -38,8 +38,8 @@ def advantages(
             Its `Group` holds outcomes, gains and positions; texts are empty, and scores, beliefs and gold
             hits NaN.
         groups: label of each rollout's prompt; None: all rollouts answer the same one.
-        last_beliefs: belief after the last gain of each rollout, in (0, 1]; only `outcome_baseline="belief"`
-            needs it.
+        last_beliefs: belief after the last gain of each rollout, in (0, 1]; needed by
+            `outcome_baseline="belief"` and by `normalisation="returns"` at a gamma below 1.
         changes: settings of `CreditConfig` that replace the preset's, such as `gamma=0.95`.
 
     Returns:

@@ -75,17 +75,17 @@ def deviations(
     population_X: np.ndarray,
     num_populations: int,
     *,
-    members_X: np.ndarray | None = None,
+    zeros_S: np.ndarray | None = None,
 ) -> np.ndarray:
     """Subtracts from each x the mean of its population; exactly 0 where all are equal.
 
-    Where `members_X` says how many members its population has, those that are not among the values count 0.
+    `zeros_S` is the number of further members of each population, whose value is 0; None: there are none.
     """
     stats = populations(values_X, population_X, num_populations)
-    mean_X = stats.mean_S[population_X]
-    if members_X is not None:
-        mean_X = mean_X * (stats.count_S[population_X] / members_X)
-    return values_X - mean_X
+    mean_S = stats.mean_S
+    if zeros_S is not None:
+        mean_S = mean_S * (stats.count_S / np.maximum(stats.count_S + zeros_S, 1))
+    return values_X - mean_S[population_X]
 
 
 def inverse_spread(

@@ -261,11 +261,10 @@ IGPO_SHAPED = Preset(
         std_floor=0.2,
     ),
 )
-"""As igpo_returns, with R_t = 0.9^n b_T - b_{t-1}, n searches from turn t on, so that a search costs a
-tenth of what is believed after it: nothing where nothing is known, and a useless search where much is. The
-mean is over all rollouts of the group, with 0 for one that ended before turn t, so that a depth which one
-rollout alone reaches is compared with having stopped. The floor of 0.2 keeps this price small where returns
-hardly differ."""
+"""As igpo_returns, with R_t = 0.9^n b_T - b_{t-1}, n searches from turn t on: a search costs a tenth of what
+is believed after it, so nothing where nothing is known. The mean is over all rollouts of the group, with 0
+for one without such a turn: a depth that one rollout alone reaches is compared with having stopped. The floor
+of 0.2 keeps the price small where returns hardly differ."""
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset

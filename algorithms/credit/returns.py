@@ -35,26 +35,28 @@ def discounted_gains(batch: TurnBatch, gains_M: np.ndarray, gamma: float) -> tup
 
 
 def belief_returns(
-    batch: TurnBatch, gains_M: np.ndarray, gamma: float, paid_back_N: np.ndarray
+    batch: TurnBatch, counted_M: np.ndarray, gamma: float, paid_back_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes the belief still to come at every turn t, R_t = gamma^n b_end - b_{t-1}.
 
     n is the number of gain-bearing turns from t on, and b_end the belief b_T after the last of them, 0 where
-    the rollout pays it back. This is the return of gains gamma b_k - b_{k-1} discounted by gamma each:
-    potential-based shaping with belief as the potential (Ng, Harada and Russell, 1999).
+    the rollout pays it back. This is the return of rewards gamma b_k - b_{k-1}, discounted by gamma each, and
+    of -b_T at the end of a rollout that pays back: potential-based shaping with belief as the potential (Ng,
+    Harada and Russell, 1999).
 
     Args:
-        batch: the rollouts.
-        gains_M: differences of belief; 0 on turns that bear none.
+        batch: the rollouts; their gains are differences of belief.
+        counted_M: whether the turn's gain counts; the others are 0.
         gamma: discount of belief by gain-bearing turn.
         paid_back_N: whether the rollout's b_end is 0.
 
     Returns:
-        The gains gamma b_t - b_{t-1}, 0 on turns that bear none, and R_t; both [M].
+        The rewards gamma b_t - b_{t-1}, 0 on turns that are not counted, and R_t; both [M].
 
     Raises:
-        ValueError: a last belief is missing, of a rollout that pays back, or of any at a gamma below 1.
+        ValueError: any rollout lacks its last belief, where one pays back or gamma is below 1.
     """
+    gains_M = np.where(counted_M, batch.gains_M, 0.0)
     to_come_M, left_M = discounted_gains(batch, gains_M, 1.0)  # b_T - b_{t-1}
     last_N = np.zeros(batch.num_rollouts)
     if gamma < 1.0 or paid_back_N.any():
@@ -62,7 +64,7 @@ def belief_returns(
     last_M = last_N[batch.rollout_M]
     end_M = np.where(paid_back_N, 0.0, last_N)[batch.rollout_M]
     after_M = last_M - to_come_M + gains_M
-    shaped_M = np.where(batch.gain_bearing_M, gains_M - (1.0 - gamma) * after_M, 0.0)
+    shaped_M = np.where(counted_M, gains_M - (1.0 - gamma) * after_M, 0.0)
     return shaped_M, to_come_M - (last_M - gamma**left_M * end_M)
 
 

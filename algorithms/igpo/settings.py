@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,6 +22,12 @@ from envs.errors import InputError
 from envs.runner.belief import BeliefScoring, ScoringMethod, ScoringPolicy
 from envs.search.config import SearchEnvSettings
 from envs.search.roles import RoleSettings, answering_role
+
+
+@functools.cache
+def _defaults(kind: type[IGPOSettings]) -> dict[str, Any]:
+    """What a new configuration of this class holds."""
+    return vars(kind())
 
 
 class IGPOSettings(AlgorithmConfig):
@@ -158,6 +166,9 @@ class IGPOSettings(AlgorithmConfig):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(with_new_names(state))
+        defaults = _defaults(type(self))
+        for name in defaults.keys() - self.__dict__.keys():  # newer than what was stored
+            self.__dict__[name] = copy.deepcopy(defaults[name])
 
     # -- the estimator --
 

@@ -4,6 +4,7 @@ Array names end in their dimensions: T turns of a rollout.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,6 +126,35 @@ def test_over_the_group_a_rollout_that_ended_before_has_nothing_to_come():
     found = np.concatenate(returns(deep, return_baseline="group"))
     np.testing.assert_allclose(found, differences / (spread + EPS), rtol=1e-12, atol=1e-15)
     assert returns(deep)[0][1] == 0.0, "over those that reach it, it is compared with itself"
+
+
+def test_over_the_group_a_rollout_counts_once_at_a_turn():
+    """A turn without a gain and the next one have one index. No rollout lacks it, so none counts as 0."""
+    group = TurnBatch.from_lists(
+        [0] * 4, [0.0] * 4, [[None, 0.3]] * 4, last_belief_N=np.full(4, 0.5), unanswered_N=np.zeros(4, bool)
+    )
+    credit = assign_credit(group, get_preset("igpo_shaped").credit)
+    assert credit.advantages_M.tolist() == [0.0] * 12 and credit.groups.collapsed_P.tolist() == [True]
+
+
+def test_a_gated_turn_has_no_gain_and_no_clip_scale_of_its_own():
+    gated = batch(unanswered=(False, False, True), malformed_N=[False, False, True])
+    config = CreditConfig(
+        gain_basis="prob", normalisation="returns", gamma=0.5, ig_gate="valid_format", turn_clip_scale=0.3
+    )
+    credit = assign_credit(gated, config)
+    assert credit.normalised_gains_M[5:7].tolist() == [0.0, 0.0]
+    assert credit.clip_scale_M[5:].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_without_a_weight_belief_is_not_read():
+    unscored = TurnBatch.from_lists(
+        [0, 0], [1.0, 0.0], [[None], [None]], unanswered_N=np.array([False, True])
+    )
+    for preset in ("igpo_returns", "igpo_shaped"):
+        config = replace(get_preset(preset).credit, ig_weight=0.0)
+        grpo = assign_credit(unscored, get_preset("grpo").credit)
+        assert assign_credit(unscored, config).advantages_M.tolist() == grpo.advantages_M.tolist()
 
 
 def test_over_the_group_a_gated_rollout_is_no_member():

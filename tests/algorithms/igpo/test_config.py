@@ -6,12 +6,13 @@ import pickle
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-from algorithms.credit import CREDIT_FIELDS
+from algorithms.credit import CREDIT_FIELDS, get_preset
 from algorithms.igpo import IGPO, IGPOConfig, setting_names
 from algorithms.igpo.config import SECTIONS
 from algorithms.igpo.loss_settings import LOSS_FIELDS, LossSettings
@@ -178,6 +179,18 @@ def test_stored_configurations_with_old_names_are_read():
     unpickled = IGPOConfig.__new__(IGPOConfig)
     unpickled.__setstate__({"scorer": "reference"})
     assert unpickled.belief_policy == "reference"
+
+
+def test_a_stored_configuration_takes_the_defaults_of_newer_settings():
+    state = dict(vars(IGPOConfig().training(preset="igpo_shaped", gamma=0.8)))
+    del state["return_baseline"], state["adam_betas"], state["engine"]
+    old, other = (IGPOConfig.__new__(IGPOConfig) for _ in range(2))
+    old.__setstate__(state)
+    other.__setstate__(state)
+    assert old.credit_config() == replace(get_preset("igpo_shaped").credit, gamma=0.8)
+    assert old.adam_betas == (0.9, 0.999)
+    old.engine["kind"] = "transformers"
+    assert other.engine == IGPOConfig().engine == {}
 
 
 @pytest.mark.parametrize(("cls", "parent"), [(IGPO, Algorithm), (IGPOConfig, AlgorithmConfig)])
