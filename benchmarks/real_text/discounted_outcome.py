@@ -1,6 +1,7 @@
-"""The price of `igpo_shaped` on the outcome alone: `grpo`, with GAMMA^searches times the outcome.
+r"""The price of `igpo_shaped` on the outcome alone: `grpo`, with GAMMA^searches times the outcome.
 
-    rllib train file conf/smollm2_warm.yaml --set preset=benchmarks.real_text.discounted_outcome:DISCOUNTED_OUTCOME
+    rllib train file conf/smollm2_warm.yaml \
+        --set preset=benchmarks.real_text.discounted_outcome:DISCOUNTED_OUTCOME
 
 A control: is it enough to price a search, without belief?
 """
