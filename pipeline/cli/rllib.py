@@ -86,7 +86,11 @@ def train_file(
         typer.Option(metavar="N", min=1, help="Newest checkpoints to keep besides the best.  [default: 1]"),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the newest unfinished run of this experiment.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the newest unfinished run; if all are finished, the newest, to a later --stop.",
+        ),
     ] = False,
     restore: Annotated[
         str | None, typer.Option(metavar="PATH", help="Start a new run from this checkpoint.")
@@ -112,6 +116,7 @@ def train_file(
     - `rllib train file conf/igpo.yaml`
     - `rllib train file conf/igpo.yaml --set seed=1 --set stop.training_iteration=20`
     - `rllib train file conf/igpo.yaml --resume` (after Ctrl-C or a crash)
+    - `rllib train file conf/igpo.yaml --resume --stop training_iteration=100` (a finished run, further)
     - `rllib train file conf/igpo.yaml --set preset=grpo` (the outcome alone, to compare: in runs/igpo-grpo)
     - `rllib train file conf/igpo.yaml --set seed=1 --name second-seed` (in runs/second-seed)
     """

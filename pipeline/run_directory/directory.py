@@ -165,7 +165,7 @@ class RunDirectory:
 
     @property
     def resolved(self) -> dict:
-        """The experiment as resolved when the run began; limits as widened since."""
+        """The experiment as resolved when the run began; limits as widened and its end as moved since."""
         return yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
 
     def replace_config(self, resolved: dict) -> None:

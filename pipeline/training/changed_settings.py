@@ -19,6 +19,8 @@ LIMITS = (
     "tokens_per_micro_batch",
 )
 """Settings that a resumed run may raise: a run that met a limit can go on, and what it did stays valid."""
+END = ("stop", "time_budget_s")
+"""The keys that say when a run ends."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,30 @@ def changed_settings(run: RunDirectory, resolved: dict) -> Change:
     return Change(words or None, widened)
 
 
-def widen_limits(run: RunDirectory, resolved: dict, widened: dict[str, list[Any]]) -> None:
-    """Makes wider limits the run's own: in its `config.yaml`, which its checkpoints copy, and in `run.json`.
+def goes_further(run: RunDirectory, resolved: dict) -> bool:
+    """Whether a finished run has more to do by `resolved`: another end than it had, not reached yet.
 
-    The note in `run.json` lists, for each resume that widened something, the attempt and the limits.
+    Raises:
+        InputError: the run's configuration is damaged.
     """
+    (now,) = resolved.values()
+    _, before = read_run_config(run.config_path)
+    last = now["stop"].get("training_iteration")
+    return _end(now) != _end(before) and (last is None or last > run.metadata["iteration"])
+
+
+def take_over(run: RunDirectory, resolved: dict, widened: dict[str, list[Any]]) -> None:
+    """Makes another end and wider limits the run's own: in its `config.yaml`, which its checkpoints copy.
+
+    Where `resolved` says no end, as that of a run which Python drives, the run keeps the one that it has.
+
+    A note in `run.json` lists, for each resume that widened something, the attempt and the limits.
+    """
+    (now,) = resolved.values()
+    name, before = read_run_config(run.config_path)
+    if _end(now) and _end(now) != _end(before):
+        kept = {key: value for key, value in before.items() if key not in END}
+        run.replace_config({name: kept | _end(now)})
     if widened:
         metadata = run.metadata
         run.replace_config(resolved)
@@ -68,6 +89,10 @@ def widen_limits(run: RunDirectory, resolved: dict, widened: dict[str, list[Any]
         notes = [*metadata.get("widened_limits", []), {"attempt": attempt, "limits": widened}]
         (keys,) = resolved.values()
         run.note(widened_limits=notes, config_hash=config_hash(keys["config"]))
+
+
+def _end(keys: dict) -> dict[str, Any]:
+    return {key: keys[key] for key in END if keys.get(key)}
 
 
 def _settings_in_force(run: RunDirectory) -> dict[str, Any]:

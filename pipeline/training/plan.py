@@ -20,7 +20,7 @@ from pipeline.rollout_log.folder import open_folder
 from pipeline.run_directory.checkpoints import Checkpoints, check_checkpoint, read_note
 from pipeline.run_directory.directory import FINISHED, RunDirectory, new_run_id
 from pipeline.terminal import Console
-from pipeline.training.changed_settings import changed_settings
+from pipeline.training.changed_settings import changed_settings, goes_further
 from pipeline.training.ray_processes.cluster import asked_resources, missing_resources
 
 if TYPE_CHECKING:
@@ -45,14 +45,18 @@ class Plan:
     """The questions that are left out or have no belief (`pipeline.doctor.questions`), likewise."""
     widened: dict[str, list[Any]] = field(default_factory=dict)
     """Limits of the resumed run that are wider now: setting to [before, now]."""
+    is_done: bool = False
+    """Whether `run` is finished, and stays so."""
 
 
 def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
     """The plan of one run: a new one, or with `resume` the newest unfinished one of the experiment.
 
+    Where all are finished, the newest goes on if `stop` or `time_budget_s` is another now.
+
     Args:
         experiment: what to run.
-        resume: continue a run. In a grid, a missing run begins and a finished one is kept.
+        resume: continue a run. In a grid, a missing run begins, and a finished one is kept unless it goes on.
         alone: the launch makes this one run only.
 
     Raises:
@@ -70,28 +74,46 @@ def plan_run(experiment: Experiment, *, resume: bool, alone: bool) -> Plan:
         return Plan(experiment, config, resolved, None)
     found = RunDirectory.find(experiment.storage_path, experiment.name)
     mine = [run for run in found if run.metadata.get("label") == experiment.label]
+    if not mine:
+        if alone:
+            where = experiment.storage_path / experiment.name
+            raise InputError(f"--resume: there is no run in {where}; {unfinished_runs(experiment)}.")
+        return Plan(experiment, config, resolved, None)
     unfinished = [run for run in mine if run.metadata["status"] != FINISHED]
-    where = experiment.storage_path / experiment.name
-    if alone and not mine:
-        raise InputError(f"--resume: there is no run in {where}; {unfinished_runs(experiment)}.")
-    if alone and not unfinished:
+    run = (unfinished or mine)[-1]
+    is_done = not unfinished and not goes_further(run, resolved)
+    if alone and is_done:
+        raise InputError(_how_to_go_further(run))
+    change = changed_settings(run, resolved)
+    if change.refused:
         raise InputError(
-            f"--resume: the newest run, {mine[-1].path}, is finished; start a new one without --resume, "
-            f"or from its weights with --restore {mine[-1].checkpoints / 'last'}."
+            f"--resume: {experiment.source} is not what run {run.path} began with: {change.refused} "
+            f"changed. Put it back, or {_a_new_run(run)}."
         )
-    run = unfinished[-1] if unfinished else mine[-1] if mine else None
-    widened: dict[str, list[Any]] = {}
-    if run is not None:
-        change = changed_settings(run, resolved)
-        if change.refused:
-            raise InputError(
-                f"--resume: {experiment.source} is not what run {run.path} began with: {change.refused} "
-                f"changed. Put it back, or start a new run with --restore {run.checkpoints / 'last'}."
-            )
-        widened = change.widened
-        _check_own_code(run, config)
-        first_weights(run)
-    return Plan(experiment, config, resolved, run, widened=widened)
+    _check_own_code(run, config)
+    first_weights(run)
+    if not (unfinished or is_done) and Checkpoints(run.checkpoints).last is None:
+        raise InputError(
+            f"--resume: {run.path} is finished and kept no checkpoint to go on from; start a new run without "
+            "--resume, and leave checkpoint_config.checkpoint_at_end on."
+        )
+    return Plan(experiment, config, resolved, run, widened=change.widened, is_done=is_done)
+
+
+def _how_to_go_further(run: RunDirectory) -> str:
+    """What to do where the newest run is finished."""
+    done = run.metadata["iteration"]
+    return (
+        f"--resume: the newest run, {run.path}, is finished after iteration {done}: go on with a later stop, "
+        f"for example --stop training_iteration={done + 10}, or {_a_new_run(run)}."
+    )
+
+
+def _a_new_run(run: RunDirectory) -> str:
+    """How to begin another run: from the weights of `run`, if it has saved any."""
+    if Checkpoints(run.checkpoints).last is None:
+        return "start a new run without --resume"
+    return f"start a new run from its weights with --restore {run.checkpoints / 'last'}"
 
 
 def _check_stop(experiment: Experiment) -> None:
@@ -129,7 +151,7 @@ def _check_own_code(run: RunDirectory, config: IGPOConfig) -> None:
         if before.get(path, code) != code:
             raise InputError(
                 f"--resume: the file of `{path}` has changed since run {run.path} began. Put it back, or "
-                f"start a new run with --restore {run.checkpoints / 'last'}."
+                f"{_a_new_run(run)}."
             )
 
 

@@ -124,6 +124,27 @@ def test_a_run_survives_its_env_runner_and_its_driver(folder):
     assert mlflow_points(folder, "heldout/em_squad")[1] == [0, last]
 
 
+def test_a_finished_run_goes_on_to_a_later_stop(folder):
+    """Comes after the run above: one more iteration of it, in its folder, its MLflow run and its log."""
+    run = the_run(folder)
+    (mlflow_run,), steps = mlflow_points(folder, "train/em")
+    last = steps[-1] + 1
+    report = (run / "results/report.html").stat().st_mtime_ns
+    again = Command(folder, "train", "file", "demo.yaml", "--resume", "--stop", f"training_iteration={last}")
+    assert again.end() == 0, again.said
+    assert f"goes on after  iteration {last - 1}" in again.said and f"iteration {last}/{last}" in again.said
+    metadata = json.loads((run / "run.json").read_text())
+    assert (metadata["status"], metadata["iteration"]) == ("finished", last)
+    assert prompts_by_iteration(run) == drawn_prompts(run, last)
+    assert mlflow_points(folder, "train/em") == ([mlflow_run], [*steps, last])
+    assert mlflow_points(folder, "heldout/em_squad")[1] == [0, last - 1, last]
+    assert (run / "results/report.html").stat().st_mtime_ns > report
+    refused = Command(
+        folder, "train", "file", "demo.yaml", "--resume", "--stop", f"training_iteration={last}"
+    )
+    assert refused.end() == 2 and f"is finished after iteration {last}" in refused.said
+
+
 def test_a_finished_run_can_be_restored_evaluated_and_asked(folder):
     """Comes after the run above and uses its checkpoint."""
     best = the_run(folder) / "checkpoints/best"

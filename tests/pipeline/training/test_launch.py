@@ -143,11 +143,50 @@ def test_a_run_with_a_setting_since_removed_is_resumed_unless_it_was_set(attempt
         assert attempt(resume=True)[1].path == run.path
 
 
-def test_a_finished_run_is_not_resumed(attempt):
-    _, run = attempt()
-    run.note(status="finished")
-    with pytest.raises(InputError, match=r"--resume: the newest run, .* is finished; .*--restore"):
-        attempt(resume=True)
+def finish(run, iteration, *, checkpoint=True):
+    """Makes `run` look finished after `iteration`."""
+    if checkpoint:
+        saved = write_checkpoint(run.checkpoints / f"iteration_{iteration:06}", iteration)
+        (run.checkpoints / "last").symlink_to(saved.name)
+    run.note(status="finished", iteration=iteration)
+
+
+@pytest.mark.parametrize("end", [[], ["stop.training_iteration=3"], ["stop.training_iteration=2"]])
+def test_a_finished_run_is_resumed_by_a_later_stop_alone(attempt, end):
+    _, run = attempt("stop.training_iteration=4")
+    finish(run, 4)
+    said = r"--resume: the newest run, .* is finished after iteration 4: .*training_iteration=14.*--restore"
+    with pytest.raises(InputError, match=said):
+        attempt(*(end or ["stop.training_iteration=4"]), resume=True)
+
+
+@pytest.mark.parametrize("end", ["stop.training_iteration=9", "time_budget_s=60"])
+def test_a_finished_run_goes_on_to_a_later_end(attempt, end):
+    _, run = attempt("stop.training_iteration=4", "time_budget_s=30")
+    finish(run, 4)
+    ends = ["stop.training_iteration=4", "time_budget_s=30"]
+    if end.startswith("time"):
+        run.note(iteration=3)  # the time was spent before the fourth
+    before = run.resolved["demo"]
+    (checkpoint, resumed_from), same = attempt(*ends, end, resume=True)
+    assert same.path == run.path and resumed_from == 4 and checkpoint.name == "iteration_000004"
+    after = run.resolved["demo"]
+    name, value = end.split("=")
+    holder = after["stop"] if name.startswith("stop") else after
+    assert holder.pop(name.removeprefix("stop.")) == int(value)
+    holder = before["stop"] if name.startswith("stop") else before
+    holder.pop(name.removeprefix("stop."))
+    assert after == before, "nothing else of its configuration changes"
+    run.note(status="finished", iteration=int(value) if name.startswith("stop") else 3)
+    with pytest.raises(InputError, match="is finished after iteration"):
+        attempt(*ends, end, resume=True)
+
+
+def test_a_finished_run_without_a_checkpoint_does_not_begin_anew(attempt):
+    _, run = attempt("stop.training_iteration=4")
+    finish(run, 4, checkpoint=False)
+    with pytest.raises(InputError, match="is finished and kept no checkpoint to go on from"):
+        attempt("stop.training_iteration=9", resume=True)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +223,7 @@ def test_a_run_that_did_not_start_leaves_no_folder(attempt, monkeypatch, tmp_pat
 
 def test_a_changed_experiment_is_not_resumed(attempt):
     _, run = attempt()
-    with pytest.raises(InputError, match=r"`lr` \(0.0001 -> 0.1\) changed"):
+    with pytest.raises(InputError, match=r"`lr` \(0.0001 -> 0.1\) changed.*start a new run without --resume"):
         attempt("lr=0.1", resume=True)
     attempt("stop.training_iteration=9", resume=True)
     assert len(RunDirectory.find(run.path.parents[1], "demo")) == 1
