@@ -131,8 +131,14 @@ def _figure(
 
 
 def _band(method: str, curves: list[tuple[np.ndarray, np.ndarray]]) -> list[Row]:
-    """Averages the seeds' curves, linear between points, at `POINTS` x values that all of them cover."""
-    places = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), POINTS)
+    """Averages the seeds' curves, linear between points, at `POINTS` x values that all of them cover.
+
+    Curves that have no x value in common give no row.
+    """
+    begin, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    if begin > end:
+        return []
+    places = np.linspace(begin, end, POINTS)
     rows = []
     for place in places:
         at = estimate([float(np.interp(place, x, y)) for x, y in curves])

@@ -59,7 +59,7 @@ def summary_rows(plan: Plan, cells: list[FinishedCell]) -> list[dict[str, str]]:
     return rows
 
 
-def _shown(estimate: Estimate | None, form: str) -> str:
-    if estimate is None:
-        return "not reached"
+def _shown(estimate: Estimate | str, form: str) -> str:
+    if isinstance(estimate, str):
+        return estimate
     return f"{form.format(estimate.mean)} [{form.format(estimate.low)}, {form.format(estimate.high)}]"

@@ -15,6 +15,12 @@ from pipeline.study.store import FinishedCell
 
 LAST_EVALUATIONS = 3
 """A run's final score is the mean over this many last evaluations: one alone is noisy."""
+NOT_REACHED = "not reached"
+"""A seed of the method never reached the baseline's final EM."""
+NOT_RISEN = "baseline did not rise"
+"""A seed of the baseline ended no higher than it began, so every policy reaches that with no rollouts."""
+SAME_SCORE = 1e-9
+"""Scores that differ by less are the same: a mean of equal scores need not be equal to them in binary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +45,9 @@ class Comparison:
     """Exact two-sided sign-flip test. With n seeds it cannot be below 2 / 2^n."""
     p_holm: float
     """p corrected for all comparisons of the study (Holm)."""
-    rollouts_ratio: Estimate | None
-    """Rollouts to reach the baseline's final EM over those that the baseline needed itself; None where a seed
-    never got there."""
+    rollouts_ratio: Estimate | str
+    """Rollouts to reach the baseline's final EM over those that the baseline needed itself; where there is no
+    such number, why: `NOT_REACHED` or `NOT_RISEN`."""
 
 
 def heldout(found: FinishedCell) -> dict[str, np.ndarray]:
@@ -60,8 +66,8 @@ def training(found: FinishedCell) -> dict[str, np.ndarray]:
 
 
 def final(found: FinishedCell, column: str = "em") -> float:
-    """Averages a held-out column over the last `LAST_EVALUATIONS`."""
-    return float(heldout(found)[column][-LAST_EVALUATIONS:].mean())
+    """Averages a held-out column over the last `LAST_EVALUATIONS` after the start, which is not trained."""
+    return float(heldout(found)[column][1:][-LAST_EVALUATIONS:].mean())
 
 
 def rollouts_to_reach(found: FinishedCell, em: float) -> float:
@@ -72,13 +78,13 @@ def rollouts_to_reach(found: FinishedCell, em: float) -> float:
     """
     columns = heldout(found)
     em_X, rollouts_X = columns["em"], columns["rollouts"]
-    reached = np.flatnonzero(em_X >= em)
+    reached = np.flatnonzero(em_X >= em - SAME_SCORE)
     if not reached.size:
         return float("inf")
     k = int(reached[0])
     if k == 0:
         return 0.0
-    share = (em - em_X[k - 1]) / (em_X[k] - em_X[k - 1])
+    share = min(1.0, (em - em_X[k - 1]) / (em_X[k] - em_X[k - 1]))
     return float(rollouts_X[k - 1] + share * (rollouts_X[k] - rollouts_X[k - 1]))
 
 
@@ -115,13 +121,15 @@ def compare(cells: list[FinishedCell], baseline: str) -> list[Comparison]:
     ]
 
 
-def _rollouts_ratio(own: list[FinishedCell], base: list[FinishedCell]) -> Estimate | None:
+def _rollouts_ratio(own: list[FinishedCell], base: list[FinishedCell]) -> Estimate | str:
     ratios = []
     for a, b in zip(own, base, strict=True):
         target = final(b)
         needed, needed_by_base = rollouts_to_reach(a, target), rollouts_to_reach(b, target)
-        if not np.isfinite(needed) or needed_by_base == 0:
-            return None
+        if not np.isfinite(needed):
+            return NOT_REACHED
+        if needed_by_base == 0:
+            return NOT_RISEN
         ratios.append(needed / needed_by_base)
     return estimate(ratios)
 

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from algorithms.credit import find_preset
 from envs.errors import InputError
 from pipeline.cli.igpo import app
+from pipeline.study.figures import _band
 from pipeline.study.measures import SCHEMA, auroc
 from pipeline.study.plan import Cell, Plan, load_plan
 from pipeline.study.rates import best_rates, rate_scores
@@ -28,7 +29,16 @@ from pipeline.study.report import write_study_report
 from pipeline.study.store import FinishedCell, Store
 from pipeline.study.study import finished_cells, run_study
 from pipeline.study.summary import print_summary
-from pipeline.study.tables import compare, final, holm, rollouts_to_reach, sign_flip_p
+from pipeline.study.tables import (
+    NOT_REACHED,
+    NOT_RISEN,
+    Estimate,
+    compare,
+    final,
+    holm,
+    rollouts_to_reach,
+    sign_flip_p,
+)
 from pipeline.terminal import Console
 from pipeline.training.launch import LaunchOptions
 
@@ -140,13 +150,34 @@ def test_final_score_and_rollouts_needed_by_hand():
     assert rollouts_to_reach(found, 1.1) == math.inf
 
 
+def test_the_untrained_policy_is_no_part_of_a_final_score():
+    assert final(finished("igpo", 0, [0.1, 0.5, 0.9])) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("score", [0.05, 0.1, 0.2, 0.4, 0.8, 0.97])
+def test_a_baseline_that_stands_at_its_best_reaches_its_own_final_score(score):
+    """The mean of three equal scores is above them in binary."""
+    base = [finished("grpo", seed, [0.0, score, score, score]) for seed in (0, 1)]
+    assert rollouts_to_reach(base[0], final(base[0])) == pytest.approx(100)
+    own = [finished("igpo", seed, [0.0, 1.0, 1.0, 1.0]) for seed in (0, 1)]
+    (row,) = compare(base + own, "grpo")
+    assert isinstance(row.rollouts_ratio, Estimate) and row.rollouts_ratio.mean == pytest.approx(score)
+
+
+def test_no_ratio_where_the_baseline_ends_no_higher_than_it_began():
+    cells = [finished("grpo", seed, [0.5, 0.4, 0.3]) for seed in (0, 1)]
+    cells += [finished("igpo", seed, [0.5, 0.9, 0.9]) for seed in (0, 1)]
+    (row,) = compare(cells, "grpo")
+    assert row.rollouts_ratio == NOT_RISEN
+
+
 def test_comparison_is_paired_by_seed():
     cells = [finished("grpo", seed, [0.0, 0.5, 0.5, 0.5]) for seed in (0, 1, 2)]
     cells += [finished("igpo", seed, [0.0, 1.0, 1.0, 1.0]) for seed in (0, 1)]
     (row,) = compare(cells, "grpo")
     assert (row.method, row.difference.mean, row.difference.count) == ("igpo", 0.5, 2)
     assert row.p == row.p_holm == 0.5
-    assert row.rollouts_ratio is not None
+    assert isinstance(row.rollouts_ratio, Estimate)
     assert row.rollouts_ratio.mean == pytest.approx(0.5)
 
 
@@ -155,7 +186,7 @@ def test_no_ratio_where_a_seed_never_got_there():
         finished("igpo", seed, [0.0, 0.1]) for seed in (0, 1)
     ]
     (row,) = compare(cells, "grpo")
-    assert row.rollouts_ratio is None
+    assert row.rollouts_ratio == NOT_REACHED
 
 
 def test_sign_flips_are_counted_exactly():
@@ -212,23 +243,36 @@ def test_a_cell_of_another_configuration_does_not_count(tmp_path: Path):
     store.save(cell, "f1", 1e-4, finished("igpo", 0, [0.0, 1.0]).table.to_pylist())
     found = store.load(cell, "f1")
     assert found is not None
-    assert final(found) == 0.5
+    assert final(found) == 1.0
     assert store.load(cell, "f2") is None
     assert store.is_stale(cell, "f2")
     assert not store.is_stale(cell, "f1")
 
 
+def test_curves_without_a_common_x_value_have_no_mean():
+    early, late = np.array([0.0, 100.0]), np.array([200.0, 300.0])
+    assert _band("igpo", [(early, early), (late, late)]) == []
+    assert _band("igpo", [(early, early), (early, late)])[0]["mean"] == 100
+
+
+def test_the_report_says_why_there_is_no_ratio(tmp_path: Path):
+    cells = [finished("grpo", seed, [0.1, 0.9, 0.9]) for seed in (0, 1)]
+    cells += [finished("igpo", seed, [0.1, 0.2, 0.2]) for seed in (0, 1)]
+    page = write_study_report(plan(), cells, 0, tmp_path / "report.html").read_text()
+    assert f'<td class="number">{NOT_REACHED}</td>' in page
+
+
 def test_report_of_a_part_says_what_is_missing(tmp_path: Path):
-    cells = [finished(method, seed, [0.1, 0.5, 0.9]) for method in ("igpo", "grpo") for seed in (0, 1)]
+    cells = [finished(method, seed, [0.1, 0.3, 0.9]) for method in ("igpo", "grpo") for seed in (0, 1)]
     page = write_study_report(plan(), cells, 3, tmp_path / "report.html").read_text()
     assert "3 cells of the plan have not been run yet" in page
-    assert "0.500" in page  # final EM: mean of 0.1, 0.5, 0.9
+    assert "0.600" in page  # final EM: mean of 0.3 and 0.9
     with pytest.raises(InputError, match="no finished cell"):
         write_study_report(plan(), [], 3, tmp_path / "report.html")
 
 
 def test_a_method_whose_rate_is_a_schedule_is_reported(tmp_path: Path):
-    cells = [finished(method, seed, [0.1, 0.5, 0.9]) for method in ("igpo", "grpo") for seed in (0, 1)]
+    cells = [finished(method, seed, [0.1, 0.3, 0.9]) for method in ("igpo", "grpo") for seed in (0, 1)]
     for found in cells[:2]:
         found.facts["learning_rate"] = [[0, 1e-3], [1000, 0.0]]
     page = write_study_report(plan(), cells, 0, tmp_path / "report.html").read_text()
@@ -239,7 +283,7 @@ def test_a_method_whose_rate_is_a_schedule_is_reported(tmp_path: Path):
 
 
 def test_the_summary_is_markdown_in_a_file_and_fits_a_terminal():
-    cells = [finished(method, seed, [0.1, 0.5, 0.9]) for method in ("igpo", "grpo") for seed in (0, 1)]
+    cells = [finished(method, seed, [0.1, 0.3, 0.9]) for method in ("igpo", "grpo") for seed in (0, 1)]
     file = io.StringIO()
     print_summary(plan(), cells, Console(file=file, width=80))
     head, *_ = [line for line in file.getvalue().splitlines() if "method" in line]
