@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NO_GPUS = "num_gpus_per_env_runner and num_gpus_per_learner to 0"
 ONE_GPU = "conf/igpo_gpu.yaml shows the settings for one"
+RAY_DIGITS = 4
+"""Decimals to which Ray counts shares of a resource; 3 x 0.8 + 3 x 0.2 is above 3 in binary."""
 
 
 def gpus(subject: Subject) -> Finding:
@@ -51,7 +53,7 @@ def gpus(subject: Subject) -> Finding:
 def _asked(config: IGPOConfig) -> float:
     """The GPUs that all env runners and learners take. A learner of number 0 is in the driver's process."""
     runners = (config.num_env_runners or 0) * config.num_gpus_per_env_runner
-    return runners + max(1, config.num_learners) * config.num_gpus_per_learner
+    return round(runners + max(1, config.num_learners) * config.num_gpus_per_learner, RAY_DIGITS)
 
 
 def _without(config: IGPOConfig) -> Finding:

@@ -92,6 +92,8 @@ def belief(policy: Policy) -> Finding:
     questions = list(islice((q for q in known if task.answer_templates(q).golds_K), SAMPLE))
     if not questions:
         return Finding("belief", "ok", "not measured: gold documents are not known for these questions")
+    if task.corpus is None:
+        return Finding("belief", "ok", "not measured: the documents are at the server alone (corpus: remote)")
     decisions = _first_decisions(policy, questions)
     queries = []
     for question, decision in zip(questions, decisions, strict=True):

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from envs.errors import InputError
+from pipeline.doctor.gpus import RAY_DIGITS
 from pipeline.logging import level_of, native_stderr_aside
 from pipeline.ray_address import Cluster, knock, named_cluster, unreachable
 from pipeline.training.ray_processes.end import end_at_once
@@ -218,7 +219,7 @@ def asked_resources(config: IGPOConfig) -> dict[str, float]:
     ):
         for kind, amount in custom.items():
             asked[kind] = asked.get(kind, 0) + number * amount
-    return asked
+    return {kind: round(number, RAY_DIGITS) for kind, number in asked.items()}
 
 
 def missing_resources(config: IGPOConfig) -> str | None:

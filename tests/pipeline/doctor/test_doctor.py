@@ -206,6 +206,14 @@ def test_belief_is_under_the_alias_rule(tmp_path, rule, belief):
     assert f"{belief:.3f} before and {belief:.3f} with the gold documents" in found.message
 
 
+def test_belief_is_not_measured_where_the_documents_are_at_a_server_alone(tmp_path):
+    task = tiny_task(tmp_path)
+    assert task.heldout_questions[0].gold_document_ids
+    task.corpus = None
+    found = measurements.belief(Policy("scripted", IGPOConfig(), task, {}, None))
+    assert found.status == "ok" and "not measured: the documents are at the server alone" in found.message
+
+
 @pytest.mark.parametrize("joins_cluster", [False, True])
 def test_a_cluster_may_have_the_memory_that_this_machine_lacks(monkeypatch, joins_cluster):
     lack = Finding("memory", "fail", "at least 9 GiB of 1 GiB free memory")

@@ -69,6 +69,15 @@ def test_one_sentence_for_each_machine(machine, facts, changes, status, message)
     assert found.status == status and message in found.message
 
 
+@pytest.mark.parametrize(("pairs", "runner"), [(3, 0.8), (7, 0.8), (8, 0.6)])
+def test_pairs_whose_shares_fill_the_gpus_that_are_here(machine, pairs, runner):
+    """3 x 0.8 + 3 x 0.2 is above 3 in binary."""
+    machine(count=pairs)
+    shares = (f"num_gpus_per_env_runner={runner}", f"num_gpus_per_learner={round(1 - runner, 1)}")
+    found = gpus(subject(*shares, f"num_env_runners={pairs}", f"num_learners={pairs}"))
+    assert (found.status, found.message.partition("; ")[2]) == ("ok", f"the run asks for {pairs}")
+
+
 def test_the_gpus_of_a_cluster_are_not_looked_at(machine, monkeypatch):
     machine()
     assert gpus(subject(*ONE, joins_cluster=True)).status == "ok"

@@ -285,6 +285,19 @@ def test_custom_resources_that_ray_does_not_have_are_named(monkeypatch):
     assert missing_resources(config) == "2 env runners and 2 learners ask for 3 of `rack`, and Ray has 2"
 
 
+def test_shares_that_fill_the_gpus_are_not_too_many(monkeypatch):
+    shares = [
+        "num_gpus_per_env_runner=0.8",
+        "num_gpus_per_learner=0.2",
+        "num_env_runners=3",
+        "num_learners=3",
+    ]
+    (experiment,) = load_experiments("conf/igpo.yaml", shares)
+    config = experiment.algorithm_config()
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "GPU": 3.0})
+    assert asked_resources(config)["GPU"] == 3 and missing_resources(config) is None
+
+
 @pytest.mark.parametrize("by", ["option", "variable"])
 def test_a_joined_cluster_may_have_what_this_machine_lacks(monkeypatch, tmp_path, by):
     monkeypatch.setattr("pipeline.training.launch.configure_ray_logging", lambda verbosity: None)
