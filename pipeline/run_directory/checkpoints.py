@@ -56,7 +56,7 @@ class Checkpoints:
         elif os.path.lexists(link):
             raise InputError(
                 f"{link}: the checkpoint that it names is gone or has no {NOTE}: restore it from a copy, or "
-                "remove `last`, and the run begins again from its first weights."
+                "remove `last` and `best`, and the run begins again from its first weights."
             )
 
     def save(

@@ -28,7 +28,7 @@ from pipeline.run_directory import provenance
 from pipeline.run_directory.directory import METADATA, RunDirectory
 from pipeline.tracking import TrackingSettings
 from pipeline.training.attempt import Attempt, open_attempt
-from pipeline.training.changed_settings import changed_settings, widen_limits
+from pipeline.training.changed_settings import changed_settings, take_over
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class RunLogCallback(IGPOCallback):
             if not change.refused:
                 self._run = run
                 with run.lock():
-                    widen_limits(run, self._resolved, change.widened)
+                    take_over(run, self._resolved, change.widened)
                 return
             if self._run_id is not None:
                 raise InputError(
@@ -167,6 +167,9 @@ class RunLogCallback(IGPOCallback):
     @override(IGPOCallback)
     def on_stop(self, *, algorithm) -> None:
         self._close("finished")
+        if self._run is not None and self._is_new:
+            self._run.discard_if_unused()
+            self._is_new = False
 
     def _attempt_after(self, iteration: int, algorithm: Any) -> Attempt:
         """Returns the attempt that logs after `iteration` iterations: the open one, else the next."""
@@ -203,9 +206,6 @@ class RunLogCallback(IGPOCallback):
             self.run.end_attempt(how, self.run.metadata["iteration"])
             self._attempt = None
             self._open.close()
-        if self._run is not None and self._is_new:
-            self._run.discard_if_unused()
-            self._is_new = False
 
 
 def _newest(folder: Path, trial: str) -> str:

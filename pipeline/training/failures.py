@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from envs.disk_errors import disk_trouble
+from envs.errors import InputError
 from pipeline.training.ray_processes.watch import lost_ray
 
 
@@ -23,6 +24,8 @@ def in_words(error: Exception, folder: Path) -> str:
     """
     cause = cause_of(error)
     told = lost_ray() or disk_trouble(error, folder) or lost_learner(error)
+    if not told and isinstance(cause, InputError):
+        return str(cause)
     return told or f"{type(cause).__name__}: {' '.join(str(cause).split())}"
 
 

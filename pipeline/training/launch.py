@@ -28,7 +28,7 @@ from pipeline.run_directory.directory import FINISHED, HELDOUT_BEFORE, RunDirect
 from pipeline.run_directory.remote import TakenOverError
 from pipeline.terminal import Console
 from pipeline.training.attempt import open_attempt
-from pipeline.training.changed_settings import widen_limits
+from pipeline.training.changed_settings import take_over
 from pipeline.training.download import download_model
 from pipeline.training.failures import cause_of, in_words
 from pipeline.training.loop import Ending, TrainingLoop
@@ -89,7 +89,7 @@ def launch(experiments: list[Experiment], options: LaunchOptions, console: Conso
             console.rule(
                 f"run {number} of {len(plans)}: {plan.experiment.name} {label}".rstrip(), align="left"
             )
-        if plan.run is not None and plan.run.metadata["status"] == FINISHED:
+        if plan.run is not None and plan.is_done:
             console.print(f"already finished: {plan.run.path}", soft_wrap=True)
             continue
         code = _start(plan, grids.get(plan.experiment.name), options, console)
@@ -106,7 +106,7 @@ def _checked_plans(experiments: list[Experiment], options: LaunchOptions, consol
     plans = [
         plan_run(experiment, resume=options.resume, alone=len(experiments) == 1) for experiment in experiments
     ]
-    unfinished = [plan for plan in plans if plan.run is None or plan.run.metadata["status"] != FINISHED]
+    unfinished = [plan for plan in plans if not plan.is_done]
     joins_cluster = options.ray.cluster is not None
     if unfinished and options.ray.cluster:
         knock(options.ray.cluster)  # before checks that may build an index
@@ -141,9 +141,10 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
         experiment.storage_path, experiment.name, plan.resolved, facts, rollout_log=experiment.rollout_log
     )
     with _held(run, is_new=plan.run is None) as checkpoint:
-        widen_limits(run, plan.resolved, plan.widened)
+        take_over(run, plan.resolved, plan.widened)
         run.note(questions=plan.questions)
         console.print(f"run directory  {_relative(run.path)}", soft_wrap=True)
+        begun = run.metadata["iteration"]
         try:
             with log_to_file(run.logs / "driver.log"):
                 native = run.logs / "native.log"
@@ -158,8 +159,8 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
             raise InputError(str(error)) from error
         except Exception as error:  # its traceback is in the run's log, and on the terminal under -v
             cause = cause_of(error)
-            if isinstance(cause, InputError):
-                raise cause from error
+            if isinstance(cause, InputError) and run.metadata["iteration"] == begun:
+                raise cause from error  # this attempt has done nothing: it is told as what the checks find
             if options.verbosity:
                 console.print_exception()
             console.print(f"the run failed: {in_words(error, run.path)}", style="red", soft_wrap=True)

@@ -7,6 +7,7 @@ commits last. The next attempt supersedes whatever a dead one did beyond its che
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -78,13 +79,18 @@ class TrainingLoop:
         self._checkpoints = Checkpoints(
             self.run.checkpoints, self.checkpoint.num_to_keep, self.run.config_path
         )
-        best = self._checkpoints.best
-        self._best_score: float | None = read_note(best).get("best_score") if best else None
+        self._best_score = self._score_to_beat()
         self._before = load_scores(self.run.path / HELDOUT_BEFORE)
         last = load_scores(self.run.path / HELDOUT_LAST)
         # Scores beyond the checkpoint are of a dead attempt, and superseded as its log rows are.
         self._compared = [i for i in self.run.metadata.get(COMPARED, ()) if i <= self.algorithm.iteration]
         self._after = last if last and last[0] <= self.algorithm.iteration else None
+
+    def _score_to_beat(self) -> float | None:
+        """The score of `best`, if it is not of a dead attempt beyond the checkpoint."""
+        best = self._checkpoints.best
+        note = read_note(best) if best else {"iteration": math.inf}
+        return note.get("best_score") if note["iteration"] <= self.algorithm.iteration else None
 
     def run_to_end(self) -> Ending:
         """Trains until a criterion of `stop` is met or an interrupt comes.

@@ -190,6 +190,33 @@ def test_the_rollouts_of_an_iteration_that_failed(runs, caplog):
     assert [row[:3] for row in rows(folder)] == [(1, 1, "train"), (2, 2, "train")]
 
 
+def test_a_run_that_failed_before_its_first_rollout_can_be_tried_again(runs):
+    algorithm = StubAlgorithm(log_to(runs))
+    algorithm.fail()
+    algorithm.train(train_1())
+    algorithm.stop()
+    assert [row[:3] for row in rows(runs / "igpo" / "trial_1")] == [(1, 1, "train")]
+
+
+def test_a_run_that_never_logged_leaves_no_folder(runs):
+    algorithm = StubAlgorithm(log_to(runs))
+    algorithm.fail()
+    algorithm.stop()
+    assert not (runs / "igpo").exists()
+
+
+def test_a_run_that_python_goes_on_with_keeps_the_stop_that_it_had(runs):
+    algorithm = StubAlgorithm(log_to(runs, run_id="mine"))
+    algorithm.train(train_1())
+    algorithm.stop()
+    run = RunDirectory(runs / "igpo" / "mine")
+    content = run.resolved
+    content["igpo"]["stop"] = {"training_iteration": 14}
+    run.replace_config(content)
+    StubAlgorithm(log_to(runs, run_id="mine"))
+    assert run.resolved == content
+
+
 def small_config(policy, callback) -> IGPOConfig:
     world = {"entities": 50, "train_questions": 100, "heldout_questions": 20}
     env = {"max_turns": 3, "max_turn_tokens": 8, "max_context_tokens": 256, "world": world}

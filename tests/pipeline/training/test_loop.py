@@ -200,6 +200,15 @@ def test_the_best_checkpoint_says_what_chose_it(setting):
     assert "selection" not in read_note(run.checkpoints / "last")
 
 
+def test_the_best_of_a_dead_attempt_beyond_the_checkpoint_is_no_score_to_beat(setting):
+    """`last` was removed, as the message of a damaged one says, and `best` was left."""
+    run, make, output = setting
+    make(FakeAlgorithm(em_of=lambda i: 0.9)).run_to_end()
+    (run.checkpoints / "last").unlink()
+    make(FakeAlgorithm(em_of=lambda i: 0.2)).run_to_end()
+    assert read_note(run.checkpoints / "best")["best_score"] == pytest.approx(0.2)
+
+
 def test_a_checkpoint_that_is_saved_again_keeps_what_was_noted_of_it(setting):
     """Ctrl-C during the iteration whose held-out scores are the best: it is saved as `best`, then as last."""
     run, make, _ = setting

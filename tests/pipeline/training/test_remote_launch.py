@@ -68,8 +68,11 @@ def train(tmp_path, policy, monkeypatch):
                 saver, checkpoints = SimpleNamespace(save_to_path=save), Checkpoints(run.checkpoints)
                 checkpoints.save(saver, iteration, {"run_id": run.run_id}, best=True)
                 upload_after_saving(plan.experiment.remote, run, progress)
+                run.note(iteration=iteration)
             if how == "died":
                 raise ConnectionError("the power went off")
+            if how == "refused":
+                raise InputError("GPU 0: 3.0 GiB are free.")
             run.end_attempt(how, iterations[-1])
             run.note(mlflow_ui="")
             return Ending(how, "", iterations[-1])
@@ -102,6 +105,15 @@ def test_a_run_that_died_goes_on_on_another_machine(train):
     with pytest.raises(InputError, match=r"--resume: the newest run, .*, is finished"):
         train("one", [4], resume=True)
     assert not list(train.here.glob("s3:*")) and not (train.here / "runs").exists()
+
+
+def test_what_an_engine_refuses_in_the_middle_of_a_run_does_not_leave_the_run_behind(train):
+    """As a runner that is started again finds: another process has taken its GPU's memory."""
+    code, said, _ = train("one", [1, 2], how="refused")
+    assert code == FAILED and "the run failed: GPU 0: 3.0 GiB are free." in said
+    assert "go on          rllib --resume" in said and f"uploaded       {URL} (demo/" in said
+    with pytest.raises(InputError, match="GPU 0: 3.0 GiB are free"):
+        train("one", [], how="refused", resume=True)
 
 
 def test_a_run_that_cannot_be_uploaded_goes_on_and_says_so_at_its_end(train, monkeypatch):
