@@ -190,7 +190,7 @@ def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, flo
             continue
         parts, weights = [metrics[name] for metrics in having], [metrics["tokens"] for metrics in having]
         if name.startswith("logp_gap"):
-            combined[name] = max(parts)
+            combined[name] = float(np.max(parts))  # `max` would lose a NaN that is not the first
         elif name == "loss":
             combined[name] = sum(parts)
         else:

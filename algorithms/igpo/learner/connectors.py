@@ -27,7 +27,7 @@ from algorithms.igpo.learner.groups import (
     are_identical,
     decision_tokens,
     rollout_of,
-    split_groups,
+    trained_groups,
 )
 from algorithms.igpo.learner.loss import Aggregation, LossSettings, aggregation_weight
 from algorithms.igpo.learner.token_batch import (
@@ -105,7 +105,7 @@ class TurnLevelAdvantages(ConnectorV2):
         self, *, rl_module, batch, episodes, explore=None, shared_data: Any = None, metrics=None, **kwargs
     ):
         started = time.perf_counter()
-        kept, _ = split_groups(episodes)
+        kept = trained_groups(episodes)
         self.notes.credit, self.notes.groups = {}, []
         shared_data[CREDIT] = {}
         shared_data[NUMBERS] = _batch_wide(episodes)

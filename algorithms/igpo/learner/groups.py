@@ -25,13 +25,13 @@ def rollout_of(episode) -> Rollout:
     return episode.custom_data["rollout"]
 
 
-def split_groups(episodes: Sequence[Any]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+def trained_groups(episodes: Sequence[Any]) -> dict[str, list[Any]]:
     """Groups episodes by `Rollout.group_id`, never by the episode's own id, which RLlib rewrites.
 
     A rollout without a turn (it was lost before its first decision) counts as missing.
 
     Returns:
-        The groups to train on and the groups that are dropped, both in order of arrival.
+        The groups of at least `MIN_GROUP` rollouts, in order of arrival. The others are dropped.
 
     Raises:
         ValueError: two episodes carry the same rollout id.
@@ -46,13 +46,12 @@ def split_groups(episodes: Sequence[Any]) -> tuple[dict[str, list[Any]], dict[st
         members = groups[rollout.group_id]
         if rollout.turns:
             members.append(episode)
-    kept = {group: members for group, members in groups.items() if len(members) >= MIN_GROUP}
-    return kept, {group: members for group, members in groups.items() if group not in kept}
+    return {group: members for group, members in groups.items() if len(members) >= MIN_GROUP}
 
 
 def kept_episodes(episodes: Sequence[Any]) -> list[Any]:
     """Returns the episodes that are trained on, group after group."""
-    kept, _ = split_groups(episodes)
+    kept = trained_groups(episodes)
     return [episode for members in kept.values() for episode in members]
 
 
@@ -126,7 +125,7 @@ def shard_groups(episodes: Sequence[Any], num_shards: int) -> list[list[Any]]:
     fewer groups than shards. Episodes of dropped groups are left out.
     """
     numbers = batch_wide_numbers(episodes)
-    kept, _ = split_groups(episodes)
+    kept = trained_groups(episodes)
     loads = [0] * num_shards
     shards: list[list[Any]] = [[] for _ in range(num_shards)]
     sizes = {group: sum(_context_tokens(episode) for episode in members) for group, members in kept.items()}

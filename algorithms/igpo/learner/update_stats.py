@@ -86,7 +86,9 @@ class UpdateStats:
         return {key: part for key, part in zip(turn_keys, parts, strict=True) if len(part)}
 
     def metrics(self, num_updates: int, over_learners: OverLearners) -> dict[str, float]:
-        """Computes the metrics of the batch, the same on every learner (two collective calls).
+        """Computes the metrics of the batch (two collective calls).
+
+        All but `micro_batches` are the same on every learner.
 
         `kl` is among them only if it was measured.
         """

@@ -1,6 +1,7 @@
 """The module and the learner on a tiny random Llama: exact log-probs, exact losses, exact steps."""
 
 import copy
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from igpo_learner_setup import (
     stamp,
     update,
 )
-from ray.rllib.utils.metrics import LEARNER_RESULTS
+from ray.rllib.utils.metrics import ALL_MODULES, LEARNER_RESULTS
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from algorithms.igpo.learner.loss import LossSettings
@@ -642,6 +643,16 @@ def test_where_no_trained_policy_spoke_nothing_was_learnt(llama, untied_llama):
         update(learner, make_batch(agents=("searcher",), policy=policy)), ["reader_policy", "searcher_policy"]
     )
     assert metrics["loss"] == metrics["grad_norm"] == metrics["logp_gap_mean"] == 0
+
+
+@pytest.mark.parametrize("gaps", [(0.1, math.nan), (math.nan, 0.1)])
+def test_a_gap_that_is_no_number_stays_one_beside_another_policy_s(gaps):
+    results = {LEARNER_RESULTS: {ALL_MODULES: {"seconds_credit": 0.0, "peak_gib_learn": 0.0}}}
+    results[LEARNER_RESULTS] |= {
+        name: {"tokens": 8.0, "logp_gap_max": gap} for name, gap in zip("ab", gaps, strict=True)
+    }
+    logger = SimpleNamespace(peek=results.get)
+    assert math.isnan(learner_metrics(logger, ["a", "b"])["logp_gap_max"])
 
 
 def test_a_kl_that_was_not_measured_is_not_reported(llama):
