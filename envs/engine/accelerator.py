@@ -10,6 +10,7 @@ from pathlib import Path
 
 from envs.engine.base import EngineSettings
 from envs.errors import InputError
+from envs.memory import free_memory
 
 DEVICE_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd")
 """Files of the drivers of NVIDIA (Linux, and Windows' subsystem for it) and AMD."""
@@ -97,9 +98,7 @@ def check_device(settings: EngineSettings) -> None:
 
 
 def _check_host_memory(settings: EngineSettings) -> None:
-    import psutil
-
-    free_gib = psutil.virtual_memory().available / 2**30
+    free_gib = free_memory() / 2**30
     if settings.kv_cache_gib > free_gib:
         raise InputError(
             f"engine.kv_cache_gib is {settings.kv_cache_gib:g} but only {free_gib:.1f} GiB of memory are "

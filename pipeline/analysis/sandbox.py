@@ -17,8 +17,8 @@ from textwrap import shorten
 
 import duckdb
 
+from envs.memory import total_memory
 from pipeline.analysis.locate import AnalysisError
-from pipeline.run_directory.provenance import memory_bytes
 
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
 """Without options in brackets: a comment among them could hide from us where the explained statement begins.
@@ -44,7 +44,7 @@ def connect(memory_gib: float | None = None) -> duckdb.DuckDBPyConnection:
     Args:
         memory_gib: its memory; None: half of what this process may use. Four times as much goes to disk.
     """
-    limit = memory_bytes() / 2**31 if memory_gib is None else memory_gib
+    limit = total_memory() / 2**31 if memory_gib is None else memory_gib
     connection = duckdb.connect(
         config={
             "memory_limit": f"{limit:.3f}GiB",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from envs.memory import free_memory
 from pipeline.doctor.findings import Finding, Subject
 from pipeline.estimate.capacity import Memory, memory_of
 from pipeline.estimate.machines import GIB, GPUS
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def memory(subject: Subject) -> Finding:
     """Compares the memory that `igpo estimate` expects with what is here: for a run on GPUs each role's with
-    one GPU, else all of it with the free memory of the host.
+    one GPU, else all of it with the memory that is free to this process.
 
     Fails only where it is certain that the run cannot start: the learner's state (weights, gradients, AdamW's
     moments, reference) or an engine does not fit. On a GPU an engine takes the share that it is given. A run
@@ -27,7 +28,7 @@ def memory(subject: Subject) -> Finding:
     config = subject.config
     takes_gpus = bool(config.num_gpus_per_env_runner or config.num_gpus_per_learner)
     work = workload_of(config, Expected(), on_cpu=not takes_gpus)
-    total = _smallest_gpu() if takes_gpus else _free_memory()
+    total = _smallest_gpu() if takes_gpus else float(free_memory())
     if takes_gpus and not total:
         return _without_a_gpu(subject.model, work, config)
     found = memory_of(subject.model, work, total)
@@ -148,9 +149,3 @@ def _smallest_gpu() -> float:
         torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())
     )
     return float(min(sizes, default=0.0))
-
-
-def _free_memory() -> float:
-    import psutil
-
-    return float(psutil.virtual_memory().available)

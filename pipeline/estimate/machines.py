@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from envs.memory import total_memory
+
 GIB = 2**30
 
 
@@ -40,7 +42,7 @@ the weights, 10 of `step_overhead`, and 7 a sequence."""
 
 @dataclass(frozen=True)
 class Device:
-    """One accelerator, or the CPU with the machine's memory."""
+    """One accelerator, or the CPU with the memory that this process may use."""
 
     name: str
     memory: float
@@ -64,7 +66,6 @@ GPUS = {
 
 def this_cpu(threads: int, dtype: str = "float32") -> Device:
     """This machine's CPU. Measures, for a moment, a matrix product of `dtype` and a sum over memory."""
-    import psutil
     import torch
 
     before = torch.get_num_threads()
@@ -76,7 +77,7 @@ def this_cpu(threads: int, dtype: str = "float32") -> Device:
         bandwidth = block.nbytes / _best(block.sum, threads)
     finally:
         torch.set_num_threads(before)
-    memory = float(psutil.virtual_memory().total)
+    memory = float(total_memory())
     return Device(
         f"this CPU, {threads} threads",
         memory,

@@ -10,6 +10,8 @@ import platform
 import subprocess
 from pathlib import Path
 
+from envs.memory import total_memory
+
 PACKAGES = (
     "igpo-rllib",
     "ray",
@@ -42,24 +44,15 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, object]:
-    """Processor, usable cores, `OMP_NUM_THREADS` (None: not set), memory in GiB, GPUs by name."""
+    """Processor, usable cores, `OMP_NUM_THREADS` (None: not set), usable memory in GiB, GPUs by name."""
     return {
         "processor": _processor(),
         "cores": _cores(),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
-        "memory_gib": round(memory_bytes() / 2**30, 1),
+        "memory_gib": round(total_memory() / 2**30, 1),
         "gpus": _lines("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"),
         "system": platform.platform(),
     }
-
-
-def memory_bytes() -> int:
-    """Memory that this process may use: the machine's, or its control group's limit where that is lower."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
-    return total
 
 
 def git_commit() -> str | None:

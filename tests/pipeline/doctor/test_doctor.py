@@ -18,16 +18,18 @@ from rich.console import Console
 from scripted_engine import ScriptedEngine, tiny_task
 
 from algorithms.igpo.config import IGPOConfig
-from envs.engine.base import ScoreAnswer, Scored
+from envs.engine.accelerator import check_device
+from envs.engine.base import EngineSettings, ScoreAnswer, Scored
 from envs.errors import InputError
 from envs.runner.rollout_loop import RolloutLoop
 from envs.world.words import VALUES
+from pipeline.analysis.sandbox import connect
 from pipeline.doctor import checks, measurements
 from pipeline.doctor.findings import Finding, Subject
 from pipeline.doctor.words import words
 from pipeline.estimate.capacity import estimate
 from pipeline.estimate.estimate import show
-from pipeline.estimate.machines import GIB, GPUS, Device
+from pipeline.estimate.machines import GIB, GPUS, Device, this_cpu
 from pipeline.estimate.workload import Expected, model_of, workload_of
 from pipeline.evaluation.saved_policy import Policy
 from pipeline.experiment.experiment import load_experiments
@@ -92,7 +94,7 @@ def test_memory_on_gpus_is_what_the_estimate_says(gpus, overrides, status):
 @pytest.mark.parametrize("overrides", [(), ("num_env_runners=4",), ("num_learners=2",), ("lora={rank: 4}",)])
 @pytest.mark.parametrize("free, status", [(1.0, "fail"), (1e12, "ok")])
 def test_memory_of_a_cpu_is_what_the_estimate_says(monkeypatch, overrides, free, status):
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
+    monkeypatch.setattr("pipeline.doctor.memory.free_memory", lambda: free)
     asked = with_model(*SMALL, *NO_GPU, *overrides)
     found, memory = checks.memory(asked), estimated(asked, free, on_cpu=True).memory
     assert found.status == status
@@ -105,13 +107,30 @@ def test_memory_of_a_cpu_is_what_the_estimate_says(monkeypatch, overrides, free,
     assert f"all engines and learners: {memory.by_role()}" in found.message
 
 
+def test_whoever_asks_for_memory_learns_of_a_container_s_limit(monkeypatch):
+    """`docker run --memory 8g`: the kernel ends the run there, whatever the host has free."""
+    limited = {"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/memory.max": f"{2**33}\n",
+               "/sys/fs/cgroup/memory.current": f"{2**31}\n"}  # fmt: skip
+    monkeypatch.setattr("envs.memory._read", lambda path: limited.get(str(path), ""))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=2**38, available=2**37))
+    found = checks.memory(with_model(*SMALL, *NO_GPU, "engine.kv_cache_gib=7"))
+    assert found.status == "fail" and "needed whatever the rollouts and 6.0 GiB are free" in found.message
+    monkeypatch.setattr("envs.engine.accelerator.sees_gpu", lambda: False)
+    monkeypatch.setattr("envs.engine.accelerator.vllm_is_for_cpus", lambda: True)
+    with pytest.raises(InputError, match=r"kv_cache_gib is 7 but only 6\.0 GiB of memory are free: lower it"):
+        check_device(EngineSettings(kv_cache_gib=7))
+    assert this_cpu(1).memory == 2**33 and provenance.hardware()["memory_gib"] == 8.0
+    with connect() as connection:
+        assert connection.sql("SELECT current_setting('memory_limit')").fetchall() == [("4.0 GiB",)]
+
+
 def test_memory_that_short_rollouts_do_not_need_fails_no_run(monkeypatch):
     asked = with_model(*SMALL, *NO_GPU)
     parts = estimated(asked, 1e12, on_cpu=True).memory.parts
     of_rollouts = ("activations", "logits", "autocast")
     certain = sum(parts.values()) - sum(parts[f"learner: {part}"] for part in of_rollouts)
     for free, status in ((certain * 1.01, "warn"), (certain * 0.99, "fail")):
-        monkeypatch.setattr("psutil.virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        monkeypatch.setattr("pipeline.doctor.memory.free_memory", lambda free=free: free)
         assert checks.memory(asked).status == status
         advice = checks.memory(asked).message
         assert ("lower tokens_per_micro_batch" in advice) is (status == "warn")

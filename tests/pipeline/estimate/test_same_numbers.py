@@ -44,7 +44,7 @@ def h100s(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
-    monkeypatch.setattr(memory_module, "_free_memory", lambda: 2.0**40)
+    monkeypatch.setattr(memory_module, "free_memory", lambda: 2**40)
     monkeypatch.setattr("pipeline.experiment.before_start.check_start", lambda experiment: None)
     for name in ("environment", "proxies", "gpus", "words", "answers", "retriever", "prompts"):
         monkeypatch.setattr(checks, name, lambda subject: Finding("", "ok", ""))
