@@ -58,15 +58,16 @@ def hardware() -> dict[str, object]:
 def git_commit() -> str | None:
     """Commit of the code that runs, with `+changes` where the tree differs from it.
 
-    Outside a clone, such as in the image, IGPO_GIT_COMMIT names it; None: it is not known.
+    Where git does not track this file, such as in the image or in an environment that lies in the clone of
+    another project, IGPO_GIT_COMMIT names it; None: it is not known.
     """
-    folder = str(Path(__file__).resolve().parent)
-    commit = _lines("git", "-C", folder, "rev-parse", "HEAD")
+    file = Path(__file__).resolve()
+    git = ("git", "-C", str(file.parent))
+    is_tracked = _lines(*git, "ls-files", "--error-unmatch", file.name)
+    commit = _lines(*git, "rev-parse", "HEAD") if is_tracked else []
     if not commit:
         return os.environ.get("IGPO_GIT_COMMIT") or None
-    return commit[0] + (
-        "+changes" if _lines("git", "-C", folder, "status", "--porcelain", "--untracked-files=no") else ""
-    )
+    return commit[0] + ("+changes" if _lines(*git, "status", "--porcelain", "--untracked-files=no") else "")
 
 
 def _cores() -> int | None:
