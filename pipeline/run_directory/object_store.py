@@ -6,8 +6,8 @@ What fails and may pass is tried again. Credentials are those of the environment
 from __future__ import annotations
 
 import logging
-import os
 import re
+import secrets
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,8 +59,12 @@ class ObjectStore:
         self._root = root.rstrip("/")
 
     def check(self) -> None:
-        """Writes, reads and removes a small file. Raises InputError where that fails."""
-        probe = self._at(f".igpo_probe_{os.getpid()}")
+        """Writes, reads and removes a small file of its own. Raises InputError where that fails.
+
+        It is not tried again beyond what pyarrow's clients do, of a busy store S3's for some seconds and
+        Google's for `GOOGLE_SECONDS`: a wrong address is to be told soon.
+        """
+        probe = self._at(f".igpo_probe_{secrets.token_hex(8)}")
         try:
             with _as_oserror():
                 self._write(probe, PROBE)

@@ -211,6 +211,21 @@ def test_a_store_that_gives_back_something_else_is_refused(bucket, monkeypatch):
         here.check()
 
 
+def test_pods_that_look_at_the_place_at_once_do_not_meet(bucket, monkeypatch, tmp_path):
+    """Each has process number 1: one removes its file while the other reads."""
+    here, there = bucket("one"), bucket("two")
+    read, others = ObjectStore._read, [there]
+
+    def meanwhile(self, path):
+        if others:
+            others.pop().check()
+        return read(self, path)
+
+    monkeypatch.setattr(ObjectStore, "_read", meanwhile)
+    here.check()
+    assert others == [] and list((tmp_path / "store").rglob(".igpo_probe*")) == []
+
+
 def test_runs_that_cannot_be_read_are_named(bucket, monkeypatch):
     here = bucket("one")
     here.upload(make_run(bucket.url))
