@@ -4,8 +4,10 @@ Both are written under a temporary name that ends in `.tmp`, flushed to disk, an
 process that comes after a crash, sees the old content or the new one.
 
 A killed writer leaves its temporary behind. That of a file, `NAME.tmp`, is overwritten by the next write of
-the file. That of a folder, `.NAME.HOST.PID.RANDOM.tmp`, names its writer: the next write of the folder on
-that host removes it, since the process is gone. `remove_leftovers` removes all of them at once.
+the file. That of a folder, `.NAME.HOST.NAMESPACE.PID.RANDOM.tmp`, names its writer: the next write of the
+folder on that host removes it, since the process is gone. Containers on one host may share its name, and
+number their processes apart: each looks after the leftovers of its own namespace. `remove_leftovers` removes
+all of them at once.
 """
 
 from __future__ import annotations
@@ -113,7 +115,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def _prefix(target: Path) -> str:
-    return f".{target.name}.{socket.gethostname()}."
+    return f".{target.name}.{socket.gethostname()}.{_pid_namespace()}."
+
+
+def _pid_namespace() -> int:
+    """Number of the namespace in which this process has its number; 0 where the system has none (macOS)."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def _remove_leftovers_of_dead_writers(target: Path) -> None:

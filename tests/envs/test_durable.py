@@ -1,6 +1,7 @@
 """Files and folders are there whole or not at all, whether their writers fail or are killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,25 @@ def test_leftovers_of_living_writers_and_other_folders_stay(tmp_path):
     assert len(names(tmp_path)) == 2
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["index"]
+
+
+APART = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc")
+"""Runs a command as a container on the host's network has it: the host's name, numbers of its own."""
+
+
+def test_a_writer_in_a_container_that_shares_the_host_s_name_is_not_taken_for_dead(tmp_path):
+    if not shutil.which(APART[0]) or subprocess.run([*APART, "true"], capture_output=True).returncode:
+        pytest.skip("no namespaces of processes here")
+    script = "import sys; from pathlib import Path; from envs.durable import write_folder\n"
+    script += "write_folder(Path(sys.argv[1]), lambda folder: (folder / 'theirs').write_text('x'))"
+
+    def write(folder):
+        subprocess.run([*APART, sys.executable, "-c", script, str(tmp_path / "index")], check=True)
+        assert folder.is_dir()
+
+    with pytest.raises(FileExistsError):
+        write_folder(tmp_path / "index", write)
+    assert names(tmp_path) == ["index"] and names(tmp_path / "index") == ["theirs"]
 
 
 def test_a_folder_that_fails_leaves_nothing(tmp_path):
