@@ -48,8 +48,8 @@ def warm_start_command(
     Examples:
 
     - `igpo data demonstrations passages.jsonl --out demos.jsonl --exclude test.jsonl`
-    - `igpo warm-start my.yaml --demonstrations demos.jsonl --out ./warm`
-    - `rllib train file my.yaml --set model_path=./warm --set env_config.worked_examples=false`
+    - `igpo warm-start my.yaml --demonstrations demos.jsonl --out warm --set env_config.worked_examples=false`
+    - `rllib train file my.yaml --set model_path=warm --set env_config.worked_examples=false`
     """
     from pipeline.logging import configure_logging
 
