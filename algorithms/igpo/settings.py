@@ -274,7 +274,8 @@ class IGPOSettings(AlgorithmConfig):
         """Everything that the engines depend on. Configurations of equal identity can use the same engines.
 
         The model counts with its architecture and tokenizer alone: an engine starts without weights and
-        receives the learner's. One that serves adapters has read its base, so there the folder counts.
+        receives the learner's. One that serves adapters has read its base, and one that trusts a model's code
+        has run it, so there the folder counts.
         """
         folder, settings = Path(resolve_model(self.model_path)), self.search_settings
         files = [folder / name for name in ("config.json", "tokenizer.json")]
@@ -287,7 +288,8 @@ class IGPOSettings(AlgorithmConfig):
             self.num_learners,
             self.policy_ids,
             self.adapters.served,
-            str(folder) if self.adapters.served else None,
+            self.trust_remote_code,
+            str(folder) if self.adapters.served or self.trust_remote_code else None,
             settings.max_context_tokens,
             settings.protocol,
         )

@@ -46,15 +46,17 @@ class AdapterServer(VLLMEngine):
         """An engine for each policy, all on this one."""
         return {policy: ServedPolicy(self, policy) for policy in self._settings}
 
-    def _weights_arguments(self, *, on_cpu: bool) -> dict[str, Any]:
+    def _weights_arguments(self, *, on_cpu: bool, trust_remote_code: bool) -> dict[str, Any]:
         number, targets = len(self._settings), served_targets(self._settings)
+        if targets == "all-linear":
+            # Without a list vLLM wraps the output head too, and then fails to score prompts on a CPU.
+            targets = _linear_layers(self._base, trust_remote_code)
         return {
             "enable_lora": True,
             "max_loras": number,
             "max_cpu_loras": number,
             "max_lora_rank": served_rank(self._settings),
-            # Without this list vLLM wraps the output head too, and then fails to score prompts on a CPU.
-            "lora_target_modules": _linear_layers(self._base) if targets == "all-linear" else targets,
+            "lora_target_modules": targets,
         }
 
     def submit_for(self, policy: str, request: Generate | ScoreAnswer) -> None:
@@ -104,13 +106,14 @@ class AdapterServer(VLLMEngine):
             self._llm.sleep(level=1)  # a CPU worker ignores it
 
 
-def _linear_layers(folder: str) -> list[str]:
+def _linear_layers(folder: str, trust_remote_code: bool) -> list[str]:
     """Names of the linear layers of a model, without its output head."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     head, linear = model.get_output_embeddings(), torch.nn.Linear
     layers = [name for name, one in model.named_modules() if isinstance(one, linear) and one is not head]
     return sorted({name.rpartition(".")[2] for name in layers})

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from envs.engine.base import EngineSettings, RolloutEngine
 from envs.engine.lora import LoraSettings
+from envs.engine.models import naming_shipped_code
 from envs.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,9 @@ def build_engines(
         _require_vllm()
         from envs.engine.adapters import AdapterServer
 
-        server = AdapterServer(folders[next(iter(served))], settings, served, **further)
+        base = folders[next(iter(served))]
+        with naming_shipped_code(base):
+            server = AdapterServer(base, settings, served, **further)
         engines |= server.policies
     for policy, folder in folders.items():
         if policy not in served:
@@ -56,6 +59,7 @@ def build_engine(
     dtype: Literal["float32", "bfloat16"],
     seed: int = 0,
     reads_text: bool = False,
+    trust_remote_code: bool = False,
 ) -> RolloutEngine:
     """Builds the engine of one policy, without weights yet.
 
@@ -66,9 +70,11 @@ def build_engine(
         dtype: "float32" or "bfloat16".
         seed: seed of the engine (requests carry their own).
         reads_text: whether to load the tokenizer, which requests with stop strings need.
+        trust_remote_code: whether a model may run code that its repository ships.
 
     Raises:
-        InputError: vLLM is not installed, or the free memory is less than its KV cache needs.
+        InputError: vLLM is not installed, the free memory is less than its KV cache needs, or the model needs
+            code that is not trusted.
     """
     if settings.kind == "transformers":
         from envs.engine.transformers import TransformersEngine
@@ -77,15 +83,28 @@ def build_engine(
             "rollouts by the transformers engine: several times slower than vLLM, which this machine may "
             "not have"
         )
-        return TransformersEngine(
-            model_path, settings, max_model_len=max_model_len, dtype=dtype, reads_text=reads_text
-        )
+        with naming_shipped_code(model_path):
+            return TransformersEngine(
+                model_path,
+                settings,
+                max_model_len=max_model_len,
+                dtype=dtype,
+                reads_text=reads_text,
+                trust_remote_code=trust_remote_code,
+            )
     _require_vllm()
     from envs.engine.vllm import VLLMEngine
 
-    return VLLMEngine(
-        model_path, settings, max_model_len=max_model_len, dtype=dtype, seed=seed, reads_text=reads_text
-    )
+    with naming_shipped_code(model_path):
+        return VLLMEngine(
+            model_path,
+            settings,
+            max_model_len=max_model_len,
+            dtype=dtype,
+            seed=seed,
+            reads_text=reads_text,
+            trust_remote_code=trust_remote_code,
+        )
 
 
 def _require_vllm() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from envs.engine.lora import is_adapter
@@ -11,6 +13,25 @@ from envs.git_lfs import refuse_pointers_of_model
 TINY = {"tiny": "tiny_policy", "tiny_timid": "tiny_timid_policy", "tiny_graded": "tiny_graded_policy"}
 """Embedded policies and their folders beside this module."""
 SMOLLM2 = "smollm2"
+
+
+@contextmanager
+def naming_shipped_code(model_path: str | None) -> Generator[None]:
+    """Says in one sentence that a model needs the code that comes with it, which libraries say in several.
+
+    Raises:
+        InputError: transformers or vLLM refuse to run such code, because `trust_remote_code` is off.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if "trust_remote_code=True" not in str(error):
+            raise
+        raise InputError(
+            f"model {model_path} runs only with the code that comes with it: read that code and, if you "
+            "trust it, set trust_remote_code=true (`igpo import`: --trust), or take a model without code of "
+            "its own"
+        ) from error
 
 
 def resolve_model(model_path: str | None, what: str = "model_path") -> str:

@@ -39,6 +39,7 @@ class TransformersEngine:
         max_model_len: longest context plus decision, in tokens.
         dtype: "float32" or "bfloat16".
         reads_text: whether to load the tokenizer, which requests with stop strings need.
+        trust_remote_code: whether a model may run code that its repository ships; a tokenizer never does.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class TransformersEngine:
         max_model_len: int,
         dtype: Literal["float32", "bfloat16"],
         reads_text: bool = False,
+        trust_remote_code: bool = False,
     ):
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -58,12 +60,16 @@ class TransformersEngine:
         self._device = torch.device("cpu") if accelerator is None else accelerator
         self._max_num_seqs, self._max_model_len = settings.max_num_seqs, max_model_len
         model = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(model_path), dtype=getattr(torch, dtype)
+            AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code),
+            dtype=getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
         )
         self._model = model.eval().requires_grad_(False)
         if settings.placement == "separate":
             self._model.to(self._device)
-        self._tokenizer = AutoTokenizer.from_pretrained(model_path) if reads_text else None
+        self._tokenizer = (
+            AutoTokenizer.from_pretrained(model_path, trust_remote_code=False) if reads_text else None
+        )
         self._waiting: deque[Generate] = deque()
         self._scores: list[ScoreAnswer] = []
         self._rows: list[_Row] = []

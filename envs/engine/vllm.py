@@ -49,6 +49,7 @@ class VLLMEngine:
         dtype: "float32" or "bfloat16".
         seed: seed of the engine (requests carry their own).
         reads_text: whether to load the tokenizer, which requests with stop strings need.
+        trust_remote_code: whether a model may run code that its repository ships.
 
     Raises:
         InputError: the engine cannot start here (`check_device`).
@@ -63,6 +64,7 @@ class VLLMEngine:
         dtype: Literal["float32", "bfloat16"],
         seed: int = 0,
         reads_text: bool = False,
+        trust_remote_code: bool = False,
     ):
         check_device(settings)
         LLM = import_vllm(dtype)  # noqa: N806 (a class)
@@ -77,7 +79,8 @@ class VLLMEngine:
             LLM,
             settings.vllm,
             model=model_path,
-            **self._weights_arguments(on_cpu=on_cpu),
+            **self._weights_arguments(on_cpu=on_cpu, trust_remote_code=trust_remote_code),
+            trust_remote_code=trust_remote_code,
             dtype=dtype,
             seed=seed,
             max_model_len=max_model_len,
@@ -103,7 +106,7 @@ class VLLMEngine:
         if shares_gpu:
             self.sleep()  # the learner is built next
 
-    def _weights_arguments(self, *, on_cpu: bool) -> dict[str, Any]:
+    def _weights_arguments(self, *, on_cpu: bool, trust_remote_code: bool) -> dict[str, Any]:
         """vLLM's arguments for where the weights come from."""
         return {
             # The weights come from the learner, before the first request: nothing is read from disk twice.

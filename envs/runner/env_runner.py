@@ -76,6 +76,7 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
             dtype=self.config.model_dtype,
             seed=self._seed or 0,
             reads_text=bool(task.protocol.stop_strings),
+            trust_remote_code=self.config.trust_remote_code,
         )
         return RolloutLoop(task, engines, scores_on_engine=self.config.belief_scoring.on_engine)
 

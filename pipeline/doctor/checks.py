@@ -112,7 +112,7 @@ def model(subject: Subject) -> Finding:
     """Checks that the model can be read, and counts its parameters where it is on this machine."""
     from transformers import AutoConfig
 
-    from envs.engine.models import resolve_model
+    from envs.engine.models import naming_shipped_code, resolve_model
 
     folder = resolve_model(subject.config.model_path)
     sizes = partial(model_sizes, config=subject.config)
@@ -121,7 +121,10 @@ def model(subject: Subject) -> Finding:
     if not Path(folder).is_dir():
         logger.warning("model_path %s is no folder here: asking the Hugging Face hub", folder)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=subject.config.trust_remote_code)
+        with naming_shipped_code(subject.config.model_path):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=subject.config.trust_remote_code)
+    except InputError as error:
+        return Finding("model", "fail", str(error))
     except (OSError, ValueError) as error:
         return Finding(
             "model", "fail", f"model_path {subject.config.model_path}: {str(error).splitlines()[0]}"

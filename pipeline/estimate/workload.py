@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from envs.engine.lora import LoraSettings, served_rank, served_targets
-from envs.engine.models import resolve_model
+from envs.engine.models import naming_shipped_code, resolve_model
 from envs.errors import InputError
 from pipeline.estimate.known_models import known_config
 from pipeline.estimate.machines import GIB
@@ -181,9 +181,12 @@ def _model_config(config: IGPOConfig) -> Any:
     if (known := known_config(model_path)) is not None:
         return known
     try:
-        return AutoConfig.from_pretrained(
-            resolve_model(model_path), trust_remote_code=config.trust_remote_code
-        )
+        with naming_shipped_code(model_path):
+            return AutoConfig.from_pretrained(
+                resolve_model(model_path), trust_remote_code=config.trust_remote_code
+            )
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(
             f"model_path {model_path}: its configuration cannot be read; give a folder or a hub name"

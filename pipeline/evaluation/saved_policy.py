@@ -128,6 +128,7 @@ def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None
         dtype=config.model_dtype,
         seed=config.seed,
         reads_text=bool(task.protocol.stop_strings),
+        trust_remote_code=config.trust_remote_code,
     )
     for policy, engine in engines.items():
         adapters = saved.get(policy)

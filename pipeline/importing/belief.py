@@ -122,13 +122,19 @@ def tokens_of(query: BeliefQuery | None) -> int:
     return max(map(len, query.contexts_T1)) + max(len(suffix.ids) for suffix in query.suffixes_K)
 
 
-def open_engine(folder: str, settings: EngineSettings, *, tokens: int, dtype: Any) -> RolloutEngine:
+def open_engine(
+    folder: str, settings: EngineSettings, *, tokens: int, dtype: Any, trust_remote_code: bool
+) -> RolloutEngine:
     """An engine with the model's weights, for contexts and answers of up to `tokens` tokens."""
     from algorithms.igpo.model.causal_lm import DTYPES, load_causal_lm
     from envs.engine.build import build_engine
 
-    engine = build_engine(folder, settings, max_model_len=tokens + 1, dtype=dtype)
-    engine.load_weights(dict(load_causal_lm(folder, DTYPES[dtype]).state_dict()), version=0)
+    engine = build_engine(
+        folder, settings, max_model_len=tokens + 1, dtype=dtype, trust_remote_code=trust_remote_code
+    )
+    engine.load_weights(
+        dict(load_causal_lm(folder, DTYPES[dtype], trust_remote_code).state_dict()), version=0
+    )
     return engine
 
 

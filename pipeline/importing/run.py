@@ -21,7 +21,7 @@ from algorithms.igpo.learner.credit_input import rollout_facts, scored_rollout
 from algorithms.igpo.metrics import training_metrics
 from envs.data.question import AliasRule
 from envs.engine.base import EngineSettings
-from envs.engine.models import resolve_model
+from envs.engine.models import naming_shipped_code, resolve_model
 from envs.errors import InputError
 from envs.runner.belief import BeliefQuery
 from envs.search.protocols.build import load_tokenizer
@@ -53,6 +53,7 @@ class Scoring:
             else the answer alone.
         alias_rule: how the scores of several aliases become one; None: as the preset says, else the largest.
         max_answer_tokens: longest gold answer that is scored.
+        trust_remote_code: whether the model may run code that its repository ships.
     """
 
     model: str
@@ -61,6 +62,7 @@ class Scoring:
     answer_template: str | None = None
     alias_rule: AliasRule | None = None
     max_answer_tokens: int = 32
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,20 @@ def import_rollouts(
         rollout = make_rollout(conversation, lambda text: len(queries.chat.plain.ids(text)))
         steps[conversation.step].append((rollout, queries.make(conversation, rollout)))
         advance(1)
-    tokens = _longest(folder, [member for members in steps.values() for member in members])
+    members = [member for members in steps.values() for member in members]
+    tokens = _longest(folder, members, scoring.trust_remote_code)
     begin("loading the model", 0)
-    engine = open_engine(folder, scoring.engine, tokens=tokens, dtype=scoring.dtype) if tokens else None
+    engine = (
+        open_engine(
+            folder,
+            scoring.engine,
+            tokens=tokens,
+            dtype=scoring.dtype,
+            trust_remote_code=scoring.trust_remote_code,
+        )
+        if tokens
+        else None
+    )
     settings = _settings(source, scoring, preset, rule, queries.words)
     with _new_run(settings, name, runs_dir) as (run, log):
         advance = begin(SCORING, len(conversations))
@@ -133,15 +146,16 @@ def import_rollouts(
     return Imported(run, queries.words, queries.without_thoughts)
 
 
-def _longest(folder: str, members: list[tuple[Rollout, BeliefQuery | None]]) -> int:
+def _longest(folder: str, members: list[tuple[Rollout, BeliefQuery | None]], trust_remote_code: bool) -> int:
     """The tokens of the longest context and answer.
 
     Raises:
-        InputError: the model has no room for it.
+        InputError: the model has no room for it, or needs code that is not trusted.
     """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder).get_text_config()
+    with naming_shipped_code(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).get_text_config()
     room = getattr(config, "max_position_embeddings", None) or sys.maxsize
     lengths = [tokens_of(query) for _, query in members]
     longest = max(lengths)

@@ -28,6 +28,7 @@ from algorithms.igpo.model.packing import PACKED, PackedRows
 from algorithms.igpo.model.ragged import takes_ragged_rows
 from algorithms.igpo.model.token_logp import Entropy, backbone, token_logp
 from envs.engine.lora import LoraSettings, write_adapter
+from envs.engine.models import naming_shipped_code
 from envs.engine.weights import state_to_tensors
 from envs.errors import InputError
 
@@ -44,11 +45,12 @@ def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: boo
 
     Raises:
         ValueError: the model's logits are not its output head applied to its backbone's last hidden state, or
-            its tokens meet elsewhere than in attention.
+            its tokens meet elsewhere than in attention, or it needs code that is not trusted.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    with naming_shipped_code(path):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     for name, value in config.to_dict().items():
         if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
             setattr(config, name, 0.0)

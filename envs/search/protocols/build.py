@@ -83,7 +83,8 @@ def load_tokenizer(folder: str | None):
     if Path(folder).is_dir():
         refuse_pointers_of_model(Path(folder), "tokenizer file")
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        # Without the argument transformers would ask at the terminal whether to run a model's code.
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"no tokenizer could be loaded from {folder}: {str(error).splitlines()[0]}"

@@ -47,6 +47,9 @@ def import_command(
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Precision of the model.")
     ] = "float32",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the code that the model's repository ships, if it has some.")
+    ] = False,
     runs_dir: RunsDir = Path("runs"),
     verbose: Verbose = 0,
 ) -> None:
@@ -77,7 +80,7 @@ def import_command(
         chosen = find_preset(preset)
     except ValueError as error:
         raise InputError(str(error)) from error
-    scoring = Scoring(model, EngineSettings(kind=engine), dtype, answer_template)
+    scoring = Scoring(model, EngineSettings(kind=engine), dtype, answer_template, trust_remote_code=trust)
     console = Console()
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("reading", total=None)
