@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from algorithms.igpo.model.supported import unsupported
+from algorithms.igpo.model.supported import sliding_window, unsupported
 from algorithms.igpo.weights.restoring import check_shapes
 from envs.data.questions import named
 from envs.errors import InputError
@@ -109,7 +109,9 @@ def _emulates_bfloat16(config: IGPOConfig) -> bool:
 
 
 def model(subject: Subject) -> Finding:
-    """Checks that the model can be read, and counts its parameters where it is on this machine."""
+    """Checks that the model can be read and trained on whole contexts, and counts its parameters where it is
+    on this machine.
+    """
     from transformers import AutoConfig
 
     from envs.engine.models import naming_shipped_code, resolve_model
@@ -135,6 +137,15 @@ def model(subject: Subject) -> Finding:
             "fail",
             f"model_path {subject.config.model_path} ({config.model_type}) cannot be trained here: {why}; "
             "take Llama, Qwen2, Qwen3, Mistral, SmolLM2 or a model built like them",
+        )
+    window, longest = sliding_window(config), subject.config.search_settings.max_context_tokens
+    if window is not None and window < longest:
+        return Finding(
+            "model",
+            "fail",
+            f"model_path {subject.config.model_path} ({config.model_type}) has a sliding window of {window} "
+            f"tokens, beyond which the learner cannot reproduce it, and contexts may have {longest}: lower "
+            f"env_config.max_context_tokens to {window}",
         )
     if subject.experiment.restore:
         check_shapes(subject.experiment.restore, str(subject.config.model_path), config)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from algorithms.igpo.belief.token_tree import TokenTree
+from algorithms.igpo.model.supported import sliding_window
 from algorithms.igpo.model.token_logp import LOGITS_PER_CHUNK, backbone, head_logp
 from envs.runner.belief import BeliefQuery
 
@@ -116,12 +117,12 @@ class TreeScorer:
         )
 
     def _refuse_sliding_window(self, trees: list[_Tree]) -> None:
-        window = getattr(self._model.config, "sliding_window", None)
+        window = sliding_window(self._model.config)
         longest = max((tree.longest for tree in trees), default=0)
         if window is not None and window < longest:
             raise ValueError(
                 f"a context with its answer has {longest} tokens, longer than the model's sliding window of "
-                f"{window}: use `naive`"
+                f"{window}: lower env_config.max_context_tokens to {window}"
             )
 
 

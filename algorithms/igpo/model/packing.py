@@ -221,7 +221,10 @@ def packed_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     window, longest = kwargs.get("sliding_window"), packed_rows.shapes[0][1]
     if window is not None and window < longest:
-        raise ValueError(f"a row of {longest} tokens is longer than the model's sliding window of {window}")
+        raise ValueError(
+            f"a row of {longest} tokens is longer than the model's sliding window of {window}: lower "
+            f"env_config.max_context_tokens to {window}"
+        )
     if (starts_X := packed_rows.starts_X) is not None:
         rows = [_end_to_end(part, packed_rows) for part in (query, key, value)]
         output = ragged.ragged_attention(*rows, starts_X, longest, kwargs.get("scaling"))

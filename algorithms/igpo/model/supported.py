@@ -27,3 +27,15 @@ def unsupported(config: Any) -> str | None:
     if not getattr(config, "num_attention_heads", None):
         return "its tokens meet elsewhere than in attention"
     return None
+
+
+def sliding_window(config: Any) -> int | None:
+    """Tokens that the nearest-sighted attention layers of this configuration see; None where all see all.
+
+    The learner reproduces a model with such a window on sequences that fit into it.
+    """
+    window = getattr(config, "sliding_window", None)
+    if not window or getattr(config, "use_sliding_window", None) is False:
+        return None
+    kinds = getattr(config, "layer_types", None)
+    return int(window) if not kinds or "sliding_attention" in kinds else None

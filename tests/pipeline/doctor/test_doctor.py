@@ -16,6 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 from scripted_engine import ScriptedEngine, tiny_task
+from transformers import CONFIG_MAPPING
 
 from algorithms.igpo.config import IGPOConfig
 from envs.engine.accelerator import check_device
@@ -203,6 +204,34 @@ def test_a_machine_without_a_gpu_compares_with_kinds_of_gpus(monkeypatch):
     assert found.status == "ok" and "fits on h200, h100, a100" in found.message
     huge = with_model("model_path=Qwen/Qwen2.5-72B-Instruct")
     assert checks.memory(huge).status == "warn"
+
+
+@pytest.mark.parametrize(
+    "kind, settings, refused",
+    [
+        ("mistral", {"sliding_window": 4096}, True),
+        ("mistral", {"sliding_window": 8192}, False),
+        ("mistral", {"sliding_window": None}, False),
+        ("qwen2", {"sliding_window": 4096, "use_sliding_window": False}, False),
+        ("gemma3_text", {"sliding_window": 4096, "head_dim": 16}, True),
+    ],
+)
+def test_contexts_are_no_longer_than_a_sliding_window(tmp_path, kind, settings, refused):
+    sizes = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 6,
+        "num_attention_heads": 2, "num_key_value_heads": 1,
+    }  # fmt: skip
+    CONFIG_MAPPING[kind](**sizes, **settings).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    given = (f"model_path={tmp_path}", "model_dtype=float32")
+    found = checks.model(subject(*given, "env_config.max_context_tokens=8192"))
+    assert found.status == ("fail" if refused else "ok")
+    if refused:
+        assert found.message == (
+            f"model_path {tmp_path} ({kind}) has a sliding window of 4096 tokens, beyond which the learner "
+            "cannot reproduce it, and contexts may have 8192: lower env_config.max_context_tokens to 4096"
+        )
+    assert checks.model(subject(*given, "env_config.max_context_tokens=4096")).status == "ok"
 
 
 @pytest.mark.parametrize("rule, belief", [("max", 0.9), ("mean", 0.3), ("first", 0.1)])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from igpo_learner_setup import VOCAB, save_tiny_llama
+from transformers import MistralConfig, MistralForCausalLM
 
 from algorithms.igpo.belief.naive import NaiveScorer
 from algorithms.igpo.belief.token_tree import TokenTree
@@ -158,18 +159,29 @@ def test_a_tree_by_hand():
     assert ancestors == [[0, 1, 4], [0, 1, 4, 5], [0, 1, 4, 6], [7]]
 
 
-def test_a_sliding_window_that_the_mask_does_not_know_is_refused(model):
+def test_a_sliding_window_that_the_mask_does_not_know_is_refused(model, monkeypatch):
     query = make_query(np.random.default_rng(6), answers=(1,), prefix=(7,))
     longest = (
         max(map(len, query.contexts_T1)) + 1
     )  # the template's first token; the gold one is only predicted
-    try:
-        model.config.sliding_window = longest
+    monkeypatch.setattr(model.config, "sliding_window", longest, raising=False)
+    TreeScorer(model).score([query])
+    monkeypatch.setattr(model.config, "sliding_window", longest - 1)
+    cure = f"sliding window of {longest - 1}: lower env_config.max_context_tokens to {longest - 1}$"
+    with pytest.raises(ValueError, match=cure):
         TreeScorer(model).score([query])
-        model.config.sliding_window = longest - 1
-        with pytest.raises(
-            ValueError, match=f"longer than the model's sliding window of {longest - 1}: use `naive`"
-        ):
-            TreeScorer(model).score([query])
-    finally:
-        del model.config.sliding_window
+    monkeypatch.setattr(model.config, "layer_types", ["full_attention"] * 2, raising=False)
+    TreeScorer(model).score([query])  # no layer has the window
+
+
+def test_the_scorer_that_is_slower_has_the_same_window(tmp_path):
+    config = MistralConfig(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, sliding_window=8,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    mistral = load_causal_lm(str(tmp_path), torch.float32)
+    query = make_query(np.random.default_rng(6), answers=(1,), prefix=(7,))
+    for scorer in (NaiveScorer(mistral), TreeScorer(mistral)):
+        with pytest.raises(ValueError, match="lower env_config.max_context_tokens to 8$"):
+            scorer.score([query])

@@ -203,7 +203,11 @@ def test_a_row_beyond_the_sliding_window_is_refused(tmp_path):
     )
     model = load_causal_lm(str(tmp_path), torch.float32)
     assert token_logp(model, *random_rows((9, 4)))[0].isfinite().all()
-    with pytest.raises(ValueError, match="a row of 9 tokens is longer than the model's sliding window of 8"):
+    refusal = (
+        "a row of 9 tokens is longer than the model's sliding window of 8: lower "
+        "env_config.max_context_tokens to 8$"
+    )
+    with pytest.raises(ValueError, match=refusal):
         token_logp(model, *random_rows((10, 4)))
 
 
