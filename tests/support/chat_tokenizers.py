@@ -6,7 +6,7 @@ documented formats (ChatML with Hermes tool calls; Llama 3.1 headers) and are sh
 
 from __future__ import annotations
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 CHATML = (
@@ -125,6 +125,12 @@ GEMMA = """\
 DEAF = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
 """Drops what the system says."""
 
+ZEPHYR = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+"""TinyLlama's; the names of roles are no tokens."""
+
 OPEN, CLOSED = "<think>\n", "<think>\n\n</think>\n\n"
 """How Qwen3-Thinking and DeepSeek-R1 begin a turn, and how Qwen3 does without thinking."""
 
@@ -157,6 +163,32 @@ def chat_tokenizer(template: str | None = CHATML, normaliser=None) -> PreTrained
         tags = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
         fast.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in tags])
     fast.chat_template = template
+    return fast
+
+
+def sentencepiece_tokenizer(newlines: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """A tokenizer as that of Llama 2, TinyLlama and Mistral, with `ZEPHYR`: blanks are `▁`, and a character
+    outside the vocabulary is its bytes, such as `<0x0A>`.
+
+    Args:
+        newlines: tokens of line breaks that the vocabulary has besides, as Gemma's.
+    """
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *letters, *newlines]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    core = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = ZEPHYR
     return fast
 
 

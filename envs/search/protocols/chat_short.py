@@ -65,6 +65,8 @@ EXAMPLES = {
         ("assistant", "Note: the author of The Silent Orchard is Marta Lindqvist"),
     ],
 }
+LINE_BREAK_BYTE = "<0x0A>"
+"""A line break where a vocabulary falls back to bytes (SentencePiece: Llama 2, TinyLlama, Mistral)."""
 _LINE = re.compile(r"(Search|Answer|Note):[ \t]*(\S.*)", re.IGNORECASE)
 _MARK = re.compile(r"\b(Search|Answer|Note):", re.IGNORECASE)
 _KINDS = {"search": ActionKind.TOOL, "answer": ActionKind.ANSWER, "note": ActionKind.MESSAGE}
@@ -93,7 +95,7 @@ class ChatShortProtocol:
         newlines = {
             i
             for token, i in tokenizer.get_vocab().items()
-            if token and set(token) <= {"\n", "Ċ"} and i != end
+            if token and (set(token) <= {"\n", "Ċ"} or token == LINE_BREAK_BYTE) and i != end
         }
         self.stop_token_ids = [end, *sorted(newlines)]
 

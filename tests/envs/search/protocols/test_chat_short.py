@@ -1,7 +1,7 @@
 """The chat_short protocol on a ChatML tokenizer made here."""
 
 import pytest
-from chat_tokenizers import FORGETFUL, chat_tokenizer
+from chat_tokenizers import FORGETFUL, chat_tokenizer, sentencepiece_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +42,25 @@ def test_an_end_that_was_not_sampled_belongs_to_the_observation():
         != END
     )
     assert {END, *encode("\n")} == set(PROTOCOL.stop_token_ids)
+
+
+@pytest.mark.parametrize(
+    ("newlines", "breaks"), [((), ["<0x0A>"]), (("\n", "\n\n"), ["<0x0A>", "\n", "\n\n"])]
+)
+def test_a_line_break_that_is_a_byte_ends_a_turn(newlines, breaks):
+    tokenizer = sentencepiece_tokenizer(newlines)
+    protocol = ChatShortProtocol(tokenizer)
+    end, *others = protocol.stop_token_ids
+    assert tokenizer.convert_ids_to_tokens([end, *others]) == ["</s>", *breaks]
+    for stop in others:
+        decision = [*tokenizer("Search: the author", add_special_tokens=False)["input_ids"], stop]
+        assert tokenizer.decode(decision).startswith("Search: the author\n")
+        assert protocol.is_complete(decision) and not protocol.is_complete(decision[:-1])
+        action = protocol.parse(decision)
+        assert (action.kind, action.arguments) == (ActionKind.TOOL, {"query": "the author"})
+        observation = protocol.observation("Ann.", decision_ids=decision, sender="tool", max_tokens=9)
+        assert observation.ids[0] == end
+    assert protocol.parse(protocol.decision(action)).arguments == {"query": "the author"}
 
 
 @pytest.mark.parametrize(
