@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,12 +51,16 @@ def experiment(coded, tmp_path):
     return str(write_experiment(tmp_path / "demo.yaml", coded, engine={"kind": "transformers"}))
 
 
-def test_the_transformers_engine_runs_a_trusted_models_code(coded):
-    engine = build_engine(coded, ENGINE, max_model_len=64, dtype="float32", trust_remote_code=True)
-    model = random_llama(vocab_size=engine._model.config.vocab_size)
+@pytest.mark.parametrize("kind", ["transformers", pytest.param("vllm", marks=pytest.mark.slow)])
+def test_an_engine_runs_a_trusted_models_code(coded, kind):
+    settings = EngineSettings(kind=kind, kv_cache_gib=0.25)
+    engine = build_engine(coded, settings, max_model_len=64, dtype="float32", trust_remote_code=True)
+    vocabulary = json.loads(Path(coded, "config.json").read_text())["vocab_size"]
+    model = random_llama(vocab_size=vocabulary)
     engine.load_weights(pushed_weights(model), version=1)
     turn = results_of(engine, [Generate("a", [7, 8, 9], 4, [], 1.0, 0)])["a"]
-    assert type(engine._model).__name__ == "ShippedForCausalLM"
+    if kind == "transformers":
+        assert type(engine._model).__name__ == "ShippedForCausalLM"
     np.testing.assert_allclose(turn.logprobs_L, plain_logp(model, [7, 8, 9], turn.ids), atol=1e-4)
 
 

@@ -16,9 +16,13 @@ class ShippedConfig(LlamaConfig):
     model_type = "shipped"
 """
 MODEL = """\
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, LlamaModel
 
 from .configuration_shipped import ShippedConfig
+
+
+class ShippedModel(LlamaModel):
+    config_class = ShippedConfig
 
 
 class ShippedForCausalLM(LlamaForCausalLM):
@@ -36,6 +40,7 @@ def ship_code(folder: Path) -> Path:
         "architectures": ["ShippedForCausalLM"],
         "auto_map": {
             "AutoConfig": "configuration_shipped.ShippedConfig",
+            "AutoModel": "modeling_shipped.ShippedModel",
             "AutoModelForCausalLM": "modeling_shipped.ShippedForCausalLM",
         },
     }

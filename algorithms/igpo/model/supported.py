@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-LAYERS = ("full_attention", "sliding_attention", "chunked_attention", "attention", "mlp", "moe")
+LAYERS = ("full_attention", "sliding_attention", "attention", "mlp", "moe")
 """Kinds of layers, in a Hugging Face configuration, in which tokens meet by attention or not at all."""
 
 
