@@ -1,11 +1,12 @@
 """Compares finished runs of a real model on real text: sampled exact match by update, and held-out scores.
 
-    python -m benchmarks.real_text keep RUN --start rare --method grpo --scores scores.json
+    python -m benchmarks.real_text keep RUN... --start rare --method grpo --scores scores.json
     python -m benchmarks.real_text show --baseline grpo --svg docs/images/real_text.svg
 
-`keep` reads a run's log, and what `rllib evaluate RUN/checkpoints/last --out scores.json` wrote. It keeps
-two tables beside this module: `updates.csv`, a row per update, and `heldout.csv`, a row per question. What
-they have of the same start, method and seed is replaced. `show` reads these tables alone.
+`keep` reads a run's log, and what `rllib evaluate RUN/checkpoints/last --out scores.json` wrote. Of a run
+that went on from another's checkpoint name both, the earlier first. It keeps two tables beside this module:
+`updates.csv`, a row per update, and `heldout.csv`, a row per question. What they have of the same start,
+method and seed is replaced. `show` reads these tables alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +50,29 @@ SMOOTHED = 3
 RESAMPLES = 10_000
 
 
-def keep(run: Path, start: str, method: str, scores: Path | None) -> None:
-    """Puts a run's updates, and its held-out scores where there are some, into the tables."""
+def keep(runs: Sequence[Path], start: str, method: str, scores: Path | None) -> None:
+    """Puts a run's updates, and its held-out scores where there are some, into the tables.
+
+    Args:
+        runs: the run; before it those whose checkpoints it went on from, in order.
+        start: name of the warm start.
+        method: its name in the tables.
+        scores: the file of held-out scores.
+    """
     about = {"start": start, "method": method}
-    updates = [about | row for row in open_run(run).sql(UPDATES_OF_RUN).to_arrow_table().to_pylist()]
+    updates: list[dict[str, Any]] = []
+    for run in runs:
+        rows = open_run(run).sql(UPDATES_OF_RUN).to_arrow_table().to_pylist()
+        before = updates[-1] if updates else {"update": 0, "rollouts": 0, "tokens": 0}
+        if rows[0]["update"] != before["update"] + 1:
+            sys.exit(
+                f"{run} begins at update {rows[0]['update']}, and {before['update']} are there before it"
+            )
+        counted = ("rollouts", "tokens")
+        updates += [about | row | {name: row[name] + before[name] for name in counted} for row in rows]
     _replace(UPDATES, updates, "start, method, seed, update")
     if scores is not None:
-        about |= {name: updates[0][name] for name in ("seed", "run_id")}
+        about |= {name: updates[-1][name] for name in ("seed", "run_id")}
         names = ("question_id", "em_squad", "f1_squad", "em_paper", "f1_paper")
         episodes = json.loads(scores.read_text(encoding="utf-8"))["episodes"]
         rows = [about | {name: episode[name] for name in names} for episode in episodes]
@@ -242,7 +260,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     keeping = commands.add_parser("keep", help="put a finished run into the tables")
-    keeping.add_argument("run", type=Path)
+    keeping.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     keeping.add_argument("--start", required=True, help="name of the warm start")
     keeping.add_argument("--method", required=True)
     keeping.add_argument("--scores", type=Path, help="what rllib evaluate --out wrote of the last checkpoint")
@@ -251,7 +269,7 @@ def main() -> None:
     showing.add_argument("--svg", type=Path, help="file to draw the curves to")
     args = parser.parse_args()
     if args.command == "keep":
-        keep(args.run, args.start, args.method, args.scores)
+        keep(args.runs, args.start, args.method, args.scores)
     else:
         show(args.baseline, args.svg, Console())
 
