@@ -132,7 +132,7 @@ def test_a_finished_run_goes_on_to_a_later_stop(folder):
     report = (run / "results/report.html").stat().st_mtime_ns
     again = Command(folder, "train", "file", "demo.yaml", "--resume", "--stop", f"training_iteration={last}")
     assert again.end() == 0, again.said
-    assert f"goes on after  iteration {last - 1}" in again.said and f"iteration {last}/{last}" in again.said
+    assert f"goes on after iteration {last - 1}" in again.said and f"iteration {last}/{last}" in again.said
     metadata = json.loads((run / "run.json").read_text())
     assert (metadata["status"], metadata["iteration"]) == ("finished", last)
     assert prompts_by_iteration(run) == drawn_prompts(run, last)
