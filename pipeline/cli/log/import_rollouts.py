@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from pipeline.cli.options import Verbose
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from envs.engine.base import EngineSettings
     from pipeline.importing.run import Imported
     from pipeline.terminal import Console
 
@@ -50,6 +51,10 @@ def import_command(
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the code that the model's repository ships, if it has some.")
     ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="engine.KEY=VALUE", help="Change one setting of the engine."),
+    ] = None,
     runs_dir: RunsDir = Path("runs"),
     verbose: Verbose = 0,
 ) -> None:
@@ -64,6 +69,7 @@ def import_command(
     - `igpo import rollouts.jsonl --model Qwen/Qwen2.5-3B-Instruct`
     - `igpo import rollouts.parquet -m ./policy --name verl --preset igpo_returns --dtype bfloat16`
     - `igpo import rollouts.jsonl -m smollm2 --answer-template "The answer is {answer}."`
+    - `igpo import rollouts.jsonl -m ./policy --set engine.gpu_memory_utilization=0.4` (beside a trainer)
     """
     from pipeline.logging import configure_logging
 
@@ -71,7 +77,6 @@ def import_command(
     from rich.progress import Progress
 
     from algorithms.credit import find_preset
-    from envs.engine.base import EngineSettings
     from envs.errors import InputError
     from pipeline.importing.run import SCORING, Scoring, import_rollouts
     from pipeline.terminal import Console, say
@@ -80,7 +85,7 @@ def import_command(
         chosen = find_preset(preset)
     except ValueError as error:
         raise InputError(str(error)) from error
-    scoring = Scoring(model, EngineSettings(kind=engine), dtype, answer_template, trust_remote_code=trust)
+    scoring = Scoring(model, _engine(engine, set_ or []), dtype, answer_template, trust_remote_code=trust)
     console = Console()
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("reading", total=None)
@@ -99,6 +104,23 @@ def import_command(
                 say(f"interrupted: the steps that were done are in the newest run of {runs_dir / name}")
             raise
     _report(done, console, runs_dir)
+
+
+def _engine(kind: str, assignments: list[str]) -> EngineSettings:
+    from envs.engine.base import EngineSettings
+    from envs.errors import InputError
+    from pipeline.experiment.file import apply_override
+    from pipeline.experiment.keys import validated
+
+    keys: dict[str, Any] = {"engine": {"kind": kind}}
+    for assignment in assignments:
+        if not assignment.startswith("engine."):
+            raise InputError(
+                f"--set {assignment}: an import takes settings of its engine alone, such as --set "
+                "engine.kv_cache_gib=4 (`igpo settings engine`); credit: `igpo recredit RUN --set ...`."
+            )
+        apply_override(keys, assignment, {"engine"})
+    return validated(EngineSettings, keys["engine"], "engine", "--set")
 
 
 def _report(done: Imported, console: Console, runs_dir: Path) -> None:

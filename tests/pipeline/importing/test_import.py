@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from typer.testing import CliRunner
 
 from algorithms.credit import advantages
+from envs.errors import InputError
 from pipeline.analysis import open_run
 from pipeline.cli.igpo import app
 from pipeline.importing.belief import score
@@ -137,6 +138,32 @@ def test_an_answer_is_scored_in_the_words_that_are_given(tmp_path, model):
         ((initial,),) = run.sql("SELECT DISTINCT initial_scores FROM episodes WHERE iteration = 1").fetchall()
     expected = [plain_score(model, RECORDS[0]["messages"][:1], "It is ", gold, ".") for gold in GOLDS]
     assert initial == pytest.approx(expected, abs=1e-4)
+
+
+def test_settings_of_the_engine_are_passed_on(tmp_path, model, monkeypatch):
+    seen = []
+
+    def open_engine(folder, settings, **further):
+        seen.append(settings)
+        raise InputError("far enough")
+
+    monkeypatch.setattr("pipeline.importing.run.open_engine", open_engine)
+    changes = ("--set", "engine.max_num_seqs=3", "--set", "engine.gpu_memory_utilization=0.4")
+    assert "far enough" in str(imported(tmp_path, model, *changes).output)
+    assert (seen[0].kind, seen[0].max_num_seqs, seen[0].gpu_memory_utilization) == ("transformers", 3, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("lr=3", "an import takes settings of its engine alone"),
+        ("engine.kv_cach=3", "unknown key `engine.kv_cach`. Did you mean `kv_cache_gib`?"),
+        ("engine.kv_cache_gib=-3", "`engine.kv_cache_gib`: Input should be greater than 0 (got -3)"),
+    ],
+)
+def test_a_setting_that_an_import_does_not_have_is_refused(tmp_path, model, change, said):
+    result = imported(tmp_path, model, "--set", change)
+    assert result.exit_code == 2 and said in " ".join(result.output.split())
 
 
 @pytest.mark.slow
