@@ -6,6 +6,8 @@ documented formats (ChatML with Hermes tool calls; Llama 3.1 headers) and are sh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -166,17 +168,23 @@ def chat_tokenizer(template: str | None = CHATML, normaliser=None) -> PreTrained
     return fast
 
 
-def sentencepiece_tokenizer(newlines: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    """A tokenizer as that of Llama 2, TinyLlama and Mistral, with `ZEPHYR`: blanks are `▁`, and a character
-    outside the vocabulary is its bytes, such as `<0x0A>`.
+def sentencepiece_tokenizer(
+    more: Sequence[str] = (), merges: Sequence[tuple[str, str]] = (), template: str = ZEPHYR
+) -> PreTrainedTokenizerFast:
+    """A tokenizer as that of Llama 2, TinyLlama and Mistral: blanks are `▁`, and a character outside the
+    vocabulary is its bytes, such as `<0x0A>`.
 
     Args:
-        newlines: tokens of line breaks that the vocabulary has besides, as Gemma's.
+        more: further tokens, such as those of line breaks that Gemma's vocabulary has besides.
+        merges: pairs that become one token.
+        template: its chat template.
     """
     letters = [chr(code) for code in range(33, 127)]
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *letters, *newlines]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *letters, *more]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    core = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    core = Tokenizer(
+        models.BPE(vocabulary, list(merges), unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
     core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     core.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -188,7 +196,7 @@ def sentencepiece_tokenizer(newlines: tuple[str, ...] = ()) -> PreTrainedTokeniz
         eos_token="</s>",
         clean_up_tokenization_spaces=False,
     )
-    fast.chat_template = ZEPHYR
+    fast.chat_template = template
     return fast
 
 

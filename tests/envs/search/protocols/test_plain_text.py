@@ -5,10 +5,20 @@ import time
 
 import numpy as np
 import pytest
-from chat_tokenizers import CHATML, CLOSED, LLAMA3, OPEN, QWEN2, SCHEMAS, beginning, chat_tokenizer
+from chat_tokenizers import (
+    CHATML,
+    CLOSED,
+    LLAMA3,
+    OPEN,
+    QWEN2,
+    SCHEMAS,
+    beginning,
+    chat_tokenizer,
+    sentencepiece_tokenizer,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from envs.search.protocols.base import Action
@@ -31,26 +41,11 @@ def with_tags(template=CHATML, normaliser=None, normalized=False):
 
 def pieces():
     """As Llama 2's: a blank is ``▁``, bytes stand for unknown characters, controls are in the vocabulary."""
-    controls = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<answer>"]
-    letters = [chr(i) for i in range(33, 127)] + ["▁", "th", "ink", "think", "an", "answer"]
-    vocab = {t: i for i, t in enumerate([*controls, *(f"<0x{i:02X}>" for i in range(256)), *letters])}
-    core = Tokenizer(
-        models.BPE(vocab, [("t", "h"), ("a", "n")], unk_token="<unk>", byte_fallback=True, fuse_unk=True)
-    )
-    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    core.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in controls[5:]])
-    tokenizer.chat_template = CHATML
+    turns, tags = ["<|im_start|>", "<|im_end|>"], ["<think>", "</think>", "<answer>"]
+    words, merges = ["th", "ink", "think", "an", "answer"], [("t", "h"), ("a", "n")]
+    tokenizer = sentencepiece_tokenizer([*turns, *tags, *words], merges, CHATML)
+    tokenizer.add_special_tokens({"additional_special_tokens": turns})
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in tags])
     return tokenizer
 
 
