@@ -73,22 +73,20 @@ def goes_further(run: RunDirectory, resolved: dict) -> bool:
 def take_over(run: RunDirectory, resolved: dict, widened: dict[str, list[Any]]) -> None:
     """Makes another end and wider limits the run's own: in its `config.yaml`, which its checkpoints copy.
 
-    Where `resolved` says no end, as that of a run which Python drives, the run keeps the one that it has.
-
-    A note in `run.json` lists, for each resume that widened something, the attempt and the limits.
+    Where `resolved` says no end, as that of a run which Python drives, the run keeps the one that it has. A
+    note in `run.json` lists, for each resume that widened something, the attempt and the limits.
     """
     (now,) = resolved.values()
     name, before = read_run_config(run.config_path)
-    if _end(now) and _end(now) != _end(before):
-        kept = {key: value for key, value in before.items() if key not in END}
-        run.replace_config({name: kept | _end(now)})
+    end = _end(now) or _end(before)
+    if widened or end != _end(before):
+        keys = now if widened else before
+        run.replace_config({name: {key: keys[key] for key in keys if key not in END} | end})
     if widened:
         metadata = run.metadata
-        run.replace_config(resolved)
         attempt = len(metadata["attempts"]) + 1
         notes = [*metadata.get("widened_limits", []), {"attempt": attempt, "limits": widened}]
-        (keys,) = resolved.values()
-        run.note(widened_limits=notes, config_hash=config_hash(keys["config"]))
+        run.note(widened_limits=notes, config_hash=config_hash(now["config"]))
 
 
 def _end(keys: dict) -> dict[str, Any]:

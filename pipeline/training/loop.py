@@ -7,7 +7,6 @@ commits last. The next attempt supersedes whatever a dead one did beyond its che
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -89,7 +88,9 @@ class TrainingLoop:
     def _score_to_beat(self) -> float | None:
         """The score of `best`, if it is not of a dead attempt beyond the checkpoint."""
         best = self._checkpoints.best
-        note = read_note(best) if best else {"iteration": math.inf}
+        if best is None:
+            return None
+        note = read_note(best)
         return note.get("best_score") if note["iteration"] <= self.algorithm.iteration else None
 
     def run_to_end(self) -> Ending:

@@ -215,6 +215,10 @@ def test_a_run_that_python_goes_on_with_keeps_the_stop_that_it_had(runs):
     run.replace_config(content)
     StubAlgorithm(log_to(runs, run_id="mine"))
     assert run.resolved == content
+    tokens = content["igpo"]["config"]["tokens_per_micro_batch"] + 1
+    StubAlgorithm(log_to(runs, run_id="mine"), tokens_per_micro_batch=tokens)  # a wider limit
+    content["igpo"]["config"]["tokens_per_micro_batch"] = tokens
+    assert run.resolved == content
 
 
 def small_config(policy, callback) -> IGPOConfig:
