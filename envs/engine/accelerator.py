@@ -99,6 +99,8 @@ def check_device(settings: EngineSettings) -> None:
 
 def _check_host_memory(settings: EngineSettings) -> None:
     free_gib = free_memory() / 2**30
+    if "kv_cache_memory_bytes" in settings.vllm:
+        raise InputError("engine.vllm.kv_cache_memory_bytes is for GPUs: on a CPU set engine.kv_cache_gib")
     if settings.kv_cache_gib > free_gib:
         raise InputError(
             f"engine.kv_cache_gib is {settings.kv_cache_gib:g} but only {free_gib:.1f} GiB of memory are "

@@ -39,7 +39,6 @@ REFUSED: dict[str, str] = {
     "gpu_memory_utilization": "set engine.gpu_memory_utilization",
     "block_size": "set engine.block_size",
     "enforce_eager": "set engine.enforce_eager",
-    "kv_cache_memory_bytes": "set engine.kv_cache_gib, or engine.gpu_memory_utilization on a GPU",
     "enable_sleep_mode": "set engine.placement",
     "weight_transfer_config": "set engine.weight_transfer",
     # it would change what is sampled or scored

@@ -122,9 +122,9 @@ def _prefill(model: Model, work: Workload, device: Device, assumed: Assumptions)
 
 
 def _score(model: Model, work: Workload, device: Device, assumed: Assumptions) -> float:
-    return _forward(model, work.rollouts * work.turns * work.scoring_tokens, work) / (
-        device.flops * assumed.prefill_flops
-    )
+    scores = work.rollouts * work.turns
+    computed = _forward(model, scores * work.scoring_tokens, work) / (device.flops * assumed.prefill_flops)
+    return computed + scores / work.num_runners * assumed.score_overhead
 
 
 def _forward(model: Model, tokens: float, work: Workload) -> float:
@@ -143,7 +143,9 @@ def _learn(model: Model, work: Workload, device: Device, assumed: Assumptions) -
     recomputed = forward if work.gradient_checkpointing else 0.0
     before = (forward if work.updates > 1 else 0.0) + (forward if work.has_reference else 0.0)
     operations = tokens * (work.epochs * (forward + backward + recomputed) + before)
-    return operations / (work.num_learners * device.flops * assumed.learn_flops)
+    micro_batches = work.epochs * max(1.0, tokens / work.num_learners / work.micro_batch_tokens)
+    computed = operations / (work.num_learners * device.flops * assumed.learn_flops)
+    return computed + micro_batches * assumed.micro_batch_overhead
 
 
 def _pushed(model: Model, work: Workload) -> float:

@@ -72,8 +72,8 @@ def show(
             _show_placement(propose(config, model, works[name], device, gpus), device, gpus, console)
     console.print(
         "An estimate by arithmetic and memory traffic, every turn as long as it may be unless --like RUN, "
-        "--turns, --turn-tokens, --observation-tokens and others say otherwise. Not yet run on a GPU: no "
-        "GPU's numbers have been checked against a run.",
+        "--turns, --turn-tokens, --observation-tokens and others say otherwise. Of GPUs one H200 was "
+        "measured, alone (docs/gpu.md).",
         style="dim",
     )
     for name, device in chosen.items():

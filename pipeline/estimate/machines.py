@@ -15,15 +15,25 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Assumptions:
-    """The share of the hardware's peak that is reached."""
+    """The share of the hardware's peak that is reached, and what is spent beside it.
+
+    Measured on one H200 with a model of 1.5B's shape in bfloat16 (docs/gpu.md, 2026-11-28): `learn_flops` and
+    `micro_batch_overhead` from updates of 9 and of 18 micro-batches, `score_overhead` from rollouts with and
+    without scores, `push_bandwidth` with SmolLM2. The others are not.
+    """
 
     decode_bandwidth: float = 0.6
     decode_flops: float = 0.4
     decode_overlaps: bool = True
     """Whether a decoding step computes while it reads; if not, it takes as long as both."""
     prefill_flops: float = 0.4
-    learn_flops: float = 0.35
-    push_bandwidth: float = 4e9
+    learn_flops: float = 0.3
+    micro_batch_overhead: float = 0.06
+    """Seconds of each micro-batch that do not grow with its tokens."""
+    score_overhead: float = 0.0012
+    """Seconds of each turn's score that do not grow with its tokens: vLLM's runner on GPUs reads the
+    log-probs of prompts one request at a time."""
+    push_bandwidth: float = 6e8
     """Bytes per second from learner to engine through shared memory."""
     nccl_bandwidth: float = 2e10
     """Bytes per second from the learner's GPU to those of the engines, as over PCIe 4; NVLink is faster."""
@@ -32,7 +42,13 @@ class Assumptions:
 
 
 CPU_ASSUMPTIONS = Assumptions(
-    decode_bandwidth=0.54, decode_flops=0.54, decode_overlaps=False, prefill_flops=0.9, learn_flops=0.9
+    decode_bandwidth=0.54,
+    decode_flops=0.54,
+    decode_overlaps=False,
+    prefill_flops=0.9,
+    learn_flops=0.9,
+    micro_batch_overhead=0.0,
+    score_overhead=0.0,
 )
 """A CPU's matrix products are measured, and nearly reached where many tokens are computed together: by the
 learner of SmolLM2 to 0.98, by the engine's prefill to 0.8 to 1.1. Its decoding steps took 67, 102, 112, 187
@@ -49,8 +65,9 @@ class Device:
     flops: float
     """Dense multiply-adds, counted twice: in bfloat16, of a CPU in `model_dtype`."""
     bandwidth: float
-    step_overhead: float = 0.004
-    """Seconds that the engine's own work adds to one decoding step (scheduling, sampling, Python)."""
+    step_overhead: float = 0.007
+    """Seconds that the engine's and the loop's own work adds to one decoding step (scheduling, sampling,
+    Python): measured on an H200 with 256 sequences, as `Assumptions` says."""
     source: str = "its vendor's data sheet"
     assumed: Assumptions = Assumptions()
 

@@ -102,6 +102,15 @@ def test_one_that_can_is_not(machine, facts):
     check_device(EngineSettings(kv_cache_gib=0.01))
 
 
+def test_the_size_of_the_cache_is_given_in_gib_on_a_cpu(machine):
+    given = EngineSettings(kv_cache_gib=0.01, vllm={"kv_cache_memory_bytes": 2**30})
+    machine(gpus=1)
+    check_device(given)
+    machine(gpus=0, vllm=None)
+    with pytest.raises(InputError, match="is for GPUs: on a CPU set engine.kv_cache_gib"):
+        check_device(given)
+
+
 @pytest.mark.parametrize(
     "gpus, given, expected", [(1, None, False), (1, True, True), (0, None, True), (0, False, False)]
 )

@@ -46,7 +46,13 @@ WORK = Workload(
     shares_device=False,
 )
 FULL = Assumptions(
-    decode_bandwidth=1.0, decode_flops=1.0, prefill_flops=1.0, learn_flops=1.0, push_bandwidth=1000
+    decode_bandwidth=1.0,
+    decode_flops=1.0,
+    prefill_flops=1.0,
+    learn_flops=1.0,
+    micro_batch_overhead=0.0,
+    score_overhead=0.0,
+    push_bandwidth=1000,
 )
 DEVICE = Device("a toy", memory=100_000, flops=1e6, bandwidth=1e5, step_overhead=0.5, assumed=FULL)
 
@@ -439,9 +445,42 @@ def test_lengths_come_from_the_log_of_a_run(tmp_path):
     assert "rollouts of about" in said
 
 
-def test_the_command_says_that_no_gpu_was_tried():
+def test_scores_and_micro_batches_cost_time_of_their_own():
+    slow = dataclasses.replace(FULL, score_overhead=0.25, micro_batch_overhead=2.0)
+    found, plain = (
+        estimate(MODEL, WORK, dataclasses.replace(DEVICE, assumed=assumed)) for assumed in (slow, FULL)
+    )
+    # Two turns of each of eight rollouts; 640 tokens, 40 at a time.
+    assert found.seconds["score"] - plain.seconds["score"] == pytest.approx(16 * 0.25)
+    assert found.seconds["learn"] - plain.seconds["learn"] == pytest.approx(16 * 2.0)
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "seconds", "gib"), [(8192, 123_200 / 24_966, 53.35), (16384, 123_200 / 27_998, 78.95)]
+)
+def test_the_learner_measured_on_an_h200(micro_batch, seconds, gib):
+    """docs/gpu.md: 48 rows of 123,200 tokens, a model of 1.5B's shape in bfloat16 (2026-11-28)."""
+    changes = [
+        "model_path=Qwen/Qwen2.5-1.5B-Instruct",
+        f"tokens_per_micro_batch={micro_batch}",
+        "prompts_per_iteration=6",
+        "group_size=8",
+        "offload_optimizer=false",
+        "gradient_checkpointing=false",
+    ]
+    config = load_experiments("conf/qwen2.5_3b_one_gpu.yaml", changes)[0].algorithm_config()
+    turns = Expected(turns=6, turn_tokens=213, observation_tokens=214, prompt_tokens=0)
+    work = workload_of(config, turns, on_cpu=False)
+    assert work.rollouts * work.sequence_tokens == pytest.approx(123_200, rel=0.01)
+    found = estimate(model_of(config), dataclasses.replace(work, has_reference=False), GPUS["h200"])
+    assert found.seconds["learn"] == pytest.approx(seconds, rel=0.1)
+    assert found.memory.learner / GIB == pytest.approx(gib, rel=0.1)
+
+
+def test_the_command_says_which_gpu_was_measured():
     result = CliRunner().invoke(app, ["estimate", "conf/qwen2.5_7b.yaml"])
     assert result.exit_code == 0
-    assert "Not yet run on a GPU" in result.stdout and "h200: NVIDIA H200" in result.stdout
+    assert "Of GPUs one H200 was measured" in " ".join(result.stdout.split())
+    assert "h200: NVIDIA H200" in result.stdout
     bad = CliRunner().invoke(app, ["estimate", "conf/igpo.yaml", "--device", "abacus"])
     assert bad.exit_code == 2 and "must be one of h200, h100" in bad.output
