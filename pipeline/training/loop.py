@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from pipeline.training.progress import Progress
 
 BEST_METRIC = "em_squad"
+SLOW_SAVING = 0.2
+"""Share of an iteration's seconds above which its checkpoint is worth a word; one of less than a second is
+not.
+"""
 
 
 class Trainable(Protocol):
@@ -82,6 +86,7 @@ class TrainingLoop:
         self._before = load_scores(self.run.path / HELDOUT_BEFORE)
         last = load_scores(self.run.path / HELDOUT_LAST)
         # Scores beyond the checkpoint are of a dead attempt, and superseded as its log rows are.
+        self._told_slow_saving = False
         self._compared = [i for i in self.run.metadata.get(COMPARED, ()) if i <= self.algorithm.iteration]
         self._after = last if last and last[0] <= self.algorithm.iteration else None
 
@@ -145,12 +150,25 @@ class TrainingLoop:
             or (frequency and iteration % frequency == 0)
             or (is_last and self.checkpoint.checkpoint_at_end)
         ):
+            saving = time.perf_counter()
             self._save(best=is_best)
+            self._watch_saving(time.perf_counter() - saving, result["igpo"].get("seconds_total", 0.0))
             self.run_logger.tracker.commit(iteration)
         elif is_last:
             self.run_logger.tracker.commit(iteration)
         self.run.note(iteration=iteration)
         self.run_logger.seconds += time.perf_counter() - started
+
+    def _watch_saving(self, saved: float, trained: float) -> None:
+        """Says once how to save less often, where checkpoints take much of the time."""
+        if saved < 1 or saved < SLOW_SAVING * trained or self._told_slow_saving:
+            return
+        self._told_slow_saving = True
+        self.progress.message(
+            f"the checkpoint took {saved:.1f} s beside {trained:.1f} s of training: with "
+            "checkpoint_config.checkpoint_frequency: 5 only every fifth iteration is saved, and a run that is "
+            "killed loses up to five"
+        )
 
     def _heldout(self, when: str) -> dict[str, float]:
         self.progress.busy(f"held-out evaluation {when} training ...")

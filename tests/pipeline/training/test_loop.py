@@ -190,6 +190,28 @@ def test_a_sign_of_a_collapse_is_told_at_its_iteration_and_counted(setting):
     assert [metrics["collapse_signs"] for metrics in counted if metrics] == [0.0] * 7 + [1.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    ("saved", "trained", "told"), [(3.5, 4.0, True), (0.8, 0.4, False), (3.5, 60.0, False), (3.5, 17.5, True)]
+)
+def test_who_saves_slowly_learns_once_how_to_save_less_often(setting, monkeypatch, saved, trained, told):
+    _, make, output = setting
+    algorithm = FakeAlgorithm()
+    algorithm.on_trained = lambda result: result["igpo"].update(seconds_total=trained)
+    loop, clock = make(algorithm), [0.0]
+    save = loop._save
+
+    def slowly(*, best):
+        save(best=best)
+        clock[0] += saved
+
+    monkeypatch.setattr(loop, "_save", slowly)
+    monkeypatch.setattr("pipeline.training.loop.time.perf_counter", lambda: clock[0])
+    loop.run_to_end()
+    said = " ".join(output.getvalue().split())
+    sentence = f"the checkpoint took {saved:.1f} s beside {trained:.1f} s of training: with"
+    assert said.count(sentence) == int(told)
+
+
 def test_the_best_checkpoint_says_what_chose_it(setting):
     run, make, _ = setting
     make(FakeAlgorithm(em_of=lambda i: {0: 0.1, 2: 0.5, 4: 0.9, 6: 0.7}.get(i, 0.0))).run_to_end()
