@@ -22,9 +22,11 @@ def in_words(error: Exception, folder: Path) -> str:
     """The first that explains `error`: the loss of Ray, a full disk under `folder`, the loss of a learner, or
     its cause.
     """
+    from algorithms.igpo.remote import StartError
+
     cause = cause_of(error)
     told = lost_ray() or disk_trouble(error, folder) or lost_learner(error)
-    if not told and isinstance(cause, InputError):
+    if not told and isinstance(cause, InputError | StartError):
         return str(cause)
     return told or f"{type(cause).__name__}: {' '.join(str(cause).split())}"
 
@@ -33,13 +35,18 @@ def lost_learner(error: BaseException) -> str | None:
     """What the loss of a learner did, in a sentence, where `error` follows from it; else None.
 
     A lost env runner is started again, so the loss of an actor that ends a run is a learner's. Where its node
-    is gone, what comes first may be the loss of the weights that lay there for the env runners.
+    is gone, what comes first may be the loss of the weights that lay there for the env runners. An actor that
+    never started was not lost.
     """
     from ray.exceptions import ObjectLostError, RayActorError
+
+    from algorithms.igpo.remote import StartError
 
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in seen:
+        if isinstance(cause, StartError):
+            return None
         if isinstance(cause, RayActorError | ObjectLostError):
             return "a learner is lost: its process was killed or out of memory, or its node left the cluster"
         seen.append(cause)

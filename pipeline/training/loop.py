@@ -166,7 +166,7 @@ class TrainingLoop:
         self._told_slow_saving = True
         self.progress.message(
             f"the checkpoint took {saved:.1f} s beside {trained:.1f} s of training: with "
-            "checkpoint_config.checkpoint_frequency: 5 only every fifth iteration is saved, and a run that is "
+            "checkpoint_config.checkpoint_frequency: 5 every fifth iteration is saved, and a run that is "
             "killed loses up to five"
         )
 

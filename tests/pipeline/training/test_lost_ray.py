@@ -14,7 +14,8 @@ from command import Command
 from ray.exceptions import ObjectReconstructionFailedError, RayActorError
 from tiny_policy import write_experiment, write_policy
 
-from pipeline.training.failures import lost_learner
+from algorithms.igpo.remote import StartError
+from pipeline.training.failures import in_words, lost_learner
 from pipeline.training.ray_processes import watch as ray_watch
 from pipeline.training.ray_processes.cluster import RayOptions, RayStart, starting_ray
 from pipeline.training.ray_processes.watch import (
@@ -91,6 +92,15 @@ def test_an_actor_s_death_is_told_as_a_learner_s(lost):
         told = lost_learner(error)
     assert told is not None and told.startswith("a learner is lost: its process was killed or")
     assert lost_learner(RuntimeError("another fault")) is None
+
+
+def test_an_engine_that_cannot_start_is_told_by_its_cause_and_not_as_a_loss(tmp_path):
+    """As where vLLM's warm-up on a GPU imported a package that was not there."""
+    try:
+        raise StartError("env runner 1 did not start: No module named 'torchvision'") from RayActorError()
+    except StartError as error:
+        assert lost_learner(error) is None
+        assert in_words(error, tmp_path) == "env runner 1 did not start: No module named 'torchvision'"
 
 
 def test_what_ends_after_the_block_is_not_raised(parts):
