@@ -141,7 +141,7 @@ def _folder(s: Setting, name: str) -> Path:
 
 def _sampling(s: Setting) -> list[str]:
     dtype = "float32" if s.device == "cpu" else "bfloat16"
-    sizes = ("--prompts", 32, "--turns", 4, "--turn-tokens", 200, "--context", 4096)
+    sizes = ("--prompts", 32, "--turns", 4, "--turn-tokens", 200, "--context", 4096, "--repeats", 1)
     if s.tiny:
         few = ("--group-size", 2, "--max-num-seqs", 4, "--repeats", 1)
         sizes = ("--prompts", 1, "--turns", 2, "--turn-tokens", 4, "--context", 1024, *few)
@@ -241,7 +241,7 @@ PHASES = (
     Phase(
         "sampling",
         "rollouts against their requests at once; scores; naive scores",
-        100,
+        130,
         _sampling,
         ("model",),
     ),
@@ -250,7 +250,7 @@ PHASES = (
     Phase(
         "real_text",
         "SmolLM2, colocated, bfloat16: the log-prob gap by iteration",
-        100,
+        120,
         _real_text,
         ("model",),
         lacks=_lacks_smollm2,

@@ -31,8 +31,8 @@ class Assumptions:
     micro_batch_overhead: float = 0.06
     """Seconds of each micro-batch that do not grow with its tokens."""
     score_overhead: float = 0.0012
-    """Seconds of each turn's score that do not grow with its tokens: vLLM's runner on GPUs reads the
-    log-probs of prompts one request at a time."""
+    """Seconds of each turn's score that do not grow with its tokens: vLLM's runner on GPUs computes the
+    output head for every token of a step in which a prompt is scored."""
     push_bandwidth: float = 6e8
     """Bytes per second from learner to engine through shared memory."""
     nccl_bandwidth: float = 2e10
