@@ -47,7 +47,6 @@ class FineTuner:
         self.module = module.to(device)
         self.rows = rows
         self.settings = settings
-        self.device = device
         self.updates_per_epoch = math.ceil(_num_rows(rows) / settings.batch_size)
         self.num_updates = settings.epochs * self.updates_per_epoch
         self._params = [param for param in module.parameters() if param.requires_grad]
@@ -78,13 +77,14 @@ class FineTuner:
     def loss(self, rows: TokenBatch) -> float:
         """Computes the mean negative log-probability of the decision tokens of `rows`, in nats."""
         self.module.eval()
-        return sum(float(share) for share in self._shares(rows, np.arange(_num_rows(rows))))
+        return _sum(list(self._shares(rows, np.arange(_num_rows(rows)))))
 
     def _update(self, rows: np.ndarray) -> float:
-        total = 0.0
+        losses = []
         for loss in self._shares(self.rows, rows):
             loss.backward()
-            total += float(loss.detach())
+            losses.append(loss.detach())
+        total = _sum(losses)
         norm = torch.nn.utils.clip_grad_norm_(self._params, self.settings.grad_clip)
         if not math.isfinite(float(norm)):
             raise FloatingPointError(
@@ -107,8 +107,13 @@ class FineTuner:
         tokens = int(take_rows(batch, lengths_N, rows)[Columns.LOSS_MASK].sum())
         budget = self.settings.tokens_per_micro_batch
         for micro_rows in split_micro_batches(rows, lengths_N, np.arange(len(lengths_N)), budget):
-            micro = take_rows(batch, lengths_N, micro_rows, self.device)
+            micro = take_rows(batch, lengths_N, micro_rows)
             yield -self.module.forward_train(micro)["token_logp"].sum() / tokens
+
+
+def _sum(losses: list[torch.Tensor]) -> float:
+    """Waits for the device, which computes micro-batch after micro-batch until then."""
+    return sum(torch.stack(losses).double().tolist())
 
 
 def _num_rows(batch: TokenBatch) -> int:

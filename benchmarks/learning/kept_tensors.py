@@ -53,7 +53,7 @@ def count(args: argparse.Namespace) -> tuple[Counter[str], dict[str, float]]:
     model = learner._hugging_face("default_policy").hf
     model.train()  # as in an update; without it there are no gradient checkpoints
     batch, _ = batch_of(args, model.config.vocab_size)
-    micro = take_rows(batch, row_lengths(batch), np.arange(args.rows), device)
+    micro = take_rows(batch, row_lengths(batch), np.arange(args.rows))
     shapes = {tuple(parameter.shape) for parameter in model.parameters() if parameter.dim() > 1}
     shapes |= {shape[::-1] for shape in shapes}
     seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}

@@ -39,7 +39,7 @@ from algorithms.igpo.learner.token_batch import (
     take_rows,
 )
 from algorithms.igpo.learner.update_plan import split_micro_batches
-from algorithms.igpo.model.packing import PackedRows, padded_size
+from algorithms.igpo.model.packing import PackedRows, on_device, padded_size
 from benchmarks.devices import (
     Shape,
     add_device,
@@ -114,18 +114,19 @@ def bare_update(
     optimizer.zero_grad(set_to_none=True)
     lengths_R = row_lengths(batch)
     for rows in micro_batches:
-        micro = take_rows(batch, lengths_R, rows, device)
+        micro = take_rows(batch, lengths_R, rows)
         lengths = lengths_R[rows].tolist()
-        target = micro["token_ids"][micro[Columns.LOSS_MASK]]
+        target = micro["token_ids"][micro[Columns.LOSS_MASK]].to(device, non_blocking=True)
         # A row's last token predicts nothing; any other predicts a target where the next one is a decision.
         ids = [row_ids[:-1] for row_ids in micro["token_ids"].split(lengths)]
         predicts = [row_mask[1:] for row_mask in micro[Columns.LOSS_MASK].split(lengths)]
         if packed:
-            packed_rows = PackedRows(torch.cat(ids), lengths_R[rows] - 1)  # random rows share no beginning
+            # Random rows share no beginning.
+            packed_rows = PackedRows(torch.cat(ids).numpy(), lengths_R[rows] - 1, device)
             hidden = model.model(**packed_rows.inputs()).last_hidden_state[0]
-            hidden = hidden[torch.from_numpy(packed_rows.token_of_F).to(device)[torch.cat(predicts)]]
+            hidden = hidden[on_device(packed_rows.token_of_F[torch.cat(predicts).numpy()], device)]
         else:
-            padded, mask = (pad_sequence(part, batch_first=True) for part in (ids, predicts))
+            padded, mask = (pad_sequence(part, batch_first=True).to(device) for part in (ids, predicts))
             hidden = model.model(input_ids=padded, use_cache=False).last_hidden_state[mask]
         torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), target, reduction="sum").backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -36,10 +36,7 @@ class NaiveScorer:
         ids_F = np.concatenate([part for suffix in suffixes_K for part in (context_L, suffix.ids)])
         gold_F = np.concatenate([part for suffix in suffixes_K for part in (not_gold_L, suffix.gold_mask_L)])
         alias_F = np.repeat(np.arange(len(suffixes_K)), lengths_K)
-        device = next(self._model.parameters()).device
-        columns = (
-            torch.from_numpy(column).to(device) for column in (ids_F.astype(np.int64), gold_F, alias_F)
-        )
+        columns = (torch.from_numpy(column) for column in (ids_F.astype(np.int64), gold_F, alias_F))
         logp_D, _ = token_logp(self._model, *columns, self._compute_dtype, entropy="off")
         alias_D = alias_F[gold_F]
         return np.bincount(alias_D, weights=logp_D.double().cpu().numpy()) / np.bincount(alias_D)

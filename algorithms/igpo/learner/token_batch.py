@@ -14,7 +14,9 @@ decisions.
     clip_scale     float32 [F]  factor of both clip bounds; 1 off the loss mask
     turn_id        int32   [F]  index into `TokenLayout.turn_keys`; -1 off the loss mask and in a dummy row
 
-`join_rows` makes the columns on the CPU; the learner moves micro-batches to its device.
+`join_rows` makes the columns on the CPU, and micro-batches stay there: rows are packed
+(`algorithms.igpo.model.packing`) and decision tokens picked (`decisions_of`) while the device is busy with
+the micro-batch before.
 
     rows [p q | x y]  [p | z] (x, y, z decided)    token_ids  p q x y p z    loss_mask  0 0 1 1 0 1
                                                    row_id     0 0 0 0 1 1
@@ -178,19 +180,18 @@ def _dummy_row() -> Row:
     return row
 
 
-def dummy_batch(like: TokenBatch, device: torch.device | str = "cpu") -> TokenBatch:
+def dummy_batch(like: TokenBatch) -> TokenBatch:
     """Makes one row of two tokens that adds exactly 0 to loss and gradient, with the columns of `like`.
 
     A learner runs it while others still have work. Columns that `join_rows` does not make are 0.
     """
     batch = join_rows([])
-    batch |= {name: column.new_zeros(2) for name, column in like.items() if name not in batch}
-    return {name: column.to(device) for name, column in batch.items()}
+    return batch | {name: column.new_zeros(2) for name, column in like.items() if name not in batch}
 
 
 def row_lengths(batch: TokenBatch) -> np.ndarray:
     """Counts the tokens of each row, [R]."""
-    return np.bincount(batch["row_id"].cpu().numpy())
+    return np.bincount(batch["row_id"].numpy())
 
 
 def tokens_of_rows(lengths_R: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -199,11 +200,18 @@ def tokens_of_rows(lengths_R: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.concatenate([np.arange(start_R[row], start_R[row] + lengths_R[row]) for row in rows])
 
 
-def take_rows(
-    batch: TokenBatch, lengths_R: np.ndarray, rows: np.ndarray, device: torch.device | str = "cpu"
-) -> TokenBatch:
-    """Copies the given rows of `batch` into a token batch on `device`; their row ids count from 0."""
+def take_rows(batch: TokenBatch, lengths_R: np.ndarray, rows: np.ndarray) -> TokenBatch:
+    """Copies the given rows of `batch` into a token batch; their row ids count from 0."""
     index = torch.from_numpy(tokens_of_rows(lengths_R, rows))
     taken = {name: column[index] for name, column in batch.items()}
     taken["row_id"] = torch.from_numpy(np.repeat(np.arange(len(rows), dtype=np.int32), lengths_R[rows]))
-    return {name: column.to(device, non_blocking=True) for name, column in taken.items()}
+    return taken
+
+
+def decisions_of(batch: TokenBatch, device: torch.device) -> TokenBatch:
+    """Copies the columns at the D decision tokens to `device`, [D] each, without waiting for it."""
+    index_D = torch.from_numpy(np.flatnonzero(batch[Columns.LOSS_MASK].numpy()))
+    return {
+        name: column_F.index_select(0, index_D).to(device, non_blocking=True)
+        for name, column_F in batch.items()
+    }

@@ -23,7 +23,7 @@ from algorithms.igpo.learner.distributed import DistributedLearner, gradient_nor
 from algorithms.igpo.learner.loss import LossSettings, policy_loss
 from algorithms.igpo.learner.lr_schedule import lr_share
 from algorithms.igpo.learner.references import References
-from algorithms.igpo.learner.token_batch import TokenBatch
+from algorithms.igpo.learner.token_batch import TokenBatch, decisions_of
 from algorithms.igpo.learner.update_plan import Update, UpdatePlan
 from algorithms.igpo.learner.update_stats import UpdateStats
 from algorithms.igpo.model.causal_lm import HFCausalLM
@@ -32,8 +32,9 @@ from envs.engine.peak_memory import peak_memory_gib, reset_peak_memory
 OLD_LOGP, REFERENCE_LOGP = "old_logp", "reference_logp"
 """Columns that the learner adds to a token batch before the first of several updates: float32 [F], 0 off the
 loss mask."""
-TOKEN_TERMS = "token_terms"
-"""Key of `fwd_out`: the terms of the loss, added by `compute_loss_for_module`."""
+DECISIONS, TOKEN_TERMS = "decisions", "token_terms"
+"""Keys of `fwd_out`, added by `compute_loss_for_module`: the columns at the decision tokens, on the device,
+and the terms of the loss."""
 
 
 class UpdatingLearner(DistributedLearner):
@@ -132,16 +133,22 @@ class UpdatingLearner(DistributedLearner):
         """
         module = self._hugging_face(plan.module_id)
         for update in plan.first_epoch():
-            for k, micro in enumerate(update.micro_batches(self._device)):
-                logp_D = module.forward_train(micro)["token_logp"]
-                stats.add_gap(micro, logp_D)
-                plan.add_column(OLD_LOGP, update, k, logp_D)
+            old, reference = [], []
+            for k, micro in enumerate(update.micro_batches()):
+                old.append(module.forward_train(micro)["token_logp"])
+                if update.is_real(k):
+                    stats.add_gap(micro, decisions_of(micro, self._device), old[-1])
                 if self._has_kl_term(plan.module_id):
-                    reference_logp_D = self._references.token_logp(plan.module_id, micro)
-                    plan.add_column(REFERENCE_LOGP, update, k, reference_logp_D)
+                    reference.append(self._references.token_logp(plan.module_id, micro))
+            plan.add_column(OLD_LOGP, update, old)
+            if reference:
+                plan.add_column(REFERENCE_LOGP, update, reference)
 
     def _accumulate_gradient(self, update: Update, stats: UpdateStats) -> None:
         """Adds up the gradient over the micro-batches of an update; then every learner has all of it.
+
+        Nothing waits for the device before the last of them: while it computes one, this process packs the
+        next.
 
         Raises:
             FloatingPointError: the loss of a micro-batch of any learner is not finite.
@@ -149,22 +156,25 @@ class UpdatingLearner(DistributedLearner):
         module_id = update.plan.module_id
         config, module = self.config.get_config_for_module(module_id), self.module[module_id]
         losses = []
-        for k, micro in enumerate(update.micro_batches(self._device)):
+        for k, micro in enumerate(update.micro_batches()):
             no_sync = getattr(module, "no_sync", contextlib.nullcontext)  # only a DDP wrapper has it
             with no_sync() if k < update.num_micro_batches - 1 else contextlib.nullcontext():
                 fwd_out = module.forward_train(micro)
                 loss = self.compute_loss_for_module(
                     module_id=module_id, config=config, batch=micro, fwd_out=fwd_out
                 )
-                if OLD_LOGP not in micro:
-                    stats.add_gap(micro, fwd_out["token_logp"].detach())
-                stats.add_terms(micro, fwd_out[TOKEN_TERMS], fwd_out["entropy"])
+                if update.is_real(k):
+                    decisions = fwd_out[DECISIONS]
+                    if OLD_LOGP not in micro:
+                        stats.add_gap(micro, decisions, fwd_out["token_logp"].detach())
+                    stats.add_terms(decisions, fwd_out[TOKEN_TERMS], fwd_out["entropy"])
                 # DDP averages gradients over the learners, but each loss is already a share of one sum.
                 (loss * max(1, self.config.num_learners)).backward()
             losses.append(loss.detach())
         losses = torch.stack(losses).double().tolist()
         self._refuse_non_finite(update, losses)
         stats.total["loss"] += sum(losses)
+        stats.collect()
 
     def _refuse_non_finite(self, update: Update, losses: list[float]) -> None:
         """Raises FloatingPointError on every learner if a loss of any is not finite (a collective call)."""
@@ -193,8 +203,7 @@ class UpdatingLearner(DistributedLearner):
                 batch). Without `reference_logp`, the reference is run if the loss has a KL term.
             fwd_out: output of `HFCausalLM.forward_train`.
         """
-        mask_F = batch[Columns.LOSS_MASK]
-        of_decisions = {name: column_F[mask_F] for name, column_F in batch.items()}
+        of_decisions = fwd_out[DECISIONS] = decisions_of(batch, self._device)
         logp_D = fwd_out["token_logp"]
         reference_logp_D = of_decisions.get(REFERENCE_LOGP)
         if reference_logp_D is None and self._has_kl_term(module_id):

@@ -49,22 +49,26 @@ class Update:
     weight_scale: float
     """The batch over the minibatch, in sequences or tokens; 0 if no learner has tokens in this update."""
 
-    def micro_batches(self, device: torch.device) -> Iterator[TokenBatch]:
-        """Yields this learner's micro-batches on `device`, then dummy batches up to `num_micro_batches`.
+    def micro_batches(self) -> Iterator[TokenBatch]:
+        """Yields this learner's micro-batches, then dummy batches up to `num_micro_batches`.
 
         `loss_weight` is scaled from a share of the batch to a share of the minibatch.
         """
         for k in range(self.num_micro_batches):
-            if k < len(self.rows):
-                micro = take_rows(self.plan.batch, self.plan.lengths_R, self.rows[k], device)
+            if self.is_real(k):
+                micro = take_rows(self.plan.batch, self.plan.lengths_R, self.rows[k])
             else:
-                micro = dummy_batch(self.plan.batch, device)
+                micro = dummy_batch(self.plan.batch)
             micro["loss_weight"] = micro["loss_weight"] * self.weight_scale
             yield micro
 
+    def is_real(self, k: int) -> bool:
+        """Whether micro-batch `k` holds rows of this learner; a dummy has none."""
+        return k < len(self.rows)
+
     def rollout_ids(self, micro_batches: list[int]) -> list[str]:
         """Returns the ids of the rollouts in these micro-batches, sorted; dummy batches have none."""
-        own = [k for k in micro_batches if k < len(self.rows)]
+        own = [k for k in micro_batches if self.is_real(k)]
         return sorted({self.plan.layout.rollout_ids_R[row] for k in own for row in self.rows[k]})
 
 
@@ -98,15 +102,21 @@ class UpdatePlan:
         """Yields the updates of the first epoch, which together hold every row once."""
         return islice(self, self.num_minibatches)
 
-    def add_column(self, name: str, update: Update, k: int, value_D: torch.Tensor) -> None:
-        """Sets the column `name` of `batch` at the decision tokens of micro-batch `k` of `update`.
+    def add_column(self, name: str, update: Update, values: list[torch.Tensor]) -> None:
+        """Sets the column `name` of `batch` at the decision tokens of the micro-batches of `update`.
 
         A dummy batch has no place in it: nothing happens.
+
+        Args:
+            name: of the column, which is 0 elsewhere.
+            update: whose micro-batches they are.
+            values: [D] of each micro-batch, on any device.
         """
         column_F = self.batch.setdefault(name, torch.zeros_like(self.batch[Columns.ACTION_LOGP]))
-        if k < len(update.rows):
-            index = torch.from_numpy(tokens_of_rows(self.lengths_R, update.rows[k]))
-            column_F[index[self.batch[Columns.LOSS_MASK][index]]] = value_D.cpu()
+        mask_F = self.batch[Columns.LOSS_MASK].numpy()
+        for rows, value_D in zip(update.rows, values[: len(update.rows)], strict=True):
+            index = tokens_of_rows(self.lengths_R, rows)
+            column_F.numpy()[index[mask_F[index]]] = value_D.cpu().numpy()
 
     @classmethod
     def cut(

@@ -22,35 +22,35 @@ GAP_QUANTILE = 0.999
 
 @dataclass(slots=True)
 class UpdateStats:
-    """Sums over the decision tokens of one module on one learner; those of dummy batches are left out."""
+    """Sums over the decision tokens of one module on one learner; dummy batches are not added.
+
+    What is added stays on the device until `collect`, so that nobody waits for it.
+    """
 
     total: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Sums by name. `passed_tokens` counts a decision token once per epoch."""
     ratio_max: float = 0.0
     grad_norms: list[float] = field(default_factory=list)
-    gap_parts: list[np.ndarray] = field(default_factory=list)
+    gap_parts: list[torch.Tensor] = field(default_factory=list)
     turn_parts: list[np.ndarray] = field(default_factory=list)
+    _uncollected: list[dict[str, torch.Tensor]] = field(default_factory=list)
 
-    def add_gap(self, micro: TokenBatch, logp_D: torch.Tensor) -> None:
-        """Adds the gap learner - sampler of each decision token of `micro`, measured before the first step.
+    def add_gap(self, micro: TokenBatch, decisions: TokenBatch, logp_D: torch.Tensor) -> None:
+        """Adds the gap learner - sampler of each decision token, measured before the first step.
 
         Args:
+            micro: the micro-batch, on the CPU.
+            decisions: its columns at the decision tokens, on the device.
             logp_D: the learner's log-probs of the decision tokens.
         """
-        turn_id_D, sampler_logp_D = (
-            micro[name][micro[Columns.LOSS_MASK]] for name in ("turn_id", Columns.ACTION_LOGP)
-        )
-        real_D = turn_id_D >= 0
-        self.gap_parts.append((logp_D - sampler_logp_D)[real_D].double().cpu().numpy())
-        self.turn_parts.append(turn_id_D[real_D].cpu().numpy())
+        self.gap_parts.append(logp_D - decisions[Columns.ACTION_LOGP])
+        self.turn_parts.append(micro["turn_id"].numpy()[micro[Columns.LOSS_MASK].numpy()])
 
-    def add_terms(self, micro: TokenBatch, terms: TokenTerms, entropy_D: torch.Tensor) -> None:
+    def add_terms(self, decisions: TokenBatch, terms: TokenTerms, entropy_D: torch.Tensor) -> None:
         """Adds the terms of the loss of one micro-batch, and the entropies at its decision tokens."""
-        turn_id_D, weight_D = (micro[name][micro[Columns.LOSS_MASK]] for name in ("turn_id", "loss_weight"))
-        real_D = turn_id_D >= 0
+        self.total["passed_tokens"] += len(terms.ratio)
         columns = {
-            "passed_tokens": torch.ones_like(terms.ratio),
-            "policy_loss": weight_D * terms.policy,
+            "policy_loss": decisions["loss_weight"] * terms.policy,
             "entropy": entropy_D.detach(),
             "ratio": terms.ratio,
             "clipped": terms.clipped,
@@ -58,11 +58,22 @@ class UpdateStats:
         }
         if terms.kl is not None:
             columns["kl"] = terms.kl
-        sums = torch.stack([column[real_D].double().sum() for column in columns.values()]).tolist()
-        for name, value in zip(columns, sums, strict=True):
-            self.total[name] += value
-        if real_D.any():
-            self.ratio_max = max(self.ratio_max, float(terms.ratio[real_D].max()))
+        sums = {name: column_D.double().sum() for name, column_D in columns.items()}
+        self._uncollected.append(sums | {"ratio_max": terms.ratio.max().double()})
+
+    def collect(self) -> None:
+        """Adds up what is on the device, and waits for it, once."""
+        if not self._uncollected:
+            return
+        names = list(self._uncollected[0])
+        parts = torch.stack([torch.stack(list(part.values())) for part in self._uncollected]).tolist()
+        for part in parts:
+            for name, value in zip(names, part, strict=True):
+                if name == "ratio_max":
+                    self.ratio_max = max(self.ratio_max, value)
+                else:
+                    self.total[name] += value
+        self._uncollected.clear()
 
     def add_sizes(self, plan: UpdatePlan, *, ragged: bool) -> None:
         """Adds the sizes of all micro-batches of this learner, with and without attention's padding.
@@ -132,6 +143,6 @@ class UpdateStats:
         return metrics
 
     def _gaps(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.concatenate(self.gap_parts or [np.zeros(0)]), np.concatenate(
-            self.turn_parts or [np.zeros(0, int)]
-        )
+        if not self.gap_parts:
+            return np.zeros(0), np.zeros(0, int)
+        return torch.cat(self.gap_parts).double().cpu().numpy(), np.concatenate(self.turn_parts)

@@ -82,7 +82,7 @@ def _refuse_leaks_between_rows(model, path: str) -> None:
 
     @torch.no_grad()
     def last_row(rows: list[list[int]]) -> torch.Tensor:
-        inputs = PackedRows(torch.tensor(sum(rows, [])), [len(row) for row in rows]).inputs()
+        inputs = PackedRows(np.array(sum(rows, [])), [len(row) for row in rows]).inputs()
         return backbone(model)(**inputs).last_hidden_state[0, -2:].float()
 
     try:

@@ -10,7 +10,7 @@ tokens would cost their square. Padding follows a row's real tokens, so no real 
 with a kernel for it (`algorithms.igpo.model.ragged`), rows go end to end, without padding.
 
     model.set_attn_implementation(PACKED)
-    backbone(**PackedRows(token_ids_F, lengths_R).inputs())
+    backbone(**PackedRows(token_ids_F, lengths_R, device).inputs())
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from transformers.modeling_utils import AttentionInterface
 
 from algorithms.igpo.model import ragged
 
+CPU = torch.device("cpu")
 PACKED = "igpo_packed"
 """The attention implementation; without packed rows it is plain `sdpa`."""
 MAX_PADDING = 0.1
@@ -102,6 +103,11 @@ def distinct_targets(token_of_D: np.ndarray, target_D: np.ndarray) -> tuple[np.n
     return np.unique(key_D, return_index=True, return_inverse=True)[1:]
 
 
+def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Copies `array` to `device` without waiting for what the device computes."""
+    return torch.from_numpy(array).to(device, non_blocking=True)
+
+
 class PackedRows:
     """Two layouts of the tokens of R rows: end to end, each distinct token once (E tokens), and side by side
     for attention (Z positions, padded).
@@ -109,6 +115,7 @@ class PackedRows:
     Args:
         token_ids_F: the rows, end to end.
         lengths_R: tokens of each row, at least 1.
+        device: where the model is; the layouts are worked out on the CPU.
         ragged: attention takes rows of any length; each is a group of its own, and nothing is padded.
 
     Attributes:
@@ -118,11 +125,16 @@ class PackedRows:
     """
 
     def __init__(
-        self, token_ids_F: torch.Tensor, lengths_R: Sequence[int] | np.ndarray, *, ragged: bool = False
+        self,
+        token_ids_F: np.ndarray,
+        lengths_R: Sequence[int] | np.ndarray,
+        device: torch.device = CPU,
+        *,
+        ragged: bool = False,
     ):
-        lengths_R, device = np.asarray(lengths_R), token_ids_F.device
+        lengths_R = np.asarray(lengths_R)
         start_R = np.cumsum(lengths_R) - lengths_R
-        first_E, self.token_of_F = merge_beginnings(token_ids_F.cpu().numpy(), lengths_R)
+        first_E, self.token_of_F = merge_beginnings(token_ids_F, lengths_R)
         rows_X = self._rows_that_none_continues(start_R + lengths_R - 1, len(first_E))
         groups = [rows_X[group] for group in group_by_length(lengths_R[rows_X])]
         if ragged:
@@ -131,7 +143,7 @@ class PackedRows:
         self.starts_X: torch.Tensor | None = None
         if ragged:
             starts_X = np.cumsum([0, *(width for _, width in self.shapes)]).astype(np.int32)
-            self.starts_X = torch.from_numpy(starts_X).to(device)
+            self.starts_X = on_device(starts_X, device)
         # A padded position repeats its row's last token.
         token_of_Z = np.concatenate(
             [
@@ -141,12 +153,12 @@ class PackedRows:
                 for group, (_, width) in zip(groups, self.shapes, strict=True)
             ]
         )
-        self.token_of_Z = torch.from_numpy(token_of_Z).to(device)
-        self.place_of_E = torch.from_numpy(np.unique(token_of_Z, return_index=True)[1]).to(device)
+        self.token_of_Z = on_device(token_of_Z, device)
+        self.place_of_E = on_device(np.unique(token_of_Z, return_index=True)[1], device)
         self.shares_tokens = bool(lengths_R[rows_X].sum() > len(first_E))
         position_F = np.arange(len(token_ids_F)) - np.repeat(start_R, lengths_R)
-        self.position_E = torch.from_numpy(position_F[first_E]).to(device)
-        self.token_ids_E = token_ids_F[torch.from_numpy(first_E).to(device)]
+        self.position_E = on_device(position_F[first_E], device)
+        self.token_ids_E = on_device(token_ids_F[first_E], device)
 
     def _rows_that_none_continues(self, last_R: np.ndarray, num_tokens: int) -> np.ndarray:
         """Finds the rows that together hold every token; of equal rows the first.

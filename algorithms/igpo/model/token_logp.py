@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from algorithms.igpo.model.packing import PackedRows, distinct_targets
+from algorithms.igpo.model.packing import PackedRows, distinct_targets, on_device
 from algorithms.igpo.model.ragged import takes_ragged_rows
 
 Entropy = Literal["off", "measured", "trained"]
@@ -43,6 +43,8 @@ def token_logp(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes log-probs of the rows' own tokens, and entropies of the distributions that gave them.
 
+    The columns are best on the CPU, where rows are packed: then nothing waits for the model's device.
+
     Common beginnings of rows, such as the prompt of a group, are computed once
     (`algorithms.igpo.model.packing`). So are equal targets behind the same token. For the rows [a b c] and
     [a b d] with all tokens but the first as targets:
@@ -64,28 +66,28 @@ def token_logp(
     Returns:
         log-probs and entropies of the targets in nats, both float32 [D].
     """
-    device = token_ids_F.device
+    device = next(model.parameters()).device
     # The last token of a row predicts nothing, so the forward pass leaves it out. The token before a target
     # is then at the target's index - 1, less one for each row before its own.
-    row_F, target_F = row_id_F.cpu().numpy(), np.flatnonzero(target_mask_F.cpu().numpy())
-    has_next_F = torch.from_numpy(np.append(row_F[1:] == row_F[:-1], False)).to(device)
+    ids_F, row_F = token_ids_F.cpu().numpy(), row_id_F.cpu().numpy()
+    position_D = np.flatnonzero(target_mask_F.cpu().numpy())
     rows = PackedRows(
-        token_ids_F[has_next_F],
+        ids_F[np.append(row_F[1:] == row_F[:-1], False)],
         np.bincount(row_F) - 1,
+        device,
         ragged=takes_ragged_rows(device, compute_dtype, model.config),
     )
-    target_D = token_ids_F[target_mask_F]
-    token_of_D = rows.token_of_F[target_F - 1 - row_F[target_F]]
-    first_U, pair_of_D = distinct_targets(token_of_D, target_D.cpu().numpy())
-    before_U, first_U, pair_of_D = (
-        torch.from_numpy(x).to(device) for x in (token_of_D[first_U], first_U, pair_of_D)
+    target_D, token_of_D = ids_F[position_D], rows.token_of_F[position_D - 1 - row_F[position_D]]
+    first_U, pair_of_D = distinct_targets(token_of_D, target_D)
+    before_U, target_U, pair_of_D = (
+        on_device(x, device) for x in (token_of_D[first_U], target_D[first_U], pair_of_D)
     )
     # Without its cache, which would hold all weights in bfloat16 where gradient checkpoints need one layer's.
     with torch.autocast(
         device.type, torch.bfloat16, enabled=compute_dtype is torch.bfloat16, cache_enabled=False
     ):
         hidden_EH = backbone(model)(**rows.inputs()).last_hidden_state[0]
-        hidden_UH, target_U = hidden_EH.index_select(0, before_U), target_D[first_U]
+        hidden_UH = hidden_EH.index_select(0, before_U)
         head = model.get_output_embeddings()
         chunk = max(1, logits_per_chunk // model.config.vocab_size)
         if len(target_U) <= chunk:

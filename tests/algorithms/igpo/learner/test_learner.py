@@ -286,12 +286,12 @@ def three_rows():
 def test_dummy_rows_are_never_planned():
     (update,) = plan_of(join_rows([]))
     assert (update.rows, update.num_micro_batches, update.weight_scale) == ([], 0, 0.0)
-    assert list(update.micro_batches(CPU)) == []
+    assert list(update.micro_batches()) == []
 
 
 def test_every_update_yields_its_rows_once_and_longest_first():
     plan = plan_of(three_rows(), 3, num_epochs=2, num_minibatches=2)
-    updates = [[micro["token_ids"].tolist() for micro in update.micro_batches(CPU)] for update in plan]
+    updates = [[micro["token_ids"].tolist() for micro in update.micro_batches()] for update in plan]
     lengths = [[len(ids) for ids in micros] for micros in updates]
     assert [(update.epoch, update.minibatch) for update in plan] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     for one, other, micros in ((0, 1, lengths[:2]), (2, 3, lengths[2:])):
@@ -311,19 +311,18 @@ def test_an_idle_learner_adds_dummies_and_weights_are_those_of_the_minibatch():
         tokens_per_micro_batch=100,
     )
     (update,) = plan
-    micros = list(update.micro_batches(CPU))
+    micros = list(update.micro_batches())
     assert [micro["turn_id"].max().item() for micro in micros] == [2, -1]
     assert micros[0]["loss_weight"].sum() == 6 and micros[1]["loss_weight"].sum() == 0
     plan.weight_scale_I = [0.5]
-    assert next(next(iter(plan)).micro_batches(CPU))["loss_weight"].sum() == 3
+    assert next(next(iter(plan)).micro_batches())["loss_weight"].sum() == 3
 
 
 def test_a_column_is_added_where_its_tokens_are():
     plan = plan_of(three_rows(), 3)
     (update,) = plan.first_epoch()
-    for k, micro in enumerate(update.micro_batches(CPU)):
-        plan.add_column("old_logp", update, k, micro["token_ids"][micro["loss_mask"]].float())
-    plan.add_column("old_logp", update, update.num_micro_batches, torch.tensor([9.0]))  # a dummy's
+    values = [micro["token_ids"][micro["loss_mask"]].float() for micro in update.micro_batches()]
+    plan.add_column("old_logp", update, [*values, torch.tensor([9.0])])  # the last is a dummy's
     assert plan.batch["old_logp"].tolist() == [0, 0, 10, 0, 0, 11, 11, 0, 0, 12, 12, 12]
 
 
