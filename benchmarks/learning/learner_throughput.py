@@ -39,7 +39,8 @@ from algorithms.igpo.learner.token_batch import (
     take_rows,
 )
 from algorithms.igpo.learner.update_plan import split_micro_batches
-from algorithms.igpo.model.packing import PackedRows, on_device, padded_size
+from algorithms.igpo.model.device import on_device
+from algorithms.igpo.model.packing import PackedRows, padded_size
 from benchmarks.devices import (
     Shape,
     add_device,

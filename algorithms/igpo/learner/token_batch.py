@@ -34,6 +34,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
 from algorithms.igpo.iteration_record import TurnTokens
+from algorithms.igpo.model.device import on_device
 from envs.search.trajectory import Rollout
 
 TokenBatch = dict[str, torch.Tensor]
@@ -210,8 +211,5 @@ def take_rows(batch: TokenBatch, lengths_R: np.ndarray, rows: np.ndarray) -> Tok
 
 def decisions_of(batch: TokenBatch, device: torch.device) -> TokenBatch:
     """Copies the columns at the D decision tokens to `device`, [D] each, without waiting for it."""
-    index_D = torch.from_numpy(np.flatnonzero(batch[Columns.LOSS_MASK].numpy()))
-    return {
-        name: column_F.index_select(0, index_D).to(device, non_blocking=True)
-        for name, column_F in batch.items()
-    }
+    mask_F = batch[Columns.LOSS_MASK].numpy()
+    return {name: on_device(column_F.numpy()[mask_F], device) for name, column_F in batch.items()}

@@ -26,6 +26,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import AttentionInterface
 
 from algorithms.igpo.model import ragged
+from algorithms.igpo.model.device import on_device
 
 CPU = torch.device("cpu")
 PACKED = "igpo_packed"
@@ -101,11 +102,6 @@ def distinct_targets(token_of_D: np.ndarray, target_D: np.ndarray) -> tuple[np.n
     """
     key_D = token_of_D * (target_D.max(initial=0) + 1) + target_D
     return np.unique(key_D, return_index=True, return_inverse=True)[1:]
-
-
-def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Copies `array` to `device` without waiting for what the device computes."""
-    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 class PackedRows:

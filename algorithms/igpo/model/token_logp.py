@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from algorithms.igpo.model.packing import PackedRows, distinct_targets, on_device
+from algorithms.igpo.model.device import on_device
+from algorithms.igpo.model.packing import PackedRows, distinct_targets
 from algorithms.igpo.model.ragged import takes_ragged_rows
 
 Entropy = Literal["off", "measured", "trained"]
