@@ -85,7 +85,7 @@ class UpdatingLearner(DistributedLearner):
         self._turn_gaps = {}
         self._set_optimizers()
         plans = [self._plan(module_id, dict(batch[module_id])) for module_id in sorted(batch)]
-        stats = {plan.module_id: UpdateStats() for plan in plans}
+        stats = {plan.module_id: UpdateStats(self._has_kl_term(plan.module_id)) for plan in plans}
         num_updates = self.config.num_epochs * self.config.num_minibatches
         if num_updates > 1:
             for plan in plans:

@@ -27,6 +27,8 @@ class UpdateStats:
     What is added stays on the device until `collect`, so that nobody waits for it.
     """
 
+    measures_kl: bool = False
+    """Whether the loss of the module has a KL term, also where this learner has dummies alone."""
     total: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Sums by name. `passed_tokens` counts a decision token once per epoch."""
     ratio_max: float = 0.0
@@ -103,7 +105,6 @@ class UpdateStats:
 
         `kl` is among them only if it was measured.
         """
-        measured_kl = "kl" in self.total
         gaps = np.abs(self._gaps()[0])
         self.total["gap"], self.total["gap_tokens"] = float(gaps.sum()), float(len(gaps))
         names = [
@@ -138,7 +139,7 @@ class UpdateStats:
             "padding_share": 1 - total["row_tokens"] / max(total["padded_tokens"], 1.0),
             "micro_batches": self.total["micro_batches"],
         }
-        if measured_kl:
+        if self.measures_kl and total["passed_tokens"]:
             metrics["kl"] = total["kl"] / passed
         return metrics
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import zip_longest
 from types import SimpleNamespace
 
 import numpy as np
@@ -513,6 +514,22 @@ def test_padding_counts_where_attention_pads(ragged, share):
     stats.add_sizes(SimpleNamespace(lengths_R=np.array([10, 9]), rows_I=[[np.array([0, 1])]]), ragged=ragged)
     metrics = stats.metrics(1, lambda values, how: values)
     assert metrics["padding_share"] == pytest.approx(share, abs=1e-12) and metrics["micro_batches"] == 1
+
+
+@pytest.mark.parametrize("tokens", [4.0, 0.0])
+def test_a_learner_with_dummies_alone_reports_what_the_others_measured(tokens):
+    """Here the others have `tokens` decision tokens with a KL of 2 in all."""
+    others = {"passed_tokens": tokens, "kl": 2.0}
+    names = ["loss", "policy_loss", "passed_tokens", "entropy", "ratio", "clipped", "mismatch_weight", "kl"]
+
+    def over_learners(values, how):
+        return values if how == "max" else [
+            value + others.get(name, 0.0) for name, value in zip_longest(names, values)
+        ]  # fmt: skip
+
+    metrics = UpdateStats(measures_kl=True).metrics(1, over_learners)
+    assert metrics.get("kl") == (0.5 if tokens else None)
+    assert "kl" not in UpdateStats().metrics(1, over_learners)
 
 
 def test_the_learner_asks_whether_attention_pads(llama, monkeypatch):
