@@ -18,8 +18,8 @@ class Assumptions:
     """The share of the hardware's peak that is reached, and what is spent beside it.
 
     Measured on one H200 with a model of 1.5B's shape in bfloat16 (docs/gpu.md, 2026-11-28): `learn_flops` and
-    `micro_batch_overhead` from updates of 9 and of 18 micro-batches, `score_overhead` from rollouts with and
-    without scores, `push_bandwidth` with SmolLM2. The others are not.
+    `micro_batch_overhead` from updates of 9 and of 18 micro-batches, `score_overhead` from 256 rollouts with
+    and without scores, `push_bandwidth` with SmolLM2. The others are not.
     """
 
     decode_bandwidth: float = 0.6
