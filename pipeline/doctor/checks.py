@@ -23,7 +23,7 @@ from envs.data.questions import named
 from envs.errors import InputError
 from envs.proxies import is_loopback, proxy_for
 from envs.retrieval.config import HTTPSettings, RetrieverSettings
-from pipeline.doctor.companions import foreign_companions
+from pipeline.doctor.companions import foreign_companions, missing_companion
 from pipeline.doctor.findings import Finding, Subject
 from pipeline.doctor.gpus import gpus
 from pipeline.doctor.machine import proxies
@@ -82,6 +82,8 @@ def environment(subject: Subject) -> Finding:
         return Finding("environment", "fail", f"vLLM, the rollout engine, is not installed: {advice}")
     if foreign := foreign_companions():
         return Finding("environment", "fail", foreign)
+    if engine.kind == "vllm" and (missing := missing_companion()):
+        return Finding("environment", "fail", missing)
     place = subject.experiment.storage_path.absolute()
     folder = next(path for path in (place, *place.parents) if path.exists())
     free = shutil.disk_usage(folder).free / GIB

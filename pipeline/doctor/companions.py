@@ -34,6 +34,20 @@ def foreign_companions() -> str | None:
     return None
 
 
+def missing_companion() -> str | None:
+    """Says that torchvision is missing beside a vLLM for GPUs; None where all is well.
+
+    vLLM 0.32 imports it in the warm-up of its kernels, whatever the model, after the model is loaded.
+    """
+    engine = _version("vllm")
+    if not engine or "cpu" in engine or _version("torchvision"):
+        return None
+    return (
+        f"vLLM {engine} for GPUs starts no engine without torchvision, which is not installed: `make setup "
+        "GPU=1`, or `pip install torchvision` of the same release as torch"
+    )
+
+
 def _version(package: str) -> str:
     """The installed version; empty where the package is not installed."""
     try:
