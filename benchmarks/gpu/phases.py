@@ -21,7 +21,12 @@ ONE_GPU = (
     "model_dtype=bfloat16",
 )
 """Engine and learner take turns on one GPU."""
-LARGE = ("engine.max_num_seqs=256", "engine.gpu_memory_utilization=0.4", "max_logp_gap=0.1")
+LARGE = (
+    "engine.max_num_seqs=256",
+    "engine.gpu_memory_utilization=0.4",
+    "engine.kv_cache_gib=null",
+    "max_logp_gap=0.1",
+)
 FEW = (
     "prompts_per_iteration=2",
     "group_size=2",

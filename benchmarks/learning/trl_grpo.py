@@ -203,7 +203,6 @@ def serve_ours(args: argparse.Namespace) -> None:
             lr=LEARNING_RATE,
             prompts_per_iteration=args.prompts,
             group_size=args.group_size,
-            engine={"kv_cache_gib": 1.0},
         )
         .env_runners(num_env_runners=args.env_runners, num_cpus_per_env_runner=args.threads)
     )

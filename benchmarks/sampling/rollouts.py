@@ -91,7 +91,7 @@ def open_engine(args: argparse.Namespace, task: SearchTask) -> VLLMEngine:
     path = resolve_model(args.model)
     settings = EngineSettings(
         max_num_seqs=args.max_num_seqs,
-        kv_cache_gib=1 if args.model == "tiny" else 3,
+        kv_cache_gib=None if device.type == "cuda" or args.model == "tiny" else 3,
         gpu_memory_utilization=args.gpu_memory_utilization,
         enforce_eager=True if args.eager else None,
     )

@@ -91,7 +91,7 @@ def main() -> None:
     from envs.engine.vllm import VLLMEngine
 
     path = args.model or save_model(tempfile.mkdtemp())
-    settings = EngineSettings(kv_cache_gib=2.0)
+    settings = EngineSettings(kv_cache_gib=None if torch.cuda.is_available() else 2.0)
     engine = VLLMEngine(path, settings, max_model_len=args.length + 256, dtype="float32")
     model = load_causal_lm(path, torch.float32).to("cuda" if torch.cuda.is_available() else "cpu")
     engine.load_weights({name: tensor.cpu() for name, tensor in model.state_dict().items()}, version=0)

@@ -98,11 +98,9 @@ def check_device(settings: EngineSettings) -> None:
 
 
 def _check_host_memory(settings: EngineSettings) -> None:
-    free_gib = free_memory() / 2**30
-    if "kv_cache_memory_bytes" in settings.vllm:
-        raise InputError("engine.vllm.kv_cache_memory_bytes is for GPUs: on a CPU set engine.kv_cache_gib")
-    if settings.kv_cache_gib > free_gib:
+    free, wanted = free_memory(), settings.cache_bytes(on_cpu=True) or 0
+    if wanted > free:
         raise InputError(
-            f"engine.kv_cache_gib is {settings.kv_cache_gib:g} but only {free_gib:.1f} GiB of memory are "
-            "free: lower it"
+            f"engine.kv_cache_gib is {wanted / 2**30:g} but only {free / 2**30:.1f} GiB of memory are free: "
+            "lower it"
         )

@@ -36,7 +36,11 @@ class EngineSettings(Settings):
         "vllm", description="transformers: slower, where vLLM does not run"
     )
     max_num_seqs: int = Field(256, ge=1, description="requests that decode together")
-    kv_cache_gib: float = Field(1.0, gt=0, description="GiB of KV cache on a CPU engine")
+    kv_cache_gib: float | None = Field(
+        None,
+        gt=0,
+        description="GiB of KV cache; None: 1 on a CPU, and what the engine's share of its GPU leaves",
+    )
     gpu_memory_utilization: float = Field(
         0.85, gt=0, le=1, description="share of GPU memory the engine may take"
     )
@@ -76,6 +80,11 @@ class EngineSettings(Settings):
         if self.adapters == "served" and self.kind != "vllm":
             raise ValueError(f"`adapters: served` needs vLLM, not kind `{self.kind}`: use merged")
         return self
+
+    def cache_bytes(self, *, on_cpu: bool) -> int | None:
+        """Bytes of the KV cache; None where the engine takes what its share of a GPU leaves."""
+        gib = 1.0 if self.kv_cache_gib is None and on_cpu else self.kv_cache_gib
+        return None if gib is None else int(gib * 2**30)
 
     @property
     def serves_adapters(self) -> bool:

@@ -95,9 +95,9 @@ class VLLMEngine:
             disable_log_stats=True,
             logprobs_mode="raw_logprobs",
             generation_config="vllm",
-            # On a GPU vLLM measures what is free, unless `engine.vllm` has a size, and fails where another
-            # process gives memory back meanwhile.
-            kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30) if on_cpu else None,
+            # Where no size is given vLLM measures what is free, and fails where another process gives memory
+            # back meanwhile.
+            kv_cache_memory_bytes=settings.cache_bytes(on_cpu=on_cpu),
             # A seeded request that is prefilled in parts rewinds its generator, which CPU generators cannot
             # do.
             enable_chunked_prefill=False if on_cpu else None,

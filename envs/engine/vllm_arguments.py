@@ -37,6 +37,7 @@ REFUSED: dict[str, str] = {
     "max_num_seqs": "set engine.max_num_seqs",
     "tensor_parallel_size": "set engine.tensor_parallel_size",
     "gpu_memory_utilization": "set engine.gpu_memory_utilization",
+    "kv_cache_memory_bytes": "set engine.kv_cache_gib",
     "block_size": "set engine.block_size",
     "enforce_eager": "set engine.enforce_eager",
     "enable_sleep_mode": "set engine.placement",

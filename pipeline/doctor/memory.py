@@ -41,8 +41,8 @@ def memory(subject: Subject) -> Finding:
 def _on_gpus(found: Memory, work: Workload, config: IGPOConfig, total: float) -> Finding:
     text = f"on each role's GPU about {found.by_role()}; a GPU here has {total / GIB:.1f} GiB"
     if lack := _no_room(found, work, config):
-        return Finding("memory", "fail", f"{text}: {lack}; raise engine.gpu_memory_utilization or lower "
-                       "max_context_tokens")  # fmt: skip
+        size = "gpu_memory_utilization" if config.engine_settings.kv_cache_gib is None else "kv_cache_gib"
+        return Finding("memory", "fail", f"{text}: {lack}; raise engine.{size} or lower max_context_tokens")
     learner, certain = (found.learner, found.state) if config.num_gpus_per_learner else (0.0, 0.0)
     if work.meets_on_device:
         learner, certain = learner + found.engine, certain + found.engine

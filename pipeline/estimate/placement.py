@@ -140,6 +140,8 @@ def _placed(model: Model, work: Workload, device: Device, saving: dict[str, Any]
     if found.memory.engine_capacity < 1 and (work.engine_memory_share or 0) < ENGINE_SHARE:
         work = replace(work, engine_memory_share=ENGINE_SHARE)
         found, engine = estimate(model, work, device), {**engine, "gpu_memory_utilization": ENGINE_SHARE}
+        if work.kv_cache:
+            engine["kv_cache_gib"] = None
     of_runner, of_learner = work.tensor_parallel, 1
     if work.takes_turns:
         of_runner, of_learner = (0.5, 0.5) if work.num_learners == 1 else SHARES

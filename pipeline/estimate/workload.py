@@ -9,7 +9,6 @@ from envs.engine.lora import LoraSettings, served_rank, served_targets
 from envs.engine.models import naming_shipped_code, resolve_model
 from envs.errors import InputError
 from pipeline.estimate.known_models import known_config
-from pipeline.estimate.machines import GIB
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -63,9 +62,9 @@ class Workload:
     max_num_seqs: int
     tensor_parallel: int
     engine_memory_share: float | None
-    """Share of a GPU's memory that the engine takes; None on a CPU."""
-    kv_cache: float
-    """Bytes of KV cache of one engine on a CPU."""
+    """Share of a GPU's memory that the engine takes; None where the size of its cache is given."""
+    kv_cache: int
+    """Bytes of KV cache of one engine, where they are given."""
     shares_device: bool
     """All learners and engines use the same memory at the same time."""
     takes_turns: bool = False
@@ -196,6 +195,7 @@ def _model_config(config: IGPOConfig) -> Any:
 def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Workload:
     """Describes the work of one iteration of the experiment."""
     engine, trained = config.engine_settings, config.policies_to_train
+    cache = engine.cache_bytes(on_cpu=on_cpu)
     settings, served = config.search_settings, config.adapters.served
     runners, learners = max(1, config.num_env_runners or 0), max(1, config.num_learners)
     of_runner, of_learner = (
@@ -223,8 +223,8 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
         num_runners=runners,
         max_num_seqs=engine.max_num_seqs,
         tensor_parallel=engine.tensor_parallel_size,
-        engine_memory_share=None if on_cpu else engine.gpu_memory_utilization,
-        kv_cache=engine.kv_cache_gib * GIB,
+        engine_memory_share=engine.gpu_memory_utilization if cache is None else None,
+        kv_cache=cache or 0,
         shares_device=on_cpu,
         takes_turns=config.is_colocated and not on_cpu,
         num_learners=learners,

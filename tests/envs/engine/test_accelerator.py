@@ -102,20 +102,22 @@ def test_one_that_can_is_not(machine, facts):
     check_device(EngineSettings(kv_cache_gib=0.01))
 
 
-def test_the_size_of_the_cache_is_given_in_gib_on_a_cpu(machine):
-    given = EngineSettings(kv_cache_gib=0.01, vllm={"kv_cache_memory_bytes": 2**30})
-    machine(gpus=1)
-    check_device(given)
-    machine(gpus=0, vllm=None)
-    with pytest.raises(InputError, match="is for GPUs: on a CPU set engine.kv_cache_gib"):
-        check_device(given)
-
-
 @pytest.mark.parametrize(
-    "gpus, given, expected", [(1, None, False), (1, True, True), (0, None, True), (0, False, False)]
+    "gib, on_cpu, expected",
+    [(None, True, 2**30), (None, False, None), (0.25, True, 2**28), (0.25, False, 2**28)],
 )
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_graphs_and_precision_follow_the_device(machine, monkeypatch, gpus, given, expected, dtype):
+def test_a_cache_has_the_size_that_is_given_on_every_device(machine, monkeypatch, gib, on_cpu, expected):
+    assert EngineSettings(kv_cache_gib=gib).cache_bytes(on_cpu=on_cpu) == expected
+    assert (
+        started_with(machine, monkeypatch, gpus=0 if on_cpu else 1, kv_cache_gib=gib)["kv_cache_memory_bytes"]
+        == expected
+    )
+    with pytest.raises(ValueError, match=r"`kv_cache_memory_bytes` can't be .*: set engine\.kv_cache_gib"):
+        EngineSettings(vllm={"kv_cache_memory_bytes": 2**30})
+
+
+def started_with(machine, monkeypatch, *, gpus, dtype="float32", **settings):
+    """What vLLM is started with on a machine with `gpus`."""
     import sys
 
     from envs.engine.vllm import VLLMEngine
@@ -129,10 +131,19 @@ def test_graphs_and_precision_follow_the_device(machine, monkeypatch, gpus, give
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=start))
     monkeypatch.delenv("TRITON_F32_DEFAULT", raising=False)
     machine(gpus=gpus, vllm="0.32.0" if gpus else None)
-    VLLMEngine("m", EngineSettings(enforce_eager=given, kv_cache_gib=0.01), max_model_len=8, dtype=dtype)
-    assert started["enforce_eager"] is expected
-    assert (started["kv_cache_memory_bytes"] is None) == bool(gpus)
+    VLLMEngine("m", EngineSettings(**settings), max_model_len=8, dtype=dtype)
+    return started
+
+
+@pytest.mark.parametrize(
+    "gpus, given, expected", [(1, None, False), (1, True, True), (0, None, True), (0, False, False)]
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_graphs_and_precision_follow_the_device(machine, monkeypatch, gpus, given, expected, dtype):
     import os
+
+    started = started_with(machine, monkeypatch, gpus=gpus, dtype=dtype, enforce_eager=given)
+    assert started["enforce_eager"] is expected
 
     # TF32 in the engine's attention would part its log-probs from the learner's.
     assert os.environ.get("TRITON_F32_DEFAULT") == ("ieee" if dtype == "float32" else None)

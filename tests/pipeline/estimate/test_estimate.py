@@ -317,6 +317,13 @@ def test_engines_and_learners_that_share_a_gpu_are_added_up():
     assert (whole.engines_per_device, whole.learners_per_device, whole.meets_on_device) == (1, 1, False)
 
 
+def test_a_cache_of_a_given_size_stands_in_place_of_an_engines_share():
+    given = of_paper("engine.kv_cache_gib=2")
+    found = memory_of(model_of(given), workload_of(given, Expected(), on_cpu=False), 80e9)
+    assert found.parts["engine: KV cache"] == 2 * 2**30
+    assert found.engine == 2 * 2**30 + 2 * 7_615_616_512
+
+
 def test_an_engine_is_spread_over_the_gpus_of_its_runner():
     spread = of_paper("num_env_runners=1", "num_gpus_per_env_runner=2", "engine.tensor_parallel_size=2")
     weights = memory_of(model_of(spread), workload_of(spread, Expected(), on_cpu=False), 80e9).parts
