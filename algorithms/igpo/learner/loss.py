@@ -33,13 +33,17 @@ class TokenTerms:
 
 
 def span_mean(values_D: torch.Tensor, span_id_D: torch.Tensor) -> torch.Tensor:
-    """Computes for each token the mean over all tokens of its span; [D], differentiable."""
-    spans_S, index_D = torch.unique(span_id_D, return_inverse=True)
-    sums_S = torch.zeros(len(spans_S), dtype=values_D.dtype, device=values_D.device).index_add(
-        0, index_D, values_D
+    """Computes for each token the mean over all tokens of its span; [D], differentiable.
+
+    A span's label is the first place of its id among the sorted ids. Unlike `torch.unique` this has a size
+    that is known, so nothing waits for the device.
+    """
+    label_D = torch.searchsorted(span_id_D.sort().values, span_id_D)
+    sum_D, count_D = (
+        torch.zeros_like(values_D).index_add(0, label_D, of_token_D).index_select(0, label_D)
+        for of_token_D in (values_D, torch.ones_like(values_D))
     )
-    counts_S = torch.bincount(index_D, minlength=len(spans_S)).to(values_D.dtype)
-    return (sums_S / counts_S)[index_D]
+    return sum_D / count_D
 
 
 def importance_ratio(

@@ -9,7 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from algorithms.igpo.learner.loss import LossSettings
 
-WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2"}
+WAITS = {
+    *("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"),
+    *("aten::_unique2", "aten::bincount"),
+}
 """Operations whose result decides what runs next, on a GPU after all that was asked of it before."""
 
 
@@ -31,13 +34,13 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("kl_coeff", [0.0, 0.1])
-@pytest.mark.parametrize("num_epochs", [1, 2])
-def test_more_micro_batches_do_not_wait_more(tmp_path, kl_coeff, num_epochs):
+@pytest.mark.parametrize("num_epochs, level", [(1, "token"), (2, "token"), (2, "turn"), (2, "sequence")])
+def test_more_micro_batches_do_not_wait_more(tmp_path, kl_coeff, num_epochs, level):
     model, found = save_tiny_llama(tmp_path), []
     for tokens in (10**6, 1):  # one micro-batch, and one for each row
         learner = make_learner(
             model,
-            loss=LossSettings(kl_coeff=kl_coeff),
+            loss=LossSettings(kl_coeff=kl_coeff, ratio_level=level),
             num_epochs=num_epochs,
             tokens_per_micro_batch=tokens,
         )
