@@ -1,10 +1,10 @@
 """`assign_credit`: from rewards to one advantage per turn.
 
-    A_i,t = ig_weight * D_i,t + outcome_weight * O_i,t
+    A_i,t = ig_weight * w * D_i,t + outcome_weight * O_i,t
 
 D is the sum of the normalised gains from turn t on, O the normalised outcome (definitions: From rewards to
-advantages). They are computed separately. The weights act last; before the normalisation, a z-score would
-cancel them.
+advantages). They are computed separately. w is 1, or by `ig_fade` less where the group succeeds. The weights
+act last; before the normalisation, a z-score would cancel them.
 
 Array names end in their dimensions: N rollouts, M turns, B gain-bearing turns with a counted gain, P groups.
 """
@@ -80,6 +80,8 @@ def assign_credit(
         )
     advantages_M = config.outcome_weight * discounted_outcome(batch, outcome_N, config.resolved_outcome_gamma)
     if config.ig_weight != 0.0:  # else bit-identical to the outcome alone
+        if config.ig_fade == "solved":
+            later_M = _unsolved(batch, group_N, group_P.size)[batch.rollout_M] * later_M
         advantages_M = config.ig_weight * later_M + advantages_M
 
     return Credit(
@@ -100,6 +102,12 @@ def _gated(batch: TurnBatch, config: CreditConfig) -> np.ndarray:
     if config.drop_gains_at_turn_limit:
         gated_N |= batch.turn_limit_N
     return gated_N
+
+
+def _unsolved(batch: TurnBatch, group_N: np.ndarray, num_groups: int) -> np.ndarray:
+    """Computes 1 less the mean outcome of each rollout's group, between 0 and 1: [N]."""
+    mean_P = populations(batch.outcome_N, group_N, num_groups).mean_S
+    return 1.0 - np.clip(mean_P, 0.0, 1.0)[group_N]
 
 
 def _joint(

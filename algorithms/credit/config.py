@@ -19,6 +19,7 @@ OutcomeBaseline = Literal["group_zscore", "rloo", "batch_zscore", "belief"]
 ReturnBaseline = Literal["reached", "group"]
 DepthRescale = Literal["none", "sqrt"]
 IGGate = Literal["off", "valid_format"]
+IGFade = Literal["off", "solved"]
 
 LARGEST_REWARD = 1e30
 """Bound of outcomes, gains and weights. Squares and sums of larger ones would leave float64, and advantages
@@ -83,6 +84,9 @@ class CreditConfig:
     ig_gate: IGGate = "off"
     """`valid_format`: the gains of a malformed rollout leave the statistics and count 0. Under `returns` all
     its turns do, and it pays nothing back."""
+    ig_fade: IGFade = "off"
+    """`solved`: `ig_weight` times 1 less the group's mean outcome, between 0 and 1. Gain counts in full where
+    every rollout fails, and not at all where all are right."""
     drop_gains_at_turn_limit: bool = False
     """The same for the gains of a rollout that spent all its turns without an answer (the official code does
     so)."""
@@ -108,6 +112,7 @@ class CreditConfig:
         require_known("return_baseline", self.return_baseline, ReturnBaseline)
         require_known("depth_rescale", self.depth_rescale, DepthRescale)
         require_known("ig_gate", self.ig_gate, IGGate)
+        require_known("ig_fade", self.ig_fade, IGFade)
         require_known("outcome_baseline", self.outcome_baseline, OutcomeBaseline)
         for name in ("ig_weight", "outcome_weight", "window_outcome_scale"):
             if not abs(getattr(self, name)) <= LARGEST_REWARD:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from algorithms.credit.config import CREDIT_FIELDS, CreditConfig
@@ -266,6 +266,15 @@ is believed after it, so nothing where nothing is known. The mean is over all ro
 for one without such a turn: a depth that one rollout alone reaches is compared with having stopped. The floor
 of 0.2 keeps the price small where returns hardly differ."""
 
+IGPO_FADING = Preset(
+    name="igpo_fading",
+    summary="igpo_shaped, where gain fades as the group's answers become right",
+    source="this project (docs/real_model.md)",
+    credit=replace(IGPO_SHAPED.credit, ig_fade="solved"),
+)
+"""A_t = (1 - mean o) D_t + o~ with D_t the shaped return of igpo_shaped, the mean over the group. Where the
+group fails gain shows the way, and where it succeeds the outcome has the last word."""
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
@@ -285,6 +294,7 @@ PRESETS: dict[str, Preset] = {
         BELIEF_CRITIC,
         IGPO_RETURNS,
         IGPO_SHAPED,
+        IGPO_FADING,
     )
 }
 

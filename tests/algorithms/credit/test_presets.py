@@ -160,7 +160,7 @@ def test_preset_table():
     assert set(PRESETS) == {
         *("igpo", "igpo_v1", "igpo_official", "ig_only", "igpo_discounted", "a2tgpo", "dr_venus", "trace"),
         *("grpo", "rloo", "reinforce_pp", "gspo", "dapo", "belief_critic", "igpo_returns"),
-        "igpo_shaped",
+        *("igpo_shaped", "igpo_fading"),
     }
     for name, preset in PRESETS.items():
         assert preset.name == name
@@ -172,6 +172,7 @@ def test_preset_table():
         "belief_critic",
         "igpo_returns",
         "igpo_shaped",
+        "igpo_fading",
     }
     assert {name for name in bases if bases[name] == "log_ratio"} == {"trace"}
     assert {name for name in PRESETS if PRESETS[name].belief_policy == "reference"} == {"trace"}

@@ -151,7 +151,7 @@ def test_without_a_weight_belief_is_not_read():
     unscored = TurnBatch.from_lists(
         [0, 0], [1.0, 0.0], [[None], [None]], unanswered_N=np.array([False, True])
     )
-    for preset in ("igpo_returns", "igpo_shaped"):
+    for preset in ("igpo_returns", "igpo_shaped", "igpo_fading"):
         config = replace(get_preset(preset).credit, ig_weight=0.0)
         grpo = assign_credit(unscored, get_preset("grpo").credit)
         assert assign_credit(unscored, config).advantages_M.tolist() == grpo.advantages_M.tolist()
@@ -221,7 +221,7 @@ def test_gains_are_those_that_the_returns_discount(gamma):
     assert np.isnan(gains[2])
 
 
-@pytest.mark.parametrize("preset", ["igpo_returns", "igpo_shaped"])
+@pytest.mark.parametrize("preset", ["igpo_returns", "igpo_shaped", "igpo_fading"])
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=5), st.integers(2, 5))
 def test_identical_rollouts_get_the_outcome_alone(preset, beliefs, size):
