@@ -75,8 +75,17 @@ def keep(runs: Sequence[Path], start: str, method: str, scores: Path | None) -> 
         about |= {name: updates[-1][name] for name in ("seed", "run_id")}
         names = ("question_id", "em_squad", "f1_squad", "em_paper", "f1_paper")
         episodes = json.loads(scores.read_text(encoding="utf-8"))["episodes"]
-        rows = [about | {name: episode[name] for name in names} for episode in episodes]
+        rows = [
+            about | {name: episode[name] for name in names} | {"read_gold": _has_read_gold(episode)}
+            for episode in episodes
+        ]
         _replace(HELDOUT, rows, "start, method, seed, question_id")
+
+
+def _has_read_gold(episode: dict[str, Any]) -> int:
+    """1 where a text that the rollout read names a gold answer, in any case, else 0."""
+    read = " ".join(turn["observation"] for turn in episode["turns"]).lower()
+    return int(any(gold.lower() in read for gold in episode["golden_answers"]))
 
 
 def _replace(path: Path, rows: list[dict[str, Any]], order: str) -> None:
@@ -93,7 +102,7 @@ def _replace(path: Path, rows: list[dict[str, Any]], order: str) -> None:
 def show(baseline: str, svg: Path | None, console: Console) -> None:
     """Prints, per start, how fast each method rose and its held-out scores against `baseline`'s."""
     for (start,) in duckdb.sql(f"SELECT DISTINCT start FROM '{UPDATES}' ORDER BY 1").fetchall():
-        console.print(_by_update(start), _rise(start, baseline), _held_out(start, baseline))
+        console.print(_by_update(start), _rise(start, baseline), _held_out(start, baseline), _by_kind(start))
     if svg is not None:
         draw().save(str(svg))
 
@@ -164,6 +173,23 @@ def _held_out(start: str, baseline: str) -> Table:
         table.add_row(
             method, ", ".join(map(str, seeds)), each, _with_interval(em_SQ), _with_interval(f1_SQ), difference
         )
+    return table
+
+
+def _by_kind(start: str) -> Table:
+    """Held-out EM of each run by kind of question, and where it is known (older rows lack it) the share of
+    questions for which it read a gold answer.
+    """
+    kind = "split_part(question_id, '/', 1)"
+    held_out = duckdb.read_csv(str(HELDOUT)).filter(f"start = '{start}'")
+    kinds = [name for (name,) in held_out.project(kind).distinct().order("1").fetchall()]
+    table = Table(title=f"{start}: EM by kind of question, greedy, held out; gold answer read")
+    for column in ("method", "seed", *kinds, "gold answer read"):
+        table.add_column(column)
+    ems = "".join(f"avg(em_squad) FILTER ({kind} = '{name}'), " for name in kinds)
+    rows = held_out.aggregate(f"method, seed, {ems} avg(read_gold)", "method, seed").order("method, seed")
+    for method, seed, *shares in rows.fetchall():
+        table.add_row(method, str(seed), *("" if share is None else f"{share:.2f}" for share in shares))
     return table
 
 

@@ -31,13 +31,35 @@ def tables(tmp_path, monkeypatch):
 
 
 def test_a_run_that_went_on_from_another_counts_on(tables):
-    scores = {"question_id": "q", "em_squad": 1.0, "f1_squad": 1.0, "em_paper": 1.0, "f1_paper": 1.0}
-    (tables / "scores.json").write_text(json.dumps({"episodes": [scores]}))
+    (tables / "scores.json").write_text(json.dumps({"episodes": [episode("q", 1.0, "")]}))
     for _ in range(2):  # kept again, it takes the place of what was there
         real_text.keep(["first", "second"], "noisy", "grpo", tables / "scores.json")
     kept = duckdb.read_csv(str(tables / "updates.csv")).project("run_id, update, rollouts, tokens").fetchall()
     assert kept == [("first", 1, 64, 1000), ("first", 2, 128, 2000), ("second", 3, 192, 3000)]
     assert duckdb.read_csv(str(tables / "heldout.csv")).project("run_id, seed").fetchall() == [("second", 2)]
+
+
+def episode(question_id, em, text):
+    """A scored question, whose gold answer is `Rome`, and which read `text`."""
+    scores = dict.fromkeys(("em_squad", "f1_squad", "em_paper", "f1_paper"), em)
+    return {"question_id": question_id, "golden_answers": ["Rome"], "turns": [{"observation": text}]} | scores
+
+
+def test_scores_by_kind_of_question(tables):
+    episodes = [
+        episode("director+died/1", 1.0, "in ROME, 1999"),
+        episode("director+died/2", 0.0, "in Rome"),
+        episode("director+born/3", 0.0, "in Paris"),
+    ]
+    (tables / "scores.json").write_text(json.dumps({"episodes": episodes}))
+    real_text.keep(["first"], "noisy", "grpo", tables / "scores.json")
+    table = real_text._by_kind("noisy")
+    assert [column.header for column in table.columns[2:]] == [
+        "director+born",
+        "director+died",
+        "gold answer read",
+    ]
+    assert [list(column.cells) for column in table.columns] == [["grpo"], ["2"], ["0.00"], ["0.50"], ["0.67"]]
 
 
 def test_a_run_that_does_not_follow_is_refused(tables):
