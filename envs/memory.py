@@ -6,8 +6,6 @@ knows the host alone, and Ray one group, that at the mount's root.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -50,16 +48,6 @@ def free_memory(root: Path = _HOST) -> int:
 
     left = (max(0, limit - used) for limit, used in _limits(root))
     return min([psutil.virtual_memory().available, *left])
-
-
-def give_back_memory() -> None:
-    """Returns to the system what this process has freed, at the end of a phase that took much.
-
-    glibc keeps what is freed in pieces, though the next phase may be another process's. Other C libraries
-    have no such call, and none is made.
-    """
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:

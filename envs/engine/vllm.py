@@ -11,7 +11,6 @@ from envs.engine.base import NO_WEIGHTS, EngineSettings, Generate, Generated, Sc
 from envs.engine.vllm_arguments import make
 from envs.engine.vllm_outputs import read_generated, read_score
 from envs.loading import keep_loaded, without_collecting
-from envs.memory import give_back_memory
 
 
 def import_vllm(dtype: Literal["float32", "bfloat16"]) -> Any:
@@ -165,7 +164,6 @@ class VLLMEngine:
         if is_asleep:  # only now, because the incoming weights took memory too
             self._llm.wake_up(tags=["kv_cache"])
         self._hold(version)
-        give_back_memory()
 
     def _hold(self, version: int) -> None:
         if not self._llm.reset_prefix_cache():

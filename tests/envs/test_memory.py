@@ -1,12 +1,10 @@
 """The memory of this process: its host's, or what its control groups leave, of either version."""
 
-import platform
 from types import SimpleNamespace
 
-import psutil
 import pytest
 
-from envs.memory import free_memory, give_back_memory, total_memory
+from envs.memory import free_memory, total_memory
 
 GIB = 2**30
 
@@ -107,15 +105,3 @@ def test_a_container_of_version_1_is_told_the_host_s_path_of_its_group(host):
 def test_without_a_limit_below_the_host_s_memory_the_host_s_counts(host, member, groups):
     root = host(member, groups)
     assert (total_memory(root), free_memory(root)) == (256 * GIB, 200 * GIB)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone keeps what is freed in pieces")
-def test_what_was_freed_in_pieces_is_given_back():
-    def resident():
-        return psutil.Process().memory_info().rss
-
-    pieces = [bytearray(b"x" * 100_000) for _ in range(3_000)]
-    del pieces[:-1]  # the last one is above all others
-    kept = resident()
-    give_back_memory()
-    assert kept - resident() > 200_000_000

@@ -28,7 +28,6 @@ from algorithms.igpo.learner.update_plan import Update, UpdatePlan
 from algorithms.igpo.learner.update_stats import UpdateStats
 from algorithms.igpo.model.causal_lm import HFCausalLM
 from envs.engine.peak_memory import peak_memory_gib, reset_peak_memory
-from envs.memory import give_back_memory
 
 OLD_LOGP, REFERENCE_LOGP = "old_logp", "reference_logp"
 """Columns that the learner adds to a token batch before the first of several updates: float32 [F], 0 off the
@@ -111,7 +110,6 @@ class UpdatingLearner(DistributedLearner):
             (ALL_MODULES, "seconds_learn"), time.perf_counter() - started, reduce="mean", window=1
         )
         self.metrics.log_value((ALL_MODULES, "peak_gib_learn"), peak_memory_gib(), reduce="max", window=1)
-        give_back_memory()  # the engine is next
         return {}, losses, {}
 
     def _plan(self, module_id: str, batch: TokenBatch) -> UpdatePlan:
