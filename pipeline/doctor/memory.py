@@ -40,15 +40,15 @@ def memory(subject: Subject) -> Finding:
 
 def _on_gpus(found: Memory, work: Workload, config: IGPOConfig, total: float) -> Finding:
     text = f"on each role's GPU about {found.by_role()}; a GPU here has {total / GIB:.1f} GiB"
+    size = "gpu_memory_utilization" if config.engine_settings.kv_cache_gib is None else "kv_cache_gib"
     if lack := _no_room(found, work, config):
-        size = "gpu_memory_utilization" if config.engine_settings.kv_cache_gib is None else "kv_cache_gib"
         return Finding("memory", "fail", f"{text}: {lack}; raise engine.{size} or lower max_context_tokens")
     learner, certain = (found.learner, found.state) if config.num_gpus_per_learner else (0.0, 0.0)
     if work.meets_on_device:
         learner, certain = learner + found.engine, certain + found.engine
     if config.num_gpus_per_env_runner and found.engine > total:
-        return Finding("memory", "fail", f"{text}: lower engine.gpu_memory_utilization: "
-                       f"{work.engines_per_device} engines share a GPU")  # fmt: skip
+        sharing = f"{work.engines_per_device} engines share a GPU"
+        return Finding("memory", "fail", f"{text}: lower engine.{size}: {sharing}")
     if certain > total:
         placed = "`igpo estimate FILE --gpus N` proposes a placement that fits"
         needs = f"{certain / GIB:.1f} GiB are needed whatever the rollouts"

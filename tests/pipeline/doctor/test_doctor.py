@@ -71,6 +71,19 @@ def gpus(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "size, said",
+    [
+        ("gpu_memory_utilization=0.1", "raise engine.gpu_memory_utilization or lower max_context_tokens"),
+        ("kv_cache_gib=0.01", "raise engine.kv_cache_gib or lower max_context_tokens"),
+        ("kv_cache_gib=100", "lower engine.kv_cache_gib: 1 engines share a GPU"),
+    ],
+)
+def test_the_setting_of_a_cache_that_does_not_fit_on_a_gpu_is_named(gpus, size, said):
+    found = checks.memory(with_model("lora={rank: 16}", f"engine.{size}"))
+    assert found.status == "fail" and said in found.message
+
+
+@pytest.mark.parametrize(
     "overrides, status",
     [
         ((), "fail"),  # 16 bytes a parameter for the learner, and 2 for its reference

@@ -334,7 +334,15 @@ def test_an_engine_is_spread_over_the_gpus_of_its_runner():
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 4, 8, 16])
-@pytest.mark.parametrize("changes", [(), ("lora={rank: 16}",), ("model_path=Qwen/Qwen2.5-1.5B-Instruct",)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        ("lora={rank: 16}",),
+        ("model_path=Qwen/Qwen2.5-1.5B-Instruct",),
+        ("lora={rank: 16}", "engine.kv_cache_gib=0.01"),
+    ],
+)
 def test_a_proposed_placement_is_taken_as_written_and_fits(gpus, changes):
     """The lines go into the file, and the estimate of that file says yes."""
     config = of_paper(*changes)
