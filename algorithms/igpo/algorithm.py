@@ -49,8 +49,9 @@ from algorithms.igpo.metrics import (
 )
 from algorithms.igpo.remote import failures_raised, in_background, on_learners, on_runners, starting
 from algorithms.igpo.sampling import GroupSampler, SampledBatch, heldout_jobs, sample_batch
+from algorithms.igpo.weights.between_nodes import folders_of_any_size
 from algorithms.igpo.weights.colocation import check_pairing
-from algorithms.igpo.weights.export import export_hf, filesystem_of, folder_of
+from algorithms.igpo.weights.export import export_hf, folder_of, located
 from algorithms.igpo.weights.push import WeightPush
 from algorithms.igpo.weights.restoring import check_policies
 from envs.data.question import Question
@@ -71,7 +72,8 @@ class IGPO(Algorithm):
         records: the records of the last `train()` or `evaluate()`, for logs: rollouts, and the credit that
             training used. A call that raised leaves the rollouts it had.
         begins_run: whether a state that is restored comes from another run. Where this run's training
-            questions are others, they then begin at their first; otherwise such a state is refused.
+            questions or their order (`seed`) are others, they then begin at their first. Otherwise other
+            questions are refused, and the order stays.
     """
 
     config: IGPOConfig
@@ -94,6 +96,8 @@ class IGPO(Algorithm):
     @override(Algorithm)
     def setup(self, config) -> None:
         self.records: list[IterationRecord] = []
+        self._run = 0
+        """Number of the run on these env runners (`reset_config`)."""
         with starting(self):
             super().setup(config)
         self._begin()
@@ -109,7 +113,7 @@ class IGPO(Algorithm):
         self.sampler = GroupSampler(runners, self.push_weights, restore, timeout)
         self._ahead: SampledBatch | None = None
         """The next iteration's batch, where it was sampled during the update (`max_weight_lag`)."""
-        self._weight_push = WeightPush(self.config, self.learner_group, runners)
+        self._weight_push = WeightPush(self.config, self.learner_group, runners, self._run)
         self._weights_lock = Lock()
         """Held while the learner's weights change or are pushed, so that no runner gets half of an update."""
         self._engine_identity = self.config.engine_identity
@@ -137,7 +141,8 @@ class IGPO(Algorithm):
         self._stop_callbacks()
         self.config = config
         self.callbacks = [make() for make in force_list(config.callbacks_class)]
-        on_runners(self.env_runner_group, lambda runner: runner.reset_config(config), every=True)
+        self._run = run = self._run + 1
+        on_runners(self.env_runner_group, lambda runner: runner.begin_run(config, run), every=True)
         self.learner_group.shutdown()
         spaces = self.env_runner_group.get_spaces()
         spec = config.get_multi_rl_module_spec(spaces=spaces, inference_only=False)
@@ -352,8 +357,8 @@ class IGPO(Algorithm):
             if self._ahead is not None and own.get("sampling_identity", identity) != identity:
                 # A batch of other settings is none of this run's: its prompts are drawn again.
                 cursor, self._ahead = self._ahead.drawn_from, None
-            if self.begins_run and not self.prompt_sampler.is_of(cursor):
-                logger.warning("the checkpoint saw other training questions: this run's begin at their first")
+            if self.begins_run and (other := self.prompt_sampler.differs_from(cursor)):
+                logger.warning("the checkpoint saw %s: this run's training questions begin anew", other)
                 self._ahead = None
             else:
                 self.prompt_sampler.restore(cursor)
@@ -375,14 +380,14 @@ class IGPO(Algorithm):
         """
         if self.config.shard_learner:
             on_learners(self.learner_group, lambda learner: learner.stage_state())
-        with failures_raised(self.learner_group):
+        with failures_raised(self.learner_group), folders_of_any_size():
             folder = super().save_to_path(path, filesystem=filesystem, **kwargs)
-        with folder_of(f"{folder}/{HF_FOLDER}", filesystem or filesystem_of(path)) as exported:
+        with folder_of(f"{folder}/{HF_FOLDER}", filesystem or located(path)[0]) as exported:
             self.export_hf(exported)
         return folder
 
     @override(Algorithm)
-    def restore_from_path(self, path, *args, **kwargs) -> None:
+    def restore_from_path(self, path, *args, filesystem=None, **kwargs) -> None:
         """Restores a checkpoint and pushes its weights. Colocated learners take their devices
         for that.
 
@@ -390,13 +395,13 @@ class IGPO(Algorithm):
             InputError: the checkpoint lacks a policy of this algorithm or has it in another form (`lora`),
                 or is of other questions.
         """
-        check_policies(path, self.config.policy_ids, self.config.adapters.by_policy)
+        check_policies(path, self.config.policy_ids, self.config.adapters.by_policy, filesystem)
         if self.config.is_colocated:
             self._weight_push.give_device_to_learner()
         # Skip Algorithm's version, which sends the weights through the driver too: sharded learners have none
         # to give it, and they would wake a colocated engine.
-        with failures_raised(self.learner_group):
-            super(Algorithm, self).restore_from_path(path, *args, **kwargs)
+        with failures_raised(self.learner_group), folders_of_any_size():
+            super(Algorithm, self).restore_from_path(path, *args, filesystem=filesystem, **kwargs)
         self.push_weights()
 
     def export_hf(self, folder: Path) -> None:

@@ -131,7 +131,7 @@ class IGPOSettings(AlgorithmConfig):
         # Limits that stop a run.
         self.max_logp_gap: float | None = None
         """Largest mean |log-prob gap| of sampler and learner at one weights version, in nats; None: 1e-4 for
-        float32, 0.05 for bfloat16."""
+        float32, 0.05 for bfloat16. With `max_weight_lag` 1 the first iteration alone is at one version."""
         self.max_tool_error_share: float = 0.2
         """Largest share of failed tool calls in an iteration, in [0, 1]."""
 

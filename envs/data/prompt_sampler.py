@@ -128,9 +128,11 @@ class PromptSampler:
             "position": self.position,
         }
 
-    def is_of(self, state: dict) -> bool:
-        """Whether `state` belongs to these questions."""
-        return (state["num_questions"], state["fingerprint"]) == (self.num_questions, self.fingerprint)
+    def differs_from(self, state: dict) -> str:
+        """Says what `state` draws from, where it draws other questions or in another order; else empty."""
+        if (state["num_questions"], state["fingerprint"]) != (self.num_questions, self.fingerprint):
+            return "other training questions"
+        return "" if state["seed"] == self.seed else f"them in the order of seed {state['seed']}"
 
     def restore(self, state: dict) -> None:
         """Continues exactly where `state` was taken. Its seed replaces this one's, so the order stays.

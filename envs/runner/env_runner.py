@@ -55,6 +55,7 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
 
     def __init__(self, *, config, **kwargs):
         self._env_steps_lifetime = 0
+        self._run = 0
         self.loop: Any = None
         """The `RolloutLoop`; None in a driver-side runner beside remote ones, and in a runner that Ray has
         restarted beside a learner (`engine.placement: colocated`) until its first weights."""
@@ -80,15 +81,19 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
         )
         return RolloutLoop(task, engines, scores_on_engine=self.config.belief_scoring.on_engine)
 
-    def reset_config(self, config) -> None:
+    def begin_run(self, config, run: int) -> None:
         """Begins another run: builds its task around the running engines, which lose their weights.
 
-        Engines that share their device with the learner go to sleep, because that is built next.
+        Engines that share their device with the learner go to sleep, because that is built next. Does nothing
+        in a runner that is in this run already.
 
         Args:
             config: an `IGPOConfig` that the running engines fit (its `engine_identity` is the same).
+            run: its number; a runner is built, and restarted by Ray, in run 0.
         """
-        self.config = config
+        if self._run == run:
+            return
+        self.config, self._run = config, run
         if self.loop is not None:
             task = SearchTask(config.env_settings())
             for engine in self.loop.engines.values():

@@ -154,7 +154,7 @@ def _whole_model(
     lora, tensors = adapters
     add_lora(model, lora)
     set_adapters(model, tensors)
-    return {name: tensor.detach() for name, tensor in merged_weights(model).items()}
+    return {name: tensor.detach() for name, tensor in merged_weights(model)}
 
 
 def code_named(experiment: Path) -> list[str]:

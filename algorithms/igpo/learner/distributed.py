@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.annotations import override
@@ -119,23 +120,45 @@ class DistributedLearner(TorchLearner):
         return {
             name: {
                 "module_id": self._optimizer_name_to_module[name],
-                "state": convert_to_numpy(tree_map_only(torch.Tensor, full_tensor, optimizer.state_dict())),
+                "state": convert_to_numpy(
+                    tree_map_only(torch.Tensor, self._gathered, optimizer.state_dict())
+                ),
             }
             for name, optimizer in self._named_optimizers.items()
         }
 
+    def _gathered(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Gathers a tensor into the first learner's host memory. Others get an empty one."""
+        full = full_tensor(tensor)
+        return full.to("cpu", copy=True) if self._learner_index == 0 else torch.empty(0)
+
     @override(TorchLearner)
     def _set_optimizer_state(self, state: dict[str, Any]) -> None:
+        if self.config.shard_learner:
+            state = {name: self._sharded(name, saved) for name, saved in state.items()}
         super()._set_optimizer_state(state)
         for optimizer in self._named_optimizers.values():
-            for param, state_of_param in optimizer.state.items():
+            for state_of_param in optimizer.state.values():
                 for name, value in state_of_param.items():
                     # On a CPU it may lie in Ray's object store, which the learners of a node share: each of
                     # them would step in the same moments.
-                    own = value.clone()
-                    state_of_param[name] = shard_like(own, param) if own.shape == param.shape else own
+                    state_of_param[name] = value.clone()
         if self.config.offload_optimizer:
             move_optimizer_state(self._named_optimizers.values(), HOST)
+
+    def _sharded(self, name: str, saved: dict[str, Any]) -> dict[str, Any]:
+        """Shards an optimizer's saved state, one tensor at a time, as its parameters are sharded."""
+        params = [param for group in self._named_optimizers[name].param_groups for param in group["params"]]
+        of_params = {
+            index: {
+                key: shard_like(torch.as_tensor(array), params[index])
+                if np.shape(array) == params[index].shape
+                else array
+                for key, array in arrays.items()
+            }
+            for index, arrays in saved["state"]["state"].items()
+        }
+        return {**saved, "state": {**saved["state"], "state": of_params}}
 
 
 def gradient_norm(gradients: list[torch.Tensor]) -> float:

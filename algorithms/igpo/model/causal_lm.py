@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.annotations import override
 
-from algorithms.igpo.model.fsdp import full_tensor, shard_like
+from algorithms.igpo.model.fsdp import full_tensor, only_gathers, shard_like
 from algorithms.igpo.model.lora import add_lora, base_fingerprint, merged_weights
 from algorithms.igpo.model.one_base import shared
 from algorithms.igpo.model.packing import PACKED, PackedRows
@@ -190,8 +190,9 @@ class HFCausalLM(TorchRLModule):
 
     def _full_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields the weights of the model one by one, adapters merged and shards gathered."""
-        tensors = _untied(merged_weights(self.hf)) if self.has_lora else self._tensors()
-        return ((name, full_tensor(tensor)) for name, tensor in tensors.items())
+        if self.has_lora:
+            return merged_weights(self.hf, _untied(self.hf.state_dict(keep_vars=True)))
+        return ((name, full_tensor(tensor)) for name, tensor in self._tensors().items())
 
     @override(TorchRLModule)
     def get_state(
@@ -199,7 +200,7 @@ class HFCausalLM(TorchRLModule):
     ) -> dict[str, np.ndarray]:
         """Copies the weights into NumPy arrays by Hugging Face name, tied copies left out.
 
-        Gathers a sharded module: all learners must call it.
+        Gathers a sharded module: all learners must call it, and the others than the first get no weights.
 
         Args:
             inference_only: True: the weights for the rollout engine (`engine_weights`), which loads them
@@ -207,13 +208,19 @@ class HFCausalLM(TorchRLModule):
                 bfloat16 numbers (NumPy has no such type). False: the tensors of a checkpoint, float32 and
                 exact; with LoRA the adapters alone, and `BASE`, which tells their base from others.
         """
-        if not inference_only:
-            state = {name: full_tensor(t).to("cpu", copy=True).numpy() for name, t in self._tensors().items()}
-            return state if self.lora is None else state | {BASE: self._base}
-        tensors = ((name, t.to("cpu", copy=True)) for name, t in self.engine_weights())
-        return {
-            name: (t.view(torch.int16) if t.dtype is torch.bfloat16 else t).numpy() for name, t in tensors
-        }
+        if inference_only:
+            held = self._on_host(self.engine_weights())
+            return {n: (t.view(torch.int16) if t.dtype is torch.bfloat16 else t).numpy() for n, t in held}
+        held = self._on_host((name, full_tensor(tensor)) for name, tensor in self._tensors().items())
+        state = {name: tensor.numpy() for name, tensor in held}
+        return state if self.lora is None else state | {BASE: self._base}
+
+    def _on_host(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields copies in host memory; nothing in a process that only takes part in gathering."""
+        dropped = only_gathers(self.hf)
+        for name, tensor in tensors:
+            if not dropped:
+                yield name, tensor.to("cpu", copy=True)
 
     def engine_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields (name, tensor) of the rollout engine's weights in the precision `dtype`, on this module's
@@ -257,13 +264,13 @@ class HFCausalLM(TorchRLModule):
         """Writes a plain Hugging Face folder: weights in `dtype` and configuration, no tokenizer.
 
         A module that shares its base writes its adapters alone, in float32 and the form of `peft`.
-        With `folder` None the module only takes part in gathering shards.
+        Of a sharded module all learners must call it: the first one writes, and `folder` is None for others.
         """
         if self.lora is not None and self.shares_base:
             if folder is not None:
                 write_adapter(folder, self.lora, {n: t.cpu() for n, t in self._tensors().items()}, self.path)
             return
-        state = dict(self.engine_weights())
+        state = dict(self._on_host(self.engine_weights()))
         if folder is None:
             return
         # Hugging Face records the precision of the parameters, not that of `state`: correct it afterwards.

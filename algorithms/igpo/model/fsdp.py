@@ -2,10 +2,13 @@
 
 Only full tensors leave the learners: `full_tensor` gathers one (all learners must call it), `shard_like`
 takes a learner's shard. So checkpoints, pushes and exports are those of one learner, and a checkpoint fits
-any number of learners.
+any number of learners. What is gathered is on a device one tensor at a time, and the first learner alone
+keeps it, in host memory: the whole model, or its optimizer state, may not fit where its shard does.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -38,8 +41,19 @@ def shard_layers(model, device: torch.device):
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """Gathers the shards of `tensor`; returns a tensor that is not sharded unchanged."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """Gathers the shards of `tensor`; returns a tensor that is not sharded unchanged.
+
+    Shards in host memory (`offload_optimizer`) go to their devices first: NCCL knows no others.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    on_device: Any = tensor.to(tensor.device_mesh.device_type)
+    return on_device.full_tensor()
+
+
+def only_gathers(model: torch.nn.Module) -> bool:
+    """Whether this process takes part in gathering the shards of `model`, and keeps nothing of it."""
+    return any(isinstance(param, DTensor) for param in model.parameters()) and dist.get_rank() > 0
 
 
 def shard_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ serves as the KL reference, so no second copy of it is kept.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -87,22 +87,27 @@ def set_adapters(model, tensors: Mapping[str, torch.Tensor]) -> None:
         parameter.data.copy_(tensors[name])
 
 
-def merged_weights(model) -> dict[str, torch.Tensor]:
-    """Merges the adapters into the state of `model`, by the names without adapters, in the base's precision.
+def merged_weights(
+    model, tensors: Mapping[str, torch.Tensor] | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields the state of `model` with its adapters merged, by the names without adapters, in the base's
+    precision. One merged weight exists at a time.
 
     The merged weight of an adapted layer is weight + alpha / rank * B A.
+
+    Args:
+        model: a model with adapters.
+        tensors: those of its state that are wanted; None: all.
     """
-    merged = {}
     layers = dict(_adapted_layers(model))
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    for name, tensor in (model.state_dict() if tensors is None else tensors).items():
         if ".lora_" in name:
             continue
         layer_name, separator, rest = name.partition(".base_layer.")
         if separator and rest == "weight":
-            delta = layers[layer_name].get_delta_weight(ADAPTER)
-            tensor = (tensor.detach().float() + delta.detach().float()).to(tensor.dtype)
-        merged[f"{layer_name}.{rest}" if separator else name] = tensor
-    return merged
+            delta = layers[layer_name].get_delta_weight(ADAPTER).detach()
+            tensor = (tensor.detach().float() + delta.float()).to(tensor.dtype)
+        yield (f"{layer_name}.{rest}" if separator else name), tensor
 
 
 @contextmanager

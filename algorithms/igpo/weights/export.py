@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,9 +10,11 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ray
 from pyarrow.fs import FileSystem, LocalFileSystem, copy_files
 
 from algorithms.igpo.remote import on_learners
+from algorithms.igpo.weights.between_nodes import bring_folder
 
 if TYPE_CHECKING:
     from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -21,30 +24,43 @@ def export_hf(learners: LearnerGroup, module_ids: list[str], tokenizer: Any, fol
     """Writes `folder/MODULE_ID/` for each module: weights, configuration and tokenizer.
 
     Args:
-        learners: the learners; the first one writes the weights.
+        learners: the learners. The first one writes the weights; from another node they are brought here.
         module_ids: ids of the modules.
         tokenizer: the tokenizer that all modules share.
         folder: where to write; made where it is missing.
     """
-    target = str(Path(folder).absolute())
+    target, here = str(Path(folder).absolute()), _node_ip()
 
-    def export(learner):
-        for module_id in learner.module.keys():  # noqa: SIM118 (not a dict)
-            module = learner.module[module_id].unwrapped()
-            if not learner._learner_index:
-                module.save_pretrained(f"{target}/{module_id}")
-            elif learner.config.shard_learner:
+    def export(learner) -> tuple[str, str] | None:
+        """Returns the first learner's node, and its folder there."""
+        modules = {module_id: learner.module[module_id].unwrapped() for module_id in learner.module.keys()}  # noqa: SIM118 (not a dict)
+        if learner._learner_index:
+            for module in modules.values() if learner.config.shard_learner else ():
                 module.save_pretrained(None)  # takes part in gathering the weights
+            return None
+        node = _node_ip()
+        written = target if node == here else tempfile.mkdtemp(prefix="igpo-export-")
+        for module_id, module in modules.items():
+            module.save_pretrained(f"{written}/{module_id}")
+        return node, written
 
-    on_learners(learners, export)
+    ((node, written),) = filter(None, on_learners(learners, export))
+    if node != here:
+        bring_folder(node, written, here, target)
+        on_learners(learners, lambda learner: shutil.rmtree(written), ids=[0])
     for module_id in module_ids:
         tokenizer.save_pretrained(f"{target}/{module_id}")
 
 
-def filesystem_of(path: str | PathLike[str] | None) -> FileSystem:
-    """The file system of a URL (`s3://...`); that of this machine for a path, and for None."""
+def _node_ip() -> str:
+    """The address of this process's node, as Ray knows it; empty without Ray."""
+    return ray.util.get_node_ip_address() if ray.is_initialized() else ""
+
+
+def located(path: str | PathLike[str] | None) -> tuple[FileSystem, str]:
+    """The file system of a URL (`s3://...`), that of this machine for a path and for None; the path there."""
     text = "" if path is None else str(path)
-    return FileSystem.from_uri(text)[0] if "://" in text else LocalFileSystem()
+    return FileSystem.from_uri(text) if "://" in text else (LocalFileSystem(), text)
 
 
 @contextmanager

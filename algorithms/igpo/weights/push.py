@@ -41,10 +41,13 @@ class WeightPush:
         config: how weights are transferred, and whether learners share one model.
         learners: the learners.
         runners: the env runners.
+        run: number of the run on these runners. Ray restarts a runner with the configuration of run 0, so of
+            a later one (`IGPO.reset_config`) it gets the configuration with its weights.
     """
 
-    def __init__(self, config: IGPOSettings, learners: LearnerGroup, runners: EnvRunnerGroup):
+    def __init__(self, config: IGPOSettings, learners: LearnerGroup, runners: EnvRunnerGroup, run: int = 0):
         self._config = config
+        self._run = run
         self._learners = learners
         self._runners = runners
         self._group: TransferGroup | None = None
@@ -93,6 +96,8 @@ class WeightPush:
     def _share(self, version: int, runner_ids: list[int] | None) -> tuple[int, list[int]]:
         if self._config.is_colocated:  # all of them, before the first engine wakes
             on_learners(self._learners, lambda learner: learner.leave_device())
+        if runner_ids is None:
+            self._kept = None  # before the next: there is room for one copy
 
         def share(learner):
             state = learner.get_state(components=COMPONENT_RL_MODULE, inference_only=True, gather=True)[
@@ -108,11 +113,24 @@ class WeightPush:
         return num_bytes, self._load(reference, version, runner_ids)
 
     def _load(self, reference: Any, version: int, runner_ids: list[int] | None) -> list[int]:
-        load: Any = lambda runner: runner.load_weights(ray.get(reference), version)  # noqa: E731
+        config, run = self._config, self._run
+
+        def load(runner) -> int:
+            runner.begin_run(config, run)
+            return runner.load_weights(ray.get(reference), version)
+
         return on_runners(self._runners, load, ids=runner_ids)
 
     def _transfer(self, version: int) -> tuple[int, list[int]]:
-        members: Any = self._runners.foreach_env_runner(_membership, local_env_runner=False)
+        config, run = self._config, self._run
+
+        def membership(runner) -> tuple[ActorHandle, set[str | None]]:
+            """Returns the runner's own handle, and the names of its engines' transfer groups."""
+            runner.begin_run(config, run)
+            names = {engine.transfer_group for engine in runner.loop.engines.values()}
+            return ray.get_runtime_context().current_actor, names
+
+        members: Any = self._runners.foreach_env_runner(membership, local_env_runner=False)
         if not members:
             return 0, []  # all are dead: `restore_env_runners` brings weights to those that come back
         group = self._group
@@ -143,13 +161,6 @@ class WeightPush:
         """Calls `function` on all learners where they share one model, otherwise on the first."""
         ids = None if self._config.shard_learner else [0]
         return on_learners(self._learners, function, ids=ids, timeout_seconds=timeout_seconds)
-
-
-def _membership(runner) -> tuple[ActorHandle, set[str | None]]:
-    """Returns the runner's own handle, and the names of its engines' transfer groups."""
-    return ray.get_runtime_context().current_actor, {
-        engine.transfer_group for engine in runner.loop.engines.values()
-    }
 
 
 def _check_versions(version: int, held: list[int]) -> None:

@@ -6,12 +6,16 @@ begin with its first weights, without a word. Adapters of another `alpha` fit, b
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pyarrow.fs import FileSelector, FileSystem, FileType
+
+from algorithms.igpo.weights.export import located
 from envs.engine.lora import LoraSettings
 from envs.errors import InputError
 
@@ -25,26 +29,32 @@ SIZES = (
     "num_key_value_heads",
 )
 """Names in a Hugging Face configuration that the shapes of the weights follow from."""
-MODULES = Path("learner_group", "learner", "rl_module")
+MODULES = "learner_group/learner/rl_module"
 """RLlib's folder of a checkpoint that holds a folder for each policy."""
 MADE_WITH = "class_and_ctor_args.pkl"
 """RLlib's file of a policy's folder that says how its module was made."""
 
 
 def check_policies(
-    checkpoint: str | Path, policies: Iterable[str], adapters: Mapping[str, LoraSettings]
+    checkpoint: str | Path,
+    policies: Iterable[str],
+    adapters: Mapping[str, LoraSettings],
+    filesystem: FileSystem | None = None,
 ) -> None:
     """Raises InputError for policies of a run that are not in the checkpoint, or are there in another form.
 
     It may hold more of them.
 
     Args:
-        checkpoint: its folder.
+        checkpoint: its folder, or a URL of it.
         policies: ids of the run's policies.
         adapters: those of them that have adapters, with their settings.
+        filesystem: pyarrow's file system of the folder, where it is no URL.
     """
-    folder = Path(checkpoint, MODULES)
-    held = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    found, path = located(checkpoint)
+    source, folder = filesystem or found, f"{path}/{MODULES}"
+    files = source.get_file_info(FileSelector(folder, allow_not_found=True))
+    held = sorted(file.base_name for file in files if file.type is FileType.Directory)
     missing = [policy for policy in policies if policy not in held]
     if held and missing:
         raise InputError(
@@ -52,16 +62,18 @@ def check_policies(
             f"through {', '.join(missing)} too: give them its policies, or begin without it"
         )
     for policy in policies:
-        if (folder / policy / MADE_WITH).is_file():
-            _check_form(checkpoint, policy, _adapters_of(folder / policy / MADE_WITH), adapters.get(policy))
+        made_with = f"{folder}/{policy}/{MADE_WITH}"
+        if source.get_file_info(made_with).type is FileType.File:
+            with source.open_input_stream(made_with) as stream:
+                lora = _adapters_of(stream.read())
+            _check_form(checkpoint, policy, lora, adapters.get(policy))
 
 
 def check_shapes(checkpoint: str | Path, model: str, config: Any) -> None:
     """Raises InputError where the weights of a checkpoint are those of a model of other sizes.
 
     Args:
-        checkpoint: its folder. One without its Hugging Face folders, which a learner on another node wrote,
-            is looked at when it is restored.
+        checkpoint: its folder. One without Hugging Face folders is looked at when it is restored.
         model: the run's `model_path`.
         config: that model's configuration, of transformers.
     """
@@ -88,7 +100,7 @@ def _check_form(
     there = "all weights" if wanted is None else f"adapters ({_words(wanted)})"
     cure = "leave `lora` out" if held is None else "set `lora` as there"
     if held is None:
-        cure += f", or begin new adapters of its weights with model_path: {Path(checkpoint, 'hf', policy)}"
+        cure += f", or begin new adapters of its weights with model_path: {checkpoint}/hf/{policy}"
     raise InputError(f"{checkpoint}: it holds {here} of policy {policy}, but the run trains {there}: {cure}")
 
 
@@ -104,10 +116,9 @@ def _words(lora: LoraSettings) -> str:
     return f"rank: {lora.rank}, alpha: {lora.alpha_in_force:g}, targets: {targets}"
 
 
-def _adapters_of(made_with: Path) -> LoraSettings | None:
+def _adapters_of(made_with: bytes) -> LoraSettings | None:
     """The adapters' settings that a policy of a checkpoint was made with; None: it had none."""
-    with made_with.open("rb") as file:
-        _, arguments = _Plain(file).load()["ctor_args_and_kwargs"]
+    _, arguments = _Plain(io.BytesIO(made_with)).load()["ctor_args_and_kwargs"]
     lora = arguments["model_config"].get("lora")
     return None if lora is None else LoraSettings(**lora)
 

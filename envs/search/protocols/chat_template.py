@@ -211,8 +211,9 @@ class ChatTemplate:
 
     def opening(self, pieces: TemplatePieces, decision_ids: list[int]) -> list[int]:
         """The ids before a message, without the end-of-turn token if the engine sampled one."""
+        opening = pieces.opening
         ended = len(decision_ids) > 0 and decision_ids[-1] in self._end_ids
-        return pieces.opening[1:] if ended else pieces.opening
+        return opening[1:] if ended and opening[0] in self._end_ids else opening
 
     def observation(
         self, text: str, *, pieces: TemplatePieces, decision_ids: list[int], max_tokens: int, neutralised: int

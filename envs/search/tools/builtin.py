@@ -16,6 +16,8 @@ from envs.data.corpus import Corpus
 from envs.errors import InputError
 from envs.retrieval.base import Hit, PricedHits, Retriever, RetrieverError
 from envs.retrieval.bm25 import BM25Retriever
+from envs.retrieval.dense import DenseRetriever
+from envs.retrieval.hybrid import HybridRetriever
 from envs.search.config import SearchEnvSettings
 from envs.search.tools.base import Tool, Toolbox, ToolError, ToolFailure, ToolResult, as_result
 from envs.search.tools.calculator import evaluate
@@ -30,6 +32,8 @@ AT_ONCE_DOCUMENTS = 100_000
 REMEMBERED_SEARCHES = 16384
 """Number of search results to keep, because the rollouts of a group and of later iterations repeat queries.
 """
+REMEMBERED = BM25Retriever, DenseRetriever, HybridRetriever
+"""Retrievers whose results are kept: a server's may change, and a user's own may do more than search."""
 PAGE_CHARACTERS_PER_TOKEN = 3
 """Makes a page of `open` fit into an observation; English has about four characters per token."""
 
@@ -114,7 +118,7 @@ def search_tool(retriever: Callable[[], Retriever], top_k: int, *, show_ids: boo
         wanted = tuple(filter(None, map(str.strip, (query, *queries))))
         if not wanted:
             raise ToolError("search needs a query: a text that is not empty")
-        return remembered(wanted) if is_quick() else answer(wanted)
+        return remembered(wanted) if isinstance(retriever(), REMEMBERED) else answer(wanted)
 
     return Tool(search, "search", at_once=is_quick)
 

@@ -160,7 +160,7 @@ def test_a_restored_algorithm_pushes_its_weights_once_and_while_the_learner_has_
     algorithm.learner_group = SimpleNamespace(_worker_manager=None)
     algorithm.push_weights = lambda: order.append("push")
     algorithm._weight_push = SimpleNamespace(give_device_to_learner=lambda: order.append("give"))
-    monkeypatch.setattr(Checkpointable, "restore_from_path", lambda self, path: order.append("restore"))
+    monkeypatch.setattr(Checkpointable, "restore_from_path", lambda self, path, **_: order.append("restore"))
     for placement, expected in (("separate", []), ("colocated", ["give"])):
         algorithm.config = make_config(placement)
         algorithm.restore_from_path("checkpoint")

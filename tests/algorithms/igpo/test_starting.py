@@ -171,6 +171,8 @@ def test_an_engine_that_does_not_sleep_ends_the_run_before_the_learner_takes_the
 
 def test_weights_that_an_engine_refuses_end_the_run(monkeypatch):
     class Runner:
+        def begin_run(self, config, run): ...
+
         def load_weights(self, modules, version):
             raise ValueError("weights do not fit the engine's model")
 

@@ -60,9 +60,17 @@ def test_epochs_are_shuffled_differently():
 )
 def test_other_questions_are_refused(sampler, message):
     state = PromptSampler(5, seed=0, fingerprint="abc").state()
-    assert not sampler.is_of(state) and sampler.is_of(sampler.state())
+    assert sampler.differs_from(state) == "other training questions"
     with pytest.raises(InputError, match=message):
         sampler.restore(state)
+
+
+def test_another_order_is_told_apart():
+    sampler, state = PromptSampler(5, seed=1), PromptSampler(5, seed=0).state()
+    assert sampler.differs_from(state) == "them in the order of seed 0"
+    assert sampler.differs_from(sampler.state()) == ""
+    sampler.restore(state)
+    assert sampler.differs_from(state) == "" and sampler.state() == state
 
 
 def test_damaged_state_and_bad_sizes_are_refused():

@@ -174,7 +174,7 @@ def test_a_finished_run_can_be_restored_evaluated_and_asked(folder):
     restored = Command(
         folder, "train", "file", "demo.yaml", "--restore", str(best), "--stop", stop, "--set", OTHERS
     )
-    restored.wait_for("the checkpoint saw other training questions: this run's begin at their first")
+    restored.wait_for("the checkpoint saw other training questions: this run's training questions begin anew")
     restored.wait_for(f"iteration {at + 1}/")
     assert restored.interrupt() == 130, restored.said
     assert "saving a checkpoint" in restored.said and "go on" in restored.said and "--resume" in restored.said

@@ -138,8 +138,8 @@ def test_engines_get_adapters_and_the_export_is_read_back(llama, tmp_path):
         fresh = load_causal_lm(llama, torch.float32)
         add_lora(fresh, lora)
         set_adapters(fresh, tensors)
-        expected = merged_weights(module.hf)
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in merged_weights(fresh).items())
+        expected = dict(merged_weights(module.hf))
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in merged_weights(fresh))
 
 
 def test_peft_reads_the_export(llama, tmp_path):

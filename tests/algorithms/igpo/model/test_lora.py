@@ -1,5 +1,7 @@
 """LoRA on a tiny random Llama: only adapters learn, everyone else sees a plain model with merged weights."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,18 @@ def test_fresh_adapters_change_nothing(llama):
     assert all(torch.equal(pushed[name], parameter) for name, parameter in base.named_parameters())
 
 
+def test_one_merged_weight_exists_at_a_time(llama):
+    """A copy of every adapted layer beside the base would not fit where the base just does."""
+    module = module_of(make_learner(llama, model_config=LORA))
+    own = {tensor.data_ptr() for tensor in module.hf.state_dict().values()}
+    made = []
+    for _, tensor in module.engine_weights():
+        assert all(earlier() is None for earlier in made)
+        if tensor.data_ptr() not in own:
+            made.append(weakref.ref(tensor))
+    assert len(made) == 4, "two layers with two adapted projections"
+
+
 def test_only_adapters_learn_and_the_push_is_the_merged_model(llama):
     learner = make_learner(llama, model_config=LORA, lr=0.02)
     module = module_of(learner)
@@ -71,7 +85,7 @@ def test_merging_by_hand(llama):
         layer.base_layer.weight + 3.0 / 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     )
     torch.testing.assert_close(
-        merged_weights(model)["model.layers.1.self_attn.v_proj.weight"], expected, atol=1e-6, rtol=0
+        dict(merged_weights(model))["model.layers.1.self_attn.v_proj.weight"], expected, atol=1e-6, rtol=0
     )
 
 

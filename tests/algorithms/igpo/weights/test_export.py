@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
-from algorithms.igpo.weights.export import filesystem_of, folder_of
+from algorithms.igpo.weights.export import folder_of, located
 
 
 def test_a_folder_of_another_file_system_is_filled_there(tmp_path, monkeypatch):
@@ -21,6 +21,7 @@ def test_a_folder_of_another_file_system_is_filled_there(tmp_path, monkeypatch):
 
 def test_a_folder_of_this_machine_is_that_folder(tmp_path):
     for path in (None, tmp_path, str(tmp_path), f"file://{tmp_path}"):
-        with folder_of(str(tmp_path), filesystem_of(path)) as folder:
+        with folder_of(str(tmp_path), located(path)[0]) as folder:
             assert folder == Path(tmp_path)
-    assert not isinstance(filesystem_of("mock:///bucket/runs"), LocalFileSystem)
+    filesystem, path = located("mock:///bucket/runs")
+    assert not isinstance(filesystem, LocalFileSystem) and path == "bucket/runs"

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 from igpo_learner_setup import make_learner, save_tiny_llama
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from transformers import AutoConfig
 
 from algorithms.igpo.weights.restoring import MADE_WITH, MODULES, check_policies, check_shapes
@@ -31,6 +32,16 @@ def test_a_checkpoint_without_a_policy_of_the_run_is_refused(checkpoint):
         f"{checkpoint}: this checkpoint holds the policies reader, searcher, but the roles speak "
         "through default_policy too: give them its policies, or begin without it"
     )
+
+
+def test_a_checkpoint_behind_a_url_is_looked_at_too(checkpoint):
+    url = checkpoint.as_uri()
+    check_policies(url, ["searcher"], {})
+    with pytest.raises(InputError, match=f"^{url}: this checkpoint holds the policies reader, searcher, but"):
+        check_policies(url, ["default_policy"], {})
+    there = SubTreeFileSystem(str(checkpoint), LocalFileSystem())
+    with pytest.raises(InputError, match="holds the policies reader, searcher, but"):
+        check_policies("", ["default_policy"], {}, there)
 
 
 @pytest.mark.parametrize(

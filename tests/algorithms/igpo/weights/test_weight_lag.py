@@ -98,6 +98,8 @@ class Engine:
 
     held = None
 
+    def begin_run(self, config, run): ...
+
     def load_weights(self, modules, version):
         self.held = str(modules["policy"]["w"])
         return version
@@ -166,6 +168,18 @@ def test_a_batch_that_other_settings_sampled_ahead_is_drawn_again(monkeypatch, c
     restored.set_state(saved.get_state())
     assert restored._ahead is (saved._ahead if is_kept else None)
     assert restored.prompt_sampler.state() == (saved.prompt_sampler.state() if is_kept else before)
+
+
+@pytest.mark.parametrize(("begins_run", "goes_on"), [(False, True), (True, False)])
+def test_a_new_run_of_another_seed_draws_its_own_prompts(monkeypatch, begins_run, goes_on):
+    monkeypatch.setattr(Algorithm, "set_state", lambda self, state: None)
+    sampler, own = PromptSampler(40, seed=0), PromptSampler(40, seed=1).state()
+    sampler.next(2)
+    algorithm = IGPO.__new__(IGPO)
+    algorithm.config, algorithm.begins_run = make_config(), begins_run
+    algorithm.prompt_sampler = PromptSampler(40, seed=1)
+    algorithm.set_state({"igpo": {"cursor": sampler.state(), "weights_seq_no": 3}})
+    assert algorithm.prompt_sampler.state() == (sampler.state() if goes_on else own)
 
 
 def trace(algorithm):

@@ -65,6 +65,8 @@ def test_a_search_r1_rollout_is_one_turn():
         "<|im_start|>user\nBe brief. Question: Who?<|im_end|>\n<|im_start|>assistant\n"
         "<think>hm</think> <search> who </search>\n\n<information>Somebody.</information>\n\n"
     )
+    ended = rollout(protocol, "<search> who<|im_end|>", "Mend your tags.")  # by the model, in mid-tag
+    assert ended.endswith("<search> who<|im_end|>\n\n<information>Mend your tags.</information>\n\n")
     placed = protocol.text(protocol.prompt("Q: {question} Think.", "Who {question}?", BOTH))
     assert placed.endswith("<|im_start|>user\nQ: Who {question}? Think.<|im_end|>\n<|im_start|>assistant\n")
 

@@ -141,16 +141,23 @@ def test_a_small_index_is_searched_on_the_spot_and_once_for_equal_queries():
     assert retriever.threads == [threading.current_thread()] * 2
 
 
-def test_a_large_index_or_another_retriever_is_searched_in_a_thread_each_time():
+def test_a_large_index_is_searched_in_a_thread_once_for_equal_queries():
     retriever = Counting(CORPUS, documents=AT_ONCE_DOCUMENTS + 1)
     box = Toolbox([search_tool(lambda: retriever, 1)])
     calls = [ToolCall("search", {"query": "three"}) for _ in range(2)]
     assert not any(box.call_at_once(each) for each in calls) and retriever.threads == []
     assert [box(each).document_ids for each in calls] == [["d0"], ["d0"]]
-    assert len(retriever.threads) == 2 and threading.current_thread() not in retriever.threads
+    assert len(retriever.threads) == 1 and threading.current_thread() not in retriever.threads
+
+
+def test_another_retriever_is_searched_in_a_thread_each_time():
+    RETRIEVER.queries.clear()
+    calls = [ToolCall("search", {"query": "mira"}) for _ in range(2)]
     other = Toolbox([search_tool(lambda: RETRIEVER, 1), Tool(evaluate, "evaluate")])
     assert not other.call_at_once(calls[0]) and not other.call_at_once(ToolCall("evaluate", {}))
     assert other.call_at_once(ToolCall("unknown", {}))
+    assert [other(each).document_ids for each in calls] == [["d0"], ["d0"]]
+    assert RETRIEVER.queries == ["mira", "mira"]
 
 
 def test_what_was_searched_for():
