@@ -115,12 +115,12 @@ def empty_index(kind: str, dimensions: int) -> faiss.Index:
 
 
 def search_index(index: faiss.Index, vectors_XH: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Searches an index with several queries. X queries, H dimensions, X = `top_k`.
+    """Searches an index with several queries, X of them.
 
     efSearch is passed with each search, because threads would share the value that faiss keeps in the index.
 
     Returns:
-        Scores [X, X] and rows [X, X], best first; row -1 where the index holds fewer vectors.
+        Scores and rows, both [X, `top_k`], best first; row -1 where the index holds fewer vectors.
     """
     faiss = _import_faiss()
     is_graph = isinstance(index, faiss.IndexHNSW)

@@ -57,7 +57,7 @@ def difficulty(world: World, search: Search, *, max_searches: int = 5, seed: int
     rng = np.random.default_rng(seed)
     train, heldout = world.questions("train"), world.questions("heldout")
     guess = _commonest_answers(train)
-    expert, random = Expert(search), RandomSearcher(world.relations, search, max_searches, rng)
+    expert, random = PerfectPlayer(search), RandomSearcher(world.relations, search, max_searches, rng)
     paths: dict[int, list[list[float]]] = defaultdict(list)
     for chain, question in zip(world.chains("heldout"), heldout, strict=True):
         if question.metadata["kind"] in ("chain", "unordered"):
@@ -75,7 +75,7 @@ def difficulty(world: World, search: Search, *, max_searches: int = 5, seed: int
     )
 
 
-class Expert:
+class PerfectPlayer:
     """Knows the meaning of questions and the form of documents, but no fact."""
 
     def __init__(self, search: Search):
@@ -100,8 +100,8 @@ class Expert:
         return read_fact(self._search(f"{name} {key}"), key)
 
 
-class Unplanned(Expert):
-    """The expert with as many searches, who does not work out the order of hops that are told out of it.
+class Unplanned(PerfectPlayer):
+    """The player with as many searches, who does not work out the order of hops that are told out of it.
 
     Args:
         search: returns the best document for a query.

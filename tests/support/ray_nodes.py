@@ -43,6 +43,7 @@ class Node:
         address: its own, of 127.0.0.0/8. The head is 127.0.0.1.
         resources: custom ones; None begins a cluster, on a head node without CPUs.
         environment: of the node and what it starts.
+        unseen: a folder of which the node sees an empty one of its own.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Node:
         address: str,
         resources: dict[str, int] | None,
         environment: dict[str, str],
+        unseen: Path | None = None,
     ):
         role = ["--address", f"127.0.0.1:{PORT}", "--num-cpus", "2", "--resources", json.dumps(resources)]
         if resources is None:
@@ -59,7 +61,7 @@ class Node:
         output = folder / f"node_{address}.txt"
         with output.open("w") as file:
             self.process = subprocess.Popen(
-                [*network.prefix, sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
+                [*network.prefix, *_without(unseen), sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
                 + [*role, "--node-ip-address", address, "--disable-usage-stats"],
                 stdout=file, stderr=file, start_new_session=True, env=os.environ | environment,
             )  # fmt: skip
@@ -97,3 +99,10 @@ class Node:
                 continue
         psutil.wait_procs(processes, timeout=30)
         self.process.wait()
+
+
+def _without(folder: Path | None) -> list[str]:
+    """A prefix: the command after it sees an empty folder in place of `folder`."""
+    if folder is None:
+        return []
+    return ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none "{folder}" && exec "$@"', "sh"]

@@ -9,7 +9,7 @@ from envs.data.corpus import Document
 from envs.data.question import Question
 from envs.world.chain import Chain
 from envs.world.config import WorldSettings
-from envs.world.difficulty import Expert, RandomSearcher, Unplanned, people
+from envs.world.difficulty import PerfectPlayer, RandomSearcher, Unplanned, people
 from envs.world.unordered import unordered_question
 from envs.world.words import ATTRIBUTES, RELATIONS, vocabulary
 from envs.world.world import build_world
@@ -152,7 +152,7 @@ def test_the_expert_orders_hops_and_the_others_do_not():
     assert question.text == (
         f"rival {zira} . color mother . teacher rival . friend {path[0]} . mother friend ?"
     )
-    assert searched(world, question, Expert) == (
+    assert searched(world, question, PerfectPlayer) == (
         question.golds[0],
         [f"{path[0]} friend", f"{path[1]} mother", f"{path[2]} color"],
     )

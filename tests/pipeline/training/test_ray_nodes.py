@@ -46,8 +46,8 @@ def lab(tmp_path_factory):
         }
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
 
-        def node(last, resources):
-            started = Node(network, folder, f"127.0.0.{last}", resources, environment | token)
+        def node(last, resources, unseen=None):
+            started = Node(network, folder, f"127.0.0.{last}", resources, environment | token, unseen)
             stack.callback(started.kill)
             return started
 
@@ -77,7 +77,9 @@ def test_a_driver_without_the_token_is_told_in_seconds(lab):
 
 
 def test_a_run_over_nodes_outlives_one_and_says_which_it_cannot_do_without(lab):
-    learner, runner = lab.node(2, {"learns": 1}), lab.node(3, {"samples": 1})
+    runs = lab.folder / "runs"  # on the driver's disk, which the learners' nodes do not see
+    runs.mkdir()
+    learner, runner = lab.node(2, {"learns": 1}, runs), lab.node(3, {"samples": 1})
     run = lab(1000)
     run.wait_for_iteration(after=1)
     assert [name.split()[0] for name in runner.actors] == ["IGPOEnvRunner"], run.said
@@ -100,7 +102,11 @@ def test_a_run_over_nodes_outlives_one_and_says_which_it_cannot_do_without(lab):
     (last,) = lab.folder.glob("runs/demo/*/checkpoints/last/igpo_checkpoint.json")
     saved = json.loads(last.read_text())["iteration"]
     assert saved >= before, "an iteration is lost at most"
-    lab.node(5, {"learns": 1})
+    lab.node(5, {"learns": 1}, runs)
     again = lab(saved + 1, "--resume")
     assert again.end() == 0, again.said
     assert again.iterations == [saved + 1]
+    exported = last.parent / "hf" / "default_policy"
+    names = {"config.json", "model.safetensors", "tokenizer.json"}
+    assert names <= {path.name for path in exported.iterdir()}
+    assert not list(Path("/tmp").glob("igpo-export-*"))
