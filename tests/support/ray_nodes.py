@@ -61,7 +61,8 @@ class Node:
         output = folder / f"node_{address}.txt"
         with output.open("w") as file:
             self.process = subprocess.Popen(
-                [*network.prefix, *_without(unseen), sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
+                [*network.prefix, *_without(unseen)]
+                + [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
                 + [*role, "--node-ip-address", address, "--disable-usage-stats"],
                 stdout=file, stderr=file, start_new_session=True, env=os.environ | environment,
             )  # fmt: skip
