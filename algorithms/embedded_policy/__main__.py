@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from algorithms.embedded_policy.policy import build_policy, load_policy
 from algorithms.embedded_policy.report import measure, measure_planning, report_table
-from algorithms.embedded_policy.trainer import GRADED, PLANNING, LookupFailed, Trainer, WarmStartSettings
+from algorithms.embedded_policy.trainer import GRADED, PLANNING, LookupFailed, Recipe, Trainer
 from envs.engine.models import resolve_model
 from envs.errors import InputError
 from envs.search.protocols.tiny import TinyProtocol, build_tokenizer
@@ -50,9 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--threads", type=int, default=2, help="CPU threads; results depend on it in the last digits"
     )
-    parser.add_argument(
-        "--lookup-steps", type=int, default=WarmStartSettings.max_lookup_steps, help="at most"
-    )
+    parser.add_argument("--lookup-steps", type=int, default=Recipe.max_lookup_steps, help="at most")
     parser.add_argument("--steps", type=int, help="after look-ups, in place of the recipe's")
     parser.add_argument(
         "--start", help="go on from this policy, which can look facts up: its folder, or `tiny`"
@@ -93,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     tokenizer = build_tokenizer(vocabulary())
     protocol = TinyProtocol(tokenizer)
     policy = load_policy(start) if start else build_policy(len(tokenizer), options.seed)
-    settings = replace(RECIPES[named[0]] if named else WarmStartSettings(), seed=options.seed)
+    settings = replace(RECIPES[named[0]] if named else Recipe(), seed=options.seed)
     settings = replace(settings, max_lookup_steps=0 if start else options.lookup_steps)
     if options.steps is not None:
         share = options.steps / sum(phase.steps for phase in settings.phases)

@@ -1,4 +1,4 @@
-"""`Parts` makes the kinds of sequences that a batch of the warm start consists of."""
+"""`Parts` makes the kinds of sequences that a batch of the trainer consists of."""
 
 from __future__ import annotations
 

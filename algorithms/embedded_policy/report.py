@@ -1,4 +1,4 @@
-"""Measures what a warm-started policy can do: accuracy, format, room for learning, and belief.
+"""Measures what an embedded policy can do: accuracy, format, room for learning, and belief.
 
 Rollouts and belief come from the same parts as in training: the rollout loop over the engine of transformers.
 """

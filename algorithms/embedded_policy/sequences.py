@@ -1,4 +1,4 @@
-"""Training sequences of the warm start: token ids, with a mask of the tokens that are learned.
+"""Training sequences of the embedded policy: token ids, with a mask of the tokens that are learned.
 
 Each batch comes from a new world, so no fact can be memorised, and the policy can only learn to look facts
 up. The protocol's own methods make all tokens, so training sequences equal those of rollouts.

@@ -1,4 +1,4 @@
-"""The warm start: look-up practice until the policy can read, then phases of mixed kinds of sequences."""
+"""Makes an embedded policy: look-up practice until it can read, then phases of mixed kinds of sequences."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class WarmStartSettings:
-    """The recipe of a policy. The defaults are those of the `tiny` policy.
+class Recipe:
+    """How an embedded policy is made. The defaults are those of `tiny`.
 
     Attributes:
         seed: decides worlds and sequences.
@@ -92,7 +92,7 @@ class WarmStartSettings:
 
 
 _KEPT = {"searches": Part(6), "leads": Part(6), "short_lookups": Part(3)}
-GRADED = WarmStartSettings(
+GRADED = Recipe(
     max_lookup_steps=0,
     phases=(
         Phase("forecasts", steps=350, parts={"forecasts": Part(24, weight=3.0), **_KEPT}),
@@ -109,14 +109,14 @@ GRADED = WarmStartSettings(
     ),
     graded_evidence=1.0,
     graded_worlds=1.0,
-    habits=replace(WarmStartSettings().habits, give_up=0.8, give_up_bored=0.8),
+    habits=replace(Recipe().habits, give_up=0.8, give_up_bored=0.8),
     warm_up_steps=20,
     decay=2.0,
 )
 """The recipe of `tiny_graded`, which starts from `tiny`. The policy learns how graded evidence narrows the
 answer, and gives up four times in five."""
 
-PLANNING = WarmStartSettings(
+PLANNING = Recipe(
     max_lookup_steps=0,
     phases=(
         Phase(
@@ -155,7 +155,7 @@ PLANNING = WarmStartSettings(
     graded_worlds=0.0,
     unordered=True,
     hops={2: 0.3, 3: 0.7},
-    habits=replace(WarmStartSettings().habits, give_up_bored=0.3),
+    habits=replace(Recipe().habits, give_up_bored=0.3),
     warm_up_steps=20,
 )
 """The recipe of a policy for questions told out of order.
@@ -180,7 +180,7 @@ class Trainer:
         progress: called after each step.
     """
 
-    def __init__(self, model: Any, protocol: TinyProtocol, settings: WarmStartSettings, progress: Progress):
+    def __init__(self, model: Any, protocol: TinyProtocol, settings: Recipe, progress: Progress):
         self.model = model
         self.protocol = protocol
         self.settings = settings

@@ -40,7 +40,7 @@ def resolve_model(model_path: str | None, what: str = "model_path") -> str:
     Args:
         model_path: a Hugging Face folder, a hub name, or one of these names:
 
-            - `tiny`: the warm-started policy that ships with the package.
+            - `tiny`: the embedded policy that ships with the package.
             - `tiny_timid`: a policy that gives up even sooner.
             - `tiny_graded`: a policy that also gives up sooner, and whose belief moves with each document
               where evidence is graded.

@@ -1,6 +1,6 @@
 """A noisy expert of the generated world: it knows the facts, but its searches follow bad habits at times.
 
-Its demonstrations are the data of the warm start. Reinforcement learning has to unlearn the bad habits
+Its demonstrations make the embedded policies. Reinforcement learning has to unlearn the bad habits
 (giving up early, repeating a query, following the wrong lead), so they decide how much a policy can still
 learn. The expert never guesses: it gives the gold answer after all evidence, or ``unknown``. Guessing from
 the last document would teach the policy to believe in wrong values.

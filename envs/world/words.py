@@ -1,7 +1,7 @@
 """The closed vocabulary of the generated world: names, relations, attributes and their values.
 
 It is fixed, because the word-level tokenizer of the embedded policy is made from it. Changing a list requires
-a new warm start.
+embedded policies made anew.
 """
 
 from __future__ import annotations

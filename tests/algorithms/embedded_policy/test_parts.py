@@ -7,7 +7,7 @@ from algorithms.embedded_policy.__main__ import main
 from algorithms.embedded_policy.parts import Parts, PlanParts
 from algorithms.embedded_policy.plans import PlanSequences
 from algorithms.embedded_policy.sequences import SequenceMaker
-from algorithms.embedded_policy.trainer import GRADED, PLANNING, WarmStartSettings
+from algorithms.embedded_policy.trainer import GRADED, PLANNING, Recipe
 from envs.search.protocols.tiny import TinyProtocol, build_tokenizer
 from envs.world.config import WorldSettings
 from envs.world.words import ATTRIBUTES, vocabulary
@@ -71,12 +71,7 @@ def test_hops_told_are_those_of_the_question(plan_parts):
 
 
 def test_every_part_of_every_recipe_is_made(parts):
-    names = {
-        name
-        for settings in (WarmStartSettings(), GRADED)
-        for phase in settings.phases
-        for name in phase.parts
-    }
+    names = {name for settings in (Recipe(), GRADED) for phase in settings.phases for name in phase.parts}
     for name in sorted(names):
         made = getattr(parts, name)(3)
         assert len(made) == 3 and all(any(sequence.learned) for sequence in made), name
