@@ -38,17 +38,15 @@ class SqlPrompt(cmd.Cmd):
             {*COLUMNS, *(name for columns in COLUMNS.values() for name in columns), *named_queries()}
         )
 
-    def preloop(self) -> None:
-        if HISTORY.exists():
-            readline.read_history_file(HISTORY)
-        readline.set_history_length(HISTORY_LINES)
-        self._console.print(HELP)
-
     def postloop(self) -> None:
         readline.write_history_file(HISTORY)
 
     def cmdloop(self, intro: str | None = None) -> None:
-        while True:
+        if HISTORY.exists():
+            readline.read_history_file(HISTORY)
+        readline.set_history_length(HISTORY_LINES)
+        self._console.print(HELP)
+        while True:  # once for the start and once for every Ctrl-C
             try:
                 super().cmdloop(intro)
                 return

@@ -879,6 +879,35 @@ def test_the_prompt_asks_over_several_lines_and_survives_mistakes(run, monkeypat
     assert prompt.completenames("tool_e") == ["tool_error", "tool_errors"]
 
 
+def test_ctrl_c_neither_repeats_the_history_nor_the_help(run, monkeypatch, tmp_path):
+    import readline
+
+    from pipeline.cli.log import sql_prompt
+
+    history = tmp_path / "history"
+    history.write_text("SELECT 1;\nSELECT 2;\n")
+    monkeypatch.setattr(sql_prompt, "HISTORY", history)
+    monkeypatch.setattr(sql_prompt, "HISTORY_LINES", 3)
+    typed = iter(["SELECT 3;", KeyboardInterrupt, "SELECT 4;", KeyboardInterrupt, ".quit"])
+
+    def type_a_line(prompt):
+        line = next(typed)
+        if line is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        readline.add_history(line)
+        return line
+
+    monkeypatch.setattr("builtins.input", type_a_line)
+    readline.clear_history()
+    console = Console(file=io.StringIO(), width=500, highlight=False)
+    try:
+        sql_prompt.SqlPrompt(run, 50, console).cmdloop()
+    finally:
+        readline.clear_history()
+    assert history.read_text() == "SELECT 3;\nSELECT 4;\n.quit\n"
+    assert console.file.getvalue().count("`.named` lists the shipped questions") == 1
+
+
 def test_an_empty_manifest_is_an_empty_log(tmp_path):
     Manifest("run-1").save(tmp_path)
     with pytest.raises(AnalysisError, match="is empty"):
