@@ -7,7 +7,8 @@ itself would have computed on its tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,30 +81,47 @@ class BeliefQueries:
         self._suffixes_of: dict[tuple[str, ...], tuple[list[str], list[ScoringSuffix]]] = {}
         self._lost_of: dict[Any, list[str]] = {}
 
-    def make(self, conversation: Conversation, rollout: Rollout) -> BeliefQuery | None:
-        """The moments and answers to score, which are noted in `rollout.scored_golds_K`; None without belief.
+    def check(self, conversation: Conversation, rollout: Rollout) -> int:
+        """Notes in `rollout.scored_golds_K` the aliases to score, and measures the query without keeping it.
+
+        Returns:
+            The tokens of the longest context with the longest answer; 0 without belief.
 
         Raises:
             InputError: the chat template cannot show the conversation, or leaves something out of it.
         """
         rollout.scored_golds_K, suffixes_K = self._suffixes(tuple(conversation.question.golds))
         if not suffixes_K:
-            return None
-        try:
-            moments = (0, *(turn.index + 1 for turn in rollout.gain_bearing_turns))
-            scored = conversation.messages(moments[-1])
+            return 0
+        scored = conversation.messages(_moments(rollout)[-1])
+        with _naming(conversation):
             lost = what_is_lost(scored, conversation.tools, self.chat.render, self._lost_of)
             if serious := [what for what in lost if what != THOUGHTS]:
                 raise ValueError(
                     f"the model's chat template does not show {serious[0]}: score with the model that wrote "
                     "the rollouts, or write that into the content of user and assistant messages"
                 )
-            self.without_thoughts += THOUGHTS in lost
-            texts = [self.chat.render(conversation.messages(turns), conversation.tools) for turns in moments]
-        except ValueError as error:
-            raise InputError(f"{conversation.where}: {error}") from error
-        contexts = [np.array(self.chat.control_ids(text), dtype=np.int32) for text in texts]
-        return BeliefQuery(contexts, suffixes_K)
+        self.without_thoughts += THOUGHTS in lost
+        contexts_T1 = self._contexts(conversation, rollout)
+        return max(map(len, contexts_T1)) + max(len(suffix.ids) for suffix in suffixes_K)
+
+    def make(self, conversation: Conversation, rollout: Rollout) -> BeliefQuery | None:
+        """The moments and answers to score of a rollout that was checked; None without belief."""
+        _, suffixes_K = self._suffixes(tuple(conversation.question.golds))
+        return BeliefQuery(self._contexts(conversation, rollout), suffixes_K) if suffixes_K else None
+
+    def _contexts(self, conversation: Conversation, rollout: Rollout) -> list[np.ndarray]:
+        """The ids before the answer of each moment.
+
+        Raises:
+            InputError: the chat template cannot show the conversation.
+        """
+        with _naming(conversation):
+            texts = [
+                self.chat.render(conversation.messages(turns), conversation.tools)
+                for turns in _moments(rollout)
+            ]
+        return [np.array(self.chat.control_ids(text), dtype=np.int32) for text in texts]
 
     def _suffixes(self, golds: tuple[str, ...]) -> tuple[list[str], list[ScoringSuffix]]:
         """The aliases to score and their answer templates."""
@@ -115,11 +133,22 @@ class BeliefQueries:
         return self._suffixes_of[golds]
 
 
-def tokens_of(query: BeliefQuery | None) -> int:
-    """The length of the longest context with the longest answer; 0 without belief."""
-    if query is None:
-        return 0
-    return max(map(len, query.contexts_T1)) + max(len(suffix.ids) for suffix in query.suffixes_K)
+def _moments(rollout: Rollout) -> list[int]:
+    """Turns before each moment: the prompt, then each gain-bearing turn."""
+    return [0, *(turn.index + 1 for turn in rollout.gain_bearing_turns)]
+
+
+@contextmanager
+def _naming(conversation: Conversation) -> Generator[None]:
+    """Names the place of the conversation in what the chat template refuses.
+
+    Raises:
+        InputError: the body raised ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(f"{conversation.where}: {error}") from error
 
 
 def open_engine(
@@ -139,19 +168,27 @@ def open_engine(
 
 
 def score(
-    engine: RolloutEngine | None, members: Sequence[tuple[Rollout, BeliefQuery | None]]
+    engine: RolloutEngine | None, queries: BeliefQueries, members: Sequence[tuple[Conversation, Rollout]]
 ) -> Iterator[int]:
-    """Scores every query and enters the scores into its rollout. Yields how many rollouts were done.
+    """Scores belief and enters the scores into the rollouts. Yields how many rollouts were done.
 
-    `engine` may be None where no rollout has a query.
+    Queries are made `AT_ONCE` at a time: a query holds the whole conversation once for each moment, and those
+    of a large file would not fit into memory together.
+
+    Args:
+        engine: an idle one; None where no rollout has belief.
+        queries: makes the queries.
+        members: conversations with their rollouts, which were checked.
     """
-    wanted = [(rollout, query) for rollout, query in members if query is not None]
-    yield len(members) - len(wanted)
     if engine is None:
+        yield len(members)
         return
     scorer = PrefixScorer(engine)
-    for start in range(0, len(wanted), AT_ONCE):
-        some = wanted[start : start + AT_ONCE]
-        for (rollout, _), scores_T1K in zip(some, scorer.score([query for _, query in some]), strict=True):
+    for start in range(0, len(members), AT_ONCE):
+        some = members[start : start + AT_ONCE]
+        made = ((rollout, queries.make(conversation, rollout)) for conversation, rollout in some)
+        wanted = [(rollout, query) for rollout, query in made if query is not None]
+        scores = scorer.score([query for _, query in wanted])
+        for (rollout, _), scores_T1K in zip(wanted, scores, strict=True):
             enter_scores(rollout, scores_T1K, "current")
         yield len(some)

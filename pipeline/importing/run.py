@@ -23,13 +23,12 @@ from envs.data.question import AliasRule
 from envs.engine.base import EngineSettings
 from envs.engine.models import naming_shipped_code, resolve_model
 from envs.errors import InputError
-from envs.runner.belief import BeliefQuery
 from envs.search.protocols.build import load_tokenizer
 from envs.search.trajectory import Rollout
 from pipeline.experiment.experiment import IMPORT, check_name
 from pipeline.experiment.resolved import config_hash
-from pipeline.importing.belief import PLACE, BeliefQueries, open_engine, score, tokens_of
-from pipeline.importing.conversation import read_conversations
+from pipeline.importing.belief import PLACE, BeliefQueries, open_engine, score
+from pipeline.importing.conversation import Conversation, read_conversations
 from pipeline.importing.rollout import AGENT, make_rollout, uses_answer_tags
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
@@ -113,13 +112,14 @@ def import_rollouts(
         max_answer_tokens=scoring.max_answer_tokens,
     )
     advance = begin("tokenising", len(conversations))
-    steps: defaultdict[int, list[tuple[Rollout, BeliefQuery | None]]] = defaultdict(list)
+    steps: defaultdict[int, list[tuple[Conversation, Rollout]]] = defaultdict(list)
+    lengths = []
     for conversation in conversations:
         rollout = make_rollout(conversation, lambda text: len(queries.chat.plain.ids(text)))
-        steps[conversation.step].append((rollout, queries.make(conversation, rollout)))
+        steps[conversation.step].append((conversation, rollout))
+        lengths.append(queries.check(conversation, rollout))
         advance(1)
-    members = [member for members in steps.values() for member in members]
-    tokens = _longest(folder, members, scoring.trust_remote_code)
+    tokens = _longest(folder, [one.id for one in conversations], lengths, scoring.trust_remote_code)
     begin("loading the model", 0)
     engine = (
         open_engine(
@@ -137,17 +137,17 @@ def import_rollouts(
         advance = begin(SCORING, len(conversations))
         for step, members in sorted(steps.items()):
             started = time.perf_counter()
-            for number in score(engine, members):
+            for number in score(engine, queries, members):
                 advance(number)
-            record = _credited(step, [rollout for rollout, _ in members], preset, rule)
+            record = _credited(step, [rollout for _, rollout in members], preset, rule)
             record.seconds = {"score": time.perf_counter() - started}
             log.write(record, training_metrics(record.rollouts, record.credit, record.groups))
             run.note(iteration=step)
     return Imported(run, queries.words, queries.without_thoughts)
 
 
-def _longest(folder: str, members: list[tuple[Rollout, BeliefQuery | None]], trust_remote_code: bool) -> int:
-    """The tokens of the longest context and answer.
+def _longest(folder: str, ids: list[str], lengths: list[int], trust_remote_code: bool) -> int:
+    """The tokens of the longest context and answer, of the `lengths` of the rollouts `ids`.
 
     Raises:
         InputError: the model has no room for it, or needs code that is not trusted.
@@ -157,13 +157,12 @@ def _longest(folder: str, members: list[tuple[Rollout, BeliefQuery | None]], tru
     with naming_shipped_code(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).get_text_config()
     room = getattr(config, "max_position_embeddings", None) or sys.maxsize
-    lengths = [tokens_of(query) for _, query in members]
     longest = max(lengths)
     if longest > room:
         many = sum(length > room for length in lengths)
-        name = members[lengths.index(longest)][0].id
+        name = ids[lengths.index(longest)]
         raise InputError(
-            f"{many} of {len(members)} rollouts are too long for the model, which has room for {room} "
+            f"{many} of {len(lengths)} rollouts are too long for the model, which has room for {room} "
             f"tokens: {name} takes {longest} with a gold answer. Leave them out, or score with another model"
         )
     return longest

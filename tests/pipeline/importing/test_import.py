@@ -1,5 +1,6 @@
 """Rollouts of another framework become a run."""
 
+import gc
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from algorithms.credit import advantages
 from envs.errors import InputError
 from pipeline.analysis import open_run
 from pipeline.cli.igpo import app
+from pipeline.importing import belief
 from pipeline.importing.belief import score
 from tests.support.chat_tokenizers import chat_tokenizer
 
@@ -228,17 +230,32 @@ def test_what_the_chat_template_leaves_out_is_told(tmp_path, model, k, message, 
 def test_ctrl_c_leaves_the_steps_that_are_done(tmp_path, model, monkeypatch):
     scored = []
 
-    def score_once(engine, members):
+    def score_once(engine, queries, members):
         if scored:
             raise KeyboardInterrupt
         scored.append(members)
-        return score(engine, members)
+        return score(engine, queries, members)
 
     monkeypatch.setattr("pipeline.importing.run.score", score_once)
     assert "interrupted: the steps that were done are in" in imported(tmp_path, model).output
     with open_run("imported", runs_dir=tmp_path / "runs") as run:
         assert run.sql("SELECT iteration, rollouts FROM iterations").fetchall() == [(1, 3)]
         assert run.sql("SELECT status FROM runs").fetchall() == [("interrupted",)]
+
+
+def test_only_the_contexts_that_are_being_scored_are_in_memory(tmp_path, model, monkeypatch):
+    alive = []
+
+    class CountingScorer(belief.PrefixScorer):
+        def score(self, queries):
+            gc.collect()
+            alive.append(sum(isinstance(one, belief.BeliefQuery) for one in gc.get_objects()))
+            return super().score(queries)
+
+    monkeypatch.setattr(belief, "PrefixScorer", CountingScorer)
+    monkeypatch.setattr(belief, "AT_ONCE", 2)
+    assert imported(tmp_path, model).exit_code == 0
+    assert max(alive) == 2  # of four rollouts
 
 
 LONG = conversation(("<search>a</search>", "x" * 600), ("y",))
