@@ -218,7 +218,7 @@ def _settings(
 def _new_run(
     settings: dict[str, Any], name: str, runs_dir: Path
 ) -> Generator[tuple[RunDirectory, RolloutLogWriter]]:
-    """A new run directory with its log, which hold how the import ended."""
+    """A new run directory with its log, which hold how the import ended; held until then."""
     resolved = {"run": IMPORT, "config": settings, "storage_path": str(runs_dir)}
     run = RunDirectory.create(runs_dir, name, {name: resolved}, facts())
     info = RunInfo(
@@ -229,14 +229,15 @@ def _new_run(
         versions=run.metadata["versions"],
         hardware={key: str(value) for key, value in run.metadata["hardware"].items()},
     )
-    how = "failed"
-    run.begin_attempt(None)
-    try:
-        with RolloutLogWriter(run.rollouts, run.run_id, 1, info=info) as log:
-            yield run, log
-        how = FINISHED
-    except KeyboardInterrupt:
-        how = "interrupted"
-        raise
-    finally:
-        run.end_attempt(how, run.metadata["iteration"])
+    with run.lock():
+        run.begin_attempt(None)
+        how = "failed"
+        try:
+            with RolloutLogWriter(run.rollouts, run.run_id, 1, info=info) as log:
+                yield run, log
+            how = FINISHED
+        except KeyboardInterrupt:
+            how = "interrupted"
+            raise
+        finally:
+            run.end_attempt(how, run.metadata["iteration"])

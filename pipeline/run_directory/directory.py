@@ -231,8 +231,8 @@ class RunDirectory:
             ) from error
         if not held:
             raise InputError(
-                f"{self.path}: process {lock.holder} works in this run directory (training, `igpo verify` or "
-                "`igpo track`); wait for it or stop it."
+                f"{self.path}: process {lock.holder} works in this run directory (training, `igpo import`, "
+                "`igpo verify` or `igpo track`); wait for it or stop it."
             )
         try:
             yield

@@ -18,6 +18,7 @@ from pipeline.analysis import open_run
 from pipeline.cli.igpo import app
 from pipeline.importing import belief
 from pipeline.importing.belief import score
+from pipeline.viewer.run_list import runs_in
 from tests.support.chat_tokenizers import chat_tokenizer
 
 GOLDS = ["Malmö", "Malmo, Sweden"]
@@ -256,6 +257,19 @@ def test_only_the_contexts_that_are_being_scored_are_in_memory(tmp_path, model, 
     monkeypatch.setattr(belief, "AT_ONCE", 2)
     assert imported(tmp_path, model).exit_code == 0
     assert max(alive) == 2  # of four rollouts
+
+
+def test_a_running_import_is_listed_as_running(tmp_path, model, monkeypatch):
+    seen = []
+
+    def look_and_score(*given):
+        seen.append([run.status for run in runs_in(tmp_path / "runs")])
+        return score(*given)
+
+    monkeypatch.setattr("pipeline.importing.run.score", look_and_score)
+    assert imported(tmp_path, model).exit_code == 0
+    assert seen == [["running"], ["running"]]
+    assert [run.status for run in runs_in(tmp_path / "runs")] == ["finished"]
 
 
 LONG = conversation(("<search>a</search>", "x" * 600), ("y",))
