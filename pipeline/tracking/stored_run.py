@@ -77,7 +77,7 @@ def find_or_create(client: MlflowClient, wanted: RunInStore, resumed_from: int |
                 (point.step for point in client.get_metric_history(run_id, metric)), default=-1
             )
     _send_parameters(client, run, wanted.parameters, resumed_from)
-    if not found and wanted.datasets:
+    if wanted.datasets and not (run.inputs and run.inputs.dataset_inputs):
         client.log_inputs(run_id, [_dataset_input(facts) for facts in wanted.datasets])
     return FoundRun(run_id, experiment, parent, steps.get(STEP_METRIC, -1), steps.get(HELDOUT_METRIC, -1))
 

@@ -70,7 +70,7 @@ def open_attempt(
     number = run.begin_attempt(resumed_from_iteration)
     (keys,) = resolved.values()
     settings_hash = config_hash(keys["config"])
-    run.note(config_hash=settings_hash)
+    run.note(config_hash=settings_hash, datasets=datasets_of(identity))
     metadata = run.metadata
     with ExitStack() as stack:
         attempt: Attempt | None = None
@@ -79,25 +79,7 @@ def open_attempt(
             return attempt.how if attempt else "failed"
 
         stack.callback(lambda: run.end_attempt(ending(), run.metadata["iteration"]))
-        tracker = MlflowTracker(
-            run.path,
-            name=run.name,
-            run_id=run.run_id,
-            config=keys,
-            resumed_from_iteration=resumed_from_iteration,
-            tags={
-                "igpo.attempt": str(number),
-                "igpo.config_hash": settings_hash,
-                "igpo.git_commit": str(metadata.get("git_commit")),
-                "igpo.rollouts": str(run.rollouts),
-                "igpo.preset": str(config.preset),
-                "igpo.label": str(metadata.get("label") or ""),
-            },
-            title=" ".join(str(part) for part in (config.preset, metadata.get("label")) if part),
-            datasets=datasets_of(identity),
-            settings=tracking,
-            grid_id=metadata.get("grid_id"),
-        )
+        tracker = _tracker(run, keys, resumed_from_iteration, tracking)
         run.note(mlflow_ui=tracker.ui_command)
         stack.callback(lambda: run.note(mlflow_run_id=tracker.mlflow_run_id))
         stack.callback(lambda: tracker.close(ending()))
@@ -146,7 +128,8 @@ class Sent:
 
 
 def send_rest(run: RunDirectory, timeout: float) -> Sent:
-    """Sends MLflow what it did not get of a run that is over: metrics, traces, files and status.
+    """Sends MLflow what it did not get of a run that is over: all that training would have sent, but for
+    system metrics.
 
     Of a run that died, everything up to its last checkpoint, beyond which it would be sampled again.
 
@@ -163,16 +146,9 @@ def send_rest(run: RunDirectory, timeout: float) -> Sent:
     iteration = (
         metadata["iteration"] if how == "finished" else int(read_note(saved)["iteration"]) if saved else 0
     )
-    tracker = MlflowTracker(
-        run.path,
-        name=run.name,
-        run_id=run.run_id,
-        config=keys,
-        resumed_from_iteration=iteration,
-        tags={"igpo.attempt": str(len(metadata["attempts"])), "igpo.rollouts": str(run.rollouts)},
-        settings=TrackingSettings(**keys.get("mlflow", {})),
-        grid_id=metadata.get("grid_id"),
-    )
+    # No metrics of this machine: another one may have trained.
+    wanted: dict[str, Any] = {**keys.get("mlflow", {}), "system_metrics": False}
+    tracker = _tracker(run, keys, iteration, TrackingSettings(**wanted))
     for path in [run.config_path, *sorted((run.path / RESULTS).glob("*"))]:
         tracker.log_artifact(path, None if path == run.config_path else RESULTS)
     best = checkpoints.best or saved
@@ -182,6 +158,40 @@ def send_rest(run: RunDirectory, timeout: float) -> Sent:
     if tracker.mlflow_run_id is not None:
         run.note(mlflow_run_id=tracker.mlflow_run_id)
     return Sent(complete, tracker.tracking_uri, iteration, how)
+
+
+def _tracker(
+    run: RunDirectory, keys: dict, resumed_from_iteration: int | None, settings: TrackingSettings | None
+) -> MlflowTracker:
+    """The tracker of an attempt that has begun, with the tags, title and data sets that its `run.json` tells.
+
+    Args:
+        run: the run's directory.
+        keys: the run's keys in its resolved experiment file.
+        resumed_from_iteration: iteration of the checkpoint; None: a fresh start.
+        settings: what MLflow gets; None: its defaults.
+    """
+    metadata, preset = run.metadata, keys["config"].get("preset")
+    label = metadata.get("label")
+    return MlflowTracker(
+        run.path,
+        name=run.name,
+        run_id=run.run_id,
+        config=keys,
+        resumed_from_iteration=resumed_from_iteration,
+        tags={
+            "igpo.attempt": str(len(metadata["attempts"])),
+            "igpo.config_hash": config_hash(keys["config"]),
+            "igpo.git_commit": str(metadata.get("git_commit")),
+            "igpo.rollouts": str(run.rollouts),
+            "igpo.preset": str(preset),
+            "igpo.label": str(label or ""),
+        },
+        title=" ".join(str(part) for part in (preset, label) if part),
+        datasets=metadata.get("datasets", ()),
+        settings=settings,
+        grid_id=metadata.get("grid_id"),
+    )
 
 
 def datasets_of(identity: Mapping[str, Any]) -> list[dict[str, str]]:

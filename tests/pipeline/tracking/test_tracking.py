@@ -452,6 +452,16 @@ def test_the_run_is_titled_and_lists_its_data_sets(run_dir):
     assert {tag.key: tag.value for tag in dataset.tags} == {"mlflow.data.context": "corpus"}
 
 
+def test_data_sets_are_added_to_a_run_without_any(run_dir):
+    """As after a failure between making the run and listing them."""
+    corpus = {"name": "corpus world", "digest": "91f6", "source": "world", "context": "corpus"}
+    track(run_dir).close()
+    for _ in range(2):
+        tracker = track(run_dir, resumed_from_iteration=0, datasets=[corpus])
+        tracker.close()
+        assert [one.dataset.name for one in stored(tracker)[1].inputs.dataset_inputs] == ["corpus world"]
+
+
 def test_this_machine_is_watched_unless_told_not_to(run_dir, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     for wanted, name in ((True, "run-1"), (False, "run-2")):

@@ -2,6 +2,7 @@
 training.
 """
 
+from functools import partialmethod
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,9 @@ from rollout_log_samples import records
 
 from pipeline.analysis import named_queries, open_run
 from pipeline.run_directory.directory import RunDirectory
-from pipeline.tracking import TrackingSettings
+from pipeline.tracking import MlflowTracker, TrackingSettings
 from pipeline.training import attempt as attempt_module
-from pipeline.training.attempt import datasets_of, open_attempt
+from pipeline.training.attempt import datasets_of, open_attempt, send_rest
 from pipeline.training.plan import grid_ids
 
 CONFIG: Any = SimpleNamespace(seed=0, model_path="tiny", preset="igpo")
@@ -162,3 +163,41 @@ def test_the_store_lists_the_data_sets_of_the_run(run):
         ("corpus world", "ab12", "world"),
         ("train questions of mine.jsonl", "cd34", "mine.jsonl"),
     }
+
+
+def test_what_is_sent_later_is_what_training_would_have_sent(tmp_path, run, monkeypatch):
+    """Two runs of one experiment; the server of the second was away."""
+    keys = {"config": {"lr": 1e-3, "preset": "igpo"}, "mlflow": {"system_metrics": True}}
+    facts = {"label": "lr=0.001", "git_commit": "ab12"}
+    stored, watched = [], []
+    monkeypatch.setattr(MlflowTracker, "_monitored", lambda tracker, run_id: watched.append(run_id))
+    for run_id in ("here", "away"):
+        made = RunDirectory.create(tmp_path / "runs", "demo", {"demo": keys}, facts, run_id=run_id)
+        with monkeypatch.context() as patch:
+            if run_id == "away":
+                patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+                patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+                patch.setattr(MlflowTracker, "close", partialmethod(MlflowTracker.close, timeout=0.1))
+            attempt_settings = TrackingSettings(system_metrics=False)
+            with open_attempt(made, made.resolved, CONFIG, None, IDENTITY, attempt_settings) as attempt:
+                attempt.log.write(records()[0], {})
+                attempt.how = "finished"
+        if run_id == "away":
+            assert attempt.tracker.mlflow_run_id is None
+            assert send_rest(made, 60.0).everything
+        client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+        stored.append(client.get_run(made.metadata["mlflow_run_id"]))
+        assert stored[-1].info.run_name == f"igpo lr=0.001 {run_id}"
+        assert stored[-1].data.tags["igpo.config_hash"] == made.metadata["config_hash"]
+    assert not watched, "what sends later is not the machine that trained"
+    here, away = (
+        (
+            {key: value.replace(run.info.run_name.split()[-1], "ID") for key, value in run.data.tags.items()},
+            {(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs},
+        )
+        for run in stored
+    )
+    assert away == here
+    tags, datasets = away
+    assert datasets == {("corpus world", "ab12"), ("train questions of mine.jsonl", "cd34")}
+    assert (tags["igpo.preset"], tags["igpo.label"], tags["igpo.git_commit"]) == ("igpo", "lr=0.001", "ab12")
