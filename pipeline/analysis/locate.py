@@ -56,6 +56,24 @@ def locate_run(run: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "
     raise AnalysisError(_not_found(text, home))
 
 
+def locate_folder(
+    run: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "runs", *, what: str
+) -> RunLocation:
+    """Finds a run as `locate_run` does, for a command that needs its folder: a log's URL does not tell it.
+
+    Args:
+        run: what a person typed.
+        runs_dir: folder of all runs.
+        what: what the folder has that the command needs, such as "holds its checkpoints".
+
+    Raises:
+        AnalysisError: `run` is a URL, or there is none.
+    """
+    if is_url(os.fspath(run)):
+        raise AnalysisError(f"{run}: name the run's folder instead, which {what}.")
+    return locate_run(run, runs_dir)
+
+
 def _log_of(folder: Path) -> LogFolder | None:
     """Returns the log of a run's folder, which may be on another file system."""
     elsewhere = folder / LOG_LOCATION

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pipeline.cli.log.sql import RunName, RunsDir
 from pipeline.cli.options import Set, Trust, Verbose, experiment_file, make_room_for
 from pipeline.cli.policy import policy_named
-
-if TYPE_CHECKING:
-    from pipeline.analysis import Run
-
 
 AGREEMENTS = 50
 """Rows of the agreement that are printed."""
@@ -81,10 +77,10 @@ def counterfactual_command(
     from pipeline.logging import configure_ray_logging, native_stderr_aside
 
     console = make_console()
+    source = policy_named(policy, runs_dir) if policy else _last_checkpoint(run, runs_dir)
     with open_run(run, runs_dir=runs_dir) as opened:
         scored = iteration_with_tokens(opened, iteration)
         found = logged_rollouts(opened, scored, rollouts)
-        source = policy_named(policy, runs_dir) if policy else _last_checkpoint(opened)
         folder = opened.locations[0].folder
     target = out or folder / COUNTERFACTUALS.folder / f"{_name_of(source)}-{scored:06d}.parquet"
     make_room_for(target)
@@ -112,12 +108,14 @@ def _name_of(policy: str) -> str:
     return f"{folder.parent.name}-{folder.name}" if folder.name == "hf" else folder.name
 
 
-def _last_checkpoint(run: Run) -> str:
-    """Raises InputError where the run's folder has none."""
+def _last_checkpoint(run: str, runs_dir: Path) -> str:
+    """Raises InputError where the run's folder has none, or is not known."""
     from envs.errors import InputError
+    from pipeline.analysis.locate import locate_folder
     from pipeline.run_directory.checkpoints import Checkpoints
 
-    checkpoint = Checkpoints(run.locations[0].folder / "checkpoints").last
+    folder = locate_folder(run, runs_dir, what="holds its checkpoints, or name a policy with --policy").folder
+    checkpoint = Checkpoints(folder / "checkpoints").last
     if checkpoint is None:
-        raise InputError(f"{run.locations[0].folder} has no checkpoint: name a policy with --policy.")
+        raise InputError(f"{folder} has no checkpoint: name a policy with --policy.")
     return str(checkpoint)

@@ -245,16 +245,12 @@ def compact_command(
     """
     from contextlib import nullcontext
 
-    from pipeline.analysis.locate import locate_run
-    from pipeline.rollout_log.folder import LocalFolder, RolloutLogError, is_url
+    from pipeline.analysis.locate import locate_folder
+    from pipeline.rollout_log.folder import LocalFolder, RolloutLogError
     from pipeline.rollout_log.store import compact
     from pipeline.run_directory.directory import RunDirectory
 
-    if is_url(run):
-        raise InputError(
-            f"{run}: name the run's folder instead, whose lock tells whether the log is still being written."
-        )
-    location = locate_run(run, runs_dir)
+    location = locate_folder(run, runs_dir, what="tells by its lock whether the log is still being written")
     has_own_lock = isinstance(location.log, LocalFolder)
     try:
         with nullcontext() if has_own_lock else RunDirectory(location.folder).lock():

@@ -32,12 +32,13 @@ def track_command(
     from pipeline.logging import configure_logging
 
     configure_logging(0)
-    from pipeline.analysis.locate import locate_run
+    from pipeline.analysis.locate import locate_folder
     from pipeline.run_directory.directory import RunDirectory
     from pipeline.terminal import Console, say
     from pipeline.training.attempt import send_rest
 
-    directory = RunDirectory(locate_run(run, runs_dir).folder)
+    location = locate_folder(run, runs_dir, what="holds what MLflow did not get")
+    directory = RunDirectory(location.folder)
     console = Console(stderr=True)
     with directory.lock(), console.status("sending ..."):
         sent = send_rest(directory, wait)

@@ -66,7 +66,7 @@ def verify_command(
     import tempfile
 
     from envs.errors import InputError
-    from pipeline.analysis import locate_run
+    from pipeline.analysis.locate import locate_folder
     from pipeline.logging import configure_ray_logging, native_stderr_aside
     from pipeline.run_directory.directory import RunDirectory
     from pipeline.terminal import Console, say
@@ -77,7 +77,8 @@ def verify_command(
     from pipeline.verification.rerun import rerun
     from pipeline.verification.starting_points import plan_rerun
 
-    directory, console, ray = RunDirectory(locate_run(run, runs_dir).folder), Console(), RayOptions()
+    location = locate_folder(run, runs_dir, what="holds its settings and checkpoints")
+    directory, console, ray = RunDirectory(location.folder), Console(), RayOptions()
     configure_ray_logging(verbose)
     joins_cluster = ray.cluster is not None
     path = str(directory.path).replace("{", "{{").replace("}", "}}")

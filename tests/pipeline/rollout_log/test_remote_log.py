@@ -11,6 +11,7 @@ from rollout_log_samples import records, train_1
 from tiny_policy import write_experiment
 from typer.testing import CliRunner
 
+import pipeline.cli.igpo
 from envs.errors import InputError
 from pipeline.analysis import AnalysisError, locate_run, open_run
 from pipeline.cli.app import make_app
@@ -170,6 +171,16 @@ def test_a_run_names_its_log_elsewhere(bucket, tmp_path, monkeypatch):
     assert by_url.exit_code == 2 and "name the run's folder instead" in by_url.stderr
     done = CliRunner().invoke(app, ["compact", "last"])
     assert done.exit_code == 0 and "11 files before, 6 after" in done.stdout, done.output
+
+
+def test_what_needs_the_runs_folder_refuses_the_url_of_its_log(bucket, tmp_path, monkeypatch, refused):
+    """The working directory is another run's, which nothing may take for the URL's."""
+    with RolloutLogWriter(bucket, "run-1", 1) as writer:
+        writer.write(record_of(1))
+    monkeypatch.chdir(RunDirectory.create(tmp_path, "other", {"other": {}}).path)
+    for command in ("compact", "track", "verify", "counterfactual"):
+        said = refused(command, bucket, app=pipeline.cli.igpo.app)
+        assert f"{bucket}: name the run's folder instead, which " in said
 
 
 def test_a_folder_of_its_own_for_all_logs(tmp_path):
