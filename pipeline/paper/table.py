@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -79,7 +80,7 @@ def scores_of(path: Path) -> dict[str, dict[str, Any]]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is no evaluation: make one with `rllib evaluate CHECKPOINT --questions "
-            f"paper_data/heldout.jsonl --out {path.name}`"
+            f"paper_data/heldout.jsonl --out {shlex.quote(path.name)}`"
         ) from error
     by_set.pop(AVERAGE, None)
     return by_set

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -126,9 +127,9 @@ class MlflowTracker:
         MLflow's UI opens in its view for GenAI, without runs, until the view of models is chosen in it.
         """
         if self._server and self._server.startswith("http"):
-            return f"open {self._server}"
+            return f"open {shlex.quote(self._server)}"
         store = self._server or f"sqlite:///{os.path.relpath(self._store_file)}"
-        return f"mlflow ui --backend-store-uri {store}  # in it, choose Model training"
+        return f"mlflow ui --backend-store-uri {shlex.quote(store)}  # in it, choose Model training"
 
     @property
     def mlflow_run_id(self) -> str | None:
@@ -211,7 +212,7 @@ class MlflowTracker:
                 "MLflow at %s did not take everything; what is left is in %s: igpo track %s sends it",
                 self.tracking_uri,
                 self._spool.path.parent,
-                self.run_dir,
+                shlex.quote(str(self.run_dir)),
             )
         return self._complete
 

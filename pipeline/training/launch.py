@@ -286,11 +286,12 @@ def _print_summary(
         if ending.how == FINISHED and (advice := nothing_learned(ending.before, ending.after, model)):
             console.print(advice, style="yellow", soft_wrap=True)
     checkpoints = Checkpoints(run.checkpoints)
-    best = checkpoints.folder / ("best" if checkpoints.best else "last")
+    best = shlex.quote(_relative(checkpoints.folder / ("best" if checkpoints.best else "last")))
+    folder = shlex.quote(_relative(run.path))
     lines = [
         ("run directory", _relative(run.path)),
-        ("read one", f"igpo show {_relative(run.path)} --best"),
-        ("rollouts", f'igpo sql {_relative(run.path)} "{QUESTION}"'),
+        ("read one", f"igpo show {folder} --best"),
+        ("rollouts", f'igpo sql {folder} "{QUESTION}"'),
     ]
     report = run.path / RESULTS / REPORT
     if report.is_file():
@@ -298,8 +299,8 @@ def _print_summary(
     lines.append(("metrics", run.metadata["mlflow_ui"]))
     if checkpoints.last:
         trust = " --trust" if run.metadata.get("own_code") else ""  # it is asked for code of one's own
-        lines.append(("evaluate", f"rllib evaluate {_relative(best)}{trust}"))
-        lines.append(("ask", f"igpo ask {_relative(best)}{trust} {shlex.quote(ending.question or '...')}"))
+        lines.append(("evaluate", f"rllib evaluate {best}{trust}"))
+        lines.append(("ask", f"igpo ask {best}{trust} {shlex.quote(ending.question or '...')}"))
     if ending.how == "interrupted":
         lines.append(("go on", options.resume_command))
     _print_lines(console, *lines)

@@ -7,6 +7,7 @@ and nowhere else.
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
@@ -113,7 +114,7 @@ class RunLogger(IGPOCallback):
                 'rollouts of iteration %d (%s): igpo sql %s "SELECT * FROM turns WHERE iteration = %d"',
                 record.iteration,
                 record.split,
-                self._source,
+                shlex.quote(str(self._source)),
                 record.iteration,
             )
 

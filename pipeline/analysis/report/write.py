@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +43,7 @@ def write_report(
     with open_run(*runs, runs_dir=runs_dir) as run:
         reported = reported_runs(run)
         templates = environment()
-        templates.filters |= {"shorten": _shorten, "mark_golds": mark_golds}
+        templates.filters |= {"shorten": _shorten, "mark_golds": mark_golds, "quote": shlex.quote}
         html = templates.get_template("report.html").render(
             runs=reported,
             differences=config_differences(reported),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -152,6 +153,6 @@ def _report(done: Imported, console: Console, runs_dir: Path) -> None:
         if count:
             console.print(f"{what}: {count}", soft_wrap=True)
     console.print("look at them:")
-    named = run.name if runs_dir == Path("runs") else run.path
+    named = run.name if runs_dir == Path("runs") else shlex.quote(str(run.path))
     for command in ("report {}", "show {} --best", "recredit {} --preset grpo"):
         console.print(f"  igpo {command.format(named)}", soft_wrap=True)

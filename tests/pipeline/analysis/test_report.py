@@ -4,6 +4,7 @@ network, bad input.
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -117,6 +118,13 @@ def test_glance_has_the_numbers_computed_by_hand(run_folder):
         "Tool calls that failed": ["14.3% of 7"],
         "Seconds per iteration": ["3.5"],
     }
+
+
+def test_the_command_of_a_rollout_is_one_that_a_shell_takes(tmp_path):
+    folder = write_run(tmp_path, run_id="my run")
+    page = Page(write_report([folder], tmp_path / "report.html").read_text())
+    commands = [shlex.split(text) for text in page.text if text.startswith("igpo show ")]
+    assert commands and all(words[2] == "my run" and len(words) == 6 for words in commands)
 
 
 def test_plots_draw_the_numbers_computed_by_hand(page):

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -257,6 +258,15 @@ def test_only_the_contexts_that_are_being_scored_are_in_memory(tmp_path, model, 
     monkeypatch.setattr(belief, "AT_ONCE", 2)
     assert imported(tmp_path, model).exit_code == 0
     assert max(alive) == 2  # of four rollouts
+
+
+def test_the_commands_at_the_end_name_a_path_with_blanks(tmp_path, model):
+    (tmp_path / "my rollouts").mkdir()
+    said = imported(tmp_path / "my rollouts", model).output
+    commands = [shlex.split(line) for line in said.splitlines() if line.startswith("  igpo ")]
+    (run,) = runs_in(tmp_path / "my rollouts" / "runs")
+    folder = str(tmp_path / "my rollouts" / "runs" / "imported" / run.run_id)
+    assert [words[1:3] for words in commands] == [[name, folder] for name in ("report", "show", "recredit")]
 
 
 def test_a_running_import_is_listed_as_running(tmp_path, model, monkeypatch):

@@ -77,6 +77,13 @@ def test_a_file_that_is_no_evaluation(tmp_path, content):
         list(paper_tables([path], "7b"))
 
 
+def test_the_advice_names_a_file_with_blanks(tmp_path):
+    path = tmp_path / "my scores.json"
+    path.write_text("{")
+    with pytest.raises(InputError, match="--out 'my scores.json'`"):
+        list(paper_tables([path], "7b"))
+
+
 def test_bad_input_is_one_sentence(tmp_path):
     for words in (["paper-table", "--model", "8b"], ["paper-table", str(tmp_path / "none.json")]):
         result = CliRunner().invoke(app, words)

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -342,6 +343,25 @@ def test_the_local_store_lies_beside_all_runs(run_dir, monkeypatch):
     command, _, advice = tracker.ui_command.partition("  # ")
     assert command == "mlflow ui --backend-store-uri sqlite:///mlflow.db"
     assert advice == "in it, choose Model training"
+
+
+def test_commands_name_paths_with_blanks(tmp_path, empty_store, monkeypatch, caplog):
+    """As a shell reads them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my runs").mkdir()
+    (tmp_path / "my runs" / "mlflow.db").write_bytes(empty_store.read_bytes())
+    server = "http://127.0.0.1:9/?a=1&b=2"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = track(tmp_path / "my runs" / "igpo" / "1")
+    assert away.ui_command == f"open '{server}'"
+    with caplog.at_level(logging.WARNING):
+        assert not away.close(timeout=0.1)
+    assert shlex.split(caplog.text.partition("igpo track ")[2])[0] == str(away.run_dir)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    here = track(tmp_path / "my runs" / "igpo" / "2")
+    assert shlex.split(here.ui_command.partition("  #")[0])[-1] == "sqlite:///my runs/mlflow.db"
+    here.close()
 
 
 def test_mlflow_is_imported_late():

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -188,6 +189,15 @@ def test_the_rollouts_of_an_iteration_that_failed(runs, caplog):
     algorithm.train(train_2())
     algorithm.stop()
     assert [row[:3] for row in rows(folder)] == [(1, 1, "train"), (2, 2, "train")]
+
+
+def test_the_command_that_shows_them_names_a_path_with_blanks(runs, caplog):
+    algorithm = StubAlgorithm(log_to(runs, name="my run"))
+    with caplog.at_level(logging.WARNING):
+        algorithm.fail(train_2())
+    said = next(record.getMessage() for record in caplog.records if "igpo sql" in record.getMessage())
+    words = shlex.split(said.partition("igpo sql ")[2])
+    assert words == [str(runs / "my run" / "trial_1"), "SELECT * FROM turns WHERE iteration = 2"]
 
 
 def test_a_run_that_failed_before_its_first_rollout_can_be_tried_again(runs):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,9 +23,10 @@ from pipeline.doctor.findings import Finding
 from pipeline.evaluation.intervals import Score, save_scores
 from pipeline.exit_codes import FAILED
 from pipeline.experiment.experiment import load_experiments
+from pipeline.run_directory.checkpoints import NOTE
 from pipeline.run_directory.directory import RunDirectory
-from pipeline.training.launch import LaunchOptions, is_of_another, launch
-from pipeline.training.loop import HELDOUT_BEFORE
+from pipeline.training.launch import QUESTION, LaunchOptions, _print_summary, is_of_another, launch
+from pipeline.training.loop import HELDOUT_BEFORE, Ending
 from pipeline.training.plan import unfinished_runs
 from pipeline.training.ray_processes.cluster import RayOptions, starting_ray
 
@@ -340,6 +342,29 @@ def test_what_another_process_raised_is_told_without_its_traceback(attempt, monk
     monkeypatch.setattr("pipeline.training.launch._train", raises(InputError("no such folder")))
     with pytest.raises(InputError, match="^no such folder$"):
         launch(experiments, options, Console(file=said))
+
+
+def test_the_commands_of_the_summary_name_paths_with_blanks(tmp_path, monkeypatch):
+    """As a shell reads them."""
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory.create("my runs", "demo", {}, run_id="1")
+    run.note(mlflow_ui="")
+    (folder := run.checkpoints / "iteration_000001").mkdir()
+    (folder / NOTE).write_text("{}")
+    (run.checkpoints / "last").symlink_to(folder.name)
+    said = io.StringIO()
+    ending = Ending("finished", "training_iteration 1", 1)
+    _print_summary(ending, run, "tiny", LaunchOptions(("rllib",)), Console(file=said))
+    commands = [
+        shlex.split(line) for line in said.getvalue().splitlines() if " igpo " in line or "rllib" in line
+    ]
+    path = "my runs/demo/1"
+    assert [words[words.index("igpo" if "igpo" in words else "rllib") :] for words in commands] == [
+        ["igpo", "show", path, "--best"],
+        ["igpo", "sql", path, QUESTION],
+        ["rllib", "evaluate", f"{path}/checkpoints/last"],
+        ["igpo", "ask", f"{path}/checkpoints/last", "..."],
+    ]
 
 
 def test_resuming_under_another_name_is_told_which_runs_are_unfinished(tmp_path):
