@@ -6,22 +6,23 @@
                   {"role": "assistant", "content": "<answer>Frank Herbert</answer>"}],
      "golden_answers": ["Frank Herbert"], "reward": 1.0, "group": "q17", "step": 3}
 
-Everything before the first message of the assistant is the prompt. Each of its messages is a turn; what
-follows it up to the next one is the turn's observation.
+Everything before the first message of the assistant is the prompt, and so is all of `prompt` where
+`completion` is given, or the first `prompt_messages` messages. Each later message of the assistant is a turn;
+what follows it up to the next one is the turn's observation.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from envs.data.question import Question
-from envs.data.sources.files import read_records
 from envs.errors import InputError
 from envs.search.trajectory import Termination
+from pipeline.importing.files import OnBad, read_files
 from pipeline.importing.record import GROUPS, IDS, Record
 
 UNKNOWN_STEP = -1
@@ -50,6 +51,8 @@ class Conversation:
         tools: schemas that the chat template showed; None where none are said.
         reward: the outcome; None where none is said.
         termination: how the rollout ended; None where that is not said.
+        sources: the field that gave each part, empty where none did (`Record.sources`).
+        fields: names of the record's fields.
     """
 
     where: str
@@ -62,6 +65,8 @@ class Conversation:
     tools: list[Any] | None
     reward: float | None
     termination: Termination | None
+    sources: dict[str, str] = field(default_factory=dict)
+    fields: tuple[str, ...] = ()
 
     def messages(self, turns: int) -> list[dict[str, Any]]:
         """The messages up to the end of the first `turns` turns."""
@@ -69,17 +74,33 @@ class Conversation:
         return self.prompt + [m for one in exchanges for m in (one.decision, *one.observations)]
 
 
-def read_conversations(source: str | Path) -> list[Conversation]:
+def read_conversations(source: str | Path, on_bad: OnBad | None = None) -> list[Conversation]:
     """Reads all rollouts of a file (JSONL, JSON or Parquet), or of a folder or `FOLDER@SPLIT`.
 
     Steps that count from 0 are counted from 1; where no record has a step, all are of step 1. The step begins
     the names of its groups.
 
+    Args:
+        source: the file or folder.
+        on_bad: called with the error of each record that cannot be read, which is left out; None: all records
+            must be good.
+
     Raises:
         InputError: there are none, one cannot be read, only some have a step, a group has several questions,
             or two rollouts of a step have one id.
     """
-    found = list(_read(source))
+    bad: list[InputError] = []
+    found = list(_read(source, bad.append))
+    if bad and not found:
+        raise InputError(f"{bad[0]}" + f" (none of {len(bad)} records can be read)" * (len(bad) > 1))
+    if on_bad is not None:
+        for error in bad:
+            on_bad(error)
+    elif bad:
+        total = len(bad) + len(found)
+        raise InputError(
+            f"{bad[0]} ({len(bad)} of {total} records cannot be read: `--skip-bad` reads the others)"
+        )
     if not found:
         raise InputError(f"{source}: it holds no rollout")
     first = min(one.step for one in found)
@@ -112,35 +133,58 @@ def _check_groups(conversations: list[Conversation]) -> None:
             )
 
 
-def _read(source: str | Path) -> Iterator[Conversation]:
-    """The conversations with step, group and id as they are written; an id that is not is empty."""
-    data_source, records = read_records(source, "rollout file")
-    for where, _, fields in records:
-        record = Record(where, fields)
-        prompt, exchanges = _exchanges(record.messages(), where)
-        question = record.question(prompt, data_source)
-        yield Conversation(
-            where=where,
-            id=record.name(IDS),
-            group=record.name(GROUPS) or question.id,
-            step=record.step(UNKNOWN_STEP),
-            question=question,
-            prompt=prompt,
-            exchanges=exchanges,
-            tools=record.tools(),
-            reward=record.reward(),
-            termination=record.termination(),
-        )
+def _read(source: str | Path, on_bad: OnBad) -> Iterator[Conversation]:
+    """The conversations that can be read."""
+    data_source, records = read_files(source, on_bad)
+    for where, fields in records:
+        try:
+            one = _conversation(Record(where, fields), data_source)
+        except InputError as error:
+            on_bad(error)
+            continue
+        yield one
 
 
-def _exchanges(messages: list[dict[str, Any]], where: str) -> tuple[list[dict[str, Any]], list[Exchange]]:
-    """The prompt, and a turn for each message of the assistant."""
-    begin = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
+def _conversation(record: Record, data_source: str) -> Conversation:
+    """A conversation with step, group and id as they are written; an id that is not is empty."""
+    prompt, exchanges = _exchanges(*record.messages(), record.where)
+    question = record.question(prompt, data_source)
+    return Conversation(
+        where=record.where,
+        id=record.name(IDS),
+        group=record.name(GROUPS) or question.id,
+        step=record.step(UNKNOWN_STEP),
+        question=question,
+        prompt=prompt,
+        exchanges=exchanges,
+        tools=record.tools(),
+        reward=record.reward(),
+        termination=record.termination(),
+        sources=record.sources(),
+        fields=tuple(record.fields),
+    )
+
+
+def _exchanges(
+    messages: list[dict[str, Any]], in_prompt: int, where: str
+) -> tuple[list[dict[str, Any]], list[Exchange]]:
+    """The prompt, of at least `in_prompt` messages, and a turn for each later message of the assistant.
+
+    Raises:
+        InputError: there is no prompt or no turn, or a turn that is not the last says and calls nothing.
+    """
+    begin = [k for k in range(in_prompt, len(messages)) if messages[k]["role"] == "assistant"]
     if not begin or begin[0] == 0:
-        lack = (
-            "has no message of the assistant" if not begin else "begins with the assistant: give its prompt"
-        )
+        lack = "begins with the assistant: give its prompt"
+        if not begin:
+            lack = f"has no message of the assistant{' behind its prompt' * bool(in_prompt)}"
         raise InputError(f"{where}: the conversation {lack}")
+    for k in begin[:-1]:
+        if not any(messages[k].get(part) for part in ("content", "tool_calls", "reasoning_content")):
+            raise InputError(
+                f"{where}: message {k} of the assistant has neither text nor `tool_calls`, and more follows: "
+                "write what the turn said or called"
+            )
     ends = [*begin[1:], len(messages)]
     return messages[: begin[0]], [
         Exchange(messages[k], messages[k + 1 : end]) for k, end in zip(begin, ends, strict=True)

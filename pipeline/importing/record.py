@@ -12,16 +12,26 @@ from envs.data.jsonl import is_whole, require_unicode
 from envs.data.question import Question
 from envs.errors import InputError
 from envs.search.trajectory import Termination
+from pipeline.importing.golds import container_in, gold_field, read_golds
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",  # OpenAI's older name
+}
 """A message's role, and what it counts as."""
-GOLDS = ("golden_answers", "golds", "gold", "ground_truth", "gts", "answers", "possible_answers", "answer")
-"""Names of the gold answers. The last may be an answer of the policy, so they count if no other is there."""
 REWARDS = ("reward", "score", "outcome")
 GROUPS = ("group", "group_id", "uid", "example_id")
 STEPS = ("step", "iteration", "global_step")
 IDS = ("rollout_id", "episode_id")
 TOOLS = ("tools", "tool_defs")
+ENDS = ("finish_reason", "stop_reason", "status", "stop_condition", "is_truncated")
+"""Where frameworks say that a rollout was cut off."""
+CUT_OFF = ("length", "max_tokens", "truncated", "token_limit", "prompt_too_long")
+TEXT_PARTS = ("text", "input_text", "output_text")
 LARGEST_STEP = 999_999
 
 
@@ -39,19 +49,27 @@ class Record:
     where: str
     fields: dict[str, Any]
 
-    def messages(self) -> list[dict[str, Any]]:
-        """`messages`, or `prompt` and `completion` together, as chat templates take them."""
+    def messages(self) -> tuple[list[dict[str, Any]], int]:
+        """`messages`, or `prompt` and `completion` together, as chat templates take them.
+
+        Returns:
+            The messages, and how many of them are the prompt for sure, 0 where that is not said. Those may
+            hold messages of the assistant: few-shot examples.
+        """
         if self._has("messages"):
             given = self._list("messages")
+            in_prompt = self._whole("prompt_messages", 0, len(given) - 1)
         elif self._has("completion"):
-            given = [*self._list("prompt"), *self._list("completion")]
+            prompt = self._list("prompt")
+            given, in_prompt = [*prompt, *self._list("completion")], len(prompt)
         else:
             found = ", ".join(map(repr, self.fields)) or "nothing"
             raise InputError(
                 f"{self.where}: `messages` (or `prompt` and `completion`), a list of chat messages, is not "
                 f"among the fields {found:.120}"
             )
-        return [_message(message, f"{self.where}: message {k}") for k, message in enumerate(given)]
+        messages = [_message(message, f"{self.where}: message {k}") for k, message in enumerate(given)]
+        return messages, in_prompt
 
     def question(self, prompt: list[dict[str, Any]], data_source: str) -> Question:
         """The question with its gold answers; its text is `question`, else what the user said last."""
@@ -61,7 +79,7 @@ class Record:
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{self.where}: the question must be text, found {text!r:.80}")
         require_unicode(text, "the question", self.where)
-        golds = self._golds()
+        golds = read_golds(self.fields, self.where)
         hops = self.fields["hops"] if self._has("hops") else metadata.get("hops")
         if hops is not None and not (is_whole(hops) and hops >= 1):
             raise InputError(f"{self.where}: `hops` must be a whole number from 1, found {hops!r:.40}")
@@ -73,26 +91,6 @@ class Record:
             hops=None if hops is None else int(hops),
             metadata=metadata,
         )
-
-    def _golds(self) -> list[str]:
-        """The gold answers, in order and without repetitions."""
-        name, value = "reward_model", self._object("reward_model").get("ground_truth")  # verl's
-        if value is None:
-            name, value = self._first(GOLDS)
-        value = value.get("target") if isinstance(value, dict) else value
-        if isinstance(value, str) and value.lstrip().startswith("["):  # a table's cell
-            value = _parsed(value, list)
-        golds = [
-            _as_text(gold) for gold in (value if isinstance(value, list) else [value]) if gold is not None
-        ]
-        if not all(isinstance(gold, str) for gold in golds):
-            raise InputError(f"{self.where}: `{name}` must be a text or a list of texts, found {value!r:.80}")
-        golds = list(dict.fromkeys(gold.strip() for gold in golds if gold.strip()))
-        if not golds:
-            raise InputError(f"{self.where}: no gold answer: give one as `{GOLDS[0]}`")
-        for gold in golds:
-            require_unicode(gold, f"`{name}`", self.where)
-        return golds
 
     def step(self, default: int) -> int:
         """The training step, from 0."""
@@ -113,12 +111,34 @@ class Record:
         return float(value)
 
     def termination(self) -> Termination | None:
-        """How the rollout ended."""
-        _, value = self._first(("termination",))
+        """How the rollout ended: `termination`, else whether a field of `ENDS` says that it was cut off."""
+        name, value = self._end()
+        if name and name != "termination":
+            return Termination.TOKEN_LIMIT
         if value is not None and value not in list(Termination):
             known = ", ".join(Termination)
             raise InputError(f"{self.where}: `termination` must be one of {known}, found {value!r:.40}")
         return None if value is None else Termination(value)
+
+    def _end(self) -> tuple[str, Any]:
+        """Name and value of the field that says how the rollout ended; empty and None where none does."""
+        if self._has("termination"):
+            return "termination", self.fields["termination"]
+        for name in ENDS:
+            value = self.fields.get(name)
+            if value is True if name == "is_truncated" else str(value).lower() in CUT_OFF:
+                return name, value
+        return "", None
+
+    def sources(self) -> dict[str, str]:
+        """For each part that several fields may give, the one that gave it; empty where none did."""
+        return {
+            "gold answers": gold_field(self.fields)[0],
+            "group": self._first(GROUPS)[0],
+            "step": self._first(STEPS)[0],
+            "end": self._end()[0],
+            "outcome": self._first(REWARDS)[0],
+        }
 
     def name(self, names: tuple[str, ...]) -> str:
         """The text or number under one of `names`; empty where none is there."""
@@ -151,14 +171,26 @@ class Record:
         return next(((name, self.fields[name]) for name in names if self._has(name)), ("", None))
 
     def _object(self, name: str) -> dict[str, Any]:
-        """The object under `name`; an empty one where none is there."""
+        """The object under `name`, or in the text there; an empty one where none is there."""
         value = self.fields.get(name)
+        value = container_in(value) if isinstance(value, str) else value
         return value if isinstance(value, dict) else {}
+
+    def _whole(self, name: str, default: int, largest: int) -> int:
+        """The whole number from 1 under `name`."""
+        if not self._has(name):
+            return default
+        value = self.fields[name]
+        if not (is_whole(value) and 1 <= value <= largest):
+            raise InputError(
+                f"{self.where}: `{name}` must be a whole number from 1 to {largest}, found {value!r:.40}"
+            )
+        return int(value)
 
     def _list(self, name: str) -> list[Any]:
         value = self.fields.get(name) if self._has(name) else []
-        if isinstance(value, str):  # a table's cell
-            value = _parsed(value, list)
+        if isinstance(value, str) and isinstance(found := container_in(value), list):  # a table's cell
+            value = found
         if not isinstance(value, list):
             raise InputError(f"{self.where}: `{name}` must be a list, found {value!r:.80}")
         return value
@@ -170,6 +202,9 @@ def _message(message: Any, where: str) -> dict[str, Any]:
         raise InputError(f"{where} must have a `role` of {', '.join(ROLES)}, found {message!r:.80}")
     kept = {key: value for key, value in message.items() if value is not None and value != []}
     kept |= {"role": ROLES[message["role"]], "content": _text(message.get("content"), where)}
+    older = kept.pop("function_call", None)  # OpenAI's, for one call
+    if older is not None:
+        kept.setdefault("tool_calls", [older])
     if "tool_calls" in kept:
         calls = _parsed(kept["tool_calls"], list)
         if not isinstance(calls, list):
@@ -195,8 +230,13 @@ def _text(content: Any, where: str) -> str:
 
 
 def _part(part: Any, where: str) -> str:
-    text = part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else part
+    kind = part.get("type", "text") if isinstance(part, dict) else "text"
+    text = part.get("text") if isinstance(part, dict) and kind in TEXT_PARTS else part
     if not isinstance(text, str):
+        if "image" in str(kind) or "audio" in str(kind) or "video" in str(kind):
+            raise InputError(
+                f"{where}: a part of its content is of type {kind!r:.40}, and only text is scored"
+            )
         raise InputError(
             f"{where}: a part of its content is no text ({part!r:.60}): write tool calls into `tool_calls`, "
             "and results into messages of role tool"
@@ -229,10 +269,3 @@ def _parsed(value: Any, kind: type) -> Any:
     except ValueError:
         return value
     return found if isinstance(found, kind) else value
-
-
-def _as_text(gold: Any) -> Any:
-    """Numbers as text: a gold answer may be a year."""
-    if isinstance(gold, bool) or not isinstance(gold, int | float):
-        return gold
-    return str(int(gold)) if is_whole(gold) else str(gold)

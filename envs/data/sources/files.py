@@ -27,7 +27,8 @@ def read_records(source: str | Path, what: str, on_bad: OnBad = None) -> tuple[s
     Args:
         source: a file, a folder, `FOLDER@SPLIT`, or `hf:NAME[:CONFIG][@SPLIT]`.
         what: its purpose, such as "corpus", for error messages.
-        on_bad: called with the error of a bad JSONL line, after which reading goes on; None raises the error.
+        on_bad: called with the error of a bad JSONL line or item of a JSON array, after which reading goes
+            on; None raises the error.
 
     Returns:
         The name of its data set, and its records. Only a JSON array is read as a whole.
@@ -90,7 +91,14 @@ def _read_json(path: Path, what: str, on_bad: OnBad) -> Records:
     document = parse_json(b"".join(_lines(path, what)), path)
     for row, item in enumerate(_items(document, path)):
         where = f"{path} record {row + 1}"
-        yield where, row, as_object(item, where)
+        try:
+            record = as_object(item, where)
+        except InputError as error:
+            if on_bad is None:
+                raise
+            on_bad(error)
+            continue
+        yield where, row, record
 
 
 def _is_one_document(path: Path, what: str) -> bool:

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from envs.errors import InputError
+from envs.search.trajectory import Termination
 from pipeline.importing.conversation import read_conversations
 
 ASK = {"role": "user", "content": "Who wrote Dune?"}
@@ -103,6 +104,10 @@ def test_groups_and_steps(tmp_path):
             "a part of its",
         ),
         (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]},
+            "message 0: a part of its content is of type 'image_url', and only text is scored",
+        ),
+        (
             {"messages": [ASK, {"role": "assistant", "content": "\ud800"}]},
             "message 1: its content is not valid",
         ),
@@ -142,6 +147,90 @@ def test_groups_and_steps(tmp_path):
 def test_what_cannot_be_read_is_named(tmp_path, changes, message):
     with pytest.raises(InputError, match=f"rollouts.jsonl.*{message}"):
         read(tmp_path, PLAIN | changes)
+
+
+def test_examples_in_the_prompt_are_no_turns(tmp_path):
+    """All of `prompt` is the prompt, and so are as many messages as the record says."""
+    shot = [{"role": "user", "content": "Who wrote Emma?"}, {"role": "assistant", "content": "Jane Austen"}]
+    golds = {"golden_answers": ["Frank Herbert"]}
+    one, two = read(
+        tmp_path,
+        golds | {"prompt": [*shot, ASK], "completion": MESSAGES[1:]},
+        golds | {"messages": [*shot, *MESSAGES], "prompt_messages": 3},
+    )
+    for read_one in (one, two):
+        assert read_one.prompt == [*shot, ASK]
+        assert [exchange.decision for exchange in read_one.exchanges] == [SEARCH, ANSWER]
+        assert read_one.question.text == "Who wrote Dune?"
+
+
+@pytest.mark.parametrize("number", [0, 4, 1.5, "2", True])
+def test_the_prompts_length_must_leave_a_turn(tmp_path, number):
+    with pytest.raises(InputError, match="`prompt_messages` must be a whole number from 1 to 3, found"):
+        read(tmp_path, PLAIN | {"prompt_messages": number})
+
+
+def test_openais_older_calls(tmp_path):
+    call = {"name": "search", "arguments": '{"query": "Dune"}'}
+    older = [
+        ASK,
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "function", "name": "search", "content": "By Frank Herbert."},
+        ANSWER,
+    ]
+    (one,) = read(tmp_path, PLAIN | {"messages": older})
+    function = {"name": "search", "arguments": {"query": "Dune"}}
+    calls = [{"type": "function", "function": function}]
+    assert one.exchanges[0].decision == {"role": "assistant", "content": "", "tool_calls": calls}
+    assert [message["role"] for message in one.exchanges[0].observations] == ["tool"]
+
+
+def test_an_empty_turn_is_refused_unless_it_is_the_last(tmp_path):
+    nothing = {"role": "assistant", "content": "", "calls": ["search"]}
+    with pytest.raises(InputError, match="message 1 of the assistant has neither text nor `tool_calls`"):
+        read(tmp_path, PLAIN | {"messages": [ASK, nothing, PAGE, ANSWER]})
+    thought = nothing | {"reasoning_content": "I search."}
+    for messages in ([ASK, nothing], [ASK, thought, PAGE, ANSWER]):
+        assert len(read(tmp_path, PLAIN | {"messages": messages})) == 1
+
+
+def test_text_parts_of_openais_responses(tmp_path):
+    ask = {"role": "user", "content": [{"type": "input_text", "text": "Who wrote Dune?"}]}
+    answer = {"role": "assistant", "content": [{"type": "output_text", "text": "Frank Herbert"}]}
+    (one,) = read(tmp_path, PLAIN | {"messages": [ask, answer]})
+    assert (one.question.text, one.exchanges[0].decision["content"]) == ("Who wrote Dune?", "Frank Herbert")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "termination"),
+    [
+        ("finish_reason", "length", Termination.TOKEN_LIMIT),
+        ("stop_reason", "max_tokens", Termination.TOKEN_LIMIT),
+        ("status", "truncated", Termination.TOKEN_LIMIT),
+        ("is_truncated", True, Termination.TOKEN_LIMIT),
+        ("stop_condition", "prompt_too_long", Termination.TOKEN_LIMIT),
+        ("finish_reason", "stop", None),
+        ("is_truncated", False, None),
+        ("stop_condition", "max_turns_reached", None),
+    ],
+)
+def test_what_frameworks_say_of_the_end(tmp_path, field, value, termination):
+    (one,) = read(tmp_path, PLAIN | {field: value})
+    assert (one.termination, one.sources["end"]) == (termination, field if termination else "")
+    (one,) = read(tmp_path, PLAIN | {field: value, "termination": "malformed"})
+    assert one.termination is Termination.MALFORMED
+
+
+def test_bad_records_are_counted_or_left_out(tmp_path):
+    bad = PLAIN | {"reward": "high"}
+    with pytest.raises(InputError, match=r"jsonl:2: `reward` .* \(2 of 3 records .*: `--skip-bad` reads the"):
+        read(tmp_path, PLAIN, bad, bad)
+    left_out = []
+    (one,) = read_conversations(tmp_path / "rollouts.jsonl", left_out.append)
+    assert one.where.endswith("rollouts.jsonl:1")
+    assert [str(error).partition(": ")[0][-2:] for error in left_out] == [":2", ":3"]
+    with pytest.raises(InputError, match=r"jsonl:1: `reward` .* \(none of 2 records can be read\)"):
+        read(tmp_path, bad, bad)
 
 
 @pytest.mark.parametrize(
@@ -193,13 +282,13 @@ def test_roles_contents_and_hops(tmp_path):
     messages = [
         {"role": "developer", "content": "Search."},
         ASK,
-        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "assistant", "content": "I search.", "tool_calls": []},
         {"role": "tool", "content": {"found": "Dune"}},
         ANSWER,
     ]
     (one,) = read(tmp_path, PLAIN | {"messages": messages, "hops": 2})
     assert one.prompt[0]["role"] == "system"
-    assert one.exchanges[0].decision == {"role": "assistant", "content": ""}
+    assert one.exchanges[0].decision == {"role": "assistant", "content": "I search."}
     assert one.exchanges[0].observations[0]["content"] == '{"found": "Dune"}'
     assert one.question.hops == 2
 
