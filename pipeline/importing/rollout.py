@@ -10,12 +10,17 @@ from typing import Any
 from envs.data.answer_metrics import answer_metrics
 from envs.search.trajectory import ActionKind, Rollout, Termination, ToolCall, Turn
 from pipeline.importing.conversation import Conversation, Exchange
+from pipeline.importing.golds import as_text
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
 _SEARCH = re.compile(r"<search>(.*?)</search>", re.DOTALL)
 _TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
 _BOXED = "\\boxed{"
+_CLOSED = ("think", "answer", "search", "tool_call")
+"""Tags that a whole turn closes."""
+FINISHING = ("finish", "submit", "final_answer")
+"""Tools that take the answer."""
 
 POLICY, AGENT = "default_policy", "assistant"
 
@@ -23,8 +28,9 @@ POLICY, AGENT = "default_policy", "assistant"
 def make_rollout(conversation: Conversation, count_tokens: Callable[[str], int]) -> Rollout:
     """Makes the rollout of a conversation, without belief yet.
 
-    A last turn that calls no tool is the answer: what stands in `<answer>` or `\\boxed{}`, else all of it
-    behind its thought. Where the conversation says no reward, the outcome is the paper's F1 of the answer.
+    A last turn that calls no tool is the answer: what stands behind its thought in `<answer>` or `\\boxed{}`,
+    else all of that. So is what a last call hands to a tool of `FINISHING`. A last turn that leaves a tag
+    open was cut off. Where the conversation says no reward, the outcome is the paper's F1 of the answer.
 
     Args:
         conversation: the rollout as it was written.
@@ -35,8 +41,8 @@ def make_rollout(conversation: Conversation, count_tokens: Callable[[str], int])
     for index, exchange in enumerate(conversation.exchanges):
         rollout.turns.append(_turn(index, exchange, count_tokens, is_last=exchange is last))
     rollout.answer = rollout.turns[-1].answer
-    rollout.termination = conversation.termination or (
-        Termination.TURN_LIMIT if rollout.answer is None else Termination.ANSWERED
+    rollout.termination = conversation.termination or _termination(
+        rollout.turns[-1], last.decision["content"]
     )
     if rollout.termination is not Termination.ANSWERED:
         rollout.answer = rollout.turns[-1].answer = None
@@ -51,10 +57,17 @@ def make_rollout(conversation: Conversation, count_tokens: Callable[[str], int])
 def uses_answer_tags(conversations: list[Conversation]) -> bool:
     """Whether any turn writes its answer in `<answer>` tags."""
     return any(
-        _ANSWER.search(exchange.decision["content"])
+        _ANSWER.search(_spoken(exchange.decision["content"]))
         for conversation in conversations
         for exchange in conversation.exchanges
     )
+
+
+def _termination(last: Turn, text: str) -> Termination:
+    """How a rollout ended that does not say it, by its last turn and what stands in there."""
+    if last.action is ActionKind.ANSWER and not last.tool_calls and _is_cut_off(text):
+        return Termination.TOKEN_LIMIT
+    return Termination.TURN_LIMIT if last.answer is None else Termination.ANSWERED
 
 
 def _turn(index: int, exchange: Exchange, count_tokens: Callable[[str], int], *, is_last: bool) -> Turn:
@@ -62,7 +75,9 @@ def _turn(index: int, exchange: Exchange, count_tokens: Callable[[str], int], *,
     observation = "\n".join(message["content"] for message in exchange.observations)
     calls = _tool_calls(exchange)
     answer = None
-    if calls or any(message["role"] == "tool" for message in exchange.observations):
+    if is_last and calls and calls[-1].tool in FINISHING:
+        action, answer = ActionKind.ANSWER, _handed_over(calls[-1].arguments)
+    elif calls or any(message["role"] == "tool" for message in exchange.observations):
         action = ActionKind.TOOL
     elif is_last:
         action, answer = ActionKind.ANSWER, _answer(exchange.decision["content"])
@@ -101,10 +116,9 @@ def _tool_calls(exchange: Exchange) -> list[ToolCall]:
     each call, the first has them all.
     """
     text, beside = exchange.decision["content"], exchange.decision.get("tool_calls", ())
-    called = [call["function"] for call in beside]
-    called = called or [_written_call(found) for found in _TOOL_CALL.findall(text)]
-    if not called:
-        called = [{"name": "search", "arguments": {"query": q.strip()}} for q in _SEARCH.findall(text)]
+    called = [call["function"] for call in beside] or _written_calls(_spoken(text))
+    if not called and exchange.observations:  # a call within the thought, which was answered
+        called = _written_calls(text)
     of_tools = [message for message in exchange.observations if message["role"] == "tool"]
     by_id = {m["tool_call_id"]: m["content"] for m in of_tools if "tool_call_id" in m}
     if beside and all(call.get("id") in by_id for call in beside):
@@ -118,6 +132,13 @@ def _tool_calls(exchange: Exchange) -> list[ToolCall]:
             tool=str(call.get("name") or "tool"), arguments=_named(call.get("arguments")), result_text=result
         )
         for call, result in zip(called, results, strict=True)
+    ]
+
+
+def _written_calls(text: str) -> list[dict[str, Any]]:
+    """The calls in tags of a text."""
+    return [_written_call(found) for found in _TOOL_CALL.findall(text)] or [
+        {"name": "search", "arguments": {"query": query.strip()}} for query in _SEARCH.findall(text)
     ]
 
 
@@ -149,10 +170,29 @@ def _query(arguments: dict[str, Any]) -> str | None:
     )
 
 
+def _handed_over(arguments: dict[str, Any]) -> str | None:
+    """The answer among the arguments of a call: `answer`, else the only text."""
+    texts = [value for value in arguments.values() if isinstance(value, str)]
+    value = as_text(arguments.get("answer", texts[0] if len(texts) == 1 else None))
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _spoken(text: str) -> str:
+    """What stands behind the thought."""
+    return _THOUGHT.sub("", text)
+
+
+def _is_cut_off(text: str) -> bool:
+    """Whether a tag is open at the end."""
+    spoken = _spoken(text)
+    return any(spoken.rfind(f"<{tag}>") > spoken.rfind(f"</{tag}>") for tag in _CLOSED)
+
+
 def _answer(text: str) -> str | None:
-    if found := _ANSWER.findall(text):
+    spoken = _spoken(text)
+    if found := _ANSWER.findall(spoken):
         return found[-1].strip() or None
-    return _boxed(text) or _THOUGHT.sub("", text).strip() or None
+    return _boxed(spoken) or spoken.strip() or None
 
 
 def _boxed(text: str) -> str | None:

@@ -84,12 +84,56 @@ def test_calls_in_the_text(written, tool, query):
         (r"\boxed{A} no, \boxed{\text{B} {C}}", "B {C}"),
         ("<think>hm</think>\nB", "B"),
         ("<answer></answer>", None),
+        ("<think>maybe <answer>A</answer></think> B", "B"),
+        (r"<think>maybe \boxed{A}</think> B", "B"),
+        ("<think>I could <search>A</search></think><answer>B</answer>", "B"),
+        ("<think>B</think>", None),
     ],
 )
 def test_the_answer(written, answer):
     rollout = made((say(written),))
     assert rollout.answer == answer
     assert rollout.termination is (Termination.TURN_LIMIT if answer is None else Termination.ANSWERED)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["<think>It may be that", "<think>hm</think><answer>Mal", "a <search>Du", '<tool_call>{"name": "sea'],
+)
+def test_a_last_turn_with_an_open_tag_was_cut_off(written):
+    rollout = made((say(written),))
+    assert (rollout.answer, rollout.outcome, rollout.termination) == (None, 0.0, Termination.TOKEN_LIMIT)
+    assert rollout.turns[0].is_cut_off
+
+
+def test_what_is_said_to_be_an_answer_may_lack_its_closing_tag():
+    """It was the stop string."""
+    assert made((say("<answer>Dune"),), termination=Termination.ANSWERED).answer == "Dune"
+
+
+@pytest.mark.parametrize("tool", ["finish", "submit", "final_answer"])
+@pytest.mark.parametrize("observations", [(), ({"role": "tool", "content": "done"},)])
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        ({"answer": "Malmö", "why": "It says so."}, "Malmö"),
+        ({"text": "Malmö", "confidence": 3}, "Malmö"),
+        ({"answer": 1967}, "1967"),
+        ({"a": "Malmö", "b": "Oslo"}, None),
+    ],
+)
+def test_a_last_call_may_hand_over_the_answer(tool, observations, arguments, answer):
+    call = {"type": "function", "function": {"name": tool, "arguments": arguments}}
+    rollout = made((say("", tool_calls=[call]), *observations))
+    assert (rollout.answer, rollout.turns[0].answer) == (answer, answer)
+    assert rollout.termination is (Termination.TURN_LIMIT if answer is None else Termination.ANSWERED)
+
+
+def test_a_call_within_a_thought_counts_where_it_was_answered():
+    turn, _ = made(
+        (say("<think><search>Dune</search></think>"), {"role": "user", "content": "x"}), (say("y"),)
+    ).turns
+    assert (turn.action, turn.query) == (ActionKind.TOOL, "Dune")
 
 
 def test_words_after_the_answer_do_not_take_it_away():
@@ -133,3 +177,4 @@ def test_what_the_record_says_counts():
 def test_answer_tags_anywhere_count():
     assert uses_answer_tags([conversation((say("A"),)), conversation((say("<answer>A</answer>"),))])
     assert not uses_answer_tags([conversation((say("A"),))])
+    assert not uses_answer_tags([conversation((say("<think>in <answer>A</answer>?</think>A"),))])
