@@ -81,14 +81,20 @@ class BeliefQueries:
         self._suffixes_of: dict[tuple[str, ...], tuple[list[str], list[ScoringSuffix]]] = {}
         self._lost_of: dict[Any, list[str]] = {}
 
-    def check(self, conversation: Conversation, rollout: Rollout) -> int:
+    def check(self, conversation: Conversation, rollout: Rollout, room: int) -> int:
         """Notes in `rollout.scored_golds_K` the aliases to score, and measures the query without keeping it.
 
+        Args:
+            conversation: what was said.
+            rollout: the same as a rollout.
+            room: tokens that the longest context with the longest answer may take.
+
         Returns:
-            The tokens of the longest context with the longest answer; 0 without belief.
+            The tokens that they take; 0 without belief.
 
         Raises:
-            InputError: the chat template cannot show the conversation, or leaves something out of it.
+            InputError: the chat template cannot show the conversation, or leaves something out of it, or they
+                take more than `room`.
         """
         rollout.scored_golds_K, suffixes_K = self._suffixes(tuple(conversation.question.golds))
         if not suffixes_K:
@@ -101,9 +107,15 @@ class BeliefQueries:
                     f"the model's chat template does not show {serious[0]}: score with the model that wrote "
                     "the rollouts, or write that into the content of user and assistant messages"
                 )
-        self.without_thoughts += THOUGHTS in lost
         contexts_T1 = self._contexts(conversation, rollout)
-        return max(map(len, contexts_T1)) + max(len(suffix.ids) for suffix in suffixes_K)
+        tokens = max(map(len, contexts_T1)) + max(len(suffix.ids) for suffix in suffixes_K)
+        if tokens > room:
+            raise InputError(
+                f"{conversation.where}: it takes {tokens} tokens with a gold answer, and the model has room "
+                f"for {room}"
+            )
+        self.without_thoughts += THOUGHTS in lost
+        return tokens
 
     def make(self, conversation: Conversation, rollout: Rollout) -> BeliefQuery | None:
         """The moments and answers to score of a rollout that was checked; None without belief."""

@@ -30,6 +30,7 @@ from pipeline.experiment.resolved import config_hash
 from pipeline.importing.belief import PLACE, BeliefQueries, open_engine, score
 from pipeline.importing.conversation import Conversation, read_conversations
 from pipeline.importing.rollout import AGENT, make_rollout, uses_answer_tags
+from pipeline.importing.told import what_was_left_out, what_was_read
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
 from pipeline.run_directory.directory import FINISHED, RunDirectory
@@ -82,7 +83,9 @@ def import_rollouts(
     *,
     name: str,
     runs_dir: Path,
+    skip_bad: bool = False,
     begin: Callable[[str, int], Callable[[int], object]] = lambda phase, total: lambda number: None,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> Imported:
     """Reads, scores and credits the rollouts of `source`, and writes them as a run, step after step.
 
@@ -92,16 +95,22 @@ def import_rollouts(
         preset: the estimator.
         name: name of the run.
         runs_dir: folder of all runs.
+        skip_bad: whether to leave out rollouts that cannot be read, shown by the chat template, or are too
+            long.
         begin: called with what begins and the number of rollouts; what it returns is called with the number
             that were done, some at a time.
+        tell: called before scoring with what was read from which fields, and what was left out.
 
     Raises:
-        InputError: the name is none, the rollouts cannot be read, or do not fit into the model's context.
+        InputError: the name is none, the rollouts cannot be read, or do not fit into the model's context;
+            with `skip_bad`, none can be used.
     """
     rule = scoring.alias_rule or preset.env.get("alias_rule", "max")
     check_name(name, f"--name {name!r}")
     folder = resolve_model(scoring.model, "--model")
-    conversations = read_conversations(source)
+    left_out: list[InputError] = []
+    conversations = read_conversations(source, left_out.append if skip_bad else None)
+    tell(what_was_read(conversations))
     words = scoring.answer_template
     if words is None and not uses_answer_tags(conversations):
         words = PLACE
@@ -113,13 +122,25 @@ def import_rollouts(
     )
     advance = begin("tokenising", len(conversations))
     steps: defaultdict[int, list[tuple[Conversation, Rollout]]] = defaultdict(list)
-    lengths = []
+    room = _room(folder, scoring.trust_remote_code)
+    lengths: list[tuple[int, str]] = []
     for conversation in conversations:
-        rollout = make_rollout(conversation, lambda text: len(queries.chat.plain.ids(text)))
-        steps[conversation.step].append((conversation, rollout))
-        lengths.append(queries.check(conversation, rollout))
         advance(1)
-    tokens = _longest(folder, [one.id for one in conversations], lengths, scoring.trust_remote_code)
+        rollout = make_rollout(conversation, lambda text: len(queries.chat.plain.ids(text)))
+        try:
+            length = queries.check(conversation, rollout, room if skip_bad else sys.maxsize)
+        except InputError as error:
+            if not skip_bad:
+                raise
+            left_out.append(error)
+            continue
+        steps[conversation.step].append((conversation, rollout))
+        lengths.append((length, conversation.where))
+    if left_out:
+        tell(what_was_left_out(left_out))
+    if not steps:
+        raise InputError(f"{source}: no rollout is left: {left_out[0]}")
+    tokens = _longest(lengths, room)
     begin("loading the model", 0)
     engine = (
         open_engine(
@@ -134,7 +155,7 @@ def import_rollouts(
     )
     settings = _settings(source, scoring, preset, rule, queries.words)
     with _new_run(settings, name, runs_dir) as (run, log):
-        advance = begin(SCORING, len(conversations))
+        advance = begin(SCORING, len(lengths))
         for step, members in sorted(steps.items()):
             started = time.perf_counter()
             for number in score(engine, queries, members):
@@ -146,24 +167,31 @@ def import_rollouts(
     return Imported(run, queries.words, queries.without_thoughts)
 
 
-def _longest(folder: str, ids: list[str], lengths: list[int], trust_remote_code: bool) -> int:
-    """The tokens of the longest context and answer, of the `lengths` of the rollouts `ids`.
+def _room(folder: str, trust_remote_code: bool) -> int:
+    """The tokens that the model takes.
 
     Raises:
-        InputError: the model has no room for it, or needs code that is not trusted.
+        InputError: it needs code that is not trusted.
     """
     from transformers import AutoConfig
 
     with naming_shipped_code(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).get_text_config()
-    room = getattr(config, "max_position_embeddings", None) or sys.maxsize
-    longest = max(lengths)
+    return getattr(config, "max_position_embeddings", None) or sys.maxsize
+
+
+def _longest(lengths: list[tuple[int, str]], room: int) -> int:
+    """The tokens of the longest context and answer, of the lengths and places of the rollouts.
+
+    Raises:
+        InputError: the model has no room for it.
+    """
+    longest, where = max(lengths)
     if longest > room:
-        many = sum(length > room for length in lengths)
-        name = ids[lengths.index(longest)]
+        many = sum(length > room for length, _ in lengths)
         raise InputError(
             f"{many} of {len(lengths)} rollouts are too long for the model, which has room for {room} "
-            f"tokens: {name} takes {longest} with a gold answer. Leave them out, or score with another model"
+            f"tokens: {where} takes {longest} with a gold answer (`--skip-bad` leaves them out)"
         )
     return longest
 

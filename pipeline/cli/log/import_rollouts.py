@@ -49,6 +49,12 @@ def import_command(
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Precision of the model.")
     ] = "float32",
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad", help="Leave out rollouts that can't be read or are too long, and say which."
+        ),
+    ] = False,
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the code that the model's repository ships, if it has some.")
     ] = False,
@@ -63,7 +69,8 @@ def import_command(
 
     A record has `messages` (or `prompt` and `completion`) as chat models take them, gold answers
     (`golden_answers`, `answer`, `ground_truth`, verl's `reward_model`), and if it likes `question`, `reward`
-    (else: F1), `group` (else: equal questions), `step`, `tools` and `termination`. Nothing is trained.
+    (else: F1), `group` (else: equal questions), `step`, `tools` and `termination`. A line says which fields
+    gave what. Nothing is trained.
 
     Examples:
 
@@ -99,7 +106,16 @@ def import_command(
             return lambda number: progress.advance(task, number)
 
         try:
-            done = import_rollouts(rollouts, scoring, chosen, name=name, runs_dir=runs_dir, begin=begin)
+            done = import_rollouts(
+                rollouts,
+                scoring,
+                chosen,
+                name=name,
+                runs_dir=runs_dir,
+                skip_bad=skip_bad,
+                begin=begin,
+                tell=lambda line: console.print(line, soft_wrap=True),
+            )
         except KeyboardInterrupt:
             if SCORING in begun:
                 say(f"interrupted: the steps that were done are in the newest run of {runs_dir / name}")

@@ -300,6 +300,20 @@ def test_what_cannot_be_imported_is_told(tmp_path, model, options, records, mess
     assert result.exit_code == 2
 
 
+def test_bad_rollouts_can_be_left_out(tmp_path, model):
+    """One that cannot be read, and one that is too long."""
+    unreadable = RECORDS[0] | {"reward": "high"}
+    result = imported(tmp_path, model, "--skip-bad", records=[*RECORDS, unreadable, LONG])
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "4 rollouts and 2 prompts" in said and "left out, with the reason: 2" in said
+    assert "rollouts.jsonl:5: `reward` must be a finite number" in said
+    assert "rollouts.jsonl:6: it takes" in said and "the model has room for 512" in said
+    assert "5 rollouts read; gold answers: `golden_answers` (5)" in said
+    nothing = imported(tmp_path, model, "--skip-bad", records=[LONG])
+    assert nothing.exit_code == 2 and "no rollout is left" in " ".join(nothing.output.split())
+
+
 def test_a_gold_answer_that_is_too_long_bears_no_gain(tmp_path, model):
     unscored = conversation(("<answer>A</answer>",), golden_answers="x" * 200)
     result = imported(tmp_path, model, records=[unscored])
