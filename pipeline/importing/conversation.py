@@ -14,7 +14,7 @@ what follows it up to the next one is the turn's observation.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from typing import Any
 from envs.data.question import Question
 from envs.errors import InputError
 from envs.search.trajectory import Termination
+from pipeline.importing.fields import renamed
 from pipeline.importing.files import OnBad, read_files
+from pipeline.importing.frameworks import with_messages
 from pipeline.importing.record import GROUPS, IDS, Record
 
 UNKNOWN_STEP = -1
@@ -74,7 +76,9 @@ class Conversation:
         return self.prompt + [m for one in exchanges for m in (one.decision, *one.observations)]
 
 
-def read_conversations(source: str | Path, on_bad: OnBad | None = None) -> list[Conversation]:
+def read_conversations(
+    source: str | Path, names: Mapping[str, str] | None = None, on_bad: OnBad | None = None
+) -> list[Conversation]:
     """Reads all rollouts of a file (JSONL, JSON or Parquet), or of a folder or `FOLDER@SPLIT`.
 
     Steps that count from 0 are counted from 1; where no record has a step, all are of step 1. The step begins
@@ -82,6 +86,7 @@ def read_conversations(source: str | Path, on_bad: OnBad | None = None) -> list[
 
     Args:
         source: the file or folder.
+        names: our names of fields with those that the records have (`pipeline.importing.fields`).
         on_bad: called with the error of each record that cannot be read, which is left out; None: all records
             must be good.
 
@@ -90,7 +95,7 @@ def read_conversations(source: str | Path, on_bad: OnBad | None = None) -> list[
             or two rollouts of a step have one id.
     """
     bad: list[InputError] = []
-    found = list(_read(source, bad.append))
+    found = list(_read(source, names or {}, bad.append))
     if bad and not found:
         raise InputError(f"{bad[0]}" + f" (none of {len(bad)} records can be read)" * (len(bad) > 1))
     if on_bad is not None:
@@ -133,12 +138,13 @@ def _check_groups(conversations: list[Conversation]) -> None:
             )
 
 
-def _read(source: str | Path, on_bad: OnBad) -> Iterator[Conversation]:
+def _read(source: str | Path, names: Mapping[str, str], on_bad: OnBad) -> Iterator[Conversation]:
     """The conversations that can be read."""
     data_source, records = read_files(source, on_bad)
     for where, fields in records:
         try:
-            one = _conversation(Record(where, fields), data_source)
+            record = Record(where, with_messages(renamed(fields, names, where), where))
+            one = _conversation(record, data_source)
         except InputError as error:
             on_bad(error)
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,6 +84,7 @@ def import_rollouts(
     name: str,
     runs_dir: Path,
     skip_bad: bool = False,
+    fields: Mapping[str, str] | None = None,
     begin: Callable[[str, int], Callable[[int], object]] = lambda phase, total: lambda number: None,
     tell: Callable[[str], object] = lambda line: None,
 ) -> Imported:
@@ -97,6 +98,7 @@ def import_rollouts(
         runs_dir: folder of all runs.
         skip_bad: whether to leave out rollouts that cannot be read, shown by the chat template, or are too
             long.
+        fields: our names of fields with those that the records have (`pipeline.importing.fields`).
         begin: called with what begins and the number of rollouts; what it returns is called with the number
             that were done, some at a time.
         tell: called before scoring with what was read from which fields, and what was left out.
@@ -109,7 +111,7 @@ def import_rollouts(
     check_name(name, f"--name {name!r}")
     folder = resolve_model(scoring.model, "--model")
     left_out: list[InputError] = []
-    conversations = read_conversations(source, left_out.append if skip_bad else None)
+    conversations = read_conversations(source, fields, left_out.append if skip_bad else None)
     tell(what_was_read(conversations))
     words = scoring.answer_template
     if words is None and not uses_answer_tags(conversations):

@@ -37,6 +37,12 @@ def import_command(
     preset: Annotated[
         str, typer.Option(metavar="NAME", help="Estimator of credit.", autocompletion=complete_preset)
     ] = "igpo",
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--field", metavar="OURS=THEIRS", help="Which field of a record is ours; a path as a.b.c may be."
+        ),
+    ] = None,
     answer_template: Annotated[
         str | None,
         typer.Option(
@@ -69,13 +75,15 @@ def import_command(
 
     A record has `messages` (or `prompt` and `completion`) as chat models take them, gold answers
     (`golden_answers`, `answer`, `ground_truth`, verl's `reward_model`), and if it likes `question`, `reward`
-    (else: F1), `group` (else: equal questions), `step`, `tools` and `termination`. A line says which fields
-    gave what. Nothing is trained.
+    (else: F1), `group` (else: equal questions), `step`, `tools` and `termination`. What verl, TRL, slime and
+    SkyRL save as one text is taken apart; other names: `--field`. A line says which fields gave what. Nothing
+    is trained.
 
     Examples:
 
     - `igpo import rollouts.jsonl --model Qwen/Qwen2.5-3B-Instruct`
     - `igpo import rollouts.parquet -m ./policy --name verl --preset igpo_returns --dtype bfloat16`
+    - `igpo import completions -m ./policy --field golden_answers=solution --field reward=accuracy_reward`
     - `igpo import rollouts.jsonl -m smollm2 --answer-template "The answer is {answer}."`
     - `igpo import rollouts.jsonl -m ./policy --set engine.gpu_memory_utilization=0.4` (beside a trainer)
     """
@@ -86,6 +94,7 @@ def import_command(
 
     from algorithms.credit import find_preset
     from envs.errors import InputError
+    from pipeline.importing.fields import field_names
     from pipeline.importing.run import SCORING, Scoring, import_rollouts
     from pipeline.terminal import Console, say
 
@@ -93,6 +102,7 @@ def import_command(
         chosen = find_preset(preset)
     except ValueError as error:
         raise InputError(str(error)) from error
+    fields = field_names(field or [])
     scoring = Scoring(model, _engine(engine, set_ or []), dtype, answer_template, trust_remote_code=trust)
     console = Console()
     with Progress(console=console, transient=True) as progress:
@@ -113,6 +123,7 @@ def import_command(
                 name=name,
                 runs_dir=runs_dir,
                 skip_bad=skip_bad,
+                fields=fields,
                 begin=begin,
                 tell=lambda line: console.print(line, soft_wrap=True),
             )

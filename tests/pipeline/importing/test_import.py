@@ -170,6 +170,27 @@ def test_a_setting_that_an_import_does_not_have_is_refused(tmp_path, model, chan
     assert result.exit_code == 2 and said in " ".join(result.output.split())
 
 
+def test_one_text_gives_the_beliefs_of_its_messages(tmp_path, model):
+    """A dump as verl's, with fields of other names, against the same rollout as messages."""
+    tags = [f"<tool_response>\n{text}\n</tool_response>" for text in ("By Ann.", "Of Malmö.")]
+    turns = [("<search>a</search>", tags[0]), ("<search>b</search>", tags[1]), ("<answer>Malmö</answer>",)]
+    output = "".join(
+        decision + "".join(f"\nuser\n{text}\nassistant\n" for text in seen) for decision, *seen in turns
+    )
+    dump = {"input": "user\nWhere was its author born?\nassistant\n", "output": output, "step": 1}
+    dump |= {"label": {"right": GOLDS}, "exact": 0.25}
+    fields = ("--field", "golden_answers=label.right", "--field", "reward=exact")
+    for name, record, options in (("text", dump, fields), ("list", conversation(*turns, reward=0.25), ())):
+        result = imported(tmp_path, model, "--name", name, *options, records=[record])
+        assert result.exit_code == 0, result.output
+    rows = []
+    for name in ("text", "list"):
+        with open_run(name, runs_dir=tmp_path / "runs") as run:
+            rows.append(run.sql("SELECT decision_text, scores, outcome FROM turns JOIN episodes "
+                                "USING (episode_id) ORDER BY turn_index").fetchall())  # fmt: skip
+    assert rows[0] == rows[1] and len(rows[0]) == 3 and rows[0][1][1] is not None
+
+
 @pytest.mark.slow
 def test_vllm_scores_as_transformers_does(tmp_path):
     """The real engine on a pretrained model, by the real command line."""
