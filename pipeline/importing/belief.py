@@ -22,13 +22,15 @@ from envs.search.protocols.chat_template import ChatTemplate
 from envs.search.protocols.igpo import IGPOProtocol
 from envs.search.trajectory import Rollout
 from pipeline.importing.conversation import Conversation
-from pipeline.importing.template_check import THOUGHTS, what_is_lost
+from pipeline.importing.template_check import OF_TOOLS, THOUGHTS, what_is_lost
+from pipeline.importing.tool_text import written_out
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PLACE = "{answer}"
 """Stands for the answer in an answer template."""
+AS_TEXT = "--tool-calls text"
 AT_ONCE = 16
 """Rollouts whose scores are asked for together."""
 
@@ -42,6 +44,8 @@ class BeliefQueries:
             thought.
         alias_rule: how the scores of several aliases become one.
         max_answer_tokens: longest gold answer that is scored.
+        tools_as_text: whether tools, their calls and results are shown as text
+            (`pipeline.importing.tool_text`) and not as the chat template does.
 
     Attributes:
         words: the text around `{answer}`, after what closes a thought that the template begins.
@@ -58,6 +62,7 @@ class BeliefQueries:
         *,
         alias_rule: AliasRule,
         max_answer_tokens: int,
+        tools_as_text: bool = False,
     ):
         if words is not None and words.count(PLACE) != 1:
             raise InputError(f"answer template {words!r}: it must contain {PLACE} once")
@@ -77,6 +82,7 @@ class BeliefQueries:
             self._before = self.chat.end_of_thought + before
         self.words = self._before + PLACE + self._after
         self.without_thoughts = 0
+        self._tools_as_text = tools_as_text
         self._alias_rule, self._max_answer_tokens = alias_rule, max_answer_tokens
         self._suffixes_of: dict[tuple[str, ...], tuple[list[str], list[ScoringSuffix]]] = {}
         self._lost_of: dict[Any, list[str]] = {}
@@ -99,13 +105,18 @@ class BeliefQueries:
         rollout.scored_golds_K, suffixes_K = self._suffixes(tuple(conversation.question.golds))
         if not suffixes_K:
             return 0
-        scored = conversation.messages(_moments(rollout)[-1])
         with _naming(conversation):
-            lost = what_is_lost(scored, conversation.tools, self.chat.render, self._lost_of)
+            shown = self._shown(conversation, _moments(rollout)[-1])
+            lost = self._lost(*shown)
             if serious := [what for what in lost if what != THOUGHTS]:
+                way_out = (
+                    f"show it as text, with {AS_TEXT}"
+                    if serious[0] in OF_TOOLS and not self._tools_as_text
+                    else "write that into the content of user and assistant messages"
+                )
                 raise ValueError(
                     f"the model's chat template does not show {serious[0]}: score with the model that wrote "
-                    "the rollouts, or write that into the content of user and assistant messages"
+                    f"the rollouts, or {way_out}"
                 )
         contexts_T1 = self._contexts(conversation, rollout)
         tokens = max(map(len, contexts_T1)) + max(len(suffix.ids) for suffix in suffixes_K)
@@ -129,11 +140,28 @@ class BeliefQueries:
             InputError: the chat template cannot show the conversation.
         """
         with _naming(conversation):
-            texts = [
-                self.chat.render(conversation.messages(turns), conversation.tools)
-                for turns in _moments(rollout)
-            ]
+            texts = [self.chat.render(*self._shown(conversation, turns)) for turns in _moments(rollout)]
         return [np.array(self.chat.control_ids(text), dtype=np.int32) for text in texts]
+
+    def _lost(self, messages: list[dict[str, Any]], tools: list[Any] | None) -> list[str]:
+        """What the template leaves out.
+
+        Raises:
+            ValueError: it refuses the messages.
+        """
+        try:
+            return what_is_lost(messages, tools, self.chat.render, self._lost_of)
+        except ValueError as error:
+            if any(message["role"] == "tool" for message in messages):
+                raise ValueError(f"{error}; messages of tools become text with {AS_TEXT}") from error
+            raise
+
+    def _shown(self, conversation: Conversation, turns: int) -> tuple[list[dict[str, Any]], list[Any] | None]:
+        """The messages up to the end of the first `turns` turns, and the tools, for the chat template."""
+        messages = conversation.messages(turns)
+        if self._tools_as_text:
+            return written_out(messages, conversation.tools), None
+        return messages, conversation.tools
 
     def _suffixes(self, golds: tuple[str, ...]) -> tuple[list[str], list[ScoringSuffix]]:
         """The aliases to score and their answer templates."""

@@ -54,6 +54,8 @@ class Scoring:
         alias_rule: how the scores of several aliases become one; None: as the preset says, else the largest.
         max_answer_tokens: longest gold answer that is scored.
         trust_remote_code: whether the model may run code that its repository ships.
+        tools_as_text: whether tools, their calls and results are scored as text
+            (`pipeline.importing.tool_text`) and not as the chat template shows them.
     """
 
     model: str
@@ -63,6 +65,7 @@ class Scoring:
     alias_rule: AliasRule | None = None
     max_answer_tokens: int = 32
     trust_remote_code: bool = False
+    tools_as_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ def import_rollouts(
         words,
         alias_rule=rule,
         max_answer_tokens=scoring.max_answer_tokens,
+        tools_as_text=scoring.tools_as_text,
     )
     advance = begin("tokenising", len(conversations))
     steps: defaultdict[int, list[tuple[Conversation, Rollout]]] = defaultdict(list)
@@ -239,6 +243,7 @@ def _settings(
             "alias_rule": rule,
             "max_answer_tokens": scoring.max_answer_tokens,
             "answer_template": words,
+            "tools_as_text": scoring.tools_as_text,
             "roles": [{"name": AGENT}],
         },
     }

@@ -12,6 +12,9 @@ from typing import Any
 
 THOUGHTS = "earlier thoughts"
 """What templates of thinking models leave out on purpose, once the conversation has gone on."""
+_CALLS, _RESULTS, _TOOLS = "calls of tools", "a message of role tool", "the tools that it is given"
+OF_TOOLS = (_CALLS, _RESULTS, _TOOLS)
+"""What templates of models without tools leave out."""
 _WORD = "qzword{}qz"
 _THINK = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 Render = Callable[[list[dict[str, Any]], list[Any] | None], str]
@@ -71,8 +74,8 @@ def _lost(messages: list[dict[str, Any]], tools: list[Any] | None, render: Rende
                 call
                 | {
                     "function": {
-                        "name": word("calls of tools"),
-                        "arguments": {"query": word("calls of tools")},
+                        "name": word(_CALLS),
+                        "arguments": {"query": word(_CALLS)},
                     }
                 }
                 for call in message["tool_calls"]
@@ -84,5 +87,5 @@ def _lost(messages: list[dict[str, Any]], tools: list[Any] | None, render: Rende
         tool["function"]["name"] for tool in tools or () if isinstance(tool, dict) and "function" in tool
     ]
     if any(str(name) not in text for name in names):
-        lost.append("the tools that it is given")
+        lost.append(_TOOLS)
     return list(dict.fromkeys(lost))

@@ -51,6 +51,10 @@ def import_command(
             "rollouts answer in answer tags, else the answer alone]",
         ),
     ] = None,
+    tool_calls: Annotated[
+        Literal["template", "text"],
+        typer.Option(help="Show tool calls as the chat template does, or as text in the messages."),
+    ] = "template",
     engine: Annotated[Literal["vllm", "transformers"], typer.Option(help="Which engine scores.")] = "vllm",
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Precision of the model.")
@@ -103,7 +107,14 @@ def import_command(
     except ValueError as error:
         raise InputError(str(error)) from error
     fields = field_names(field or [])
-    scoring = Scoring(model, _engine(engine, set_ or []), dtype, answer_template, trust_remote_code=trust)
+    scoring = Scoring(
+        model,
+        _engine(engine, set_ or []),
+        dtype,
+        answer_template,
+        trust_remote_code=trust,
+        tools_as_text=tool_calls == "text",
+    )
     console = Console()
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("reading", total=None)

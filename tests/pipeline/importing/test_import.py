@@ -228,26 +228,85 @@ def with_message(k, message):
 CALL = {"type": "function", "function": {"name": "search", "arguments": {"query": "a"}}}
 
 
-@pytest.mark.parametrize(
-    ("k", "message", "lost"),
-    [
-        (1, {"role": "assistant", "content": "a", "tool_calls": [CALL]}, "calls of tools"),
-        (2, {"role": "tool", "content": "By Ann."}, "a message of role tool"),
-    ],
-)
-def test_what_the_chat_template_leaves_out_is_told(tmp_path, model, k, message, lost):
-    """A template of words alone: without a call in it, belief would be that of another conversation."""
-    deaf = tmp_path / "deaf"
-    shutil.copytree(model, deaf)
-    tokenizer = AutoTokenizer.from_pretrained(deaf)
+@pytest.fixture(scope="module")
+def deaf(model, tmp_path_factory):
+    """The model with a template of words alone: without a call in it, belief would be of another
+    conversation.
+    """
+    folder = tmp_path_factory.mktemp("deaf") / "model"
+    shutil.copytree(model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = (
         "{% for m in messages if m.role != 'tool' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
         "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    tokenizer.save_pretrained(deaf)
-    result = imported(tmp_path, deaf, records=[with_message(k, message)])
-    assert result.exit_code == 2
-    assert f"does not show {lost}" in " ".join(result.output.split())
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("record", "lost"),
+    [
+        (with_message(1, {"role": "assistant", "content": "a", "tool_calls": [CALL]}), "calls of tools"),
+        (with_message(2, {"role": "tool", "content": "By Ann."}), "a message of role tool"),
+        (RECORDS[0] | {"tools": [{"name": "search"}]}, "the tools that it is given"),
+    ],
+)
+def test_what_the_chat_template_leaves_out_is_told(tmp_path, deaf, record, lost):
+    result = imported(tmp_path, deaf, records=[record])
+    said = " ".join(result.output.split())
+    assert result.exit_code == 2 and f"does not show {lost}: score with the model that wrote" in said
+    assert said.endswith("or show it as text, with --tool-calls text")
+    assert imported(tmp_path, deaf, "--tool-calls", "text", records=[record]).exit_code == 0
+
+
+def test_a_template_that_refuses_messages_of_tools(tmp_path, deaf):
+    strict = tmp_path / "strict"
+    shutil.copytree(deaf, strict)
+    tokenizer = AutoTokenizer.from_pretrained(strict)
+    refusal = (
+        "{% for m in messages if m.role == 'tool' %}{{ raise_exception('Roles must alternate') }}{% endfor %}"
+    )
+    tokenizer.chat_template = refusal + tokenizer.chat_template
+    tokenizer.save_pretrained(strict)
+    record = with_message(2, {"role": "tool", "content": "By Ann."})
+    result = imported(tmp_path, strict, records=[record])
+    said = " ".join(result.output.split())
+    assert result.exit_code == 2 and "Roles must alternate" in said and "with --tool-calls text" in said
+    assert imported(tmp_path, strict, "--tool-calls", "text", records=[record]).exit_code == 0
+
+
+def test_calls_as_text_are_scored_as_if_they_had_been_written_so(tmp_path, deaf):
+    """Two calls at once, their results, and the tools, against the same text in plain messages."""
+    ask, answer = RECORDS[0]["messages"][0], RECORDS[0]["messages"][-1]
+    with_calls = [
+        ask,
+        {"role": "assistant", "content": "I look.", "tool_calls": [CALL, CALL]},
+        {"role": "tool", "content": "By Ann."},
+        {"role": "tool", "content": ""},
+        answer,
+    ]
+    tool = {"type": "function", "function": {"name": "search"}}
+    call = '<tool_call>{"name": "search", "arguments": {"query": "a"}}</tool_call>'
+    plain = [
+        {"role": "system", "content": f"# Tools\n\n<tools>\n{json.dumps(tool)}\n</tools>"},
+        ask,
+        {"role": "assistant", "content": f"I look.\n{call}\n{call}"},
+        {
+            "role": "user",
+            "content": "<tool_response>\nBy Ann.\n</tool_response>\n<tool_response>\n\n</tool_response>",
+        },
+    ]
+    before, after = "<think>\nNow there's enough information to answer\n</think>\n<answer>\n", "\n</answer>"
+    record = {"messages": with_calls, "golden_answers": GOLDS, "tools": [tool]}
+    result = imported(tmp_path, deaf, "--tool-calls", "text", records=[record])
+    assert result.exit_code == 0, result.output
+    with open_run("imported", runs_dir=tmp_path / "runs") as run:
+        ((scores,), _) = run.sql("SELECT scores FROM turns ORDER BY turn_index").fetchall()
+        calls = run.sql("SELECT tool, result_text FROM tool_calls ORDER BY call_index").fetchall()
+    expected = [plain_score(deaf, plain, before, gold, after) for gold in GOLDS]
+    assert scores == pytest.approx(expected, abs=1e-4)
+    assert calls == [("search", "By Ann."), ("search", "")]
 
 
 def test_ctrl_c_leaves_the_steps_that_are_done(tmp_path, model, monkeypatch):
