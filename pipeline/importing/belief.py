@@ -16,7 +16,7 @@ import numpy as np
 from envs.data.question import AliasRule, eligible_aliases
 from envs.engine.base import EngineSettings, RolloutEngine
 from envs.errors import InputError
-from envs.runner.belief import BeliefQuery, PrefixScorer, enter_scores
+from envs.runner.belief import BeliefQuery, PrefixScorer, ScoringPolicy, enter_scores
 from envs.search.protocols.base import ScoringSuffix
 from envs.search.protocols.chat_template import ChatTemplate
 from envs.search.protocols.igpo import IGPOProtocol
@@ -208,7 +208,10 @@ def open_engine(
 
 
 def score(
-    engine: RolloutEngine | None, queries: BeliefQueries, members: Sequence[tuple[Conversation, Rollout]]
+    engine: RolloutEngine | None,
+    queries: BeliefQueries,
+    members: Sequence[tuple[Conversation, Rollout]],
+    policy: ScoringPolicy,
 ) -> Iterator[int]:
     """Scores belief and enters the scores into the rollouts. Yields how many rollouts were done.
 
@@ -219,6 +222,7 @@ def score(
         engine: an idle one; None where no rollout has belief.
         queries: makes the queries.
         members: conversations with their rollouts, which were checked.
+        policy: whom the model stands for.
     """
     if engine is None:
         yield len(members)
@@ -230,5 +234,5 @@ def score(
         wanted = [(rollout, query) for rollout, query in made if query is not None]
         scores = scorer.score([query for _, query in wanted])
         for (rollout, _), scores_T1K in zip(wanted, scores, strict=True):
-            enter_scores(rollout, scores_T1K, "current")
+            enter_scores(rollout, scores_T1K, policy)
         yield len(some)

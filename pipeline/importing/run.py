@@ -96,7 +96,7 @@ def import_rollouts(
     Args:
         source: a file of conversations (`pipeline.importing.conversation`).
         scoring: how belief is scored.
-        preset: the estimator.
+        preset: the estimator, which says whom the model stands for: the policy or a reference.
         name: name of the run.
         runs_dir: folder of all runs.
         skip_bad: whether to leave out rollouts that cannot be read, shown by the chat template, or are too
@@ -164,7 +164,7 @@ def import_rollouts(
         advance = begin(SCORING, len(lengths))
         for step, members in sorted(steps.items()):
             started = time.perf_counter()
-            for number in score(engine, queries, members):
+            for number in score(engine, queries, members, preset.belief_policy):
                 advance(number)
             record = _credited(step, [rollout for _, rollout in members], preset, rule)
             record.seconds = {"score": time.perf_counter() - started}

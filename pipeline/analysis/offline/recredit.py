@@ -34,6 +34,7 @@ from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.logged_facts import logged_facts
 from pipeline.analysis.run import Run
 from pipeline.analysis.tables_beside import RECREDITS
+from pipeline.experiment.experiment import IMPORT
 
 _ROLLOUTS = """
     SELECT run_id, group_id, episode_id, outcome, termination, initial_scores, scorer,
@@ -72,12 +73,21 @@ class Estimator:
     """The preset's settings of the loss and of sampling, which had no part in this."""
     preset: Preset
     """May hold an estimator of one's own."""
+    of_import: bool = False
+    """Whether the rollouts were imported: what their log lacks, another import logs, and no training."""
 
     @property
     def words(self) -> str:
         """The name as people read it."""
         first, *changes = self.name.split(",")
         return ", ".join(["the run's own settings" if first == RUN_SETTINGS else first, *changes])
+
+    def cure(self, setting: str, value: str) -> str:
+        """What logs the column that depends on a setting of training."""
+        if not self.of_import:
+            return f"train with `{setting}: {value}` to log it"
+        model = " --model REFERENCE" if self.scorer == "reference" else ""
+        return f"import the rollouts again, with `igpo import ...{model} --preset {self.preset.name}`"
 
 
 def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any] | None = None) -> Estimator:
@@ -87,7 +97,8 @@ def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any
     not logged.
     """
     changes = changes or {}
-    settings = _settings(run)
+    resolved = _resolved(run)
+    settings = _settings(resolved)
     try:
         require_credit_fields(changes)
         base: Preset = find_preset(preset or settings["preset"])
@@ -111,6 +122,7 @@ def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any
         scorer=base.belief_policy if preset and credit.reads_belief else None,
         not_replayed={**base.loss_changes, **batch} if preset else {},
         preset=base,
+        of_import=resolved.get("run") == IMPORT,
     )
 
 
@@ -124,10 +136,15 @@ def credit_config(values: dict[str, Any]) -> CreditConfig:
         raise AnalysisError(name + first["msg"].removeprefix("Value error, ")) from error
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    """`config` of the run's resolved experiment."""
+def _resolved(run: Run) -> dict[str, Any]:
+    """The run's resolved experiment."""
     ((text,),) = run.sql("SELECT config FROM runs ORDER BY attempt DESC LIMIT 1").fetchall()
-    settings = json.loads(text or "{}").get("config", {})
+    return json.loads(text or "{}")
+
+
+def _settings(resolved: dict[str, Any]) -> dict[str, Any]:
+    """Its `config`."""
+    settings = resolved.get("config", {})
     if "preset" not in settings or "env_config" not in settings:
         raise AnalysisError(
             "`runs.config` does not hold the settings of this run: it was not written by `rllib train`"
@@ -195,27 +212,25 @@ def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration
             raise AnalysisError(
                 f"{estimator.words} needs belief scored by the {estimator.scorer} policy, but "
                 "`episodes.scorer` is "
-                f"{rollout['scorer']!r} {where}: train with `belief_policy: {estimator.scorer}` to log it"
+                f"{rollout['scorer']!r} {where}: {estimator.cure('belief_policy', estimator.scorer)}"
             )
         if rollout["initial_scores"] is None:
             raise AnalysisError(
-                f"{estimator.words} needs `episodes.initial_scores`, which is null {where}: train with "
-                f"`belief_policy: {estimator.scorer or 'current'}` to log it"
+                f"{estimator.words} needs `episodes.initial_scores`, which is null {where}: "
+                f"{estimator.cure('belief_policy', estimator.scorer or 'current')}"
             )
         unscored = [
             turn["turn_index"] for turn in rollout["turns"] if turn["bears_gain"] and turn["scores"] is None
         ]
         if unscored:
             raise AnalysisError(
-                f"{estimator.words} needs `turns.scores`, which is null {where}, turn {unscored[0]}: train "
-                "with "
-                f"`belief_policy: {estimator.scorer or 'current'}` to log it"
+                f"{estimator.words} needs `turns.scores`, which is null {where}, turn {unscored[0]}: "
+                f"{estimator.cure('belief_policy', estimator.scorer or 'current')}"
             )
         if estimator.alias_rule == "first" and not rollout["first_gold_is_scored"]:
             raise AnalysisError(
                 f"{estimator.words} scores the first gold answer, which is not in `episodes.scored_golds` "
-                f"{where}: train "
-                "with `env_config.alias_rule: first` to log it"
+                f"{where}: {estimator.cure('env_config.alias_rule', 'first')}"
             )
 
 

@@ -136,6 +136,23 @@ def test_the_run_is_read_like_any_other(tmp_path, model):
     assert refused.exit_code == 2 and "its rollouts were imported" in " ".join(refused.output.split())
 
 
+def test_trace_is_credited_on_a_references_belief(tmp_path, model):
+    """As in training: the log says whose belief it is, and recredit asks for an import that fits."""
+    runs = ("--runs-dir", tmp_path / "runs")
+    for preset, scorer, other, cure in (
+        ("igpo", "current", "trace", "`igpo import ... --model REFERENCE --preset trace`"),
+        ("trace", "reference", "igpo", "`igpo import ... --preset igpo`"),
+    ):
+        imported(tmp_path, model, "--preset", preset, "--name", preset)
+        with open_run(preset, runs_dir=tmp_path / "runs") as run:
+            assert run.sql("SELECT DISTINCT scorer FROM episodes").fetchall() == [(scorer,)]
+        assert run_igpo("recredit", preset, *runs).exit_code == 0
+        refused = run_igpo("recredit", preset, "--preset", other, *runs)
+        said = " ".join(refused.output.split())
+        assert refused.exit_code == 2 and f"import the rollouts again, with {cure}" in said
+        assert "train with" not in said
+
+
 def test_an_answer_is_scored_in_the_words_that_are_given(tmp_path, model):
     imported(tmp_path, model, "--answer-template", "It is {answer}.")
     with open_run("imported", runs_dir=tmp_path / "runs") as run:
@@ -312,11 +329,11 @@ def test_calls_as_text_are_scored_as_if_they_had_been_written_so(tmp_path, deaf)
 def test_ctrl_c_leaves_the_steps_that_are_done(tmp_path, model, monkeypatch):
     scored = []
 
-    def score_once(engine, queries, members):
+    def score_once(engine, queries, members, policy):
         if scored:
             raise KeyboardInterrupt
         scored.append(members)
-        return score(engine, queries, members)
+        return score(engine, queries, members, policy)
 
     monkeypatch.setattr("pipeline.importing.run.score", score_once)
     assert "interrupted: the steps that were done are in" in imported(tmp_path, model).output
