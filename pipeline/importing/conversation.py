@@ -77,7 +77,7 @@ class Conversation:
 
 
 def read_conversations(
-    source: str | Path, names: Mapping[str, str] | None = None, on_bad: OnBad | None = None
+    source: str | Path, on_bad: OnBad | None = None, names: Mapping[str, str] | None = None
 ) -> list[Conversation]:
     """Reads all rollouts of a file (JSONL, JSON or Parquet), or of a folder or `FOLDER@SPLIT`.
 
@@ -86,9 +86,9 @@ def read_conversations(
 
     Args:
         source: the file or folder.
-        names: our names of fields with those that the records have (`pipeline.importing.fields`).
         on_bad: called with the error of each record that cannot be read, which is left out; None: all records
             must be good.
+        names: our names of fields with those that the records have (`pipeline.importing.fields`).
 
     Raises:
         InputError: there are none, one cannot be read, only some have a step, a group has several questions,

@@ -66,7 +66,7 @@ def read_golds(fields: dict[str, Any], where: str) -> list[str]:
         found = f"`{name}` is {written!r:.40}" if name else f"the fields are {names:.100}"
         raise InputError(
             f"{where}: no gold answer: give one as `golden_answers` (or `ground_truth`, `solution`, `label`, "
-            f"`answer`, `reward_model.ground_truth`), or name another with --field golden_answers=NAME; {found}"
+            f"`answer`, `reward_model.ground_truth`), or name yours with --field golden_answers=NAME; {found}"
         )
     for gold in golds:
         require_unicode(gold, f"`{name}`", where)

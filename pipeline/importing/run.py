@@ -114,7 +114,7 @@ def import_rollouts(
     check_name(name, f"--name {name!r}")
     folder = resolve_model(scoring.model, "--model")
     left_out: list[InputError] = []
-    conversations = read_conversations(source, fields, left_out.append if skip_bad else None)
+    conversations = read_conversations(source, left_out.append if skip_bad else None, fields)
     tell(what_was_read(conversations))
     words = scoring.answer_template
     if words is None and not uses_answer_tags(conversations):

@@ -35,7 +35,7 @@ TRL = {
 def read(tmp_path, record, *assignments):
     file = tmp_path / "rollouts.jsonl"
     file.write_text(json.dumps(record) + "\n")
-    (one,) = read_conversations(file, field_names(list(assignments)))
+    (one,) = read_conversations(file, names=field_names(list(assignments)))
     return one
 
 
@@ -93,11 +93,12 @@ def test_the_reward_of_trl_is_its_single_function(tmp_path):
 
 def test_a_table_of_trl(tmp_path):
     columns = {name: [value, value] for name, value in (TRL | {"accuracy_reward": 0.5}).items()}
+    columns["truth"] = columns.pop("solution")
     pq.write_table(pa.table(columns), tmp_path / "completions_00004.parquet")
-    found = read_conversations(tmp_path / "completions_00004.parquet", {"golden_answers": "solution"})
+    found = read_conversations(tmp_path / "completions_00004.parquet", names={"golden_answers": "truth"})
     assert [(one.step, one.reward, one.question.golds) for one in found] == [(4, 0.5, ["Herbert"])] * 2
     assert found[0].group == found[1].group
-    with pytest.raises(InputError, match="or say which field has it, as --field golden_answers=NAME"):
+    with pytest.raises(InputError, match="or name yours with --field golden_answers=NAME"):
         read_conversations(tmp_path / "completions_00004.parquet")
 
 
