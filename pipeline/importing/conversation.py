@@ -97,15 +97,13 @@ def read_conversations(
     bad: list[InputError] = []
     found = list(_read(source, names or {}, bad.append))
     if bad and not found:
-        raise InputError(f"{bad[0]}" + f" (none of {len(bad)} records can be read)" * (len(bad) > 1))
+        raise InputError(f"{bad[0]}" + f" (all {len(bad)} records are bad)" * (len(bad) > 1))
     if on_bad is not None:
         for error in bad:
             on_bad(error)
     elif bad:
         total = len(bad) + len(found)
-        raise InputError(
-            f"{bad[0]} ({len(bad)} of {total} records cannot be read: `--skip-bad` reads the others)"
-        )
+        raise InputError(f"{bad[0]} ({len(bad)} of {total} records are bad: `--skip-bad` reads the others)")
     if not found:
         raise InputError(f"{source}: it holds no rollout")
     first = min(one.step for one in found)

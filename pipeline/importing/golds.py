@@ -63,10 +63,10 @@ def read_golds(fields: dict[str, Any], where: str) -> list[str]:
     golds = list(dict.fromkeys(gold.strip() for gold in golds if gold.strip()))
     if not golds:
         names = ", ".join(map(repr, fields))
-        found = f"`{name}` is {written!r:.40}" if name else f"the fields are {names:.100}"
+        found = f"`{name}` is {written!r:.40}" if name else f"the fields are {names:.70}"
         raise InputError(
             f"{where}: no gold answer: give one as `golden_answers` (or `ground_truth`, `solution`, `label`, "
-            f"`answer`, `reward_model.ground_truth`), or name yours with --field golden_answers=NAME; {found}"
+            f"`answer`), or name yours with --field golden_answers=NAME; {found}"
         )
     for gold in golds:
         require_unicode(gold, f"`{name}`", where)

@@ -66,7 +66,7 @@ class Record:
             found = ", ".join(map(repr, self.fields)) or "nothing"
             raise InputError(
                 f"{self.where}: `messages` (or `prompt` and `completion`), a list of chat messages, is not "
-                f"among the fields {found:.120}"
+                f"among the fields {found:.90}"
             )
         messages = [_message(message, f"{self.where}: message {k}") for k, message in enumerate(given)]
         return messages, in_prompt

@@ -40,7 +40,7 @@ def what_was_read(conversations: Sequence[Conversation]) -> str:
             f"`{name}`" for name in dict.fromkeys(name for fields in without for name in fields)
         )
         *others, last = (f"`{name}`" for name in REWARDS)
-        parts.append(f"no {', '.join(others)} or {last} among the fields {names}")
+        parts.append(f"no {', '.join(others)} or {last} among the fields {names:.300}")
     return f"{len(conversations)} rollouts read; " + "; ".join(parts)
 
 

@@ -229,7 +229,7 @@ def test_bad_records_are_counted_or_left_out(tmp_path):
     (one,) = read_conversations(tmp_path / "rollouts.jsonl", left_out.append)
     assert one.where.endswith("rollouts.jsonl:1")
     assert [str(error).partition(": ")[0][-2:] for error in left_out] == [":2", ":3"]
-    with pytest.raises(InputError, match=r"jsonl:1: `reward` .* \(none of 2 records can be read\)"):
+    with pytest.raises(InputError, match=r"jsonl:1: `reward` .* \(all 2 records are bad\)"):
         read(tmp_path, bad, bad)
 
 

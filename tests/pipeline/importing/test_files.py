@@ -68,7 +68,7 @@ def test_all_files_of_a_folder_are_read_in_the_order_of_their_numbers(tmp_path):
 def test_an_error_within_a_folder_names_file_and_line(tmp_path):
     (tmp_path / "1.jsonl").write_text(lines(PLAIN))
     (tmp_path / "2.jsonl").write_text(lines(PLAIN, PLAIN | {"step": "x"}))
-    with pytest.raises(InputError, match=r"2.jsonl:2: `step` .*\(1 of 3 records cannot be read"):
+    with pytest.raises(InputError, match=r"2.jsonl:2: `step` .*\(1 of 3 records are bad"):
         read_conversations(tmp_path)
 
 
@@ -97,7 +97,7 @@ def odd_item(folder):
 @pytest.mark.parametrize("make", [cut_jsonl, cut_gzip, odd_item])
 def test_what_is_whole_of_a_damaged_file_can_be_read(tmp_path, make):
     file = make(tmp_path)
-    with pytest.raises(InputError, match=r"\(1 of 2 records cannot be read: `--skip-bad` reads the others\)"):
+    with pytest.raises(InputError, match=r"\(1 of 2 records are bad: `--skip-bad` reads the others\)"):
         read_conversations(file)
     bad = []
     assert len(read_conversations(file, bad.append)) == len(bad) == 1

@@ -1,9 +1,14 @@
 """Gold answers, under the names and in the forms in which frameworks write them."""
 
+import re
+from itertools import chain
+from pathlib import Path
+
 import pytest
 
 from envs.errors import InputError
-from pipeline.importing.golds import gold_field, read_golds
+from pipeline.importing import record
+from pipeline.importing.golds import GOLDS, gold_field, read_golds
 
 
 @pytest.mark.parametrize(
@@ -73,3 +78,13 @@ def test_no_gold_answer_says_what_was_found(record, found):
 def test_an_object_without_a_known_name_is_refused():
     with pytest.raises(InputError, match="`gts` must be a text, .* an object with `target`, found {'x': 1}"):
         read_golds({"gts": {"x": 1}}, "here")
+
+
+def test_the_docs_name_every_field_in_the_order_in_which_they_count():
+    page = (Path(__file__).parents[3] / "docs" / "importing.md").read_text()
+    (row,) = re.findall(r"^\| `golden_answers` .*", page, re.MULTILINE)
+    named = re.findall(r"`([\w.]+)`", row.removeprefix("| `golden_answers`"))
+    named.insert(GOLDS.index("golden_answers"), "golden_answers")
+    assert tuple(named) == GOLDS
+    others = (record.REWARDS, record.GROUPS, record.STEPS, record.IDS, record.TOOLS, record.ENDS)
+    assert all(f"`{name}`" in page for name in chain(*others))
