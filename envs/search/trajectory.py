@@ -60,7 +60,7 @@ class ToolCall:
         error: the message of a call that did not work, else None.
         failed: whether the error is the tool's (server down, time out) and not the policy's.
         credits: the price that a paid service took.
-        seconds: wall-clock time of the call.
+        seconds: wall-clock time of the call; NaN where it was not measured.
     """
 
     tool: str
@@ -103,6 +103,7 @@ class Turn:
     and information gain). None where the turn bears no gain: the final turn, or a turn that was cut off."""
     weights_version: int = 0
     seconds_generate: float = 0.0
+    """NaN where it was not measured, as the other two."""
     seconds_tool: float = 0.0
     seconds_score: float = 0.0
 
@@ -130,7 +131,7 @@ class Rollout:
         termination: why the rollout ended; None while it runs.
         outcome: the reward of the answer, or the penalty.
         metrics: `f1_paper`, `em_paper`, `f1_squad`, `em_squad` and `f1_chars` of the answer, each in [0, 1].
-        seconds: wall-clock time of the rollout.
+        seconds: wall-clock time of the rollout; NaN where it was not measured.
     """
 
     id: str

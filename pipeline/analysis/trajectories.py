@@ -7,7 +7,8 @@ The report, `igpo show` and `igpo browse` all read rollouts through this module.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any
 
 from algorithms.credit import CreditConfig
@@ -28,6 +29,8 @@ class Trajectory:
 
     episode: dict[str, Any]
     turns_T: list[dict[str, Any]]
+    calls: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    """Turn index to its rows of `tool_calls`, in order."""
     credit: CreditConfig | None = None
     """The settings that training credited it with; None where they are not logged."""
 
@@ -111,7 +114,9 @@ def select_episodes(
 def load_trajectory(run: Run, episode: dict[str, Any]) -> Trajectory:
     """Returns the turns of a row of `episodes`."""
     turns_T = rows_of(run.sql(f"SELECT * FROM turns WHERE {_is(episode)} ORDER BY turn_index"))
-    return Trajectory(episode, turns_T, _credit(run, episode))
+    return Trajectory(
+        episode, turns_T, _calls(run, _is(episode))[episode["episode_id"]], _credit(run, episode)
+    )
 
 
 def load_group(run: Run, episode: dict[str, Any]) -> list[Trajectory]:
@@ -125,8 +130,10 @@ def load_group(run: Run, episode: dict[str, Any]) -> list[Trajectory]:
     for turn in rows_of(run.sql(f"SELECT * FROM turns WHERE {same} ORDER BY turn_index")):
         turns.setdefault(turn["episode_id"], []).append(turn)
     rows = rows_of(run.sql(f"SELECT * FROM episodes WHERE {same} ORDER BY episode_id"))
-    credit = _credit(run, episode)
-    return [Trajectory(row, turns.get(row["episode_id"], []), credit) for row in rows]
+    calls, credit = _calls(run, same), _credit(run, episode)
+    return [
+        Trajectory(row, turns.get(row["episode_id"], []), calls[row["episode_id"]], credit) for row in rows
+    ]
 
 
 def instructive_trajectories(run: Run, run_id: str) -> list[Instructive]:
@@ -190,6 +197,16 @@ def gold_spans(text: str, golds: list[str]) -> list[tuple[int, int]]:
         return []
     pattern = "|".join(re.escape(word) for word in words)
     return [match.span() for match in re.finditer(whole_words(pattern), text, re.IGNORECASE)]
+
+
+def _calls(run: Run, condition: str) -> defaultdict[str, dict[int, list[dict[str, Any]]]]:
+    """Rows of `tool_calls` by episode and turn, in order."""
+    found: defaultdict[str, dict[int, list[dict[str, Any]]]] = defaultdict(dict)
+    for call in rows_of(
+        run.sql(f"SELECT * FROM tool_calls WHERE {condition} ORDER BY turn_index, call_index")
+    ):
+        found[call["episode_id"]].setdefault(call["turn_index"], []).append(call)
+    return found
 
 
 def _credit(run: Run, episode: dict[str, Any]) -> CreditConfig | None:

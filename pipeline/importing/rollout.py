@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline.importing.golds import as_text
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
 _SEARCH = re.compile(r"<search>(.*?)</search>", re.DOTALL)
 _TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_TOOL_RESPONSE = re.compile(r"<tool_response>\s*(.*?)\s*</tool_response>", re.DOTALL)
 _THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
 _BOXED = "\\boxed{"
 _CLOSED = ("think", "answer", "search", "tool_call")
@@ -37,7 +39,7 @@ def make_rollout(conversation: Conversation, count_tokens: Callable[[str], int])
         count_tokens: length of a text in tokens.
     """
     *_, last = conversation.exchanges
-    rollout = Rollout(conversation.id, conversation.group, conversation.question)
+    rollout = Rollout(conversation.id, conversation.group, conversation.question, seconds=math.nan)
     for index, exchange in enumerate(conversation.exchanges):
         rollout.turns.append(_turn(index, exchange, count_tokens, is_last=exchange is last))
     rollout.answer = rollout.turns[-1].answer
@@ -95,6 +97,9 @@ def _turn(index: int, exchange: Exchange, count_tokens: Callable[[str], int], *,
         observation_text=observation,
         num_decision_tokens=count_tokens(decision),
         num_observation_tokens=count_tokens(observation) if observation else 0,
+        seconds_generate=math.nan,
+        seconds_tool=math.nan,
+        seconds_score=math.nan,
     )
 
 
@@ -110,26 +115,20 @@ def _decision_text(message: dict[str, Any]) -> str:
 
 
 def _tool_calls(exchange: Exchange) -> list[ToolCall]:
-    """The calls of a turn with their results: beside its text, or in its tags.
-
-    A result belongs to the call whose id it names, else to the one in its place. Where there is not one for
-    each call, the first has them all.
-    """
+    """The calls of a turn with their results: beside its text, or in its tags."""
     text, beside = exchange.decision["content"], exchange.decision.get("tool_calls", ())
     called = [call["function"] for call in beside] or _written_calls(_spoken(text))
     if not called and exchange.observations:  # a call within the thought, which was answered
         called = _written_calls(text)
     of_tools = [message for message in exchange.observations if message["role"] == "tool"]
-    by_id = {m["tool_call_id"]: m["content"] for m in of_tools if "tool_call_id" in m}
-    if beside and all(call.get("id") in by_id for call in beside):
-        results = [by_id[call["id"]] for call in beside]
-    else:
-        results = [message["content"] for message in of_tools or exchange.observations]
-    if len(results) != len(called):
-        results = ["\n".join(results)] * bool(called) + [""] * (len(called) - 1)
+    ids = [call.get("id") for call in beside] or [None] * len(called)
+    results = _results(ids, of_tools or exchange.observations) if called else []
     return [
         ToolCall(
-            tool=str(call.get("name") or "tool"), arguments=_named(call.get("arguments")), result_text=result
+            tool=str(call.get("name") or "tool"),
+            arguments=_named(call.get("arguments")),
+            result_text=result,
+            seconds=math.nan,
         )
         for call, result in zip(called, results, strict=True)
     ]
@@ -140,6 +139,33 @@ def _written_calls(text: str) -> list[dict[str, Any]]:
     return [_written_call(found) for found in _TOOL_CALL.findall(text)] or [
         {"name": "search", "arguments": {"query": query.strip()}} for query in _SEARCH.findall(text)
     ]
+
+
+def _results(ids: list[str | None], messages: list[dict[str, Any]]) -> list[str]:
+    """What came back for each call, of which there is one at least.
+
+    A message answers the call whose id it names, else the one in its place. One message may answer several,
+    each in its own `<tool_response>`. Where that does not come out even, the first open call has all.
+    """
+    results, open_calls, rest = [""] * len(ids), list(range(len(ids))), []
+    for message in messages:
+        name = message.get("tool_call_id")
+        named = next((k for k in open_calls if name is not None and ids[k] == name), None)
+        if named is None:
+            rest.append(message["content"])
+        else:
+            results[named] = message["content"]
+            open_calls.remove(named)
+    if len(rest) == 1 and len(open_calls) > 1:
+        parts = _TOOL_RESPONSE.findall(rest[0])
+        rest = parts if len(parts) == len(open_calls) else rest
+    if len(rest) == len(open_calls):
+        for k, text in zip(open_calls, rest, strict=True):
+            results[k] = text
+    elif rest:
+        place = open_calls[0] if open_calls else len(ids) - 1
+        results[place] = "\n".join(part for part in (results[place], *rest) if part)
+    return results
 
 
 def _written_call(text: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ instead.
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections import Counter
 from collections.abc import Mapping
@@ -205,7 +206,7 @@ def _episode_row(
         "weights_version": rollout.turns[0].weights_version if rollout.turns else None,
         "config_hash": info.config_hash,
         "retriever": info.retriever,
-        "seconds": _plain(rollout.seconds),
+        "seconds": _measured(rollout.seconds),
     }
 
 
@@ -248,9 +249,9 @@ def _turn_row(
         "tool_calls": len(turn.tool_calls),
         "tool_errors": len(errors),
         "tool_error": errors[0] if errors else None,
-        "seconds_generate": _plain(turn.seconds_generate),
-        "seconds_tool": _plain(turn.seconds_tool),
-        "seconds_score": _plain(turn.seconds_score),
+        "seconds_generate": _measured(turn.seconds_generate),
+        "seconds_tool": _measured(turn.seconds_tool),
+        "seconds_score": _measured(turn.seconds_score),
     }
 
 
@@ -269,7 +270,7 @@ def _tool_call_rows(turn: Turn, keys: dict) -> list[dict[str, Any]]:
             "error": call.error,
             "failed": call.failed,
             "credits": float(call.credits),
-            "seconds": _plain(call.seconds),
+            "seconds": _measured(call.seconds),
         }
         for index, call in enumerate(turn.tool_calls)
     ]
@@ -291,6 +292,10 @@ def _valid_unicode(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     """NumPy scalars as Python's, which Arrow converts without loss."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _measured(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else float(seconds)
 
 
 def _numbers(values: np.ndarray | None) -> list[float] | None:

@@ -187,7 +187,11 @@ EPISODES = _schema(
         ),
         Column("config_hash", pa.string(), "Hash of the run's settings, as in `runs`."),
         Column("retriever", pa.string(), "Identity of the retriever, as in `runs`."),
-        Column("seconds", pa.float64(), "Wall-clock seconds from the first prompt to the end."),
+        Column(
+            "seconds",
+            pa.float64(),
+            "Wall-clock seconds from the first prompt to the end; null for an import.",
+        ),
     ],
 )
 
@@ -258,9 +262,9 @@ TURNS = _schema(
         Column("tool_calls", pa.int32(), "Number of tool calls."),
         Column("tool_errors", pa.int32(), "Number of tool calls that failed."),
         Column("tool_error", pa.string(), "The first failed call's error; null if none failed."),
-        Column("seconds_generate", pa.float64(), "Seconds from request to last token."),
-        Column("seconds_tool", pa.float64(), "Seconds in tools."),
-        Column("seconds_score", pa.float64(), "Seconds of belief scoring."),
+        Column("seconds_generate", pa.float64(), "Seconds from request to last token; null for an import."),
+        Column("seconds_tool", pa.float64(), "Seconds in tools; null for an import."),
+        Column("seconds_score", pa.float64(), "Seconds of belief scoring; null for an import."),
     ],
 )
 
@@ -317,7 +321,7 @@ TOOL_CALLS = _schema(
             pa.float64(),
             "What a paid service took for the call; 0 where it is free or was cached.",
         ),
-        Column("seconds", pa.float64(), "Wall-clock seconds."),
+        Column("seconds", pa.float64(), "Wall-clock seconds; null for an import."),
     ],
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -16,6 +18,7 @@ from pipeline.viewer.lanes import render_lanes
 from pipeline.viewer.pieces import GOLD, belief_bar, with_golds
 
 INDENT = (0, 0, 0, 3)
+_TAG = re.compile(r"</?\w+>")
 
 
 def render_trajectory(trajectory: Trajectory) -> RenderableType:
@@ -28,15 +31,21 @@ def render_turns(trajectory: Trajectory) -> RenderableType:
     """Every turn with its evidence (gold answers marked), belief, credit and seconds; `●` where it found new
     gold evidence.
     """
-    golds, seconds = trajectory.episode["golds"], trajectory.episode["seconds"]
-    footer = Text(f"{seconds:.2f} s from prompt to end", style="dim")
+    episode, seconds = trajectory.episode, trajectory.episode["seconds"]
+    footer = [] if seconds is None else [Text(f"{seconds:.2f} s from prompt to end", style="dim")]
     turns = [
-        _turn(turn, listener, golds, _credit(turn, parts, trajectory.unit))
+        _turn(
+            turn,
+            listener,
+            episode["golds"],
+            trajectory.calls.get(turn["turn_index"], []),
+            _credit(turn, parts, trajectory.unit, _why_no_gain(turn, episode)),
+        )
         for turn, listener, parts in zip(
             trajectory.turns_T, trajectory.listeners_T, trajectory.parts_T, strict=True
         )
     ]
-    return Group(*turns, Rule(style="dim"), footer)
+    return Group(*turns, Rule(style="dim"), *footer)
 
 
 def golds_line(episode: dict[str, Any]) -> str:
@@ -73,14 +82,24 @@ def _heading(episode: dict[str, Any]) -> RenderableType:
 
 
 def _turn(
-    turn: dict[str, Any], listener: str | None, golds: list[str], credit: RenderableType
+    turn: dict[str, Any],
+    listener: str | None,
+    golds: list[str],
+    calls: list[dict[str, Any]],
+    credit: RenderableType,
 ) -> RenderableType:
-    parts: list[RenderableType] = [Rule(_turn_title(turn, listener), align="left", style="dim")]
+    by_call = _are_told_apart(calls, turn)
+    title = _turn_title(turn, listener, f"{len(calls)} calls" if by_call else "")
+    parts: list[RenderableType] = [Rule(title, align="left", style="dim")]
     parts.append(Padding(Text(visible(turn["decision_text"].strip()), style="italic"), INDENT))
     for problem in (turn["parse_error"], turn["tool_error"]):
         if problem:
             parts.append(Padding(Text(visible(problem), style="yellow"), INDENT))
-    if turn["observation_text"].strip():
+    if by_call:
+        parts += [Padding(_call(call, golds), INDENT) for call in calls]
+        if besides := _besides(calls, turn["observation_text"]):
+            parts.append(Padding(with_golds(visible(besides), golds), INDENT))
+    elif turn["observation_text"].strip():
         cut = "\n(shortened to the token limit)" if turn["observation_cut"] else ""
         parts.append(
             Padding(
@@ -91,21 +110,61 @@ def _turn(
     return Group(*parts)
 
 
-def _turn_title(turn: dict[str, Any], listener: str | None) -> Text:
-    what = visible(turn["tool"] or turn["action"])
+def _are_told_apart(calls: list[dict[str, Any]], turn: dict[str, Any]) -> bool:
+    """Whether a turn has several calls, and not all that came back stands with the first of them."""
+    if len(calls) < 2 or turn["observation_cut"]:
+        return False
+    return calls[0]["result_text"] != turn["observation_text"]
+
+
+def _call(call: dict[str, Any], golds: list[str]) -> Text:
+    """A call and its own result."""
+    arguments = json.loads(call["arguments"])
+    asked = arguments.get("query", call["arguments"]) if isinstance(arguments, dict) else call["arguments"]
+    text = Text.assemble(visible(call["tool"]), ": ", (visible(str(asked)), "bold"), "\n")
+    if found := call["result_text"].strip():
+        return text.append_text(with_golds(visible(found), golds))
+    return text.append("(empty)", style="dim")
+
+
+def _besides(calls: list[dict[str, Any]], observation: str) -> str:
+    """What came back that is no call's result, but for tags."""
+    for call in calls:
+        observation = observation.replace(call["result_text"].strip(), "", 1)
+    return _TAG.sub("", observation).strip()
+
+
+def _turn_title(turn: dict[str, Any], listener: str | None, calls: str = "") -> Text:
+    """Who does what; of several `calls` their number."""
+    what = calls or visible(turn["tool"] or turn["action"])
     who = f"turn {turn['turn_index']} {turn['agent']}" + (f" → {listener}" if listener else "")
     title = Text.assemble((visible(who), "bold cyan"), "  ", what)
     said = turn["query"] or turn["answer"]
-    if said:
+    if said and not calls:
         title.append(": ").append(visible(said), style="bold")
     if turn["gold_hit"]:
         title.append("  ● evidence", style="green")
     return title
 
 
-def _credit(turn: dict[str, Any], parts: tuple[float, float] | None, unit: str) -> RenderableType:
-    """Belief, gain in `unit`, the advantage and its `parts` (of the gains, of the outcome), and seconds."""
-    lines = []
+def _why_no_gain(turn: dict[str, Any], episode: dict[str, Any]) -> str | None:
+    """Why a turn that was credited has no gain; an answer never has one."""
+    if turn["gain"] is not None or turn["advantage"] is None or turn["action"] == "answer":
+        return None
+    if not episode["scored_golds"]:
+        return "no gold answer is short enough to score"
+    if turn["action"] == "cut_off":
+        return "the turn was cut off"
+    return "last turn" if turn["is_final"] else None
+
+
+def _credit(
+    turn: dict[str, Any], parts: tuple[float, float] | None, unit: str, no_gain: str | None
+) -> RenderableType:
+    """Belief, gain in `unit` or why there is none, the advantage and its `parts` (of the gains, of the
+    outcome), and seconds.
+    """
+    lines = [Text(f"no gain: {no_gain}", style="dim")] if no_gain else []
     if turn["gain"] is not None:
         belief = Text(f"belief {turn['belief_before']:.3f} ").append_text(
             belief_bar(turn["belief_before"], turn["belief_after"])
@@ -120,8 +179,10 @@ def _credit(turn: dict[str, Any], parts: tuple[float, float] | None, unit: str) 
         gains, outcome = (number(part) for part in parts)
         lines.append(numbers.append(f"= {gains} gains from here on, {outcome} outcome", style="dim"))
         numbers = Text()
-    seconds = ", ".join(f"{phase} {turn[f'seconds_{phase}']:.2f}" for phase in ("generate", "tool", "score"))
-    lines.append(numbers.append(f"{seconds} s, {turn['decision_tokens']} tokens", style="dim"))
+    measured = {phase: turn[f"seconds_{phase}"] for phase in ("generate", "tool", "score")}
+    seconds = ", ".join(f"{phase} {value:.2f}" for phase, value in measured.items() if value is not None)
+    length = f"{turn['decision_tokens']} tokens"
+    lines.append(numbers.append(f"{seconds} s, {length}" if seconds else length, style="dim"))
     return Group(*lines)
 
 

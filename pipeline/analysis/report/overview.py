@@ -46,6 +46,8 @@ def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
             [text({key: rows.get(one.run_id, []) for key, rows in named.items()}) for one in runs],
         )
 
+    seconds = line("Seconds per iteration", "training, mean", lambda q: _seconds(q["phase_seconds"]))
+    was_timed = any(value != "–" for value in seconds.values)  # imported rollouts were not
     return [
         Part(
             "Does it learn?",
@@ -135,7 +137,7 @@ def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
                     "all tools, held-out questions included",
                     lambda q: _ratio(q["tool_errors"], "errors", "calls"),
                 ),
-                line("Seconds per iteration", "training, mean", lambda q: _seconds(q["phase_seconds"])),
+                *([seconds] if was_timed else []),
             ],
         ),
     ]

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from algorithms.credit import advantages
 from envs.errors import InputError
 from pipeline.analysis import open_run
+from pipeline.analysis.report.overview import glance
+from pipeline.analysis.report.reported_runs import reported_runs
 from pipeline.cli.igpo import app
 from pipeline.importing import belief
 from pipeline.importing.belief import score
@@ -134,6 +136,61 @@ def test_the_run_is_read_like_any_other(tmp_path, model):
         assert result.exit_code == 0, (command, result.output)
     refused = run_igpo("verify", "theirs", *runs)
     assert refused.exit_code == 2 and "its rollouts were imported" in " ".join(refused.output.split())
+
+
+def test_what_was_not_measured_is_left_out(tmp_path, model):
+    imported(tmp_path, model)
+    with open_run("imported", runs_dir=tmp_path / "runs") as run:
+        for table, columns in (
+            ("episodes", ["seconds"]),
+            ("turns", ["seconds_generate", "seconds_tool", "seconds_score"]),
+            ("tool_calls", ["seconds"]),
+        ):
+            for column in columns:
+                assert run.sql(f"SELECT count(*) > 0, count({column}) FROM {table}").fetchall() == [(True, 0)]
+        parts = glance(run, reported_runs(run))
+    assert "Seconds per iteration" not in [line.name for part in parts for line in part.measures]
+    shown = run_igpo("show", "imported", "--best", "--runs-dir", tmp_path / "runs").output
+    assert " s, " not in shown and "prompt to end" not in shown and " tokens" in shown
+
+
+def test_a_last_turn_without_an_answer_says_why_it_has_no_gain(tmp_path, model):
+    """As in training, whose last turn before the limit has none; an answer needs no reason."""
+    ended = conversation(("<search>a</search>", "By Ann."), ("<search>Ann</search>", "Of Malmö."))
+    imported(tmp_path, model, records=[ended, RECORDS[0]])
+    runs = ("--runs-dir", tmp_path / "runs")
+    with open_run("imported", runs_dir=tmp_path / "runs") as run:
+        rows = run.sql("SELECT episode_id, gain IS NULL FROM turns ORDER BY ALL").fetchall()
+    assert [is_null for _, is_null in rows] == [False, True, False, False, True]
+    names = list(dict.fromkeys(name for name, _ in rows))
+    assert run_igpo("show", "imported", names[0], *runs).output.count("no gain: last turn") == 1
+    assert "no gain" not in run_igpo("show", "imported", names[1], *runs).output
+    unscored = conversation(("<search>a</search>", "By Ann."), ("A",), golden_answers="x" * 200)
+    imported(tmp_path, model, "--name", "unscored", records=[unscored])
+    shown = run_igpo("show", "unscored", "--best", *runs).output
+    assert shown.count("no gain: no gold answer is short enough to score") == 1
+
+
+def test_each_call_is_shown_with_its_own_result(tmp_path, model):
+    ask, answer = RECORDS[0]["messages"][0], RECORDS[0]["messages"][-1]
+    calls = [
+        {"id": name, "type": "function", "function": {"name": name, "arguments": {"query": f"for {name}"}}}
+        for name in ("one", "two")
+    ]
+    results = [
+        {"role": "tool", "tool_call_id": "two", "content": "Of Malmö."},
+        {"role": "tool", "tool_call_id": "one", "content": ""},
+        {"role": "user", "content": "Go on."},
+    ]
+    messages = [ask, {"role": "assistant", "content": "", "tool_calls": calls}, *results, answer]
+    record = {"messages": messages, "golden_answers": GOLDS}
+    result = imported(tmp_path, model, "--tool-calls", "text", records=[record])
+    assert result.exit_code == 0, result.output
+    shown = run_igpo("show", "imported", "--best", "--runs-dir", tmp_path / "runs").output
+    lines = [line.strip() for line in shown.splitlines()]
+    assert any(line.startswith("turn 0 assistant  2 calls ") for line in lines)
+    place = lines.index("one: for one")
+    assert lines[place : place + 5] == ["one: for one", "(empty)", "two: for two", "Of Malmö.", "Go on."]
 
 
 def test_trace_is_credited_on_a_references_belief(tmp_path, model):

@@ -178,3 +178,32 @@ def test_answer_tags_anywhere_count():
     assert uses_answer_tags([conversation((say("A"),)), conversation((say("<answer>A</answer>"),))])
     assert not uses_answer_tags([conversation((say("A"),))])
     assert not uses_answer_tags([conversation((say("<think>in <answer>A</answer>?</think>A"),))])
+
+
+def test_several_results_of_one_id_are_told_apart_by_their_places():
+    calls = [{"id": "1", "function": {"name": name, "arguments": {}}} for name in "ab"]
+    results = [{"role": "tool", "content": f"of {name}", "tool_call_id": "1"} for name in "ab"]
+    turn, _ = made((say("", tool_calls=calls), *results), (say("y"),)).turns
+    assert [call.result_text for call in turn.tool_calls] == ["of a", "of b"]
+
+
+def test_a_call_without_a_result_has_none():
+    calls = [{"id": name, "function": {"name": name, "arguments": {}}} for name in "abc"]
+    results = [{"role": "tool", "content": f"of {name}", "tool_call_id": name} for name in "cb"]
+    turn, _ = made((say("", tool_calls=calls), *results), (say("y"),)).turns
+    assert [call.result_text for call in turn.tool_calls] == ["", "of b", "of c"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "results"),
+    [
+        ("<tool_response>\nA\n</tool_response>\n<tool_response>\n\n</tool_response>", ["A", ""]),
+        ("<tool_response>\nA and B\n</tool_response>", ["<tool_response>\nA and B\n</tool_response>", ""]),
+    ],
+)
+def test_one_message_may_answer_several_calls(seen, results):
+    text = '<tool_call>{"name": "a"}</tool_call><tool_call>{"name": "b"}</tool_call>'
+    turn, _ = made((say(text), {"role": "user", "content": seen}), (say("y"),)).turns
+    assert [(call.tool, call.result_text) for call in turn.tool_calls] == list(
+        zip("ab", results, strict=True)
+    )
