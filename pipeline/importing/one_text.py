@@ -19,7 +19,9 @@ Piece = tuple[str, str]
 
 _OPEN, _CLOSE = "<|im_start|>", "<|im_end|>"
 _START = re.compile(r"<\|im_start\|>(system|user|assistant|tool)(?:\n|\Z)")
-_LAST_TOKENS = re.compile(r"(?:\s|<\|im_end\|>|<\|endoftext\|>)+\Z")
+_FIRST_TOKENS = re.compile(r"(?:\s|<s>|<\|endoftext\|>)+(?=<\|im_start\|>)")
+"""What begins or pads a prompt, in front of its first message."""
+_LAST_TOKENS = re.compile(r"(?:\s|</s>|<\|im_end\|>|<\|endoftext\|>)+\Z")
 _LINES = re.compile(r"(?:\A|\n)(system|user|assistant|tool)(?:\n|\Z)")
 _OBSERVED = re.compile(
     r"\n(user|tool)\n(\s*<tool_response>.*?</tool_response>|.*?)\s*?\nassistant(?:\n|\Z)"
@@ -42,6 +44,8 @@ def prompt_messages(text: str, where: str) -> tuple[list[Piece], str]:
         InputError: it holds another template's boundaries, or is not the sum of its messages.
     """
     _require_known(text, where)
+    if begin := _FIRST_TOKENS.match(text):
+        text = text[begin.end() :]
     pieces = _of_tokens(text, where) if _OPEN in text else _of_lines(text)
     if not pieces:
         return ([("user", text)] if text.strip() else []), ""

@@ -100,6 +100,8 @@ def test_text_without_a_boundary_is_one_turn(text):
     "text",
     [
         f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n",
+        f"<s><|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n",
+        f"<|endoftext|><|endoftext|><|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n",
         f"system\n{SYSTEM}\nuser\nWho?\nassistant\n",
         f"system\n{SYSTEM}\nuser\nWho?\nassistant",
     ],
