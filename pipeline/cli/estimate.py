@@ -48,7 +48,7 @@ def estimate_command(
     """Estimate memory, tokens per second and hours of an experiment on kinds of GPUs and on this CPU, before
     it starts.
 
-    A model of capacity, not a measurement; not yet run on a GPU.
+    A model of capacity, not a measurement.
 
     Examples:
 

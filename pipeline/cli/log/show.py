@@ -23,7 +23,7 @@ def show_command(
     ] = False,
     worst: Annotated[bool, typer.Option("--worst", help="The worst one.")] = False,
     iteration: Annotated[
-        int | None, typer.Option(min=0, help="Only rollouts of this iteration; default: the newest.")
+        int | None, typer.Option(min=0, help="Only rollouts of this iteration.  [default: all]")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Only `train` or `heldout` rollouts.")] = None,
     runs_dir: RunsDir = Path("runs"),

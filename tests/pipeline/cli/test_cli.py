@@ -72,6 +72,11 @@ def test_help_names_no_type_of_a_flag(run, console_script, monkeypatch):
         assert "--verbose" not in said or "--verbose -v Show the libraries' logs; -vv: all. │" in said
 
 
+def test_the_help_of_estimate_says_nothing_of_what_was_run(run):
+    """It was run on GPUs; docs/gpu.md says on which."""
+    assert "not a measurement. Examples" in run("estimate", "--help", app=pipeline.cli.igpo.app)[1]
+
+
 def test_version(run):
     for app in (pipeline.cli.rllib.app, pipeline.cli.igpo.app):
         code, said = run("--version", app=app)

@@ -44,6 +44,14 @@ def error(*arguments):
     return line.removeprefix("error: ")
 
 
+def test_the_best_is_that_of_all_iterations_as_the_help_says(run_folder, monkeypatch):
+    """Iteration 2 is the newest."""
+    assert "(run-1, iteration 1, train)" in show(run_folder, "--best", "--split", "train")
+    assert "(run-1, iteration 2, train)" in show(run_folder, "--best", "--split", "train", "--iteration", "2")
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "Only rollouts of this iteration. [default: all]" in " ".join(show("--help").split())
+
+
 def test_a_rollout_is_printed_turn_by_turn(run_folder):
     lines = [line.strip() for line in show(run_folder, "r1").splitlines()]
     assert lines == [
