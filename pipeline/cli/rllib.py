@@ -228,10 +228,10 @@ def evaluate(
             seed=seed,
             on_done=lambda count: status.update(f"{count} of {len(chosen)} questions"),
         )
-    evaluation.report(done, console)
     if out:
-        done.save(out)
+        done.save(out)  # at once: the answers may have taken hours
         say(f"written to {out}")
+    evaluation.report(done, console)
 
 
 def _json_object(text: str) -> dict:

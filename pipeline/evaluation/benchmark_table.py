@@ -45,16 +45,15 @@ def benchmark_row(values: Values) -> dict[str, Cell]:
     return cells | {AVERAGE: Cell(mean, *percentile_interval(average_X), questions)}
 
 
-def benchmark_table(rows: Mapping[str, Values], title: str, width: int) -> Table:
+def benchmark_table(cells: Mapping[str, dict[str, Cell]], title: str, width: int) -> Table:
     """Shows scores in percent, with the interval below: a column per data set, where `width` has room for it.
 
     Args:
-        rows: metric to values.
+        cells: metric to what `benchmark_row` returned.
         title: a line above the table.
         width: cells of the terminal. In a narrower one, each data set is a row.
     """
-    cells = {metric: benchmark_row(values) for metric, values in rows.items()}
-    names = [*next(iter(rows.values())), AVERAGE]
+    names = list(next(iter(cells.values())))
     wide = sum(max(len(name), INTERVAL) + BORDER for name in ["questions", *names]) < width
     return _by_column(cells, names, title) if wide else _by_row(cells, names, title)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from envs.data.question import Question
 from envs.data.questions import named
 from envs.errors import InputError
 from envs.search.trajectory import Rollout
-from pipeline.evaluation.benchmark_table import benchmark_row, benchmark_table
+from pipeline.evaluation.benchmark_table import Cell, benchmark_row, benchmark_table
 from pipeline.evaluation.intervals import bootstrap_interval
 from pipeline.evaluation.selection import Selection, selection_of, told
 from pipeline.run_directory.checkpoints import iteration_of
@@ -102,8 +103,14 @@ class Evaluation:
         rows += [(f"{prefix}em_squad, {hops}-hop", self.values("em_squad", hops=hops)) for hops in self.hops]
         return rows
 
+    @cached_property
+    def benchmark(self) -> dict[str, dict[str, Cell]]:
+        """Metric to one cell per data set and for their average; the paper's own metric first."""
+        return {metric: benchmark_row(values) for metric, values in self.by_data_source().items()}
+
+    @cached_property
     def summary(self) -> dict[str, Any]:
-        """Computes the means with their 95% bootstrap intervals, and how rollouts ended."""
+        """The means with their 95% bootstrap intervals, and how rollouts ended."""
         from algorithms.igpo.metrics import ending_metrics
 
         scores = {
@@ -122,8 +129,8 @@ class Evaluation:
             "too_long": len(self.too_long),
         }
         benchmark = {
-            metric: {source: asdict(cell) for source, cell in benchmark_row(values).items()}
-            for metric, values in self.by_data_source().items()
+            metric: {source: asdict(cell) for source, cell in row.items()}
+            for metric, row in self.benchmark.items()
         }
         endings = ending_metrics(self.rollouts)
         about = {"policy": self.policy, "iteration": self.iteration, "chosen": self.chosen, **counts}
@@ -131,7 +138,7 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Summary and every episode as JSON."""
-        content = {"summary": self.summary(), "episodes": [_episode(rollout) for rollout in self.rollouts]}
+        content = {"summary": self.summary, "episodes": [_episode(rollout) for rollout in self.rollouts]}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
@@ -184,7 +191,7 @@ def select_questions(policy: Policy, sources: list[str], episodes: int | None) -
 
 def report(evaluation: Evaluation, console: Console) -> None:
     """The scores as a table, and one line about how rollouts ended."""
-    summary = evaluation.summary()
+    summary = evaluation.summary
     how = "greedy" if evaluation.samples == 1 else f"{evaluation.samples} samples each at temperature 1"
     saved = "" if evaluation.iteration is None else f" (iteration {evaluation.iteration})"
     table = Table(
@@ -206,7 +213,7 @@ def report(evaluation: Evaluation, console: Console) -> None:
     if len(evaluation.data_sources) > 1:
         console.print(
             benchmark_table(
-                evaluation.by_data_source(),
+                evaluation.benchmark,
                 f"{evaluation.policy}: % by data set, 95% interval below",
                 console.width,
             )

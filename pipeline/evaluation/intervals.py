@@ -21,6 +21,8 @@ from envs.errors import InputError
 from envs.search.trajectory import Rollout
 
 RESAMPLES = 10_000
+VALUES_AT_ONCE = 1_000_000
+"""Resampled values that are in memory together, of 16 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,11 @@ def bootstrap_means(values: Sequence[float], *, seed: int = 0) -> np.ndarray:
     values_Q = np.asarray(values, dtype=np.float64)
     generator = np.random.default_rng(seed)
     means_X = np.empty(RESAMPLES)
-    for start in range(0, RESAMPLES, 1000):  # in blocks, so that 10,000 values do not cost 800 MB
-        rows_XQ = generator.integers(0, len(values_Q), size=(1000, len(values_Q)))
-        means_X[start : start + 1000] = values_Q[rows_XQ].mean(axis=1)
+    rows = max(1, VALUES_AT_ONCE // len(values_Q))
+    for start in range(0, RESAMPLES, rows):  # the generator draws the same in blocks of any size
+        block_X = means_X[start : start + rows]
+        rows_XQ = generator.integers(0, len(values_Q), size=(len(block_X), len(values_Q)))
+        block_X[:] = values_Q[rows_XQ].mean(axis=1)
     return means_X
 
 

@@ -57,7 +57,7 @@ def test_a_report_of_several_data_sets_has_the_paper_s_table():
     assert "mine: % by data set, 95% interval below" in said and "nq popqa Avg" in said
     assert "f1_paper 50.0 100.0 75.0 0.0-100.0 100.0-100.0 50.0-100.0" in said
     assert "questions 2 1 3" in said
-    cell = found.summary()["by_data_source"]["em_squad"]["Avg"]
+    cell = found.summary["by_data_source"]["em_squad"]["Avg"]
     assert cell == {"mean": 0.75, "low": 0.5, "high": 1.0, "questions": 3}
 
 

@@ -3,6 +3,7 @@ are told."""
 
 import io
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from envs.data.question import Question
 from envs.errors import InputError
 from envs.search.trajectory import ActionKind, Rollout, Termination, ToolCall, Turn
 from pipeline.evaluation.evaluation import evaluate, report
+from pipeline.evaluation.intervals import bootstrap_means
 from pipeline.evaluation.saved_policy import open_policy
 from pipeline.evaluation.selection import COMPARED, SELECTION, Selection
 from pipeline.run_directory.checkpoints import Checkpoints
@@ -61,7 +63,37 @@ def test_a_few_failures_are_told():
     done, console = evaluate(policy(failures=2), QUESTIONS), Console(file=io.StringIO(), width=120)
     report(done, console)
     assert "1.00 turns on average; errors in 20.0% of tool calls" in console.file.getvalue()
-    assert done.summary()["tool_error_share"] == pytest.approx(0.2)
+    assert done.summary["tool_error_share"] == pytest.approx(0.2)
+
+
+def test_answers_are_saved_before_they_are_reported(run, monkeypatch, tmp_path):
+    opened = policy(failures=0)
+    opened.task = SimpleNamespace(heldout_questions=QUESTIONS)
+
+    def report(done, console):
+        raise InputError(f"{len(json.loads((tmp_path / 'scores.json').read_text())['episodes'])} are there")
+
+    monkeypatch.setattr("pipeline.evaluation.saved_policy.open_policy", lambda *_, **__: opened)
+    monkeypatch.setattr("pipeline.evaluation.evaluation.report", report)
+    code, said = run("evaluate", "tiny", "--out", tmp_path / "scores.json")
+    assert code == 2 and "error: 10 are there" in said
+
+
+def test_no_interval_is_computed_twice(monkeypatch, tmp_path):
+    """Five metrics of all questions, and of each of two data sets."""
+    computed = []
+
+    def bootstrap(values, *, seed=0):
+        computed.append(seed)
+        return bootstrap_means(values, seed=seed)
+
+    for module in ("benchmark_table", "intervals"):
+        monkeypatch.setattr(f"pipeline.evaluation.{module}.bootstrap_means", bootstrap)
+    others = [replace(question, data_source="popqa") for question in QUESTIONS]
+    done = evaluate(policy(failures=0), QUESTIONS + others)
+    done.save(tmp_path / "scores.json")
+    report(done, Console(file=io.StringIO(), width=120))
+    assert len(computed) == 5 + 5 * 2
 
 
 def make_best(run, *, iterations=(2, 4), noted=True):
@@ -83,7 +115,7 @@ def said(source, questions):
     opened.source = str(source)
     done, console = evaluate(opened, questions), Console(file=io.StringIO(), width=400)
     report(done, console)
-    return console.file.getvalue().splitlines()[-1], done.summary()["chosen"]
+    return console.file.getvalue().splitlines()[-1], done.summary["chosen"]
 
 
 def test_the_questions_that_chose_best_are_named_where_they_are_asked_again(tmp_path):
@@ -121,8 +153,8 @@ def test_the_iteration_of_the_checkpoint_is_told(tmp_path, monkeypatch):
         report(done, console)
         told = " ".join(console.file.getvalue().split())
         assert told.startswith(f"run/checkpoints/{name} (iteration {iteration}): 10 questions, greedy")
-        assert done.summary()["iteration"] == iteration
-    assert evaluate(policy(failures=0), QUESTIONS).summary()["iteration"] is None
+        assert done.summary["iteration"] == iteration
+    assert evaluate(policy(failures=0), QUESTIONS).summary["iteration"] is None
 
 
 def test_best_of_an_old_run_says_what_it_knows(tmp_path):
@@ -159,7 +191,7 @@ def test_questions_whose_prompt_has_no_room_count_as_wrong_and_are_named():
     done, console = evaluate(opened, QUESTIONS), Console(file=io.StringIO(), width=120)
     report(done, console)
     assert "1 of 10 questions count as unanswered" in console.file.getvalue() and done.too_long == ["3"]
-    assert done.summary()["too_long"] == 1 and done.summary()["questions"] == 10
+    assert done.summary["too_long"] == 1 and done.summary["questions"] == 10
 
 
 def test_adapters_of_a_checkpoint_are_merged_for_an_engine_that_serves_none(tmp_path):
