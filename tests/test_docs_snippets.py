@@ -185,7 +185,8 @@ def test_python_of_a_tool():
 
 
 @pytest.mark.parametrize(("page", "text"), snippets("json"))
-def test_json_is_a_rollout_and_python_writes_the_same(tmp_path, page, text):
+def test_json_is_a_rollout_and_python_writes_the_same(tmp_path, monkeypatch, page, text):
+    monkeypatch.chdir(tmp_path)
     row = json.loads(text)
     names = run_python(python_of("def log_rollout"))
     with (tmp_path / "rollouts.jsonl").open("w") as file:

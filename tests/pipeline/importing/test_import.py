@@ -120,7 +120,8 @@ def test_belief_gain_and_advantage_of_each_turn(tmp_path, model):
     assert [outcome for (outcome,) in outcomes] == [1.0, 0.0, 0.0, 0.25]
 
 
-def test_the_run_is_read_like_any_other(tmp_path, model):
+def test_the_run_is_read_like_any_other(tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
     imported(tmp_path, model, "--preset", "igpo_returns", "--name", "theirs")
     runs = ("--runs-dir", tmp_path / "runs")
     again = run_igpo("recredit", "theirs", *runs)
