@@ -278,7 +278,7 @@ def draw() -> alt.FacetChart:
         y=alt.Y("mean:Q", title="exact match of sampled rollouts, 3 updates")
     )
     return alt.layer(seeds, mean, data=alt.Data(values=values.to_pylist())).facet(
-        column=alt.Column("start:N", title=None)
+        facet=alt.Facet("start:N", title=None), columns=3
     )
 
 
