@@ -141,8 +141,8 @@ def _read(source: str | Path, names: Mapping[str, str], on_bad: OnBad) -> Iterat
     data_source, records = read_files(source, on_bad)
     for where, fields in records:
         try:
-            record = Record(where, with_messages(renamed(fields, names, where), where))
-            one = _conversation(record, data_source)
+            known, origins = with_messages(renamed(fields, names, where), where, names)
+            one = _conversation(Record(where, known, {**origins, **names}), data_source)
         except InputError as error:
             on_bad(error)
             continue
@@ -165,7 +165,7 @@ def _conversation(record: Record, data_source: str) -> Conversation:
         reward=record.reward(),
         termination=record.termination(),
         sources=record.sources(),
-        fields=tuple(record.fields),
+        fields=record.names,
     )
 
 

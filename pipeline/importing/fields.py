@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from envs.errors import InputError
+from pipeline.importing.golds import GOLDS, container_in
 
 OURS = (
     "messages",
+    "prompt_messages",
     "prompt",
     "completion",
     "golden_answers",
@@ -24,7 +25,11 @@ OURS = (
     "termination",
 )
 """The names that a record's fields have here."""
-_YIELDING = {"golden_answers": ("reward_model",), "prompt": ("messages",), "completion": ("messages",)}
+_YIELDING = {
+    "golden_answers": tuple(name.partition(".")[0] for name in GOLDS[: GOLDS.index("golden_answers")]),
+    "prompt": ("messages",),
+    "completion": ("messages",),
+}
 """Fields that would be read before the one that was named."""
 
 
@@ -75,16 +80,12 @@ def has(fields: Any, path: str) -> bool:
 
 
 def reach(fields: Any, path: str) -> Any:
-    """The value under a name, or a path; an object on the way may be written as JSON.
+    """The value under a name, or a path; an object on the way may be written as text (JSON or Python).
 
     Raises:
         KeyError: there is none.
     """
-    if isinstance(fields, str):
-        try:
-            fields = json.loads(fields)
-        except ValueError:
-            fields = None
+    fields = container_in(fields) if isinstance(fields, str) else fields
     if not isinstance(fields, dict):
         raise KeyError(path)
     if path in fields:

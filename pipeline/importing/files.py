@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from envs.data.jsonl import require_file
 from envs.data.sources.files import ENDINGS, ending_of, folder_and_split, read_records
@@ -42,16 +44,27 @@ def read_files(source: str | Path, on_bad: OnBad) -> tuple[str, Iterator[tuple[s
         return path.absolute().name, _read_all(files, on_bad)
     name, records = read_records(source, PURPOSE, on_bad)
     if path.is_dir() or str(source).startswith(PREFIX):
-        return name, ((where, without_nulls(fields)) for where, _, fields in records)
+        return name, ((where, of_table(fields)) for where, _, fields in records)
     require_file(path, PURPOSE)
     return name, _read_one(path, on_bad, alone=True)
 
 
-def without_nulls(value: Any) -> Any:
-    """The value without the null fields of objects: a table has them where another record has the field."""
+def of_table(fields: dict[str, Any], columns: Iterable[str] = ()) -> dict[str, Any]:
+    """A table's record, with null in the `columns` where it has nothing.
+
+    It is without the null fields of objects in lists, such as the arguments of a tool's call: a table has
+    them where another of these objects has the field.
+    """
+    whole = dict.fromkeys(columns) | fields
+    return {
+        name: _without_nulls(value) if isinstance(value, list) else value for name, value in whole.items()
+    }
+
+
+def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
-    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _is_read(file: Path, folder: Path) -> bool:
@@ -77,10 +90,12 @@ def _read_one(file: Path, on_bad: OnBad, *, alone: bool) -> Iterator[tuple[str, 
     Raises:
         InputError: nothing of the only file can be read.
     """
-    whole = 0
+    whole, ending, columns = 0, ending_of(file), ()
     try:
         for where, _, fields in read_records(file, PURPOSE, on_bad)[1]:
-            yield where, fields if ending_of(file) in _JSON else without_nulls(fields)
+            if ending == ".parquet" and not whole:
+                columns = pq.read_schema(file).names
+            yield where, fields if ending in _JSON else of_table(fields, columns)
             whole += 1
     except InputError as error:
         if alone and not whole:

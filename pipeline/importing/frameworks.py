@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from envs.errors import InputError
@@ -47,29 +47,44 @@ _TRL = Form("prompt", "completion")
 _NO_REWARD_OF_TRL = ("step", "advantage")
 
 
-def with_messages(fields: dict[str, Any], where: str) -> dict[str, Any]:
+def with_messages(
+    fields: dict[str, Any], where: str, named: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, str]]:
     """The record with `prompt` and `completion` as lists of messages; as it is where it has no response that
     is one text.
+
+    Args:
+        fields: the record.
+        where: its place, such as "file:line".
+        named: names of ours that the user gave a field for: the framework's own yield to these.
+
+    Returns:
+        The record, and our names of what was taken from the framework's fields with the names there.
 
     Raises:
         InputError: the text cannot be taken apart, or it is not clear which field is the reward.
     """
     form = next((one for one in (_VERL, _SKYRL, _SLIME, _TRL) if _is_of(fields, one)), None)
-    if form is None:
-        return fields
+    if form is not None and {"prompt", "completion"} & set(named):
+        prompt = "prompt" if "prompt" in named else form.prompt
+        response = "completion" if "completion" in named else form.response
+        form = replace(form, prompt=prompt, response=response)
+    if form is None or not _is_of(fields, form):
+        return fields, {}
     prompt, begun = _prompt(fields.get(form.prompt), f"{where}: `{form.prompt}`")
     completion = response_messages(begun + fields[form.response], f"{where}: `{form.response}`")
-    known = {
-        ours: reach(fields, there)
+    origins = {
+        ours: there
         for ours, paths in form.others.items()
         if (there := next((path for path in paths if has(fields, path)), ""))
         and (ours not in fields or there.startswith(f"{ours}."))
     }
-    if form is _TRL and not {"reward", "score", "outcome"} & set(fields):
-        known |= _reward_of_trl(fields, where)
+    if form.response == _TRL.response and not {"reward", "score", "outcome"} & set(fields):
+        origins |= _reward_of_trl(fields, where)
+    known = {ours: reach(fields, there) for ours, there in origins.items()}
     if isinstance(rewards := known.get("reward"), list) and all(map(_is_number, rewards)):
         known["reward"] = math.fsum(rewards)  # SkyRL's: one for each token
-    return fields | known | {"prompt": prompt, "completion": _as_messages(completion)}
+    return fields | known | {"prompt": prompt, "completion": _as_messages(completion)}, origins
 
 
 def _is_of(fields: dict[str, Any], form: Form) -> bool:
@@ -89,8 +104,8 @@ def _as_messages(pieces: list[Piece]) -> list[dict[str, str]]:
     return [{"role": role, "content": content} for role, content in pieces]
 
 
-def _reward_of_trl(fields: dict[str, Any], where: str) -> dict[str, Any]:
-    """The reward, where a single column can be one: TRL logs each reward function's, and not its weights.
+def _reward_of_trl(fields: dict[str, Any], where: str) -> dict[str, str]:
+    """The reward's name, where a single column can be one: TRL logs each function's, and not their weights.
 
     Raises:
         InputError: several columns can be.
@@ -105,7 +120,7 @@ def _reward_of_trl(fields: dict[str, Any], where: str) -> dict[str, Any]:
             f"{where}: several fields may be the reward ({', '.join(named):.120}): say which, as --field "
             f"reward={named[0]:.40}"
         )
-    return {"reward": fields[named[0]]} if named else {}
+    return {"reward": named[0]} if named else {}
 
 
 def _is_number(value: Any) -> bool:

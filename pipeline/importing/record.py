@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from envs.data.jsonl import is_whole, require_unicode
@@ -44,10 +45,17 @@ class Record:
     Attributes:
         where: the place, such as "file:line".
         fields: what it holds.
+        origins: our names of fields that stand under others in the file, with those.
     """
 
     where: str
     fields: dict[str, Any]
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the fields that are there."""
+        return tuple(filter(self._has, self.fields))
 
     def messages(self) -> tuple[list[dict[str, Any]], int]:
         """`messages`, or `prompt` and `completion` together, as chat templates take them.
@@ -132,13 +140,14 @@ class Record:
 
     def sources(self) -> dict[str, str]:
         """For each part that several fields may give, the one that gave it; empty where none did."""
-        return {
+        found = {
             "gold answers": gold_field(self.fields)[0],
             "group": self._first(GROUPS)[0],
             "step": self._first(STEPS)[0],
             "end": self._end()[0],
             "outcome": self._first(REWARDS)[0],
         }
+        return {part: self.origins.get(name, name) for part, name in found.items()}
 
     def name(self, names: tuple[str, ...]) -> str:
         """The text or number under one of `names`; empty where none is there."""

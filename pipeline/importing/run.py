@@ -136,12 +136,14 @@ def import_rollouts(
         try:
             length = queries.check(conversation, rollout, room if skip_bad else sys.maxsize)
         except InputError as error:
-            if not skip_bad:
-                raise
             left_out.append(error)
             continue
         steps[conversation.step].append((conversation, rollout))
         lengths.append((length, conversation.where))
+    if left_out and not skip_bad:
+        bad, total = len(left_out), len(conversations)
+        others = f" ({bad} of {total} are bad: `--skip-bad` leaves them out)" if bad < total else ""
+        raise InputError(f"{left_out[0]}{others}")
     if left_out:
         tell(what_was_left_out(left_out))
     if not steps:

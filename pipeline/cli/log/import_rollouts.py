@@ -62,7 +62,9 @@ def import_command(
     skip_bad: Annotated[
         bool,
         typer.Option(
-            "--skip-bad", help="Leave out rollouts that can't be read or are too long, and say which."
+            "--skip-bad",
+            help="Leave out rollouts that can't be read, that the chat template refuses, or that are too "
+            "long, and name the first three.",
         ),
     ] = False,
     trust: Annotated[

@@ -126,6 +126,79 @@ def test_every_field_can_be_named(tmp_path):
     assert one.messages(1) == MESSAGES
 
 
+@pytest.mark.parametrize("path", ["reward_spec", "env_extras.reward_spec", "reward_model"])
+def test_a_gold_answer_that_is_named_wins(tmp_path, path):
+    *outer, last = f"{path}.ground_truth".split(".")
+    written = {last: "WRONG"}
+    for name in reversed(outer):
+        written = {name: written}
+    skyrl = {"input_prompt": CHATML, "output_response": ANSWERED, "score": [0, 1], "mine": "RIGHT"}
+    assert read(tmp_path, skyrl | written).question.golds == ["WRONG"]
+    assert read(tmp_path, skyrl | written, "golden_answers=mine").question.golds == ["RIGHT"]
+
+
+@pytest.mark.parametrize(
+    "form", [("input", "output"), ("prompt", "response"), ("input_prompt", "output_response")]
+)
+def test_texts_that_are_named_win_over_the_forms_own(tmp_path, form):
+    record = dict(zip(form, ("Other?", "<answer>x</answer>"), strict=True))
+    record |= {"q": CHATML, "a": ANSWERED, "gold": "Herbert"}
+    assert read(tmp_path, record).question.text == "Other?"
+    assert read(tmp_path, record, "prompt=q").question.text == QUESTION
+    one = read(tmp_path, record, "completion=a")
+    assert (one.question.text, len(one.exchanges)) == ("Other?", 2)
+    said = record | {"a": [MESSAGES[1]], "q": [MESSAGES[0]]}
+    one = read(tmp_path, said, "prompt=q", "completion=a")
+    assert one.messages(1) == MESSAGES
+
+
+def test_a_column_of_a_table_that_is_null_in_a_row_is_there(tmp_path):
+    columns = {name: [value, value] for name, value in TRL.items()} | {"exact_reward": [1.0, None]}
+    table = tmp_path / "completions_00004.parquet"
+    pq.write_table(pa.table(columns), table)
+    names = field_names(["golden_answers=solution", "reward=exact_reward"])
+    assert [one.reward for one in read_conversations(table, names=names)] == [1.0, None]
+    pq.write_table(pa.table(columns | {"format_reward": [None, 0.5]}), table)
+    with pytest.raises(InputError, match=r"\(exact_reward, format_reward\): say which, as --field reward="):
+        read_conversations(table)
+
+
+def test_an_object_on_the_way_may_be_written_as_python_does(tmp_path):
+    record = {"messages": MESSAGES, "info": "{'right': 'Herbert'}"}
+    assert read(tmp_path, record, "golden_answers=info.right").question.golds == ["Herbert"]
+
+
+def test_the_length_of_the_prompt_can_be_named(tmp_path):
+    record = {"messages": [*MESSAGES, *MESSAGES], "shots": 3, "gold": "Herbert"}
+    assert len(read(tmp_path, record).exchanges) == 2
+    assert len(read(tmp_path, record, "prompt_messages=shots").exchanges) == 1
+
+
+@pytest.mark.parametrize(
+    ("record", "assignments", "golds", "outcome"),
+    [
+        (TRL | {"accuracy_reward": 0.5}, [], "solution", "accuracy_reward"),
+        (
+            TRL | {"accuracy_reward": 0.5},
+            ["golden_answers=solution", "reward=advantage"],
+            "solution",
+            "advantage",
+        ),
+        ({"prompt": QUESTION, "response": "F", "label": "H", "reward": 1.0}, [], "label", "reward"),
+        (
+            {"input_prompt": QUESTION, "output_response": "F", "score": 1.0}
+            | {"env_extras": {"reward_spec": {"ground_truth": "H"}}},
+            [],
+            "env_extras.reward_spec.ground_truth",
+            "score",
+        ),
+    ],
+)
+def test_a_source_is_the_name_in_the_file(tmp_path, record, assignments, golds, outcome):
+    sources = read(tmp_path, record, *assignments).sources
+    assert (sources["gold answers"], sources["outcome"]) == (golds, outcome)
+
+
 def test_texts_can_be_named(tmp_path):
     record = {"q": CHATML, "a": ANSWERED, "gold": "Herbert", "messages": MESSAGES}
     one = read(tmp_path, record, "prompt=q", "completion=a")

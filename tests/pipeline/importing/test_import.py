@@ -333,6 +333,9 @@ def test_what_the_chat_template_leaves_out_is_told(tmp_path, deaf, record, lost)
     assert result.exit_code == 2 and f"does not show {lost}: score with the model that wrote" in said
     assert said.endswith("or show it as text, with --tool-calls text")
     assert imported(tmp_path, deaf, "--tool-calls", "text", records=[record]).exit_code == 0
+    result = imported(tmp_path, deaf, records=[RECORDS[0], record])
+    said = " ".join(result.output.split())
+    assert result.exit_code == 2 and said.endswith("(1 of 2 are bad: `--skip-bad` leaves them out)")
 
 
 def test_a_template_that_refuses_messages_of_tools(tmp_path, deaf):

@@ -32,6 +32,11 @@ def test_a_reward_of_another_name_is_seen_among_the_fields(tmp_path):
     )
 
 
+def test_a_field_without_a_value_is_none(tmp_path):
+    record = {"golds": ["Frank Herbert"], "reward": None, "score": float("nan"), "step": 1}
+    assert told(tmp_path, record).endswith("among the fields `messages`, `golds`, `step`")
+
+
 def test_the_first_that_are_left_out_are_named():
     errors = [InputError(f"a:{k}: bad") for k in range(5)]
     said = "left out, with the reason: 5\n  a:0: bad\n  a:1: bad\n  a:2: bad\n  and 2 more"
