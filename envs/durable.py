@@ -13,9 +13,11 @@ all of them at once.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +30,8 @@ TEMPORARY = ".tmp"
 def write_file(path: Path, fill: Callable[[BinaryIO], object]) -> int:
     """Replaces the file `path` by what `fill` writes. Its folder must exist.
 
-    At most one process may write a file at a time; run directories and rollout logs have a lock for that.
+    At most one process may write a file at a time; run directories and rollout logs have a lock for that. A
+    link stays, and what it names is replaced. A pipe or a device (`/dev/stdout`) is written to.
 
     Args:
         path: the file.
@@ -37,6 +40,12 @@ def write_file(path: Path, fill: Callable[[BinaryIO], object]) -> int:
     Returns:
         The number of bytes written.
     """
+    if _is_stream(path):
+        content = io.BytesIO()
+        fill(content)
+        return path.write_bytes(content.getvalue())
+    if path.is_symlink():
+        path = path.resolve()
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         with temporary.open("wb") as file:
@@ -112,6 +121,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether `path` is a pipe or a device, which no file may replace."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # nothing is there, or its folder says why at the writing
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 def _prefix(target: Path) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from envs.durable import write_file, write_text
+
 if TYPE_CHECKING:
     import duckdb
 CELL_CHARACTERS = 200
@@ -44,9 +46,9 @@ def write_answer(answer: pa.Table, format: str, out: Path) -> None:
     if format == "parquet":
         import pyarrow.parquet as pq
 
-        pq.write_table(answer, out, compression="zstd")
+        write_file(out, lambda file: pq.write_table(answer, file, compression="zstd"))
     else:
-        out.write_text(answer_text(answer, format), encoding="utf-8")
+        write_text(out, answer_text(answer, format))
 
 
 def cell(value: Any, longest: int | None = CELL_CHARACTERS) -> str:

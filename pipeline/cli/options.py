@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
@@ -70,6 +71,9 @@ def make_room_for(out: Path) -> None:
             pass
         if is_new:
             out.unlink()
+        elif out.is_file():  # a new one takes its place
+            with TemporaryFile(dir=out.resolve().parent):
+                pass
     except OSError as error:
         raise InputError(
             f"{out}: no file can be written there: {error.strerror}; name another place with --out."

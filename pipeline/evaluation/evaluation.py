@@ -16,6 +16,7 @@ from rich.table import Table
 
 from envs.data.question import Question
 from envs.data.questions import named
+from envs.durable import write_text
 from envs.errors import InputError
 from envs.search.trajectory import Rollout
 from pipeline.evaluation.benchmark_table import Cell, benchmark_row, benchmark_table
@@ -140,7 +141,7 @@ class Evaluation:
         """Summary and every episode as JSON."""
         content = {"summary": self.summary, "episodes": [_episode(rollout) for rollout in self.rollouts]}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def evaluate(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from datetime import UTC, datetime
 from pathlib import Path
 
+from envs.durable import write_text
 from envs.errors import InputError
 from pipeline.analysis.report.page import assets, environment
 from pipeline.study.figures import overview, sections
@@ -47,8 +49,10 @@ def write_study_report(plan: Plan, cells: list[FinishedCell], missing: int, path
             written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         )
     )
-    path.write_text(html, encoding="utf-8")
-    overview(reported, order, list(plan.difficulties)).save(str(path.with_suffix(".svg")))
+    write_text(path, html)
+    figure = io.StringIO()
+    overview(reported, order, list(plan.difficulties)).save(figure, format="svg")
+    write_text(path.with_suffix(".svg"), figure.getvalue())
     return path
 
 

@@ -73,6 +73,21 @@ def test_a_writer_of_a_file_that_fails_leaves_the_old_one_alone(tmp_path):
     assert path.read_text() == "old" and names(tmp_path) == ["run.json"]
 
 
+def test_a_pipe_is_written_to_and_a_link_stays(tmp_path):
+    """As `--out /dev/stdout` and `--out >(gzip)` mean it."""
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    assert write_file(pipe, lambda file: file.write(b"new")) == 3
+    assert os.read(reader, 10) == b"new"
+    os.close(reader)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_text("old")
+    (tmp_path / "link").symlink_to("there/file")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "file").read_text() == "new"
+    assert names(tmp_path) == ["link", "pipe", "there"] and names(tmp_path / "there") == ["file"]
+
+
 @pytest.mark.parametrize("where", ["folder", "before_it_counts"])
 def test_a_writer_of_a_folder_killed_in_the_middle_leaves_none(tmp_path, where):
     kill_a_writer(tmp_path / "index", where)

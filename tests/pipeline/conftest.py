@@ -1,5 +1,7 @@
 """Calls commands in this process."""
 
+import errno
+import os
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -39,6 +41,16 @@ def run(monkeypatch):
         return result.exit_code, " ".join(result.output.split())
 
     return call
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """What is written does not get to the disk."""
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("envs.durable.os.fsync", fail)
 
 
 @pytest.fixture

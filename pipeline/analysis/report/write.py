@@ -10,6 +10,7 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
+from envs.durable import write_text
 from pipeline.analysis.locate import AnalysisError
 from pipeline.analysis.report.case_study import case_study_figure
 from pipeline.analysis.report.figure import Figure
@@ -56,7 +57,7 @@ def write_report(
             **assets(),
         )  # fmt: skip
     try:
-        path.write_text(html, encoding="utf-8")
+        write_text(path, html)
     except OSError as error:
         raise AnalysisError(f"{path}: the report cannot be written: {error.strerror or error}") from error
     return path

@@ -220,6 +220,14 @@ def test_golds_are_marked_as_whole_words_and_html_is_escaped():
     assert mark_golds("在Rome市, Romeo", ["Rome"]) == "在<mark>Rome</mark>市, Romeo"
 
 
+@pytest.mark.usefixtures("full_disk")
+def test_a_report_for_which_the_disk_has_no_room_leaves_the_old_one(run_folder, tmp_path):
+    (tmp_path / "report.html").write_text("old")
+    with pytest.raises(AnalysisError, match="cannot be written: No space left on device"):
+        write_report([run_folder], tmp_path / "report.html")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
 def test_text_of_a_model_cannot_become_markup_or_script(tmp_path):
     evil = '</script><script>alert("x")</script>'
     question = Question("q", f"who? {evil}", ["gold"], hops=1)

@@ -920,6 +920,16 @@ def test_analysis_needs_neither_torch_nor_ray():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
+def test_an_answer_for_which_the_disk_has_no_room_leaves_the_old_file(runs_dir, tmp_path, ending):
+    out = tmp_path / f"answer.{ending}"
+    out.write_text("old")
+    result = invoke(runs_dir, "last", "SELECT 1", "--out", out)
+    assert result.exit_code == 2 and "cannot be written: No space left on device" in result.stderr
+    assert out.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
 def test_a_query_longer_than_a_file_name_may_be_is_a_query():
     from pipeline.cli.log.sql import _runs_and_query
 

@@ -2,7 +2,9 @@
 before Ray starts.
 """
 
+import errno
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from transformers import Gemma2Config
 
 import pipeline.cli.igpo
 import pipeline.cli.rllib
+from envs.errors import InputError
+from pipeline.cli.options import make_room_for
 from pipeline.experiment.conf_files import packaged_conf
 
 QUESTION = {"id": "q1", "question": "Who?", "golden_answers": ["me"]}
@@ -231,6 +235,21 @@ def test_evaluate_without_a_policy(refused, tmp_path, policy):
     assert not (tmp_path / "scores.json").exists()
     assert "demo.yaml is a file" in refused("evaluate", file, "--config", file)
     assert "no file can be written there" in refused("evaluate", policy, "--config", file, "--out", tmp_path)
+
+
+def test_a_file_in_a_folder_that_takes_no_new_one_is_refused_before_the_work(tmp_path, monkeypatch):
+    """Root may write everywhere, so the folder's answer is played."""
+    (tmp_path / "scores.json").write_text("old")
+    make_room_for(tmp_path / "scores.json")
+
+    def refuse(dir):
+        assert dir == tmp_path.resolve()
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("pipeline.cli.options.TemporaryFile", refuse)
+    with pytest.raises(InputError, match="no file can be written there: Permission denied"):
+        make_room_for(tmp_path / "scores.json")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_doctor_names_what_is_broken_and_ends_with_2(run, tmp_path, policy):

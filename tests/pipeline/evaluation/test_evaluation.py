@@ -96,6 +96,14 @@ def test_no_interval_is_computed_twice(monkeypatch, tmp_path):
     assert len(computed) == 5 + 5 * 2
 
 
+@pytest.mark.usefixtures("full_disk")
+def test_scores_for_which_the_disk_has_no_room_leave_the_old_ones(tmp_path):
+    (tmp_path / "scores.json").write_text("old")
+    with pytest.raises(OSError, match="No space left on device"):
+        evaluate(policy(failures=0), QUESTIONS).save(tmp_path / "scores.json")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
 def make_best(run, *, iterations=(2, 4), noted=True):
     """A run's folder whose checkpoint of iteration 2 is `best`, chosen on the first six questions."""
     note = {"run_id": "r", "best_score": 0.5}

@@ -271,6 +271,29 @@ def test_report_of_a_part_says_what_is_missing(tmp_path: Path):
         write_study_report(plan(), [], 3, tmp_path / "report.html")
 
 
+def test_a_report_for_which_the_disk_has_no_room_leaves_the_old_one(tmp_path: Path, monkeypatch):
+    """Neither the page nor the figure, whichever the disk has no room for."""
+    cells = [finished(method, seed, [0.1, 0.3, 0.9]) for method in ("igpo", "grpo") for seed in (0, 1)]
+    write_study_report(plan(), cells, 0, tmp_path / "report.html")
+    assert (tmp_path / "report.svg").read_text().startswith("<svg")
+    fsync = os.fsync
+    for room in (0, 2):  # a file and its folder
+        for name in ("report.html", "report.svg"):
+            (tmp_path / name).write_text("old")
+        left = iter(range(room))
+
+        def fail(descriptor, left=left):
+            if next(left, None) is None:
+                raise OSError("no room")
+            fsync(descriptor)
+
+        monkeypatch.setattr("envs.durable.os.fsync", fail)
+        with pytest.raises(OSError, match="no room"):
+            write_study_report(plan(), cells, 0, tmp_path / "report.html")
+        assert (tmp_path / "report.svg").read_text() == "old"
+        assert ((tmp_path / "report.html").read_text() == "old") is (room == 0)
+
+
 def test_a_method_whose_rate_is_a_schedule_is_reported(tmp_path: Path):
     cells = [finished(method, seed, [0.1, 0.3, 0.9]) for method in ("igpo", "grpo") for seed in (0, 1)]
     for found in cells[:2]:
