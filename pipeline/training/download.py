@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 TEXTS = (".json", ".txt", ".model", ".jinja", ".py")
 """Configuration, tokenizer, chat template, a model's own code."""
+WEIGHTS_OF_TRANSFORMERS = {"model.safetensors", "model.safetensors.index.json"}
 EVERY = 60.0
 """Seconds between two lines where no bar can be drawn."""
 LOOK = 0.5
@@ -77,11 +78,17 @@ def download_model(model_path: str | None, console: Console) -> None:
 
 
 def _needed(files: Sequence[Any]) -> list[Any]:
-    """The weights in one format and the texts; other frameworks' weights stay there."""
+    """The weights in one format and the texts; other frameworks' weights stay there.
+
+    So do Mistral's own (`consolidated.safetensors`) where the same weights are there as transformers reads
+    them.
+    """
     formats = (".safetensors", ".bin")
     weights = next((f for f in formats if any(file.filename.endswith(f) for file in files)), formats[0])
-    top = [file for file in files if "/" not in file.filename]
-    return [file for file in top if file.filename.endswith((weights, *TEXTS))]
+    top = {file.filename: file for file in files if "/" not in file.filename}
+    if top.keys() & WEIGHTS_OF_TRANSFORMERS:
+        top = {name: file for name, file in top.items() if not name.startswith("consolidated")}
+    return [file for name, file in top.items() if name.endswith((weights, *TEXTS))]
 
 
 def _blobs(files: Sequence[Any]) -> Path:

@@ -60,6 +60,23 @@ def test_a_download_is_seen(hub, terminal):
     assert len(hub.asked) == 1, "it is there"
 
 
+@pytest.mark.parametrize(
+    ("weights", "wanted"),
+    [
+        (["model.safetensors"], ["model.safetensors"]),
+        (
+            ["model-00001-of-00001.safetensors", "model.safetensors.index.json"],
+            ["model-00001-of-00001.safetensors", "model.safetensors.index.json"],
+        ),
+        ([], ["consolidated.safetensors", "consolidated.safetensors.index.json"]),  # alone: all there is
+    ],
+)
+def test_mistral_s_own_weights_stay_there_where_they_come_twice(weights, wanted):
+    names = ["config.json", "consolidated.safetensors", "consolidated.safetensors.index.json", *weights]
+    needed = download._needed([SimpleNamespace(filename=name) for name in names])
+    assert [file.filename for file in needed] == ["config.json", *wanted]
+
+
 def test_a_download_that_breaks_off(hub):
     hub.breaks = True
     with pytest.raises(
