@@ -1,6 +1,6 @@
 """`logs/metrics.jsonl` and `logs/traces.jsonl`: what goes to a tracking server is on disk before it is sent.
 
-Points of metrics stay there. A trace is large, so its line goes once the server has it.
+Points of metrics stay there. A trace is large, so its line goes some time after the server has it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from typing import Any
 
 from envs.durable import write_text
 from envs.errors import InputError
+
+SENT = "sent"
+"""Key of a line of `logs/traces.jsonl` that holds the id of a trace that the server has."""
 
 
 class Spool:
@@ -68,8 +71,8 @@ class Spool:
 class TraceSpool:
     """Traces wait here for the checkpoint that contains their rollouts, and then for the server.
 
-    `resumed_from` is as in `Spool`. Thread-safe. A line that is no trace (one that a kill cut short) is
-    dropped.
+    A line of the file is a trace, or says that the server has one. `resumed_from` is as in `Spool`.
+    Thread-safe. A line that is neither (one that a kill cut short) is dropped.
     """
 
     def __init__(self, path: Path, resumed_from: int | None):
@@ -77,11 +80,15 @@ class TraceSpool:
         self._lock = threading.Lock()
         self._kept: dict[str, dict[str, Any]] = {}
         self._taken: set[str] = set()
+        self._sent = 0
+        """Traces that the server has and whose lines are still in the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        for trace in filter(None, map(_trace, lines)) if resumed_from is not None else ():
-            if trace["iteration"] <= (resumed_from or 0):
-                self._kept[trace["id"]] = trace
+        for line in filter(None, map(_object, lines)) if resumed_from is not None else ():
+            if isinstance(line.get(SENT), str):
+                self._kept.pop(line[SENT], None)
+            elif _is_trace(line) and line["iteration"] <= (resumed_from or 0):
+                self._kept[line["id"]] = line
         if lines:
             self._rewrite()
 
@@ -103,23 +110,32 @@ class TraceSpool:
         return taken
 
     def sent(self, trace_id: str) -> None:
-        """Drops a trace that the server has; its line goes with the next `tidy`."""
-        with self._lock:
-            self._kept.pop(trace_id, None)
+        """Drops a trace that the server has, and notes it on disk, where a kill leaves the note."""
+        with self._lock, self._path.open("a") as file:
+            file.write(json.dumps({SENT: trace_id}) + "\n")
+            self._sent += self._kept.pop(trace_id, None) is not None
 
-    def tidy(self) -> None:
-        """Removes the lines of traces that the server has."""
+    def tidy(self, *, at_end: bool = False) -> None:
+        """Removes the lines of traces that the server has, if they are half of all, or any `at_end`.
+
+        So the file is written anew a few times, and not once a commit, where many commits are sent at once.
+        """
         with self._lock:
-            self._rewrite()
+            if self._sent and (at_end or self._sent >= len(self._kept)):
+                self._rewrite()
 
     def _rewrite(self) -> None:
         write_text(self._path, "".join(json.dumps(trace) + "\n" for trace in self._kept.values()))
+        self._sent = 0
 
 
-def _trace(line: str) -> dict[str, Any] | None:
+def _object(line: str) -> dict[str, Any] | None:
     try:
-        trace = json.loads(line)
+        found = json.loads(line)
     except ValueError:
         return None
-    is_trace = isinstance(trace, dict) and isinstance(trace.get("iteration"), int)
-    return trace if is_trace and isinstance(trace.get("id"), str) else None
+    return found if isinstance(found, dict) else None
+
+
+def _is_trace(line: dict[str, Any]) -> bool:
+    return isinstance(line.get("iteration"), int) and isinstance(line.get("id"), str)

@@ -206,6 +206,7 @@ class MlflowTracker:
         if self._monitor is not None:
             self._monitor.finish()
         self._delivery.put(lambda connection: self._end(connection, MLFLOW_STATUS[status]))
+        self._delivery.put(lambda connection: self._traces.tidy(at_end=True))
         self._complete = self._delivery.close(timeout)
         if not self._complete:
             logger.warning(

@@ -16,8 +16,10 @@ import pytest
 from mlflow import MlflowClient
 from rollout_log_samples import heldout, train_1, train_2
 
-from pipeline.tracking import MlflowTracker, TrackingSettings, delivery
+from envs import durable
+from pipeline.tracking import MlflowTracker, TrackingSettings, delivery, spool
 from pipeline.tracking.names import metrics_of, parameters_of
+from pipeline.tracking.spool import TraceSpool
 from pipeline.tracking.traces import SampledRollout, spans_of
 
 CONFIG = {
@@ -271,6 +273,44 @@ def test_traces_wait_on_disk_for_a_server_that_is_away(run_dir, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     back = track(run_dir, resumed_from_iteration=1)
     assert back.close() and len(traces_of(back)) == 2
+
+
+def test_after_an_outage_the_waiting_traces_are_written_anew_a_few_times(tmp_path, monkeypatch):
+    """64 iterations were kept while the server was away. Whenever a kill comes, what it left is what is not
+    sent.
+    """
+    rewritten = []
+
+    def write(path, text):
+        rewritten.append(text.count("\n"))
+        durable.write_text(path, text)
+
+    path = tmp_path / "traces.jsonl"
+    waiting = TraceSpool(path, None)
+    waiting.add([{"id": f"tr-{k}", "iteration": k} for k in range(1, 65)])
+    monkeypatch.setattr(spool, "write_text", write)
+    for k in range(1, 65):
+        waiting.sent(f"tr-{k}")
+        waiting.tidy()
+        (tmp_path / "killed").write_bytes(path.read_bytes() + b'{"sent": "tr-6')
+        left = TraceSpool(tmp_path / "killed", 64).take(64)
+        assert [trace["iteration"] for trace in left] == list(range(k + 1, 65))
+        rewritten.pop()  # of the resumed run
+    assert rewritten == [32, 16, 8, 4, 2, 1, 0] and path.read_text() == ""
+
+
+def test_what_is_left_of_sent_traces_goes_at_the_end(run_dir):
+    """Two of six are sent, which is less than half; the others have no checkpoint."""
+    tracker = track(run_dir)
+    for record in (train_1(), train_2(), heldout(3, q1_right=True, q2_right=True)):
+        tracker.log_rollouts(record)
+    tracker.commit(1)
+    assert tracker.flush()
+    spooled = run_dir / "logs" / "traces.jsonl"
+    iterations = [json.loads(line).get("iteration") for line in spooled.read_text().splitlines()]
+    assert iterations == [1, 1, 2, 2, 3, 3, None, None]
+    tracker.close()
+    assert [json.loads(line)["iteration"] for line in spooled.read_text().splitlines()] == [2, 2, 3, 3]
 
 
 def test_what_the_store_refuses_is_said_and_the_rest_arrives(run_dir, caplog):
