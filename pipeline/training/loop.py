@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from algorithms.igpo.iteration_record import IterationRecord
-from pipeline.evaluation.intervals import Scores, load_scores, save_scores, scores_of
+from pipeline.evaluation.heldout_scores import Scores, load_scores, save_scores, scores_of
 from pipeline.evaluation.selection import COMPARED, SELECTION, Selection
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import HELDOUT_BEFORE, HELDOUT_LAST

@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.evaluation.intervals import Scores, hop_counts, mean_score, paired_difference
+from pipeline.evaluation.heldout_scores import Scores, hop_counts, mean_score
+from pipeline.evaluation.intervals import paired_difference
 from pipeline.terminal import Console
 
 

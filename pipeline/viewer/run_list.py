@@ -11,7 +11,7 @@ import yaml
 from rich.text import Text
 
 from envs.errors import InputError
-from pipeline.evaluation.intervals import load_scores, mean_score
+from pipeline.evaluation.heldout_scores import load_scores, mean_score
 from pipeline.fitted_table import Column, print_fitted
 from pipeline.run_directory.directory import HELDOUT_BEFORE, HELDOUT_LAST, METADATA, RunDirectory
 from pipeline.terminal import Console

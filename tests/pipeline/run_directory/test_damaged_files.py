@@ -14,7 +14,7 @@ from envs.durable import remove_leftovers, write_text
 from envs.errors import InputError
 from pipeline.analysis import open_run
 from pipeline.cli.igpo import app
-from pipeline.evaluation.intervals import load_scores
+from pipeline.evaluation.heldout_scores import load_scores
 from pipeline.experiment.resolved import read_run_config
 from pipeline.rollout_log.folder import RolloutLogError
 from pipeline.rollout_log.manifest import load_manifest

@@ -20,7 +20,7 @@ from algorithms.credit import find_preset
 from algorithms.igpo.weights.restoring import MODULES
 from envs.errors import InputError
 from pipeline.doctor.findings import Finding
-from pipeline.evaluation.intervals import Score, save_scores
+from pipeline.evaluation.heldout_scores import Score, save_scores
 from pipeline.exit_codes import FAILED
 from pipeline.experiment.experiment import load_experiments
 from pipeline.run_directory.checkpoints import NOTE

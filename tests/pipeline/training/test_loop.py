@@ -17,7 +17,8 @@ from algorithms.igpo.iteration_record import IterationRecord
 from envs.data.question import Question
 from envs.errors import InputError
 from envs.search.trajectory import Rollout, Termination
-from pipeline.evaluation.intervals import Score, load_scores, paired_difference
+from pipeline.evaluation.heldout_scores import Score, load_scores
+from pipeline.evaluation.intervals import paired_difference
 from pipeline.experiment.experiment import CheckpointSettings
 from pipeline.run_directory.checkpoints import Checkpoints, read_note
 from pipeline.run_directory.directory import RunDirectory

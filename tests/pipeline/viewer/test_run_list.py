@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli.igpo import app
-from pipeline.evaluation.intervals import Score, save_scores
+from pipeline.evaluation.heldout_scores import Score, save_scores
 from pipeline.run_directory.directory import HELDOUT_BEFORE, HELDOUT_LAST, RunDirectory
 from pipeline.viewer.run_list import runs_in
 
