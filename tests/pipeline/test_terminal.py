@@ -134,11 +134,11 @@ def test_everything_else_that_prints(tmp_path):
     from pipeline.cli.log.recredit import _report
     from pipeline.doctor.findings import Finding
     from pipeline.doctor.findings import show as show_findings
-    from pipeline.evaluation.benchmark_table import benchmark_table
+    from pipeline.evaluation.benchmark_table import benchmark_row, benchmark_table
     from pipeline.training.launch import _print_lines
     from pipeline.training.progress import Progress
 
-    table = benchmark_table({"em": {NASTY: [0.0, 1.0]}}, NASTY, 200)
+    table = benchmark_table({"em": benchmark_row({NASTY: [0.0, 1.0]})}, NASTY, 200)
     assert printed(lambda console: console.print(table)).count(SHOWN) == 2
     findings = [Finding("model", "ok", NASTY), Finding("corpus", "warn", NASTY)]
     assert "[/x] [v2] [bold]b[/]" in printed(
