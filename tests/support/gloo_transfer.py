@@ -133,6 +133,8 @@ class RunnerOfRanks:
     def apply(self, function, *args):
         return function(self, *args)
 
+    def begin_run(self, config, run): ...
+
     @property
     def weights_version(self):
         versions = {engine.weights_version for engine in self.loop.engines.values()}
