@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from envs.credentials import masked
 from envs.disk_errors import DISK_REMEDIES
-from pipeline.exit_codes import BAD_INPUT
+from pipeline.exit_codes import BAD_INPUT, FAILED
 from pipeline.terminal import say
 
 
@@ -47,7 +47,7 @@ class _PlainErrors(TyperGroup):
             if masked(told) == told:
                 raise
             say(told, error=True)
-            raise typer.Exit(1) from None
+            raise typer.Exit(FAILED) from None
 
 
 def _hide_types_of_flags(command: Any, ctx: Any) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.log.sql import RunsDir
-from pipeline.cli.options import Set, experiment_file
+from pipeline.cli.complete import complete_run
+from pipeline.cli.options import RunsDir, Set, experiment_file
 
 if TYPE_CHECKING:
     from pipeline.estimate.workload import Expected
@@ -26,7 +26,11 @@ def estimate_command(
     ] = None,
     like: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Take turns and tokens of an average rollout from this run's log."),
+        typer.Option(
+            metavar="RUN",
+            help="Take turns and tokens of an average rollout from this run's log.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     turns: Annotated[
         float | None, typer.Option(min=1, help="Turns of an average rollout; else the most there may be.")

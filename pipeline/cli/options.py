@@ -9,6 +9,13 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.complete import complete_run
+
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.", autocompletion=complete_run),
+]
+RunsDir = Annotated[Path, typer.Option(help="Folder of all runs, where names, ids and `last` are looked up.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(

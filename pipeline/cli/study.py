@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import experiment_file
+from pipeline.exit_codes import FAILED, INTERRUPTED
 
 
 def study_command(
@@ -40,7 +41,6 @@ def study_command(
     from pipeline.terminal import Console, say
 
     configure_logging(0)
-    from pipeline.exit_codes import FAILED
     from pipeline.study.plan import load_plan
     from pipeline.study.report import write_study_report
     from pipeline.study.study import finished_cells, run_study
@@ -60,7 +60,7 @@ def study_command(
                 cells, missing = run_study(loaded, out, LaunchOptions(command=tuple(sys.argv)), console), 0
         except KeyboardInterrupt:
             console.print(f"stopped; finished cells are kept in {out}: the same command goes on")
-            raise typer.Exit(130) from None
+            raise typer.Exit(INTERRUPTED) from None
         except RayLostError as error:
             say(f"stopped: {error}; finished cells are kept in {out}: the same command goes on", error=True)
             leave_lost_ray(FAILED)

@@ -11,9 +11,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import Set, Verbose, experiment_file
-
-STOPPED = 130
-"""Exit code after Ctrl-C."""
+from pipeline.exit_codes import INTERRUPTED
 
 
 def warm_start_command(
@@ -111,5 +109,5 @@ def warm_start_command(
         start.save(out, done)
     if done < start.num_updates:
         console.print(f"stopped after {done} of {start.num_updates} updates; what was learned is in {out}")
-        raise typer.Exit(STOPPED)
+        raise typer.Exit(INTERRUPTED)
     say(f"{out}: use it as model_path")

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.log.sql import RunName, RunsDir
-from pipeline.cli.options import Set, Trust, Verbose, experiment_file, make_room_for
+from pipeline.cli.options import RunName, RunsDir, Set, Trust, Verbose, experiment_file, make_room_for
 from pipeline.cli.policy import policy_named
 
 AGREEMENTS = 50

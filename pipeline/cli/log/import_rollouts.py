@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pipeline.cli.complete import complete_preset
-from pipeline.cli.log.sql import RunsDir
-from pipeline.cli.options import Verbose
+from pipeline.cli.options import RunsDir, Verbose
 
 if TYPE_CHECKING:
     from collections.abc import Callable

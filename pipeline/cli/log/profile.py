@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.cli.log.sql import RunName, RunsDir
+from pipeline.cli.options import RunName, RunsDir
 
 
 def profile_command(

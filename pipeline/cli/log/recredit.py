@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.complete import complete_preset
-from pipeline.cli.log.sql import RunName, RunsDir
-from pipeline.cli.options import make_room_for
+from pipeline.cli.options import RunName, RunsDir, make_room_for
 
 if TYPE_CHECKING:
     from pipeline.analysis import Run

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.complete import complete_run
-from pipeline.cli.log.sql import RunsDir
+from pipeline.cli.options import RunsDir
 
 
 def report_command(

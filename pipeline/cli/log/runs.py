@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.complete import complete_name
-from pipeline.cli.log.sql import RunsDir
+from pipeline.cli.options import RunsDir
 
 
 def runs_command(

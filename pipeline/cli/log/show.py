@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.log.sql import RunName, RunsDir
+from pipeline.cli.options import RunName, RunsDir
 
 
 def show_command(

@@ -14,19 +14,12 @@ import typer
 
 from envs.errors import InputError
 from pipeline.cli.complete import complete_question, complete_run
+from pipeline.cli.options import RunName, RunsDir
 from pipeline.exit_codes import INTERRUPTED
 from pipeline.terminal import Console, say
 
 if TYPE_CHECKING:
     from pipeline.analysis import Run
-
-"""Exit code after Ctrl-C."""
-
-RunName = Annotated[
-    str,
-    typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.", autocompletion=complete_run),
-]
-RunsDir = Annotated[Path, typer.Option(help="Folder of all runs, where names, ids and `last` are looked up.")]
 
 
 def sql_command(

@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.log.sql import RunsDir
-
-INCOMPLETE = 1
+from pipeline.cli.options import RunName, RunsDir
+from pipeline.exit_codes import FAILED
 
 
 def track_command(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.")],
+    run: RunName,
     wait: Annotated[
         float, typer.Option(min=0.0, metavar="SECONDS", help="Patience with a store that does not answer.")
     ] = 60.0,
@@ -44,5 +43,5 @@ def track_command(
         sent = send_rest(directory, wait)
     if not sent.everything:
         say(f"{sent.store} did not take everything: give the same command again", error=True)
-        raise typer.Exit(INCOMPLETE)
+        raise typer.Exit(FAILED)
     say(f"{directory.path}: {sent.store} has iteration {sent.iteration} and all before it, as {sent.how}")

@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.log.sql import RunName, RunsDir
-from pipeline.cli.options import Verbose
-from pipeline.exit_codes import BAD_INPUT, INTERRUPTED
+from pipeline.cli.options import RunName, RunsDir, Verbose
+from pipeline.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 
 if TYPE_CHECKING:
     from pipeline.terminal import Console
     from pipeline.verification.rerun import Verdict
     from pipeline.verification.starting_points import Rerun
-
-DIFFERENT = 1
 
 
 def verify_command(
@@ -110,7 +107,7 @@ def verify_command(
         raise typer.Exit(BAD_INPUT) from None
     _report(found, verdict, console)
     if not verdict.is_equal:
-        raise typer.Exit(DIFFERENT)
+        raise typer.Exit(FAILED)
 
 
 def _report(found: Rerun, verdict: Verdict, console: Console) -> None:

@@ -14,6 +14,8 @@ from pipeline.cli.igpo import app
         ("igpo show ig", ["igpo", "igpo-grpo"]),
         ("igpo show 2026", ["20260102-000000-bbbb", "20260101-000000-aaaa"]),
         ("igpo report la", ["last"]),
+        ("igpo track la", ["last"]),
+        ("igpo estimate conf/igpo.yaml --like ig", ["igpo", "igpo-grpo"]),
         ("igpo runs igpo-", ["igpo-grpo"]),
         ("igpo recredit last --preset igpo_o", ["igpo_official"]),
         ("igpo sql last --named learning_c", ["learning_curve"]),
