@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -24,6 +25,22 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def dotted(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted keys: `{"a": {"b": 1}}` becomes `{"a.b": 1}`. An empty mapping stays.
+
+    Args:
+        values: settings, with mappings among the values.
+        prefix: what every key begins with.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= dotted(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def known_or_own(*known: str) -> BeforeValidator:

@@ -144,7 +144,7 @@ def _of_model(model: type[BaseModel], prefix: str, section: str) -> list[Setting
     for name, info in model.model_fields.items():
         schema = _without_refs(whole["properties"][name], whole.get("$defs", {}))
         default = info.get_default(call_default_factory=True)
-        inner = _model_in(info.annotation)
+        inner = model_in(info.annotation)
         is_section = inner is not None and schema.get("type") != "array"
         if default is PydanticUndefined:
             default = None
@@ -179,11 +179,12 @@ def _of_model(model: type[BaseModel], prefix: str, section: str) -> list[Setting
     return found
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic class in an annotation, such as that of `list[Role] | None`; None where there is none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in typing.get_args(annotation):
-        if found := _model_in(argument):
+        if found := model_in(argument):
             return found
     return None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import typing
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from algorithms.igpo.setting_names import CODE, FIXED, OF_ONE_POLICY, RENAMED, RLLIB_WORDS, WITHOUT_EFFECT
 from envs.engine.lora import LoraSettings
 from envs.errors import InputError
-from pipeline.experiment.catalogue import TOP, catalogue, config_keys
+from pipeline.experiment.catalogue import TOP, catalogue, config_keys, model_in
 from pipeline.experiment.peers import here
 
 EXPERIMENT_KEYS = {
@@ -239,15 +238,5 @@ def _model_at(model: type[BaseModel], location: tuple) -> type[BaseModel] | None
         if isinstance(part, int):
             continue
         field = current.model_fields.get(part) if current else None
-        current = _model_in(field.annotation) if field else None
+        current = model_in(field.annotation) if field else None
     return current
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in typing.get_args(annotation):
-        found = _model_in(argument)
-        if found:
-            return found
-    return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from envs.credentials import masked
+from envs.settings import dotted
 
 METRIC_NAMES = {
     "em": "train/em",
@@ -86,17 +87,11 @@ def parameters_of(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns the configuration flattened with dots, values as JSON (text stays bare): a reader gets 1e-06,
     true and null back.
     """
-    return {_allowed(key): _cut(masked(value)) for key, value in _flatten(config, "")}
+    return {_allowed(key): _cut(masked(_text(value))) for key, value in dotted(config).items()}
 
 
-def _flatten(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _flatten(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, str):
-        yield path, value
-    else:
-        yield path, json.dumps(value, default=str)
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _allowed(name: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from envs.errors import InputError
+from envs.settings import dotted
 from pipeline.experiment.experiment import experiments_of
 from pipeline.experiment.resolved import config_hash, read_run_config, resolved_settings, settings_of_run
 from pipeline.run_directory.directory import RunDirectory
@@ -46,7 +47,7 @@ def changed_settings(run: RunDirectory, resolved: dict) -> Change:
     read_run_config(run.config_path)  # checkpoints get a copy of it: it must be whole
     if run.metadata.get("config_hash") == config_hash(keys["config"]):
         return Change()
-    before, now = _flat(_settings_in_force(run)), _flat(keys["config"])
+    before, now = dotted(_settings_in_force(run)), dotted(keys["config"])
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     widened = {
         key: [before[key], now[key]]
@@ -104,13 +105,3 @@ def _settings_in_force(run: RunDirectory) -> dict[str, Any]:
             f"run {run.path} was made by igpo-rllib {version}, whose configuration this version cannot "
             f"resume: {error}"
         ) from error
-
-
-def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

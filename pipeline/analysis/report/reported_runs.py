@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from envs.settings import dotted
 from pipeline.analysis.run import Run
 
 HASH = 8
@@ -130,17 +131,7 @@ def config_differences(runs: list[ReportedRun]) -> list[tuple[str, list[str]]]:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix("config."): value for key, value in _flat(config).items()}
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    return {key.removeprefix("config."): value for key, value in dotted(config).items()}
 
 
 def _labels(run_ids: list[str], names: list[str], settings: list[dict[str, Any]]) -> list[str]:
