@@ -16,9 +16,6 @@ from typing import Any
 from envs.durable import write_text
 from envs.errors import InputError
 
-SENT = "sent"
-"""Key of a line of `logs/traces.jsonl` that holds the id of a trace that the server has."""
-
 
 class Spool:
     """Points wait here for the checkpoint that contains them.
@@ -71,8 +68,8 @@ class Spool:
 class TraceSpool:
     """Traces wait here for the checkpoint that contains their rollouts, and then for the server.
 
-    A line of the file is a trace, or says that the server has one. `resumed_from` is as in `Spool`.
-    Thread-safe. A line that is neither (one that a kill cut short) is dropped.
+    A line of the file is a trace, or the id of one that the server has: `{"sent": "tr-1f"}`. `resumed_from`
+    is as in `Spool`. Thread-safe. A line that is neither (one that a kill cut short) is dropped.
     """
 
     def __init__(self, path: Path, resumed_from: int | None):
@@ -84,11 +81,8 @@ class TraceSpool:
         """Traces that the server has and whose lines are still in the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        for line in filter(None, map(_object, lines)) if resumed_from is not None else ():
-            if isinstance(line.get(SENT), str):
-                self._kept.pop(line[SENT], None)
-            elif _is_trace(line) and line["iteration"] <= (resumed_from or 0):
-                self._kept[line["id"]] = line
+        if resumed_from is not None:
+            self._read(lines, resumed_from)
         if lines:
             self._rewrite()
 
@@ -112,7 +106,7 @@ class TraceSpool:
     def sent(self, trace_id: str) -> None:
         """Drops a trace that the server has, and notes it on disk, where a kill leaves the note."""
         with self._lock, self._path.open("a") as file:
-            file.write(json.dumps({SENT: trace_id}) + "\n")
+            file.write(json.dumps({"sent": trace_id}) + "\n")
             self._sent += self._kept.pop(trace_id, None) is not None
 
     def tidy(self, *, at_end: bool = False) -> None:
@@ -124,18 +118,18 @@ class TraceSpool:
             if self._sent and (at_end or self._sent >= len(self._kept)):
                 self._rewrite()
 
+    def _read(self, lines: list[str], resumed_from: int) -> None:
+        for line in lines:
+            try:
+                found = json.loads(line)
+            except ValueError:
+                continue
+            match found:
+                case {"sent": str(trace_id)}:
+                    self._kept.pop(trace_id, None)
+                case {"id": str(trace_id), "iteration": int(iteration)} if iteration <= resumed_from:
+                    self._kept[trace_id] = found
+
     def _rewrite(self) -> None:
         write_text(self._path, "".join(json.dumps(trace) + "\n" for trace in self._kept.values()))
         self._sent = 0
-
-
-def _object(line: str) -> dict[str, Any] | None:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _is_trace(line: dict[str, Any]) -> bool:
-    return isinstance(line.get("iteration"), int) and isinstance(line.get("id"), str)
