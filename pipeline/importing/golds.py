@@ -57,7 +57,7 @@ def read_golds(fields: dict[str, Any], where: str) -> list[str]:
     """
     name, written = gold_field(fields)
     value = _taken_out(written, name, where)
-    golds = [as_text(gold) for gold in (value if isinstance(value, list) else [value]) if gold is not None]
+    golds = [as_text(gold) for gold in (value if isinstance(value, list) else [value]) if is_there(gold)]
     if not all(isinstance(gold, str) for gold in golds):
         raise InputError(f"{where}: `{name}` must be a text or a list of texts, found {value!r:.80}")
     golds = list(dict.fromkeys(gold.strip() for gold in golds if gold.strip()))
@@ -89,6 +89,11 @@ def container_in(text: str) -> list[Any] | dict[str, Any] | None:
     return found if isinstance(found, list | dict) else None
 
 
+def is_there(value: Any) -> bool:
+    """Whether a value is neither null nor pandas' NaN, which is unequal to itself."""
+    return value is not None and value == value
+
+
 def as_text(gold: Any) -> Any:
     """Numbers as text: a gold answer may be a year."""
     if isinstance(gold, bool) or not isinstance(gold, int | float):
@@ -102,7 +107,7 @@ def _at(fields: dict[str, Any], path: str) -> Any:
     for key in path.split("."):
         value = container_in(value) if isinstance(value, str) else value
         value = value.get(key) if isinstance(value, dict) else None
-    return value if value == value else None  # NaN is unequal to itself
+    return value if is_there(value) else None
 
 
 def _taken_out(value: Any, name: str, where: str) -> Any:

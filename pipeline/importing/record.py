@@ -13,7 +13,7 @@ from envs.data.jsonl import is_whole, require_unicode
 from envs.data.question import Question
 from envs.errors import InputError
 from envs.search.trajectory import Termination
-from pipeline.importing.golds import container_in, gold_field, read_golds
+from pipeline.importing.golds import container_in, gold_field, is_there, read_golds
 
 ROLES = {
     "system": "system",
@@ -83,19 +83,20 @@ class Record:
         """The question with its gold answers; its text is `question`, else what the user said last."""
         extra, metadata = self._object("extra_info"), self._object("metadata")
         said = next((message["content"] for message in reversed(prompt) if message["role"] == "user"), "")
-        text = self._first(("question",))[1] or extra.get("question") or said
+        asked = self.fields.get("question"), extra.get("question")
+        text = next((value for value in asked if is_there(value) and value), said)
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{self.where}: the question must be text, found {text!r:.80}")
         require_unicode(text, "the question", self.where)
         golds = read_golds(self.fields, self.where)
-        hops = self.fields["hops"] if self._has("hops") else metadata.get("hops")
+        hops = next(filter(is_there, (self.fields.get("hops"), metadata.get("hops"))), None)
         if hops is not None and not (is_whole(hops) and hops >= 1):
             raise InputError(f"{self.where}: `hops` must be a whole number from 1, found {hops!r:.40}")
         return Question(
             id=hashlib.sha256(json.dumps([text, golds]).encode()).hexdigest()[:16],
             text=text.strip(),
             golds=golds,
-            data_source=str(self.fields.get("data_source") or data_source),
+            data_source=str(self._first(("data_source",))[1] or data_source),
             hops=None if hops is None else int(hops),
             metadata=metadata,
         )
@@ -172,8 +173,7 @@ class Record:
         ] or None
 
     def _has(self, name: str) -> bool:
-        value = self.fields.get(name)
-        return value is not None and value == value  # NaN is unequal to itself
+        return is_there(self.fields.get(name))
 
     def _first(self, names: tuple[str, ...]) -> tuple[str, Any]:
         """Name and value of the first field that is there; empty and None where none is."""
@@ -209,8 +209,8 @@ def _message(message: Any, where: str) -> dict[str, Any]:
     """A message as chat templates take it: text as its content, calls in OpenAI's form."""
     if not isinstance(message, dict) or message.get("role") not in ROLES:
         raise InputError(f"{where} must have a `role` of {', '.join(ROLES)}, found {message!r:.80}")
-    kept = {key: value for key, value in message.items() if value is not None and value != []}
-    kept |= {"role": ROLES[message["role"]], "content": _text(message.get("content"), where)}
+    kept = {key: value for key, value in message.items() if is_there(value) and value != []}
+    kept |= {"role": ROLES[message["role"]], "content": _text(kept.get("content"), where)}
     older = kept.pop("function_call", None)  # OpenAI's, for one call
     if older is not None:
         kept.setdefault("tool_calls", [older])

@@ -257,6 +257,15 @@ def test_what_pandas_writes_for_missing_values(tmp_path):
     )
     assert (first.group, first.reward, first.step) == ("000002/1", 1.0, 2)
     assert (second.group, second.reward) == (f"000002/{second.question.id}", None)
+    missing = {
+        "data_source": nan, "extra_info": {"question": nan}, "metadata": {"hops": nan},
+        "reward_model": {"ground_truth": nan}, "golden_answers": ["Frank Herbert", nan],
+        "messages": [message | {"name": nan, "tool_calls": nan} for message in MESSAGES],
+    }  # fmt: skip
+    (third,) = read(tmp_path, PLAIN | missing)
+    question = third.question
+    assert (question.text, question.golds, question.hops) == ("Who wrote Dune?", ["Frank Herbert"], None)
+    assert question.data_source == first.question.data_source and third.messages(2) == MESSAGES
 
 
 def test_a_rollout_without_a_group_is_of_its_question(tmp_path):
