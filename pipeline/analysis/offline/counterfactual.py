@@ -115,7 +115,7 @@ def iteration_with_tokens(run: Run, iteration: int | None) -> int:
         of = "this run" if iteration is None else f"iteration {iteration}"
         raise InputError(
             f"the log holds no token ids of {of}, and a rollout is played again token for token: train with "
-            "`log_tokens: true` to log them."
+            "`log_tokens: true` to log them; what was imported has none."
         )
     return found
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.options import RunName, RunsDir, Set, Trust, Verbose, experiment_file, make_room_for
 from pipeline.cli.policy import policy_named
+
+if TYPE_CHECKING:
+    from pipeline.run_directory.checkpoints import Checkpoints
 
 AGREEMENTS = 50
 """Rows of the agreement that are printed."""
@@ -76,11 +79,12 @@ def counterfactual_command(
     from pipeline.logging import configure_ray_logging, native_stderr_aside
 
     console = make_console()
-    source = policy_named(policy, runs_dir) if policy else _last_checkpoint(run, runs_dir)
+    checkpoints = None if policy else _checkpoints_of(run, runs_dir)
     with open_run(run, runs_dir=runs_dir) as opened:
         scored = iteration_with_tokens(opened, iteration)
         found = logged_rollouts(opened, scored, rollouts)
         folder = opened.locations[0].folder
+    source = _last_of(checkpoints) if checkpoints else policy_named(str(policy), runs_dir)
     target = out or folder / COUNTERFACTUALS.folder / f"{_name_of(source)}-{scored:06d}.parquet"
     make_room_for(target)
     configure_ray_logging(verbose)
@@ -107,14 +111,19 @@ def _name_of(policy: str) -> str:
     return f"{folder.parent.name}-{folder.name}" if folder.name == "hf" else folder.name
 
 
-def _last_checkpoint(run: str, runs_dir: Path) -> str:
-    """Raises InputError where the run's folder has none, or is not known."""
-    from envs.errors import InputError
+def _checkpoints_of(run: str, runs_dir: Path) -> Checkpoints:
+    """Raises InputError where the run's folder is not known."""
     from pipeline.analysis.locate import locate_folder
     from pipeline.run_directory.checkpoints import Checkpoints
 
     folder = locate_folder(run, runs_dir, what="holds its checkpoints, or name a policy with --policy").folder
-    checkpoint = Checkpoints(folder / "checkpoints").last
-    if checkpoint is None:
-        raise InputError(f"{folder} has no checkpoint: name a policy with --policy.")
-    return str(checkpoint)
+    return Checkpoints(folder / "checkpoints")
+
+
+def _last_of(checkpoints: Checkpoints) -> str:
+    """Raises InputError where there is none."""
+    from envs.errors import InputError
+
+    if checkpoints.last is None:
+        raise InputError(f"{checkpoints.folder.parent} has no checkpoint: name a policy with --policy.")
+    return str(checkpoints.last)

@@ -135,6 +135,8 @@ def test_the_run_is_read_like_any_other(tmp_path, monkeypatch, model):
     ):
         result = run_igpo(*command, *runs)
         assert result.exit_code == 0, (command, result.output)
+    refused = run_igpo("counterfactual", "theirs", *runs)
+    assert refused.exit_code == 2 and "what was imported has none" in " ".join(refused.output.split())
     refused = run_igpo("verify", "theirs", *runs)
     assert refused.exit_code == 2 and "its rollouts were imported" in " ".join(refused.output.split())
 
