@@ -264,6 +264,25 @@ class IGPOSettings(AlgorithmConfig):
         return sorted({role.policy for role in self.roles})
 
     @property
+    def trained_policies(self) -> list[str]:
+        """Ids of the policies that learn. A function in `policies_to_train` counts as all of them."""
+        trained: Any = self.policies_to_train
+        is_named = isinstance(trained, list | tuple | set)
+        return [policy for policy in self.policy_ids if not is_named or policy in trained]
+
+    @property
+    def policies_with_kl(self) -> list[str]:
+        """Ids of the policies that learn with a KL term, each by its own `kl_coeff`."""
+        return [p for p in self.trained_policies if self.of_policy(p).loss_settings().kl_coeff > 0]
+
+    def of_policy(self, policy: str) -> IGPOSettings:
+        """The settings in force for one policy: the common ones with those that it has alone."""
+        one = self.copy(copy_frozen=False)
+        for name, value in self.algorithm_config_overrides_per_module.get(policy, {}).items():
+            setattr(one, name, value)
+        return one
+
+    @property
     def adapters(self) -> Adapters:
         """The policies' adapters: `lora`, and that of each policy alone. Raises ValueError."""
         own = self.algorithm_config_overrides_per_module

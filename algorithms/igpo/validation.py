@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from numbers import Real
 from os import PathLike
@@ -66,8 +66,8 @@ def check_combinations(config: IGPOSettings) -> None:
     if config.grad_clip_by not in CLIPPED_BY:
         raise InputError(f"grad_clip_by is {config.grad_clip_by!r}; use one of {', '.join(CLIPPED_BY)}")
     _check_optimizer(config)
-    for policy, own in config.algorithm_config_overrides_per_module.items():
-        one = _with_values_of_one(config, own)
+    for policy in config.algorithm_config_overrides_per_module:
+        one = config.of_policy(policy)
         with _told_of(policy):
             _check_optimizer(one)
             if one.max_weight_lag:
@@ -170,11 +170,7 @@ def _check_sharding(config: IGPOSettings) -> None:
 
 
 def _check_refresh(config: IGPOSettings) -> None:
-    own = config.algorithm_config_overrides_per_module
-    trained: Any = config.policies_to_train
-    names = trained if isinstance(trained, list | tuple | set) else config.policies
-    learning = [_with_values_of_one(config, own.get(policy, {})) for policy in names]
-    if config.reference_scored_policy is None and not any(one.loss_settings().kl_coeff for one in learning):
+    if config.reference_scored_policy is None and not config.policies_with_kl:
         raise InputError(
             "reference_refresh_interval needs a reference: set belief_policy: reference, or kl_coeff above 0 "
             "for a policy that learns"
@@ -203,20 +199,12 @@ def check_numbers(config: IGPOSettings) -> None:
         check_number(name, value)
 
 
-def _check_values_of_one(config: IGPOSettings, policy: str, own: Mapping[str, Any]) -> None:
+def _check_values_of_one(config: IGPOSettings, policy: str) -> None:
     """Raises InputError for a value of one policy alone that the common settings could not have either."""
-    one = _with_values_of_one(config, own)
+    one = config.of_policy(policy)
     with _told_of(policy):
         check_numbers(one)
         one.loss_settings()
-
-
-def _with_values_of_one(config: IGPOSettings, own: Mapping[str, Any]) -> IGPOSettings:
-    """The settings in force for one policy: the common ones with those that it has alone."""
-    one = config.copy(copy_frozen=False)
-    for name, value in own.items():
-        setattr(one, name, value)
-    return one
 
 
 @contextmanager
@@ -235,8 +223,9 @@ def map_roles_to_policies(config: IGPOSettings) -> None:
     one, the roles in `env_config` take the policies that it returns.
 
     Raises:
-        InputError: a role's policy is not among `policies`; `policies_to_train` is empty or names an unknown
-            policy; or settings are given for an unknown policy, or to one policy alone that all share.
+        InputError: a role's policy is not among `policies`; `policies_to_train` is no list, is empty or names
+            an unknown policy; or settings are given for an unknown policy, or to one policy alone that all
+            share.
     """
     roles = config.roles
     is_default = config.policy_mapping_fn is AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN
@@ -254,6 +243,8 @@ def map_roles_to_policies(config: IGPOSettings) -> None:
             f"roles speak through the policies {unknown}, but `policies` has only {sorted(config.policies)}"
         )
     trained = config.policies_to_train
+    if isinstance(trained, str):  # RLlib would take its letters for names, and train none
+        raise InputError(f"policies_to_train is {trained!r}; it must be a list, such as [{trained}]")
     if isinstance(trained, list | tuple | set) and (not trained or not set(trained) <= set(config.policies)):
         raise InputError(
             f"policies_to_train is {list(trained)}; name one or more of {', '.join(sorted(config.policies))}"
@@ -270,4 +261,4 @@ def map_roles_to_policies(config: IGPOSettings) -> None:
                     f"`policies` sets {name} for {policy} alone; policies may differ in "
                     f"{', '.join(OF_ONE_POLICY)} only"
                 )
-        _check_values_of_one(config, policy, own)
+        _check_values_of_one(config, policy)

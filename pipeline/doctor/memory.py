@@ -97,7 +97,7 @@ def _advice(found: Memory, config: IGPOConfig, *, with_rollouts: bool = False) -
         "set shard_learner": found.state * (1 - 1 / config.num_learners) if can_shard else 0.0,
         "set `lora`": 0.0 if config.lora else size["learner: gradients"] + size["learner: AdamW"],
         "set kl_coeff=0, which needs no reference": size["learner: reference"]
-        if config.loss_settings().kl_coeff and config.reference_scored_policy is None
+        if config.policies_with_kl and config.reference_scored_policy is None
         else 0.0,
         "lower engine.kv_cache_gib or num_env_runners": size["engine: KV cache"]
         if on_host and config.engine_settings.kind == "vllm"

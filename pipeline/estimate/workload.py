@@ -194,7 +194,7 @@ def _model_config(config: IGPOConfig) -> Any:
 
 def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Workload:
     """Describes the work of one iteration of the experiment."""
-    engine, trained = config.engine_settings, config.policies_to_train
+    engine = config.engine_settings
     cache = engine.cache_bytes(on_cpu=on_cpu)
     settings, served = config.search_settings, config.adapters.served
     runners, learners = max(1, config.num_env_runners or 0), max(1, config.num_learners)
@@ -217,7 +217,7 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
         dtype_bytes=DTYPE_BYTES[config.model_dtype],
         updates=config.num_epochs * config.num_minibatches,
         epochs=config.num_epochs,
-        has_reference=config.loss_settings().kl_coeff > 0 or config.reference_scored_policy is not None,
+        has_reference=bool(config.policies_with_kl) or config.reference_scored_policy is not None,
         gradient_checkpointing=config.gradient_checkpointing,
         micro_batch_tokens=config.tokens_per_micro_batch,
         num_runners=runners,
@@ -231,7 +231,7 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
         sharded=config.shard_learner,
         pushes_by_nccl=engine.weight_transfer == "nccl" and not on_cpu,
         num_policies=len(config.policies),
-        trained_policies=len(trained if isinstance(trained, list | tuple | set) else config.policies),
+        trained_policies=len(config.trained_policies),
         adapter_policies=len(config.adapters.by_policy),
         served_policies=len(served),
         served_parameters=_served_parameters(config, served),

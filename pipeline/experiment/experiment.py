@@ -116,7 +116,7 @@ class Experiment:
             )
         with usable(where):
             config.validate()
-        if "igpo/kl" in self.stop and not config.loss_settings().kl_coeff:
+        if "igpo/kl" in self.stop and not config.policies_with_kl:
             raise InputError(
                 f"{where}: `stop` waits for igpo/kl, which nobody measures where `config.kl_coeff` is 0."
             )

@@ -251,6 +251,19 @@ def test_the_workload_is_the_experiments():
     assert work.turn_tokens == config.env_config["max_turn_tokens"] and work.has_reference
 
 
+def test_the_reference_is_of_the_policies_that_learn_with_a_kl_term():
+    roles = [f"env_config.roles.{k}.policy={name}" for k, name in enumerate(("searcher", "reader"))]
+
+    def has_reference(*changes: str) -> bool:
+        (experiment,) = load_experiments("conf/igpo_multi_agent.yaml", [*roles, *changes])
+        return workload_of(experiment.algorithm_config(), Expected(), on_cpu=True).has_reference
+
+    assert has_reference()
+    assert has_reference("kl_coeff=0", "policies.reader.kl_coeff=0.01")
+    assert not has_reference("kl_coeff=0", "policies.reader.kl_coeff=0.01", "policies_to_train=[searcher]")
+    assert not has_reference("policies.searcher.kl_coeff=0", "policies.reader.kl_coeff=0")
+
+
 def test_belief_is_scored_whatever_the_estimator_and_trace_keeps_a_reference_for_it():
     grpo, trace = (
         workload_of(

@@ -1,6 +1,7 @@
 """Experiment files: format, overrides, grid, and every kind of slip named with its place and its cure."""
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,7 @@ def test_slips_are_named_with_their_cure(tmp_path, change, expected):
         ("env_runner_cls=a.b", "`config.env_runner_cls` is code"),
         ("policies_to_train=[]", "policies_to_train is []; name one or more of default_policy"),
         ("policies_to_train=[reader]", "policies_to_train is ['reader']"),
+        ("policies_to_train=default_policy", "it must be a list, such as [default_policy]"),
     ],
 )
 def test_settings_that_rllib_would_take_in_silence(tmp_path, override, expected):
@@ -259,6 +261,14 @@ def test_a_criterion_that_nothing_would_meet_is_refused(tmp_path):
         experiment.algorithm_config()
     (experiment,) = load(tmp_path, stop={"igpo/kl": 0.5})
     assert experiment.algorithm_config()
+
+
+@pytest.mark.parametrize(("common", "own", "measured"), [(0, 0.01, True), (0.01, 0, False)])
+def test_the_kl_term_of_a_policy_is_its_own(tmp_path, common, own, measured):
+    changes = [f"kl_coeff={common}", f"policies.default_policy.kl_coeff={own}"]
+    (experiment,) = load(tmp_path, stop={"igpo/kl": 0.5}, overrides=changes)
+    with nullcontext() if measured else pytest.raises(InputError, match="waits for igpo/kl"):
+        experiment.algorithm_config()
 
 
 @pytest.mark.parametrize(
