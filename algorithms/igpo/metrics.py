@@ -30,7 +30,12 @@ LEARNER_METRICS = (
     "logp_gap_p999",
     "logp_gap_max",
     "padding_share",
+    "lr",
 )
+LARGEST = ("logp_gap_mean", "logp_gap_p999", "logp_gap_max", "lr")
+"""Those of them that are the largest of any policy."""
+OF_ONE_POLICY = ("loss", "kl", "entropy", "grad_norm", "clip_share", "logp_gap_mean", "lr", "tokens")
+"""Metrics that each of several policies has by itself, too."""
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -162,7 +167,8 @@ def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
 def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, float]:
     """Combines the metrics of the last update over the trained policies.
 
-    Log-prob gaps are the largest of any policy, losses are summed, all others are means weighted by tokens.
+    Log-prob gaps and learning rates are the largest of any policy, losses are summed, all others are means
+    weighted by tokens. Where there are several policies, those that learn have their own too.
 
     A restored logger still has the names of what was measured before its checkpoint, with NaN for a value: a
     policy that is frozen since then, a KL term that the loss has no more.
@@ -172,14 +178,16 @@ def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, flo
         policies: ids of all policies. Frozen ones have no metrics and do not count.
 
     Returns:
-        Name to value. `kl` is missing where no policy measured it.
+        Name to value; of one of several policies `policy/ID/METRIC`, with `tokens`, the decision tokens that
+        it learned from. `kl` is missing where no policy measured it.
     """
     results = logger.peek(LEARNER_RESULTS)
-    trained = [
-        metrics
-        for metrics in (results.get(module_id, {}) for module_id in policies)
-        if not isnan(metrics.get("tokens", nan))
-    ]
+    by_policy = {
+        policy: metrics
+        for policy in policies
+        if not isnan((metrics := results.get(policy, {})).get("tokens", nan))
+    }
+    trained = list(by_policy.values())
     combined = {}
     for name in LEARNER_METRICS:
         # Of what every update measures NaN is a fault, which `check_gap` must see.
@@ -189,7 +197,7 @@ def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, flo
         if not having:
             continue
         parts, weights = [metrics[name] for metrics in having], [metrics["tokens"] for metrics in having]
-        if name.startswith("logp_gap"):
+        if name in LARGEST:
             combined[name] = float(np.max(parts))  # `max` would lose a NaN that is not the first
         elif name == "loss":
             combined[name] = sum(parts)
@@ -197,6 +205,9 @@ def learner_metrics(logger: MetricsLogger, policies: list[str]) -> dict[str, flo
             # Without a token of a trained policy in the whole batch all parts are 0.
             tokens = sum(weights) or 1.0
             combined[name] = sum(w * part for w, part in zip(weights, parts, strict=True)) / tokens
+    for policy, metrics in by_policy.items() if len(policies) > 1 else ():
+        measured = [n for n in OF_ONE_POLICY if n in metrics and not (n == "kl" and isnan(metrics[n]))]
+        combined |= {f"policy/{policy}/{name}": float(metrics[name]) for name in measured}
     for name in ("seconds_credit", "peak_gib_learn"):
         combined[name] = results[ALL_MODULES][name]
     return combined

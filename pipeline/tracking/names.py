@@ -32,6 +32,7 @@ METRIC_NAMES = {
     "kl": "learner/kl",
     "entropy": "learner/entropy",
     "grad_norm": "learner/grad_norm",
+    "lr": "learner/lr",
     "mismatch_weight_mean": "learner/mismatch_weight",
     "weights_version": "learner/weights_version",
     "logp_gap_mean": "logp_gap/mean",
@@ -45,8 +46,8 @@ METRIC_NAMES = {
     "groups_incomplete": "batch/groups_incomplete",
     "groups_dropped": "batch/groups_dropped",
 }
-"""Keys of `result["igpo"]` to metric names. `seconds_X` becomes `seconds/X`, `agent/NAME/X` stays; any other
-key becomes `other/KEY`."""
+"""Keys of `result["igpo"]` to metric names. `seconds_X` becomes `seconds/X`, `agent/NAME/X` and `policy/ID/X`
+stay; any other key becomes `other/KEY`."""
 
 STEP_METRIC = "progress/iteration"
 """Logged with every batch: its history tells which iterations have arrived."""
@@ -78,7 +79,7 @@ def metrics_of(result: Mapping[str, Any], iteration: int) -> dict[str, float]:
 
 
 def _general_name(key: str) -> str:
-    if key.startswith("agent/"):
+    if key.startswith(("agent/", "policy/")):
         return key
     return f"seconds/{key.removeprefix('seconds_')}" if key.startswith("seconds_") else f"other/{key}"
 

@@ -364,6 +364,7 @@ def test_metric_names_are_curated_and_numbers_finite():
         "kl": math.nan,
         "loss": None,
         "agent/reader/gain_mean": 0.5,
+        "policy/reader/kl": 0.25,
     }
     assert metrics_of({"igpo": igpo, "evaluation": {"em_squad_hops_2": 0.1}}, 3) == {
         "progress/iteration": 3.0,
@@ -371,6 +372,7 @@ def test_metric_names_are_curated_and_numbers_finite():
         "seconds/learn": 2.0,
         "other/brand_new": 1.0,
         "agent/reader/gain_mean": 0.5,
+        "policy/reader/kl": 0.25,
         "heldout/em_squad_hops_2": 0.1,
     }
 

@@ -628,8 +628,24 @@ def test_a_frozen_policy_has_no_part_in_the_metrics(llama, untied_llama):
     learner.config.multi_agent(policies_to_train=["searcher_policy"])
     result = update(learner, make_batch(agents=("searcher", "reader"), policy=policy))
     metrics = driver_metrics(result, ["reader_policy", "searcher_policy"])
-    for name in ("loss", "kl", "entropy", "grad_norm", "logp_gap_mean"):
+    for name in ("loss", "kl", "entropy", "grad_norm", "logp_gap_mean", "lr"):
         assert metrics[name] == pytest.approx(result["searcher_policy"][name].peek()), name
+        assert metrics[f"policy/searcher_policy/{name}"] == result["searcher_policy"][name].peek(), name
+    assert not [name for name in metrics if "reader_policy" in name]
+
+
+def test_each_of_several_policies_has_metrics_of_its_own(llama, untied_llama):
+    policies = ["reader_policy", "searcher_policy"]
+    learner = make_learner(dict(zip(policies, (untied_llama, llama), strict=True)))
+    result = update(learner, make_batch(agents=("searcher", "reader"), policy=policy))
+    metrics = driver_metrics(result, policies)
+    own = {id: {name: value.peek() for name, value in result[id].items()} for id in policies}
+    assert own["reader_policy"]["loss"] != own["searcher_policy"]["loss"]
+    for id in policies:
+        for name in ("loss", "entropy", "grad_norm", "clip_share", "logp_gap_mean", "lr", "tokens"):
+            assert metrics[f"policy/{id}/{name}"] == own[id][name], (id, name)
+    assert metrics["loss"] == own["reader_policy"]["loss"] + own["searcher_policy"]["loss"]
+    assert metrics["lr"] == own["reader_policy"]["lr"]
 
 
 def test_what_was_measured_before_a_checkpoint_is_no_metric_after_it(llama, untied_llama, tmp_path):
