@@ -19,7 +19,7 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from ray.rllib.utils.numpy import convert_to_numpy
 from torch.utils._pytree import tree_map_only
 
-from algorithms.igpo.model.fsdp import full_tensor, shard, shard_like
+from algorithms.igpo.model.fsdp import first_reads, full_tensor, shard, shard_like
 
 HOST = torch.device("cpu")
 
@@ -41,7 +41,8 @@ class DistributedLearner(TorchLearner):
         if not self.config.shard_learner:
             return super()._make_module()
         # Skip TorchLearner's version, which moves the full module to the device, where it may not fit.
-        module = super(TorchLearner, self)._make_module()
+        with first_reads(self._device):
+            module = super(TorchLearner, self)._make_module()
         for module_id in module.keys():  # noqa: SIM118 (not a dict)
             shard(module[module_id], self._device)
         return module
@@ -112,6 +113,23 @@ class DistributedLearner(TorchLearner):
         return super().get_state(
             components, not_components=not_components, inference_only=inference_only, **kwargs
         )
+
+    @override(TorchLearner)
+    def restore_from_path(self, path, **kwargs) -> None:
+        """Restores as RLlib does. Sharded learners take turns, because each reads the whole state."""
+        if not self.config.shard_learner:
+            super().restore_from_path(path, **kwargs)
+            return
+        failure = None
+        for turn in range(self.config.num_learners):
+            if turn == self._learner_index:
+                try:
+                    super().restore_from_path(path, **kwargs)
+                except Exception as error:  # raised when the others, who would wait for it, had theirs
+                    failure = error
+            self.over_learners([0.0], "sum")  # waits for the turn's end
+        if failure is not None:
+            raise failure
 
     @override(TorchLearner)
     def _get_optimizer_state(self) -> dict[str, Any]:

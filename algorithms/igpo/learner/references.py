@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ from ray.rllib.core.columns import Columns
 
 from algorithms.igpo.learner.token_batch import TokenBatch
 from algorithms.igpo.model.causal_lm import HFCausalLM, load_causal_lm
-from algorithms.igpo.model.fsdp import shard_layers
+from algorithms.igpo.model.fsdp import first_reads, shard_layers
 from algorithms.igpo.model.lora import without_adapters
 from algorithms.igpo.model.token_logp import token_logp
 
@@ -48,9 +49,9 @@ class References:
                 self._models[module_id] = module.hf
                 continue
             if source not in by_source:
-                model = load_causal_lm(
-                    module.path, module.compute_dtype, trust_remote_code=module.trust_remote_code
-                )
+                arguments = module.path, module.compute_dtype, module.trust_remote_code
+                with first_reads(device) if sharded else contextlib.nullcontext():
+                    model = load_causal_lm(*arguments)
                 model.requires_grad_(False)
                 if sharded:
                     shard_layers(model, device)

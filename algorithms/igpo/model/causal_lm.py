@@ -21,7 +21,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.annotations import override
 
-from algorithms.igpo.model.fsdp import full_tensor, only_gathers, shard_like
+from algorithms.igpo.model.fsdp import full_tensor, only_gathers, reads_weights, shard_like
 from algorithms.igpo.model.lora import add_lora, base_fingerprint, merged_weights
 from algorithms.igpo.model.one_base import shared
 from algorithms.igpo.model.packing import PACKED, PackedRows
@@ -41,7 +41,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: bool = False):
     """Loads the model in `path` and sets every dropout to 0: sampler and learner must compute the same
-    probabilities.
+    probabilities. On the meta device, without weights, where `reads_weights` is False.
 
     Raises:
         ValueError: the model's logits are not its output head applied to its backbone's last hidden state, or
@@ -54,6 +54,13 @@ def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: boo
     for name, value in config.to_dict().items():
         if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
             setattr(config, name, 0.0)
+    if not reads_weights():
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=weights_dtype, trust_remote_code=trust_remote_code
+            )
+        model.set_attn_implementation(PACKED)
+        return model.eval()  # as `from_pretrained` returns it
     model = AutoModelForCausalLM.from_pretrained(
         path, config=config, dtype=weights_dtype, trust_remote_code=trust_remote_code
     )

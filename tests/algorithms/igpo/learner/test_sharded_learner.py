@@ -1,14 +1,28 @@
 """Two learners that share one model (FSDP2 over gloo) do what one does; checkpoints and exports are whole."""
 
+import gc
+import time
+
 import numpy as np
 import pytest
 import torch
-from igpo_learner_setup import learner_config, make_batch, make_learner, module_spec, save_tiny_llama, update
+from igpo_learner_setup import (
+    TOKENS,
+    learner_config,
+    make_batch,
+    make_learner,
+    module_spec,
+    save_tiny_llama,
+    update,
+)
 from local_ray import local_ray
 
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.learner.groups import shard_groups
 from algorithms.igpo.learner.loss import LossSettings
+from algorithms.igpo.learner.references import References
+from algorithms.igpo.model.causal_lm import HFCausalLM, load_causal_lm
+from algorithms.igpo.model.fsdp import first_reads, full_tensor, shard
 from envs.engine.weights import state_to_tensors
 from envs.errors import InputError
 
@@ -50,6 +64,91 @@ def gathered_by(group):
         for moments in optimizer["state"]["state"].values():
             assert moments["exp_avg"].size == moments["exp_avg_sq"].size == 0
     return first
+
+
+def watch_restoring(learner):
+    """Notes in `learner.restored` when it begins and ends to restore its weights, of which it makes half a
+    second.
+    """
+    module = module_of(learner)
+    restore = module.set_state
+
+    def watched(state):
+        began = time.monotonic()
+        time.sleep(0.5)
+        restore(state)
+        learner.restored = began, time.monotonic()
+
+    module.set_state = watched
+
+
+def bytes_held():
+    """Bytes of all tensors of this process."""
+    gc.collect()
+    tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+    tensors = [getattr(one, "_local_tensor", one) for one in tensors]
+    held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors if not t.is_meta}
+    return sum(held.values())
+
+
+def bytes_of(model):
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
+def load_sharded(rank, paths, folder):
+    """What one of two learners does."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=2)
+    cpu = torch.device("cpu")
+    for path in paths:
+        load_policy_and_reference(rank, path, cpu)
+    error = OSError if rank == 0 else RuntimeError
+    with pytest.raises(error, match="nowhere|another learner could not"), first_reads(cpu):
+        if rank == 0:
+            load_causal_lm(f"{folder}/nowhere", torch.float32)
+    torch.distributed.destroy_process_group()
+
+
+def load_policy_and_reference(rank, path, cpu):
+    """Loads them as learners do, counts their bytes, and compares them with the whole model."""
+    before = bytes_held()
+    with first_reads(cpu):
+        module = HFCausalLM(observation_space=TOKENS, action_space=TOKENS, model_config={"path": path})
+    read = bytes_held() - before
+    shard(module, cpu)
+    held = bytes_held() - before
+    whole = load_causal_lm(path, torch.float32)
+    assert read == (0 if rank else bytes_of(whole))
+    assert held < 0.6 * bytes_of(whole)
+    assert_equal(module.hf, whole)
+    assert (module.hf.lm_head.weight is module.hf.model.embed_tokens.weight) == path.endswith("/tied")
+
+    module.compute_dtype = torch.bfloat16
+    before = bytes_held()
+    references = References({"default_policy": module}, cpu, sharded=True)
+    (reference,) = references.own_models
+    held, whole = bytes_held() - before, load_causal_lm(path, torch.bfloat16)
+    layers = bytes_of(whole.model.layers)
+    assert held < bytes_of(whole) - 0.4 * layers, "embedding and head are whole, layers are shared"
+    assert_equal(reference, whole)
+
+
+def assert_equal(sharded, whole):
+    """Parameters and buffers are the same, bit for bit."""
+    expected = dict([*whole.named_parameters(), *whole.named_buffers()])
+    held = dict([*sharded.named_parameters(), *sharded.named_buffers()])
+    assert held.keys() == expected.keys()
+    for name, tensor in held.items():
+        full = full_tensor(tensor.detach())
+        assert full.dtype == expected[name].dtype and torch.equal(full, expected[name]), name
+
+
+@pytest.mark.slow
+def test_the_first_learner_alone_reads_the_model(tmp_path):
+    paths = [
+        save_tiny_llama(tmp_path / "tied", hidden=128),
+        save_tiny_llama(tmp_path / "untied", tied=False, hidden=128, seed=1),
+    ]
+    torch.multiprocessing.spawn(load_sharded, (paths, str(tmp_path)), nprocs=2)
 
 
 @pytest.mark.slow
@@ -99,7 +198,8 @@ def test_three_steps_equal_those_of_one_learner(ray_of_two_cpus, tmp_path):
         update(restored, last)
         check(restored)
 
-        # And on the shards themselves.
+        # And on the shards themselves, which take turns to read it.
+        of_each(group, watch_restoring)
         group.restore_from_path(str(tmp_path / "checkpoint"))
         for result in group.update(
             training_data=TrainingData(episodes_refs=[ray.put(shard) for shard in shard_groups(last, 2)]),
@@ -107,6 +207,8 @@ def test_three_steps_equal_those_of_one_learner(ray_of_two_cpus, tmp_path):
         ):
             assert result["default_policy"]["tokens"].peek() > 0
         check()
+        (_, first_ended), (second_began, _) = sorted(of_each(group, lambda learner: learner.restored))
+        assert first_ended <= second_began
 
         folder = str(tmp_path / "hf")
         of_each(
