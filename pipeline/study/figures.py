@@ -114,7 +114,10 @@ def _figure(
     rows: list[Row] = [row for method in methods if method in curves for row in _band(method, curves[method])]
     if not rows:
         return None
-    shown = [method for method in methods if method in curves]
+    drawn = {row["run"] for row in rows}
+    shown = [method for method in methods if method in drawn]
+    left_out = [method for method in methods if method in curves and method not in drawn]
+    note = f" Not shown, since no x value is common to all seeds: {', '.join(left_out)}." if left_out else ""
     picked = alt.selection_point(fields=["run"], bind="legend")
     colour = run_colour(shown, alt.Legend(symbolOpacity=1))
     base: Any = chart(rows).encode(x=alt.X("x:Q", title=x_title, axis=alt.Axis(format="~s")), color=colour)
@@ -127,7 +130,7 @@ def _figure(
         tooltip=["run:N", alt.Tooltip("x:Q", title=x_title, format=",.0f"), "seeds:Q"]
         + [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("mean", "low", "high")],
     )
-    return Figure(title, BAND, spec((band + line).add_params(picked)))
+    return Figure(title, BAND + note, spec((band + line).add_params(picked)))
 
 
 def _band(method: str, curves: list[tuple[np.ndarray, np.ndarray]]) -> list[Row]:

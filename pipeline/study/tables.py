@@ -122,16 +122,16 @@ def compare(cells: list[FinishedCell], baseline: str) -> list[Comparison]:
 
 
 def _rollouts_ratio(own: list[FinishedCell], base: list[FinishedCell]) -> Estimate | str:
-    ratios = []
+    pairs = []
     for a, b in zip(own, base, strict=True):
         target = final(b)
         needed, needed_by_base = rollouts_to_reach(a, target), rollouts_to_reach(b, target)
-        if not np.isfinite(needed):
-            return NOT_REACHED
-        if needed_by_base == 0:
-            return NOT_RISEN
-        ratios.append(needed / needed_by_base)
-    return estimate(ratios)
+        pairs.append((needed, needed_by_base))
+    if any(needed == np.inf for needed, _ in pairs):
+        return NOT_REACHED
+    if any(needed_by_base == 0 for _, needed_by_base in pairs):
+        return NOT_RISEN
+    return estimate([needed / needed_by_base for needed, needed_by_base in pairs])
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:

@@ -1,7 +1,7 @@
 -- Does the sign of a turn's advantage agree with its evidence, and would the outcome alone have agreed as well?
 -- agreement: share of gain-bearing turns with advantage > 0 where new gold evidence was retrieved and <= 0 where it was not.
--- Sums of gains that cancel leave about 1e-16 of rounding, so an advantage within 1e-9 counts as 0.
 -- outcome_agreement: the same for the sign of the rollout's outcome minus its group's mean, which is what GRPO would have paid.
+-- Sums of gains that cancel and means of equal outcomes leave about 1e-16 of rounding, so what is within 1e-9 of 0 counts as 0.
 -- Turns, episodes and groups are matched by 64-bit hashes of their identities, in half the time of matching the texts.
 WITH group_means AS (
     SELECT hash(run_id, iteration, group_id) AS group_hash, outcome_mean
@@ -10,7 +10,7 @@ WITH group_means AS (
 ),
 
 judged AS (
-    SELECT hash(run_id, iteration, episode_id) AS episode_hash, outcome > outcome_mean AS better
+    SELECT hash(run_id, iteration, episode_id) AS episode_hash, outcome > outcome_mean + 1e-9 AS better
     FROM episodes
     JOIN group_means ON group_hash = hash(run_id, iteration, group_id)
     WHERE split = 'train'

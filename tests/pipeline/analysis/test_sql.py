@@ -86,6 +86,21 @@ def test_rounding_is_no_sign(tmp_path):
     assert [row[-1] for row in kinds] == [0.0] * len(kinds)
 
 
+@pytest.mark.parametrize("size", [3, 6, 7])
+def test_an_outcome_that_equals_its_group_is_not_better(tmp_path, size):
+    """The mean of six times 0.1 is below 0.1 in binary."""
+    value = 0.7 if size == 3 else 0.1
+    assert np.mean([value] * size) < value
+    rollouts = [rollout(f"r{k}", "g", Q1, [search(0, "x", True)], outcome=value) for k in range(size)]
+    credit = {(f"r{k}", 0): TurnCredit(0.1, 0.2, 0.5, 1.0, 1.0, 0.0) for k in range(size)}
+    mean = float(np.mean([value] * size))
+    groups = [GroupCredit("g", "q1", size, mean, 0.0, size, 0.5, 0.0, True, False, False, False)]
+    write_run(tmp_path / "toy", written=[IterationRecord(1, "train", 0, rollouts, credit, groups)])
+    with open_run("last", runs_dir=tmp_path) as opened:
+        ((*_, outcome_agreement, _, _),) = opened.sql(named_query("advantage_agreement").sql).fetchall()
+    assert outcome_agreement == 0.0
+
+
 # Named queries. The columns after run_id, in order.
 
 NAMED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -21,7 +23,7 @@ from typer.testing import CliRunner
 from algorithms.credit import find_preset
 from envs.errors import InputError
 from pipeline.cli.igpo import app
-from pipeline.study.figures import _band
+from pipeline.study.figures import _band, _figure
 from pipeline.study.measures import SCHEMA, auroc
 from pipeline.study.plan import Cell, Plan, load_plan
 from pipeline.study.rates import best_rates, rate_scores
@@ -189,6 +191,15 @@ def test_no_ratio_where_a_seed_never_got_there():
     assert row.rollouts_ratio == NOT_REACHED
 
 
+def test_the_order_of_seeds_does_not_decide_why_there_is_no_ratio():
+    risen, flat = [0.0, 0.9, 0.9], [0.5, 0.4, 0.3]
+    for curves in ([risen, flat], [flat, risen]):
+        cells = [finished("grpo", seed, curve) for seed, curve in enumerate(curves)]
+        cells += [finished("igpo", seed, [curve[0], 0.6, 0.6]) for seed, curve in enumerate(curves)]
+        (row,) = compare(cells, "grpo")
+        assert row.rollouts_ratio == NOT_REACHED
+
+
 def test_sign_flips_are_counted_exactly():
     assert sign_flip_p([0.1, 0.2, 0.3, 0.1, 0.2]) == 2 / 32
     assert sign_flip_p([0.1, -0.2, 0.3]) == 6 / 8
@@ -253,6 +264,16 @@ def test_curves_without_a_common_x_value_have_no_mean():
     early, late = np.array([0.0, 100.0]), np.array([200.0, 300.0])
     assert _band("igpo", [(early, early), (late, late)]) == []
     assert _band("igpo", [(early, early), (early, late)])[0]["mean"] == 100
+
+
+def test_a_figure_names_the_method_that_it_leaves_out():
+    early = finished("igpo", 0, [0.0, 0.5])
+    late = finished("igpo", 1, [0.0, 0.5])
+    rollouts = late.table.schema.get_field_index("rollouts")
+    moved = late.table.set_column(rollouts, "rollouts", pc.add(late.table["rollouts"], 1000))
+    cells = [early, dataclasses.replace(late, table=moved), finished("grpo", 0, [0.0, 0.5])]
+    figure = _figure("EM", cells, ["grpo", "igpo"], "rollouts", "em", "rollouts", "EM")
+    assert figure and "no x value is common to all seeds: igpo." in figure.reading
 
 
 def test_the_report_says_why_there_is_no_ratio(tmp_path: Path):
