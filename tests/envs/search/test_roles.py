@@ -46,6 +46,8 @@ def test_the_rule():
         ([{"name": "a", "to": "b"}], "role a: `to` is 'b'; name another of the roles a"),
         ([{"name": "a", "reads": "a"}], "role a: `reads` is 'a'"),
         ([{"name": "tool"}], "a role can't be called tool"),
+        ([{"name": "__all__"}], "role __all__: `name` is '__all__'"),
+        ([{"name": "a", "policy": "__all_modules__"}], "role a: `policy` is '__all_modules__'"),
         ([{"name": "a", "actions": ["answer", "message"]}], "role a may write messages, but to whom"),
         (
             [{"name": "a"}, {"name": "b", "reads": "a"}, {"name": "c", "reads": "a"}],
