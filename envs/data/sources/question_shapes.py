@@ -6,8 +6,6 @@ Every shape becomes the same few parts (`Parts`). A record that is marked as hav
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from typing import Any
 
 from envs.data.jsonl import is_whole
 from envs.data.sources.field_names import FieldNames, named_parts
+from envs.data.sources.tables import as_list
 from envs.errors import InputError
 
 ANSWER_SPLIT = "<|answer_split|>"
@@ -68,19 +67,6 @@ def shape_of(record: dict, names: FieldNames) -> str:
 
 def _first(record: dict, keys: tuple[str, ...]) -> Any:
     return next((record[key] for key in keys if record.get(key) is not None), None)
-
-
-def as_list(value: Any) -> Any:
-    """A list that a table's cell holds as text (JSON's or Python's), else the value."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        for parse in (json.loads, ast.literal_eval):
-            try:
-                found = parse(value)
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                continue
-            if isinstance(found, list) and all(isinstance(item, str) for item in found):
-                return found
-    return value
 
 
 def _joined(*values: Any) -> list | Any:

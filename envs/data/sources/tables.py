@@ -1,13 +1,16 @@
-"""Records of CSV, TSV and Parquet files."""
+"""Records of CSV, TSV and Parquet files, and the lists that their cells hold as text."""
 
 from __future__ import annotations
 
+import ast
 import csv
 import gzip
 import io
+import json
 import re
 import sys
-from collections.abc import Iterator
+import tokenize
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -24,25 +27,41 @@ def open_text(path: Path) -> IO[bytes]:
 
 
 def read_csv(path: Path, what: str, delimiter: str) -> Iterator[tuple[str, int, dict]]:
-    """Yields (place, row from 0, fields) of a CSV with a header. Values are text; empty ones are left out.
+    """Yields (place, row from 0, fields) of a CSV with a header. Values are text; empty ones are left out,
+    and so is a column without a name, as pandas writes its index.
 
     Raises:
-        InputError: the file is missing, not UTF-8, or a row has more values than the header.
+        InputError: the file is missing, not UTF-8, has a name twice in its header, a row with more values
+            than the header, or a quotation mark at the beginning of a value whose end is not the value's.
     """
     require_file(path, what)
     csv.field_size_limit(sys.maxsize)
     with open_text(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
-        reader = csv.DictReader(text, delimiter=delimiter, restkey="")
+        reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+        line = 1
         try:
+            _refuse_repeated(reader.fieldnames or [], path)
+            line = reader.line_num + 1
             for row, fields in enumerate(reader):
-                where = f"{path}:{reader.line_num}"
-                if "" in fields and fields[""]:
+                where, line = f"{path}:{reader.line_num}", reader.line_num + 1
+                if fields.pop(None, None):
                     raise InputError(f"{where}: more values than the header has names")
-                yield where, row, {name: _cell(value) for name, value in fields.items() if value}
+                yield where, row, {name: _cell(value) for name, value in fields.items() if name and value}
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: not UTF-8 ({error.reason}): save the file as UTF-8") from error
-        except (csv.Error, *DAMAGE) as error:
-            raise InputError(f"{path}:{reader.line_num}: not valid CSV ({error})") from error
+        except csv.Error as error:
+            raise InputError(
+                f"{path}:{line}: not valid CSV ({error}): a value that begins with a quotation mark must end "
+                "with one, and those within are doubled"
+            ) from error
+        except DAMAGE as error:
+            raise InputError(f"{path}:{line}: not valid CSV ({error})") from error
+
+
+def _refuse_repeated(names: Sequence[str], path: Path) -> None:
+    repeated = [name for name in names if name and names.count(name) > 1]
+    if repeated:
+        raise InputError(f"{path}:1: the header has {repeated[0]!r} twice: rename one of the columns")
 
 
 def _cell(value: str) -> str:
@@ -70,3 +89,26 @@ def read_parquet(path: Path, what: str) -> Iterator[tuple[str, int, dict]]:
 def _without_nothing(fields: dict[str, Any]) -> dict[str, Any]:
     """Leaves out what a table has to hold where a record has no such field."""
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def as_list(value: Any) -> Any:
+    """A list that a table's cell holds as text (JSON's, Python's or NumPy's), else the value."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        for parse in (json.loads, _python_list):
+            try:
+                found = parse(value)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+            if isinstance(found, list) and all(isinstance(item, str) for item in found):
+                return found
+    return value
+
+
+def _python_list(cell: str) -> Any:
+    """The value of a Python literal. NumPy writes no commas, and Python joins texts without one between."""
+    found = ast.literal_eval(cell.strip())
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        return found
+    tokens = tokenize.generate_tokens(io.StringIO(cell.strip()).readline)
+    texts = [ast.literal_eval(token.string) for token in tokens if token.type == tokenize.STRING]
+    return texts if len(texts) > len(found) else found

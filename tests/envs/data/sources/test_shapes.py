@@ -1,5 +1,6 @@
 """Every shape of questions and documents: named, counted, loaded, and the same content out of all of them."""
 
+import csv
 import gzip
 import hashlib
 import json
@@ -194,6 +195,33 @@ def test_damaged_files_are_refused_by_name(tmp_path):
     }.items():
         with pytest.raises(InputError, match=message):
             load_questions(tmp_path / name)
+
+
+def test_a_table_that_pandas_wrote_with_its_index(tmp_path):
+    (tmp_path / "q.csv").write_text(",question,answer\n0,Q?,A\n1,R?,B\n")
+    assert [(q.text, q.golds) for q in load_questions(tmp_path / "q.csv")] == [("Q?", ["A"]), ("R?", ["B"])]
+
+
+def test_lists_in_a_cell_as_json_python_and_numpy_write_them(tmp_path):
+    cells = ['["Rome", "Roma"]', "['Rome', 'Roma']", "['Rome' 'Roma']", "['Rome'\n \"Roma\"]"]
+    path = tmp_path / "q.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["question", "answer"], *zip("abcd", cells, strict=True)])
+    assert [q.golds for q in load_questions(path)] == [["Rome", "Roma"]] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('question,answer\nQ?,A\nR?,"B\nS?,C\nT?,D\n', r"csv:3: not valid CSV \(unexpected end of data\)"),
+        ('question,answer\nQ?,"So" it is\n', r"csv:2: not valid CSV \(',' expected after '\"'\)"),
+        ("question,answer,question\nQ?,A,R?\n", "csv:1: the header has 'question' twice"),
+    ],
+)
+def test_a_table_that_would_be_read_otherwise_than_it_is_meant(tmp_path, text, message):
+    (tmp_path / "q.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_questions(tmp_path / "q.csv")
 
 
 @pytest.mark.parametrize("writer", CORPUS_SOURCES, ids=lambda writer: writer.__name__)
