@@ -8,6 +8,7 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,9 +33,9 @@ def import_function(path: str, what: str) -> Callable[..., Any]:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a user's own file may fail in any way
-        is_missing = isinstance(error, ModuleNotFoundError)
-        reason = str(error) if is_missing else f"{type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:  # a user's own file may fail in any way
+        is_missing = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
+        reason = str(error) if is_missing else f"{type(error).__name__}: {error}{_place(error)}"
         cure = ": is its file in this folder, or its folder on PYTHONPATH?" if is_missing else ""
         raise InputError(
             f"{what} {path!r}: module {module_name!r} can't be imported ({reason}){cure}"
@@ -47,6 +48,32 @@ def import_function(path: str, what: str) -> Callable[..., Any]:
     if not callable(function):
         raise InputError(f"{what} {path!r} is not a function but {type(function).__name__}")
     return function
+
+
+def _place(error: BaseException) -> str:
+    """The user's own line that an import stopped at, as ", FILE, line N"; empty where that is not known."""
+    for frame in traceback.extract_tb(error.__traceback__)[1:]:
+        if not frame.filename.startswith("<frozen ") and frame.filename != importlib.__file__:
+            return f", {os.path.basename(frame.filename)}, line {frame.lineno}"
+    return ""
+
+
+def called(path: str, what: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Calls a user's function at `path`.
+
+    Raises:
+        InputError: it raised an exception, which is the cause. The message has its last line in the
+            function's own file.
+    """
+    try:
+        return function(*arguments, **named)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        own = getattr(sys.modules.get(path.partition(":")[0]), "__file__", None)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+        place = f", {os.path.basename(own)}, line {lines[-1]}" if own and lines else ""
+        raise InputError(f"{what} {path!r} failed ({type(error).__name__}: {error}{place})") from error
 
 
 def code_hash(path: str) -> str:

@@ -116,7 +116,10 @@ def test_an_estimator_whose_file_changes_is_another_one(folder):
         ("def f(): return 0", "it failed: TypeError: f() takes 0 positional arguments"),
         ("f = 3", "is of type int: name a function of one group, or a `Preset`"),
         ("def g(group): pass", "has no 'f'"),
+        ("def f(group): return dict.fromkeys(range(6), 0.0)", "returned a value of type dict; return one"),
+        ("def f(group): return {0.0}", "returned a value of type set; return one number"),
         ("import nothing_like_it", "can't be imported (ModuleNotFoundError: No module named"),
+        ("import sys; sys.exit(0)", "can't be imported (SystemExit: 0)"),
         ("def f(group) return", "can't be imported (SyntaxError"),
     ],
 )  # fmt: skip
@@ -200,6 +203,8 @@ def test_the_retriever_of_the_page():
         ("return [['zz']]", "returned 'zz' for a document, and no document of the corpus has this id"),
         ("return [['a'] * (top_k + 1)]", "returned 3 documents where top_k is 2"),
         ("return ['a']", "the hits of a query are str"),
+        ("from envs.retrieval.base import Hit; return [[Hit(5, None, None, 1.0)]]", "are texts, its score"),
+        ("from envs.retrieval.base import Hit; return [[Hit('a', '', '', float('nan'))]]", "a finite number"),
     ],
 )
 def test_wrong_answers_of_a_retriever_are_told_in_a_sentence(folder, body, said):
@@ -271,7 +276,11 @@ UNREAD = (
     ("code", "said"),
     [
         ("class P:\n    def __init__(self, tokenizer): pass", "lacks name, tokenizer, stop_token_ids"),
-        ("class P:\n    def __init__(self): pass", "can't be made: TypeError"),
+        ("class P:\n    def __init__(self): pass",
+         "'own_protocol:P' failed (TypeError: P.__init__() takes 1 positional argument but 2 were given)"),
+        ("class P:\n    def __init__(self, tokenizer):\n        int('x')",
+         "protocol 'own_protocol:P' failed (ValueError: invalid literal for int() with base 10: 'x', "
+         "own_protocol.py, line 3)"),
         (UNREAD, "`parse` reads tool '' in the answer 'Rome' that `decision` wrote"),
     ],
 )  # fmt: skip
@@ -315,6 +324,26 @@ def test_an_outcome_gets_what_its_parameters_name(folder, code, value):
 
     own(folder, "own_outcome", code)
     assert outcome_function("own_outcome:f")("abc", ["x", "y"], question="??") == value
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def f(answer, golds):\n    return {}['x']", "failed (KeyError: 'x', own_outcome.py, line 2)"),
+        (
+            "import nothing_like_it",
+            "(ModuleNotFoundError: No module named 'nothing_like_it', own_outcome.py, line 1)",
+        ),
+        ("import sys\nsys.exit(0)", "(SystemExit: 0, own_outcome.py, line 2)"),
+    ],
+)
+def test_an_outcome_that_fails_says_where(folder, code, said):
+    from envs.data.answer_metrics import outcome_function
+
+    own(folder, "own_outcome", code)
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        outcome_function("own_outcome:f")("abc", ["x"])
+    assert "outcome 'own_outcome:f'" in str(caught.value) and "PYTHONPATH" not in str(caught.value)
 
 
 def test_an_outcome_that_wants_something_else_is_refused(folder):

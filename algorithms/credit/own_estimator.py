@@ -14,7 +14,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -79,9 +79,9 @@ def _import(path: str) -> Any:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a user's own file may fail in any way
+    except (Exception, SystemExit) as error:  # a user's own file may fail in any way
         reason = f"{type(error).__name__}: {error}"
-        is_missing = isinstance(error, ModuleNotFoundError)
+        is_missing = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
         where = ": is its file in this folder, or its folder on PYTHONPATH?" if is_missing else ""
         raise ValueError(
             f"preset {path!r}: module {module_name!r} can't be imported ({reason}){where}"
@@ -192,6 +192,8 @@ def _alike(error: Exception) -> str:
 
 def _flat(answer: Any, group: Group, where: str) -> np.ndarray:
     wanted = f"return one number for each of the {group.num_turns} turns, in the order of group.rollout_M"
+    if isinstance(answer, Mapping | Set):  # whose order, or whose keys, would pass for advantages
+        raise ValueError(f"{where}: it returned a value {_kind(answer)}; {wanted}")
     try:
         parts = [np.asarray(part, dtype=np.float64) for part in answer]
     except (TypeError, ValueError) as error:

@@ -29,7 +29,7 @@ from typing import Any
 
 from envs.data.unspaced import split_unspaced
 from envs.errors import InputError
-from envs.user_code import import_function, taken_arguments
+from envs.user_code import called, import_function, taken_arguments
 
 LARGEST_OUTCOME = 1e30
 """Bound of outcomes and penalties; credit refuses larger rewards, whose squares would leave float64."""
@@ -174,7 +174,8 @@ def _user_function(path: str) -> AnswerMetric:
             "answer": prediction, "prediction": prediction, "golds": list(golds),
             "question": question, "turns": turns, "metadata": metadata or {},
         }  # fmt: skip
-        value = function(*(offered[name] for name in plain), **{name: offered[name] for name in taken})
+        named = {name: offered[name] for name in taken}
+        value = called(path, "outcome", function, *(offered[name] for name in plain), **named)
         try:
             number = float(value)
         except (TypeError, ValueError) as error:

@@ -12,6 +12,8 @@ import networkx as nx
 import numpy as np
 
 from envs.data.corpus import folded_title
+from envs.data.sources.field_names import STANDARD
+from envs.data.sources.question_shapes import READERS, Unusable, shape_of
 from envs.errors import InputError
 
 
@@ -25,8 +27,8 @@ def split_by_evidence(
     apart. Within a part, the order is random.
 
     Args:
-        records: objects of a question file; `metadata.supporting_titles` names their evidence. One without
-            titles hangs together with no other.
+        records: objects of a question file. `evidence_titles` names their evidence; one without titles hangs
+            together with no other.
         numbers: records of each part; None, at the end only, takes all that are left.
         seed: decides the draw.
 
@@ -54,12 +56,22 @@ def split_by_evidence(
     return parts
 
 
+def evidence_titles(record: dict) -> list[str]:
+    """The supporting titles that a record names, in whichever form its data set has them."""
+    told = (record.get("metadata") or {}).get("supporting_titles")
+    if told is None:
+        try:
+            told = READERS[shape_of(record, STANDARD)](record, "a question").titles
+        except (InputError, Unusable):  # no question that can be read: its evidence is not known
+            return []
+    return list(told or [])
+
+
 def _bundles(records: Sequence[dict]) -> list[list[int]]:
     """Returns the positions of records that hang together by their evidence."""
     graph = nx.Graph()
     graph.add_nodes_from(range(len(records)))
     for n, record in enumerate(records):
-        titles = (record.get("metadata") or {}).get("supporting_titles") or []
-        graph.add_edges_from((n, f"title {folded_title(title)}") for title in titles)
+        graph.add_edges_from((n, f"title {folded_title(title)}") for title in evidence_titles(record))
     bundles = [sorted(n for n in found if isinstance(n, int)) for found in nx.connected_components(graph)]
     return sorted(bundles)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from typing import Any
+
+import numpy as np
 
 from envs.data.corpus import Corpus
 from envs.errors import InputError
@@ -97,6 +100,13 @@ class OwnRetriever:
 
     def _hit(self, found: Any, score: float) -> Hit:
         if isinstance(found, Hit):
+            texts = (found.document_id, found.title, found.text)
+            is_number = isinstance(found.score, int | float | np.number) and math.isfinite(found.score)
+            if not (is_number and all(isinstance(text, str) for text in texts)):
+                raise InputError(
+                    f"retriever {self._path!r} returned {str(found)[:120]}: id, title and text of a hit are "
+                    "texts, its score a finite number"
+                )
             return found
         document_id = found
         if isinstance(found, tuple) and len(found) == 2:

@@ -124,8 +124,8 @@ def check_roles(roles: Sequence[RoleSettings], *, has_rule: bool = False) -> Non
     Raises:
         ValueError: `reads` or `to` names no other role, two roles read the same one, a message would go back
             to its writer, a role may both answer and draft, or has a name whose messages would look like the
-            environment's, or a name or policy that RLlib could take for a key of its own; or, under the built-in
-            rule, a role can never speak, or can never reach one that may answer.
+            environment's, or a name or policy that RLlib could take for a key of its own; or, under the
+            built-in rule, a role can never speak, or can never reach one that may answer.
     """
     names = [role.name for role in roles]
     for role in roles:
@@ -136,8 +136,8 @@ def check_roles(roles: Sequence[RoleSettings], *, has_rule: bool = False) -> Non
         for key, name in (("name", role.name), ("policy", role.policy)):
             if name.startswith("__"):
                 raise ValueError(
-                    f"role {role.name}: `{key}` is {name!r}; take one that does not begin with two underscores, "
-                    "as RLlib's own keys do (__all__, __all_modules__)"
+                    f"role {role.name}: `{key}` is {name!r}; take one that does not begin with two "
+                    "underscores, as RLlib's own keys do (__all__, __all_modules__)"
                 )
         for key, other in (("reads", role.reads), ("to", role.to)):
             if other is not None and (other not in names or other == role.name):

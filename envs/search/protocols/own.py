@@ -8,7 +8,7 @@ from typing import Any
 from envs.errors import InputError
 from envs.search.protocols.base import Action, Protocol
 from envs.search.trajectory import ActionKind
-from envs.user_code import import_function
+from envs.user_code import called, import_function
 
 ANSWER = "Rome"
 """The answer that is written and read back."""
@@ -24,16 +24,8 @@ def own_protocol(path: str, tokenizer: Any, tools: list[dict]) -> Protocol:
             does not read back the answer that it writes.
     """
     make = import_function(path, "protocol")
-    try:
-        takes_tools = "tools" in inspect.signature(make).parameters
-        protocol = make(tokenizer, tools=tools) if takes_tools else make(tokenizer)
-    except ValueError:  # what the tokenizer lacks
-        raise
-    except Exception as error:  # a user's own code may fail in any way
-        raise InputError(
-            f"protocol {path!r} can't be made: {type(error).__name__}: {error}; it is called with the "
-            "tokenizer"
-        ) from error
+    given = {"tools": tools} if "tools" in inspect.signature(make).parameters else {}
+    protocol = called(path, "protocol", make, tokenizer, **given)
     lacks = [name for name in (*PARTS, *METHODS) if not hasattr(protocol, name)]
     if lacks:
         raise InputError(

@@ -10,11 +10,12 @@ from __future__ import annotations
 import inspect
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
 from envs.credentials import masked
@@ -134,12 +135,29 @@ class Tool:
 def as_result(value: Any) -> ToolResult:
     """Converts the return value of a tool's function to a result.
 
+    Numbers and arrays of NumPy count as Python's, a set as its sorted list. What else JSON lacks is
+    written as `str` does.
+
     Raises:
-        TypeError, ValueError: `json.dumps` cannot write the value (keys, cycles).
+        TypeError, ValueError: `json.dumps` cannot write the value (keys, cycles), or `str` says nothing of it
+            (a coroutine, a generator, an object without `__str__`).
     """
     if isinstance(value, ToolResult):
         return value
-    return ToolResult(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_plain)
+    return ToolResult(text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    kind = type(value)
+    says_nothing = kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__
+    if says_nothing or isinstance(value, Iterator | Awaitable):
+        raise TypeError(f"a tool returned {kind.__name__}: return text, or a value that JSON can hold")
+    return str(value)
 
 
 @dataclass(eq=False, slots=True)

@@ -101,7 +101,9 @@ def demonstrations_command(
 
 
 def split_command(
-    source: Annotated[Path, typer.Argument(metavar="PATH", help="JSONL with metadata.supporting_titles.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="PATH", help="Questions (JSONL) that name their supporting passages.")
+    ],
     part: Annotated[
         list[str],
         typer.Option(
@@ -122,7 +124,7 @@ def split_command(
     - `igpo data split questions.jsonl --part test.jsonl=400 --part demos.jsonl=60 --part train.jsonl`
     """
     from envs.data.jsonl import read_jsonl, write_jsonl
-    from envs.data.split import split_by_evidence
+    from envs.data.split import evidence_titles, split_by_evidence
     from envs.errors import InputError
     from pipeline.terminal import Console
 
@@ -143,6 +145,12 @@ def split_command(
     for file, some in zip(files, parts, strict=True):
         write_jsonl(file, some)
         console.print(f"{len(some)} questions written to {file}")
+    alone = sum(not evidence_titles(record) for record in records)
+    if alone:
+        console.print(
+            f"{alone} of {len(records)} questions name no supporting passage: each counts as resting on none "
+            "that another rests on"
+        )
     left_out = len(records) - sum(map(len, parts))
     if left_out:
         console.print(f"{left_out} left out, which hang together with those of a part that is full")

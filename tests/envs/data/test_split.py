@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from envs.data.split import split_by_evidence
+from envs.data.split import evidence_titles, split_by_evidence
 from envs.errors import InputError
 from pipeline.cli.igpo import app
 
@@ -51,6 +51,27 @@ def test_no_two_parts_share_a_title(evidence, seed):
 def test_questions_without_titles_stand_alone():
     first, rest = split_by_evidence([{"id": "a"}, {"id": "b", "metadata": None}, record(2)], [1, None])
     assert len(first) == 1 and len(rest) == 2
+
+
+def test_evidence_is_read_in_the_form_of_the_data_set():
+    facts = [["Rome", 0], ["Italy", 2]]
+    plain = {"question": "q", "answer": "a"}
+    assert evidence_titles(plain | {"metadata": {"supporting_titles": ["Rome"]}}) == ["Rome"]
+    assert evidence_titles(plain | {"supporting_facts": facts}) == ["Rome", "Italy"]
+    assert evidence_titles(plain | {"metadata": {"supporting_facts": facts}}) == ["Rome", "Italy"]
+    assert evidence_titles(plain) == []
+    shared = [{"id": name, **plain, "metadata": {"supporting_facts": facts}} for name in "abcd"]
+    with pytest.raises(InputError, match="ask for fewer"):
+        split_by_evidence(shared, [2, 2])
+
+
+def test_the_command_counts_questions_whose_evidence_is_not_known(tmp_path):
+    source = tmp_path / "all.jsonl"
+    source.write_text("".join(json.dumps({"question": f"q{n}", "answer": "a"}) + "\n" for n in range(4)))
+    parts = [f"{tmp_path / 'a.jsonl'}=2", str(tmp_path / "b.jsonl")]
+    done = CliRunner().invoke(app, ["data", "split", str(source), "--part", parts[0], "--part", parts[1]])
+    assert done.exit_code == 0, done.output
+    assert "4 of 4 questions name no supporting passage" in " ".join(done.output.split())
 
 
 def test_the_command_writes_the_parts(tmp_path):

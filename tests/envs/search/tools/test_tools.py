@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from typing import Annotated
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ from envs.errors import InputError
 from envs.retrieval.base import Hit, PricedHits, RetrieverError
 from envs.retrieval.bm25 import BM25Retriever
 from envs.search.config import SearchEnvSettings
-from envs.search.tools.base import Tool, Toolbox, ToolError
+from envs.search.tools.base import Tool, Toolbox, ToolError, as_result
 from envs.search.tools.builtin import (
     AT_ONCE_DOCUMENTS,
     build_toolbox,
@@ -240,11 +242,37 @@ def called(x: Callable): ...
 def forward(x: "Nowhere"): ...  # ty: ignore[unresolved-reference]  # noqa: F821
 
 
+class Unawaited:
+    """Awaitable, as what an async function returns before it is awaited."""
+
+    def __await__(self):
+        return iter(())
+
+
 def test_results_of_other_types_are_shown_as_json():
     def facts(n: int) -> dict:
         return {"n": n, "ü": [1.5, None]}
 
     assert call(Tool(facts, "facts"), n="2").result_text == '{"n": 2, "ü": [1.5, null]}'
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"b", "a"}, '["a", "b"]'),
+        (np.array([1.5, 2.0]), "[1.5, 2.0]"),
+        ({"n": np.float32(0.5)}, '{"n": 0.5}'),
+        (date(2026, 1, 2), '"2026-01-02"'),
+    ],
+)
+def test_what_json_lacks_is_shown_the_same_in_every_process(value, text):
+    assert as_result(value).text == text
+
+
+@pytest.mark.parametrize("value", [iter([1]), (n for n in range(2)), object(), {"n": object()}, Unawaited()])
+def test_a_result_that_says_nothing_is_refused(value):
+    with pytest.raises(TypeError, match="a tool returned .*: return text, or a value that JSON can hold"):
+        as_result(value)
 
 
 def test_open_reads_pages():
