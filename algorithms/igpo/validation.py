@@ -142,6 +142,14 @@ def _check_engine_gpus(config: IGPOSettings) -> None:
             f"engine.tensor_parallel_size is {spread} and num_gpus_per_env_runner is {gpus:g}: an engine "
             f"uses as many GPUs as it is spread over, so set both to {max(spread, int(gpus))}"
         )
+    if config.num_gpus_per_learner > 1:
+        raise InputError(
+            f"num_gpus_per_learner is {config.num_gpus_per_learner:g}, and a learner uses one GPU: set it to "
+            "1, and num_learners to the number of GPUs that learn"
+        )
+    cpus: Any = config.num_cpus_per_learner
+    if cpus != "auto" and (not isinstance(cpus, Real) or isinstance(cpus, bool) or not 0 <= cpus < math.inf):
+        raise InputError(f"num_cpus_per_learner is {cpus!r}; it must be a number, 0 or more, or auto")
 
 
 def _check_sharding(config: IGPOSettings) -> None:

@@ -254,3 +254,23 @@ def test_a_field_of_credit_or_loss_may_be_given_by_its_name():
     config = IGPOConfig().training(clip_high=0.3, outcome_weight=0.5, normalisation="joint")
     assert config.loss_settings().clip_high == 0.3
     assert (config.credit_config().outcome_weight, config.credit_config().normalisation) == (0.5, "joint")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_gpus_per_learner": 2}, "a learner uses one GPU: set it to 1, and num_learners"),
+        ({"num_gpus_per_learner": 1.5}, "a learner uses one GPU: set it to 1, and num_learners"),
+        (
+            {"num_cpus_per_learner": "two"},
+            "num_cpus_per_learner is 'two'; it must be a number, 0 or more, or auto",
+        ),
+        ({"num_cpus_per_learner": -1}, "num_cpus_per_learner is -1; it must be a number"),
+    ],
+)
+def test_what_ray_would_refuse_late_or_take_wrongly_is_refused(change, said):
+    config = IGPOConfig().rl_module(model_path="tiny")
+    for name, value in change.items():
+        setattr(config, name, value)
+    with pytest.raises(InputError, match=said):
+        config.validate()
