@@ -36,7 +36,7 @@ def far_away_retriever(latency: float) -> Generator[str]:
     from envs.data.corpus import Corpus
     from envs.retrieval.serving.server import retrieval_app
 
-    world = build_world(WorldSettings(**WORLD))  # ty: ignore[invalid-argument-type]
+    world = build_world(WorldSettings(**WORLD))
     app = retrieval_app(BM25Retriever(Corpus(world.documents, source="world")), 1)
 
     @app.middleware("http")
