@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from algorithms.igpo.model.supported import sliding_window, unsupported
+from algorithms.igpo.model.supported import refusal, sliding_window
 from algorithms.igpo.weights.restoring import check_shapes
 from envs.data.questions import named
 from envs.errors import InputError
@@ -133,13 +133,8 @@ def model(subject: Subject) -> Finding:
         return Finding(
             "model", "fail", f"model_path {subject.config.model_path}: {str(error).splitlines()[0]}"
         )
-    if why := unsupported(config):
-        return Finding(
-            "model",
-            "fail",
-            f"model_path {subject.config.model_path} ({config.model_type}) cannot be trained here: {why}; "
-            "take Llama, Qwen2, Qwen3, Mistral, SmolLM2 or a model built like them",
-        )
+    if why := refusal(subject.config.model_path, config):
+        return Finding("model", "fail", why)
     window, longest = sliding_window(config), subject.config.search_settings.max_context_tokens
     if window is not None and window < longest:
         return Finding(

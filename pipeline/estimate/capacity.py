@@ -103,10 +103,9 @@ def _generate(model: Model, work: Workload, device: Device, assumed: Assumptions
     """Each step reads all weights and the keys and values of every sequence, and computes."""
     tokens = work.rollouts * work.written_tokens
     steps = tokens / (work.num_runners * together)
-    read = model.parameters * work.dtype_bytes + together * work.sequence_tokens / 2 * model.kv_bytes(
-        work.dtype_bytes
-    )
-    traffic = read / work.tensor_parallel / (device.bandwidth * assumed.decode_bandwidth)
+    weights = model.parameters * work.dtype_bytes / work.tensor_parallel
+    cached = together * work.sequence_tokens / 2 * model.kv_bytes(work.dtype_bytes, work.tensor_parallel)
+    traffic = (weights + cached) / (device.bandwidth * assumed.decode_bandwidth)
     arithmetic = (
         2 * model.parameters * together / work.tensor_parallel / (device.flops * assumed.decode_flops)
     )
@@ -179,7 +178,7 @@ def memory_of(model: Model, work: Workload, device_memory: float) -> Memory:
     weights = model.parameters * work.dtype_bytes / work.tensor_parallel
     adapters = work.served_parameters * work.dtype_bytes
     cache = work.kv_cache if share is None else max(0.0, share * device_memory - weights - adapters)
-    sequence = work.sequence_tokens * model.kv_bytes(work.dtype_bytes) / work.tensor_parallel
+    sequence = work.sequence_tokens * model.kv_bytes(work.dtype_bytes, work.tensor_parallel)
     runners = work.num_runners if work.shares_device else work.engines_per_device
     engines = runners * (work.num_policies - max(0, work.served_policies - 1))
     learners = work.num_learners if work.shares_device else work.learners_per_device

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from algorithms.igpo.model.supported import refusal
 from envs.engine.lora import LoraSettings, served_rank, served_targets
 from envs.engine.models import naming_shipped_code, resolve_model
 from envs.errors import InputError
@@ -31,10 +32,15 @@ class Model:
     vocabulary: int
     heads: int = 0
     """Attention heads, which an engine's GPUs divide among them; 0: not known."""
+    kv_heads: int = 0
+    """Key heads, which an engine's GPUs divide among them as far as there are enough; 0: not known."""
+    latent_width: int = 0
+    """Width of the one entry that MLA caches for keys and values together; 0: both are cached."""
 
-    def kv_bytes(self, dtype_bytes: int) -> int:
-        """Keys and values of one token."""
-        return 2 * self.layers * self.kv_width * dtype_bytes
+    def kv_bytes(self, dtype_bytes: int, gpus: int = 1) -> float:
+        """Cached bytes of one token, on each of the `gpus` of an engine."""
+        of_token = self.layers * (self.latent_width or 2 * self.kv_width) * dtype_bytes
+        return of_token / min(gpus, self.kv_heads or gpus)
 
 
 @dataclass(frozen=True)
@@ -117,8 +123,15 @@ class Expected:
 
 
 def model_of(config: IGPOConfig) -> Model:
-    """Sizes of the experiment's model. Raises InputError where its configuration cannot be read."""
-    return model_sizes(_model_config(config), config)
+    """Sizes of the experiment's model.
+
+    Raises:
+        InputError: its configuration cannot be read, or is of a model that the learner cannot train.
+    """
+    model_config = _model_config(config)
+    if why := refusal(config.model_path, model_config):
+        raise InputError(why)
+    return model_sizes(model_config, config)
 
 
 def model_sizes(model_config: Any, config: IGPOConfig | None = None) -> Model:
@@ -128,7 +141,21 @@ def model_sizes(model_config: Any, config: IGPOConfig | None = None) -> Model:
         model_config: what `AutoConfig.from_pretrained` returns.
         config: the experiment, which says what policies are adapters, and whether the model's own code may
             run; None: one policy, all of it trained.
+
+    Raises:
+        InputError: it is no decoder of text, or has its sizes under names of its own.
     """
+    try:
+        return _sizes(model_config, config)
+    except Exception as error:  # a configuration of any of transformers' kinds
+        first = str(error).partition("\n")[0]
+        raise InputError(
+            f"model_path: the sizes of a {type(model_config).__name__} can't be told "
+            f"({type(error).__name__}: {first:.80}); take a decoder of text alone"
+        ) from error
+
+
+def _sizes(model_config: Any, config: IGPOConfig | None) -> Model:
     empty = _without_weights(model_config, config is not None and config.trust_remote_code)
     parameters = trained = sum(parameter.numel() for parameter in empty.parameters())
     if config is not None and (adapters := config.adapters.by_policy):
@@ -138,16 +165,28 @@ def model_sizes(model_config: Any, config: IGPOConfig | None = None) -> Model:
     shape = model_config.get_text_config()
     hidden, heads = shape.hidden_size, shape.num_attention_heads
     head_width = getattr(shape, "head_dim", None) or hidden // heads
+    latent = getattr(shape, "kv_lora_rank", None)
+    kv_heads = 1 if latent else _key_heads(shape)
     return Model(
         parameters,
         trained,
         layers=shape.num_hidden_layers,
         hidden=hidden,
         intermediate=getattr(shape, "intermediate_size", None) or 4 * hidden,
-        kv_width=(getattr(shape, "num_key_value_heads", None) or heads) * head_width,
+        kv_width=_key_heads(shape) * head_width,
         vocabulary=shape.vocab_size,
         heads=heads,
+        kv_heads=kv_heads,
+        latent_width=latent + shape.qk_rope_head_dim if latent else 0,
     )
+
+
+def _key_heads(shape: Any) -> int:
+    """Key heads of a configuration. Falcon's have names of their own."""
+    if getattr(shape, "multi_query", False) and not getattr(shape, "new_decoder_architecture", False):
+        return 1
+    known = getattr(shape, "num_key_value_heads", None) or getattr(shape, "num_kv_heads", None)
+    return known or shape.num_attention_heads
 
 
 def _without_weights(model_config: Any, trust_remote_code: bool) -> Any:

@@ -29,6 +29,15 @@ def unsupported(config: Any) -> str | None:
     return None
 
 
+def refusal(model_path: str | None, config: Any) -> str | None:
+    """The sentence that refuses the model at `model_path`; None where nothing speaks against it."""
+    why = unsupported(config)
+    return why and (
+        f"model_path {model_path} ({config.model_type}) cannot be trained here: {why}; "
+        "take Llama, Qwen2, Qwen3, Mistral, SmolLM2 or a model built like them"
+    )
+
+
 def sliding_window(config: Any) -> int | None:
     """Tokens that the nearest-sighted attention layers of this configuration see; None where all see all.
 

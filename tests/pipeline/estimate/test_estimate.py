@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 import yaml
 from rollout_log_samples import write_run
 from typer.testing import CliRunner
@@ -512,3 +514,37 @@ def test_the_command_says_which_gpu_was_measured():
     assert "h200: NVIDIA H200" in result.stdout
     bad = CliRunner().invoke(app, ["estimate", "conf/igpo.yaml", "--device", "abacus"])
     assert bad.exit_code == 2 and "must be one of h200, h100" in bad.output
+
+
+def test_cached_bytes_of_a_token_by_hand():
+    latent = transformers.DeepseekV2Config(num_hidden_layers=2, kv_lora_rank=512, qk_rope_head_dim=64)
+    assert model_sizes(latent).kv_bytes(2) == model_sizes(latent).kv_bytes(2, 4) == 2 * (512 + 64) * 2
+    falcon = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 8, "vocab_size": 64}
+    one = model_sizes(transformers.FalconConfig(**falcon))
+    assert one.kv_bytes(2) == one.kv_bytes(2, 2) == 2 * 2 * 16 * 2
+    some = model_sizes(transformers.FalconConfig(**falcon, new_decoder_architecture=True, num_kv_heads=4))
+    assert some.kv_bytes(2) == 2 * 2 * 4 * 16 * 2
+
+
+def test_gpus_beyond_the_key_heads_hold_copies():
+    model = dataclasses.replace(MODEL, kv_heads=2, heads=8)
+    assert [model.kv_bytes(2, gpus) for gpus in (1, 2, 4)] == [40, 20, 20]
+    given = dataclasses.replace(WORK, engine_memory_share=None, kv_cache=10_000)
+    spread = [dataclasses.replace(given, tensor_parallel=gpus) for gpus in (1, 2, 4)]
+    held = [memory_of(model, work, 1e6).engine_capacity for work in spread]
+    assert held == [held[0], 2 * held[0], 2 * held[0]]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (transformers.Gemma2Config(num_hidden_layers=1), "caps its logits"),
+        (transformers.T5Config(), "the sizes of a T5Config can't be told (ValueError"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused(tmp_path, config, said):
+    config.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        (experiment,) = load_experiments("conf/igpo.yaml", [f"model_path={tmp_path}"])
+        model_of(experiment.algorithm_config())
+    assert len(str(caught.value)) <= 300 and "\n" not in str(caught.value)
