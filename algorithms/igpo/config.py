@@ -332,6 +332,7 @@ class IGPOConfig(IGPOSettings):
                 "compile": self.compile_learner,
                 "lora": self.lora,
                 "entropy_grad": self.loss_settings().entropy_coeff > 0,
+                "published_names": self.engine_settings.kind == "vllm",
             },
         )
 

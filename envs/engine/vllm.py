@@ -160,6 +160,8 @@ class VLLMEngine:
         is_asleep = self._engine.is_sleeping()
         if is_asleep:
             self._llm.wake_up(tags=["weights"])
+        if not sees_gpu():
+            self._llm.apply_model(_pack_experts_again)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(tensors.items())})
         if is_asleep:  # only now, because the incoming weights took memory too
             self._llm.wake_up(tags=["kv_cache"])
@@ -238,6 +240,18 @@ class VLLMEngine:
         from vllm.inputs import tokens_input
 
         self._engine.add_request(request_id, tokens_input(ids), params, lora_request=adapter)
+
+
+def _pack_experts_again(model: Any) -> None:
+    """Lets vLLM pack the experts of a mixture in the next reload too.
+
+    A CPU's kernel takes them packed, and vLLM (0.32, `unquantized_fused_moe_method.py`) packs them only while
+    a layer has no kernel yet.
+    """
+    for layer in model.modules():
+        method: Any = getattr(layer, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
 
 
 def _mend_llvmlite() -> None:

@@ -25,6 +25,7 @@ from algorithms.igpo.model.fsdp import full_tensor, only_gathers, reads_weights,
 from algorithms.igpo.model.lora import add_lora, base_fingerprint, merged_weights
 from algorithms.igpo.model.one_base import shared
 from algorithms.igpo.model.packing import PACKED, PackedRows
+from algorithms.igpo.model.published_names import published_names
 from algorithms.igpo.model.ragged import takes_ragged_rows
 from algorithms.igpo.model.token_logp import Entropy, backbone, token_logp
 from envs.engine.lora import LoraSettings, write_adapter
@@ -73,8 +74,7 @@ def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: boo
     if not torch.equal(expected, got):
         raise ValueError(
             f"{type(model).__name__} in {path} changes its logits after the output head (soft-capping or "
-            "scaling), which this learner does not reproduce; use one without it (Llama, Qwen2, "
-            "Qwen3, Mistral, SmolLM2, ...)"
+            "scaling), which this learner does not reproduce; use Llama, Qwen2, Qwen3, Mistral, SmolLM2, ..."
         )
     model.set_attn_implementation(PACKED)
     _refuse_leaks_between_rows(model, path)
@@ -114,8 +114,9 @@ class HFCausalLM(TorchRLModule):
     `trust_remote_code` (default False), `gradient_checkpointing` (default False), `compile` (default False:
     `torch.compile` of the backbone), `lora` (`envs.engine.lora.LoraSettings`; default None: all weights are
     trained), `shares_base` (default False; True: the base is that of other modules too, and the export holds
-    the adapters alone), `serves_adapters` (default False; True: so do the engine's weights), `entropy_grad`
-    (default False: entropies are only measured).
+    the adapters alone), `serves_adapters` (default False; True: so do the engine's weights),
+    `published_names` (default True: the engine's weights have the names of a published checkpoint, as vLLM
+    reads them; False: transformers' own), `entropy_grad` (default False: entropies are only measured).
     """
 
     @override(TorchRLModule)
@@ -130,6 +131,7 @@ class HFCausalLM(TorchRLModule):
         self.lora = None if lora is None else LoraSettings(**lora)
         self.shares_base = bool(settings.pop("shares_base", False))
         self.serves_adapters = bool(settings.pop("serves_adapters", False))
+        self.published_names = bool(settings.pop("published_names", True))
         self.entropy: Entropy = "trained" if settings.pop("entropy_grad", False) else "measured"
         if settings:
             raise ValueError(f"unknown keys in model_config of HFCausalLM: {', '.join(sorted(settings))}")
@@ -145,7 +147,7 @@ class HFCausalLM(TorchRLModule):
         try:
             self.hf = shared(load_causal_lm, *source) if self.shares_base else load_causal_lm(*source)
             if gradient_checkpointing:
-                self.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                self.hf.gradient_checkpointing_enable({"use_reentrant": False})
             if self.lora is not None:
                 self._base = base_fingerprint(self.hf)
                 add_lora(self.hf, self.lora)
@@ -210,7 +212,7 @@ class HFCausalLM(TorchRLModule):
         Gathers a sharded module: all learners must call it, and the others than the first get no weights.
 
         Args:
-            inference_only: True: the weights for the rollout engine (`engine_weights`), which loads them
+            inference_only: True: the weights of the rollout engine (`engine_weights`), which loads them
                 through `state_to_tensors`. With dtype bfloat16 the arrays are int16 and hold the bits of
                 bfloat16 numbers (NumPy has no such type). False: the tensors of a checkpoint, float32 and
                 exact; with LoRA the adapters alone, and `BASE`, which tells their base from others.
@@ -231,16 +233,21 @@ class HFCausalLM(TorchRLModule):
 
     def engine_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields (name, tensor) of the rollout engine's weights in the precision `dtype`, on this module's
-        device: the full model by Hugging Face names, or the adapters alone where the engine serves them.
+        device: the full model by the names that the engine reads, or the adapters alone where it serves them.
 
         Gathers a sharded module: all learners must iterate.
         """
-        tensors = self._tensors().items() if self.serves_adapters else self._full_tensors()
+        if self.serves_adapters:
+            return self._in_dtype(self._tensors().items())
+        tensors = self._in_dtype(self._full_tensors())
+        return published_names(self.hf, tensors) if self.published_names else tensors
+
+    def _in_dtype(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
         return ((name, t.to(self.compute_dtype) if t.is_floating_point() else t) for name, t in tensors)
 
     @override(TorchRLModule)
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Loads the result of `get_state` (either form; with LoRA the adapters).
+        """Loads the tensors of a checkpoint, as `get_state` returns them; with LoRA the adapters.
 
         Raises:
             InputError: adapters were trained on another base.
@@ -277,7 +284,7 @@ class HFCausalLM(TorchRLModule):
             if folder is not None:
                 write_adapter(folder, self.lora, {n: t.cpu() for n, t in self._tensors().items()}, self.path)
             return
-        state = dict(self._on_host(self.engine_weights()))
+        state = dict(self._on_host(self._in_dtype(self._full_tensors())))
         if folder is None:
             return
         # Hugging Face records the precision of the parameters, not that of `state`: correct it afterwards.

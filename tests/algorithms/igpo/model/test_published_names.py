@@ -1,0 +1,80 @@
+"""Weights by the names of a published checkpoint: those that transformers writes, and vLLM reads."""
+
+import numpy as np
+import pytest
+import torch
+from random_experts import random_mixtral, random_qwen3_moe
+from random_llama import plain_logp, random_contexts, random_llama, results_of
+from safetensors.torch import load_file
+
+from algorithms.igpo.model.causal_lm import HFCausalLM
+from algorithms.igpo.model.published_names import published_names
+from envs.engine.base import EngineSettings, ScoreAnswer
+from envs.engine.vllm import VLLMEngine
+from envs.engine.weights import state_to_tensors
+
+
+def module_in(folder, **changes):
+    return HFCausalLM(
+        observation_space=None, action_space=None, model_config={"path": str(folder), **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "expert"),
+    [
+        (random_qwen3_moe, "model.layers.1.mlp.experts.3.down_proj.weight"),
+        (random_mixtral, "model.layers.1.block_sparse_moe.experts.3.w2.weight"),
+        (random_llama, "model.layers.1.mlp.down_proj.weight"),
+    ],
+)
+def test_names_are_those_of_the_saved_model(tmp_path, make, expert):
+    model = make()
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert expert in saved
+    published = dict(published_names(model, model.state_dict().items()))
+    if model.config.tie_word_embeddings:
+        del published["lm_head.weight"]
+    assert published.keys() == saved.keys()
+    for name, tensor in saved.items():
+        assert torch.equal(published[name], tensor), name
+
+    module = module_in(tmp_path)
+    pushed = state_to_tensors(module.get_state(inference_only=True))
+    assert pushed.keys() == saved.keys()
+    own = state_to_tensors(module_in(tmp_path, published_names=False).get_state(inference_only=True))
+    assert (
+        own.keys()
+        == module.get_state().keys()
+        == model.state_dict().keys() - ({"lm_head.weight"} if model.config.tie_word_embeddings else set())
+    )
+    module.save_pretrained(str(tmp_path / "again"))
+    again = load_file(tmp_path / "again/model.safetensors")
+    assert again.keys() == saved.keys() and all(torch.equal(again[name], saved[name]) for name in saved)
+
+
+def test_experts_arrive_in_vllm_at_every_push(tmp_path):
+    """A CPU's kernel takes packed experts, which vLLM alone packs at the first load only."""
+    model = random_qwen3_moe()
+    model.save_pretrained(tmp_path)
+    module = module_in(tmp_path)
+    engine = VLLMEngine(
+        str(tmp_path), EngineSettings(kv_cache_gib=0.25, max_num_seqs=8), max_model_len=512, dtype="float32"
+    )
+    answer = [9, 10, 11]
+    for version in range(3):
+        engine.load_weights(state_to_tensors(module.get_state(inference_only=True)), version=version)
+        contexts = random_contexts(3)
+        requests = [
+            ScoreAnswer(f"{version}/{k}", context, answer, np.ones(3, dtype=bool))
+            for k, context in enumerate(contexts)
+        ]
+        results = results_of(engine, requests)
+        model.load_state_dict({**model.state_dict(), **state_to_tensors(module.get_state())})
+        for request in requests:
+            expected = plain_logp(model, request.context_ids, answer).mean()
+            assert results[request.request_id].score == pytest.approx(expected, abs=1e-4)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.02)
