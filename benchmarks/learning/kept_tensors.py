@@ -54,8 +54,9 @@ def count(args: argparse.Namespace) -> tuple[Counter[str], dict[str, float]]:
     model.train()  # as in an update; without it there are no gradient checkpoints
     batch, _ = batch_of(args, model.config.vocab_size)
     micro = take_rows(batch, row_lengths(batch), np.arange(args.rows))
-    shapes = {tuple(parameter.shape) for parameter in model.parameters() if parameter.dim() > 1}
-    shapes |= {shape[::-1] for shape in shapes}
+    casts = DTYPES[args.dtype] is not torch.float32
+    shapes = {tuple(parameter.shape) for parameter in model.parameters() if casts and parameter.dim() > 1}
+    shapes |= {(*shape[:-2], shape[-1], shape[-2]) for shape in shapes}
     seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: Counter[str] = Counter()
     held = []  # so that no storage is freed, and its address taken by another

@@ -100,15 +100,14 @@ def estimate(model: Model, work: Workload, device: Device) -> Estimate:
 
 
 def _generate(model: Model, work: Workload, device: Device, assumed: Assumptions, together: float) -> float:
-    """Each step reads all weights and the keys and values of every sequence, and computes."""
+    """Each step reads the weights and the keys and values of every sequence, and computes."""
     tokens = work.rollouts * work.written_tokens
     steps = tokens / (work.num_runners * together)
-    weights = model.parameters * work.dtype_bytes / work.tensor_parallel
+    weights = model.read(together) * work.dtype_bytes / work.tensor_parallel
     cached = together * work.sequence_tokens / 2 * model.kv_bytes(work.dtype_bytes, work.tensor_parallel)
     traffic = (weights + cached) / (device.bandwidth * assumed.decode_bandwidth)
-    arithmetic = (
-        2 * model.parameters * together / work.tensor_parallel / (device.flops * assumed.decode_flops)
-    )
+    operations = 2 * model.used * model.parameters * together
+    arithmetic = operations / work.tensor_parallel / (device.flops * assumed.decode_flops)
     busy = max(traffic, arithmetic) if assumed.decode_overlaps else traffic + arithmetic
     return steps * (busy + device.step_overhead)
 
@@ -128,17 +127,17 @@ def _score(model: Model, work: Workload, device: Device, assumed: Assumptions) -
 
 def _forward(model: Model, tokens: float, work: Workload) -> float:
     """Floating-point operations of the engines' forward over `tokens`, spread over the engines."""
-    return 2 * model.parameters * tokens / (work.num_runners * work.tensor_parallel)
+    return 2 * model.used * model.parameters * tokens / (work.num_runners * work.tensor_parallel)
 
 
 def _learn(model: Model, work: Workload, device: Device, assumed: Assumptions) -> float:
-    """Forward 2, backward 4 operations per parameter and token (2 where the parameter is frozen), and every
-    extra forward.
+    """Forward 2, backward 4 operations per parameter that a token passes (2 where the parameter is frozen),
+    and every extra forward.
     """
     tokens = work.rollouts * work.sequence_tokens
     attention = 2 * 2 * model.layers * model.hidden * work.sequence_tokens / 2
-    forward = 2 * model.parameters + attention
-    backward = forward + 2 * model.trained + attention
+    forward = 2 * model.used * model.parameters + attention
+    backward = forward + 2 * model.used * model.trained + attention
     recomputed = forward if work.gradient_checkpointing else 0.0
     before = (forward if work.updates > 1 else 0.0) + (forward if work.has_reference else 0.0)
     operations = tokens * (work.epochs * (forward + backward + recomputed) + before)
@@ -226,13 +225,19 @@ def _activations(model: Model, work: Workload) -> float:
     """Returns bytes of a micro-batch: all numbers of every layer, or one vector per layer and one layer's
     numbers.
 
-    As autograd keeps them: of a layer 8 vectors of the hidden width, keys, values and 4 of the intermediate
-    width in `dtype`; the residual stream and what the norms read in float32. What SmolLM2 keeps is 1.01 of
-    this, in float32 and in bfloat16 (`python -m benchmarks.learning.kept_tensors`).
+    As autograd keeps them: of a layer 5 vectors of the hidden width, 3 of the attention's, keys, values and 4
+    of the intermediate width in `dtype`; the residual stream and what the norms read in float32. Where
+    queries and keys are normalised, both again, in `dtype` and in float32; in a mixture, what each chosen
+    expert reads and writes. What SmolLM2 keeps is 1.01 of this, small models of Qwen3's and its mixture's
+    kind 1.03, in float32 and in bfloat16 (`python -m benchmarks.learning.kept_tensors`).
     """
-    in_dtype = (8 * model.hidden + 2 * model.kv_width + 4 * model.intermediate) * work.dtype_bytes
+    attention = model.attention_width or model.hidden
+    experts = 2 * model.chosen_experts if model.expert_parameters else 0
+    numbers = (5 + experts) * model.hidden + 3 * attention + 2 * model.kv_width + 4 * model.intermediate
     vectors = 1 if work.dtype_bytes == FLOAT32 else 4
-    layer = in_dtype + vectors * model.hidden * FLOAT32
+    layer = numbers * work.dtype_bytes + vectors * model.hidden * FLOAT32
+    if model.norms_heads:
+        layer += (attention + model.kv_width) * (work.dtype_bytes + FLOAT32)
     kept = (
         model.layers * model.hidden * FLOAT32 + layer if work.gradient_checkpointing else model.layers * layer
     )

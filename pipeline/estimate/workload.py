@@ -36,6 +36,26 @@ class Model:
     """Key heads, which an engine's GPUs divide among them as far as there are enough; 0: not known."""
     latent_width: int = 0
     """Width of the one entry that MLA caches for keys and values together; 0: both are cached."""
+    attention_width: int = 0
+    """Heads times their width; 0: as `hidden`."""
+    norms_heads: bool = False
+    """Queries and keys are normalised, as in Qwen3."""
+    expert_parameters: int = 0
+    """Parameters in the experts of a mixture; 0: no mixture."""
+    num_experts: int = 1
+    """Experts of a layer."""
+    chosen_experts: int = 1
+    """Those that a token passes."""
+
+    @property
+    def used(self) -> float:
+        """The share of the parameters that one token passes."""
+        return self.read(1) / self.parameters
+
+    def read(self, tokens: float) -> float:
+        """Parameters that one of `tokens` tokens passes or another, their experts taken as drawn apart."""
+        missed = (1 - self.chosen_experts / self.num_experts) ** tokens
+        return self.parameters - missed * self.expert_parameters
 
     def kv_bytes(self, dtype_bytes: int, gpus: int = 1) -> float:
         """Cached bytes of one token, on each of the `gpus` of an engine."""
@@ -166,18 +186,31 @@ def _sizes(model_config: Any, config: IGPOConfig | None) -> Model:
     hidden, heads = shape.hidden_size, shape.num_attention_heads
     head_width = getattr(shape, "head_dim", None) or hidden // heads
     latent = getattr(shape, "kv_lora_rank", None)
+    tensors = dict(empty.named_parameters())
+    experts = sum(tensor.numel() for name, tensor in tensors.items() if ".experts." in name)
+    chosen, of_layer = _chosen_experts(shape) if experts else (1, 1)
+    intermediate = getattr(shape, "intermediate_size", None) or 4 * hidden
+    if experts:  # three matrices each, as wide as what a token passes
+        shared = sum(tensor.numel() for name, tensor in tensors.items() if "shared_expert" in name)
+        passed = experts * chosen / of_layer + shared
+        intermediate = round(passed / (3 * hidden * shape.num_hidden_layers))
     kv_heads = 1 if latent else _key_heads(shape)
     return Model(
         parameters,
         trained,
         layers=shape.num_hidden_layers,
         hidden=hidden,
-        intermediate=getattr(shape, "intermediate_size", None) or 4 * hidden,
+        intermediate=intermediate,
         kv_width=_key_heads(shape) * head_width,
         vocabulary=shape.vocab_size,
         heads=heads,
         kv_heads=kv_heads,
         latent_width=latent + shape.qk_rope_head_dim if latent else 0,
+        attention_width=heads * head_width,
+        norms_heads=any("q_norm" in name for name in tensors),
+        expert_parameters=experts,
+        num_experts=of_layer,
+        chosen_experts=chosen,
     )
 
 
@@ -187,6 +220,19 @@ def _key_heads(shape: Any) -> int:
         return 1
     known = getattr(shape, "num_key_value_heads", None) or getattr(shape, "num_kv_heads", None)
     return known or shape.num_attention_heads
+
+
+def _chosen_experts(shape: Any) -> tuple[int, int]:
+    """Experts of a layer that a token passes, and all of them, under the names that mixtures have for both; 1
+    and 1 where the configuration does not say.
+    """
+    of_token = "num_experts_per_tok", "top_k_experts", "moe_k", "moe_topk"
+    of_layer = "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"
+    chosen, experts = (
+        next((number for name in names if (number := getattr(shape, name, None))), None)
+        for names in (of_token, of_layer)
+    )
+    return (chosen, experts) if chosen and experts else (1, 1)
 
 
 def _without_weights(model_config: Any, trust_remote_code: bool) -> Any:

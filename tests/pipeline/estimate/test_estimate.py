@@ -548,3 +548,71 @@ def test_a_model_that_cannot_be_trained_is_refused(tmp_path, config, said):
         (experiment,) = load_experiments("conf/igpo.yaml", [f"model_path={tmp_path}"])
         model_of(experiment.algorithm_config())
     assert len(str(caught.value)) <= 300 and "\n" not in str(caught.value)
+
+
+def test_a_mixture_computes_the_experts_that_a_token_passes():
+    """Qwen3-30B-A3B's shape; its authors count 30.5 billion parameters, 3.3 of them active."""
+    model = model_sizes(
+        transformers.Qwen3MoeConfig(
+            vocab_size=151936,
+            hidden_size=2048,
+            intermediate_size=6144,
+            moe_intermediate_size=768,
+            num_hidden_layers=48,
+            num_attention_heads=32,
+            num_key_value_heads=4,
+            head_dim=128,
+            num_experts=128,
+            num_experts_per_tok=8,
+            tie_word_embeddings=False,
+        )
+    )
+    assert model.parameters == 30_532_122_624 and model.expert_parameters == 48 * 128 * 3 * 2048 * 768
+    assert model.used * model.parameters == pytest.approx(3.35e9, rel=0.01)
+    assert model.intermediate == 8 * 768
+    assert model.read(1) == pytest.approx(model.used * model.parameters)
+    assert model.read(256) == pytest.approx(model.parameters, rel=1e-6)
+
+
+def test_a_mixture_by_hand():
+    """800 of 1,000 parameters in experts, of which a token passes a quarter: 400 parameters."""
+    mixture = dataclasses.replace(MODEL, expert_parameters=800, num_experts=8, chosen_experts=2)
+    found, dense = estimate(mixture, WORK, DEVICE), estimate(MODEL, WORK, DEVICE)
+    # Four sequences pass all experts but (3/4)^4 of them: 1,000 - 800 * 0.31640625 = 746.875 parameters.
+    assert found.seconds["generate"] == pytest.approx(40 * ((2 * 746.875 + 4 * 40 * 40) / 1e5 + 0.5))
+    assert found.seconds["prefill"] == pytest.approx(0.4 * dense.seconds["prefill"])
+    assert found.seconds["score"] == pytest.approx(0.4 * dense.seconds["score"])
+    assert found.seconds["learn"] == pytest.approx(640 * (6 * 400 + 3 * 3200) / 1e6)
+    assert found.seconds["push"] == dense.seconds["push"]
+    # Two experts read and write 10 numbers each, in each of two layers.
+    more = found.memory.parts["learner: activations"] - dense.memory.parts["learner: activations"]
+    assert more == 40 * 2 * 2 * 2 * 10 * 2
+
+
+def test_activations_of_wide_and_of_normalised_heads():
+    """3 vectors of the attention's width, not of the hidden one; queries and keys again in both precisions."""
+    layers_of_batch = 40 * 2
+    wide = memory_of(dataclasses.replace(MODEL, attention_width=16), WORK, 1e5).parts
+    plain = memory_of(MODEL, WORK, 1e5).parts
+    normed = memory_of(dataclasses.replace(MODEL, norms_heads=True), WORK, 1e5).parts
+    name = "learner: activations"
+    assert wide[name] - plain[name] == layers_of_batch * 3 * 6 * 2
+    assert normed[name] - plain[name] == layers_of_batch * (10 + 5) * (2 + 4)
+
+
+def test_shared_experts_widen_what_a_token_passes():
+    shape = transformers.Qwen2MoeConfig(
+        vocab_size=100,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        moe_intermediate_size=8,
+        shared_expert_intermediate_size=24,
+        num_experts=4,
+        num_experts_per_tok=2,
+    )
+    model = model_sizes(shape)
+    assert model.expert_parameters == 2 * 4 * 3 * 16 * 8
+    assert (model.chosen_experts, model.num_experts) == (2, 4)
+    assert model.intermediate == 2 * 8 + 24
