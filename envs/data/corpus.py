@@ -19,8 +19,9 @@ from pathlib import Path
 
 from envs.data.jsonl import text_field
 from envs.data.sources.beir import part_of
-from envs.data.sources.field_names import STANDARD_DOCUMENTS, DocumentFieldNames, named_parts
+from envs.data.sources.field_names import STANDARD_DOCUMENTS, DocumentFieldNames, NamesSeen, named_parts
 from envs.data.sources.files import read_records
+from envs.data.sources.tables import whole_number
 from envs.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def load_corpus(path: str | Path, names: DocumentFieldNames = STANDARD_DOCUMENTS
 
     Raises:
         InputError: the file is missing or has no documents, a record is malformed (the message names file and
-            line), or an id occurs twice.
+            line), an id occurs twice, or no record has a name of `names`.
     """
     left_out: Counter[str] = Counter()
     corpus = Corpus(iter_documents(path, names, left_out), source=str(path))
@@ -150,9 +151,14 @@ def iter_documents(
     folder = Path(path)
     if folder.is_dir() and (documents := part_of(folder, "corpus")) is not None:
         path = documents
-    _, records = read_records(path, "corpus")
+    ids = {*IDS, names.id}
+    _, records = read_records(
+        path, "corpus", cell=lambda column, text: whole_number(text) if column in ids else text
+    )
     made: set[str] = set()
+    seen = NamesSeen(names)
     for where, _, record in records:
+        seen.look_at(record)
         document_id, title, text = _parts(record, names, where)
         if not title and not text:
             raise InputError(
@@ -166,10 +172,13 @@ def iter_documents(
                 continue
             made.add(document_id)
         yield Document(id=document_id, title=title, text=text)
+    seen.refuse_unseen("corpus_fields", path)
 
 
 IDS = ("id", "_id", "docid", "doc_id", "pid", "passage_id")
 TEXTS = ("text", "passage", "paragraph_text", "body", "content")
+FIELDS_ADVICE = "`corpus_fields: {id: NAME, title: NAME, text: NAME}`"
+"""What an experiment file says of a corpus of one's own."""
 REPEATED = "repeated (the same title and text, without an id)"
 
 
@@ -188,8 +197,7 @@ def _parts(record: dict, names: DocumentFieldNames, where: str) -> tuple[str, st
         if body is None:
             found = ", ".join(map(repr, record)) or "nothing"
             raise InputError(
-                f"{where}: no `contents` or `text` (found {found}): say which is which with "
-                "`corpus_fields: {id: NAME, title: NAME, text: NAME}`"
+                f"{where}: no `contents` or `text` (found {found}): say which is which with {FIELDS_ADVICE}"
             )
         named["text"] = record[body]
     title = named.get("title", record.get("title") or "")

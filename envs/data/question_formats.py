@@ -12,9 +12,10 @@ from typing import Any
 from envs.data.jsonl import is_whole, require_unicode, text_field
 from envs.data.question import Question
 from envs.data.sources.beir import part_of, read_queries
-from envs.data.sources.field_names import STANDARD, FieldNames, named_parts
+from envs.data.sources.field_names import STANDARD, FieldNames, NamesSeen
 from envs.data.sources.files import folder_and_split, read_records
-from envs.data.sources.question_shapes import NAMED, READERS, Parts, read_named, shape_of
+from envs.data.sources.question_shapes import ANSWERS, IDS, NAMED, READERS, Parts, read_named, shape_of
+from envs.data.sources.tables import ReadCell, list_in_cell, whole_number
 from envs.errors import InputError
 
 MADE_BY_HASH = "hash-"
@@ -84,22 +85,28 @@ def iter_records(
     if folder.is_dir() and part_of(folder, "queries") is not None:
         name, records = folder.absolute().name, read_queries(folder, split, str(source))
     else:
-        name, records = read_records(source, "question file", on_bad)
-    never_seen = set(names.model_dump(exclude_none=True))
-    some_seen, columns = False, {}
+        name, records = read_records(source, "question file", on_bad, cell=_cells_of(names))
+    seen = NamesSeen(names)
     for where, row, fields in records:
-        if never_seen:
-            found = named_parts(names, fields).keys()
-            some_seen |= bool(found)
-            never_seen -= found
-            columns |= dict.fromkeys(fields)
+        seen.look_at(fields)
         yield Record(where, row, fields, name, names)
-    if some_seen and never_seen:
-        part = sorted(never_seen)[0]
-        raise InputError(
-            f"`fields.{part}` is {getattr(names, part)!r}, which no record of {source} has; found "
-            f"{', '.join(columns)}"
-        )
+    if seen.any:
+        seen.refuse_unseen("fields", source)
+
+
+def _cells_of(names: FieldNames) -> ReadCell:
+    """How a CSV's cells are read: ids and hops may be pandas' `3.0`; answers, aliases and titles are a list,
+    or the text that is written.
+    """
+    wholes = {*IDS, "Id", names.id, names.hops}
+    lists = {*ANSWERS, "Answer", "answer_aliases", names.answers, names.aliases, names.titles}
+
+    def read(column: str, text: str) -> Any:
+        if column in lists:
+            return list_in_cell(text)
+        return whole_number(text) if column in wholes else text
+
+    return read
 
 
 def _question(record: Record, parts: Parts) -> Question:

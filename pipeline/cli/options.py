@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from pipeline.cli.complete import complete_run
 
+if TYPE_CHECKING:
+    from envs.data.sources.field_names import DocumentFieldNames, FieldNames
+
+Names = TypeVar("Names", bound="FieldNames | DocumentFieldNames")
 RunName = Annotated[
     str,
     typer.Argument(metavar="RUN", help="A folder, a name, a run id, or `last`.", autocompletion=complete_run),
@@ -30,6 +36,14 @@ Verbose = Annotated[
     int,
     typer.Option(
         "-v", "--verbose", count=True, show_default=False, help="Show the libraries' logs; -vv: all."
+    ),
+]
+CorpusFields = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--field",
+        metavar="PART=NAME",
+        help="What the corpus calls id, title or text: `corpus_fields` of an experiment. May be repeated.",
     ),
 ]
 Checkpoint = Annotated[
@@ -85,3 +99,49 @@ def make_room_for(out: Path) -> None:
         raise InputError(
             f"{out}: no file can be written there: {error.strerror}; name another place with --out."
         ) from error
+
+
+def typed_names(typed: list[str] | None, given: Names) -> Names:
+    """`given`, changed by the names that are typed.
+
+    Raises:
+        InputError: one has another form, or names no part.
+    """
+    from envs.data.sources.field_names import FieldNames
+    from envs.errors import InputError
+    from pipeline.experiment.keys import validated
+
+    is_question = isinstance(given, FieldNames)
+    setting, example = ("fields", "question=prompt") if is_question else ("corpus_fields", "text=content")
+    changes = {}
+    for assignment in typed or []:
+        part, equals, name = assignment.partition("=")
+        if not (equals and name):
+            raise InputError(f"--field {assignment}: write PART=NAME, such as {example}")
+        changes[part] = name
+    return validated(type(given), given.model_dump() | changes, setting, "--field")
+
+
+@contextmanager
+def told_as_options(typed: list[str] | None) -> Generator[None]:
+    """Tells an InputError with `--field`, which the command takes, for an experiment file's settings."""
+    from envs.errors import InputError
+
+    try:
+        yield
+    except InputError as error:
+        raise InputError(as_options(str(error), typed)) from error
+
+
+def as_options(error: str, typed: list[str] | None = None) -> str:
+    """The sentence of an error with `--field` for an experiment file's `fields` and `corpus_fields`."""
+    from envs.data import corpus
+    from envs.data.sources import question_shapes
+
+    error = error.replace(question_shapes.FIELDS_ADVICE, "`--field question=NAME --field answers=NAME`")
+    error = error.replace(corpus.FIELDS_ADVICE, "`--field id=NAME --field title=NAME --field text=NAME`")
+    for assignment in typed or []:
+        part, _, name = assignment.partition("=")
+        for setting in ("fields", "corpus_fields"):
+            error = error.replace(f"`{setting}.{part}` is {name!r}", f"`--field {assignment}` names {name!r}")
+    return error

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.options import CorpusFields, told_as_options, typed_names
+
 
 class Kind(StrEnum):
     """Retrievers that search a corpus of their own."""
@@ -37,8 +39,12 @@ Device = Annotated[str, typer.Option(help="Where the encoder runs.")]
 
 def serve_retriever_command(
     corpus: Annotated[
-        str, typer.Argument(metavar="CORPUS", help='JSONL of `{"id", "contents": "\\"Title\\"\\ntext"}`.')
+        str,
+        typer.Argument(
+            metavar="CORPUS", help='JSONL of `{"id", "contents": "\\"Title\\"\\ntext"}`, or any other corpus.'
+        ),
     ],
+    fields: CorpusFields = None,
     kind: Annotated[Kind, typer.Option(help="How to search.")] = Kind.BM25,
     encoder: Encoder = None,
     index: Index = IndexKind.FLAT,
@@ -59,6 +65,7 @@ def serve_retriever_command(
     Examples:
 
     - `igpo serve-retriever passages.jsonl`
+    - `igpo serve-retriever wiki.csv --field id=key --field title=page --field text=content`
     - `igpo serve-retriever passages.jsonl
       --kind hybrid --encoder intfloat/e5-base-v2 --query-prefix "query: "
       --passage-prefix "passage: " --index hnsw --device cuda`
@@ -67,10 +74,12 @@ def serve_retriever_command(
     import socket
 
     from envs.data.corpus import load_corpus
+    from envs.data.sources.field_names import STANDARD_DOCUMENTS
     from envs.errors import InputError
     from envs.retrieval.config import DenseSettings, RetrieverSettings
     from pipeline.terminal import Console
 
+    names = typed_names(fields, STANDARD_DOCUMENTS)
     if kind is not Kind.BM25 and encoder is None:
         raise InputError(f"--kind {kind} needs an encoder: --encoder FOLDER")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -94,8 +103,8 @@ def serve_retriever_command(
     logging.getLogger().handlers[0].setLevel(logging.INFO)  # bm25s sets its own logger to debug
     logging.getLogger("envs").setLevel(logging.INFO)
     console = Console(stderr=True)
-    with console.status(f"reading {corpus} ..."):
-        documents = load_corpus(corpus)
+    with console.status(f"reading {corpus} ..."), told_as_options(fields):
+        documents = load_corpus(corpus, names)
 
     import uvicorn
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from envs.errors import InputError
 from envs.settings import Settings
 
 
@@ -49,3 +50,34 @@ def named_parts(names: FieldNames | DocumentFieldNames, record: dict) -> dict[st
         if value is not None:
             found[part] = value
     return found
+
+
+class NamesSeen:
+    """Which of the names the records of a source have, so that one that none has is told."""
+
+    def __init__(self, names: FieldNames | DocumentFieldNames):
+        self._names = names
+        self._never = dict(_given(names))
+        self._columns: dict[str, None] = {}
+        self.any = False
+        """Whether a record has one of them."""
+
+    def look_at(self, record: dict) -> None:
+        """Notes the names of a record."""
+        if not self._never:
+            return
+        found = named_parts(self._names, record).keys() | {
+            part for part, name in self._never.items() if name in record
+        }
+        self.any |= bool(found)
+        self._never = {part: name for part, name in self._never.items() if part not in found}
+        self._columns |= dict.fromkeys(record)
+
+    def refuse_unseen(self, setting: str, source: object) -> None:
+        """Raises InputError where there were records and none has one of the names."""
+        if self._never and self._columns:
+            part = sorted(self._never)[0]
+            raise InputError(
+                f"`{setting}.{part}` is {self._never[part]!r}, which no record of {source} has; found "
+                f"{', '.join(self._columns)}"
+            )

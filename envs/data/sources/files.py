@@ -12,7 +12,7 @@ from pathlib import Path
 
 from envs.data.jsonl import DAMAGE, OnBad, as_object, parse_json, read_jsonl, require_file
 from envs.data.sources.hugging_face import PREFIX, read_folder, read_hub
-from envs.data.sources.tables import open_text, read_csv, read_parquet
+from envs.data.sources.tables import ReadCell, as_written, open_text, read_csv, read_parquet
 from envs.errors import InputError
 
 SPLIT_NAMES = ("train", "dev", "test", "validation")
@@ -21,7 +21,9 @@ Records = Iterator[tuple[str, int, dict]]
 """(place such as "file:line", row from 0, fields)."""
 
 
-def read_records(source: str | Path, what: str, on_bad: OnBad = None) -> tuple[str, Records]:
+def read_records(
+    source: str | Path, what: str, on_bad: OnBad = None, *, cell: ReadCell = as_written
+) -> tuple[str, Records]:
     """Opens a source.
 
     Args:
@@ -29,6 +31,7 @@ def read_records(source: str | Path, what: str, on_bad: OnBad = None) -> tuple[s
         what: its purpose, such as "corpus", for error messages.
         on_bad: called with the error of a bad JSONL line or item of a JSON array, after which reading goes
             on; None raises the error.
+        cell: makes the values of a CSV.
 
     Returns:
         The name of its data set, and its records. Only a JSON array is read as a whole.
@@ -42,7 +45,7 @@ def read_records(source: str | Path, what: str, on_bad: OnBad = None) -> tuple[s
     path, split = folder_and_split(text)
     if path.is_dir():
         return path.absolute().name, read_folder(path, split, text)
-    return data_set_name(path), _read_file(path, what, on_bad)
+    return data_set_name(path), _read_file(path, what, on_bad, cell)
 
 
 def folder_and_split(source: str | Path) -> tuple[Path, str | None]:
@@ -65,12 +68,12 @@ def data_set_name(path: Path) -> str:
     return path.absolute().parent.name if stem in SPLIT_NAMES else stem
 
 
-def _read_file(path: Path, what: str, on_bad: OnBad) -> Records:
+def _read_file(path: Path, what: str, on_bad: OnBad, cell: ReadCell) -> Records:
     ending = ending_of(path)
     if ending in (".jsonl", ".ndjson", ".json"):
         yield from _read_json(path, what, on_bad)
     elif ending in (".csv", ".tsv"):
-        yield from read_csv(path, what, "\t" if ending == ".tsv" else ",")
+        yield from read_csv(path, what, "\t" if ending == ".tsv" else ",", cell)
     elif ending == ".parquet":
         yield from read_parquet(path, what)
     else:

@@ -217,14 +217,17 @@ def read_named(record: dict, names: FieldNames) -> Parts:
         answers = next(
             (answers[inner] for inner in ("text", "value", "aliases") if inner in answers), answers
         )
-    titles = as_list(parts.get("titles"))
+    metadata = record.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    titles = as_list(parts.get("titles", metadata.get("supporting_titles")))
     return Parts(
         question=parts.get("question", record.get("question")),
         answers=_joined(_as_texts(answers), _as_texts(parts.get("aliases"))),
         answers_key=key,
         id=parts.get("id", _first(record, IDS)),
         titles=[titles] if isinstance(titles, str) else titles,
-        hops=_number(parts.get("hops")),
+        hops=_number(parts.get("hops", metadata.get("hops"))),
+        metadata=metadata,
     )
 
 

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -19,6 +19,18 @@ from envs.errors import InputError
 
 _MADE_BY_PANDAS = re.compile(r"-?\d+\.0")
 """A whole number in a column where others were missing."""
+_NUMBER = r"-?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
+_NUMBERS = re.compile(rf"\[\s*{_NUMBER}(?:(?:\s*,\s*|\s+){_NUMBER})*\s*\]")
+"""A list of numbers, with commas or, as NumPy writes it, without."""
+
+
+ReadCell = Callable[[str, str], Any]
+"""Makes a value of the name of a CSV's column and the text of a cell."""
+
+
+def as_written(column: str, text: str) -> str:
+    """The text of the cell itself."""
+    return text
 
 
 def open_text(path: Path) -> IO[bytes]:
@@ -26,9 +38,13 @@ def open_text(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
-def read_csv(path: Path, what: str, delimiter: str) -> Iterator[tuple[str, int, dict]]:
-    """Yields (place, row from 0, fields) of a CSV with a header. Values are text; empty ones are left out,
-    and so is a column without a name, as pandas writes its index.
+def read_csv(
+    path: Path, what: str, delimiter: str, cell: ReadCell = as_written
+) -> Iterator[tuple[str, int, dict]]:
+    """Yields (place, row from 0, fields) of a CSV with a header.
+
+    Values are what `cell` makes of the text in a column; empty ones are left out, and so is a column without
+    a name, as pandas writes its index.
 
     Raises:
         InputError: the file is missing, not UTF-8, has a name twice in its header, a row with more values
@@ -46,7 +62,11 @@ def read_csv(path: Path, what: str, delimiter: str) -> Iterator[tuple[str, int, 
                 where, line = f"{path}:{reader.line_num}", reader.line_num + 1
                 if fields.pop(None, None):
                     raise InputError(f"{where}: more values than the header has names")
-                yield where, row, {name: _cell(value) for name, value in fields.items() if name and value}
+                yield (
+                    where,
+                    row,
+                    {name: cell(name, value) for name, value in fields.items() if name and value},
+                )
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: not UTF-8 ({error.reason}): save the file as UTF-8") from error
         except csv.Error as error:
@@ -64,7 +84,8 @@ def _refuse_repeated(names: Sequence[str], path: Path) -> None:
         raise InputError(f"{path}:1: the header has {repeated[0]!r} twice: rename one of the columns")
 
 
-def _cell(value: str) -> str:
+def whole_number(value: str) -> str:
+    """`3` for pandas' `3.0`; any other text as it is."""
     return value[:-2] if _MADE_BY_PANDAS.fullmatch(value) else value
 
 
@@ -92,7 +113,7 @@ def _without_nothing(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_list(value: Any) -> Any:
-    """A list that a table's cell holds as text (JSON's, Python's or NumPy's), else the value."""
+    """A list of texts that a value holds as text (JSON's, Python's or NumPy's), else the value."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         for parse in (json.loads, _python_list):
             try:
@@ -102,6 +123,29 @@ def as_list(value: Any) -> Any:
             if isinstance(found, list) and all(isinstance(item, str) for item in found):
                 return found
     return value
+
+
+def list_in_cell(cell: str) -> Any:
+    """As `as_list`; a list may hold numbers too, which tables write without quotes: they are the texts that
+    are written.
+    """
+    text = cell.strip()
+    if _NUMBERS.fullmatch(text):
+        return re.findall(_NUMBER, text)
+    found = as_list(cell)
+    if isinstance(found, list) or not text.startswith("["):
+        return found
+    try:
+        written = ast.parse(text, mode="eval").body
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return cell
+    items = written.elts if isinstance(written, ast.List) else []
+    texts = [
+        item.value if isinstance(item.value, str) else ast.get_source_segment(text, item)
+        for item in items
+        if isinstance(item, ast.Constant) and type(item.value) in (str, int, float)
+    ]
+    return texts if texts and len(texts) == len(items) else cell
 
 
 def _python_list(cell: str) -> Any:

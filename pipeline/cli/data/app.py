@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import Set, experiment_file
+from pipeline.cli.options import Set, as_options, experiment_file, told_as_options, typed_names
 from pipeline.exit_codes import BAD_INPUT
 
 if TYPE_CHECKING:
     from envs.data.describe import Description
-    from envs.data.sources.field_names import FieldNames
     from envs.search.config import SearchEnvSettings
     from envs.world.difficulty import Difficulty
     from pipeline.terminal import Console
@@ -56,17 +55,13 @@ def describe_command(
     - `igpo data describe questions.jsonl --config my.yaml` (with that experiment's filter and answer limit)
     """
     from envs.data.describe import describe
-    from envs.errors import InputError
     from envs.search.config import SearchEnvSettings
     from pipeline.terminal import Console
 
     settings = _settings(config, set_) if config else SearchEnvSettings()
     console = Console()
-    try:
-        with console.status(f"reading {source} ..."):
-            found = describe(source, settings.question_filter, _names(fields, settings))
-    except InputError as error:
-        raise InputError(_as_options(str(error), fields)) from error
+    with console.status(f"reading {source} ..."), told_as_options(fields):
+        found = describe(source, settings.question_filter, typed_names(fields, settings.fields))
     _show(found, settings, console)
     if found.refused:
         raise typer.Exit(BAD_INPUT)
@@ -125,32 +120,6 @@ def world_command(
     for document, question in list(zip(world.documents, questions, strict=False))[:show]:
         console.print(document.contents, soft_wrap=True)
         console.print(f"{question.text}  ->  {' / '.join(question.golds)}", style="bold")
-
-
-def _names(typed: list[str] | None, settings: SearchEnvSettings) -> FieldNames:
-    """The experiment's `fields`, changed by those that are typed."""
-    from envs.data.sources.field_names import FieldNames
-    from envs.errors import InputError
-    from pipeline.experiment.keys import validated
-
-    changes = {}
-    for assignment in typed or []:
-        part, equals, name = assignment.partition("=")
-        if not (equals and name):
-            raise InputError(f"--field {assignment}: write PART=NAME, such as question=prompt")
-        changes[part] = name
-    return validated(FieldNames, settings.fields.model_dump() | changes, "fields", "--field")
-
-
-def _as_options(error: str, typed: list[str] | None = None) -> str:
-    """The error with `--field`, which this command takes, for an experiment file's `fields`."""
-    from envs.data.sources.question_shapes import FIELDS_ADVICE
-
-    error = error.replace(FIELDS_ADVICE, "`--field question=NAME --field answers=NAME`")
-    for assignment in typed or []:
-        part, _, name = assignment.partition("=")
-        error = error.replace(f"`fields.{part}` is {name!r}", f"`--field {assignment}` names {name!r}")
-    return error
 
 
 def _show_difficulty(found: Difficulty, documents: int, console: Console) -> None:
@@ -239,6 +208,6 @@ def _show(found: Description, settings: SearchEnvSettings, console: Console) -> 
     refusals = found.refusals
     for refusal, others in refusals[:MAX_EXAMPLES]:
         also = f" (also {named(others)})" if others else ""
-        console.print(f"  {_as_options(refusal)}{also}", soft_wrap=True)
+        console.print(f"  {as_options(refusal)}{also}", soft_wrap=True)
     if rest := refusals[MAX_EXAMPLES:]:
         console.print(f"  and {sum(1 + len(others) for _, others in rest):,} more for other reasons")

@@ -11,14 +11,16 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import experiment_file
+from pipeline.cli.options import CorpusFields, experiment_file, told_as_options, typed_names
 
 
 def demonstrations_command(
     corpus: Annotated[
-        str, typer.Argument(metavar="CORPUS", help="JSONL of id, contents: English encyclopedic passages.")
+        str,
+        typer.Argument(metavar="CORPUS", help="English encyclopedic passages: a file, a folder, or hf:NAME."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write (JSONL); must not exist.")],
+    fields: CorpusFields = None,
     number: Annotated[int, typer.Option(min=1, help="How many, at most.")] = 300,
     two_hop_share: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share that needs two searches.")
@@ -36,7 +38,8 @@ def demonstrations_command(
         typer.Option(
             "--config",
             metavar="FILE",
-            help="Experiment whose retriever must find them.  [default: BM25, top 1]",
+            help="Experiment whose retriever must find them, and whose names of fields are read.  [default: "
+            "BM25, top 1]",
         ),
     ] = None,
     set_: Annotated[
@@ -58,6 +61,7 @@ def demonstrations_command(
     """
     from envs.data.corpus import load_corpus
     from envs.data.questions import load_questions
+    from envs.data.sources.field_names import STANDARD, STANDARD_DOCUMENTS
     from envs.demonstrations.demonstration import save_demonstrations
     from envs.demonstrations.make import make_demonstrations
     from envs.errors import InputError
@@ -70,13 +74,18 @@ def demonstrations_command(
         raise InputError(f"{out} exists: give a file that does not")
     if set_ and not config:
         raise InputError("--set changes a setting of an experiment: name one with --config")
-    retriever = RetrieverSettings()
+    retriever, question_names, given = RetrieverSettings(), STANDARD, STANDARD_DOCUMENTS
     if config:
-        retriever = load_experiment(experiment_file(config), set_).env_settings.retriever
+        settings = load_experiment(experiment_file(config), set_).env_settings
+        retriever, question_names, given = settings.retriever, settings.fields, settings.corpus_fields
+    names = typed_names(fields, given)
     console = Console()
     with console.status(f"reading {corpus} ..."):
-        excluded = [question for source in exclude or [] for question in load_questions(source)]
-        passages = load_corpus(corpus)
+        excluded = [
+            question for source in exclude or [] for question in load_questions(source, question_names)
+        ]
+        with told_as_options(fields):
+            passages = load_corpus(corpus, names)
         made, dropped = make_demonstrations(
             passages,
             build_retriever(retriever, passages),

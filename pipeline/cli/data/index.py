@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.options import CorpusFields, told_as_options, typed_names
 from pipeline.cli.serve import Device, Encoder, Index, IndexKind, Kind, PassagePrefix
 
 
 def index_command(
     corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="A file, a folder, or hf:NAME.")],
+    fields: CorpusFields = None,
     kind: Annotated[Kind, typer.Option(help="How it will be searched.")] = Kind.BM25,
     encoder: Encoder = None,
     index: Index = IndexKind.FLAT,
@@ -24,6 +26,7 @@ def index_command(
     Examples:
 
     - `igpo data index passages.jsonl`
+    - `igpo data index wiki.csv --field id=key --field title=page --field text=content`
     - `igpo data index passages.jsonl --kind dense --encoder intfloat/e5-base-v2 --passage-prefix "passage: "
       --index hnsw --device cuda`
     """
@@ -33,12 +36,14 @@ def index_command(
 
     from envs.cache_folder import cache_directory
     from envs.data.corpus import load_corpus
+    from envs.data.sources.field_names import STANDARD_DOCUMENTS
     from envs.errors import InputError
     from envs.retrieval.bm25 import CACHED_FROM_DOCUMENTS
     from envs.retrieval.build import build_retriever
     from envs.retrieval.config import DenseSettings, RetrieverSettings
     from pipeline.terminal import Console
 
+    names = typed_names(fields, STANDARD_DOCUMENTS)
     if kind is not Kind.BM25 and encoder is None:
         raise InputError(f"--kind {kind} needs an encoder: --encoder FOLDER")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -46,8 +51,8 @@ def index_command(
     logging.getLogger().handlers[0].setLevel(logging.INFO)  # bm25s sets its own logger to debug
     console = Console(stderr=True)
     started = time.perf_counter()
-    with console.status(f"reading {corpus} ..."):
-        documents = load_corpus(corpus)
+    with console.status(f"reading {corpus} ..."), told_as_options(fields):
+        documents = load_corpus(corpus, names)
     dense = None
     if encoder is not None:
         dense = DenseSettings(

@@ -6,6 +6,7 @@ import json
 import socket
 
 import pytest
+from fastapi.testclient import TestClient
 from loopback import answering, free_port, serving
 from tiny_policy import write_experiment, write_policy
 
@@ -187,3 +188,27 @@ def test_serve_retriever_listens_on_loopback_unless_told(run, files, monkeypatch
         )
         assert code == 0 and "2 documents, bm25: POST http://" in said
     assert [options["host"] for options in asked] == ["127.0.0.1", "0.0.0.0"]
+
+
+@pytest.mark.parametrize("command", [["serve-retriever", "--port", "0"], ["data", "index"]])
+def test_a_corpus_with_names_of_ones_own(run, refused, tmp_path, monkeypatch, command):
+    served = []
+    monkeypatch.setattr("uvicorn.run", lambda app, **options: served.append(app))
+    command = [free_port() if part == "0" else part for part in command]
+    corpus = tmp_path / "wiki.csv"
+    corpus.write_text("key,page,said\n1,toma,color red\n2,kalo,color blue\n")
+    said = refused(*command, corpus, app=pipeline.cli.igpo.app)
+    assert said == (
+        f"{corpus}:2: no `contents` or `text` (found 'key', 'page', 'said'): say which is which with "
+        "`--field id=NAME --field title=NAME --field text=NAME`"
+    )
+    names = ["--field", "id=key", "--field", "title=page", "--field", "text=said"]
+    code, said = run(*command, corpus, *names, app=pipeline.cli.igpo.app)
+    assert code == 0 and "2 documents, bm25: " in said
+    said = refused(*command, corpus, *names, "--field", "page=x", app=pipeline.cli.igpo.app)
+    assert "unknown key `corpus_fields.page`" in said
+    said = refused(*command, corpus, "--field", "text", app=pipeline.cli.igpo.app)
+    assert said == "--field text: write PART=NAME, such as text=content"
+    if served:
+        found = TestClient(served[0]).post("/retrieve", json={"queries": ["toma"], "topk": 1})
+        assert found.json()["result"][0][0]["contents"] == '"toma"\ncolor red'

@@ -245,3 +245,55 @@ def test_documents_without_ids(tmp_path, caplog):
     corpus = load_corpus(lines(tmp_path / "c.jsonl", [*records, records[1]]))
     assert len(corpus) == 3 and len(set(corpus.ids)) == 3
     assert ": 1 documents, repeated (the same title and text" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cell", "golds"),
+    [
+        ("3.0", ["3.0"]),
+        ("-12.0", ["-12.0"]),
+        ("1998", ["1998"]),
+        ("[1998, 1999]", ["1998", "1999"]),
+        ("[1998 1999]", ["1998", "1999"]),
+        ("[3.50, -7]", ["3.50", "-7"]),
+        ("[007]", ["007"]),
+        ('["Rome", 1998]', ["Rome", "1998"]),
+        ("['three', 3.0]", ["three", "3.0"]),
+        ("['Catch 22, 23', '24']", ["Catch 22, 23", "24"]),
+        ("[citation needed]", ["[citation needed]"]),
+        ("[1998", ["[1998"]),
+    ],
+)
+@pytest.mark.parametrize("names", [FieldNames(), FieldNames(question="prompt", answers="label")])
+def test_answers_of_a_table_are_what_is_written(tmp_path, cell, golds, names):
+    path = tmp_path / "q.csv"
+    with path.open("w", newline="") as file:
+        header = ["id", names.question or "question", names.answers or "answer"]
+        csv.writer(file).writerows([header, ["3.0", "4.0", cell]])
+    (question,) = load_questions(path, names)
+    assert (question.id, question.text, question.golds) == ("3", "4.0", golds), "pandas' 3.0 is an id's alone"
+
+
+def test_texts_of_a_table_of_documents_are_what_is_written(tmp_path):
+    (tmp_path / "c.csv").write_text("id,title,text\n1.0,1984.0,7.0\n")
+    assert [(d.id, d.title, d.text) for d in load_corpus(tmp_path / "c.csv")] == [("1", "1984.0", "7.0")]
+
+
+def test_what_else_a_record_with_names_of_ones_own_says(tmp_path):
+    says = {"supporting_titles": ["Rome"], "hops": 3, "searches": ["x"]}
+    record = {"prompt": "Q?", "label": "A", "metadata": says}
+    path = lines(tmp_path / "q.jsonl", [record, {"prompt": "R?", "label": "B", "metadata": "none"}])
+    first, second = load_questions(path, FieldNames(question="prompt", answers="label"))
+    assert (first.metadata, first.hops) == (says, 3)
+    assert (second.metadata, second.hops) == ({}, None)
+
+
+def test_a_name_that_no_document_has_is_refused(tmp_path):
+    source = own_corpus_csv(tmp_path)
+    with pytest.raises(InputError) as error:
+        load_corpus(source, DocumentFieldNames(**OWN_CORPUS_NAMES | {"title": "pgae"}))
+    assert str(error.value) == (
+        f"`corpus_fields.title` is 'pgae', which no record of {source} has; found key, page, content_of_page"
+    )
+    path = lines(tmp_path / "c.jsonl", [{"id": "1", "head": None, "text": "x"}])
+    assert load_corpus(path, DocumentFieldNames(title="head"))[0].title == "", "it has the name"
