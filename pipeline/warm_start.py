@@ -89,7 +89,7 @@ def prepare(
     from envs.search.task import SearchTask
 
     status("reading the demonstrations ...")
-    demonstrations = load_demonstrations(source)
+    demonstrations = load_demonstrations(source, experiment.env_settings.fields)
     config = experiment.algorithm_config()
     if len(config.policies) > 1:
         raise InputError("a warm start trains one model: give an experiment whose roles share a policy")
@@ -133,8 +133,10 @@ def check_folder(folder: Path) -> None:
 
 
 def _refuse_heldout_questions(demonstrations: list[Demonstration], task: SearchTask, source: str) -> None:
-    heldout = {question.text for question in task.heldout_questions}
-    shared = [one.question.text for one in demonstrations if one.question.text in heldout]
+    from envs.data.questions import folded
+
+    heldout = {folded(question.text) for question in task.heldout_questions}
+    shared = [one.question.text for one in demonstrations if folded(one.question.text) in heldout]
     if shared:
         raise InputError(
             f"{len(shared)} demonstrations of {source} are held-out questions of the experiment (first: "

@@ -13,6 +13,7 @@ from pathlib import Path
 from envs.data.jsonl import write_jsonl
 from envs.data.question import Question
 from envs.data.questions import load_questions
+from envs.data.sources.field_names import STANDARD, FieldNames
 from envs.errors import InputError
 
 
@@ -24,14 +25,14 @@ class Demonstration:
     searches: list[str]
 
 
-def load_demonstrations(source: str | Path) -> list[Demonstration]:
-    """Loads the demonstrations of a question file.
+def load_demonstrations(source: str | Path, names: FieldNames = STANDARD) -> list[Demonstration]:
+    """Loads the demonstrations of a question file, whose parts `names` may name.
 
     Raises:
         InputError: as `load_questions`, or a question has no `metadata.searches`.
     """
     demonstrations = []
-    for question in load_questions(source):
+    for question in load_questions(source, names):
         searches = question.metadata.get("searches")
         is_texts = isinstance(searches, list) and all(
             isinstance(text, str) and text.strip() for text in searches

@@ -9,6 +9,7 @@ import numpy as np
 
 from envs.data.corpus import Corpus, folded_title
 from envs.data.question import Question
+from envs.data.questions import folded
 from envs.demonstrations.demonstration import Demonstration
 from envs.demonstrations.passage_facts import RELATIONS, facts_of
 from envs.errors import InputError
@@ -55,7 +56,7 @@ def make_demonstrations(
         for question in excluded
         for title in question.metadata.get("supporting_titles", [])
     }
-    texts = {question.text for question in excluded}
+    texts = {folded(question.text) for question in excluded}
     rng = np.random.default_rng(seed)
     kept: list[Demonstration] = []
     dropped: Counter[str] = Counter()
@@ -136,7 +137,7 @@ def _reason_to_drop(
 ) -> str:
     question = draft.question
     supporting = question.metadata["supporting_titles"]
-    if titles & set(map(folded_title, supporting)) or question.text in texts:
+    if titles & set(map(folded_title, supporting)) or folded(question.text) in texts:
         return "excluded"
     if question.golds[0].casefold() in question.text.casefold():
         return "answer in the question"

@@ -107,7 +107,7 @@ def test_excluded_passages_are_left_alone():
         "Rough Shoot",
     }
     assert dropped == {"excluded": 3 + 3}
-    made, dropped = make(excluded=[Question("t", "Who directed Rough Shoot?", ["Robert Parrish"])])
+    made, dropped = make(excluded=[Question("t", "who  directed ROUGH Shoot?", ["Robert Parrish"])])
     assert "Who directed Rough Shoot?" not in [one.question.text for one in made] and dropped == {
         "excluded": 1
     }

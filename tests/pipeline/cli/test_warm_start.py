@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tiny_policy import write_experiment, write_policy
 import pipeline.cli.igpo
 from algorithms.igpo.model.causal_lm import load_causal_lm
 from algorithms.warm_start.fine_tune import FineTuner
+from envs.data.sources.field_names import FieldNames
 from envs.demonstrations.demonstration import Demonstration, load_demonstrations, save_demonstrations
 from envs.search.task import SearchTask
 from pipeline.experiment.experiment import load_experiments
@@ -71,6 +73,37 @@ def test_demonstrations_are_written_and_said(igpo, igpo_refused, passages, tmp_p
     assert "does not exist" in igpo_refused(
         "data", "demonstrations", tmp_path / "no.jsonl", "-o", tmp_path / "x"
     )
+
+
+def test_demonstrations_of_files_with_names_of_ones_own(igpo, igpo_refused, tmp_path):
+    """Passages and excluded questions by the names of an experiment, or passages by those that are typed."""
+    corpus, test, out = tmp_path / "wiki.jsonl", tmp_path / "test.jsonl", tmp_path / "demos.jsonl"
+    corpus.write_text("".join(json.dumps({"page": t, "said": x}) + "\n" for t, x in PASSAGES))
+    test.write_text(json.dumps({"asked": "Who?", "gold": "x", "pages": ["Rough Shoot"]}))
+    call = ("data", "demonstrations", corpus, "-o", out)
+    said = igpo_refused(*call)
+    assert said.endswith("say which is which with `--field id=NAME --field title=NAME --field text=NAME`")
+    assert "`--field title=pgae` names 'pgae', which no record of" in igpo_refused(
+        *call, "--field", "title=pgae", "--field", "text=said"
+    )
+    code, said = igpo(*call, "--field", "title=page", "--field", "text=said")
+    assert code == 0 and "10 demonstrations" in said, said
+    assert load_demonstrations(out)[0].question.metadata["supporting_titles"][0] in dict(PASSAGES)
+    names = {
+        "corpus_fields": {"title": "page", "text": "said"},
+        "fields": {"question": "asked", "answers": "gold", "titles": "pages"},
+    }
+    experiment = write_experiment(tmp_path / "own.yaml", "tiny", env=names)
+    more = ("--exclude", test, "--config", experiment)
+    code, said = igpo("data", "demonstrations", corpus, "-o", tmp_path / "others.jsonl", *more)
+    assert code == 0 and "8 demonstrations" in said and "dropped: 2 excluded" in said, said
+
+
+def test_demonstrations_with_names_of_ones_own(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"asked": "Who?", "gold": "x", "metadata": {"searches": ["who"]}}))
+    (one,) = load_demonstrations(path, FieldNames(question="asked", answers="gold"))
+    assert (one.question.text, one.question.golds, one.searches) == ("Who?", ["x"], ["who"])
 
 
 @pytest.fixture
@@ -141,8 +174,11 @@ def test_ctrl_c_keeps_what_was_learned(igpo, world, tmp_path, monkeypatch):
 
 
 def test_a_test_question_is_not_taught(igpo_refused, world, tmp_path):
+    """Nor one that is written in another case."""
     experiment, demonstrations, task = world
-    save_demonstrations([Demonstration(task.heldout_questions[0], ["mother"])], demonstrations)
+    heldout = task.heldout_questions[0]
+    taught = replace(heldout, text=f" {heldout.text.upper()}")
+    save_demonstrations([Demonstration(taught, ["mother"])], demonstrations)
     said = igpo_refused("warm-start", experiment, "-d", demonstrations, "--out", tmp_path / "warm")
     assert "1 demonstrations of" in said and "are held-out questions of the experiment" in said
     assert not (tmp_path / "warm").exists()
