@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
 import inspect
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from envs.errors import InputError
+
+_PROJECT = ("algorithms", "benchmarks", "envs", "pipeline")
+_INSTALLED = {"site-packages", "dist-packages", *sysconfig.get_paths().values()}
+"""Folders, by name or path, where the packages beside a module are others' own."""
 
 
 def import_function(path: str, what: str) -> Callable[..., Any]:
@@ -44,7 +51,8 @@ def import_function(path: str, what: str) -> Callable[..., Any]:
     if function is None:
         near = difflib.get_close_matches(function_name, vars(module), n=1)
         hint = f", did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"{what} {path!r}: module {module_name!r} has no {function_name!r}{hint}")
+        file = getattr(module, "__file__", None) or "built into Python"
+        raise InputError(f"{what} {path!r}: module {module_name!r} ({file}) has no {function_name!r}{hint}")
     if not callable(function):
         raise InputError(f"{what} {path!r} is not a function but {type(function).__name__}")
     return function
@@ -77,12 +85,61 @@ def called(path: str, what: str, function: Callable[..., Any], *arguments: Any, 
 
 
 def code_hash(path: str) -> str:
-    """12 hexadecimal digits of SHA-256 over the file of an imported `module:function`."""
+    """12 hexadecimal digits of SHA-256 over the code of an imported `module:function`.
+
+    That is its file, and the files of its own folder that it imports, and these, and so on: in any function,
+    and whether they are imported yet or not. Packages that are installed, and this project's, are left out.
+    """
+    module = sys.modules[path.partition(":")[0]]
     try:
-        text = inspect.getsource(sys.modules[path.partition(":")[0]])
+        digest = hashlib.sha256(inspect.getsource(module).encode())
     except (OSError, TypeError):  # a module without a file
-        text = path
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return hashlib.sha256(path.encode()).hexdigest()[:12]
+    file, depth = Path(inspect.getfile(module)), module.__name__.count(".")
+    folder = file.parents[depth + (file.name == "__init__.py")]
+    for name, source in sorted(_beside(module.__name__, folder).items()):
+        if name != module.__name__ and source.strip():
+            digest.update(f"\0{name}\0{source}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _beside(module: str, folder: Path) -> dict[str, str]:
+    """The sources of `module`, and of the modules in `folder` that it and they import, by name."""
+    only = module.partition(".")[0] if _INSTALLED & {str(folder), folder.name} else None
+    found: dict[str, str] = {}
+    wanted = [module]
+    while wanted:
+        name = wanted.pop()
+        top = name.partition(".")[0]
+        if not name or name in found or top in _PROJECT or (only and top != only):
+            continue
+        place = folder.joinpath(*name.split("."))
+        file = next(
+            (file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()), None
+        )
+        if file is None:
+            continue
+        found[name] = file.read_bytes().decode("utf-8", "replace")
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        wanted += [name.rpartition(".")[0], *_imported(found[name], package)]
+    return found
+
+
+def _imported(source: str, package: str) -> set[str]:
+    """The names that a module of `package` imports, anywhere: of modules, and of what may be one."""
+    names: set[str] = set()
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError):  # such a file cannot be imported either
+        return names
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def taken_arguments(

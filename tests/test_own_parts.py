@@ -1,7 +1,10 @@
 """The parts of one's own that docs/your_own_parts.md shows: short files that work as they stand."""
 
+import hashlib
 import importlib
+import inspect
 import re
+import statistics
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -24,6 +27,7 @@ from envs.search.config import SearchEnvSettings
 from envs.search.episode import SearchEpisode
 from envs.search.task import SearchTask
 from envs.search.trajectory import Termination
+from envs.user_code import code_hash, import_function
 from pipeline.experiment.keys import shortened
 
 PAGE = (Path(__file__).parents[1] / "docs" / "your_own_parts.md").read_text()
@@ -94,12 +98,58 @@ def test_the_preset_of_the_page_brings_its_settings():
     assert config.preset_settings.name == "my_preset:TWICE" and config.preset_settings.estimator
 
 
-def test_an_estimator_whose_file_changes_is_another_one(folder):
-    before = find_preset("my_credit:evidence_first").changes
-    del sys.modules["my_credit"]
-    find_preset.cache_clear()
-    own(folder, "my_credit", FILES["my_credit.py"].replace("0.5 * again_M", "0.25 * again_M"))
-    assert find_preset("my_credit:evidence_first").changes != before
+def test_a_part_whose_code_changes_is_another_one(folder):
+    """Its file, or a file of one's own that it imports; not a package that is installed."""
+    (folder / "parts" / "deep").mkdir(parents=True)
+    files = {
+        "own_part.py": "import numpy, own_helper, envs.errors\ndef f(): from parts.deep import rules\n",
+        "own_helper.py": "import own_part\n",
+        "own_other.py": "ONE = 1\n",
+        "parts/__init__.py": "",
+        "parts/deep/__init__.py": "",
+        "parts/deep/rules.py": "from . import more\nfrom ..shared import TWO\n",
+        "parts/deep/more.py": "broken = \n",
+        "parts/shared.py": "TWO = 2\n",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    import_function("own_part:f", "outcome")
+    before = code_hash("own_part:f")
+    names = ["own_helper", "parts", "parts.deep", "parts.deep.more", "parts.deep.rules", "parts.shared"]
+    read = {name: name.replace(".", "/") + ".py" for name in names}
+    sources = "".join(f"\0{name}\0{files[file]}" for name, file in read.items() if files.get(file))
+    assert before == hashlib.sha256((files["own_part.py"] + sources).encode()).hexdigest()[:12]
+    (folder / "own_other.py").write_text("ONE = 2\n")
+    assert code_hash("own_part:f") == before, "which nothing imports"
+    for name in (
+        "own_part.py",
+        "own_helper.py",
+        "parts/__init__.py",
+        "parts/deep/more.py",
+        "parts/shared.py",
+    ):
+        (folder / name).write_text(files[name] + "# changed\n")
+        assert code_hash("own_part:f") != before, name
+        (folder / name).write_text(files[name])
+    assert code_hash("own_part:f") == before
+
+
+def test_a_part_of_one_file_has_the_hash_of_that_file(folder):
+    import_function("my_outcome:careful", "outcome")
+    assert code_hash("my_outcome:careful") == hashlib.sha256(FILES["my_outcome.py"].encode()).hexdigest()[:12]
+    import_function("statistics:mean", "outcome")
+    source = inspect.getsource(statistics).encode()
+    assert code_hash("statistics:mean") == hashlib.sha256(source).hexdigest()[:12], "of Python's own alone"
+
+
+@pytest.mark.parametrize("find", [lambda path: import_function(path, "outcome"), find_preset])
+def test_a_module_that_another_stands_in_for_is_named_by_its_file(folder, find):
+    own(folder, "statistics", "def credit(): pass")
+    sys.modules["statistics"] = statistics
+    with pytest.raises(ValueError, match=re.escape(f"({statistics.__file__}) has no 'credit'")):
+        find("statistics:credit")
+    with pytest.raises(ValueError, match=re.escape("module 'sys' (built into Python) has no 'credit'")):
+        find("sys:credit")
 
 
 @pytest.mark.parametrize(

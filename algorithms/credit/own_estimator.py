@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import hashlib
 import importlib
 import inspect
 import os
@@ -58,9 +57,9 @@ def own_preset(found: Any, name: str) -> Preset:
         ValueError: it is neither, or it does not return an advantage per turn.
     """
     if isinstance(found, Preset):
-        preset = replace(found, name=name, code_hash=_code_hash(found.estimator or found, name))
+        preset = replace(found, name=name)
     elif callable(found):
-        preset = Preset(name=name, source=name, estimator=found, code_hash=_code_hash(found, name))
+        preset = Preset(name=name, source=name, estimator=found)
     else:
         raise ValueError(
             f"preset {name!r} is {_kind(found)}: name a function of one group, or a `Preset` of "
@@ -89,20 +88,9 @@ def _import(path: str) -> Any:
     if not hasattr(module, name):
         near = difflib.get_close_matches(name, vars(module), n=1)
         hint = f", did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"preset {path!r}: module {module_name!r} has no {name!r}{hint}")
+        file = getattr(module, "__file__", None) or "built into Python"
+        raise ValueError(f"preset {path!r}: module {module_name!r} ({file}) has no {name!r}{hint}")
     return getattr(module, name)
-
-
-def _code_hash(found: Any, path: str) -> str:
-    """12 hexadecimal digits of the file that `path` names, so that a changed estimator counts as another."""
-    module = sys.modules.get(path.partition(":")[0])
-    try:
-        if module is None:
-            raise TypeError(path)
-        text = inspect.getsource(module)
-    except (OSError, TypeError):
-        text = repr(found)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _kind(value: Any) -> str:

@@ -46,8 +46,6 @@ class Preset:
     0."""
     estimator: Callable[..., Any] | None = None
     """A function of one's own in place of the rules of `credit` (`algorithms.credit.group.OwnEstimator`)."""
-    code_hash: str = ""
-    """Names the code of `estimator`; `algorithms.credit.own_estimator.find_preset` sets it."""
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -58,7 +56,7 @@ class Preset:
             for name in CREDIT_FIELDS
             if getattr(self.credit, name) != getattr(defaults, name)
         }
-        own = ("belief_policy", "dynamic_sampling", "num_minibatches", "code_hash")
+        own = ("belief_policy", "dynamic_sampling", "num_minibatches")
         batch = {name: getattr(self, name) for name in own if getattr(self, name) != getattr(Preset, name)}
         return {**credit, **self.loss_changes, **batch, **({"env_config": self.env} if self.env else {})}
 

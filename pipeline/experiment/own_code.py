@@ -1,4 +1,4 @@
-"""The code of the parts of one's own that a configuration names, by a hash of each file."""
+"""The code of the parts of one's own that a configuration names, by a hash of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def own_code(config: IGPOConfig) -> dict[str, str]:
-    """Returns the hash of the file of each part of one's own, by its import path.
+    """Returns the hash of the code of each part of one's own, by its import path.
 
     Raises:
         InputError: one cannot be imported.
@@ -20,10 +20,10 @@ def own_code(config: IGPOConfig) -> dict[str, str]:
     found: dict[str, str] = {}
     for what, path in named_parts(config.search_settings.model_dump(), config.preset):
         if what == "estimator":
-            found[path] = config.preset_settings.code_hash
+            _ = config.preset_settings  # which imports it
         else:
             import_function(path, what)
-            found[path] = code_hash(path)
+        found[path] = code_hash(path)
     return found
 
 

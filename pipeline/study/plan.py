@@ -20,9 +20,11 @@ from pydantic import Field, field_validator, model_validator
 from algorithms.credit import find_preset
 from envs.errors import InputError
 from envs.settings import Settings
+from envs.user_code import code_hash, import_function
 from pipeline.experiment.experiment import Experiment, load_experiments
 from pipeline.experiment.file import parse_yaml
 from pipeline.experiment.keys import validated
+from pipeline.experiment.own_code import named_parts
 
 WORLD_SEED_OF_SEED_0 = 1000
 """Seed s trains and is tested in world 1000 + s, so that every seed is another world, and none is the default
@@ -170,7 +172,7 @@ class Cell:
         return experiment
 
     def fingerprint(self, plan: Plan) -> str:
-        """Hashes the preset's changes, the settings given, the budget and the times of evaluation.
+        """Hashes the preset's changes, the settings given, budget, times of evaluation and code of one's own.
 
         Defaults are left out: a new setting of a later version does not make a finished cell stale.
 
@@ -178,8 +180,15 @@ class Cell:
             12 hexadecimal digits.
         """
         config = self.experiment(plan).config
-        preset = find_preset(str(config.get("preset", "igpo")))
-        asked = (preset.changes, config, self.budget_tokens, plan.evaluate_at_tokens)
+        preset = str(config.get("preset", "igpo"))
+        changes, code = find_preset(preset).changes, {}
+        for what, path in named_parts(config.get("env_config") or {}, preset):
+            if what == "estimator":
+                changes["code_hash"] = code_hash(path)
+            else:
+                import_function(path, what)
+                code[path] = code_hash(path)
+        asked = (changes, config, self.budget_tokens, plan.evaluate_at_tokens, *([code] if code else []))
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -145,12 +145,13 @@ def unfinished_runs(experiment: Experiment) -> str:
 
 
 def _check_own_code(run: RunDirectory, config: IGPOConfig) -> None:
-    """Raises InputError where the file of a part of one's own is not what the run began with."""
+    """Raises InputError where the code of a part of one's own is not what the run began with."""
     before = run.metadata.get("own_code", {})
     for path, code in own_code(config).items():
         if before.get(path, code) != code:
             raise InputError(
-                f"--resume: the file of `{path}` has changed since run {run.path} began. Put it back, or "
+                f"--resume: the file of `{path}`, or one that it imports, has changed since run {run.path} "
+                f"began. Put it back, or "
                 f"{_a_new_run(run)}."
             )
 

@@ -101,8 +101,8 @@ def plan_rerun(run: RunDirectory, start: int | None, iterations: int | None) -> 
     code, now = run.metadata.get("own_code", {}), own_code(config)
     if changed := [path for path in code if now.get(path) != code[path]]:
         raise InputError(
-            f"the file of `{changed[0]}` has changed since run {run.path} began: put it back to verify the "
-            "run."
+            f"the file of `{changed[0]}`, or one that it imports, has changed since run {run.path} began: "
+            "put it back to verify the run."
         )
     check_start(experiment)
     plan = Plan(experiment, config, experiment.resolved(), None)

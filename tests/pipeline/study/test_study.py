@@ -417,3 +417,15 @@ def test_a_cell_is_another_one_once_the_file_of_its_own_estimator_changes(tmp_pa
     find_preset.cache_clear()
     del sys.modules["own_studied"]
     assert cell.fingerprint(studied) != first
+
+
+def test_a_cell_is_another_one_once_the_file_of_its_own_outcome_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "own_rewarded.py"
+    file.write_text("def f(answer, golds): return 1.0\n")
+    mine = {"config": "conf/igpo.yaml", "settings": {"env_config.outcome": "own_rewarded:f"}}
+    studied, cell = plan(methods=PLAN["methods"] | {"igpo": mine}), Cell("igpo", "easy", 0, 3000)
+    first = cell.fingerprint(studied)
+    assert cell.fingerprint(studied) == first
+    file.write_text("def f(answer, golds): return 2.0\n")
+    assert cell.fingerprint(studied) != first

@@ -241,7 +241,9 @@ def test_a_run_whose_own_estimator_has_changed_is_not_resumed(attempt, tmp_path,
     file.write_text("def f(group): return 2 * group.outcomes_N[group.rollout_M]\n")
     find_preset.cache_clear()
     del sys.modules["own_resumed"]
-    with pytest.raises(InputError, match="the file of `own_resumed:f` has changed since run"):
+    with pytest.raises(
+        InputError, match="the file of `own_resumed:f`, or one that it imports, has changed since run"
+    ):
         attempt("preset=own_resumed:f", resume=True)
 
 

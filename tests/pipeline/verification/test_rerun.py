@@ -76,7 +76,12 @@ def test_with_a_lag_the_next_rollouts_are_in_the_checkpoint(make_run):
             (None, None),
             "keeps nothing .*--keep-checkpoints-num 2",
         ),
-        ([], {"facts": {"own_code": {"mine:f": "1"}}}, (None, None), "the file of `mine:f` has changed"),
+        (
+            [],
+            {"facts": {"own_code": {"mine:f": "1"}}},
+            (None, None),
+            "the file of `mine:f`, or one that it imports, has",
+        ),
     ],
 )
 def test_why_a_run_cannot_be_verified(make_run, saved, settings, asked, reason):
