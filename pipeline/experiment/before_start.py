@@ -14,18 +14,21 @@ from envs.data.questions import iter_questions
 from envs.engine.models import SMOLLM2, TINY
 from envs.errors import InputError
 from envs.settings import Settings
+from envs.user_code import import_function
 from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.own_code import named_parts
 
 LINES = 100_000
 """Lines of a file that are looked at; those of a larger one are read when the task is loaded."""
 
 
 def check_start(experiment: Experiment) -> None:
-    """Looks whether a model is named, and at the first lines of corpus and questions.
+    """Looks whether a model is named, imports the parts of one's own, and looks at the first lines of corpus
+    and questions.
 
     Raises:
-        InputError: no model is named, a file is missing, or one of these lines is malformed; the message
-            names file and line.
+        InputError: no model is named, a part cannot be imported, a file is missing, or one of these lines is
+            malformed; the message names file and line.
     """
     model = experiment.config.get("model_path") or getattr(experiment.base, "model_path", None)
     if not model:
@@ -36,6 +39,8 @@ def check_start(experiment: Experiment) -> None:
     if near := _misspelt(str(model)):
         raise InputError(f"{experiment.source}: model_path {model} is no folder here; did you mean `{near}`?")
     settings = experiment.env_settings
+    for what, path in named_parts(settings.model_dump(), preset=None):  # the preset is looked up on reading
+        import_function(path, what)
     if settings.corpus not in ("world", "remote"):
         _look_at(settings.corpus, iter_documents, settings.corpus_fields)
     sources = settings.questions if isinstance(settings.questions, dict) else [settings.questions]

@@ -84,6 +84,28 @@ def test_a_missing_file_is_told(tmp_path):
         check_start(found)
 
 
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("outcome", {"outcome": "own_nowhere:f"}),
+        ("protocol", {"protocol": "own_nowhere:f"}),
+        ("next_speaker", {"next_speaker": "own_nowhere:f"}),
+        ("tool", {"tools": ["search", "own_nowhere:f"]}),
+        ("retriever", {"retriever": {"kind": "own_nowhere:f"}}),
+    ],
+)
+def test_a_part_of_ones_own_that_is_not_there_is_told(tmp_path, what, change):
+    experiment(tmp_path)
+    changes = [f"env_config.{key}={json.dumps(value)}" for key, value in change.items()]
+    (found,) = load_experiments(tmp_path / "demo.yaml", changes)
+    with pytest.raises(InputError) as error:
+        check_start(found)
+    assert str(error.value) == (
+        f"{what} 'own_nowhere:f': module 'own_nowhere' can't be imported (No module named 'own_nowhere'): is "
+        "its file in this folder, or its folder on PYTHONPATH?"
+    )
+
+
 def test_nothing_heavy_is_loaded_before_it(tmp_path):
     experiment(tmp_path, corpus=CORPUS + "{\n")
     code = (
