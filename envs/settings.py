@@ -59,6 +59,11 @@ def dotted(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def tracked_name(name: str) -> str:
+    """The name as a tracker gets it: MLflow knows letters, digits and `_-.:/ `; others become `_`."""
+    return re.sub(r"[^\w\-.:/ ]", "_", name)
+
+
 def known_or_own(*known: str) -> BeforeValidator:
     """Refuses a value that is neither one of `known` nor an import path; the error names the nearest one."""
 

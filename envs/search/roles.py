@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from envs.search.trajectory import ActionKind, Rollout
-from envs.settings import Settings
+from envs.settings import Settings, tracked_name
 from envs.user_code import import_function, taken_arguments
 
 
@@ -124,10 +124,13 @@ def check_roles(roles: Sequence[RoleSettings], *, has_rule: bool = False) -> Non
     Raises:
         ValueError: `reads` or `to` names no other role, two roles read the same one, a message would go back
             to its writer, a role may both answer and draft, or has a name whose messages would look like the
-            environment's, or a name or policy that RLlib could take for a key of its own; or, under the
-            built-in rule, a role can never speak, or can never reach one that may answer.
+            environment's, or a name or policy that RLlib could take for a key of its own; two names or
+            policies would share their metrics; or, under the built-in rule, a role can never speak, or can
+            never reach one that may answer.
     """
     names = [role.name for role in roles]
+    _check_metrics("roles", names)
+    _check_metrics("policies of roles", [role.policy for role in roles])
     for role in roles:
         if role.name in ("tool", "error"):
             raise ValueError(
@@ -162,6 +165,18 @@ def check_roles(roles: Sequence[RoleSettings], *, has_rule: bool = False) -> Non
             )
     if not has_rule:
         _check_ways(roles)
+
+
+def _check_metrics(what: str, names: Sequence[str]) -> None:
+    """Raises ValueError where two names differ only in what a tracker does not know in names of metrics."""
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(tracked_name(name), name)
+        if other != name:
+            raise ValueError(
+                f"{what} {other!r:.60} and {name!r:.60} would share their metrics: MLflow knows letters, "
+                "digits, blanks and _ - . : / alone in names; rename one"
+            )
 
 
 def _check_ways(roles: Sequence[RoleSettings]) -> None:

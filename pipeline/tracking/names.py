@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from envs.credentials import masked
-from envs.settings import dotted
+from envs.settings import dotted, tracked_name
 
 METRIC_NAMES = {
     "em": "train/em",
@@ -96,8 +95,7 @@ def _text(value: Any) -> str:
 
 
 def _allowed(name: str) -> str:
-    """MLflow knows letters, digits and `_-.:/ ` in names."""
-    return re.sub(r"[^\w\-.:/ ]", "_", name)[:250]
+    return tracked_name(name)[:250]
 
 
 def _cut(text: str) -> str:

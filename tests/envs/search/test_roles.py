@@ -48,6 +48,15 @@ def test_the_rule():
         ([{"name": "tool"}], "a role can't be called tool"),
         ([{"name": "__all__"}], "role __all__: `name` is '__all__'"),
         ([{"name": "a", "policy": "__all_modules__"}], "role a: `policy` is '__all_modules__'"),
+        (
+            [{"name": "a b?"}, {"name": "a b!"}],
+            "^roles 'a b[?]' and 'a b!' would share their metrics: MLflow knows letters, digits, blanks and "
+            "_ - . : / alone in names; rename one$",
+        ),
+        (
+            [{"name": "a", "policy": "p(1)"}, {"name": "b", "policy": "p[1]"}],
+            r"policies of roles 'p\(1\)' and 'p\[1\]' would share their metrics",
+        ),
         ([{"name": "a", "actions": ["answer", "message"]}], "role a may write messages, but to whom"),
         (
             [{"name": "a"}, {"name": "b", "reads": "a"}, {"name": "c", "reads": "a"}],
