@@ -275,6 +275,11 @@ class IGPOSettings(AlgorithmConfig):
         """Ids of the policies that learn with a KL term, each by its own `kl_coeff`."""
         return [p for p in self.trained_policies if self.of_policy(p).loss_settings().kl_coeff > 0]
 
+    @property
+    def referenced_policies(self) -> list[str]:
+        """Ids of the policies for which a learner keeps a reference: for the KL term, or to score belief."""
+        return sorted({*self.policies_with_kl, self.reference_scored_policy} - {None})
+
     def of_policy(self, policy: str) -> IGPOSettings:
         """The settings in force for one policy: the common ones with those that it has alone."""
         one = self.copy(copy_frozen=False)

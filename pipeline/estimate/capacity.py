@@ -184,14 +184,11 @@ def memory_of(model: Model, work: Workload, device_memory: float) -> Memory:
     per_part = learners / (work.num_learners if work.sharded else 1)
     trained = work.trained_policies * model.trained * per_part
     base = model.parameters * work.dtype_bytes if work.adapter_policies else 0.0
-    has_reference = (
-        work.has_reference and work.adapter_policies < work.num_policies
-    )  # adapters have their base
     state = {
-        "learner: weights": (work.num_policies * 4.0 * model.trained + base) * per_part,
+        "learner: weights": 4.0 * (trained + model.frozen * per_part) + base * per_part,
         "learner: gradients": 4.0 * trained,
         "learner: AdamW": 8.0 * trained,
-        "learner: reference": model.parameters * work.dtype_bytes * per_part if has_reference else 0.0,
+        "learner: reference": work.reference_models * model.parameters * work.dtype_bytes * per_part,
     }
     head = 4.0 * model.vocabulary * model.hidden if model.trained >= model.parameters else 0.0
     chunk = 4.0 * min(work.micro_batch_tokens * model.vocabulary, 2**25)

@@ -114,3 +114,8 @@ def _best(function, threads: int, repeats: int = 5) -> float:
         function()
         times.append((time.process_time() - started) / threads)
     return min(times)
+
+
+def on_one_gpu(part: float, number: int) -> int:
+    """How many of `number` processes that each take `part` of a GPU come to be on one."""
+    return min(number, int(1 / part + 1e-9)) if 0 < part < 1 else 1

@@ -10,6 +10,7 @@ from envs.engine.lora import LoraSettings, served_rank, served_targets
 from envs.engine.models import naming_shipped_code, resolve_model
 from envs.errors import InputError
 from pipeline.estimate.known_models import known_config
+from pipeline.estimate.machines import on_one_gpu
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -23,7 +24,7 @@ class Model:
 
     parameters: int
     trained: float
-    """Parameters with a gradient: fewer than `parameters` with LoRA. Of several policies their mean."""
+    """Parameters with a gradient, fewer than `parameters` with LoRA; a mean of the policies that learn."""
     layers: int
     hidden: int
     intermediate: int
@@ -36,6 +37,8 @@ class Model:
     """Key heads, which an engine's GPUs divide among them as far as there are enough; 0: not known."""
     latent_width: int = 0
     """Width of the one entry that MLA caches for keys and values together; 0: both are cached."""
+    frozen: float = 0.0
+    """Parameters, beside the base of adapters, of the policies that do not learn, all together."""
     attention_width: int = 0
     """Heads times their width; 0: as `hidden`."""
     norms_heads: bool = False
@@ -110,6 +113,8 @@ class Workload:
     """Parameters of the adapters that this engine serves, each at the rank that vLLM reserves for it."""
     trained_policies: int = 1
     """The trained ones among them."""
+    reference_models: int = 0
+    """References that are models of their own: that of an adapter is its base."""
     offloads_optimizer: bool = False
     """AdamW's moments are in host memory, and on the device only during a step."""
     engines_per_device: int = 1
@@ -178,10 +183,12 @@ def model_sizes(model_config: Any, config: IGPOConfig | None = None) -> Model:
 def _sizes(model_config: Any, config: IGPOConfig | None) -> Model:
     empty = _without_weights(model_config, config is not None and config.trust_remote_code)
     parameters = trained = sum(parameter.numel() for parameter in empty.parameters())
-    if config is not None and (adapters := config.adapters.by_policy):
-        whole = len(config.policies) - len(adapters)
-        trained = whole * parameters + sum(adapter_parameters(empty, lora) for lora in adapters.values())
-        trained /= len(config.policies)
+    frozen = 0.0
+    if config is not None:
+        own = dict.fromkeys(config.policy_ids, parameters)
+        own |= {policy: adapter_parameters(empty, lora) for policy, lora in config.adapters.by_policy.items()}
+        learned = sum(own[policy] for policy in config.trained_policies)
+        trained, frozen = learned / len(config.trained_policies), float(sum(own.values()) - learned)
     shape = model_config.get_text_config()
     hidden, heads = shape.hidden_size, shape.num_attention_heads
     head_width = getattr(shape, "head_dim", None) or hidden // heads
@@ -211,6 +218,7 @@ def _sizes(model_config: Any, config: IGPOConfig | None) -> Model:
         expert_parameters=experts,
         num_experts=of_layer,
         chosen_experts=chosen,
+        frozen=frozen,
     )
 
 
@@ -261,19 +269,17 @@ def adapter_parameters(model: Any, settings: LoraSettings) -> int:
 def _model_config(config: IGPOConfig) -> Any:
     from transformers import AutoConfig
 
-    model_path = str(config.model_path)
-    if (known := known_config(model_path)) is not None:
+    path = str(config.model_path)
+    if (known := known_config(path)) is not None:
         return known
     try:
-        with naming_shipped_code(model_path):
-            return AutoConfig.from_pretrained(
-                resolve_model(model_path), trust_remote_code=config.trust_remote_code
-            )
+        with naming_shipped_code(path):
+            return AutoConfig.from_pretrained(resolve_model(path), trust_remote_code=config.trust_remote_code)
     except InputError:
         raise
     except (OSError, ValueError) as error:
         raise InputError(
-            f"model_path {model_path}: its configuration cannot be read; give a folder or a hub name"
+            f"model_path {path}: its configuration cannot be read; give a folder or a hub name"
         ) from error
 
 
@@ -283,10 +289,9 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
     cache = engine.cache_bytes(on_cpu=on_cpu)
     settings, served = config.search_settings, config.adapters.served
     runners, learners = max(1, config.num_env_runners or 0), max(1, config.num_learners)
-    of_runner, of_learner = (
-        0.0 if on_cpu or config.is_colocated else float(part)
-        for part in (config.num_gpus_per_env_runner, config.num_gpus_per_learner)
-    )
+    parts = config.num_gpus_per_env_runner, config.num_gpus_per_learner
+    of_runner, of_learner = (0.0 if on_cpu or config.is_colocated else float(part) for part in parts)
+    whole = set(config.referenced_policies) - set(config.adapters.by_policy)
     work = Workload(
         rollouts=config.prompts_per_iteration * config.group_size,
         group_size=config.group_size,
@@ -302,7 +307,7 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
         dtype_bytes=DTYPE_BYTES[config.model_dtype],
         updates=config.num_epochs * config.num_minibatches,
         epochs=config.num_epochs,
-        has_reference=bool(config.policies_with_kl) or config.reference_scored_policy is not None,
+        has_reference=bool(config.referenced_policies),
         gradient_checkpointing=config.gradient_checkpointing,
         micro_batch_tokens=config.tokens_per_micro_batch,
         num_runners=runners,
@@ -317,12 +322,14 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
         pushes_by_nccl=engine.weight_transfer == "nccl" and not on_cpu,
         num_policies=len(config.policies),
         trained_policies=len(config.trained_policies),
+        # One that all share; where they are refreshed, one for each.
+        reference_models=len(whole) if config.reference_refresh_interval else min(1, len(whole)),
         adapter_policies=len(config.adapters.by_policy),
         served_policies=len(served),
         served_parameters=_served_parameters(config, served),
         offloads_optimizer=config.offload_optimizer and not on_cpu,
-        engines_per_device=_on_one_gpu(of_runner, runners),
-        learners_per_device=_on_one_gpu(of_learner, learners),
+        engines_per_device=on_one_gpu(of_runner, runners),
+        learners_per_device=on_one_gpu(of_learner, learners),
         meets_on_device=min(of_runner, of_learner) > 0 and of_runner + of_learner <= 1,
     )
     # A rollout that is longer than a micro-batch is one by itself.
@@ -335,8 +342,3 @@ def _served_parameters(config: IGPOConfig, served: dict[str, LoraSettings]) -> f
     empty, rank = _without_weights(_model_config(config), config.trust_remote_code), served_rank(served)
     reserved = LoraSettings(rank=rank, targets=served_targets(served))  # the same for each
     return float(len(served) * adapter_parameters(empty, reserved))
-
-
-def _on_one_gpu(part: float, number: int) -> int:
-    """How many of `number` processes that each take `part` of a GPU come to be on one."""
-    return min(number, int(1 / part + 1e-9)) if 0 < part < 1 else 1

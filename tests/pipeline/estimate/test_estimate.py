@@ -104,7 +104,7 @@ def test_large_numbers_are_written_out():
 
 def test_who_shares_the_memory_of_a_machine():
     def parts(**changes):
-        return memory_of(MODEL, dataclasses.replace(WORK, has_reference=True, **changes), 100_000).parts
+        return memory_of(MODEL, dataclasses.replace(WORK, reference_models=1, **changes), 100_000).parts
 
     one = parts(shares_device=True, engine_memory_share=None, kv_cache=500)
     many = parts(shares_device=True, engine_memory_share=None, kv_cache=500, num_runners=3, num_learners=2)
@@ -123,16 +123,21 @@ def test_who_shares_the_memory_of_a_machine():
     assert parts(offloads_optimizer=True) == gpu | {"learner: AdamW": 0.0}
     small = parts(offloads_optimizer=True, micro_batch_tokens=1)
     assert small["learner: AdamW"] == 8000 - sum(small[f"learner: {name}"] for name in names)
-    two = parts(num_policies=2, trained_policies=1)
-    doubled = ("engine: weights", "engine: KV cache", "learner: weights")
-    assert two == {part: size * (2 if part in doubled else 1) for part, size in gpu.items()}
+    two = parts(num_policies=2, trained_policies=2)
+    once = ("reference", "activations", "logits", "autocast")
+    assert two == {
+        part: size * (1 if part.removeprefix("learner: ") in once else 2) for part, size in gpu.items()
+    }
+    one_learns = dataclasses.replace(WORK, reference_models=1, num_policies=2, num_learners=2, sharded=True)
+    frozen = memory_of(dataclasses.replace(MODEL, frozen=1000), one_learns, 100_000).parts
+    assert frozen["learner: weights"] == (4000 + 4000) / 2 and frozen["learner: AdamW"] == 8000 / 2
 
 
 def test_adapters_of_one_base_count_it_once():
     """Two adapters of 100 parameters each on a base of 1,000 at 2 bytes; the engine reserves 150 for each."""
     adapters = dataclasses.replace(MODEL, trained=100)
     shared = {"num_policies": 2, "trained_policies": 2, "adapter_policies": 2}
-    work = dataclasses.replace(WORK, has_reference=True, **shared, served_policies=2, served_parameters=300)
+    work = dataclasses.replace(WORK, **shared, served_policies=2, served_parameters=300)
     served, one = memory_of(adapters, work, 80_000).parts, memory_of(MODEL, WORK, 80_000).parts
     assert served["engine: weights"] == one["engine: weights"] == 2000 and served["engine: adapters"] == 600
     assert served["engine: KV cache"] == one["engine: KV cache"] - 600
@@ -172,7 +177,7 @@ def test_extra_forwards_cost_what_they_compute():
 
 
 def test_learners_that_share_the_model_share_memory_and_work():
-    work = dataclasses.replace(WORK, has_reference=True)
+    work = dataclasses.replace(WORK, has_reference=True, reference_models=1)
     one, two = (
         estimate(MODEL, w, DEVICE) for w in (work, dataclasses.replace(work, num_learners=2, sharded=True))
     )
@@ -184,7 +189,7 @@ def test_learners_that_share_the_model_share_memory_and_work():
 
 
 def test_taking_turns_costs_the_way_to_host_memory_and_back():
-    turns = dataclasses.replace(WORK, has_reference=True, takes_turns=True)
+    turns = dataclasses.replace(WORK, reference_models=1, takes_turns=True)
     found = estimate(
         MODEL, turns, dataclasses.replace(DEVICE, assumed=dataclasses.replace(FULL, host_bandwidth=1000))
     )
@@ -256,14 +261,40 @@ def test_the_workload_is_the_experiments():
 def test_the_reference_is_of_the_policies_that_learn_with_a_kl_term():
     roles = [f"env_config.roles.{k}.policy={name}" for k, name in enumerate(("searcher", "reader"))]
 
-    def has_reference(*changes: str) -> bool:
+    def references(*changes: str) -> tuple[bool, int]:
+        """Whether a reference makes forward passes, and the references that are models of their own."""
         (experiment,) = load_experiments("conf/igpo_multi_agent.yaml", [*roles, *changes])
-        return workload_of(experiment.algorithm_config(), Expected(), on_cpu=True).has_reference
+        work = workload_of(experiment.algorithm_config(), Expected(), on_cpu=True)
+        return work.has_reference, work.reference_models
 
-    assert has_reference()
-    assert has_reference("kl_coeff=0", "policies.reader.kl_coeff=0.01")
-    assert not has_reference("kl_coeff=0", "policies.reader.kl_coeff=0.01", "policies_to_train=[searcher]")
-    assert not has_reference("policies.searcher.kl_coeff=0", "policies.reader.kl_coeff=0")
+    of_reader = "kl_coeff=0", "policies.reader.kl_coeff=0.01"
+    assert references() == (True, 1), "both have the same"
+    assert references(*of_reader) == (True, 1)
+    assert references(*of_reader, "policies_to_train=[searcher]") == (False, 0)
+    assert references("policies.searcher.kl_coeff=0", "policies.reader.kl_coeff=0") == (False, 0)
+    assert references("reference_refresh_interval=5") == (True, 2), "a copy of each"
+    assert references(*of_reader, "reference_refresh_interval=5") == (True, 1)
+    # The reference of an adapter is its base.
+    assert references("lora.rank=4") == references(*of_reader, "policies.reader.lora.rank=4") == (True, 0)
+    assert references(*of_reader, "policies.searcher.lora.rank=4") == (True, 1)
+    assert references("kl_coeff=0", "belief_policy=reference", "policies.reader.lora.rank=4") == (True, 1)
+    assert references("kl_coeff=0", "belief_policy=reference", "policies.searcher.lora.rank=4") == (True, 0)
+
+
+def test_a_policy_that_does_not_learn_has_weights_alone():
+    roles = [f"env_config.roles.{k}.policy={name}" for k, name in enumerate(("searcher", "reader"))]
+
+    def model(*changes: str) -> Model:
+        (experiment,) = load_experiments("conf/igpo_multi_agent.yaml", [*roles, *changes])
+        return model_of(experiment.algorithm_config())
+
+    adapted = "policies.searcher.lora.rank=4"
+    both, adapter = model(), model(adapted, "policies_to_train=[searcher]")
+    assert both.trained == both.parameters and both.frozen == 0
+    assert adapter.frozen == both.parameters and 0 < adapter.trained < both.parameters / 20
+    base = model(adapted, "policies_to_train=[reader]")
+    assert (base.trained, base.frozen) == (both.parameters, adapter.trained)
+    assert model(adapted).trained == (both.parameters + adapter.trained) / 2 and model(adapted).frozen == 0
 
 
 def test_belief_is_scored_whatever_the_estimator_and_trace_keeps_a_reference_for_it():
@@ -590,7 +621,7 @@ def test_a_mixture_by_hand():
 
 
 def test_activations_of_wide_and_of_normalised_heads():
-    """3 vectors of the attention's width, not of the hidden one; queries and keys again in both precisions."""
+    """Of the hidden width 10: 3 vectors of width 16 instead; queries and keys again, in both precisions."""
     layers_of_batch = 40 * 2
     wide = memory_of(dataclasses.replace(MODEL, attention_width=16), WORK, 1e5).parts
     plain = memory_of(MODEL, WORK, 1e5).parts
