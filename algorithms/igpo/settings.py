@@ -278,7 +278,8 @@ class IGPOSettings(AlgorithmConfig):
     @property
     def referenced_policies(self) -> list[str]:
         """Ids of the policies for which a learner keeps a reference: for the KL term, or to score belief."""
-        return sorted({*self.policies_with_kl, self.reference_scored_policy} - {None})
+        scored = self.reference_scored_policy
+        return sorted({*self.policies_with_kl, *([] if scored is None else [scored])})
 
     def of_policy(self, policy: str) -> IGPOSettings:
         """The settings in force for one policy: the common ones with those that it has alone."""

@@ -21,6 +21,8 @@ from pipeline.doctor.variety import variety
 from pipeline.evaluation.saved_policy import Policy, start_policy
 
 if TYPE_CHECKING:
+    from envs.runner.episode_record import EpisodeRecord
+    from envs.search.episode import SearchEpisode
     from envs.search.task import SearchTask
 
 SAMPLE = 64
@@ -94,12 +96,15 @@ def belief(policy: Policy) -> Finding:
         return Finding("belief", "ok", "not measured: gold documents are not known for these questions")
     if task.corpus is None:
         return Finding("belief", "ok", "not measured: the documents are at the server alone (corpus: remote)")
-    decisions = _first_decisions(policy, questions)
+    searching = {role.name for role in task.settings.roles if "search" in role.actions}
     queries = []
-    for question, decision in zip(questions, decisions, strict=True):
+    for record in _greedy(policy, questions):
+        question = record.rollout.question
         episode = SearchEnv(policy.task).begin(
             question, rollout_id="doctor", group_id="doctor", split="heldout"
         )
+        before = list(episode.history)
+        decision = _play_to_first_search(episode, record, searching)
         evidence = list(episode.history)
         for document_id in question.gold_document_ids:
             shown = policy.task.corpus.by_id(document_id).contents
@@ -112,7 +117,7 @@ def belief(policy: Policy) -> Finding:
             evidence += [*decision, *observation.ids]
         if len(evidence) + episode.templates.longest > policy.task.settings.max_context_tokens:
             continue
-        contexts = [np.asarray(context, dtype=np.int32) for context in (episode.history, evidence)]
+        contexts = [np.asarray(context, dtype=np.int32) for context in (before, evidence)]
         queries.append(BeliefQuery(contexts, episode.templates.suffixes_K))
     if not queries:
         return Finding(
@@ -174,10 +179,24 @@ def _playable(task: SearchTask) -> Iterator[Question]:
     return (question for question in task.heldout_questions if task.room(question) >= 1)
 
 
-def _first_decisions(policy: Policy, questions: list[Question]) -> list[list[int]]:
-    """Returns a greedy first turn per question, since evidence follows a decision that this policy would
-    write.
+def _play_to_first_search(episode: SearchEpisode, record: EpisodeRecord, searching: set[str]) -> list[int]:
+    """Plays the turns of `record` up to the first of a role that may search, and returns that decision, since
+    evidence follows a decision that this policy would write; the last one where no such role spoke.
     """
+    turns, decision = record.rollout.turns, []
+    written = {agent: iter(record.decisions(agent)) for agent in {turn.agent for turn in turns}}
+    episode.start()
+    for turn in turns:
+        decision = next(written[turn.agent]).tolist()
+        if turn.agent in searching or turn is turns[-1]:
+            break
+        episode.decide(decision, completed=not turn.is_cut_off)
+        episode.observe()
+    return decision
+
+
+def _greedy(policy: Policy, questions: list[Question]) -> list[EpisodeRecord]:
+    """Returns a greedy rollout per question."""
     from envs.runner.job import RolloutJob
 
     jobs = [
@@ -192,5 +211,4 @@ def _first_decisions(policy: Policy, questions: list[Question]) -> list[list[int
         )
         for n, question in enumerate(questions)
     ]
-    first = policy.task.settings.roles[0].name
-    return [record.decisions(first)[0].tolist() for record in policy.loop.run(jobs)[0]]
+    return policy.loop.run(jobs)[0]

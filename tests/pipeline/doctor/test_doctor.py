@@ -267,6 +267,39 @@ def test_belief_is_under_the_alias_rule(tmp_path, rule, belief):
     assert f"{belief:.3f} before and {belief:.3f} with the gold documents" in found.message
 
 
+PLANNER = [
+    {"name": "planner", "actions": ["message"]},
+    {"name": "searcher", "actions": ["search", "answer"]},
+]
+
+
+@pytest.mark.parametrize(
+    "roles, first, written",
+    [
+        (PLANNER, "<message> mother <end>", "<message> mother <end> <search> friend <end>"),
+        (PLANNER, "mother <end>", "mother <end>"),
+        (PLANNER[1:], "", "<search> friend <end>"),
+    ],
+)
+def test_the_documents_that_belief_is_measured_with_follow_a_search(tmp_path, roles, first, written):
+    """Also where another role speaks first. Where no role that may search speaks, they follow what was
+    written.
+    """
+    task = tiny_task(tmp_path, roles=roles)
+    question = next(q for q in task.heldout_questions if len(q.gold_document_ids) == 1)
+    task._questions.heldout[:] = [question]
+    engine = ScriptedEngine(
+        task, lambda context, turn: first if "<reader>" in context else "<search> friend <end>"
+    )
+    loop = RolloutLoop(task, {"default_policy": engine})
+    measurements.belief(Policy("scripted", IGPOConfig(), task, {}, loop))
+    text = task.corpus.by_id(question.gold_document_ids[0]).contents
+    shown = task.protocol.observation(text, decision_ids=[], sender="tool", max_tokens=512).ids
+    prompt = f"<bos> <searcher> {question.text}"
+    before, evidence = (task.protocol.text(context) for context in engine.scored_contexts)
+    assert (before, evidence) == (prompt, f"{prompt} {written} {task.protocol.text(shown)}")
+
+
 def test_belief_is_not_measured_where_the_documents_are_at_a_server_alone(tmp_path):
     task = tiny_task(tmp_path)
     assert task.heldout_questions[0].gold_document_ids
