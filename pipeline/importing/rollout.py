@@ -32,7 +32,8 @@ def make_rollout(conversation: Conversation, count_tokens: Callable[[str], int])
 
     A last turn that calls no tool is the answer: what stands behind its thought in `<answer>` or `\\boxed{}`,
     else all of that. So is what a last call hands to a tool of `FINISHING`. A last turn that leaves a tag
-    open was cut off. Where the conversation says no reward, the outcome is the paper's F1 of the answer.
+    open was cut off. Where the conversation says no reward, the outcome is the paper's F1 of the answer. The
+    `name` of a message is the agent's.
 
     Args:
         conversation: the rollout as it was written.
@@ -87,7 +88,7 @@ def _turn(index: int, exchange: Exchange, count_tokens: Callable[[str], int], *,
         action = ActionKind.MESSAGE
     return Turn(
         index=index,
-        agent=AGENT,
+        agent=str(exchange.decision.get("name") or AGENT),
         policy=POLICY,
         decision_text=decision,
         action=action,

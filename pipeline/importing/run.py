@@ -29,7 +29,7 @@ from pipeline.experiment.experiment import IMPORT, check_name
 from pipeline.experiment.resolved import config_hash
 from pipeline.importing.belief import PLACE, BeliefQueries, open_engine, score
 from pipeline.importing.conversation import Conversation, read_conversations
-from pipeline.importing.rollout import AGENT, make_rollout, uses_answer_tags
+from pipeline.importing.rollout import make_rollout, uses_answer_tags
 from pipeline.importing.told import what_was_left_out, what_was_read
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
@@ -162,6 +162,9 @@ def import_rollouts(
         else None
     )
     settings = _settings(source, scoring, preset, rule, queries.words)
+    everything = (turn for members in steps.values() for _, rollout in members for turn in rollout.turns)
+    agents = dict.fromkeys(turn.agent for turn in everything)
+    settings["env_config"]["roles"] = [{"name": agent} for agent in agents]
     with _new_run(settings, name, runs_dir) as (run, log):
         advance = begin(SCORING, len(lengths))
         for step, members in sorted(steps.items()):
@@ -246,7 +249,6 @@ def _settings(
             "max_answer_tokens": scoring.max_answer_tokens,
             "answer_template": words,
             "tools_as_text": scoring.tools_as_text,
-            "roles": [{"name": AGENT}],
         },
     }
 

@@ -120,6 +120,29 @@ def test_belief_gain_and_advantage_of_each_turn(tmp_path, model):
     assert [outcome for (outcome,) in outcomes] == [1.0, 0.0, 0.0, 0.25]
 
 
+def test_turns_belong_to_the_agents_that_messages_name(tmp_path, model):
+    """Indices of turns count by agent; without a name a turn is the assistant's."""
+
+    def named(*names):
+        record = conversation(
+            ("<search>a</search>", "By Ann."), ("It is by Ann.",), ("<answer>Malmö</answer>",)
+        )
+        turns = [message for message in record["messages"] if message["role"] == "assistant"]
+        for turn, name in zip(turns, names, strict=False):
+            turn["name"] = name
+        return record
+
+    records = [named("searcher", "reader", "searcher"), named("searcher", "reader")]
+    result = imported(tmp_path, model, records=records)
+    assert result.exit_code == 0, result.output
+    with open_run("imported", runs_dir=tmp_path / "runs") as run:
+        rows = run.sql("SELECT agent, agent_turn_index FROM turns ORDER BY episode_id, turn_index").fetchall()
+        ((roles,),) = run.sql("SELECT config ->> '$.config.env_config.roles[*].name' FROM runs").fetchall()
+    both = [("searcher", 0), ("reader", 0)]
+    assert rows == [*both, ("searcher", 1), *both, ("assistant", 0)]
+    assert roles == ["searcher", "reader", "assistant"]
+
+
 def test_the_run_is_read_like_any_other(tmp_path, monkeypatch, model):
     monkeypatch.chdir(tmp_path)
     imported(tmp_path, model, "--preset", "igpo_returns", "--name", "theirs")
