@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 from collections.abc import Mapping
@@ -79,10 +80,7 @@ def build_engine(
     if settings.kind == "transformers":
         from envs.engine.transformers import TransformersEngine
 
-        logger.warning(
-            "rollouts by the transformers engine: several times slower than vLLM, which this machine may "
-            "not have"
-        )
+        _say_slow()
         with naming_shipped_code(model_path):
             return TransformersEngine(
                 model_path,
@@ -105,6 +103,14 @@ def build_engine(
             reads_text=reads_text,
             trust_remote_code=trust_remote_code,
         )
+
+
+@functools.cache
+def _say_slow() -> None:
+    """Says it once in a process, however many policies have an engine."""
+    logger.warning(
+        "rollouts by the transformers engine: several times slower than vLLM, which this machine may not have"
+    )
 
 
 def _require_vllm() -> None:

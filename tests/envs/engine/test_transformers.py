@@ -6,7 +6,7 @@ import torch
 from random_llama import plain_logp, pushed_weights, random_contexts, random_llama, results_of
 
 from envs.engine.base import EngineSettings, Generate, Generated, ScoreAnswer
-from envs.engine.build import build_engine
+from envs.engine.build import _say_slow, build_engine, build_engines
 
 STOP = 5
 
@@ -173,3 +173,12 @@ def test_agrees_with_vllm(model):
         np.testing.assert_allclose(one.logprobs_L, other.logprobs_L, atol=1e-4)
     for request in scores:
         assert ours[request.request_id].score == pytest.approx(theirs[request.request_id].score, abs=1e-4)
+
+
+def test_engines_of_several_policies_say_once_that_they_are_slow(model, caplog):
+    _say_slow.cache_clear()
+    folders = dict.fromkeys(("reader", "searcher"), model[1])
+    build_engines(folders, EngineSettings(kind="transformers"), served={}, max_model_len=64, dtype="float32")
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "rollouts by the transformers engine"
+    ]
