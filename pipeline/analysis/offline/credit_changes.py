@@ -41,7 +41,7 @@ _TURNS = (
     "SELECT count(*), avg((logged * new < 0)::DOUBLE), max(abs(advantage - advantage_logged)) FROM credit"
 )
 _MOST_CHANGED = f"""
-    SELECT iteration, episode_id, turn_index, agent, gain, logged, new FROM credit
+    SELECT iteration, episode_id, turn_index, agent, logged, new, gain FROM credit
     WHERE logged <> new
     ORDER BY abs(new - logged) DESC, iteration, episode_id, turn_index LIMIT {MOST_CHANGED}
 """

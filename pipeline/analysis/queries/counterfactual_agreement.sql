@@ -38,13 +38,13 @@ SELECT
     agent,
     yardstick,
     credit,
+    CASE WHEN max(value) > min(value) AND max(yard) > min(yard) THEN corr(value_rank, yard_rank) END AS rank_correlation,
+    (sum(value_rank) FILTER (WHERE yard > 0) - count(*) FILTER (WHERE yard > 0) * (count(*) FILTER (WHERE yard > 0) + 1) / 2)
+    / nullif(count(*) FILTER (WHERE yard > 0) * count(*) FILTER (WHERE yard <= 0), 0) AS auroc,
     count(*) AS turns,
     count(*) FILTER (WHERE yard > 0) AS worth_something,
     avg(yard) AS mean_worth,
-    avg(value) AS mean_credit,
-    CASE WHEN max(value) > min(value) AND max(yard) > min(yard) THEN corr(value_rank, yard_rank) END AS rank_correlation,
-    (sum(value_rank) FILTER (WHERE yard > 0) - worth_something * (worth_something + 1) / 2)
-    / nullif(worth_something * (count(*) - worth_something), 0) AS auroc
+    avg(value) AS mean_credit
 FROM ranked
 GROUP BY run_id, scored_by, agent, yardstick, credit
 ORDER BY run_id, scored_by, agent, yardstick, credit;

@@ -45,10 +45,10 @@ SELECT
     kinds.run_id,
     credit.estimator,
     kinds.kind,
-    count(*) AS turns,
     avg(credit.advantage) FILTER (WHERE mixed) AS advantage_where_outcomes_differ,
     avg(credit.advantage) FILTER (WHERE NOT mixed) AS advantage_where_all_are_equal,
-    avg((credit.advantage < -1e-9)::INT) AS negative_share
+    avg((credit.advantage < -1e-9)::INT) AS negative_share,
+    count(*) AS turns
 FROM kinds
 JOIN credit USING (run_id, iteration, episode_id, turn_index)
 GROUP BY ALL

@@ -9,9 +9,9 @@ SELECT
     count(gain) AS gain_turns,
     avg(gain) AS mean_gain,
     stddev_samp(gain) / sqrt(count(gain)) AS se,
+    avg(advantage) AS mean_advantage,
     avg((gain > 0)::INT) AS positive_share,
     avg(belief_after) AS mean_belief_after,
-    avg(advantage) AS mean_advantage,
     sum(decision_tokens) / sum(sum(decision_tokens)) OVER (PARTITION BY run_id) AS token_share
 FROM turns
 WHERE split = 'train'

@@ -7,11 +7,11 @@ SELECT
     count(*) AS turns,
     avg(gain) AS mean_gain,
     stddev_samp(gain) / sqrt(count(*)) AS se,
+    avg(advantage) AS mean_advantage,
     avg((gain > 0)::INT) AS positive_share,
     avg(gold_hit::INT) AS gold_hit_share,
     avg(belief_after) AS mean_belief_after,
-    avg(normalised_gain) AS mean_normalised_gain,
-    avg(advantage) AS mean_advantage
+    avg(normalised_gain) AS mean_normalised_gain
 FROM turns
 WHERE gain IS NOT NULL
 GROUP BY ALL

@@ -36,9 +36,9 @@ SELECT
     agent,
     agent_turn_index AS turn,
     estimator,
+    sum(unit * (searched - share)) AS push,
     count(*) AS rollouts,
     sum(searched)::INT AS searched,
-    sum(unit * (searched - share)) AS push,
     avg(scaled.advantage) FILTER (WHERE searched = 1) AS advantage_of_searching,
     avg(scaled.advantage) FILTER (WHERE searched = 0) AS advantage_of_not
 FROM decisions

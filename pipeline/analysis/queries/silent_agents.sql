@@ -1,5 +1,6 @@
 -- Which agents did not speak, and should they have?
--- Training rollouts, for every role of the experiment and every agent of the log. spoke_share 0: nobody reached it. right_spoke, right_silent:
+-- Training rollouts, for every role of the experiment and every agent of the log. spoke_share 0: nobody reached it.
+-- mean_first_turn: its first turn in the rollouts where it spoke, counted from 0 as `turn_index`. right_spoke, right_silent:
 -- exact match of the rollouts with and without a turn of it; wrong_silent_share: of the wrong rollouts, those in which it never spoke.
 WITH agents AS (
     SELECT DISTINCT run_id, agent FROM turns
@@ -17,7 +18,7 @@ SELECT
     agents.agent,
     count(*) AS rollouts,
     avg((first_turn IS NOT NULL)::INT) AS spoke_share,
-    avg(first_turn) + 1 AS mean_first_turn,
+    avg(first_turn) AS mean_first_turn,
     avg(spoken.turns) AS mean_turns,
     avg(em_squad) FILTER (WHERE first_turn IS NOT NULL) AS right_spoke,
     avg(em_squad) FILTER (WHERE first_turn IS NULL) AS right_silent,

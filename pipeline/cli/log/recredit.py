@@ -120,7 +120,7 @@ def _most_changed(changed: CreditChanges, run: Run, console: Console) -> None:
             f"AND episode_id = {sql_text(row['episode_id'])} AND turn_index = {row['turn_index']}"
         ).fetchall()
         rows.append([Text(cell(value, None)) for value in row.values()] + [Text(cell(decision))])
-    names = ("iteration", "episode", "turn_index", "agent", "gain", "logged", "new", "decision")
+    names = ("iteration", "episode", "turn_index", "agent", "logged", "new", "gain", "decision")
     words = ("episode", "agent", "decision")
     columns = [
         Column(name, [row[k] for row in rows], is_number=name not in words) for k, name in enumerate(names)

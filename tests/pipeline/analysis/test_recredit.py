@@ -421,6 +421,10 @@ def test_the_command(tmp_path, monkeypatch):
     assert code == 0, said
     target = folder / "recredit" / "a2tgpo,gamma=0.9,ig_weight=0.5.parquet"
     assert "turns whose sign flips" in said and "ratio_level=turn" in said and "turn 0" in said
+    headings = said.split("turns that differ most")[1].split("┡")[0]
+    assert [word for word in headings.split() if word.isidentifier()] == [
+        *("iteration", "episode", "turn_index", "agent", "logged", "new", "gain", "decision")
+    ]  # a narrow terminal shows both advantages before what is cut
     metadata = pq.read_schema(target).metadata
     assert (
         json.loads(metadata[b"credit"])["gamma"] == 0.9

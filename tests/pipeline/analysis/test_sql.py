@@ -62,7 +62,7 @@ def test_a_better_paid_second_search_is_pushed(tmp_path):
     with open_run("last", runs_dir=tmp_path) as opened:
         rows = opened.sql(named_query("search_again").sql).fetchall()
     # 2 (1 - 0.5) - 2 (0 - 0.5), over the root mean square of five advantages
-    assert rows[1][1:] == (1, "searcher", 1, "as trained", 2, 1, pytest.approx(2 / sqrt(8 / 5)), 2.0, -2.0)
+    assert rows[1][1:] == (1, "searcher", 1, "as trained", pytest.approx(2 / sqrt(8 / 5)), 2, 1, 2.0, -2.0)
 
 
 def test_rounding_is_no_sign(tmp_path):
@@ -83,7 +83,7 @@ def test_rounding_is_no_sign(tmp_path):
         ).fetchall()
         kinds = opened.sql(named_query("credit_by_turn_kind").sql).fetchall()
     assert (turns_counted, agreement, rewarded) == (2, 0.0, 0.0)
-    assert [row[-1] for row in kinds] == [0.0] * len(kinds)
+    assert [row[-2] for row in kinds] == [0.0] * len(kinds)
 
 
 @pytest.mark.parametrize("size", [3, 6, 7])
@@ -124,8 +124,8 @@ NAMED = {
     ],
     # Turn 0: gains -0.5, 0, 1, -1, 0; turn 1: 2.5, 0.5.
     "gain_by_turn": [
-        (0, 5, -0.1, sqrt(2.2 / 4 / 5), 0.2, 0.4, 0.14, -0.05, -0.2),
-        (1, 2, 1.5, 1.0, 1.0, 0.5, 0.55, 0.75, 0.5),
+        (0, 5, -0.1, sqrt(2.2 / 4 / 5), -0.2, 0.2, 0.4, 0.14, -0.05),
+        (1, 2, 1.5, 1.0, 0.5, 1.0, 0.5, 0.55, 0.75),
     ],
     "gain_breakdown": [
         ("agent", "searcher", 7, 2.5 / 7, 3 / 7, 3 / 7, 0.0),
@@ -147,13 +147,13 @@ NAMED = {
     ],
     # r1 and r2 differ in outcome; r3 and r4 do not, nor do r5 and r6.
     "credit_by_turn_kind": [
-        ("as trained", "answer with some of the gold", 1, 1.0, None, 0.0),
-        ("as trained", "cut_off", 1, None, 0.0, 0.0),
-        ("as trained", "evidence: the last gold document", 2, 2.0, 1.0, 0.0),
-        ("as trained", "first search", 4, -0.5, -0.5, 0.5),
-        ("as trained", "malformed", 1, None, 0.0, 0.0),
-        ("as trained", "search that found nothing new", 1, -1.0, None, 1.0),
-        ("as trained", "wrong answer", 3, -1.0, 0.0, 1 / 3),
+        ("as trained", "answer with some of the gold", 1.0, None, 0.0, 1),
+        ("as trained", "cut_off", None, 0.0, 0.0, 1),
+        ("as trained", "evidence: the last gold document", 2.0, 1.0, 0.0, 2),
+        ("as trained", "first search", -0.5, -0.5, 0.5, 4),
+        ("as trained", "malformed", None, 0.0, 0.0, 1),
+        ("as trained", "search that found nothing new", -1.0, None, 1.0, 1),
+        ("as trained", "wrong answer", -1.0, 0.0, 1 / 3, 3),
     ],
     # No document names the answer. First turns: r1 and r3 hit (-0.5, 1), r2, r4 and r5 found nothing
     # (0, -1, 0): 4 of 6 pairs. Second turns: r1 hit (2.5), r2 did not (0.5).
@@ -166,15 +166,15 @@ NAMED = {
     # Searches of five rollouts and r6's cut-off turn (28 of 63 tokens); then r1's and r2's second searches,
     # two answers of two-turn rollouts and r5's malformed turn; then two answers.
     "gain_by_agent": [
-        ("searcher", 0, 6, 5, -0.1, sqrt(2.2 / 4 / 5), 0.2, 0.14, -1 / 6, 28 / 63),
-        ("searcher", 1, 5, 2, 1.5, 1.0, 1.0, 0.55, 0.2, 23 / 63),
-        ("searcher", 2, 2, 0, None, None, None, None, 0.0, 12 / 63),
+        ("searcher", 0, 6, 5, -0.1, sqrt(2.2 / 4 / 5), -1 / 6, 0.2, 0.14, 28 / 63),
+        ("searcher", 1, 5, 2, 1.5, 1.0, 0.2, 1.0, 0.55, 23 / 63),
+        ("searcher", 2, 2, 0, None, None, 0.0, None, None, 12 / 63),
     ],
     "lost_evidence": [],
     "counterfactual_agreement": [],
     # Beliefs moved by -0.05, 0.85, 0, 0.1, 0.3, -0.05 and 0.
     "turns_without_effect": [("searcher", "tool", 7, 2, 2 / 7, 2 / 7, 1.15 / 7, 8 / 63)],
-    "silent_agents": [("searcher", 6, 1.0, 1.0, 13 / 6, 1 / 6, None, 0.0)],
+    "silent_agents": [("searcher", 6, 1.0, 0.0, 13 / 6, 1 / 6, None, 0.0)],
     "queries_by_gain": [
         ("jane birthplace", 1, 2.5, 2.5, 1.0),
         ("mayor of bar", 1, 1.0, 1.0, 1.0),
@@ -201,11 +201,11 @@ NAMED = {
     ],
     # In a group, everyone does the same at the same turn, so nothing is pushed.
     "search_again": [
-        (1, "searcher", 0, "as trained", 4, 4, 0.0, -0.25, None),
-        (1, "searcher", 1, "as trained", 4, 2, 0.0, 0.5, 0.0),
-        (1, "searcher", 2, "as trained", 2, 0, 0.0, None, 0.0),
-        (2, "searcher", 0, "as trained", 2, 1, None, 0.0, 0.0),
-        (2, "searcher", 1, "as trained", 1, 0, None, None, 0.0),
+        (1, "searcher", 0, "as trained", 0.0, 4, 4, -0.25, None),
+        (1, "searcher", 1, "as trained", 0.0, 4, 2, 0.5, 0.0),
+        (1, "searcher", 2, "as trained", 0.0, 2, 0, None, 0.0),
+        (2, "searcher", 0, "as trained", None, 2, 1, 0.0, 0.0),
+        (2, "searcher", 1, "as trained", None, 1, 0, None, 0.0),
     ],
     "answer_flips": [(2, 2, 2, 1, 1)],
     "format_failures": [("train", 2, "cut off", 1, 1 / 3, 1), ("train", 2, "unclosed tag", 1, 1 / 3, 1)],
@@ -260,11 +260,11 @@ def test_named_query(run, name):
 # The same of `two_agents`. The reader's first messages end at belief 0.6 and 0.2.
 OF_TWO_AGENTS = {
     "gain_by_agent": [
-        ("reader", 0, 2, 2, -0.25, 0.75, 0.5, 0.4, 0.0, 10 / 45),
-        ("reader", 1, 1, 1, 0.25, None, 1.0, 0.205, -4.0, 5 / 45),
-        ("searcher", 0, 3, 2, 1.0, 0.0, 1.0, 0.4, -1.0, 14 / 45),
-        ("searcher", 1, 2, 1, 0.0, None, 0.0, 0.2, 0.0, 10 / 45),
-        ("searcher", 2, 1, 0, None, None, None, None, -3.0, 6 / 45),
+        ("reader", 0, 2, 2, -0.25, 0.75, 0.0, 0.5, 0.4, 10 / 45),
+        ("reader", 1, 1, 1, 0.25, None, -4.0, 1.0, 0.205, 5 / 45),
+        ("searcher", 0, 3, 2, 1.0, 0.0, -1.0, 1.0, 0.4, 14 / 45),
+        ("searcher", 1, 2, 1, 0.0, None, 0.0, 0.0, 0.2, 10 / 45),
+        ("searcher", 2, 1, 0, None, None, -3.0, None, None, 6 / 45),
     ],
     # t2's second message follows documents without the answer: "joann leeds" is not "ann lee".
     "lost_evidence": [("reader", 3, 1, 1, 0.5, 0.5, -1.0, 1.0, 0.0, "t2")],
@@ -280,14 +280,14 @@ OF_TWO_AGENTS = {
     # The reader never searches. First turns: t1 and t2 search (1, -1), t3 answers (-3). Second turns: t2
     # searches (-3), t1 answers (3). The squares of all nine advantages add up to 62.
     "search_again": [
-        (1, "searcher", 0, "as trained", 3, 2, 2 / sqrt(62 / 9), 0.0, -3.0),
-        (1, "searcher", 1, "as trained", 2, 1, -3 / sqrt(62 / 9), -3.0, 3.0),
-        (1, "searcher", 2, "as trained", 1, 0, 0.0, None, -3.0),
+        (1, "searcher", 0, "as trained", 2 / sqrt(62 / 9), 3, 2, 0.0, -3.0),
+        (1, "searcher", 1, "as trained", -3 / sqrt(62 / 9), 2, 1, -3.0, 3.0),
+        (1, "searcher", 2, "as trained", 0.0, 1, 0, None, -3.0),
     ],
     "silent_agents": [
         ("critic", 3, 0.0, None, None, None, 1 / 3, 1.0),
-        ("reader", 3, 2 / 3, 2.0, 1.5, 0.5, 0.0, 0.5),
-        ("searcher", 3, 1.0, 1.0, 2.0, 1 / 3, None, 0.0),
+        ("reader", 3, 2 / 3, 1.0, 1.5, 0.5, 0.0, 0.5),
+        ("searcher", 3, 1.0, 0.0, 2.0, 1 / 3, None, 0.0),
     ],
 }
 
