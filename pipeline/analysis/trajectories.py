@@ -167,7 +167,7 @@ _INSTRUCTIVE = (
         "A success, of several searches where there is one, whose belief in the gold answer rose most from "
         "first to last turn.",
         "em_squad = 1",
-        "(gain_turns > 1) DESC, belief_final - belief_initial DESC, gain DESC",
+        "(episodes.tool_calls > 1) DESC, belief_final - belief_initial DESC, gain DESC",
     ),
     ("Biggest gain", "The turn that raised belief in the gold answer most.", "gain > 0", "gain DESC"),
     ("Biggest loss", "The turn that lowered belief in the gold answer most.", "gain < 0", "gain"),

@@ -83,7 +83,9 @@ def ask(
         if belief is not None and not episode.done:
             after = _belief(policy, episode)
             gain = math.log(after) - math.log(belief)
-            console.print(Text(f"          belief {belief:.3f} → {after:.3f}, gain {gain:+.3f}", style="dim"))
+            console.print(
+                Text(f"          belief {belief:.3f} → {after:.3f}, gain {gain:+z.3f}", style="dim")
+            )
             belief = after
     rollout = episode.rollout
     if rollout.answer is None:

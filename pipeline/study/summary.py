@@ -50,7 +50,7 @@ def summary_rows(plan: Plan, cells: list[FinishedCell]) -> list[dict[str, str]]:
                 "lr": row["learning_rate"],
                 "seeds": str(row["seeds"]),
                 "EM": _shown(row["em"], "{:.3f}"),
-                f"against {plan.baseline}": _shown(compared.difference, "{:+.3f}") if compared else "",
+                f"against {plan.baseline}": _shown(compared.difference, "{:+z.3f}") if compared else "",
                 "p (Holm)": f"{compared.p:.3f} ({compared.p_holm:.3f})" if compared else "",
                 "rollouts, ratio": _shown(compared.rollouts_ratio, "{:.2f}") if compared else "",
                 "greedy EM": _shown(row["greedy"], "{:.3f}"),

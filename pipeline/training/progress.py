@@ -90,7 +90,7 @@ def describe(metrics: dict[str, float]) -> str:
     out.
     """
     parts = []
-    for name, text in (("em", "EM {:.3f}"), ("f1", "F1 {:.3f}"), ("gain_mean", "gain {:+.3f}")):
+    for name, text in (("em", "EM {:.3f}"), ("f1", "F1 {:.3f}"), ("gain_mean", "gain {:+z.3f}")):
         if name in metrics:
             parts.append(text.format(metrics[name]))
     if "collapse_share_outcome" in metrics and "collapse_share" in metrics:
@@ -127,8 +127,8 @@ def before_and_after(before: Scores, after: Scores) -> Table:
         if difference is None:
             table.add_row(label, str(len(new)), *cells, "-", "-")
         else:
-            interval = f"[{difference.low:+.3f}, {difference.high:+.3f}]"
-            table.add_row(label, str(difference.questions), *cells, f"{difference.mean:+.3f}", interval)
+            interval = f"[{difference.low:+z.3f}, {difference.high:+z.3f}]"
+            table.add_row(label, str(difference.questions), *cells, f"{difference.mean:+z.3f}", interval)
     return table
 
 

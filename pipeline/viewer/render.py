@@ -190,5 +190,5 @@ def _sign_style(value: float) -> str:
     return "green" if value > 0 else "red" if value < 0 else ""
 
 
-def number(value: float | None, form: str = "+.3f") -> str:
+def number(value: float | None, form: str = "+z.3f") -> str:
     return "–" if value is None else format(value, form)

@@ -214,12 +214,12 @@ def _first_last(queries: dict[str, list[Row]], split: str) -> str:
 
 def _by_turn(rows: list[Row], column: str) -> str:
     """Returns the column of the first turns, in order; `…` where there are more."""
-    values = [_number(row[column], "+.2f") for row in rows[:_TURNS]]
+    values = [_number(row[column], "+z.2f") for row in rows[:_TURNS]]
     return ", ".join(values + ["…"] * (len(rows) > _TURNS)) or "–"
 
 
 def _pair(rows: list[Row], *columns: str) -> str:
-    return ", ".join(_number(_only(rows, column), "+.2f") for column in columns) if rows else "–"
+    return ", ".join(_number(_only(rows, column), "+z.2f") for column in columns) if rows else "–"
 
 
 def _punished(rows: list[Row]) -> str:

@@ -117,9 +117,10 @@ def _object(text: str) -> dict[str, Any] | None:
 
 def config_differences(runs: list[ReportedRun]) -> list[tuple[str, list[str]]]:
     """Returns the settings that differ between runs: (dotted key, value per run as JSON; empty where the run
-    lacks the key).
+    lacks the key). An empty mapping is no setting where another run has keys in it.
     """
-    keys = sorted({key for run in runs for key in run.settings})
+    every = {key for run in runs for key in run.settings}
+    keys = sorted(key for key in every if not any(other.startswith(f"{key}.") for other in every))
     differences = []
     for key in keys:
         values = [

@@ -180,7 +180,7 @@ def _report(done: Imported, console: Console, runs_dir: Path) -> None:
 
     table = Table("turn", "turns", "mean gain", "mean advantage")
     for turn, turns, gain, advantage in rows:
-        table.add_row(str(turn), str(turns), "" if gain is None else f"{gain:+.3f}", f"{advantage:+.3f}")
+        table.add_row(str(turn), str(turns), "" if gain is None else f"{gain:+z.3f}", f"{advantage:+z.3f}")
     console.print(table)
     console.print(f"{rollouts} rollouts and {groups} prompts to {run.path}", soft_wrap=True)
     console.print(f"gold answers were scored as {done.words!r}", soft_wrap=True)

@@ -14,6 +14,7 @@ from rollout_log_samples import (
     Q1,
     answer,
     gain,
+    message,
     paid,
     records,
     rollout,
@@ -43,6 +44,7 @@ from pipeline.analysis.trajectories import instructive_trajectories
 from pipeline.cli.igpo import app
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
+from pipeline.viewer.render import number
 
 
 class Page(HTMLParser):
@@ -212,6 +214,39 @@ def test_a_right_turn_in_a_failed_rollout_is_found(tmp_path):
     assert found["Right turn in a failed rollout"].turn_index == 0
 
 
+def test_the_case_study_has_several_searches_whoever_speaks_in_between(tmp_path):
+    """One search and a message raise belief more than two searches do."""
+    told = [search(0, "x", True), message(1, "rome"), answer(2, "Rome")]
+    asked = [search(0, "x", True), search(1, "y", True), answer(2, "Rome")]
+    rollouts = [
+        rollout(name, "g", Q1, turns, text="Rome", em=1.0) for name, turns in (("a", told), ("b", asked))
+    ]
+    credit = {("a", 0): gain(0.1, 0.5, 1.0, 1.0), ("a", 1): gain(0.5, 0.9, 1.0, 1.0), ("a", 2): paid(1.0),
+              ("b", 0): gain(0.1, 0.2, 1.0, 1.0), ("b", 1): gain(0.2, 0.6, 1.0, 1.0), ("b", 2): paid(1.0)}  # fmt: skip
+    with open_run(write_run(tmp_path, written=[IterationRecord(1, "train", 0, rollouts, credit)])) as run:
+        case = instructive_trajectories(run, "run-1")[0]
+    assert (case.reason, case.trajectory.episode["episode_id"], case.turn_index) == ("Case study", "b", 0)
+
+
+@pytest.mark.parametrize("left_out, words", [(1, "has 1 row more."), (2, "has 2 rows more.")])
+def test_a_table_says_how_many_rows_are_left_out(tmp_path, left_out, words):
+    searches = [search(i, f"query {i:02}", False) for i in range(12 + left_out)]
+    record = IterationRecord(1, "train", 0, [rollout("r", "g", Q1, [*searches, answer(99, "x")], text="x")])
+    record.credit |= {("r", i): gain(0.1, 0.1, 7.0 - i, 0.0) for i in range(len(searches))}
+    page = Page(write_report([write_run(tmp_path, written=[record])], tmp_path / "report.html").read_text())
+    assert f"igpo sql RUN --named queries_by_gain {words}" in " ".join(" ".join(page.text).split())
+
+
+def test_a_zero_has_no_sign(tmp_path):
+    """What is below 0 by rounding alone: the mean advantage of first turns."""
+    record = train_1()
+    record.credit |= {(name, 0): gain(0.1, 0.1, -1e-12, -1e-17) for name in ("r1", "r2", "r3", "r4")}
+    path = write_report([write_run(tmp_path, written=[record])], tmp_path / "report.html")
+    text = " ".join(Page(path.read_text()).text)
+    assert "gain +0.000" in text and not re.search(r"-0\.0+\b", text)
+    assert [number(value) for value in (-1e-17, -0.0004, -0.0006)] == ["+0.000", "+0.000", "-0.001"]
+
+
 def test_golds_are_marked_as_whole_words_and_html_is_escaped():
     marked = mark_golds("<b>Rome</b>, rome & Romeo", ["Rome"])
     assert marked == "&lt;b&gt;<mark>Rome</mark>&lt;/b&gt;, <mark>rome</mark> &amp; Romeo"
@@ -267,15 +302,16 @@ def test_several_runs_are_told_apart_and_compared(tmp_path):
             tmp_path / "igpo",
             f"run-{preset}",
             name="igpo",
-            config={"config": {"preset": preset, "lr": lr}, "run": "IGPO"},
+            config={"config": {"preset": preset, "lr": lr, "engine": engine}, "run": "IGPO"},
         )
-        for preset, lr in (("igpo", 1e-5), ("grpo", 2e-5))
+        for preset, lr, engine in (("igpo", 1e-5, {}), ("grpo", 2e-5, {"kv_cache_gib": 1}))
     ]
     page = Page(write_report(folders, tmp_path / "report.html").read_text())
     assert "Groups without any signal: igpo preset=igpo" in page.plots
     assert "Groups without any signal: igpo preset=grpo" in page.plots
     with open_run(*folders) as run:
         assert config_differences(reported_runs(run)) == [
+            ("engine.kv_cache_gib", ["", "1"]),
             ("lr", ["1e-05", "2e-05"]),
             ("preset", ['"igpo"', '"grpo"']),
         ]
