@@ -64,6 +64,7 @@ def test_sql(folder, page, text):
         )
         assert duckdb.sql(text).fetchall() == [(str(cell.relative_to(folder)), 1, 2, 0.5)]
         return
+    assert not text.startswith("-"), "a query that is typed after `igpo sql RUN` would be taken for an option"
     with open_run("last") as run:
         for query in filter(str.strip, text.split(";")):
             run.sql(query).fetchall()

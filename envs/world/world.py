@@ -125,9 +125,9 @@ class World(Facts):
                     if tries > 200 * count + 10_000:
                         raise InputError(
                             f"a world of {self.settings.entities} entities has too few questions of {hops} "
-                            "hops for "
-                            f"{sum(sizes.values())} questions in all: raise world.entities or ask for fewer "
-                            "questions"
+                            f"hops for {sum(sizes.values())} questions in all: raise "
+                            "`env_config.world.entities`, or lower `env_config.world.train_questions` or "
+                            "`env_config.world.heldout_questions`"
                         )
                     chain = self.draw_chain(hops, rng)
                     if chain not in seen:

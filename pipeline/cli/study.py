@@ -51,10 +51,10 @@ def study_command(
     console = Console()
     configure_ray_logging(0)
     loaded = load_plan(experiment_file(plan), quick=quick, baseline=baseline)
-    out.mkdir(parents=True, exist_ok=True)
     if report_only:
         cells, missing = finished_cells(loaded, out)
     else:
+        out.mkdir(parents=True, exist_ok=True)
         try:
             with native_stderr_to(out / "native.log"):
                 cells, missing = run_study(loaded, out, LaunchOptions(command=tuple(sys.argv)), console), 0

@@ -92,7 +92,10 @@ def test_bm25_finds_a_document_by_its_title():
         ({"graded_evidence": 0.5, "entities": 10}, "at least 48 entities"),
         ({"collisions": 20, "entities": 30}, "make 15 pairs"),
         ({"yes_no": 0.6, "comparison": 0.6}, "add up to more than 1"),
-        ({"hops": {1: 1.0}, "entities": 10, "train_questions": 100}, "too few questions of 1 hops"),
+        (
+            {"hops": {1: 1.0}, "entities": 10, "train_questions": 100},
+            "too few questions of 1 hops for 600 questions in all: raise `env_config.world.entities`",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

@@ -221,8 +221,14 @@ def test_the_case_study_has_several_searches_whoever_speaks_in_between(tmp_path)
     rollouts = [
         rollout(name, "g", Q1, turns, text="Rome", em=1.0) for name, turns in (("a", told), ("b", asked))
     ]
-    credit = {("a", 0): gain(0.1, 0.5, 1.0, 1.0), ("a", 1): gain(0.5, 0.9, 1.0, 1.0), ("a", 2): paid(1.0),
-              ("b", 0): gain(0.1, 0.2, 1.0, 1.0), ("b", 1): gain(0.2, 0.6, 1.0, 1.0), ("b", 2): paid(1.0)}  # fmt: skip
+    credit = {
+        ("a", 0): gain(0.1, 0.5, 1.0, 1.0),
+        ("a", 1): gain(0.5, 0.9, 1.0, 1.0),
+        ("a", 2): paid(1.0),
+        ("b", 0): gain(0.1, 0.2, 1.0, 1.0),
+        ("b", 1): gain(0.2, 0.6, 1.0, 1.0),
+        ("b", 2): paid(1.0),
+    }
     with open_run(write_run(tmp_path, written=[IterationRecord(1, "train", 0, rollouts, credit)])) as run:
         case = instructive_trajectories(run, "run-1")[0]
     assert (case.reason, case.trajectory.episode["episode_id"], case.turn_index) == ("Case study", "b", 0)

@@ -292,6 +292,12 @@ def test_report_of_a_part_says_what_is_missing(tmp_path: Path):
         write_study_report(plan(), [], 3, tmp_path / "report.html")
 
 
+def test_a_report_of_nothing_makes_no_folder(tmp_path: Path):
+    result = CliRunner().invoke(app, ["study", "--report-only", "--out", str(tmp_path / "typo")])
+    assert result.exit_code == 2 and "no finished cell to report" in result.output
+    assert not (tmp_path / "typo").exists()
+
+
 def test_a_report_for_which_the_disk_has_no_room_leaves_the_old_one(tmp_path: Path, monkeypatch):
     """Neither the page nor the figure, whichever the disk has no room for."""
     cells = [finished(method, seed, [0.1, 0.3, 0.9]) for method in ("igpo", "grpo") for seed in (0, 1)]
