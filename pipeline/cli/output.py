@@ -109,6 +109,9 @@ def print_table(relation: duckdb.DuckDBPyRelation, rows: int, console: Console) 
         longest = None if column.is_identity else CELL_CHARACTERS
         listed = values.slice(0, rows or None).to_pylist(maps_as_pydicts="strict")
         columns.append(replace(column, cells=[Text(cell(value, longest)) for value in listed]))
+    if not answer.num_rows:
+        console.print(f"no rows; columns: {', '.join(relation.columns)}", style="dim")
+        return
     print_fitted(console, columns, more=MORE_COLUMNS)
     if rows and answer.num_rows > rows:
         console.print(f"first {rows} rows; --rows 0 shows all", style="dim")

@@ -694,6 +694,12 @@ def invoke(runs_dir, *words, stdin=None):
     return CliRunner().invoke(app, ["sql", *map(str, words), "--runs-dir", str(runs_dir)], input=stdin)
 
 
+def test_an_answer_without_rows_says_so_and_names_its_columns(runs_dir, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    said = invoke(runs_dir, "last", "SELECT run_id, gain AS mean_gain FROM turns WHERE false").stdout
+    assert said == "no rows; columns: run_id, mean_gain\n"
+
+
 def test_a_table_for_people(runs_dir):
     result = invoke(
         runs_dir, "last", "SELECT turn_index, avg(gain) AS mean FROM turns GROUP BY ALL ORDER BY ALL"
