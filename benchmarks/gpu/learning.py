@@ -10,7 +10,8 @@ from benchmarks.gpu.results import add_result, write_result
 from benchmarks.learning.learner_throughput import measure, options
 from pipeline.estimate.capacity import memory_of
 from pipeline.estimate.machines import GIB, GPUS
-from pipeline.estimate.workload import Expected, model_of, workload_of
+from pipeline.estimate.model import model_of
+from pipeline.estimate.workload import Expected, workload_of
 
 
 def estimated_gib(config: Any) -> float:

@@ -27,7 +27,8 @@ import psutil
 from algorithms.igpo.config import IGPOConfig
 from pipeline.estimate.capacity import memory_of
 from pipeline.estimate.machines import GIB
-from pipeline.estimate.workload import Expected, model_of, workload_of
+from pipeline.estimate.model import model_of
+from pipeline.estimate.workload import Expected, workload_of
 
 ROLES = [
     {"name": "searcher", "policy": "searcher"},

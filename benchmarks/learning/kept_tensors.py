@@ -26,7 +26,8 @@ from benchmarks.devices import device_of
 from benchmarks.learning.learner_throughput import batch_of, make_learner, options
 from pipeline.estimate.capacity import memory_of
 from pipeline.estimate.machines import GIB
-from pipeline.estimate.workload import Expected, model_of, workload_of
+from pipeline.estimate.model import model_of
+from pipeline.estimate.workload import Expected, workload_of
 
 PARTS = ("activations", "autocast")
 

@@ -49,7 +49,8 @@ def expected_seconds(device, args: argparse.Namespace, task: SearchTask, rollout
     """Returns the capacity model's seconds for rollouts of these lengths."""
     from algorithms.igpo.config import IGPOConfig
     from pipeline.estimate.capacity import estimate
-    from pipeline.estimate.workload import Expected, model_of, workload_of
+    from pipeline.estimate.model import model_of
+    from pipeline.estimate.workload import Expected, workload_of
 
     config = IGPOConfig().environment("search", env_config=task.settings.model_dump(exclude={"tokenizer"}))
     config.training(

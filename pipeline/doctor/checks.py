@@ -32,7 +32,7 @@ from pipeline.doctor.questions import Seen, look_at_questions
 from pipeline.doctor.words import words
 from pipeline.estimate.known_models import known_config
 from pipeline.estimate.machines import GIB
-from pipeline.estimate.workload import model_sizes
+from pipeline.estimate.model import model_sizes
 from pipeline.run_directory import provenance
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
     from envs.search.task import SearchTask
     from pipeline.doctor.questions import Seen
-    from pipeline.estimate.workload import Model
+    from pipeline.estimate.model import Model
     from pipeline.experiment.experiment import Experiment
 
 Status = Literal["ok", "warn", "fail"]

@@ -8,7 +8,8 @@ from envs.memory import free_memory
 from pipeline.doctor.findings import Finding, Subject
 from pipeline.estimate.capacity import Memory, memory_of
 from pipeline.estimate.machines import GIB, GPUS
-from pipeline.estimate.workload import Expected, Model, Workload, workload_of
+from pipeline.estimate.model import Model
+from pipeline.estimate.workload import Expected, Workload, workload_of
 from pipeline.ray_address import named_cluster
 
 if TYPE_CHECKING:

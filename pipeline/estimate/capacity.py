@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.estimate.machines import GIB, Assumptions, Device
-from pipeline.estimate.workload import DTYPE_BYTES, Model, Workload
+from pipeline.estimate.model import Model
+from pipeline.estimate.workload import DTYPE_BYTES, Workload
 
 FLOAT32 = DTYPE_BYTES["float32"]
 

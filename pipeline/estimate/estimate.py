@@ -11,8 +11,9 @@ from rich.text import Text
 from envs.errors import InputError
 from pipeline.estimate.capacity import Estimate, estimate
 from pipeline.estimate.machines import GIB, GPUS, Device, this_cpu
+from pipeline.estimate.model import model_of
 from pipeline.estimate.placement import Placement, propose
-from pipeline.estimate.workload import Expected, Workload, model_of, workload_of
+from pipeline.estimate.workload import Expected, Workload, workload_of
 from pipeline.experiment.experiment import Experiment
 from pipeline.terminal import Console
 

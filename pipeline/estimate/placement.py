@@ -16,7 +16,8 @@ import yaml
 
 from pipeline.estimate.capacity import Estimate, estimate
 from pipeline.estimate.machines import Device
-from pipeline.estimate.workload import Model, Workload
+from pipeline.estimate.model import Model
+from pipeline.estimate.workload import Workload
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig

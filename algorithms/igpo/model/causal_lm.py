@@ -21,6 +21,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.annotations import override
 
+from algorithms.igpo.model.experts import cast_experts
 from algorithms.igpo.model.fsdp import full_tensor, only_gathers, reads_weights, shard_like
 from algorithms.igpo.model.lora import add_lora, base_fingerprint, merged_weights
 from algorithms.igpo.model.one_base import shared
@@ -55,16 +56,14 @@ def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: boo
     for name, value in config.to_dict().items():
         if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
             setattr(config, name, 0.0)
+    how: Any = {"dtype": weights_dtype, "trust_remote_code": trust_remote_code}
     if not reads_weights():
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=weights_dtype, trust_remote_code=trust_remote_code
-            )
+            model = AutoModelForCausalLM.from_config(config, **how)
         model.set_attn_implementation(PACKED)
+        cast_experts(model)
         return model.eval()  # as `from_pretrained` returns it
-    model = AutoModelForCausalLM.from_pretrained(
-        path, config=config, dtype=weights_dtype, trust_remote_code=trust_remote_code
-    )
+    model = AutoModelForCausalLM.from_pretrained(path, config=config, **how)
     token_ids = torch.zeros((1, 2), dtype=torch.long)
     with torch.no_grad():
         expected = model(input_ids=token_ids, use_cache=False).logits
@@ -77,6 +76,7 @@ def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: boo
             "scaling), which this learner does not reproduce; use Llama, Qwen2, Qwen3, Mistral, SmolLM2, ..."
         )
     model.set_attn_implementation(PACKED)
+    cast_experts(model)
     _refuse_leaks_between_rows(model, path)
     return model
 

@@ -108,7 +108,7 @@ def test_learning_and_versions_in_tiny_shapes(tmp_path, monkeypatch):
 
 
 def test_the_shapes_are_qwen_s():
-    from pipeline.estimate.workload import model_sizes
+    from pipeline.estimate.model import model_sizes
 
     for name, parameters in (("1.5B", 1_543_714_304), ("7B", 7_615_616_512)):
         config = random_model.shape_of(name)

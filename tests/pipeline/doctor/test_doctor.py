@@ -31,7 +31,8 @@ from pipeline.doctor.words import words
 from pipeline.estimate.capacity import estimate
 from pipeline.estimate.estimate import show
 from pipeline.estimate.machines import GIB, GPUS, Device, this_cpu
-from pipeline.estimate.workload import Expected, model_of, workload_of
+from pipeline.estimate.model import model_of
+from pipeline.estimate.workload import Expected, workload_of
 from pipeline.evaluation.saved_policy import Policy
 from pipeline.experiment.experiment import load_experiments
 from pipeline.run_directory import provenance

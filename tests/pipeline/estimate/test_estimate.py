@@ -20,8 +20,9 @@ from pipeline.estimate.capacity import estimate, memory_of
 from pipeline.estimate.estimate import _duration, _number
 from pipeline.estimate.known_models import known_config
 from pipeline.estimate.machines import GIB, GPUS, Assumptions, Device
+from pipeline.estimate.model import Model, model_of, model_sizes
 from pipeline.estimate.placement import propose
-from pipeline.estimate.workload import Expected, Model, Workload, model_of, model_sizes, workload_of
+from pipeline.estimate.workload import Expected, Workload, workload_of
 from pipeline.experiment.experiment import load_experiments
 
 MODEL = Model(parameters=1000, trained=1000, layers=2, hidden=10, intermediate=20, kv_width=5, vocabulary=50)

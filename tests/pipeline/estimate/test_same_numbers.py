@@ -16,7 +16,7 @@ from pipeline.doctor import checks
 from pipeline.doctor import memory as memory_module
 from pipeline.doctor.findings import Finding
 from pipeline.estimate.machines import GPUS
-from pipeline.estimate.workload import model_of
+from pipeline.estimate.model import model_of
 from pipeline.experiment.experiment import load_experiments
 from pipeline.training.plan import Plan, check_plan
 

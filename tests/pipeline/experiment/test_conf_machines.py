@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.estimate.capacity import estimate
 from pipeline.estimate.machines import GIB, Device
-from pipeline.estimate.workload import Expected, model_of, workload_of
+from pipeline.estimate.model import model_of
+from pipeline.estimate.workload import Expected, workload_of
 from pipeline.experiment.conf_files import packaged_conf
 from pipeline.experiment.experiment import load_experiments
 
