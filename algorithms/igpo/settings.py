@@ -104,7 +104,7 @@ class IGPOSettings(AlgorithmConfig):
         """Updates that one pass over the batch is cut into; None: as the preset says, mostly 1."""
         self.lr_warmup_iterations: int = 0
         """Batches over which the learning rate rises in equal steps to `lr`. Batches count from the first one
-        that the policy learned, before a restored checkpoint too."""
+        that any policy learned, before a restored checkpoint too."""
         self.lr_decay: Literal["none", "linear", "cosine"] = "none"
         """How the learning rate falls after the warm-up."""
         self.lr_decay_iterations: int | None = None
