@@ -28,8 +28,8 @@ def add_lora(model, settings: LoraSettings) -> None:
 
     Raises:
         ValueError: no layer has one of the `targets` names.
-        InputError: one of them is a layer whose weight is another layer's too. Merged, the two would differ,
-            and whoever loads them ties them again.
+        InputError: one of them is a layer whose weight is another layer's too (merged, the two would differ,
+            and whoever loads them ties them again), or the experts of a mixture.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -42,6 +42,11 @@ def add_lora(model, settings: LoraSettings) -> None:
     if settings.targets != "all-linear":  # which leaves both out
         _refuse_tied(model, settings.targets)
     inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    if any(".experts." in name and ".lora_" in name for name, _ in model.named_parameters()):
+        raise InputError(
+            "lora.targets takes in the experts of a mixture, whose adapters cannot be merged: name other "
+            "layers, such as `lora: {targets: [q_proj, k_proj, v_proj, o_proj]}`"
+        )
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -12,6 +12,7 @@ from algorithms.igpo.model.published_names import published_names
 from envs.engine.base import EngineSettings, ScoreAnswer
 from envs.engine.vllm import VLLMEngine
 from envs.engine.weights import state_to_tensors
+from envs.errors import InputError
 
 
 def module_in(folder, **changes):
@@ -52,6 +53,24 @@ def test_names_are_those_of_the_saved_model(tmp_path, make, expert):
     module.save_pretrained(str(tmp_path / "again"))
     again = load_file(tmp_path / "again/model.safetensors")
     assert again.keys() == saved.keys() and all(torch.equal(again[name], saved[name]) for name in saved)
+
+
+def test_adapters_beside_experts_are_merged_and_adapters_of_experts_are_refused(tmp_path):
+    random_qwen3_moe().save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"lora.targets takes in the experts of a mixture.*\[q_proj"):
+        module_in(tmp_path, lora={"rank": 4})
+
+    module = module_in(tmp_path, lora={"rank": 4, "targets": ["q_proj", "o_proj"]})
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if ".lora_B." in name:
+                parameter.fill_(0.1)
+    pushed = state_to_tensors(module.get_state(inference_only=True))
+    assert pushed.keys() == saved.keys()
+    changed = {name for name, tensor in saved.items() if not torch.equal(pushed[name], tensor)}
+    layers = [f"model.layers.{k}.self_attn" for k in range(2)]
+    assert changed == {f"{layer}.{part}.weight" for layer in layers for part in ("q_proj", "o_proj")}
 
 
 def test_experts_arrive_in_vllm_at_every_push(tmp_path):
