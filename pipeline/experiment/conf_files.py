@@ -61,16 +61,11 @@ def resolve_config_path(path: str | Path) -> tuple[Path, bool]:
     if packaged is not None:
         return packaged, True
     if near := _alike(given):
-        raise InputError(f"{str(path)[:200]}: there is no such experiment file; did you mean {near}?")
+        raise InputError(f"{str(path)[:100]}: there is no such experiment file; did you mean {near}?")
     conf = packaged_conf()
-    shipped = (
-        [f"conf/{item.name}" for item in sorted(conf.glob("*.yaml"))]
-        + ["conf/paper/*.yaml", "conf/presets/*.yaml"]
-        if conf
-        else []
-    )
-    hint = f" Shipped with the package: {', '.join(shipped)}." if shipped else ""
-    raise InputError(f"{str(path)[:200]}: there is no such experiment file.{hint}")
+    start = "conf/igpo.yaml to begin with, conf/study.yaml for a study"
+    hint = f" The package ships {start}, and more in {conf}." if conf else ""
+    raise InputError(f"{str(path)[:100]}: there is no such experiment file.{hint}")
 
 
 def _alike(given: Path) -> str | None:

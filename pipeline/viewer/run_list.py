@@ -35,8 +35,8 @@ class ListedRun:
     em_before: float | None = None
     """Held-out exact match before training, in [0, 1]."""
     em_after: float | None = None
-    set: str = ""
-    """What `--set` and the grid changed."""
+    set: tuple[str, ...] = ()
+    """What `--set` and the grid changed, `KEY=VALUE` each."""
 
 
 def runs_in(folder: Path, name: str | None = None) -> list[ListedRun]:
@@ -51,7 +51,9 @@ def runs_in(folder: Path, name: str | None = None) -> list[ListedRun]:
 
 
 def show_runs(runs: list[ListedRun], console: Console) -> None:
-    """Prints a line per run; ids are whole, as the other commands take them."""
+    """Prints a line per run; ids are whole, as the other commands take them. What was set in every run is said
+    once, below."""
+    common = _in_every(runs)
     columns = {
         "name": [run.name for run in runs],
         "run": [run.run_id for run in runs],
@@ -59,7 +61,7 @@ def show_runs(runs: list[ListedRun], console: Console) -> None:
         "EM after": [_score(run.em_after) for run in runs],
         "iterations": ["" if run.iteration is None else str(run.iteration) for run in runs],
         "status": [run.status for run in runs],
-        "set": [run.set for run in runs],
+        "set": [", ".join(change for change in run.set if change not in common) for run in runs],
         "preset": [_estimator(run.preset or "") for run in runs],
         "started": [_local(run.created) for run in runs],
     }
@@ -76,6 +78,15 @@ def show_runs(runs: list[ListedRun], console: Console) -> None:
             for name, values in columns.items()
         ],
     )
+    if common:
+        console.print(f"set in every run: {', '.join(common)}", style="dim", soft_wrap=True)
+
+
+def _in_every(runs: list[ListedRun]) -> list[str]:
+    """What all of several runs set alike."""
+    if len(runs) < 2:
+        return []
+    return [change for change in runs[0].set if all(change in run.set for run in runs)]
 
 
 def _listed(folder: Path) -> ListedRun:
@@ -93,7 +104,7 @@ def _listed(folder: Path) -> ListedRun:
             iteration=metadata.get("iteration"),
             em_before=mean_score(before[1], "em") if before else None,
             em_after=mean_score(after[1], "em") if after else None,
-            set=", ".join(_changes(metadata)),
+            set=tuple(_changes(metadata)),
         )
     except InputError as error:
         return ListedRun(name, run_id, "", f"damaged: {error}")

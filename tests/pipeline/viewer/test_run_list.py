@@ -32,7 +32,7 @@ def test_runs_are_listed_newest_first_with_what_they_reached(runs):
     newest, oldest = runs_in(runs)
     assert (newest.name, newest.preset, newest.status) == ("igpo-grpo", "grpo", "new")
     assert (newest.em_before, newest.em_after) == (None, None)
-    assert newest.set == "preset=grpo, seed=1, lr=0.1"
+    assert newest.set == ("preset=grpo", "seed=1", "lr=0.1")
     assert (oldest.name, oldest.preset, oldest.status, oldest.iteration) == ("igpo", "igpo", "finished", 3)
     assert (oldest.em_before, oldest.em_after) == (0.5, 1.0)
     assert [run.name for run in runs_in(runs, "igpo")] == ["igpo"]
@@ -66,6 +66,18 @@ def test_the_id_is_shown_beside_a_long_preset_in_a_pipe_of_80_columns(runs):
     assert "…:an_estimator_of_my_own" in shown or "preset" in shown.splitlines()[-1]
     wide = CliRunner().invoke(app, ["runs", "--runs-dir", str(runs)], env={"COLUMNS": ""}).output
     assert "EM after" in wide and "preset=grpo, seed=1, lr=0.1" in wide
+
+
+def test_what_every_run_set_is_said_once(runs):
+    (first,) = (runs / "igpo").iterdir()
+    RunDirectory(first).note(command=["rllib", "--set", "seed=1", "--set", "preset=igpo"])
+    lines = CliRunner().invoke(app, ["runs", "--runs-dir", str(runs)], env={"COLUMNS": ""}).output.splitlines()
+    assert lines[-1] == "set in every run: seed=1"
+    assert "│ preset=grpo, lr=0.1 │" in lines[3] and "│ preset=igpo         │" in lines[4]
+    (one,) = runs_in(runs, "igpo")
+    assert one.set == ("seed=1", "preset=igpo")
+    alone = CliRunner().invoke(app, ["runs", "igpo", "--runs-dir", str(runs)], env={"COLUMNS": ""}).output
+    assert "seed=1, preset=igpo" in alone and "every run" not in alone
 
 
 def test_a_damaged_run_is_listed_as_such(runs):
