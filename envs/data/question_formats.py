@@ -14,7 +14,7 @@ from envs.data.question import Question
 from envs.data.sources.beir import part_of, read_queries
 from envs.data.sources.field_names import STANDARD, FieldNames, NamesSeen
 from envs.data.sources.files import folder_and_split, read_records
-from envs.data.sources.question_shapes import ANSWERS, IDS, NAMED, READERS, Parts, read_named, shape_of
+from envs.data.sources.question_shapes import ANSWERS, IDS, Parts, read_parts, shape_of
 from envs.data.sources.tables import ReadCell, list_in_cell, whole_number
 from envs.errors import InputError
 
@@ -56,9 +56,7 @@ class Record:
             Unusable: it is marked as having no answer.
         """
         shape = self.shape
-        parts = (
-            read_named(self.fields, self.names) if shape == NAMED else READERS[shape](self.fields, self.where)
-        )
+        parts = read_parts(self.fields, shape, self.names, self.where)
         if shape == "IGPO/verl":
             return _question_of_igpo(self, parts)
         return _question(self, parts)

@@ -12,13 +12,13 @@ import networkx as nx
 import numpy as np
 
 from envs.data.corpus import folded_title
-from envs.data.sources.field_names import STANDARD
-from envs.data.sources.question_shapes import READERS, Unusable, shape_of
+from envs.data.sources.field_names import STANDARD, FieldNames
+from envs.data.sources.question_shapes import Unusable, read_parts, shape_of
 from envs.errors import InputError
 
 
 def split_by_evidence(
-    records: Sequence[dict], numbers: Sequence[int | None], seed: int = 0
+    records: Sequence[dict], numbers: Sequence[int | None], seed: int = 0, names: FieldNames = STANDARD
 ) -> list[list[dict]]:
     """Splits `records` into parts that share no supporting title.
 
@@ -31,6 +31,7 @@ def split_by_evidence(
             together with no other.
         numbers: records of each part; None, at the end only, takes all that are left.
         seed: decides the draw.
+        names: what the records call the parts of a question.
 
     Returns:
         One list of records per number.
@@ -39,7 +40,7 @@ def split_by_evidence(
         InputError: there are too few records that share no evidence with the other parts.
     """
     rng = np.random.default_rng(seed)
-    bundles = _bundles(records)
+    bundles = _bundles(records, names)
     left = [bundles[k] for k in rng.permutation(len(bundles))]
     parts = []
     for place, number in enumerate(numbers):
@@ -56,22 +57,22 @@ def split_by_evidence(
     return parts
 
 
-def evidence_titles(record: dict) -> list[str]:
+def evidence_titles(record: dict, names: FieldNames = STANDARD) -> list[str]:
     """The supporting titles that a record names, in whichever form its data set has them."""
     told = (record.get("metadata") or {}).get("supporting_titles")
     if told is None:
         try:
-            told = READERS[shape_of(record, STANDARD)](record, "a question").titles
+            told = read_parts(record, shape_of(record, names), names, "a question").titles
         except (InputError, Unusable):  # no question that can be read: its evidence is not known
             return []
     return list(told or [])
 
 
-def _bundles(records: Sequence[dict]) -> list[list[int]]:
+def _bundles(records: Sequence[dict], names: FieldNames) -> list[list[int]]:
     """Returns the positions of records that hang together by their evidence."""
     graph = nx.Graph()
     graph.add_nodes_from(range(len(records)))
     for n, record in enumerate(records):
-        graph.add_edges_from((n, f"title {folded_title(title)}") for title in evidence_titles(record))
+        graph.add_edges_from((n, f"title {folded_title(title)}") for title in evidence_titles(record, names))
     bundles = [sorted(n for n in found if isinstance(n, int)) for found in nx.connected_components(graph)]
     return sorted(bundles)

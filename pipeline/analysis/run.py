@@ -180,8 +180,8 @@ class Run:
         except RolloutLogError as error:
             raise AnalysisError(str(error)) from error
         ids = [manifest.run_id for manifest in manifests]
-        if len(set(ids)) != len(ids):
-            raise AnalysisError(f"the same run id was given twice: {', '.join(ids)}")
+        if twice := sorted({run_id for run_id in ids if ids.count(run_id) > 1}):
+            raise AnalysisError(f"the same run was given twice: {', '.join(twice)}")
         if not any(manifest.of("iterations") for manifest in manifests):
             where = ", ".join(str(folder) for folder, _ in logs)
             raise AnalysisError(

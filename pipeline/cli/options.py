@@ -38,6 +38,14 @@ Verbose = Annotated[
         "-v", "--verbose", count=True, show_default=False, help="Show the libraries' logs; -vv: all."
     ),
 ]
+QuestionFields = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--field",
+        metavar="PART=NAME",
+        help="What the file calls question, answers, aliases, id, titles or hops. May be repeated.",
+    ),
+]
 CorpusFields = Annotated[
     list[str] | None,
     typer.Option(

@@ -51,8 +51,9 @@ def runs_in(folder: Path, name: str | None = None) -> list[ListedRun]:
 
 
 def show_runs(runs: list[ListedRun], console: Console) -> None:
-    """Prints a line per run; ids are whole, as the other commands take them. What was set in every run is said
-    once, below."""
+    """Prints a line per run; ids are whole, as the other commands take them. What every run set is said once,
+    below.
+    """
     common = _in_every(runs)
     columns = {
         "name": [run.name for run in runs],

@@ -293,3 +293,8 @@ _SIGNS: tuple[tuple[str, Callable[[dict], object]], ...] = (
     ("Question and Answer", lambda record: {"Question", "Answer"} <= record.keys()),
 )
 """The first that fits is the shape."""
+
+
+def read_parts(record: dict, shape: str, names: FieldNames, where: str) -> Parts:
+    """Reads a record by its shape, which `shape_of` tells. Raises as `READERS` do."""
+    return read_named(record, names) if shape == NAMED else READERS[shape](record, where)

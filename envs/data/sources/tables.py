@@ -113,21 +113,21 @@ def _without_nothing(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_list(value: Any) -> Any:
-    """A list of texts that a value holds as text (JSON's, Python's or NumPy's), else the value."""
+    """A list of texts and nulls that a value holds as text (JSON's, Python's or NumPy's), else the value."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         for parse in (json.loads, _python_list):
             try:
                 found = parse(value)
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
-            if isinstance(found, list) and all(isinstance(item, str) for item in found):
+            if isinstance(found, list) and all(isinstance(item, str | None) for item in found):
                 return found
     return value
 
 
 def list_in_cell(cell: str) -> Any:
     """As `as_list`; a list may hold numbers too, which tables write without quotes: they are the texts that
-    are written.
+    are written, and `nan` is null.
     """
     text = cell.strip()
     if _NUMBERS.fullmatch(text):
@@ -140,12 +140,22 @@ def list_in_cell(cell: str) -> Any:
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return cell
     items = written.elts if isinstance(written, ast.List) else []
-    texts = [
-        item.value if isinstance(item.value, str) else ast.get_source_segment(text, item)
-        for item in items
-        if isinstance(item, ast.Constant) and type(item.value) in (str, int, float)
-    ]
-    return texts if texts and len(texts) == len(items) else cell
+    try:
+        return [_item(item, text) for item in items] or cell
+    except ValueError:
+        return cell
+
+
+def _item(item: ast.expr, text: str) -> str | None:
+    """An item of a list that is written in `text`. Raises ValueError for what is no text, number or null."""
+    if isinstance(item, ast.Constant) and isinstance(item.value, str | None):
+        return item.value
+    written = ast.get_source_segment(text, item) or ""
+    if written in ("null", "nan", "NaN"):
+        return None
+    if not re.fullmatch(_NUMBER, written):
+        raise ValueError
+    return written
 
 
 def _python_list(cell: str) -> Any:

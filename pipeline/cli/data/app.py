@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import Set, as_options, experiment_file, told_as_options, typed_names
+from pipeline.cli.options import (
+    QuestionFields,
+    Set,
+    as_options,
+    experiment_file,
+    told_as_options,
+    typed_names,
+)
 from pipeline.exit_codes import BAD_INPUT
 
 if TYPE_CHECKING:
@@ -34,14 +41,7 @@ def describe_command(
     ],
     config: Config = None,
     set_: Set = None,
-    fields: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--field",
-            metavar="PART=NAME",
-            help="What the file calls question, answers, aliases, id, titles or hops. May be repeated.",
-        ),
-    ] = None,
+    fields: QuestionFields = None,
 ) -> None:
     """Name the shape; count questions, answers, aliases and hops; say what a run refuses or drops, and why.
 

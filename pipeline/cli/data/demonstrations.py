@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import CorpusFields, experiment_file, told_as_options, typed_names
+from pipeline.cli.options import CorpusFields, QuestionFields, experiment_file, told_as_options, typed_names
 
 
 def demonstrations_command(
@@ -121,6 +121,7 @@ def split_command(
             "leave out =N and takes the rest. Give it once for each part.",
         ),
     ],
+    fields: QuestionFields = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
 ) -> None:
     """Split questions into parts of which no two rest on the same passage: to train, to hold out.
@@ -131,8 +132,10 @@ def split_command(
 
     - `igpo data split two_hops.jsonl --part heldout.jsonl=400 --part train.jsonl`
     - `igpo data split questions.jsonl --part test.jsonl=400 --part demos.jsonl=60 --part train.jsonl`
+    - `igpo data split mine.jsonl --field titles=pages --part heldout.jsonl=400 --part train.jsonl`
     """
     from envs.data.jsonl import read_jsonl, write_jsonl
+    from envs.data.sources.field_names import STANDARD, NamesSeen
     from envs.data.split import evidence_titles, split_by_evidence
     from envs.errors import InputError
     from pipeline.terminal import Console
@@ -148,13 +151,19 @@ def split_command(
             raise InputError(f"{name} exists or is named twice: give a file that does not")
         files.append(Path(name))
         numbers.append(int(number) if number else None)
+    names = typed_names(fields, STANDARD)
     records = [record for _, record in read_jsonl(source, "questions")]
-    parts = split_by_evidence(records, numbers, seed)
+    seen = NamesSeen(names)
+    for record in records:
+        seen.look_at(record)
+    with told_as_options(fields):
+        seen.refuse_unseen("fields", source)
+    parts = split_by_evidence(records, numbers, seed, names)
     console = Console()
     for file, some in zip(files, parts, strict=True):
         write_jsonl(file, some)
         console.print(f"{len(some)} questions written to {file}")
-    alone = sum(not evidence_titles(record) for record in records)
+    alone = sum(not evidence_titles(record, names) for record in records)
     if alone:
         console.print(
             f"{alone} of {len(records)} questions name no supporting passage: each counts as resting on none "

@@ -76,7 +76,7 @@ def sql_command(
 
     console = make_console()
     if list_:
-        _list_questions(console)
+        _list_questions(format, out, console)
         return
     runs, query = _runs_and_query(list(words or []), file, named)
     from pipeline.analysis import open_run
@@ -157,15 +157,16 @@ def _runs_and_query(words: list[str], file: Path | None, named: str | None) -> t
     return words, inline
 
 
-def _list_questions(console: Console) -> None:
-    from rich.table import Table
+def _list_questions(format: str, out: Path | None, console: Console) -> None:
+    import duckdb
+    import pyarrow as pa
 
     from pipeline.analysis.named_queries import named_queries
+    from pipeline.cli.output import write_result
 
-    table = Table("name", "question", header_style="bold")
-    for query in named_queries().values():
-        table.add_row(query.name, query.question)
-    console.print(table)
+    questions = [{"name": query.name, "question": query.question} for query in named_queries().values()]
+    with duckdb.connect() as database:
+        write_result(database.from_arrow(pa.Table.from_pylist(questions)), format, out, 0, console)
 
 
 def schema_command(

@@ -86,6 +86,23 @@ def test_the_command_writes_the_parts(tmp_path):
     assert sizes == [3, 6]
 
 
+def test_the_command_reads_titles_by_a_name_of_ones_own(tmp_path):
+    source = tmp_path / "all.jsonl"
+    mine = [{"question": f"q{n}", "answer": "a", "pages": [f"T{n // 2}"]} for n in range(6)]
+    source.write_text("".join(json.dumps(one) + "\n" for one in mine))
+    first, rest = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    command = ["data", "split", str(source), "--part", f"{first}=2", "--part", str(rest), "--field"]
+    refused = CliRunner().invoke(app, [*command, "titles=pgaes"])
+    assert refused.exit_code == 2 and not first.exists()
+    assert "`--field titles=pgaes` names 'pgaes', which no record of" in " ".join(refused.output.split())
+    done = CliRunner().invoke(app, [*command, "titles=pages"])
+    assert done.exit_code == 0 and "name no supporting passage" not in done.output
+    pages = [
+        {json.loads(line)["pages"][0] for line in file.read_text().splitlines()} for file in (first, rest)
+    ]
+    assert not pages[0] & pages[1] and len(pages[0]) == 1
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [

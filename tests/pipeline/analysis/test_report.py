@@ -394,7 +394,7 @@ def test_bad_input_is_one_sentence(run_folder, tmp_path):
     assert "no run 'nope'" in error("nope", "--runs-dir", tmp_path)
     assert "is empty" in error(write_run(tmp_path, written=[]))
     assert f"there is no folder {tmp_path / 'no'}" in error(run_folder, "--out", tmp_path / "no" / "r.html")
-    with pytest.raises(AnalysisError, match="the same run id was given twice"):
+    with pytest.raises(AnalysisError, match="the same run was given twice"):
         write_report([run_folder, run_folder], tmp_path / "r.html")
 
 

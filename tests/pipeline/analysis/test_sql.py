@@ -442,8 +442,8 @@ def test_several_runs_at_once_keep_their_own_attempts(tmp_path):
         ("b", 1, 1),
         ("b", 2, 2),
     ]
-    with pytest.raises(AnalysisError, match="the same run id was given twice: a, a"):
-        open_run(tmp_path / "a", tmp_path / "a" / "rollouts")
+    with pytest.raises(AnalysisError, match="the same run was given twice: a$"):
+        open_run(tmp_path / "a", tmp_path / "b", tmp_path / "a" / "rollouts")
 
 
 def test_a_run_that_is_being_written_is_seen_as_it_grows_and_merges(tmp_path):
@@ -753,6 +753,9 @@ def test_queries_from_a_file_a_name_or_stdin(runs_dir, tmp_path):
         assert result.exit_code == 0 and "42" in result.stdout
     assert "0.75" in invoke(runs_dir, "run-1", "--named", "credit_auroc").stdout
     assert "Is credit deserved" in invoke(runs_dir, "--list").stdout
+    listed = json.loads(invoke(runs_dir, "--list", "--format", "json").stdout)
+    assert [row["name"] for row in listed] == list(named_queries())
+    assert invoke(runs_dir, "--list", "--format", "tsv").exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,9 @@ def test_the_id_is_shown_beside_a_long_preset_in_a_pipe_of_80_columns(runs):
 def test_what_every_run_set_is_said_once(runs):
     (first,) = (runs / "igpo").iterdir()
     RunDirectory(first).note(command=["rllib", "--set", "seed=1", "--set", "preset=igpo"])
-    lines = CliRunner().invoke(app, ["runs", "--runs-dir", str(runs)], env={"COLUMNS": ""}).output.splitlines()
+    lines = (
+        CliRunner().invoke(app, ["runs", "--runs-dir", str(runs)], env={"COLUMNS": ""}).output.splitlines()
+    )
     assert lines[-1] == "set in every run: seed=1"
     assert "│ preset=grpo, lr=0.1 │" in lines[3] and "│ preset=igpo         │" in lines[4]
     (one,) = runs_in(runs, "igpo")

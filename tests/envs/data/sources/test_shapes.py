@@ -259,6 +259,7 @@ def test_documents_without_ids(tmp_path, caplog):
         ("[007]", ["007"]),
         ('["Rome", 1998]', ["Rome", "1998"]),
         ("['three', 3.0]", ["three", "3.0"]),
+        ("['three', -3]", ["three", "-3"]),
         ("['Catch 22, 23', '24']", ["Catch 22, 23", "24"]),
         ("[citation needed]", ["[citation needed]"]),
         ("[1998", ["[1998"]),
@@ -272,6 +273,19 @@ def test_answers_of_a_table_are_what_is_written(tmp_path, cell, golds, names):
         csv.writer(file).writerows([header, ["3.0", "4.0", cell]])
     (question,) = load_questions(path, names)
     assert (question.id, question.text, question.golds) == ("3", "4.0", golds), "pandas' 3.0 is an id's alone"
+
+
+@pytest.mark.parametrize("cell", ['["Rome", null]', "['Rome', None]", "['Rome', nan]"])
+def test_a_list_with_a_null_is_refused_in_a_cell_as_elsewhere(tmp_path, cell):
+    with (tmp_path / "q.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["question", "answer"], ["Q?", cell]])
+    sources = [
+        tmp_path / "q.csv",
+        lines(tmp_path / "q.jsonl", [{"question": "Q?", "answer": ["Rome", None]}]),
+    ]
+    for source in sources:
+        with pytest.raises(InputError, match=r"must be a list of texts, found \['Rome', None\]"):
+            load_questions(source)
 
 
 def test_texts_of_a_table_of_documents_are_what_is_written(tmp_path):
