@@ -20,6 +20,10 @@ COLOURS = 7
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 WHOLE = "datum.value % 1 == 0 ? datum.label : ''"
 """Labels of an axis of whole numbers: a short run has ticks between them, which would repeat a label."""
+PLAIN = (
+    "datum.value != 0 && abs(datum.value) < 0.001 ? format(datum.value, '.1~e') : format(datum.value, '~g')"
+)
+"""Labels of an axis of numbers of any size. Vega's own rounding repeats labels: 0.1, 0.1, 0.08."""
 ITERATION = alt.X(
     "iteration:Q",
     title="iteration",
@@ -90,7 +94,7 @@ def lines(rows: list[Row], order: list[str], title: str, is_share: bool) -> dict
     value = alt.Y(
         "value:Q",
         title=title,
-        axis=alt.Axis(format="%" if is_share else "~g"),
+        axis=alt.Axis(format="%") if is_share else alt.Axis(labelExpr=PLAIN),
         scale=alt.Scale(domain=[0, 1]) if is_share else alt.Scale(zero=True),
     )
     drawn = chart(rows).encode(
@@ -111,10 +115,12 @@ def boxes(rows: list[Row], labels: list[str], category: str, value: str) -> dict
     at the mean.
     """
     data = chart(rows)
+    drawn = [label for label in labels if any(row["run"] == label for row in rows)]
+    legend = alt.Legend(symbolOpacity=1, values=drawn) if len(labels) > 1 else None
     base = data.encode(
         x=alt.X("category:O", title=category, axis=alt.Axis(labelAngle=0)),
-        xOffset=alt.XOffset("run:N", scale=alt.Scale(domain=labels)),
-        color=run_colour(labels),
+        xOffset=alt.XOffset("run:N", scale=alt.Scale(domain=drawn)),
+        color=run_colour(labels, legend),
         tooltip=["run:N", alt.Tooltip("category:O", title=category), "turns:Q"]
         + [alt.Tooltip(f"{name}:Q", format="+.3f") for name in ("mean", *QUANTILES)],
     )

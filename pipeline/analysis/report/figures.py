@@ -65,6 +65,7 @@ class _Plots:
         self._run = run
         self._label_of = {one.run_id: one.label for one in runs}
         self._labels = list(self._label_of.values())
+        self._unit_of = {one.label: one.gain_unit for one in runs}
 
     def learning_curves(self) -> list[Figure]:
         rows = [row for row in self._named("learning_curve") if row["em_squad"] is not None]
@@ -90,36 +91,47 @@ class _Plots:
         )
 
     def gain_by_turn(self) -> list[Figure]:
+        gains = self._gains(
+            "Information gain by turn",
+            "Training turns with a gain, so no final ones.",
+            "turn_index",
+            "gain IS NOT NULL",
+            "turn (from 0)",
+        )
         figures = []
-        for column, title, reading in (
-            ("gain", "Information gain by turn", "Training turns with a gain, so no final ones."),
-            ("advantage", "Advantage by turn", "What training gave each token, of the same turns."),
-        ):
-            if rows := self._quantiles(column, "turn_index", f"{column} + gain IS NOT NULL"):
-                figures.append(
-                    Figure(title, f"{reading} {BOX}", boxes(rows, self._labels, "turn (from 0)", column))
-                )
+        if rows := self._quantiles("advantage", "turn_index", "advantage + gain IS NOT NULL"):
+            reading = f"What training gave each token, of the same turns. {BOX}"
+            drawn = boxes(rows, self._labels, "turn (from 0)", "advantage")
+            figures.append(Figure("Advantage by turn", reading, drawn))
         what = "CASE WHEN em_squad = 1 THEN 'right' ELSE 'not right' END"
         rows = self._quantiles("advantage", what, "is_final AND advantage IS NOT NULL", of_rollouts=True)
         if rows:
             reading = f"What training gave each token of a rollout's final turn, mostly its answer. {BOX}"
             drawn = boxes(rows, self._labels, "the rollout was", "advantage")
             figures.append(Figure("Advantage of the final turn", reading, drawn))
-        return figures
+        return gains + figures
 
     def gain_by_evidence(self) -> list[Figure]:
-        what = "CASE WHEN gold_hit THEN 'new gold evidence' ELSE 'nothing new' END"
-        rows = self._quantiles("gain", what, "gain IS NOT NULL AND gold_hit IS NOT NULL")
-        if not rows:
-            return []
-        reading = f"Deserved credit sets the two apart. {BOX}"
-        return [
-            Figure(
-                "Gain by what the turn retrieved",
-                reading,
-                boxes(rows, self._labels, "the turn retrieved", "gain"),
-            )
-        ]
+        return self._gains(
+            "Gain by what the turn retrieved",
+            "Deserved credit sets the two apart.",
+            "CASE WHEN gold_hit THEN 'new gold evidence' ELSE 'nothing new' END",
+            "gain IS NOT NULL AND gold_hit IS NOT NULL",
+            "the turn retrieved",
+        )
+
+    def _gains(self, title: str, reading: str, category: str, condition: str, axis: str) -> list[Figure]:
+        """Boxes of gains: a figure for each unit in which runs count them, since these do not compare."""
+        rows = self._quantiles("gain", category, condition)
+        of_unit: dict[str, list[Row]] = {}
+        for label, own in self._per_run(rows):
+            of_unit.setdefault(self._unit_of[label], []).extend(own)
+        figures = []
+        for unit, own in of_unit.items():
+            named = f"{title}, in {unit}" if unit and len(of_unit) > 1 else title
+            drawn = boxes(own, self._labels, axis, f"gain ({unit})" if unit else "gain")
+            figures.append(Figure(named, f"{reading} {BOX}", drawn))
+        return figures
 
     def auroc(self) -> list[Figure]:
         rows = [row for row in self._named("credit_auroc_by_hop") if row["auroc"] is not None]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -46,6 +46,17 @@ def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
             [text({key: rows.get(one.run_id, []) for key, rows in named.items()}) for one in runs],
         )
 
+    def gains(name: str, reading: str, text) -> Measure:
+        found = line(name, reading, text)
+        units = [one.gain_unit for one in runs]
+        return replace(
+            found,
+            values=[
+                f"{value} ({unit})" if unit and value != "–" else value
+                for value, unit in zip(found.values, units, strict=True)
+            ],
+        )
+
     seconds = line("Seconds per iteration", "training, mean", lambda q: _seconds(q["phase_seconds"]))
     was_timed = any(value != "–" for value in seconds.values)  # imported rollouts were not
     return [
@@ -63,10 +74,10 @@ def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
         Part(
             "Which turns earn reward?",
             [
-                line(
+                gains(
                     "Gain of turn 0, 1, 2 ...",
-                    "mean rise of belief in the gold answer, on the run's scale, over training turns that "
-                    "have a gain; the final turn of a rollout has none",
+                    "mean rise of belief in the gold answer over training turns that have a gain; the final "
+                    "turn of a rollout has none",
                     lambda q: _by_turn(q["gain_by_turn"], "mean_gain"),
                 ),
                 line(
@@ -96,7 +107,7 @@ def glance(run: Run, runs: list[ReportedRun]) -> list[Part]:
                     "chance that a turn with new gold evidence gains more than one without; 0.5 is a coin",
                     lambda q: _number(_only(q["credit_auroc"], "auroc"), ".3f"),
                 ),
-                line(
+                gains(
                     "Gain with, without evidence",
                     "mean gain of turns that retrieved new gold evidence, and of the others",
                     lambda q: _pair(q["credit_auroc"], "mean_gain_hit", "mean_gain_other"),

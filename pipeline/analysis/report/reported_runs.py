@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from envs.settings import dotted
+from pipeline.analysis.credit_parts import UNITS
 from pipeline.analysis.run import Run
 
 HASH = 8
@@ -36,6 +37,11 @@ class ReportedRun:
     rollouts: int
     config_hash: str
     settings: dict[str, Any]
+
+    @property
+    def gain_unit(self) -> str:
+        """What its gains are counted in: `nats`, `probability`, `log ratio`; empty where that is not logged."""
+        return UNITS.get(str(self.settings.get("gain_basis")), "").removeprefix("of ")
 
 
 def reported_runs(run: Run) -> list[ReportedRun]:

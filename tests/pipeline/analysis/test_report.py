@@ -29,7 +29,7 @@ from algorithms.igpo.iteration_record import IterationRecord
 from envs.data.question import Question
 from pipeline.analysis import AnalysisError, open_run
 from pipeline.analysis.report import write_report
-from pipeline.analysis.report.charts import COLOURS, run_colour
+from pipeline.analysis.report.charts import COLOURS, lines, run_colour
 from pipeline.analysis.report.health import health_figures
 from pipeline.analysis.report.overview import glance
 from pipeline.analysis.report.reported_runs import (
@@ -321,6 +321,38 @@ def test_several_runs_are_told_apart_and_compared(tmp_path):
             ("lr", ["1e-05", "2e-05"]),
             ("preset", ['"igpo"', '"grpo"']),
         ]
+
+
+def test_gains_in_different_units_are_drawn_apart(tmp_path):
+    folders = [
+        write_run(tmp_path / name, name, name=name, config={"config": {"gain_basis": basis}})
+        for name, basis in (("b", "prob"), ("a", "log_prob"), ("c", "prob"))
+    ]
+    page = Page(write_report(folders, tmp_path / "report.html").read_text())
+    titles = [title for title in page.plots if title.startswith(("Information gain", "Gain by what"))]
+    assert titles == [
+        "Information gain by turn, in probability",
+        "Information gain by turn, in nats",
+        "Gain by what the turn retrieved, in probability",
+        "Gain by what the turn retrieved, in nats",
+    ]
+    assert {row["run"] for row in page.rows(titles[0]) if "run" in row} == {"b", "c"}
+    assert {row["run"] for row in page.rows(titles[1]) if "run" in row} == {"a"}
+    assert '"gain (nats)"' in json.dumps(page.plots[titles[1]])
+    assert {"-0.10, +1.50 (probability)", "-0.10, +1.50 (nats)"} <= set(page.text)
+    alone = Page(write_report(folders[:1], tmp_path / "report.html").read_text())
+    assert '"gain (probability)"' in json.dumps(alone.plots["Information gain by turn"])
+
+
+def test_labels_of_an_axis_differ_where_its_ticks_do(tmp_path):
+    label = lines([], [], "loss", is_share=False)["layer"][0]["encoding"]["y"]["axis"]["labelExpr"]
+    values = [0, 5e-7, 2.5e-6, 0.02, 0.1, 0.12, 0.3, 2.5, 1500]
+    axis = {"orient": "left", "scale": "y", "values": values, "encode": {"labels": {"update": {}}}}
+    axis["encode"]["labels"]["update"]["text"] = {"signal": label}
+    scale = {"name": "y", "type": "linear", "domain": [0, 2000], "range": [0, 400]}
+    drawn = vl_convert.vega_to_svg({"width": 9, "height": 400, "scales": [scale], "axes": [axis]})
+    shown = re.findall(r"<text[^>]*>([^<]+)</text>", drawn)
+    assert shown == ["0", "5e-7", "2.5e-6", "0.02", "0.1", "0.12", "0.3", "2.5", "1500"]
 
 
 @pytest.mark.parametrize("typed", [["a", "b", "c"], ["c", "a", "b"]])
