@@ -40,7 +40,7 @@ class ReportedRun:
 
     @property
     def gain_unit(self) -> str:
-        """What its gains are counted in: `nats`, `probability`, `log ratio`; empty where that is not logged."""
+        """What its gains are counted in (nats, probability, log ratio); empty where it is not logged."""
         return UNITS.get(str(self.settings.get("gain_basis")), "").removeprefix("of ")
 
 
