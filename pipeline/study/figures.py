@@ -119,7 +119,7 @@ def _figure(
     left_out = [method for method in methods if method in curves and method not in drawn]
     note = f" Not shown, since no x value is common to all seeds: {', '.join(left_out)}." if left_out else ""
     picked = alt.selection_point(fields=["run"], bind="legend")
-    colour = run_colour(shown, alt.Legend(symbolOpacity=1))
+    colour = run_colour(methods, alt.Legend(symbolOpacity=1, values=shown))
     base: Any = chart(rows).encode(x=alt.X("x:Q", title=x_title, axis=alt.Axis(format="~s")), color=colour)
     band = base.mark_area().encode(
         y="low:Q", y2="high:Q", opacity=alt.when(picked).then(alt.value(0.15)).otherwise(alt.value(0.02))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,9 +12,18 @@ from envs.errors import InputError
 from pipeline.analysis.report.page import assets, environment
 from pipeline.study.figures import overview, sections
 from pipeline.study.plan import Plan
-from pipeline.study.rates import best_rates, rate_in_words, rate_scores
+from pipeline.study.rates import RateScore, best_rates, rate_in_words, rate_scores
 from pipeline.study.store import FinishedCell
-from pipeline.study.tables import Estimate, compare, estimate, final, greedy_final, heldout, training
+from pipeline.study.tables import (
+    Comparison,
+    Estimate,
+    compare,
+    estimate,
+    final,
+    greedy_final,
+    heldout,
+    training,
+)
 
 
 def write_study_report(plan: Plan, cells: list[FinishedCell], missing: int, path: Path) -> Path:
@@ -39,8 +49,8 @@ def write_study_report(plan: Plan, cells: list[FinishedCell], missing: int, path
             plan=plan,
             sections=sections(reported, order, list(plan.difficulties)),
             finals=final_rows(plan, cells),
-            comparisons=compare(reported, plan.baseline),
-            tuning=rate_scores(tuned),
+            comparisons=sorted(compare(reported, plan.baseline), key=_place(plan)),
+            tuning=sorted(rate_scores(tuned), key=_place(plan)),
             rates=best_rates(tuned),
             facts=reported[-1].facts,
             commits=sorted({found.facts["git_commit"] or "unknown" for found in reported}),
@@ -60,6 +70,12 @@ def final_rows(plan: Plan, cells: list[FinishedCell]) -> list[dict]:
     """Makes the table of final scores: a row per difficulty and method, in the plan's order."""
     reported = [found for found in cells if not found.cell.is_tuning]
     return [_final_row(seeds) for seeds in _by_method(reported, list(plan.methods), list(plan.difficulties))]
+
+
+def _place(plan: Plan) -> Callable[[Comparison | RateScore], tuple[int, int]]:
+    """Where a row stands in a table: by difficulty and method, each in the plan's order."""
+    difficulties, methods = list(plan.difficulties), list(plan.methods)
+    return lambda row: (difficulties.index(row.difficulty), methods.index(row.method))
 
 
 def _by_method(

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from algorithms.credit import find_preset
 from envs.errors import InputError
 from pipeline.cli.igpo import app
-from pipeline.study.figures import _band, _figure
+from pipeline.study.figures import _band, _figure, sections
 from pipeline.study.measures import SCHEMA, auroc
 from pipeline.study.plan import Cell, Plan, load_plan
 from pipeline.study.rates import best_rates, rate_scores
@@ -281,6 +281,35 @@ def test_the_report_says_why_there_is_no_ratio(tmp_path: Path):
     cells += [finished("igpo", seed, [0.1, 0.2, 0.2]) for seed in (0, 1)]
     page = write_study_report(plan(), cells, 0, tmp_path / "report.html").read_text()
     assert f'<td class="number">{NOT_REACHED}</td>' in page
+
+
+def test_a_report_keeps_the_plan_s_order_and_a_method_s_colour(tmp_path: Path):
+    names = ["igpo_v1", "grpo", "igpo", "dapo"]
+    wider = plan(
+        methods={name: {"config": f"conf/presets/{name}.yaml"} for name in names},
+        difficulties={"hard": {}, "easy": {}},
+        grids=[{"methods": names, "difficulties": ["hard", "easy"], "seeds": [0, 1]}],
+        tuning=None,
+    )
+    cells = [
+        dataclasses.replace(found, cell=dataclasses.replace(found.cell, difficulty=difficulty))
+        for difficulty, some in (("easy", sorted(names)), ("hard", ["dapo", "grpo"]))
+        for name in some
+        for seed in (0, 1)
+        for found in [finished(name, seed, [0.1, 0.3, 0.9])]
+    ]
+    page = write_study_report(wider, cells, 0, tmp_path / "report.html").read_text()
+    against = page.partition('id="tests"')[2].partition("</table>")[0]
+    assert re.findall(r"<tr><td>(\w+)</td><th>(\w+)", against) == [
+        ("hard", "dapo"),
+        ("easy", "igpo_v1"),
+        ("easy", "igpo"),
+        ("easy", "dapo"),
+    ]
+    hard, easy = sections(cells, names, ["hard", "easy"])
+    of_hard, of_easy = (part.figures[0].spec["layer"][0]["encoding"]["color"] for part in (hard, easy))
+    assert of_hard["scale"] == of_easy["scale"] and of_hard["scale"]["domain"] == names
+    assert (of_hard["legend"]["values"], of_easy["legend"]["values"]) == (["grpo", "dapo"], names)
 
 
 def test_report_of_a_part_says_what_is_missing(tmp_path: Path):
