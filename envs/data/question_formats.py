@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from envs.data.sources.files import folder_and_split, read_records
 from envs.data.sources.question_shapes import ANSWERS, IDS, Parts, read_parts, shape_of
 from envs.data.sources.tables import ReadCell, list_in_cell, whole_number
 from envs.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 MADE_BY_HASH = "hash-"
 """Begins the id of a question that has none in its file."""
@@ -77,7 +80,8 @@ def iter_records(
 
     Raises:
         InputError: the source is missing or unreadable, its ending is unknown, without `on_bad` a line is not
-            a JSON object, or no record has a name of `names` though some have another.
+            a JSON object, or no record has a name of `names` though some have another. Where none has any of
+            them, a warning says so.
     """
     folder, split = folder_and_split(source)
     if folder.is_dir() and part_of(folder, "queries") is not None:
@@ -90,6 +94,9 @@ def iter_records(
         yield Record(where, row, fields, name, names)
     if seen.any:
         seen.refuse_unseen("fields", source)
+    elif seen.unseen:
+        words = "no record of %s has the named field %s: its records are read by their shape"
+        logger.warning(words, source, " or ".join(seen.unseen))
 
 
 def _cells_of(names: FieldNames) -> ReadCell:

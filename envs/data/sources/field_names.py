@@ -73,6 +73,11 @@ class NamesSeen:
         self._never = {part: name for part, name in self._never.items() if part not in found}
         self._columns |= dict.fromkeys(record)
 
+    @property
+    def unseen(self) -> list[str]:
+        """The names that no record has, where there were records."""
+        return list(self._never.values()) if self._columns else []
+
     def refuse_unseen(self, setting: str, source: object) -> None:
         """Raises InputError where there were records and none has one of the names."""
         if self._never and self._columns:

@@ -94,8 +94,11 @@ def test_names_reach_inward_and_leave_the_rest_to_the_usual_names(tmp_path):
     assert (found.id, found.text, found.golds, found.hops) == ("7", "Q?", ["1710", "the year 1710"], 2)
 
 
-def test_a_source_with_none_of_the_names_is_read_by_its_shape(tmp_path):
-    assert len(load_questions(flashrag(tmp_path), OWN)) == 2
+def test_a_source_with_none_of_the_names_is_read_by_its_shape(tmp_path, caplog):
+    source = flashrag(tmp_path)
+    assert len(load_questions(source)) == 2 and not caplog.text
+    assert load_questions(source, FieldNames(hops="n_hops", id="uid")) == load_questions(source)
+    assert f"no record of {source} has the named field uid or n_hops: its records are read" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
