@@ -66,13 +66,11 @@ def measure(
     return {name: round(value, 4) for name, value in measures.items()}
 
 
-def measure_planning(folder: Path, questions: int = 300, groups: int = 32) -> dict[str, float]:
+def measure_planning(folder: Path) -> dict[str, float]:
     """Measures a policy on questions of 2 and 3 hops that are told out of order, each with a side chain.
 
     Args:
         folder: Hugging Face folder of the policy, with its tokenizer.
-        questions: the number of questions that are answered greedily.
-        groups: as in `measure`.
 
     Returns:
         The measures of `measure` but belief: `alone_NAME` of one agent, `planned_NAME` of a planner and a
@@ -82,7 +80,7 @@ def measure_planning(folder: Path, questions: int = 300, groups: int = 32) -> di
     measures = {}
     for name, roles in (("alone", [RoleSettings(name="searcher")]), ("planned", TEAM)):
         settings = SearchEnvSettings(tokenizer=str(folder), world=world, max_turns=5, roles=roles)
-        found = _answers(SearchTask(settings), _engine(folder, settings), questions, groups)
+        found = _answers(SearchTask(settings), _engine(folder, settings), questions=300, groups=32)
         measures |= {f"{name}_{measure}": round(value, 4) for measure, value in found.items()}
     return measures
 

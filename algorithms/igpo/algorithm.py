@@ -284,21 +284,18 @@ class IGPO(Algorithm):
         )
         return scores
 
-    def rollout_questions(
-        self, questions: list[Question], *, samples: int = 1, temperature: float = 0.0
-    ) -> IterationRecord:
-        """Rolls out `questions` without belief scoring.
+    def rollout_questions(self, questions: list[Question], *, temperature: float = 0.0) -> IterationRecord:
+        """Rolls out each of `questions` once, without belief scoring.
 
         Args:
             questions: the questions to answer.
-            samples: rollouts of each.
             temperature: 0 is greedy.
 
         Returns:
             A record with split "heldout". It is not added to `records`.
         """
         started = time.perf_counter()
-        jobs = heldout_jobs(questions, samples=samples, temperature=temperature, seed=self.config.seed)
+        jobs = heldout_jobs(questions, samples=1, temperature=temperature, seed=self.config.seed)
         groups, _ = self.sampler.sample(jobs)
         rollouts = [record.rollout for group in groups for record in group]
         seconds = {"evaluate": time.perf_counter() - started}

@@ -18,6 +18,8 @@ from envs.world.words import ATTRIBUTES
 from envs.world.world import World
 
 UNKNOWN = "unknown"
+MAX_SEARCHES = 6
+"""Limit on the searches for one question."""
 BORING = ATTRIBUTES[1:]
 """Attributes on which the expert often gives up. A policy trained on it gives up every time when decoded
 greedily."""
@@ -68,14 +70,12 @@ class Expert:
         world: the world.
         rng: decides where habits apply.
         habits: the probabilities of bad habits.
-        max_searches: limit on the searches for one question.
     """
 
-    def __init__(self, world: World, rng: np.random.Generator, habits: Habits, max_searches: int = 6):
+    def __init__(self, world: World, rng: np.random.Generator, habits: Habits):
         self.world = world
         self.rng = rng
         self.habits = habits
-        self.max_searches = max_searches
 
     def demonstrate(self, chain: Chain, through_reader: bool = False) -> list[Step]:
         """Demonstrates the searches for one question, then the answer.
@@ -93,7 +93,7 @@ class Expert:
         give_up = self.habits.give_up_bored if keys[-1] in BORING else self.habits.give_up
         found = 0
         """Number of resolved hops; the next query is about `path[found]`."""
-        while len(steps) < self.max_searches:
+        while len(steps) < MAX_SEARCHES:
             entity = self._deviation(steps, done=found == len(path))
             if entity is None and found == len(path):
                 break

@@ -42,17 +42,17 @@ def locate_run(run: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "
     if is_url(text):
         return RunLocation(Path(), open_folder(text))
     if text == "last":
-        return _newest(_runs_below(home, depth=2), f"in {home}", home)
+        return _newest(_runs_below(home, depth=2), f"in {home}")
     for folder in (Path(text), home / text):
         if log := _log_of(folder):
             return RunLocation(folder, log)
         if (folder / MANIFEST).exists():
             return RunLocation(folder.parent, open_folder(folder))
         if folder.is_dir() and (found := _runs_below(folder, depth=1)):
-            return _newest(found, f"of {folder}", home)
+            return _newest(found, f"of {folder}")
     by_id = [folder for folder in _runs_below(home, depth=2) if folder.name == text]
     if by_id:
-        return _newest(by_id, f"with id {text}", home)
+        return _newest(by_id, f"with id {text}")
     raise AnalysisError(_not_found(text, home))
 
 
@@ -88,7 +88,7 @@ def _runs_below(folder: Path, depth: int) -> list[Path]:
     return sorted(found | {path.parent for path in folder.glob(f"{below}/{LOG_LOCATION}")})
 
 
-def _newest(folders: list[Path], where: str, home: Path) -> RunLocation:
+def _newest(folders: list[Path], where: str) -> RunLocation:
     if not folders:
         raise AnalysisError(f"no run {where}: train one (`rllib train file ...`), or name a run's folder")
     newest = max(folders, key=lambda folder: (_started_at(folder), folder))

@@ -106,10 +106,12 @@ def this_cpu(threads: int, dtype: str = "float32") -> Device:
     )
 
 
-def _best(function, threads: int, repeats: int = 5) -> float:
-    """Seconds of processor time for each thread, so that other work on the machine does not count."""
+def _best(function, threads: int) -> float:
+    """The least of five times, in seconds of processor time for each thread: other work on the machine does
+    not count.
+    """
     times = []
-    for _ in range(repeats):
+    for _ in range(5):
         started = time.process_time()
         function()
         times.append((time.process_time() - started) / threads)

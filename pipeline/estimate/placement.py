@@ -58,7 +58,7 @@ def propose(config: IGPOConfig, model: Model, work: Workload, device: Device, gp
         device: the kind of GPU.
         gpus: number of them, 1 or more.
     """
-    for saved in _savings(config, work):
+    for saved in _savings(work):
         fitting = [
             placement
             for placement in _splits(config, model, replace(work, **saved), device, gpus, saved)
@@ -73,7 +73,7 @@ def propose(config: IGPOConfig, model: Model, work: Workload, device: Device, gp
     return None
 
 
-def _savings(config: IGPOConfig, work: Workload) -> Iterator[dict[str, Any]]:
+def _savings(work: Workload) -> Iterator[dict[str, Any]]:
     """What to set to save memory, the cheapest first: fields of `Workload`."""
     yield {}
     checkpointing: dict[str, Any] = {}

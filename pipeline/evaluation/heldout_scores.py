@@ -45,9 +45,9 @@ def scores_of(rollouts: list[Rollout]) -> Scores:
     }
 
 
-def mean_score(scores: Scores, metric: str = "em", hops: int | None = None) -> float | None:
-    """Computes the mean over the questions (of `hops`, if given); None if there are none."""
-    values = [getattr(score, metric) for score in scores.values() if hops is None or score.hops == hops]
+def mean_score(scores: Scores, metric: str) -> float | None:
+    """Computes the mean of `em` or `f1` over the questions; None if there are none."""
+    values = [getattr(score, metric) for score in scores.values()]
     return float(np.mean(values)) if values else None
 
 

@@ -30,24 +30,19 @@ class Difference:
     questions: int
 
 
-def paired_difference(
-    before: Scores, after: Scores, *, metric: str = "em", seed: int = 0
-) -> Difference | None:
-    """After minus before over the questions that both have; None if there are none.
-
-    Deterministic in `seed`.
-    """
+def paired_difference(before: Scores, after: Scores, *, metric: str = "em") -> Difference | None:
+    """After minus before over the questions that both have; None if there are none."""
     common = sorted(before.keys() & after.keys())
     if not common:
         return None
     values = [getattr(after[q], metric) - getattr(before[q], metric) for q in common]
-    low, high = bootstrap_interval(values, seed=seed)
+    low, high = bootstrap_interval(values)
     return Difference(float(np.mean(values)), low, high, len(common))
 
 
-def bootstrap_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
-    """Bounds of the 95% percentile bootstrap interval of the mean. Deterministic in `seed`."""
-    return percentile_interval(bootstrap_means(values, seed=seed))
+def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Bounds of the 95% percentile bootstrap interval of the mean; the same at each call."""
+    return percentile_interval(bootstrap_means(values))
 
 
 def bootstrap_means(values: Sequence[float], *, seed: int = 0) -> np.ndarray:

@@ -36,6 +36,8 @@ from pipeline.rollout_log.writer import RolloutLogWriter
 from pipeline.run_directory.directory import FINISHED, RunDirectory
 from pipeline.run_directory.provenance import facts
 
+MAX_ANSWER_TOKENS = 32
+"""Longest gold answer that is scored."""
 SCORING = "scoring belief"
 """What `begin` is told when the run is there and its steps come one after the other."""
 
@@ -51,8 +53,6 @@ class Scoring:
         dtype: "float32" or "bfloat16".
         answer_template: text around `{answer}`; None: the paper's where a rollout answers in `<answer>` tags,
             else the answer alone.
-        alias_rule: how the scores of several aliases become one; None: as the preset says, else the largest.
-        max_answer_tokens: longest gold answer that is scored.
         trust_remote_code: whether the model may run code that its repository ships.
         tools_as_text: whether tools, their calls and results are scored as text
             (`pipeline.importing.tool_text`) and not as the chat template shows them.
@@ -62,8 +62,6 @@ class Scoring:
     engine: EngineSettings
     dtype: str = "float32"
     answer_template: str | None = None
-    alias_rule: AliasRule | None = None
-    max_answer_tokens: int = 32
     trust_remote_code: bool = False
     tools_as_text: bool = False
 
@@ -110,7 +108,7 @@ def import_rollouts(
         InputError: the name is none, the rollouts cannot be read, or do not fit into the model's context;
             with `skip_bad`, none can be used.
     """
-    rule = scoring.alias_rule or preset.env.get("alias_rule", "max")
+    rule: AliasRule = preset.env.get("alias_rule", "max")
     check_name(name, f"--name {name!r}")
     folder = resolve_model(scoring.model, "--model")
     left_out: list[InputError] = []
@@ -123,7 +121,7 @@ def import_rollouts(
         load_tokenizer(folder),
         words,
         alias_rule=rule,
-        max_answer_tokens=scoring.max_answer_tokens,
+        max_answer_tokens=MAX_ANSWER_TOKENS,
         tools_as_text=scoring.tools_as_text,
     )
     advance = begin("tokenising", len(conversations))
@@ -246,7 +244,7 @@ def _settings(
         "env_config": {
             "questions": str(source),
             "alias_rule": rule,
-            "max_answer_tokens": scoring.max_answer_tokens,
+            "max_answer_tokens": MAX_ANSWER_TOKENS,
             "answer_template": words,
             "tools_as_text": scoring.tools_as_text,
         },

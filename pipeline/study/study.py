@@ -120,16 +120,14 @@ def _run_missing(
             for cell in missing:
                 if interrupts.requested:
                     raise KeyboardInterrupt
-                ran |= _run_if_free(plan, cell, fingerprints[cell], store, runner, bars)
+                ran |= _run_if_free(cell, fingerprints[cell], store, runner, bars)
             if not ran:
                 time.sleep(SECONDS_BETWEEN_LOOKS)  # other processes run the cells that are left
         bars.update(whole, completed=len(cells))
     return [found for cell in cells if (found := store.load(cell, fingerprints[cell]))]
 
 
-def _run_if_free(
-    plan: Plan, cell: Cell, fingerprint: str, store: Store, runner: CellRunner, bars: Progress
-) -> bool:
+def _run_if_free(cell: Cell, fingerprint: str, store: Store, runner: CellRunner, bars: Progress) -> bool:
     """Runs and stores the cell, unless another process runs or has finished it.
 
     Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from envs.search.config import Settings
+from envs.settings import Settings
 
 
 class TrackingSettings(Settings):

@@ -140,7 +140,7 @@ def _assessments(trace: Mapping[str, Any], run_id: str) -> list[Assessment]:
     return found
 
 
-def spans_of(sampled: SampledRollout, experiment_id: str = "0") -> list[dict[str, Any]]:
+def spans_of(sampled: SampledRollout) -> list[dict[str, Any]]:
     """Makes the spans as MLflow's dictionaries: the rollout's, then each turn followed by its parts."""
     rollout = sampled.rollout
     spans: list[dict[str, Any]] = []
@@ -157,7 +157,7 @@ def spans_of(sampled: SampledRollout, experiment_id: str = "0") -> list[dict[str
         error=None,
     ) -> int:
         """Appends a span that starts `start_s` seconds into the rollout; returns its number."""
-        own = {"traceRequestId": _trace_id(sampled), "experimentId": experiment_id, "spanType": kind}
+        own = {"traceRequestId": _trace_id(sampled), "spanType": kind}
         own |= {"spanInputs": inputs, "spanOutputs": outputs}
         attributes = {k: v for k, v in facts.items() if v is not None} | {
             f"mlflow.{k}": v for k, v in own.items()

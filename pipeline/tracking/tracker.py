@@ -42,7 +42,8 @@ MLFLOW_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAI
 class MlflowTracker:
     """Tracks one run.
 
-    The store is `MLFLOW_TRACKING_URI` where that is set, else `mlflow.db` and `mlartifacts` in `runs_dir`.
+    The store is `MLFLOW_TRACKING_URI` where that is set, else `mlflow.db` and `mlartifacts` in the
+    folder of all runs, two above `run_dir`.
 
     Args:
         run_dir: the run's directory.
@@ -51,7 +52,6 @@ class MlflowTracker:
         config: becomes its parameters.
         resumed_from_iteration: iteration of the checkpoint; None for a fresh run.
         tags: added to the run's tags.
-        runs_dir: folder of the store; None: two folders above `run_dir`, beside all runs.
         settings: what MLflow gets beside metrics; None: the defaults.
         grid_id: shared by the trials of one grid search, which become children of one run of that name.
         title: what the MLflow run's name begins with, before `run_id`.
@@ -67,7 +67,6 @@ class MlflowTracker:
         config: Mapping[str, Any],
         resumed_from_iteration: int | None = None,
         tags: Mapping[str, str] | None = None,
-        runs_dir: str | os.PathLike[str] | None = None,
         settings: TrackingSettings | None = None,
         grid_id: str | None = None,
         title: str = "",
@@ -76,7 +75,7 @@ class MlflowTracker:
         self.run_dir = Path(run_dir).resolve()
         self.run_id = run_id
         self.settings = settings or TrackingSettings()
-        self._home = Path(runs_dir).resolve() if runs_dir is not None else self.run_dir.parent.parent
+        self._home = self.run_dir.parent.parent
         self._server = os.environ.get("MLFLOW_TRACKING_URI")
         if self._server:
             spare_loopback(self._server)

@@ -149,9 +149,7 @@ def _start(plan: Plan, grid_id: str | None, options: LaunchOptions, console: Con
             with log_to_file(run.logs / "driver.log"):
                 native = run.logs / "native.log"
                 with nullcontext() if options.verbosity else native_stderr_to(native):
-                    ending = _train(
-                        plan, run, checkpoint, _resumed_from(plan, run, checkpoint), options, console
-                    )
+                    ending = _train(plan, run, checkpoint, _resumed_from(plan, run, checkpoint), console)
         except KeyboardInterrupt:
             _print_lines(console, ("stopped at once", ""), ("go on", options.resume_command))
             return INTERRUPTED
@@ -193,12 +191,7 @@ def _held(run: RunDirectory, *, is_new: bool) -> Generator[Path | None]:
 
 
 def _train(
-    plan: Plan,
-    run: RunDirectory,
-    checkpoint: Path | None,
-    resumed_from: int | None,
-    options: LaunchOptions,
-    console: Console,
+    plan: Plan, run: RunDirectory, checkpoint: Path | None, resumed_from: int | None, console: Console
 ) -> Ending:
     """Opens log, tracker and algorithm, trains, and closes them however it ends."""
     experiment = plan.experiment

@@ -52,7 +52,7 @@ def attempt(tmp_path, policy, monkeypatch):
     def make(*overrides, resume=False):
         seen = []
 
-        def die(plan, run, checkpoint, resumed_from, options, console):
+        def die(plan, run, checkpoint, resumed_from, console):
             seen.append((checkpoint, resumed_from, run))
             raise ConnectionError("the power went off")
 

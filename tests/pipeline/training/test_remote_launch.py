@@ -56,7 +56,7 @@ def train(tmp_path, policy, monkeypatch):
 
         progress = SimpleNamespace(message=lambda text, style: None)
 
-        def _train(plan, run, checkpoint, resumed_from, options, console):
+        def _train(plan, run, checkpoint, resumed_from, console):
             seen.append(resumed_from)
             run.begin_attempt(resumed_from)
             for iteration in iterations:
