@@ -4,12 +4,18 @@ Search-R1's format. `igpo` mounts this function.
 
 from __future__ import annotations
 
+import logging
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.options import CorpusFields, told_as_options, typed_names
+
+if TYPE_CHECKING:
+    from envs.data.corpus import Corpus
+    from envs.retrieval.config import DenseSettings
+    from pipeline.terminal import Console
 
 
 class Kind(StrEnum):
@@ -35,6 +41,35 @@ Encoder = Annotated[
 Index = Annotated[IndexKind, typer.Option(help="Exact, or approximate for millions of passages.")]
 PassagePrefix = Annotated[str, typer.Option(help="Prefix that the encoder expects before a passage.")]
 Device = Annotated[str, typer.Option(help="Where the encoder runs.")]
+
+
+def dense_settings(kind: Kind, encoder: str | None, **further: str) -> DenseSettings | None:
+    """The settings of the encoder and its index; None where no encoder is given.
+
+    Raises:
+        InputError: none is given, and `kind` needs one.
+    """
+    from envs.errors import InputError
+    from envs.retrieval.config import DenseSettings
+
+    if encoder is not None:
+        return DenseSettings.model_validate({"encoder": encoder, **further})
+    if kind is not Kind.BM25:
+        raise InputError(f"--kind {kind} needs an encoder: --encoder FOLDER")
+    return None
+
+
+def read_corpus(corpus: str, fields: list[str] | None, console: Console) -> Corpus:
+    """Reads a corpus whose fields `--field` names, and lets the building of its index say what it does."""
+    from envs.data.corpus import load_corpus
+    from envs.data.sources.field_names import STANDARD_DOCUMENTS
+
+    names = typed_names(fields, STANDARD_DOCUMENTS)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger().handlers[0].setLevel(logging.INFO)  # bm25s sets its own logger to debug
+    logging.getLogger("envs").setLevel(logging.INFO)
+    with console.status(f"reading {corpus} ..."), told_as_options(fields):
+        return load_corpus(corpus, names)
 
 
 def serve_retriever_command(
@@ -70,18 +105,20 @@ def serve_retriever_command(
       --kind hybrid --encoder intfloat/e5-base-v2 --query-prefix "query: "
       --passage-prefix "passage: " --index hnsw --device cuda`
     """
-    import logging
     import socket
 
-    from envs.data.corpus import load_corpus
-    from envs.data.sources.field_names import STANDARD_DOCUMENTS
     from envs.errors import InputError
-    from envs.retrieval.config import DenseSettings, RetrieverSettings
+    from envs.retrieval.config import RetrieverSettings
     from pipeline.terminal import Console
 
-    names = typed_names(fields, STANDARD_DOCUMENTS)
-    if kind is not Kind.BM25 and encoder is None:
-        raise InputError(f"--kind {kind} needs an encoder: --encoder FOLDER")
+    dense = dense_settings(
+        kind,
+        encoder,
+        index=index.value,
+        query_prefix=query_prefix,
+        passage_prefix=passage_prefix,
+        device=device,
+    )
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -90,21 +127,8 @@ def serve_retriever_command(
             raise InputError(
                 f"can't listen on {host} port {port} ({error.strerror}): choose another with --port"
             ) from error
-    dense = None
-    if encoder is not None:
-        dense = DenseSettings(
-            encoder=encoder,
-            index=index.value,
-            query_prefix=query_prefix,
-            passage_prefix=passage_prefix,
-            device=device,
-        )
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger().handlers[0].setLevel(logging.INFO)  # bm25s sets its own logger to debug
-    logging.getLogger("envs").setLevel(logging.INFO)
     console = Console(stderr=True)
-    with console.status(f"reading {corpus} ..."), told_as_options(fields):
-        documents = load_corpus(corpus, names)
+    documents = read_corpus(corpus, fields, console)
 
     import uvicorn
 

@@ -6,8 +6,17 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import CorpusFields, told_as_options, typed_names
-from pipeline.cli.serve import Device, Encoder, Index, IndexKind, Kind, PassagePrefix
+from pipeline.cli.options import CorpusFields
+from pipeline.cli.serve import (
+    Device,
+    Encoder,
+    Index,
+    IndexKind,
+    Kind,
+    PassagePrefix,
+    dense_settings,
+    read_corpus,
+)
 
 
 def index_command(
@@ -30,34 +39,19 @@ def index_command(
     - `igpo data index passages.jsonl --kind dense --encoder intfloat/e5-base-v2 --passage-prefix "passage: "
       --index hnsw --device cuda`
     """
-    import logging
     import resource
     import time
 
     from envs.cache_folder import cache_directory
-    from envs.data.corpus import load_corpus
-    from envs.data.sources.field_names import STANDARD_DOCUMENTS
-    from envs.errors import InputError
     from envs.retrieval.bm25 import CACHED_FROM_DOCUMENTS
     from envs.retrieval.build import build_retriever
-    from envs.retrieval.config import DenseSettings, RetrieverSettings
+    from envs.retrieval.config import RetrieverSettings
     from pipeline.terminal import Console
 
-    names = typed_names(fields, STANDARD_DOCUMENTS)
-    if kind is not Kind.BM25 and encoder is None:
-        raise InputError(f"--kind {kind} needs an encoder: --encoder FOLDER")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("envs").setLevel(logging.INFO)
-    logging.getLogger().handlers[0].setLevel(logging.INFO)  # bm25s sets its own logger to debug
+    dense = dense_settings(kind, encoder, index=index.value, passage_prefix=passage_prefix, device=device)
     console = Console(stderr=True)
     started = time.perf_counter()
-    with console.status(f"reading {corpus} ..."), told_as_options(fields):
-        documents = load_corpus(corpus, names)
-    dense = None
-    if encoder is not None:
-        dense = DenseSettings(
-            encoder=encoder, index=index.value, passage_prefix=passage_prefix, device=device
-        )
+    documents = read_corpus(corpus, fields, console)
     build_retriever(RetrieverSettings(kind=kind.value, dense=dense), documents)
     took = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
