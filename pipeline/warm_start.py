@@ -140,9 +140,8 @@ def _refuse_heldout_questions(demonstrations: list[Demonstration], task: SearchT
     if shared:
         raise InputError(
             f"{len(shared)} demonstrations of {source} are held-out questions of the experiment (first: "
-            f"{shared[0]!r}): "
-            "what is taught there could not be measured afterwards; set env_config.heldout_questions to "
-            "other ones"
+            f"{shared[0]!r}): what is taught there could not be measured afterwards; set "
+            "env_config.heldout_questions to other ones"
         )
 
 
@@ -154,8 +153,7 @@ def _split(rows: list[Row], heldout_share: float, seed: int) -> tuple[list[Row],
     if not 0 < size < len(rows):
         raise InputError(
             f"{len(rows)} demonstrations with --heldout-share {heldout_share:g} leave {len(rows) - size} to "
-            f"train on and {size} "
-            "held out: give more, or another share"
+            f"train on and {size} held out: give more, or another share"
         )
     order = np.random.default_rng(seed).permutation(len(rows))
     heldout, train = ([rows[k] for k in part] for part in np.split(order, [size]))

@@ -24,9 +24,8 @@ def check_gap(gap_mean: float, bound: float, weights_version: int) -> None:
     if not gap_mean <= bound:  # NaN too
         raise RuntimeError(
             f"sampler and learner disagree on the log-probs of sampled tokens: mean gap {gap_mean:.2g} is "
-            "above max_logp_gap "
-            f"{bound:.2g} at weights version {weights_version}. Stale or wrongly loaded weights, or another "
-            "dtype in the engine"
+            f"above max_logp_gap {bound:.2g} at weights version {weights_version}. Stale or wrongly loaded "
+            "weights, or another dtype in the engine"
         )
 
 
@@ -47,6 +46,5 @@ def check_tools(rollouts: list[Rollout], max_share: float, when: str = "in this 
         (error, _), *_ = failures.most_common(1)
         raise RuntimeError(
             f"{failures.total()} of {len(calls)} tool calls failed {when}, more than max_tool_error_share "
-            f"{max_share:g}; the "
-            f"commonest error: {error}"
+            f"{max_share:g}; the commonest error: {error}"
         )

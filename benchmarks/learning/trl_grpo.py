@@ -97,10 +97,9 @@ def compare(args: argparse.Namespace) -> None:
         side.stop()
     print(
         f"{args.model}, {args.prompts} x {args.group_size} completions of at most {args.tokens} tokens: a "
-        "step in "
-        f"1/{statistics.median(ratios):.2f} of TRL's seconds and "
-        f"1/{statistics.median(processor_ratios):.2f} of its processor "
-        f"seconds, {statistics.median(speeds):.2f} times its tokens/s"
+        f"step in 1/{statistics.median(ratios):.2f} of TRL's seconds and "
+        f"1/{statistics.median(processor_ratios):.2f} of its processor seconds, "
+        f"{statistics.median(speeds):.2f} times its tokens/s"
     )
 
 

@@ -171,8 +171,8 @@ def main() -> None:
         m = json.loads(result.stdout.splitlines()[-1])
         print(
             f"{passages:>10,} {pair(m['build'], 1):>17} {pair(m['open'], 1):>15} "
-            f"{pair(m['batch'], 1000):>15} "
-            f"{pair(m['one'], 1000):>15} {m['index_gib']:10.2f} {m['own_gib']:9.2f} {m['peak_gib']:9.2f}",
+            f"{pair(m['batch'], 1000):>15} {pair(m['one'], 1000):>15} {m['index_gib']:10.2f} "
+            f"{m['own_gib']:9.2f} {m['peak_gib']:9.2f}",
             flush=True,
         )
 

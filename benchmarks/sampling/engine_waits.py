@@ -108,8 +108,7 @@ def main() -> None:
     waits, worked = np.median(shares, axis=0)
     print(
         f"{len(jobs)} rollouts at once: the engine waits {waits:.1%} of sampling, {worked:.1%} to parse, "
-        "call and tokenise; "
-        f"medians of {len(shares)}"
+        f"call and tokenise; medians of {len(shares)}"
     )
 
 

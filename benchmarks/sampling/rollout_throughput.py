@@ -133,10 +133,9 @@ def main() -> None:
     turns = len(recorder.requests)
     print(
         f"{args.model}, {len(jobs)} rollouts, {turns} turns of {tokens / turns:.1f} tokens, max_num_seqs "
-        f"{args.max_num_seqs}: "
-        f"{statistics.median(against_replay):.2f} of the replay, {statistics.median(against_barrier):.2f} "
-        "times the barrier "
-        f"(limit {statistics.median(limits):.2f}, up to {most_calls} calls a rollout)"
+        f"{args.max_num_seqs}: {statistics.median(against_replay):.2f} of the replay, "
+        f"{statistics.median(against_barrier):.2f} times the barrier (limit {statistics.median(limits):.2f}, "
+        f"up to {most_calls} calls a rollout)"
     )
 
 

@@ -85,17 +85,16 @@ def main() -> None:
         shares.append(1 - without / with_scores)
         naive_shares.append(naive / (without + naive))
         print(
-            f"without {without[0]:6.2f} s   with scores {with_scores[0]:6.2f} s ({told(shares[-1])})   "
-            f"naive {naive[0]:6.2f} s "
-            f"more ({told(naive_shares[-1])})   {sum(turn_tokens(records))} and "
+            f"without {without[0]:6.2f} s   with scores {with_scores[0]:6.2f} s ({told(shares[-1])})   naive "
+            f"{naive[0]:6.2f} s more ({told(naive_shares[-1])})   {sum(turn_tokens(records))} and "
             f"{sum(turn_tokens(scored_records))} tokens",
             flush=True,
         )
     turns = turn_tokens(scored_records)
     print(
         f"{args.model}, {len(scored)} rollouts, {len(turns)} turns of {np.mean(turns):.1f} tokens: scores "
-        "are "
-        f"{told(np.median(shares, axis=0))} of sampling, naive scores {told(np.median(naive_shares, axis=0))}"
+        f"are {told(np.median(shares, axis=0))} of sampling, naive scores "
+        f"{told(np.median(naive_shares, axis=0))}"
     )
 
 

@@ -148,8 +148,8 @@ class PromptSampler:
         if state["fingerprint"] != self.fingerprint:
             raise InputError(
                 "the checkpoint was made with other training questions (fingerprint "
-                f"{state['fingerprint']!r}, now "
-                f"{self.fingerprint!r}): use the same question file, or start a new run"
+                f"{state['fingerprint']!r}, now {self.fingerprint!r}): use the same question file, or start "
+                "a new run"
             )
         if not 0 <= state["position"] <= self.num_questions or state["epoch"] < 0:
             raise InputError(f"the checkpoint's prompt sampler is damaged: {state}")

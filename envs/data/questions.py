@@ -154,9 +154,8 @@ def split_by_hash(
     if not train or not heldout:
         raise InputError(
             f"splitting {len(questions)} questions with heldout_share {heldout_share} leaves {len(train)} "
-            "for training "
-            f"and {len(heldout)} held out: give more questions, another share, or a file of held-out "
-            "questions"
+            f"for training and {len(heldout)} held out: give more questions, another share, or a file of "
+            "held-out questions"
         )
     return train, heldout
 

@@ -117,6 +117,5 @@ def _require_vllm() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise InputError(
             "vLLM is not installed: install igpo-rllib[cpu] or igpo-rllib[gpu], or use the slower engine of "
-            "transformers "
-            "(`engine: {kind: transformers}`)"
+            "transformers (`engine: {kind: transformers}`)"
         )

@@ -116,8 +116,7 @@ class SearchEnvSettings(Settings):
         if self.retriever.patience > self.tool_timeout:
             raise ValueError(
                 f"retriever.{self.retriever.kind}.retry_for ({self.retriever.patience:g} s) is longer than "
-                "tool_timeout "
-                f"({self.tool_timeout:g} s), which would end a search before: raise tool_timeout"
+                f"tool_timeout ({self.tool_timeout:g} s), which would end a search before: raise tool_timeout"
             )
         if self.corpus == "remote" and "open" in self.tools:
             raise ValueError(

@@ -224,9 +224,8 @@ class SearchTask:
         if unknown:
             raise InputError(
                 f"the tokenizer does not know the world's words {', '.join(unknown[-5:])}: the embedded "
-                "policy has those "
-                "of the default world only, so leave that setting of `world` as it is, or use a chat model "
-                "and protocol `igpo`"
+                "policy has those of the default world only, so leave that setting of `world` as it is, or "
+                "use a chat model and protocol `igpo`"
             )
 
     @cached_property

@@ -96,8 +96,7 @@ def _check(settings: WorldSettings) -> None:
     if taken > room:
         raise InputError(
             f"world.entities {settings.entities} and world.distractors {settings.distractors} need {taken} "
-            "names, but there are "
-            f"{room}: lower one of them"
+            f"names, but there are {room}: lower one of them"
         )
     max_hops = settings.relations + 1  # a question uses each relation at most once and ends in an attribute
     bad_hops = [hops for hops in settings.hops if not 1 <= hops <= max_hops]

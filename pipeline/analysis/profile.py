@@ -108,8 +108,7 @@ def show(found: Profile, console: Console) -> None:
     means, largest = found.means, found.largest
     console.print(
         f"largest: {largest} ({MEANING[largest]}), {means[largest]:.2f} of {means['total']:.2f} s per "
-        "iteration "
-        f"({means[largest] / means['total']:.0%}); {found.tokens_per_second:,.0f} sampled tokens/s"
+        f"iteration ({means[largest] / means['total']:.0%}); {found.tokens_per_second:,.0f} sampled tokens/s"
     )
     if found.peak_gib:
         console.print("peak memory: " + ", ".join(f"{p} {gib:.2f} GiB" for p, gib in found.peak_gib.items()))

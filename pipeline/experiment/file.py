@@ -155,8 +155,7 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, dict]:
         if not isinstance(keys, dict):
             raise InputError(
                 f"{path}: experiment `{name}` must hold keys like `run`, `stop` and `config`, found "
-                f"{_kind(keys)}. "
-                "The first level of the file is the experiment's name."
+                f"{_kind(keys)}. The first level of the file is the experiment's name."
             )
     return {
         str(name): _extended(keys, path, (*extended_by, path.resolve())) for name, keys in content.items()

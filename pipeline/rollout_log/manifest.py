@@ -126,8 +126,7 @@ def check_files(folder: LogFolder, manifest: Manifest) -> None:
         if size != file.bytes:
             raise RolloutLogError(
                 f"{folder}/{file.path} has {size} bytes, {file.bytes} were written: it is damaged; restore "
-                "it or "
-                f"remove its entry from {MANIFEST}"
+                f"it or remove its entry from {MANIFEST}"
             )
 
 

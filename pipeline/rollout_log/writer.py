@@ -52,8 +52,7 @@ class RolloutLogWriter:
         if (attempt == 1) != (info.resumed_from_iteration is None):
             raise ValueError(
                 f"attempt {attempt} with resumed_from_iteration={info.resumed_from_iteration}: the first "
-                "attempt "
-                "resumes from nothing, every later one from the iteration of its checkpoint"
+                "attempt resumes from nothing, every later one from the iteration of its checkpoint"
             )
         if merge_every < 1:
             raise ValueError(f"merge_every is {merge_every}, it must be at least 1")

@@ -232,8 +232,7 @@ class MlflowTracker:
         if self._resumed_from is not None and found.arrived_up_to > self._resumed_from:
             self._delivery.warn_once(
                 f"MLflow already has iterations up to {found.arrived_up_to}, this attempt resumed from "
-                f"{self._resumed_from}: "
-                "their points stay those of the earlier attempt"
+                f"{self._resumed_from}: their points stay those of the earlier attempt"
             )
         self._found = found
         if self.settings.system_metrics and self._monitor is None:

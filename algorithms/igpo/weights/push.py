@@ -146,9 +146,8 @@ class WeightPush:
         if len(sent) < (self._config.num_learners if self._config.shard_learner else 1):
             raise RuntimeError(
                 f"the weights were not with all engines after {MAX_TRANSFER_SECONDS:.0f} s: an env runner "
-                "died in the middle, or "
-                "NCCL cannot reach it (NCCL_DEBUG=INFO says more). engine.weight_transfer shared_memory "
-                "takes another way"
+                "died in the middle, or NCCL cannot reach it (NCCL_DEBUG=INFO says more). "
+                "engine.weight_transfer shared_memory takes another way"
             )
         held: Any = lambda runner: runner.weights_version  # noqa: E731
         return max(sent), self._runners.foreach_env_runner(held, local_env_runner=False)

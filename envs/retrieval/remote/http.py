@@ -94,7 +94,6 @@ class HTTPRetriever:
         if not same:
             raise InputError(
                 f"the server {self._client.server} searches other documents than env_config.corpus "
-                f"{self._corpus.source}, which "
-                f"has no {hit.title!r} of id {hit.document_id!r}: give the file that it serves, or `corpus: "
-                "remote`"
+                f"{self._corpus.source}, which has no {hit.title!r} of id {hit.document_id!r}: give the file "
+                "that it serves, or `corpus: remote`"
             )

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 INSTRUCTION = (
     "You answer questions with the help of a search engine. Write one line only: 'Search: ' and a query, or "
-    "'Answer: ' and a "
-    "short answer. Search until the results contain the answer."
+    "'Answer: ' and a short answer. Search until the results contain the answer."
 )
 HINT = " Reply with one line that starts with 'Search:' or 'Answer:'."
 """Follows every question, because a 135M model has forgotten the instruction by then. At temperature 1, 90%

@@ -86,9 +86,8 @@ class ChatTemplate:
     ):
         if not tokenizer.chat_template:
             raise ValueError(
-                f"protocol `{protocol}` needs a chat template, and the tokenizer of "
-                f"{tokenizer.name_or_path} has none: use an "
-                "instruct model, or another protocol"
+                f"protocol `{protocol}` needs a chat template, and the tokenizer of {tokenizer.name_or_path} "
+                "has none: use an instruct model, or another protocol"
             )
         self.tokenizer = tokenizer
         self.plain = PlainTokenizer(tokenizer)
@@ -151,8 +150,7 @@ class ChatTemplate:
         if whole.count(said) != 1 or whole.count(shown) != 1 or whole.index(said) > whole.index(shown):
             raise ValueError(
                 f"the chat template of {self.tokenizer.name_or_path} rewrites earlier turns or drops a "
-                f"message of role {role}: "
-                "use a template that only appends"
+                f"message of role {role}: use a template that only appends"
             )
         between, after = whole.split(said)[1].split(shown)
         self._check_thought(after, f"a message of role {role}")

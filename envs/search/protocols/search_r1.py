@@ -30,8 +30,7 @@ TASK = "Answer the question. Whenever you learn something new, reason first insi
 HOW = {
     "search": (
         "If you lack knowledge, search with <search> query </search>; what is found comes back between "
-        "<information> and "
-        "</information>. Search as often as you like."
+        "<information> and </information>. Search as often as you like."
     ),
     "answer": "When you know enough, answer in as few words as possible with <answer> answer </answer>.",
     "message": "Write to your colleague with <message> text </message>.",

@@ -211,8 +211,8 @@ def check_inputs(rollouts: list[dict[str, Any]], estimator: Estimator, iteration
         if estimator.scorer not in (None, rollout["scorer"]):
             raise AnalysisError(
                 f"{estimator.words} needs belief scored by the {estimator.scorer} policy, but "
-                "`episodes.scorer` is "
-                f"{rollout['scorer']!r} {where}: {estimator.cure('belief_policy', estimator.scorer)}"
+                f"`episodes.scorer` is {rollout['scorer']!r} {where}: "
+                f"{estimator.cure('belief_policy', estimator.scorer)}"
             )
         if rollout["initial_scores"] is None:
             raise AnalysisError(
