@@ -92,10 +92,9 @@ class CreditConfig:
     so)."""
     outcome_baseline: OutcomeBaseline = "group_zscore"
     """`group_zscore`: (o - group mean) / (group std + eps). `rloo`: o minus the mean of the group's other
-    outcomes.
-    `batch_zscore`: (o - batch mean) / (batch std + eps), each rollout once. `belief`: o minus the belief b
-    after the rollout's last scored turn; with the gains of basis `prob`, not normalised, the rewards of a
-    rollout then add up to o - b_0. A question that is played without belief takes `rloo` instead."""
+    outcomes. `batch_zscore`: (o - batch mean) / (batch std + eps), each rollout once. `belief`: o minus the
+    belief b after the rollout's last scored turn; with the gains of basis `prob`, not normalised, the rewards
+    of a rollout then add up to o - b_0. A question that is played without belief takes `rloo` instead."""
     window: int | None = None
     """K: D becomes the gamma-weighted mean of the next K gains, fewer at the end of the rollout (TRACE);
     None: the sum of all."""

@@ -67,9 +67,8 @@ IGPO = Preset(
     source="arXiv 2510.14967v2",
 )
 """A_t = sum_{k>=t} g~_k + o~, gains z-scored over all turns of the group, outcomes over its rollouts, apart
-(Eq. 5-6).
-Open in the paper: aliases, penalties, clip bounds; chosen: all aliases by `max`, -1.0 malformed, 0 truncated,
-0.2."""
+(Eq. 5-6). Open in the paper: aliases, penalties, clip bounds; chosen: all aliases by `max`, -1.0 malformed, 0
+truncated, 0.2."""
 
 IGPO_V1 = Preset(
     name="igpo_v1",
@@ -162,8 +161,7 @@ TRACE = Preset(
 """A_t = o~ + 0.2 c_t on the N gain-bearing turns, o~ on the answer turn; c_t = sum_{j<K} gamma^j g_{t+j} /
 sum_{j<K} gamma^j, both sums cut at N, + 2 gamma^(N-t+1) o~ where t + K - 1 >= N; g_t = log((-s_{t-1} + 0.1) /
 (-s_t + 0.1)) under a frozen reference, not normalised; K = 3, gamma = 0.8. The constants come from
-re-implementations and are unconfirmed.
-Open: aliases, penalties, clip, KL; chosen: the defaults."""
+re-implementations and are unconfirmed. Open: aliases, penalties, clip, KL; chosen: the defaults."""
 
 GRPO = Preset(
     name="grpo",
@@ -188,8 +186,7 @@ REINFORCE_PP = Preset(
     credit=CreditConfig(ig_weight=0.0, outcome_baseline="batch_zscore"),
 )
 """A_t = (o - batch mean) / (batch std + eps), each rollout once over the whole batch. Open: where the KL
-enters;
-chosen: in the loss, as for the others."""
+enters; chosen: in the loss, as for the others."""
 
 GSPO = Preset(
     name="gspo",
@@ -200,8 +197,8 @@ GSPO = Preset(
     num_minibatches=4,
     needs_several_updates=True,
 )
-"""grpo's advantages under one length-normalised ratio per sequence, clipped to [1 - 3e-4, 1 + 4e-4];
-the paper cuts each batch into 4 minibatches. At one update per batch and lag 0 it would be grpo."""
+"""grpo's advantages under one length-normalised ratio per sequence, clipped to [1 - 3e-4, 1 + 4e-4]; the
+paper cuts each batch into 4 minibatches. At one update per batch and lag 0 it would be grpo."""
 
 DAPO = Preset(
     name="dapo",
@@ -216,8 +213,7 @@ DAPO = Preset(
     dynamic_sampling=True,
 )
 """grpo's advantages, clip 0.2 / 0.28, mean over all tokens of the batch, no KL, collapsed groups sampled
-again. Its
-overlong penalty is left out: this project's truncation penalty takes its place."""
+again. Its overlong penalty is left out: this project's truncation penalty takes its place."""
 
 BELIEF_CRITIC = Preset(
     name="belief_critic",
@@ -226,12 +222,11 @@ BELIEF_CRITIC = Preset(
     credit=CreditConfig(gain_basis="prob", normalisation="none", outcome_baseline="belief"),
 )
 """A_t = sum_{k>=t} gamma^(k-t) d_k with d_t = b_t - b_{t-1} on gain-bearing turns and d_T = o - b_{T-1} on
-the last one,
-answered or cut off: belief as a critic that costs nothing, TD errors of the potential b with 0 at the end,
-gamma as lambda. At gamma 1, A_t = o - b_{t-1}: the outcome with a baseline that knows the history, unbiased
-because b_{t-1} does not depend on what turn t does; below 1, biased by as much as belief differs from the
-expected outcome. No z-scores: where every rollout fails and belief stays low nothing is blown up, and whoever
-ends without an answer pays the belief it built up."""
+the last one, answered or cut off: belief as a critic that costs nothing, TD errors of the potential b with 0
+at the end, gamma as lambda. At gamma 1, A_t = o - b_{t-1}: the outcome with a baseline that knows the
+history, unbiased because b_{t-1} does not depend on what turn t does; below 1, biased by as much as belief
+differs from the expected outcome. No z-scores: where every rollout fails and belief stays low nothing is
+blown up, and whoever ends without an answer pays the belief it built up."""
 
 IGPO_RETURNS = Preset(
     name="igpo_returns",

@@ -2,8 +2,8 @@
 
 The format is RLlib's: `{NAME: {run: IGPO, env: search, stop: {...}, config: {...}, num_samples: 1,
 checkpoint_config: {...}}}`, or a Python file with a variable `config` (an `IGPOConfig`) and optionally
-    `stop`. With `extends: OTHER.yaml` an experiment states only its differences. Everything is checked here,
-    before Ray starts; the schema is checked before Ray is even imported.
+`stop`. With `extends: OTHER.yaml` an experiment states only its differences. Everything is checked here,
+before Ray starts; the schema is checked before Ray is even imported.
 """
 
 from __future__ import annotations

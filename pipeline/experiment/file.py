@@ -26,10 +26,7 @@ from pipeline.experiment.keys import cut, shown
 GRID = "grid_search"
 EXTENDS = "extends"
 """Key of an experiment that names the file of another one, whose keys it inherits: relative to its own file,
-else
-packaged."""
-
-
+else packaged."""
 MOST_VALUES, DEEPEST, MOST_RUNS = 100_000, 50, 1000
 """Bounds of a file: values (what an alias names counts each time), levels of nesting, and runs."""
 

@@ -55,8 +55,7 @@ STOP_METRICS = {
     ),
 }
 """Metrics that `stop` may name: keys of `Algorithm.train()`'s result, nested ones with a slash. A run stops
-when
-one is >= its value."""
+when one is >= its value."""
 _STOP_PER_HOP = re.compile(r"evaluation/em_squad_hops_\d+")
 
 
