@@ -14,7 +14,7 @@ from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.learner.groups import BATCH_WIDE, batch_wide_numbers
 from algorithms.igpo.learner.learner import IGPOTorchLearner
-from algorithms.igpo.learner.loss import LossSettings
+from algorithms.igpo.loss_settings import LossSettings
 from algorithms.igpo.model.causal_lm import HFCausalLM
 from envs.data.question import Question
 from envs.search.trajectory import ActionKind, Rollout, Termination, Turn

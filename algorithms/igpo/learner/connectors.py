@@ -29,7 +29,7 @@ from algorithms.igpo.learner.groups import (
     rollout_of,
     trained_groups,
 )
-from algorithms.igpo.learner.loss import Aggregation, LossSettings, aggregation_weight
+from algorithms.igpo.learner.loss import aggregation_weight
 from algorithms.igpo.learner.token_batch import (
     Row,
     TokenLayout,
@@ -37,6 +37,7 @@ from algorithms.igpo.learner.token_batch import (
     join_rows,
     timesteps,
 )
+from algorithms.igpo.loss_settings import Aggregation
 
 CREDIT = "igpo_credit"
 """Key of the pipeline's `shared_data`: {rollout id: (advantages_T, clip_scale_T)}."""
@@ -57,21 +58,6 @@ class BatchNotes:
     """Statistics of this learner's groups."""
     layouts: dict[str, TokenLayout] = field(default_factory=dict)
     """By module id: the rollouts and turns behind the ids in the module's token batch."""
-
-
-def build_learner_pipeline_pieces(
-    credit: CreditConfig,
-    loss: LossSettings,
-    notes: BatchNotes,
-    *,
-    alias_rule: AliasRule = "max",
-    preset: Preset | None = None,
-) -> list[ConnectorV2]:
-    """Builds the pieces to append to RLlib's learner connector pipeline, without its default pieces."""
-    return [
-        TurnLevelAdvantages(credit, notes, alias_rule=alias_rule, preset=preset),
-        BuildTokenBatch(loss.loss_aggregation, notes),
-    ]
 
 
 class TurnLevelAdvantages(ConnectorV2):

@@ -18,14 +18,15 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import ALL_MODULES
 
-from algorithms.igpo.learner.connectors import BatchNotes, build_learner_pipeline_pieces
+from algorithms.igpo.learner.connectors import BatchNotes, BuildTokenBatch, TurnLevelAdvantages
 from algorithms.igpo.learner.distributed import DistributedLearner, gradient_norm, optimizer_state_on
-from algorithms.igpo.learner.loss import LossSettings, policy_loss
+from algorithms.igpo.learner.loss import policy_loss
 from algorithms.igpo.learner.lr_schedule import lr_share
 from algorithms.igpo.learner.references import References
 from algorithms.igpo.learner.token_batch import TokenBatch, decisions_of
 from algorithms.igpo.learner.update_plan import Update, UpdatePlan
 from algorithms.igpo.learner.update_stats import UpdateStats
+from algorithms.igpo.loss_settings import LossSettings
 from algorithms.igpo.model.causal_lm import HFCausalLM
 from envs.engine.peak_memory import peak_memory_gib, reset_peak_memory
 
@@ -61,13 +62,14 @@ class UpdatingLearner(DistributedLearner):
     def build(self) -> None:
         super().build()
         self.notes = BatchNotes()
-        for piece in build_learner_pipeline_pieces(
+        credited = TurnLevelAdvantages(
             self.config.credit_config(),
-            self.config.loss_settings(),
             self.notes,
             alias_rule=self.config.env_settings().alias_rule,
             preset=self.config.preset_settings,
-        ):
+        )
+        tokens = BuildTokenBatch(self.config.loss_settings().loss_aggregation, self.notes)
+        for piece in (credited, tokens):
             self._learner_connector.append(piece)
         self._turn_gaps: dict[tuple[str, int], np.ndarray] = {}
         referenced = [module_id for module_id in self.module.keys() if self._needs_reference(module_id)]  # noqa: SIM118

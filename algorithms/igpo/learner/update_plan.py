@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from ray.rllib.core.columns import Columns
 
-from algorithms.igpo.learner.loss import Aggregation
 from algorithms.igpo.learner.token_batch import (
     TokenBatch,
     TokenLayout,
@@ -30,6 +29,7 @@ from algorithms.igpo.learner.token_batch import (
     take_rows,
     tokens_of_rows,
 )
+from algorithms.igpo.loss_settings import Aggregation
 
 OverLearners = Callable[[list[float], str], list[float]]
 """Reduces each value over all learners by "sum" or "max" (a collective call)."""

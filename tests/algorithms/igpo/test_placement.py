@@ -14,7 +14,7 @@ from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.learner import distributed
 from algorithms.igpo.learner import learner as learner_module
 from algorithms.igpo.learner.distributed import move_optimizer_state
-from algorithms.igpo.learner.loss import LossSettings
+from algorithms.igpo.loss_settings import LossSettings
 from envs.engine.base import NO_WEIGHTS, Generate
 from envs.errors import InputError
 from envs.runner.env_runner import IGPOEnvRunner

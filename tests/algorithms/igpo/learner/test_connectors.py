@@ -8,9 +8,8 @@ import torch
 from igpo_learner_setup import make_batch, make_episode, stamp
 
 from algorithms.credit import CreditConfig, advantages, get_preset
-from algorithms.igpo.learner.connectors import BatchNotes, build_learner_pipeline_pieces
+from algorithms.igpo.learner.connectors import BatchNotes, BuildTokenBatch, TurnLevelAdvantages
 from algorithms.igpo.learner.groups import batch_wide_numbers, shard_groups
-from algorithms.igpo.learner.loss import LossSettings
 from algorithms.igpo.learner.token_batch import row_lengths, turn_tokens
 from algorithms.igpo.metrics import training_metrics
 from envs.search.trajectory import ActionKind, Termination
@@ -36,8 +35,10 @@ def run(
     if not is_shard:
         stamp(episodes)
     notes, shared, batch = BatchNotes(), {}, {}
-    loss = LossSettings(loss_aggregation=aggregation)
-    pieces = build_learner_pipeline_pieces(credit or CreditConfig(), loss, notes, alias_rule=alias_rule)
+    pieces = [
+        TurnLevelAdvantages(credit or CreditConfig(), notes, alias_rule=alias_rule),
+        BuildTokenBatch(aggregation, notes),
+    ]
     for piece in pieces:
         batch = piece(rl_module=modules, batch=batch, episodes=episodes, shared_data=shared)
     return notes, batch

@@ -6,7 +6,7 @@ import torch
 from igpo_learner_setup import make_batch, make_learner, save_tiny_llama, update
 
 from algorithms.igpo.learner.host_memory import PinnedBuffers, named_tensors
-from algorithms.igpo.learner.loss import LossSettings
+from algorithms.igpo.loss_settings import LossSettings
 
 CPU = torch.device("cpu")
 

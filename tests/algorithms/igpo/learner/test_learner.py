@@ -21,11 +21,11 @@ from igpo_learner_setup import (
 from ray.rllib.utils.metrics import ALL_MODULES, LEARNER_RESULTS
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from algorithms.igpo.learner.loss import LossSettings
 from algorithms.igpo.learner.token_batch import Row, TokenLayout, join_rows, row_lengths
 from algorithms.igpo.learner.update import TOKEN_TERMS
 from algorithms.igpo.learner.update_plan import UpdatePlan, plan_minibatches, split_micro_batches
 from algorithms.igpo.learner.update_stats import UpdateStats
+from algorithms.igpo.loss_settings import LossSettings
 from algorithms.igpo.metrics import learner_metrics
 from algorithms.igpo.model.causal_lm import HFCausalLM, load_causal_lm
 from algorithms.igpo.model.token_logp import token_logp

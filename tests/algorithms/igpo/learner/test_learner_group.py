@@ -14,7 +14,7 @@ from igpo_learner_setup import (
 from local_ray import local_ray
 
 from algorithms.igpo.learner.groups import shard_groups
-from algorithms.igpo.learner.loss import LossSettings
+from algorithms.igpo.loss_settings import LossSettings
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algorithms.igpo.learner.loss import (
-    LossSettings,
     aggregation_weight,
     clipped_objective,
     importance_ratio,
@@ -16,6 +15,7 @@ from algorithms.igpo.learner.loss import (
     mismatch_weight,
     policy_loss,
 )
+from algorithms.igpo.loss_settings import LossSettings
 
 TENTHS = torch.arange(10) / 10
 PLAIN = LossSettings(kl_coeff=0.0, mismatch_cap=0.0)

@@ -15,8 +15,8 @@ from local_ray import local_ray
 from plain_update import PlainLoss, plain_lora, plain_policy, plain_update, sequences_of_episodes
 
 from algorithms.igpo.learner.groups import shard_groups
-from algorithms.igpo.learner.loss import LossSettings
 from algorithms.igpo.learner.update_plan import plan_minibatches
+from algorithms.igpo.loss_settings import LossSettings
 from algorithms.igpo.model.causal_lm import BASE
 
 LR = 1e-3

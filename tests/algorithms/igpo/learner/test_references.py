@@ -5,7 +5,7 @@ import pytest
 import torch
 from igpo_learner_setup import VOCAB, make_batch, make_learner, save_tiny_llama, update
 
-from algorithms.igpo.learner.loss import LossSettings
+from algorithms.igpo.loss_settings import LossSettings
 from envs.runner.belief import BeliefQuery
 from envs.search.protocols.base import ScoringSuffix
 

@@ -19,8 +19,8 @@ from local_ray import local_ray
 
 from algorithms.igpo.config import IGPOConfig
 from algorithms.igpo.learner.groups import shard_groups
-from algorithms.igpo.learner.loss import LossSettings
 from algorithms.igpo.learner.references import References
+from algorithms.igpo.loss_settings import LossSettings
 from algorithms.igpo.model.causal_lm import HFCausalLM, load_causal_lm
 from algorithms.igpo.model.fsdp import first_reads, full_tensor, shard
 from envs.engine.weights import state_to_tensors

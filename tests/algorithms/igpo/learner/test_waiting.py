@@ -7,7 +7,7 @@ import torch
 from igpo_learner_setup import make_batch, make_learner, save_tiny_llama, update
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from algorithms.igpo.learner.loss import LossSettings
+from algorithms.igpo.loss_settings import LossSettings
 
 WAITS = {
     *("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"),

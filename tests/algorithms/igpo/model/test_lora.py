@@ -8,7 +8,7 @@ import torch
 from igpo_learner_setup import make_batch, make_learner, random_rows, save_tiny_llama, update
 from transformers import AutoModelForCausalLM
 
-from algorithms.igpo.learner.loss import LossSettings
+from algorithms.igpo.loss_settings import LossSettings
 from algorithms.igpo.model.causal_lm import BASE, load_causal_lm
 from algorithms.igpo.model.lora import LoraSettings, add_lora, without_adapters
 from algorithms.igpo.model.token_logp import token_logp
