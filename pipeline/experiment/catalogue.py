@@ -83,6 +83,11 @@ class Setting:
         return self.path.rpartition(".")[2]
 
     @property
+    def place(self) -> str:
+        """Where it stands in an experiment file: `config.lr`, `mlflow.register_model`."""
+        return self.path if self.section == TOP else f"config.{self.path}"
+
+    @property
     def type(self) -> str:
         """Its type, in words."""
         return type_in_words(self.schema)

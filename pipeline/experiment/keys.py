@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from algorithms.igpo.setting_names import CODE, FIXED, OF_ONE_POLICY, RENAMED, RLLIB_WORDS, WITHOUT_EFFECT
 from envs.engine.lora import LoraSettings
 from envs.errors import InputError
-from pipeline.experiment.catalogue import TOP, catalogue, config_keys, model_in
+from pipeline.experiment.catalogue import catalogue, config_keys, model_in
 from pipeline.experiment.peers import here
 
 EXPERIMENT_KEYS = {
@@ -129,7 +129,7 @@ def _sibling(key: str, known: Iterable[str]) -> str | None:
 def _elsewhere(path: str, key: str) -> str | None:
     """The places of other sections where a setting is called `key`."""
     inside = re.sub(r"\.\d+\b", ".N", path)
-    places = [_place(p) for p in catalogue() if p.rpartition(".")[2] == key]
+    places = [one.place for one in catalogue().values() if one.name == key]
     places = [f"`{place}`" for place in places if place.rpartition(".")[0] != inside]
     return f"It belongs elsewhere: {' or '.join(places[:3])}." if places else None
 
@@ -139,7 +139,7 @@ def _alike(path: str, key: str, known: Iterable[str]) -> str | None:
 
     One here with the same letters in another order comes first.
     """
-    own = {one.name: _place(p) for p, one in reversed(catalogue().items()) if not one.is_rllib}
+    own = {one.name: one.place for one in reversed(catalogue().values()) if not one.is_rllib}
     theirs = {one.name for one in catalogue().values() if one.is_rllib}
     inside = set(known) - theirs if path == "config" else set(known)
     swapped = [name for name in sorted(inside) if sorted(name) == sorted(key)]
@@ -150,11 +150,6 @@ def _alike(path: str, key: str, known: Iterable[str]) -> str | None:
             if guess := nearest(key, names, cutoff):
                 return f"Did you mean `{guess if guess in known else own[guess]}`?"
     return None
-
-
-def _place(path: str) -> str:
-    """Where a setting stands in an experiment file."""
-    return path if catalogue()[path].section == TOP else f"config.{path}"
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], path: str, where: str) -> None:

@@ -161,10 +161,9 @@ def _wrapped(label: str, text: str, width: int = 8) -> list[str]:
 
 
 def _lines(one: Setting, experiments: Experiments | None = None) -> list[str]:
-    place = one.path if one.section == TOP else f"config.{one.path}"
     limits = f", {one.limits.removeprefix('a whole number, ')}" if one.limits else ""
     lines = [
-        place,
+        one.place,
         f"  type      {one.type}{limits}",
         f"  default   {'none: it must be given' if one.required else _value(one.default)}",
     ]
