@@ -16,16 +16,13 @@ from typing import TYPE_CHECKING
 
 from envs.search.protocols.base import Action
 from envs.search.protocols.chat_template import TemplatePieces
-from envs.search.protocols.tagged import TaggedProtocol, read_tool_call
+from envs.search.protocols.tagged import READ, TaggedProtocol, read_tool_call
 from envs.search.protocols.tags import Block, Tags
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TASK = "Answer the question. Call the tools until what they return contains the answer."
-READ = (
-    "You read what a tool returned for a colleague who answers the question. Pass on the fact that matters."
-)
 HOW = {
     "search": "Call one tool a turn.",
     "answer": "Write the final answer in as few words as possible inside <answer> and </answer>.",

@@ -23,16 +23,13 @@ import json
 from typing import TYPE_CHECKING
 
 from envs.search.protocols.base import Action
-from envs.search.protocols.tagged import TaggedProtocol, read_tool_call
+from envs.search.protocols.tagged import READ, TaggedProtocol, read_tool_call
 from envs.search.protocols.tags import Block, Tags
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TASK = "Answer the question. Use the tools until what they return contains the answer."
-READ = (
-    "You read what a tool returned for a colleague who answers the question. Pass on the fact that matters."
-)
 THINK = "In each turn, reason first inside <think> and </think>. Then do one thing only:"
 HOW = {
     "search": (

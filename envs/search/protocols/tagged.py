@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 THOUGHT = "Now there's enough information to answer"
+READ = (
+    "You read what a tool returned for a colleague who answers the question. Pass on the fact that matters."
+)
+"""The instruction of a role that only writes messages, where it has none of its own."""
 
 
 class TaggedProtocol(ABC):
