@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from numbers import Real
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.policy.policy import PolicySpec
@@ -19,6 +19,7 @@ from algorithms.igpo.bounds import (
     WHOLE_FROM,
     check_number,
 )
+from algorithms.igpo.learner.lr_schedule import LRDecay
 from algorithms.igpo.setting_names import OF_ONE_POLICY, WITHOUT_EFFECT
 from algorithms.igpo.weights.colocation import check_colocation
 from envs.errors import InputError
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 
 CLIPPED_BY = ("value", "norm", "global_norm")
-LR_DECAYS = ("none", "linear", "cosine")
 
 
 def check_effects(config: IGPOSettings, defaults: IGPOSettings) -> None:
@@ -79,8 +79,8 @@ def _check_optimizer(config: IGPOSettings) -> None:
     pair = isinstance(betas, list | tuple) and len(betas) == 2
     if not pair or not all(isinstance(b, Real) and not isinstance(b, bool) and 0 <= b < 1 for b in betas):
         raise InputError(f"adam_betas is {betas!r}; it must be two numbers from 0 to below 1")
-    if config.lr_decay not in LR_DECAYS:
-        raise InputError(f"lr_decay is {config.lr_decay!r}; use one of {', '.join(LR_DECAYS)}")
+    if config.lr_decay not in get_args(LRDecay):
+        raise InputError(f"lr_decay is {config.lr_decay!r}; use one of {', '.join(get_args(LRDecay))}")
     if isinstance(config.lr, list) and (config.lr_warmup_iterations or config.lr_decay != "none"):
         raise InputError(
             "lr is a schedule of its own: leave out lr_warmup_iterations and lr_decay, or give lr as a number"
