@@ -98,7 +98,7 @@ def belief(policy: Policy) -> Finding:
         return Finding("belief", "ok", "not measured: the documents are at the server alone (corpus: remote)")
     searching = {role.name for role in task.settings.roles if "search" in role.actions}
     queries = []
-    for record in _greedy(policy, questions):
+    for record in _rollouts(policy, questions, stream=-3, temperature=0.0):
         question = record.rollout.question
         episode = SearchEnv(policy.task).begin(
             question, rollout_id="doctor", group_id="doctor", split="heldout"
@@ -146,17 +146,10 @@ def belief(policy: Policy) -> Finding:
 
 def format_validity(policy: Policy) -> Finding:
     """Measures the share of sampled first turns that parse, and of rollouts that answer."""
-    from envs.runner.job import RolloutJob
-
-    jobs = [
-        RolloutJob(
-            question, f"doctor/{n}", f"doctor/{n}", (0, -2, n, 0), split="heldout", score_beliefs=False
-        )
-        for n, question in enumerate(islice(_playable(policy.task), SAMPLE))
-    ]
-    if not jobs:
+    questions = list(islice(_playable(policy.task), SAMPLE))
+    if not questions:
         return Finding("format", "warn", "not measured: no held-out prompt leaves room for a decision")
-    rollouts = [record.rollout for record in policy.loop.run(jobs)[0]]
+    rollouts = [record.rollout for record in _rollouts(policy, questions, stream=-2, temperature=1.0)]
     bad = (ActionKind.MALFORMED, ActionKind.CUT_OFF)
     valid = float(np.mean([rollout.turns[0].action not in bad for rollout in rollouts]))
     answered = float(np.mean([rollout.answer is not None for rollout in rollouts]))
@@ -195,8 +188,10 @@ def _play_to_first_search(episode: SearchEpisode, record: EpisodeRecord, searchi
     return decision
 
 
-def _greedy(policy: Policy, questions: list[Question]) -> list[EpisodeRecord]:
-    """Returns a greedy rollout per question."""
+def _rollouts(
+    policy: Policy, questions: list[Question], *, stream: int, temperature: float
+) -> list[EpisodeRecord]:
+    """Returns a rollout of each question. `stream` tells the seeds of one check from those of another."""
     from envs.runner.job import RolloutJob
 
     jobs = [
@@ -204,9 +199,9 @@ def _greedy(policy: Policy, questions: list[Question]) -> list[EpisodeRecord]:
             question,
             f"doctor/{n}",
             f"doctor/{n}",
-            (0, -3, n, 0),
+            (0, stream, n, 0),
             split="heldout",
-            temperature=0.0,
+            temperature=temperature,
             score_beliefs=False,
         )
         for n, question in enumerate(questions)
