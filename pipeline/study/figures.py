@@ -17,6 +17,16 @@ POINTS = 12
 """Points of the axis at which the seeds' curves are averaged."""
 VEGA_COLOURS = 10
 """Colours in the palette of a drawing outside the page."""
+FIGURES = (
+    ("Held-out exact match by tokens sampled", "tokens", "em", "exact match"),
+    ("The same by seconds of training", "seconds", "em", "exact match"),
+    ("Groups without signal, as trained", "tokens", "collapsed", "share of groups"),
+    ("Turns per rollout", "tokens", "turns", "turns"),
+    ("Does gain find the evidence?", "tokens", "gain_auroc", "AUROC of gain"),
+    ("Does the advantage?", "tokens", "advantage_auroc", "AUROC of advantage"),
+)
+"""Title, columns of x and y, and title of the y axis."""
+X_TITLES = {"tokens": "tokens sampled", "seconds": "seconds"}
 BAND = "Line: mean over seeds; band: 95% bootstrap interval over seeds."
 
 
@@ -26,46 +36,7 @@ def sections(cells: list[FinishedCell], methods: list[str], difficulties: list[s
     for difficulty in difficulties:
         own = [cell for cell in cells if cell.cell.difficulty == difficulty]
         figures = [
-            _figure(
-                "Held-out exact match by tokens sampled",
-                own,
-                methods,
-                "tokens",
-                "em",
-                "tokens sampled",
-                "exact match",
-            ),
-            _figure(
-                "The same by seconds of training", own, methods, "seconds", "em", "seconds", "exact match"
-            ),
-            _figure(
-                "Groups without signal, as trained",
-                own,
-                methods,
-                "tokens",
-                "collapsed",
-                "tokens sampled",
-                "share of groups",
-            ),
-            _figure("Turns per rollout", own, methods, "tokens", "turns", "tokens sampled", "turns"),
-            _figure(
-                "Does gain find the evidence?",
-                own,
-                methods,
-                "tokens",
-                "gain_auroc",
-                "tokens sampled",
-                "AUROC of gain",
-            ),
-            _figure(
-                "Does the advantage?",
-                own,
-                methods,
-                "tokens",
-                "advantage_auroc",
-                "tokens sampled",
-                "AUROC of advantage",
-            ),
+            _figure(title, own, methods, x, y, X_TITLES[x], y_title) for title, x, y, y_title in FIGURES
         ]
         found.append(Section(difficulty, [figure for figure in figures if figure]))
     return [section for section in found if section.figures]
@@ -86,7 +57,7 @@ def overview(cells: list[FinishedCell], methods: list[str], difficulties: list[s
     shown = [method for method in methods if any(row["run"] == method for row in rows)]
     colour = run_colour(shown, alt.Legend(orient="top", symbolOpacity=1), colours=VEGA_COLOURS)
     base: Any = alt.Chart(width=230, height=190).encode(
-        x=alt.X("x:Q", title="tokens sampled", axis=alt.Axis(format="~s", tickCount=5))
+        x=alt.X("x:Q", title=X_TITLES["tokens"], axis=alt.Axis(format="~s", tickCount=5))
     )
     band = base.mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q", color=colour)
     line = base.mark_line().encode(y=alt.Y("mean:Q", title="held-out exact match"), color=colour)

@@ -122,11 +122,10 @@ def compare(cells: list[FinishedCell], baseline: str) -> list[Comparison]:
 
 
 def _rollouts_ratio(own: list[FinishedCell], base: list[FinishedCell]) -> Estimate | str:
-    pairs = []
-    for a, b in zip(own, base, strict=True):
-        target = final(b)
-        needed, needed_by_base = rollouts_to_reach(a, target), rollouts_to_reach(b, target)
-        pairs.append((needed, needed_by_base))
+    pairs = [
+        (rollouts_to_reach(a, final(b)), rollouts_to_reach(b, final(b)))
+        for a, b in zip(own, base, strict=True)
+    ]
     if any(needed == np.inf for needed, _ in pairs):
         return NOT_REACHED
     if any(needed_by_base == 0 for _, needed_by_base in pairs):
