@@ -10,7 +10,15 @@ import pyarrow.parquet as pq
 
 from pipeline.analysis.locate import AnalysisError, RunLocation, locate_run
 from pipeline.analysis.named_queries import named_query
-from pipeline.analysis.sandbox import check_is_question, connect, explain_error, lock, sql_files, sql_text
+from pipeline.analysis.sandbox import (
+    check_is_question,
+    connect,
+    explain_error,
+    lock,
+    sql_files,
+    sql_text,
+    sql_without_rows,
+)
 from pipeline.analysis.tables_beside import BESIDE
 from pipeline.rollout_log.folder import LogFolder, RemoteFolder, RolloutLogError
 from pipeline.rollout_log.manifest import Manifest, check_files, load_manifest
@@ -204,12 +212,9 @@ def _database(
     }.values():
         connection.register_filesystem(filesystem)
     for name, schema in TABLES.items():
-        # The empty table gives a view its columns and types where no file, or only files of older versions,
+        # What has no rows gives a view its columns and types where no file, or only files of older versions,
         # are there.
-        connection.register("template", schema.empty_table())
-        template = ", ".join(f'CAST(NULL AS {kind}) AS "{column}"' for column, kind in _types(connection))
-        connection.unregister("template")
-        source = f"SELECT {template} WHERE false"
+        source = sql_without_rows(connection, schema)
         if files[name]:
             paths = sql_files(files[name])
             source += f" UNION ALL BY NAME SELECT * FROM read_parquet({paths}, union_by_name = true)"
@@ -225,10 +230,6 @@ def _damaged(error: BaseException) -> AnalysisError:
     return AnalysisError(
         f"the log cannot be read: {' '.join(str(error).split())}; restore the file from a copy"
     )
-
-
-def _types(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
-    return [(row[0], row[1]) for row in connection.execute("DESCRIBE template").fetchall()]
 
 
 def _superseded(logs: list[tuple[LogFolder, Manifest]]) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from textwrap import shorten
 
 import duckdb
+import pyarrow as pa
 
 from envs.memory import total_memory
 from pipeline.analysis.locate import AnalysisError
@@ -75,6 +76,15 @@ def sql_list(texts: list[str]) -> str:
 def sql_files(paths: list[str]) -> str:
     """Paths and URLs for `read_parquet`, which reads `*`, `?` and `[` of a path as a pattern."""
     return sql_list([_pattern(path) for path in paths])
+
+
+def sql_without_rows(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> str:
+    """A SELECT without rows, whose columns have the names and types of `schema`."""
+    connection.register("template", schema.empty_table())
+    types = connection.execute("DESCRIBE template").fetchall()
+    connection.unregister("template")
+    columns = ", ".join(f'CAST(NULL AS {kind}) AS "{name}"' for name, kind, *_ in types)
+    return f"SELECT {columns} WHERE false"
 
 
 def _pattern(path: str) -> str:

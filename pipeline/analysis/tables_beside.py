@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.analysis.locate import AnalysisError
-from pipeline.analysis.sandbox import sql_files
+from pipeline.analysis.sandbox import sql_files, sql_without_rows
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,7 @@ class TableBeside:
 
     def create_view(self, connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
         """Creates the view over `files`; without any it is empty."""
-        connection.register("template", self.schema.empty_table())
-        types = [(row[0], row[1]) for row in connection.execute("DESCRIBE template").fetchall()]
-        connection.unregister("template")
-        empty = ", ".join(f'CAST(NULL AS {kind}) AS "{column}"' for column, kind in types)
-        source = f"SELECT CAST(NULL AS VARCHAR) AS {self.key}, {empty} WHERE false"
+        source = sql_without_rows(connection, self.schema.insert(0, pa.field(self.key, pa.string())))
         if files:
             name = r"regexp_extract(filename, '([^/\\]+)\.parquet$', 1)"
             source += (
