@@ -30,7 +30,7 @@ PRESET_NAMES = " The presets:"
 """Begins the list of presets in the meaning of `preset`."""
 TOP = "experiment"
 """The section of the keys beside `config`."""
-SECTIONS: dict[str, type[BaseModel]] = {
+CONFIG_SECTIONS: dict[str, type[BaseModel]] = {
     "lora": LoraSettings,
     "engine": EngineSettings,
     "env_config": SearchEnvSettings,
@@ -97,7 +97,7 @@ class Setting:
 def catalogue() -> dict[str, Setting]:
     """Returns every setting by its path, in the order of the page."""
     found = [*_own(), *_estimator(), *_from_rllib()]
-    for prefix, model in SECTIONS.items():
+    for prefix, model in CONFIG_SECTIONS.items():
         found += _of_model(model, f"{prefix}.", prefix)
     for model in (OtherKeys, RunSettings):
         found += _of_model(model, "", TOP)

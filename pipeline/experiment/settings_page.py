@@ -9,7 +9,7 @@ from typing import Any
 
 from algorithms.credit import PRESETS
 from algorithms.igpo.setting_names import CODE
-from pipeline.experiment.catalogue import PRESET_NAMES, TOP, Setting, catalogue
+from pipeline.experiment.catalogue import CONFIG_SECTIONS, PRESET_NAMES, TOP, TOP_SECTIONS, Setting, catalogue
 from pipeline.experiment.keys import nearest
 from pipeline.experiment.peers import here
 
@@ -189,11 +189,11 @@ def json_schema() -> dict[str, Any]:
         if "." not in one.path:
             sections.setdefault(one.section, {})[one.path] = _described(one)
     config = sections["config"]
-    for name in ("lora", "engine", "env_config"):
+    for name in CONFIG_SECTIONS:
         config[name] = _object(_inside(f"{name}."))
     config["lora"] = {"anyOf": [config["lora"], {"type": "null"}]}
     top = sections[TOP]
-    for name in ("checkpoint_config", "mlflow"):
+    for name in TOP_SECTIONS:
         top[name] = _object(_inside(f"{name}."))
     top["config"] = _object({name: _or_grid(schema) for name, schema in config.items()})
     return {
