@@ -75,8 +75,6 @@ def write_result(
     Raises:
         InputError: the answer cannot be written there.
     """
-    if format not in FORMATS:
-        raise InputError(f"--format {format}: it must be one of {', '.join(FORMATS)}.")
     if format == "table" and out is None:
         print_table(relation, rows, console)
         return
