@@ -7,6 +7,7 @@ ships, whose questions are taken out of it.
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def _read_json(path: Path, what: str, on_bad: OnBad) -> Records:
 def _is_one_document(path: Path, what: str) -> bool:
     """Whether the file is an array, or an object that goes beyond its first line that is not blank."""
     for raw in _lines(path, what):
-        line = raw.strip().removeprefix(b"\xef\xbb\xbf").lstrip()
+        line = raw.strip().removeprefix(BOM_UTF8).lstrip()
         if line:
             break
     else:

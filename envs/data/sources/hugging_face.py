@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from envs.data.sources.tables import without_nothing
 from envs.errors import InputError
 from envs.git_lfs import refuse_pointer
 
@@ -68,7 +69,7 @@ def read_folder(folder: Path, split: str | None, source: str) -> Iterator[tuple[
             raise InputError(f"{source} has no split {chosen!r}; it has {', '.join(parts)}: add @{parts[0]}")
         loaded = loaded[chosen]
     for row, fields in enumerate(loaded):
-        yield f"{source} row {row}", row, _kept(fields)
+        yield f"{source} row {row}", row, without_nothing(fields)
 
 
 def _streamed(source: str, name: str, config: str | None, split: str) -> Iterator[tuple[str, int, dict]]:
@@ -76,13 +77,9 @@ def _streamed(source: str, name: str, config: str | None, split: str) -> Iterato
     _refuse_pointers(Path(name), source)
     try:
         for row, fields in enumerate(library.load_dataset(name, config, split=split, streaming=True)):
-            yield f"{source} row {row}", row, _kept(fields)
+            yield f"{source} row {row}", row, without_nothing(fields)
     except Exception as error:  # the library raises many kinds for what is a wrong name, split or no network
         raise _not_loaded(source, error) from error
-
-
-def _kept(fields: Any) -> dict[str, Any]:
-    return {key: value for key, value in dict(fields).items() if value is not None}
 
 
 def _refuse_pointers(folder: Path, source: str) -> None:

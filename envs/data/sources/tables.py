@@ -103,11 +103,11 @@ def read_parquet(path: Path, what: str) -> Iterator[tuple[str, int, dict]]:
         row = 0
         for batch in file.iter_batches(batch_size=4096):
             for fields in batch.to_pylist():
-                yield f"{path} row {row}", row, _without_nothing(fields)
+                yield f"{path} row {row}", row, without_nothing(fields)
                 row += 1
 
 
-def _without_nothing(fields: dict[str, Any]) -> dict[str, Any]:
+def without_nothing(fields: dict[str, Any]) -> dict[str, Any]:
     """Leaves out what a table has to hold where a record has no such field."""
     return {name: value for name, value in fields.items() if value is not None}
 
