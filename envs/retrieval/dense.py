@@ -16,7 +16,7 @@ from envs.errors import InputError
 from envs.retrieval.base import Hit
 from envs.retrieval.cache import cached_index
 from envs.retrieval.config import DenseSettings
-from envs.retrieval.encoder import Encoder
+from envs.retrieval.encoder import NEEDS_EXTRA, Encoder
 
 if TYPE_CHECKING:
     import faiss
@@ -132,7 +132,5 @@ def _import_faiss():
     try:
         import faiss
     except ImportError as error:
-        raise InputError(
-            'retrievers `dense` and `hybrid` need the extra `dense`: pip install "igpo-rllib[dense]"'
-        ) from error
+        raise InputError(NEEDS_EXTRA) from error
     return faiss

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NEEDS_EXTRA = 'retrievers `dense` and `hybrid` need the extra `dense`: pip install "igpo-rllib[dense]"'
 HUB_SECONDS = 10.0
 """Time limit for asking the hub whether it has an encoder; the retries of its client would take minutes."""
 
@@ -44,9 +45,7 @@ class Encoder:
         try:
             import sentence_transformers  # noqa: F401
         except ImportError as error:
-            raise InputError(
-                'retrievers `dense` and `hybrid` need the extra `dense`: pip install "igpo-rllib[dense]"'
-            ) from error
+            raise InputError(NEEDS_EXTRA) from error
         _check_device(settings.device)
         self._model = _load(settings.encoder, settings.device)
         self._settings = settings
