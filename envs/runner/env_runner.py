@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -162,13 +163,7 @@ class IGPOEnvRunner(EnvRunner, Checkpointable):
                 EPISODE_RETURN_MEAN, fmean(rollout.outcome for rollout in rollouts), reduce="mean", window=1
             )
             self.metrics.log_value(EPISODE_LEN_MEAN, num_turns / len(rollouts), reduce="mean", window=1)
-        phases = {
-            "generate": seconds.generate,
-            "score": seconds.score,
-            "tools": seconds.tools,
-            "host": seconds.host,
-        }
-        for name, value in {**phases, "sample": total}.items():
+        for name, value in {**asdict(seconds), "sample": total}.items():
             self.metrics.log_value(f"seconds_{name}", value, reduce="max")
         self.metrics.log_value("peak_gib_sample", peak_memory_gib(), reduce="max")
 
