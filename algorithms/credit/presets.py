@@ -30,11 +30,9 @@ class Preset:
     """What it is, in one clause."""
     credit: CreditConfig = field(default_factory=CreditConfig)
     loss_changes: dict[str, Any] = field(default_factory=dict)
-    """Loss settings that differ from the defaults, by name
-    (`algorithms.igpo.loss_settings.LossSettings`)."""
+    """Loss settings that differ from the defaults, by name (`algorithms.igpo.loss_settings.LossSettings`)."""
     env: dict[str, Any] = field(default_factory=dict)
-    """Environment settings that differ from the defaults, by name
-    (`envs.search.config.SearchEnvSettings`)."""
+    """Environment settings that differ from the defaults, by name (`envs.search.config`)."""
     belief_policy: Literal["current", "reference"] = "current"
     """Whose belief is scored: the current policy's, or a frozen reference's."""
     dynamic_sampling: bool = False
@@ -42,8 +40,7 @@ class Preset:
     num_minibatches: int = 1
     """Updates that one pass over a batch is cut into, where an experiment does not say."""
     needs_several_updates: bool = False
-    """Whether the method would equal another one at one update per batch. Such a run is refused at lag
-    0."""
+    """Whether the method would equal another one at one update per batch. Such a run is refused at lag 0."""
     estimator: Callable[..., Any] | None = None
     """A function of one's own in place of the rules of `credit` (`algorithms.credit.group.OwnEstimator`)."""
 
@@ -205,11 +202,7 @@ DAPO = Preset(
     summary="grpo with clip 0.2 / 0.28, and collapsed groups sampled again",
     source="arXiv 2503.14476",
     credit=CreditConfig(ig_weight=0.0),
-    loss_changes={
-        "clip_high": 0.28,
-        "loss_aggregation": "token_mean",
-        "kl_coeff": 0.0,
-    },
+    loss_changes={"clip_high": 0.28, "loss_aggregation": "token_mean", "kl_coeff": 0.0},
     dynamic_sampling=True,
 )
 """grpo's advantages, clip 0.2 / 0.28, mean over all tokens of the batch, no KL, collapsed groups sampled

@@ -11,14 +11,14 @@ import math
 import platform
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from algorithms.igpo.iteration_record import IterationRecord, TurnCredit
+from algorithms.igpo.iteration_record import GroupCredit, IterationRecord, TurnCredit
 from envs.search.trajectory import Rollout, Turn
 from pipeline.rollout_log.schema import SCHEMA_VERSION, TABLES
 from pipeline.rollout_log.token_rows import token_table
@@ -150,22 +150,8 @@ def _iteration_row(record: IterationRecord, metrics: Mapping[str, float], keys: 
     }
 
 
-def _group_row(group, keys: dict) -> dict[str, Any]:
-    columns = (
-        "group_id",
-        "question_id",
-        "size",
-        "outcome_mean",
-        "outcome_std",
-        "gain_count",
-        "gain_mean",
-        "gain_std",
-        "collapsed_outcome",
-        "collapsed",
-        "collapsed_or_faint",
-        "collapsed_or_identical",
-    )
-    values = {column: _plain(getattr(group, column)) for column in columns}
+def _group_row(group: GroupCredit, keys: dict) -> dict[str, Any]:
+    values = {column: _plain(value) for column, value in asdict(group).items()}
     if not group.gain_count:
         values["gain_mean"] = None  # NaN in the group's credit, and in every average over groups
     return keys | values
@@ -214,14 +200,7 @@ def _turn_row(
     turn: Turn, credit: TurnCredit | None, scorer: str, agent_turn_index: int, is_final: bool, keys: dict
 ) -> dict[str, Any]:
     errors = [call.error for call in turn.tool_calls if call.error is not None]
-    credit_columns = (
-        "belief_before",
-        "belief_after",
-        "gain",
-        "normalised_gain",
-        "advantage",
-        "logp_gap_mean",
-    )
+    columns = "belief_before", "belief_after", "gain", "normalised_gain", "advantage", "logp_gap_mean"
     return keys | {
         "turn_index": turn.index,
         "agent": turn.agent,
@@ -243,7 +222,7 @@ def _turn_row(
         "scores": _numbers(turn.scores_K),
         "scorer": scorer,
         "weights_version": turn.weights_version,
-        **{column: None if credit is None else _plain(getattr(credit, column)) for column in credit_columns},
+        **{column: None if credit is None else _plain(getattr(credit, column)) for column in columns},
         "decision_tokens": turn.num_decision_tokens,
         "observation_tokens": turn.num_observation_tokens,
         "tool_calls": len(turn.tool_calls),
