@@ -11,7 +11,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from envs.errors import InputError
 from envs.loading import keep_loaded, without_collecting
@@ -28,6 +28,7 @@ from pipeline.run_directory.directory import FINISHED, HELDOUT_BEFORE, RunDirect
 from pipeline.run_directory.remote import TakenOverError
 from pipeline.terminal import Console
 from pipeline.training.attempt import open_attempt
+from pipeline.training.build import build_algorithm, is_of_another
 from pipeline.training.changed_settings import take_over
 from pipeline.training.download import download_model
 from pipeline.training.failures import cause_of, in_words
@@ -36,15 +37,7 @@ from pipeline.training.plan import Plan, check_plan, check_resources, first_weig
 from pipeline.training.progress import Progress, before_and_after, nothing_learned
 from pipeline.training.ray_processes.cluster import RayOptions, starting_ray
 from pipeline.training.ray_processes.watch import RayLostError, lost_ray, watched_ray
-from pipeline.training.remote_runs import (
-    look_at_remote,
-    remote_places,
-    upload_after_saving,
-    upload_at_end,
-)
-
-if TYPE_CHECKING:
-    from algorithms.igpo.config import IGPOConfig
+from pipeline.training.remote_runs import look_at_remote, remote_places, upload_after_saving, upload_at_end
 
 QUESTION = "SELECT turn_index, avg(gain), avg(advantage) FROM turns GROUP BY 1 ORDER BY 1"
 """A question to the log, as an example: which turns earned the credit?"""
@@ -239,34 +232,6 @@ def _resumed_from(plan: Plan, run: RunDirectory, checkpoint: Path | None) -> int
     if Checkpoints(run.checkpoints).last is None and not (run.path / HELDOUT_BEFORE).is_file():
         return -1
     return int(read_note(checkpoint)["iteration"]) if checkpoint else 0
-
-
-def is_of_another(run: RunDirectory, checkpoint: Path | None) -> bool:
-    """Whether `run` begins from a checkpoint of another run (`--restore`)."""
-    return checkpoint is not None and run.checkpoints.resolve() not in checkpoint.resolve().parents
-
-
-def build_algorithm(
-    config: IGPOConfig, folder: Path, checkpoint: Path | None, *, begins_run: bool = False
-) -> Any:
-    """Builds the algorithm, restored from `checkpoint` if there is one.
-
-    Args:
-        config: its settings.
-        folder: a folder that RLlib may write into.
-        checkpoint: the checkpoint, or None.
-        begins_run: whether the checkpoint is of another run, so that training questions may be others.
-    """
-    from ray.tune.trainable import trainable
-
-    # RLlib would make folders in ~/ray_results, and has no setting for it.
-    trainable.DEFAULT_STORAGE_PATH = str(folder / "rllib")
-    with without_collecting():
-        algorithm: Any = config.build_algo()
-    algorithm.begins_run = begins_run
-    if checkpoint is not None:
-        algorithm.restore_from_path(str(checkpoint.absolute().resolve()))
-    return algorithm
 
 
 def _print_summary(

@@ -15,7 +15,7 @@ from pipeline.analysis import open_run
 from pipeline.analysis.collapse_watch import logged_metrics
 from pipeline.rollout_log.rows import RunInfo
 from pipeline.rollout_log.writer import RolloutLogWriter
-from pipeline.training.launch import build_algorithm, is_of_another
+from pipeline.training.build import build_algorithm, is_of_another
 from pipeline.training.ray_processes.watch import lost_ray
 from pipeline.training.run_logger import HELDOUT, RunLogger
 from pipeline.verification.same_rows import Sameness, compare

@@ -25,7 +25,8 @@ from pipeline.exit_codes import FAILED
 from pipeline.experiment.experiment import load_experiments
 from pipeline.run_directory.checkpoints import NOTE
 from pipeline.run_directory.directory import RunDirectory
-from pipeline.training.launch import QUESTION, LaunchOptions, _print_summary, is_of_another, launch
+from pipeline.training.build import is_of_another
+from pipeline.training.launch import QUESTION, LaunchOptions, _print_summary, launch
 from pipeline.training.loop import HELDOUT_BEFORE, Ending
 from pipeline.training.plan import unfinished_runs
 from pipeline.training.ray_processes.cluster import RayOptions, starting_ray
