@@ -9,26 +9,22 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from algorithms.igpo.model.supported import refusal, sliding_window
 from algorithms.igpo.weights.restoring import check_shapes
 from envs.data.questions import named
 from envs.errors import InputError
-from envs.proxies import is_loopback, proxy_for
-from envs.retrieval.config import HTTPSettings, RetrieverSettings
 from pipeline.doctor.companions import foreign_companions, missing_companion
 from pipeline.doctor.findings import Finding, Subject
 from pipeline.doctor.gpus import gpus
 from pipeline.doctor.machine import proxies
 from pipeline.doctor.memory import memory
 from pipeline.doctor.questions import Seen, look_at_questions
+from pipeline.doctor.retriever import retriever
 from pipeline.doctor.words import words
 from pipeline.estimate.known_models import known_config
 from pipeline.estimate.machines import GIB
@@ -42,10 +38,6 @@ logger = logging.getLogger(__name__)
 
 FEW = 20
 """Held-out questions below which a score says little."""
-SAMPLE = 64
-"""Questions that a check looks at."""
-BY_WORDS = ("bm25", "http")
-"""Retrievers that may find nothing, and take no money for a search."""
 
 Check = Callable[[Subject], Finding]
 
@@ -201,59 +193,6 @@ def answers(subject: Subject) -> Finding:
     if odd:
         return Finding("answers", "warn", "; ".join(odd))
     return Finding("answers", "ok", f"outcome {task.settings.outcome}")
-
-
-def retriever(subject: Subject) -> Finding:
-    """Opens the retriever and asks it one question, and where words decide the first held-out questions too.
-
-    A missing index is built here, where a person sees the progress.
-    """
-    from envs.retrieval.base import RetrieverError
-
-    assert subject.task is not None
-    opened, question = subject.task.retriever, subject.task.train_questions[0].text
-    settings = subject.task.settings.retriever
-    kind, top_k, started = settings.kind, settings.top_k, time.perf_counter()
-    heldout = [q.text for q in subject.task.heldout_questions[:SAMPLE]] if kind in BY_WORDS else []
-    if refused := _refused(settings):
-        return Finding("retriever", "fail", refused)
-    try:
-        found = opened.search([question], top_k)[0]
-        took = time.perf_counter() - started
-        hits = opened.search(heldout, top_k) if heldout else []
-        _ = opened.identity  # which a run logs: a server is asked for its own
-    except RetrieverError as error:
-        hint = "start or repair the server, or change env_config.retriever"
-        return Finding("retriever", "fail", f"retriever `{kind}` does not work: {error}; {hint}")
-    text = f"{kind}: {len(found)} documents in {took:.2g} s for the first training question"
-    fruitless = [asked for asked, of_one in zip(heldout, hits, strict=True) if not of_one]
-    if fruitless:
-        share = f"{len(fruitless)} of {len(heldout)} held-out questions find 0 documents"
-        advice = "check that questions and corpus belong together and are in one language"
-        return Finding("retriever", "warn", f"{text}; {share} (first: {fruitless[0]!r:.80}): {advice}")
-    return Finding("retriever", "ok" if found else "warn", text)
-
-
-def _refused(settings: RetrieverSettings) -> str | None:
-    """Says that nothing listens at the retriever's server, where no proxy is between; a search would be tried
-    again for `retry_for` seconds first.
-    """
-    remote = {"http": settings.http or HTTPSettings(), "web": settings.web}.get(settings.kind)
-    if remote is None or proxy_for(remote.url) is not None:
-        return None
-    url = urlsplit(remote.url)
-    host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
-    try:
-        socket.create_connection((host, port), timeout=2).close()
-    except ConnectionRefusedError:
-        begin = f"retriever `{settings.kind}` does not work: the server {url.netloc}: Connection refused"
-        start = "start or repair the server"
-        if is_loopback(host) and settings.kind == "http":
-            start = f"start it with `igpo serve-retriever PASSAGES --port {port}`"
-        return f"{begin}; {start}, or change env_config.retriever"
-    except OSError:  # a search says more of it
-        pass
-    return None
 
 
 def prompts(subject: Subject) -> Finding:
