@@ -102,7 +102,8 @@ def _refuse_leaks_between_rows(model, path: str) -> None:
     if not is_alone:
         raise ValueError(
             f"{type(model).__name__} in {path} does not keep packed rows apart: tokens must meet in "
-            "attention only, as in Llama, Qwen2, Qwen3, Mistral or SmolLM2"
+            "attention only, "
+            "as in Llama, Qwen2, Qwen3, Mistral or SmolLM2"
         )
 
 
