@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from envs.errors import InputError
-from pipeline.importing.golds import GOLDS, container_in
+from pipeline.importing.golds import GOLDS, reach
 
 OURS = (
     "messages",
@@ -77,20 +77,3 @@ def has(fields: Any, path: str) -> bool:
     except KeyError:
         return False
     return True
-
-
-def reach(fields: Any, path: str) -> Any:
-    """The value under a name, or a path; an object on the way may be written as text (JSON or Python).
-
-    Raises:
-        KeyError: there is none.
-    """
-    fields = container_in(fields) if isinstance(fields, str) else fields
-    if not isinstance(fields, dict):
-        raise KeyError(path)
-    if path in fields:
-        return fields[path]
-    first, _, rest = path.partition(".")
-    if not rest:
-        raise KeyError(path)
-    return reach(fields[first], rest)

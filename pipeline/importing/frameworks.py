@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from envs.errors import InputError
-from pipeline.importing.fields import has, reach
+from pipeline.importing.fields import has
+from pipeline.importing.golds import reach
 from pipeline.importing.one_text import Piece, prompt_messages, response_messages
 
 

@@ -89,6 +89,23 @@ def container_in(text: str) -> list[Any] | dict[str, Any] | None:
     return found if isinstance(found, list | dict) else None
 
 
+def reach(fields: Any, path: str) -> Any:
+    """The value under a name, or a path; an object on the way may be written as text (JSON or Python).
+
+    Raises:
+        KeyError: there is none.
+    """
+    fields = container_in(fields) if isinstance(fields, str) else fields
+    if not isinstance(fields, dict):
+        raise KeyError(path)
+    if path in fields:
+        return fields[path]
+    first, _, rest = path.partition(".")
+    if not rest:
+        raise KeyError(path)
+    return reach(fields[first], rest)
+
+
 def is_there(value: Any) -> bool:
     """Whether a value is neither null nor pandas' NaN, which is unequal to itself."""
     return value is not None and value == value
@@ -102,11 +119,11 @@ def as_text(gold: Any) -> Any:
 
 
 def _at(fields: dict[str, Any], path: str) -> Any:
-    """The value at `path`, whose objects may be written as text; None where it is missing, null or NaN."""
-    value: Any = fields
-    for key in path.split("."):
-        value = container_in(value) if isinstance(value, str) else value
-        value = value.get(key) if isinstance(value, dict) else None
+    """The value at `path`; None where it is missing, null or NaN."""
+    try:
+        value = reach(fields, path)
+    except KeyError:
+        return None
     return value if is_there(value) else None
 
 

@@ -239,9 +239,10 @@ def test_bad_records_are_counted_or_left_out(tmp_path):
         ({"answer": "Isaac Asimov", "ground_truth": ["Frank Herbert"]}, ["Frank Herbert"]),
         ({"golden_answers": None, "answer": "Frank Herbert"}, ["Frank Herbert"]),
         ({"ground_truth": [1965, "1965", " in 1965 "]}, ["1965", "in 1965"]),
+        ({"reward_model": "rule", "reward_model.ground_truth": "Frank Herbert"}, ["Frank Herbert"]),
         ({"golden_answers": '["a", "b"]'}, ["a", "b"]),
     ],
-    ids=["prediction", "null", "year", "cell"],
+    ids=["prediction", "null", "year", "flat", "cell"],
 )
 def test_which_answer_is_gold(tmp_path, record, golds):
     (one,) = read(tmp_path, {"messages": MESSAGES} | record)
