@@ -87,8 +87,9 @@ def called(path: str, what: str, function: Callable[..., Any], *arguments: Any, 
 def code_hash(path: str) -> str:
     """12 hexadecimal digits of SHA-256 over the code of an imported `module:function`.
 
-    That is its file, and the files of its own folder that it imports, and these, and so on: in any function,
-    and whether they are imported yet or not. Packages that are installed, and this project's, are left out.
+    That is its file, and the files that it imports, and these, and so on, from its own folder and from others
+    on Python's path: in any function, and whether they are imported yet or not. Packages that are installed,
+    and this project's, are left out.
     """
     module = sys.modules[path.partition(":")[0]]
     try:
@@ -97,15 +98,16 @@ def code_hash(path: str) -> str:
         return hashlib.sha256(path.encode()).hexdigest()[:12]
     file, depth = Path(inspect.getfile(module)), module.__name__.count(".")
     folder = file.parents[depth + (file.name == "__init__.py")]
-    for name, source in sorted(_beside(module.__name__, folder).items()):
+    for name, source in sorted(_own_sources(module.__name__, folder).items()):
         if name != module.__name__ and source.strip():
             digest.update(f"\0{name}\0{source}".encode())
     return digest.hexdigest()[:12]
 
 
-def _beside(module: str, folder: Path) -> dict[str, str]:
-    """The sources of `module`, and of the modules in `folder` that it and they import, by name."""
-    only = module.partition(".")[0] if _INSTALLED & {str(folder), folder.name} else None
+def _own_sources(module: str, folder: Path) -> dict[str, str]:
+    """The sources of `module`, which lies in `folder`, and of what it and they import, by name."""
+    only = module.partition(".")[0] if _is_installed(folder) else None
+    folders = [folder] if only else [folder, *map(Path, sys.path)]
     found: dict[str, str] = {}
     wanted = [module]
     while wanted:
@@ -113,16 +115,27 @@ def _beside(module: str, folder: Path) -> dict[str, str]:
         top = name.partition(".")[0]
         if not name or name in found or top in _PROJECT or (only and top != only):
             continue
-        place = folder.joinpath(*name.split("."))
-        file = next(
-            (file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()), None
-        )
+        file = _file_of(name, folders)
         if file is None:
             continue
         found[name] = file.read_bytes().decode("utf-8", "replace")
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
         wanted += [name.rpartition(".")[0], *_imported(found[name], package)]
     return found
+
+
+def _file_of(name: str, folders: Sequence[Path]) -> Path | None:
+    """The file of the module `name` in the first of `folders` that has one; None where that is installed."""
+    for folder in folders:
+        place = folder.joinpath(*name.split("."))
+        for file in (place / "__init__.py", place.with_suffix(".py")):
+            if file.is_file():
+                return None if folder != folders[0] and _is_installed(folder) else file
+    return None
+
+
+def _is_installed(folder: Path) -> bool:
+    return not _INSTALLED.isdisjoint({str(folder), *folder.parts})
 
 
 def _imported(source: str, package: str) -> set[str]:

@@ -134,6 +134,30 @@ def test_a_part_whose_code_changes_is_another_one(folder):
     assert code_hash("own_part:f") == before
 
 
+def test_what_a_part_imports_from_another_folder_is_its_code_too(folder, tmp_path_factory, monkeypatch):
+    """A folder on the path, and a package in it; not an installed one, nor what an installed one hides."""
+    shared, site = tmp_path_factory.mktemp("shared"), tmp_path_factory.mktemp("venv") / "site-packages"
+    (shared / "own_shared").mkdir()
+    site.mkdir()
+    (site / "own_installed.py").write_text("A = 1\n")
+    files = {
+        folder / "own_part.py": "import own_installed\nfrom own_shared.scores import f\n",
+        shared / "own_shared" / "scores.py": "from own_deeper import TWO\ndef f(): return TWO\n",
+        shared / "own_deeper.py": "TWO = 2\n",
+        shared / "own_installed.py": "A = 2\n",
+    }
+    for file, text in files.items():
+        file.write_text(text)
+    for place in (shared, site):
+        monkeypatch.syspath_prepend(str(place))
+    importlib.invalidate_caches()
+    import_function("own_part:f", "outcome")
+    before = code_hash("own_part:f")
+    deeper, scores = files[shared / "own_deeper.py"], files[shared / "own_shared" / "scores.py"]
+    sources = f"{files[folder / 'own_part.py']}\0own_deeper\0{deeper}\0own_shared.scores\0{scores}"
+    assert before == hashlib.sha256(sources.encode()).hexdigest()[:12]
+
+
 def test_a_part_of_one_file_has_the_hash_of_that_file(folder):
     import_function("my_outcome:careful", "outcome")
     assert code_hash("my_outcome:careful") == hashlib.sha256(FILES["my_outcome.py"].encode()).hexdigest()[:12]

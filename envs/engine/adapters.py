@@ -57,6 +57,7 @@ class AdapterServer(VLLMEngine):
             "max_cpu_loras": number,
             "max_lora_rank": served_rank(self._settings),
             "lora_target_modules": targets,
+            "use_tqdm_on_load": False,  # the base is read from files, with a bar on the user's terminal
         }
 
     def submit_for(self, policy: str, request: Generate | ScoreAnswer) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from envs.engine.models import resolve_model
 from envs.errors import InputError
 from pipeline.experiment.conf_files import resolve_config_path
 from pipeline.experiment.experiment import load_experiment
-from pipeline.experiment.own_code import named_parts
-from pipeline.run_directory.checkpoints import EXPERIMENT, NOTE, check_checkpoint
+from pipeline.experiment.own_code import changed_parts, named_parts, own_code
+from pipeline.run_directory.checkpoints import EXPERIMENT, NOTE, check_checkpoint, read_note
+from pipeline.run_directory.directory import metadata_in
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from envs.runner.belief import BeliefQuery
     from envs.runner.rollout_loop import RolloutLoop
     from envs.search.task import SearchTask
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = "conf/igpo.yaml"
 RLLIB_FILE = "rllib_checkpoint.json"
@@ -90,7 +94,19 @@ def open_policy(
         )
     path, _ = resolve_config_path(config or own or DEFAULT_CONFIG)
     experiment = load_experiment(path, overrides)
-    return start_policy(experiment.algorithm_config(), source, checkpoint)
+    settings = experiment.algorithm_config()
+    if checkpoint and own:
+        _tell_changed_parts(checkpoint, settings)
+    return start_policy(settings, source, checkpoint)
+
+
+def _tell_changed_parts(checkpoint: Path, config: IGPOConfig) -> None:
+    """Warns of code that is not what the checkpoint's run began with, where the run is around it."""
+    run = metadata_in(checkpoint.parent.parent, read_note(checkpoint).get("run_id"))
+    for path in changed_parts(run, own_code(config)) if run else ():
+        logger.warning(
+            "the file of `%s`, or one that it imports, has changed since run %s began", path, run["run_id"]
+        )
 
 
 def start_policy(config: IGPOConfig, source: str, checkpoint: Path | None = None) -> Policy:

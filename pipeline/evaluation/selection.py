@@ -7,7 +7,6 @@ The highest of several scores is too good on average, on the questions that it w
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from envs.data.question import Question
 from pipeline.run_directory.checkpoints import NOTE, read_note
-from pipeline.run_directory.directory import METADATA
+from pipeline.run_directory.directory import metadata_in
 
 SELECTION, COMPARED = "selection", "compared_iterations"
 """Keys of the note of a checkpoint that became `best`, and of `run.json`."""
@@ -70,16 +69,8 @@ def selection_of(source: str) -> Selection | None:
     if noted is None:
         # A note of an old run names the best score so far, whoever had it.
         return Selection("em_squad") if best.exists() and note.get("best_score") is not None else None
-    compared = _compared_by_run(folder.parent.parent / METADATA, note.get("run_id"))
+    compared = metadata_in(folder.parent.parent, note.get("run_id")).get(COMPARED)
     return Selection(noted["metric"], noted["questions"], compared or noted[COMPARED])
-
-
-def _compared_by_run(metadata: Path, run_id: str | None) -> list[int] | None:
-    """The iterations that the checkpoint's run has compared by now; None where the run is not around it."""
-    if not metadata.is_file():
-        return None
-    content = json.loads(metadata.read_text(encoding="utf-8"))
-    return content.get(COMPARED) if content.get("run_id") == run_id else None
 
 
 def told(chosen: dict[str, Any]) -> str:

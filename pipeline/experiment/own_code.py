@@ -27,6 +27,17 @@ def own_code(config: IGPOConfig) -> dict[str, str]:
     return found
 
 
+def changed_parts(run: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
+    """Finds the parts of one's own whose code is not what a run began with.
+
+    Args:
+        run: the run's metadata (`run.json`).
+        now: the hash of the code of each part as it is now, by import path.
+    """
+    began = run.get("own_code", {})
+    return [path for path, code in now.items() if began.get(path, code) != code]
+
+
 def named_parts(env: Mapping[str, Any], preset: object) -> list[tuple[str, str]]:
     """Finds the parts of one's own that an experiment names: what each is, and its import path.
 

@@ -240,6 +240,16 @@ class RunDirectory:
             lock.release()
 
 
+def metadata_in(folder: Path, run_id: str | None) -> dict[str, Any]:
+    """The metadata of the run `run_id`, if `folder` is its directory, else none.
+
+    Raises:
+        InputError: as `RunDirectory.metadata`.
+    """
+    metadata = RunDirectory(folder).metadata if (folder / METADATA).is_file() else {}
+    return metadata if metadata.get("run_id") == run_id else {}
+
+
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """The object in a JSON file of a run.
 

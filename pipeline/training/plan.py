@@ -15,7 +15,7 @@ from envs.errors import InputError
 from pipeline.doctor.checks import cheap_checks
 from pipeline.doctor.findings import Subject, busy
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.own_code import own_code
+from pipeline.experiment.own_code import changed_parts, own_code
 from pipeline.rollout_log.folder import open_folder
 from pipeline.run_directory.checkpoints import Checkpoints, check_checkpoint, read_note
 from pipeline.run_directory.directory import FINISHED, RunDirectory, new_run_id
@@ -146,14 +146,11 @@ def unfinished_runs(experiment: Experiment) -> str:
 
 def _check_own_code(run: RunDirectory, config: IGPOConfig) -> None:
     """Raises InputError where the code of a part of one's own is not what the run began with."""
-    before = run.metadata.get("own_code", {})
-    for path, code in own_code(config).items():
-        if before.get(path, code) != code:
-            raise InputError(
-                f"--resume: the file of `{path}`, or one that it imports, has changed since run {run.path} "
-                f"began. Put it back, or "
-                f"{_a_new_run(run)}."
-            )
+    for path in changed_parts(run.metadata, own_code(config)):
+        raise InputError(
+            f"--resume: the file of `{path}`, or one that it imports, has changed since run {run.path} "
+            f"began. Put it back, or {_a_new_run(run)}."
+        )
 
 
 def check_plan(plan: Plan, console: Console, *, joins_cluster: bool) -> None:

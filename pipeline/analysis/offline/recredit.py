@@ -35,6 +35,7 @@ from pipeline.analysis.logged_facts import logged_facts
 from pipeline.analysis.run import Run
 from pipeline.analysis.tables_beside import RECREDITS
 from pipeline.experiment.experiment import IMPORT
+from pipeline.experiment.own_code import named_parts
 
 _ROLLOUTS = """
     SELECT run_id, group_id, episode_id, outcome, termination, initial_scores, scorer,
@@ -90,22 +91,29 @@ class Estimator:
         return f"import the rollouts again, with `igpo import ...{model} --preset {self.preset.name}`"
 
 
-def choose_estimator(run: Run, preset: str | None = None, changes: dict[str, Any] | None = None) -> Estimator:
+def choose_estimator(
+    run: Run, preset: str | None = None, changes: dict[str, Any] | None = None, *, trust: bool = False
+) -> Estimator:
     """`preset` (None: the run's own estimator) with `changes` of `CreditConfig` settings.
 
-    Raises AnalysisError for an unknown preset or setting, a value out of range, or a run whose settings are
-    not logged.
+    Raises AnalysisError for an unknown preset or setting, a value out of range, a run whose settings are not
+    logged, or whose own estimator is code that is not to run (`trust`).
     """
     changes = changes or {}
     resolved = _resolved(run)
     settings = _settings(resolved)
+    if not (preset or trust) and (own := named_parts({}, settings["preset"])):
+        raise AnalysisError(
+            f"the run's own estimator is code: {own[0][1]}. If you trust whoever made this run, add "
+            "--trust; otherwise name an estimator with --preset."
+        )
     try:
         require_credit_fields(changes)
         base: Preset = find_preset(preset or settings["preset"])
     except ValueError as error:
         raise AnalysisError(str(error)) from error
-    own = {name: settings[name] for name in CREDIT_FIELDS if settings.get(name) is not None}
-    credit = credit_config({**asdict(base.credit), **({} if preset else own), **changes})
+    kept = {name: settings[name] for name in CREDIT_FIELDS if settings.get(name) is not None}
+    credit = credit_config({**asdict(base.credit), **({} if preset else kept), **changes})
     env = base.env if preset else {}
     penalties = {
         "malformed": "format_penalty",

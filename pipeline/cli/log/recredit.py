@@ -13,6 +13,7 @@ from pipeline.cli.options import RunName, RunsDir, make_room_for
 if TYPE_CHECKING:
     from pipeline.analysis import Run
     from pipeline.analysis.offline.credit_changes import CreditChanges
+    from pipeline.analysis.offline.recredit import Estimator
     from pipeline.terminal import Console
 
 
@@ -36,6 +37,10 @@ def recredit_command(
             "--out", "-o", help="Parquet file to write.  [default: recredit/NAME.parquet in the run]"
         ),
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Run the run's own estimator where it is code (`module:function`)."),
+    ] = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Compute a run's advantages again under another estimator, and report how credit would have moved.
@@ -68,7 +73,8 @@ def recredit_command(
         changes[key] = parse_yaml(text, f"--set {key}")
     console = make_console()
     with open_run(run, runs_dir=runs_dir) as opened:
-        estimator = choose_estimator(opened, preset, changes)
+        estimator = choose_estimator(opened, preset, changes, trust=trust)
+        changed_code = [] if preset else _changed_code(opened, estimator)
         file = estimator.name.replace(":", ".")  # of an estimator of one's own: `module:function`
         target = out or opened.locations[0].folder / "recredit" / f"{file}.parquet"
         make_room_for(target)
@@ -77,12 +83,31 @@ def recredit_command(
             recredit(opened, estimator, target, on_done=lambda iteration: progress.advance(task))
         changed = credit_changes(target)
         _report(changed, estimator.words, console)
+        for path in changed_code:
+            console.print(
+                f"the file of `{path}`, or one that it imports, has changed since the run began",
+                style="yellow",
+                soft_wrap=True,
+            )
         if changed.most_changed:
             _most_changed(changed, opened, console)
     if estimator.not_replayed:
         settings = ", ".join(f"{name}={value}" for name, value in estimator.not_replayed.items())
         console.print(f"not replayed, as it belongs to the loss or to sampling: {settings}")
     console.print(f"{changed.turns} turns to {target}", soft_wrap=True)
+
+
+def _changed_code(run: Run, estimator: Estimator) -> list[str]:
+    """The run's own estimator, where its code is another now and the run's metadata is there."""
+    from envs.user_code import code_hash
+    from pipeline.experiment.own_code import changed_parts
+    from pipeline.run_directory.directory import metadata_in
+
+    path = estimator.preset.name
+    if ":" not in path:
+        return []
+    ((run_id,),) = run.sql("SELECT DISTINCT run_id FROM runs").fetchall()
+    return changed_parts(metadata_in(run.locations[0].folder, run_id), {path: code_hash(path)})
 
 
 def _report(changed: CreditChanges, name: str, console: Console) -> None:

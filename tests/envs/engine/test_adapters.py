@@ -60,7 +60,7 @@ def test_a_folder_is_read_as_it_was_written(tmp_path):
 
 
 @pytest.mark.slow
-def test_each_policy_samples_and_scores_by_its_own_adapters(base):
+def test_each_policy_samples_and_scores_by_its_own_adapters(base, capsys):
     engines = build_engines(
         dict.fromkeys(["reader", "searcher"], base),
         EngineSettings(kv_cache_gib=0.25, max_num_seqs=16),
@@ -68,6 +68,7 @@ def test_each_policy_samples_and_scores_by_its_own_adapters(base):
         max_model_len=256,
         dtype="float32",
     )
+    assert capsys.readouterr().err == "", "vLLM shows no bar while it reads the base"
     reader, searcher = engines["reader"], engines["searcher"]
     assert isinstance(reader._server, AdapterServer) and reader._server is searcher._server
     with pytest.raises(RuntimeError, match="no weights yet"):

@@ -20,6 +20,7 @@ from algorithms.igpo.learner.connectors import BatchNotes, TurnLevelAdvantages
 from algorithms.igpo.learner.groups import BATCH_WIDE, batch_wide_numbers
 from envs.data.question import Question
 from envs.search.trajectory import ActionKind, Rollout, Termination, Turn
+from envs.user_code import code_hash
 from pipeline.analysis import AnalysisError, open_run
 from pipeline.analysis.offline.credit_changes import credit_changes
 from pipeline.analysis.offline.recredit import choose_estimator, recredit
@@ -124,7 +125,7 @@ def write_log(folder, rollouts_of, *, preset="igpo", env=ENV, damage=lambda roll
 def recredited(folder, preset=None, **changes):
     out = folder / "out.parquet"
     with open_run(folder) as run:
-        estimator = choose_estimator(run, preset, changes)
+        estimator = choose_estimator(run, preset, changes, trust=True)
         recredit(run, estimator, out)
     return estimator, pq.read_table(out)
 
@@ -486,3 +487,22 @@ def test_an_estimator_of_ones_own_gives_in_recredit_what_it_gave_in_training(tmp
     ]
     half = recredited(plain, "own_in_log:f", gamma=0.5)[1].to_pylist()
     assert [row["advantage"] for row in half] != [row["advantage"] for row in rows]
+
+
+def test_an_estimator_of_ones_own_that_has_changed_is_told(tmp_path, monkeypatch, run):
+    (tmp_path / "own_changing.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    folder = write_log(tmp_path / "run", [random_rollouts(1, 0)], preset="own_changing:f")
+    facts = {"schema_version": 1, "name": "demo", "run_id": "run", "status": "finished", "attempts": []}
+    for code, trained, told in (
+        (code_hash("own_changing:f"), "run", False),
+        ("0" * 12, "run", True),
+        ("0" * 12, "another run's id", False),
+    ):
+        noted = {**facts, "run_id": trained, "own_code": {"own_changing:f": code}}
+        (folder / "run.json").write_text(json.dumps(noted))
+        code, said = run("recredit", folder, "--trust", app=pipeline.cli.igpo.app)
+        sentence = "the file of `own_changing:f`, or one that it imports, has changed since the run began"
+        assert (code, sentence in said) == (0, told), said
+    named = run("recredit", folder, "--preset", "own_changing:f", app=pipeline.cli.igpo.app)
+    assert named[0] == 0 and "has changed" not in named[1]

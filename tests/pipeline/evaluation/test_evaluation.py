@@ -1,9 +1,11 @@
 """`rllib evaluate` where tools fail: scores that would say nothing are refused, and a few failures
 are told."""
 
+import hashlib
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,6 +106,9 @@ def test_scores_for_which_the_disk_has_no_room_leave_the_old_ones(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
+RUN = {"schema_version": 1, "name": "demo", "run_id": "r", "status": "finished", "attempts": []}
+
+
 def make_best(run, *, iterations=(2, 4), noted=True):
     """A run's folder whose checkpoint of iteration 2 is `best`, chosen on the first six questions."""
     note = {"run_id": "r", "best_score": 0.5}
@@ -114,7 +119,7 @@ def make_best(run, *, iterations=(2, 4), noted=True):
     checkpoints = Checkpoints(run / "checkpoints", None)
     checkpoints.save(saver, 2, note, best=True)
     checkpoints.save(saver, 4, {"run_id": "r", "best_score": 0.5})
-    (run / "run.json").write_text(json.dumps({"run_id": "r", **({COMPARED: iterations} if noted else {})}))
+    (run / "run.json").write_text(json.dumps(RUN | ({COMPARED: iterations} if noted else {})))
     return run / "checkpoints"
 
 
@@ -184,6 +189,32 @@ def test_a_filter_by_scores_does_not_keep_them_from_being_made(tmp_path, monkeyp
     monkeypatch.setattr("envs.engine.build.build_engine", reached)
     with pytest.raises(InputError, match="the task was loaded"):
         open_policy("tiny", str(tmp_path / "demo.yaml"))
+
+
+def test_own_code_that_has_changed_since_the_run_began_is_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_judge.py").write_text("def f(answer, golds): return 1.0\n")
+    monkeypatch.setattr("pipeline.evaluation.saved_policy.start_policy", lambda *_: None)
+    experiment = write_experiment(tmp_path / "demo.yaml", "tiny", env={"outcome": "own_judge:f"})
+    saver = SimpleNamespace(save_to_path=lambda path: (Path(path) / "hf").mkdir())
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    checkpoint = Checkpoints(tmp_path / "run" / "checkpoints", experiment=experiment).save(
+        saver, 2, {"run_id": "r"}
+    )
+    sentence = "the file of `own_judge:f`, or one that it imports, has changed since run r began"
+    same = hashlib.sha256((tmp_path / "own_judge.py").read_bytes()).hexdigest()[:12]
+    for code, options, told in (
+        (same, {}, []),
+        ("0" * 12, {}, [sentence]),
+        ("0" * 12, {"config": str(experiment)}, []),
+    ):
+        (tmp_path / "run" / "run.json").write_text(json.dumps(RUN | {"own_code": {"own_judge:f": code}}))
+        caplog.clear()
+        open_policy(str(checkpoint), trust=True, **options)
+        assert caplog.messages == told
+    (tmp_path / "run" / "run.json").unlink()
+    open_policy(str(checkpoint), trust=True)
+    assert caplog.messages == []
 
 
 def test_questions_whose_prompt_has_no_room_count_as_wrong_and_are_named():

@@ -88,6 +88,18 @@ def test_its_policy_is_not_opened_with_its_own_code(stranger, tmp_path, refused)
     assert not (tmp_path / "ran").exists()
 
 
+def test_its_own_estimator_does_not_run(stranger, tmp_path, refused):
+    """Without --preset, `igpo recredit` would credit by what the run's log names."""
+    config = {"preset": "evil_tools:population", "env_config": {"alias_rule": "max"}}
+    write_run(stranger.path.parent, run_id="2", name="evil", config={"config": config})
+    said = refused("recredit", stranger.path.with_name("2"), app=pipeline.cli.igpo.app)
+    assert said == (
+        "the run's own estimator is code: evil_tools:population. If you trust whoever made this run, add "
+        "--trust; otherwise name an estimator with --preset."
+    )
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [
