@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.padding import Padding
 from rich.text import Text
 
+from envs.data.answer_metrics import outcome_function
 from envs.data.question import Question
 from envs.errors import InputError
 from envs.search.trajectory import ActionKind, Rollout, Turn
@@ -42,7 +44,10 @@ def ask(
 
     if not text.strip():
         raise InputError("the question is empty.")
-    env = SearchEnv(policy.task)
+    task = copy(policy.task)
+    task.settings = task.settings.model_copy(update={"outcome": "em_squad"})
+    task.outcome = outcome_function("em_squad")  # one's own may read what this question does not have
+    env = SearchEnv(task)
     # Without a gold answer, a placeholder takes the room of the scoring suffix.
     question = Question(id="ask", text=text, golds=golds or ["unknown"])
     observations, _ = env.reset(options={"question": question})
@@ -89,11 +94,11 @@ def ask(
             belief = after
     rollout = episode.rollout
     if rollout.answer is None:
-        console.print(Text(f"no answer: {rollout.termination}", style="yellow"))
+        console.print(Text(f"no answer ({str(rollout.termination).replace('_', ' ')})", style="yellow"))
     elif golds:
         right = rollout.metrics["em_squad"] == 1.0
         console.print(
-            Text("right" if right else f"wrong: {' / '.join(golds)}", style="green" if right else "red")
+            Text("right", style="green") if right else Text(f"wrong; right: {' / '.join(golds)}", style="red")
         )
     return rollout
 
@@ -110,7 +115,8 @@ def _show(turn: Turn, console: Console) -> None:
         case ActionKind.MESSAGE:
             head.append("  message", style="default")
         case _:
-            head.append(f"  {turn.action}: {turn.parse_error or ''}", style="yellow")
+            error = f": {turn.parse_error}" if turn.parse_error else ""
+            head.append(f"  {turn.action.replace('_', ' ')}{error}", style="yellow")
     console.print(head)
     console.print(Padding(Text(turn.decision_text.strip(), style="italic"), (0, 0, 0, 10)))
     if turn.observation_text.strip():

@@ -104,7 +104,7 @@ class MlflowTracker:
         self._delivery = Delivery(
             self._connect,
             f"{self.tracking_uri} through {proxy} ({proxy.way_around})" if proxy else self.tracking_uri,
-            f"training goes on, metrics are kept in {self._spool.path} and sent when it is back",
+            f"metrics are kept in {self._spool.path} until it is back",
         )
         if resumed_from_iteration is not None:
             self.commit(resumed_from_iteration)

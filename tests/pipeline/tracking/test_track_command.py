@@ -66,12 +66,13 @@ def test_a_run_that_died_is_sent_up_to_its_checkpoint(unsent, run):
     assert found.info.status == "FAILED" and em == [(1, 0.25)] and traces == 2
 
 
-def test_a_store_that_stays_away(unsent, run, monkeypatch):
+def test_a_store_that_stays_away(unsent, run, monkeypatch, caplog):
     unsent.end_attempt("finished", 2)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:canary@127.0.0.1:9")
     code, said = run("track", "last", "--wait", "0.2", app=pipeline.cli.igpo.app)
     assert code == 1 and "did not take everything: give the same command again" in said
     assert "canary" not in said
+    assert f"; metrics are kept in {unsent.logs / 'metrics.jsonl'} until it is back" in caplog.text
 
 
 def test_a_run_that_is_being_trained(unsent, refused):
