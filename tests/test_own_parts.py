@@ -368,7 +368,7 @@ def test_the_outcome_of_the_page_reads_turns_and_metadata(folder):
     settings = settings_of("my_outcome")["env_config"]
     task = tiny_task(folder / "tokenizer", max_turns=6, **settings)
     question = next(question for question in task.train_questions if question.hops == 1)
-    question.metadata["hops"] = 1
+    assert "hops" not in question.metadata, "the world knows them, and says them to an outcome"
     episode = SearchEpisode(task, question, rollout_id="r", group_id="g")
     episode.start()
     name = question.metadata["entity"]

@@ -90,7 +90,12 @@ class SearchTask:
         question = rollout.question
         if ":" not in self.settings.outcome:
             return self.outcome(answer, question.golds)
-        facts = {"question": question.text, "turns": list(rollout.turns), "metadata": dict(question.metadata)}
+        hops = {} if question.hops is None else {"hops": question.hops}
+        facts = {
+            "question": question.text,
+            "turns": list(rollout.turns),
+            "metadata": {**question.metadata, **hops},
+        }
         return self.outcome(answer, question.golds, **facts)
 
     @cached_property
