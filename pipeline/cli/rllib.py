@@ -61,14 +61,15 @@ def train_file(
         ),
     ] = None,
     stop: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--stop",
             "-s",
             metavar="JSON",
-            help="Stop criteria, merged over the file's: METRIC=VALUE, or several as JSON.",
+            help="Stop criteria, merged over the file's: METRIC=VALUE, or several as JSON. May be given "
+            "several times.",
         ),
-    ] = "{}",
+    ] = None,
     checkpoint_freq: Annotated[
         int | None,
         typer.Option(
@@ -144,7 +145,10 @@ def train_file(
         "restore": restore,
     }
     overrides += [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
-    experiments = load_experiments(path, overrides, _json_object(stop), name)
+    criteria: dict = {}
+    for text in stop or []:
+        criteria |= _json_object(text)
+    experiments = load_experiments(path, overrides, criteria, name)
     for experiment in experiments:
         check_start(experiment)
 

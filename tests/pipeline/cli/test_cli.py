@@ -123,6 +123,23 @@ def test_every_command_says_that_it_takes_the_packaged_file(run, tmp_path, monke
     assert code == 2 and "ships with the package" not in said
 
 
+def test_stop_may_be_given_several_times(run, tmp_path, policy, monkeypatch):
+    """The later of two for one metric stands, as with --set."""
+    launched = []
+    monkeypatch.setattr("pipeline.training.launch.launch", lambda made, *_: launched.extend(made) or 0)
+    file = write_experiment(tmp_path / "demo.yaml", policy)
+    stops = [
+        "--stop",
+        '{"igpo/em": 0.5, "training_iteration": 9}',
+        "-s",
+        "time_total_s=60",
+        "--stop",
+        "igpo/em=0.75",
+    ]
+    assert run("train", "file", file, *stops) == (0, "")
+    assert launched[0].stop == {"training_iteration": 9.0, "igpo/em": 0.75, "time_total_s": 60.0}
+
+
 def test_flags_that_say_nothing(run, refused, tmp_path, policy):
     file = write_experiment(tmp_path / "demo.yaml", policy)
     assert f"did you mean {file}?" in refused("train", "file", file.with_suffix(".yml"))
