@@ -9,6 +9,7 @@ from algorithms.igpo.model.supported import refusal
 from envs.engine.lora import LoraSettings
 from envs.engine.models import naming_shipped_code, resolve_model
 from envs.errors import InputError
+from envs.loading import without_collecting
 from pipeline.estimate.known_models import known_config
 
 if TYPE_CHECKING:
@@ -84,10 +85,13 @@ def model_sizes(model_config: Any, config: IGPOConfig | None = None) -> Model:
             run; None: one policy, all of it trained.
 
     Raises:
-        InputError: it is no decoder of text, or has its sizes under names of its own.
+        InputError: it is no decoder of text, has its sizes under names of its own, or cannot have the
+            experiment's adapters.
     """
     try:
         return _sizes(model_config, config)
+    except InputError:
+        raise
     except Exception as error:  # a configuration of any of transformers' kinds
         first = str(error).partition("\n")[0]
         raise InputError(
@@ -97,12 +101,14 @@ def model_sizes(model_config: Any, config: IGPOConfig | None = None) -> Model:
 
 
 def _sizes(model_config: Any, config: IGPOConfig | None) -> Model:
-    empty = without_weights(model_config, config is not None and config.trust_remote_code)
+    trusts = config is not None and config.trust_remote_code
+    empty = without_weights(model_config, trusts)
     parameters = trained = sum(parameter.numel() for parameter in empty.parameters())
     frozen = 0.0
     if config is not None:
         own = dict.fromkeys(config.policy_ids, parameters)
-        own |= {policy: adapter_parameters(empty, lora) for policy, lora in config.adapters.by_policy.items()}
+        for policy, lora in config.adapters.by_policy.items():
+            own[policy] = adapter_parameters(model_config, trusts, lora)
         learned = sum(own[policy] for policy in config.trained_policies)
         trained, frozen = learned / len(config.trained_policies), float(sum(own.values()) - learned)
     shape = model_config.get_text_config()
@@ -168,19 +174,20 @@ def without_weights(model_config: Any, trust_remote_code: bool) -> Any:
         return AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust_remote_code)
 
 
-def adapter_parameters(model: Any, settings: LoraSettings) -> int:
-    """Parameters of the adapters that `settings` add to the linear layers of `model`."""
+def adapter_parameters(model_config: Any, trust_remote_code: bool, settings: LoraSettings) -> int:
+    """Parameters of the adapters that `settings` add to the model of this configuration.
+
+    Raises:
+        InputError: it cannot have them (`add_lora`).
+    """
     import torch
 
-    head = model.get_output_embeddings()
-    return sum(
-        settings.rank * (layer.in_features + layer.out_features)
-        for name, layer in model.named_modules()
-        if isinstance(layer, torch.nn.Linear)
-        and (
-            layer is not head if settings.targets == "all-linear" else name.split(".")[-1] in settings.targets
-        )
-    )
+    from algorithms.igpo.model.lora import add_lora
+
+    with without_collecting(), torch.device("meta"):
+        model = without_weights(model_config, trust_remote_code)
+        add_lora(model, settings)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def config_of(config: IGPOConfig) -> Any:

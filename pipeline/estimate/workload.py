@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from envs.engine.lora import LoraSettings, served_rank, served_targets
 from pipeline.estimate.machines import on_one_gpu
-from pipeline.estimate.model import adapter_parameters, config_of, without_weights
+from pipeline.estimate.model import adapter_parameters, config_of
 
 if TYPE_CHECKING:
     from algorithms.igpo.config import IGPOConfig
@@ -152,6 +152,6 @@ def workload_of(config: IGPOConfig, expected: Expected, *, on_cpu: bool) -> Work
 def _served_parameters(config: IGPOConfig, served: dict[str, LoraSettings]) -> float:
     if not served:
         return 0.0
-    empty, rank = without_weights(config_of(config), config.trust_remote_code), served_rank(served)
-    reserved = LoraSettings(rank=rank, targets=served_targets(served))  # the same for each
-    return float(len(served) * adapter_parameters(empty, reserved))
+    reserved = LoraSettings(rank=served_rank(served), targets=served_targets(served))  # the same for each
+    of_each = adapter_parameters(config_of(config), config.trust_remote_code, reserved)
+    return float(len(served) * of_each)

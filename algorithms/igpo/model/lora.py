@@ -26,10 +26,12 @@ def add_lora(model, settings: LoraSettings) -> None:
     """Adds float32 adapters to `model` in place and freezes its other parameters. New adapters change no
     output.
 
+    `model` may be on the meta device, where it costs little to know what they are, or that they are refused.
+
     Raises:
-        ValueError: no layer has one of the `targets` names.
-        InputError: one of them is a layer whose weight is another layer's too (merged, the two would differ,
-            and whoever loads them ties them again), or the experts of a mixture.
+        InputError: no layer has one of the `targets` names, one of them is a layer whose weight is another
+            layer's too (merged, the two would differ, and whoever loads them ties them again), or the experts
+            of a mixture, or a layer that can have no adapters.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -41,15 +43,27 @@ def add_lora(model, settings: LoraSettings) -> None:
     )
     if settings.targets != "all-linear":  # which leaves both out
         _refuse_tied(model, settings.targets)
-    inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    try:
+        inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    except ValueError as error:  # the sentences of peft
+        raise InputError(f"lora.targets are refused by peft: {' '.join(str(error).split()):.200}") from error
     if any(".experts." in name and ".lora_" in name for name, _ in model.named_parameters()):
         raise InputError(
             "lora.targets takes in the experts of a mixture, whose adapters cannot be merged: name other "
             "layers, such as `lora: {targets: [q_proj, k_proj, v_proj, o_proj]}`"
         )
+    if settings.targets != "all-linear":
+        _refuse_unknown(model, settings.targets)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def _refuse_unknown(model, targets: list[str]) -> None:
+    adapted = [f".{name}" for name, _ in _adapted_layers(model)]
+    for target in targets:
+        if not any(name.endswith(f".{target}") for name in adapted):
+            raise InputError(f"lora.targets name {target}, which no layer of this model is called: mend it")
 
 
 def _refuse_tied(model, targets: list[str]) -> None:

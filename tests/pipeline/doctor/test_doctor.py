@@ -5,6 +5,7 @@ have worked.
 import io
 import json
 import math
+import re
 import subprocess
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,11 +15,13 @@ from typing import Any, cast
 
 import pytest
 import torch
+from random_experts import random_qwen3_moe
 from rich.console import Console
 from scripted_engine import ScriptedEngine, tiny_task
 from transformers import CONFIG_MAPPING
 
 from algorithms.igpo.config import IGPOConfig
+from algorithms.igpo.model.lora import add_lora
 from envs.engine.accelerator import check_device
 from envs.engine.base import EngineSettings, ScoreAnswer, Scored
 from envs.errors import InputError
@@ -246,6 +249,41 @@ def test_contexts_are_no_longer_than_a_sliding_window(tmp_path, kind, settings, 
             "cannot reproduce it, and contexts may have 8192: lower env_config.max_context_tokens to 4096"
         )
     assert checks.model(subject(*given, "env_config.max_context_tokens=4096")).status == "ok"
+
+
+@pytest.mark.parametrize(
+    "targets, said",
+    [
+        ("all-linear", "the experts of a mixture, whose adapters cannot be merged"),
+        (["down_proj", "q_proj"], "the experts of a mixture, whose adapters cannot be merged"),
+        (["up_proj"], "up_proj without also targeting gate_proj"),
+        (["lm_head"], "tie_word_embeddings"),
+        (["nope"], "peft: Target modules {'nope'} not found"),
+        (["q_proj", "nope"], "name nope, which no layer of this model is called"),
+        (["experts"], "Target module Qwen3MoeExperts"),
+    ],
+)
+def test_adapters_that_training_refuses_are_refused_before(tmp_path, targets, said):
+    model = random_qwen3_moe()
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(tmp_path)
+    lora = f"lora={{targets: {targets if isinstance(targets, str) else '[' + ', '.join(targets) + ']'}}}"
+    asked = subject(f"model_path={tmp_path}", "model_dtype=float32", lora)
+    with pytest.raises(InputError, match=re.escape(said)) as at_training:
+        add_lora(model, asked.config.adapters.by_policy["default_policy"])
+    assert str(at_training.value).startswith("lora.targets ") and len(str(at_training.value)) <= 300
+    for before in (lambda: model_of(asked.config), lambda: checks.model(asked)):
+        with pytest.raises(InputError) as refused:
+            before()
+        assert str(refused.value) == str(at_training.value)
+
+
+def test_adapters_of_a_router_are_counted(tmp_path):
+    random_qwen3_moe().save_pretrained(tmp_path)
+    asked = subject(f"model_path={tmp_path}", "model_dtype=float32", "lora={rank: 3, targets: [gate]}")
+    assert checks.model(asked).status == "ok"
+    assert asked.model is not None and asked.model.trained == 2 * 3 * (64 + 4)
 
 
 @pytest.mark.parametrize("rule, belief", [("max", 0.9), ("mean", 0.3), ("first", 0.1)])
