@@ -20,16 +20,18 @@ RAY_DIGITS = 4
 
 
 def gpus(subject: Subject) -> Finding:
-    """Compares the GPUs that env runners and learners ask for with those here; advises bfloat16 on them.
+    """Compares the GPUs that env runners and learners ask for with those here, and with each other; advises
+    bfloat16 on them.
 
     The GPUs of a cluster that the run joins are not looked at.
     """
     config = subject.config
     asked = _asked(config)
-    if asked and (subject.joins_cluster or named_cluster(None) is not None):
-        return Finding("gpus", "ok", f"the run asks for {asked:g}; not looked at: those of the cluster")
     if not asked:
         return _without(config)
+    if subject.joins_cluster or named_cluster(None) is not None:
+        text = f"the run asks for {asked:g}; not looked at: those of the cluster"
+        return _of_one_role(config, text) or Finding("gpus", "ok", text)
     trouble = why_no_gpu()
     if trouble is not None:
         advice = f"run it where GPUs are, or set {NO_GPUS}"
@@ -44,6 +46,8 @@ def gpus(subject: Subject) -> Finding:
     if config.engine_settings.kind == "vllm" and vllm_is_for_cpus():
         advice = "install the extra `gpu` of igpo-rllib"
         return Finding("gpus", "fail", f"{text}; the installed vLLM is built for CPUs: {advice}")
+    if one_role := _of_one_role(config, text):
+        return one_role
     if config.model_dtype == "float32" and config.model_path not in TINY and torch.cuda.is_bf16_supported():
         advice = "set model_dtype bfloat16, which is several times faster there and takes half the memory"
         return Finding("gpus", "warn", f"{text}; {advice}")
@@ -56,12 +60,31 @@ def _asked(config: IGPOConfig) -> float:
     return round(runners + max(1, config.num_learners) * config.num_gpus_per_learner, RAY_DIGITS)
 
 
-def _without(config: IGPOConfig) -> Finding:
-    if config.engine_settings.kind == "vllm" and not vllm_is_for_cpus() and config.num_env_runners:
-        advice = f"give the run a GPU ({ONE_GPU}), or set engine.kind to transformers"
+def _of_one_role(config: IGPOConfig, text: str) -> Finding | None:
+    """What is to be said where env runners ask for GPUs and learners for none, or the other way round."""
+    if not config.num_gpus_per_learner:
+        advice = f"set num_gpus_per_learner too; {ONE_GPU}"
         return Finding(
-            "gpus", "fail", f"the installed vLLM is built for GPUs and env runners get none: {advice}"
+            "gpus", "warn", f"{text}; all for engines: learners train on CPUs, far slower: {advice}"
         )
+    if config.num_env_runners and not config.num_gpus_per_env_runner:
+        advice = f"set num_gpus_per_env_runner too; {ONE_GPU}"
+        said = "all for learners: engines are on CPUs, or on a GPU that Ray does not count"
+        return _vllm_without(config) or Finding("gpus", "warn", f"{text}; {said}: {advice}")
+    return None
+
+
+def _vllm_without(config: IGPOConfig) -> Finding | None:
+    """The failure of a vLLM for GPUs in env runners that get none."""
+    if config.engine_settings.kind != "vllm" or vllm_is_for_cpus() or not config.num_env_runners:
+        return None
+    advice = f"give the run a GPU ({ONE_GPU}), or set engine.kind to transformers"
+    return Finding("gpus", "fail", f"the installed vLLM is built for GPUs and env runners get none: {advice}")
+
+
+def _without(config: IGPOConfig) -> Finding:
+    if failure := _vllm_without(config):
+        return failure
     if sees_gpu():
         return Finding("gpus", "warn", f"a GPU is here and the run asks for none; {ONE_GPU}")
     if has_device_files():

@@ -61,6 +61,25 @@ def machine(monkeypatch):
         ({"count": 1}, (*ONE, "num_gpus_per_learner=1"), "fail", "asks for 1.5 GPUs and 1 are here: lower"),
         ({"count": 1}, (*ONE, "model_path=my/model"), "warn", "set model_dtype bfloat16"),
         ({"count": 1}, (*ONE, "model_path=my/model", "model_dtype=bfloat16"), "ok", "asks for 1"),
+        (
+            {"count": 1},
+            (*ONE, "num_gpus_per_learner=0"),
+            "warn",
+            "(80.0 GiB); all for engines: learners train",
+        ),
+        (
+            {"count": 1},
+            (*ONE, "num_gpus_per_env_runner=0"),
+            "fail",
+            "for GPUs and env runners get none: give",
+        ),
+        (
+            {"count": 1},
+            (*ONE, "num_gpus_per_env_runner=0", "engine.kind=transformers"),
+            "warn",
+            "(80.0 GiB); all for learners: engines are on CPUs, or on a GPU that Ray does not count: set",
+        ),
+        ({"count": 1}, (*ONE, "num_gpus_per_env_runner=0", "num_env_runners=0"), "ok", "asks for 0.5"),
     ],
 )
 def test_one_sentence_for_each_machine(machine, facts, changes, status, message):
@@ -81,6 +100,9 @@ def test_pairs_whose_shares_fill_the_gpus_that_are_here(machine, pairs, runner):
 def test_the_gpus_of_a_cluster_are_not_looked_at(machine, monkeypatch):
     machine()
     assert gpus(subject(*ONE, joins_cluster=True)).status == "ok"
+    for name in ("num_gpus_per_env_runner", "num_gpus_per_learner"):
+        found = gpus(subject(*ONE, f"{name}=0", "engine.kind=transformers", joins_cluster=True))
+        assert found.status == "warn" and f"set {name} too" in found.message
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert "not looked at: those of the cluster" in gpus(subject(*ONE)).message
 
