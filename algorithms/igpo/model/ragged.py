@@ -58,7 +58,8 @@ def ragged_attention(
 
 
 def takes_ragged_rows(device: torch.device, dtype: torch.dtype, config: Any) -> bool:
-    """Whether the rows of a model go to the kernel: on an NVIDIA GPU, in half precision.
+    """Whether the rows of a model go to the kernel: on an NVIDIA GPU, in half precision, where values are as
+    wide as keys.
 
     Args:
         device: where the model is.
@@ -69,7 +70,8 @@ def takes_ragged_rows(device: torch.device, dtype: torch.dtype, config: Any) -> 
         return False
     shape = config.get_text_config()
     width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-    return _works(device, dtype, width)
+    width = getattr(shape, "qk_head_dim", None) or width  # with MLA, `head_dim` is that of the rotated part
+    return (getattr(shape, "v_head_dim", None) or width) == width and _works(device, dtype, width)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from igpo_learner_setup import random_rows, save_tiny_llama
+from transformers import CONFIG_MAPPING
 
 from algorithms.igpo.model import ragged, token_logp
 from algorithms.igpo.model.causal_lm import load_causal_lm
@@ -121,6 +122,12 @@ def test_who_takes_the_kernel(monkeypatch):
     assert tried == [(CUDA, torch.bfloat16, 16)]
     assert not takes_ragged_rows(CUDA, torch.float32, Config()), "the kernel is for half precision"
     assert not takes_ragged_rows(CPU, torch.bfloat16, None) and len(tried) == 1
+    # MLA: 192 + 64 numbers for scores, of which 64 are rotated, and as many or fewer for values
+    for kind, width in (("glm4_moe_lite", 256), ("deepseek_v3", None), ("youtu", None)):
+        config = CONFIG_MAPPING[kind]()
+        assert takes_ragged_rows(CUDA, torch.bfloat16, config) is (width is not None)
+        assert width is None or tried.pop() == (CUDA, torch.bfloat16, width)
+    assert len(tried) == 1, "torch's kernel would refuse values of another width, at the first update"
 
 
 @pytest.mark.parametrize(
