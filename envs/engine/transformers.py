@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from envs.engine.base import NO_WEIGHTS, EngineSettings, Generate, Generated, ScoreAnswer, Scored
+from envs.engine.weights import keep_in_float32
 
 PREFILL_TOKENS = 8192
 """Limit on the tokens, with padding, of one forward pass over new requests."""
@@ -64,6 +65,7 @@ class TransformersEngine:
             dtype=getattr(torch, dtype),
             trust_remote_code=trust_remote_code,
         )
+        keep_in_float32(model)
         self._model = model.eval().requires_grad_(False)
         if settings.placement == "separate":
             self._model.to(self._device)

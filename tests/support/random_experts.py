@@ -2,7 +2,14 @@
 
 import torch
 from random_llama import VOCAB
-from transformers import MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    Dots1Config,
+    Dots1ForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 SIZES = {
     "vocab_size": VOCAB,
@@ -32,3 +39,21 @@ def random_mixtral():
     """The same weights at every call."""
     torch.manual_seed(0)
     return MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=4, intermediate_size=32)).eval()
+
+
+def random_dots1():
+    """The same weights at every call; its router adds a bias that bfloat16 cannot tell from 5."""
+    torch.manual_seed(0)
+    config = Dots1Config(
+        **SIZES,
+        n_routed_experts=4,
+        n_shared_experts=1,
+        moe_intermediate_size=32,
+        intermediate_size=96,
+        first_k_dense_replace=1,
+    )
+    model = Dots1ForCausalLM(config).eval()
+    for name, bias in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            bias.copy_(5 + 0.003 * torch.arange(4))
+    return model

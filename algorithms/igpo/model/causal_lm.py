@@ -31,7 +31,7 @@ from algorithms.igpo.model.ragged import takes_ragged_rows
 from algorithms.igpo.model.token_logp import Entropy, backbone, token_logp
 from envs.engine.lora import LoraSettings, write_adapter
 from envs.engine.models import naming_shipped_code
-from envs.engine.weights import state_to_tensors
+from envs.engine.weights import keep_in_float32, kept_in_float32, state_to_tensors
 from envs.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -60,16 +60,16 @@ def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: boo
     if not reads_weights():
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, **how)
+        keep_in_float32(model)
         model.set_attn_implementation(PACKED)
         cast_experts(model)
         return model.eval()  # as `from_pretrained` returns it
     model = AutoModelForCausalLM.from_pretrained(path, config=config, **how)
-    token_ids = torch.zeros((1, 2), dtype=torch.long)
+    token_ids = torch.tensor([[1, 0]])
     with torch.no_grad():
         expected = model(input_ids=token_ids, use_cache=False).logits
-        got = model.get_output_embeddings()(
-            backbone(model)(input_ids=token_ids, use_cache=False).last_hidden_state
-        )
+        hidden = backbone(model)(input_ids=token_ids, use_cache=False).last_hidden_state
+        got = model.get_output_embeddings()(hidden)
     if not torch.equal(expected, got):
         raise ValueError(
             f"{type(model).__name__} in {path} changes its logits after the output head (soft-capping or "
@@ -77,23 +77,21 @@ def load_causal_lm(path: str, weights_dtype: torch.dtype, trust_remote_code: boo
         )
     model.set_attn_implementation(PACKED)
     cast_experts(model)
-    _refuse_leaks_between_rows(model, path)
+    _refuse_leaks_between_rows(model, path, hidden[0].float())
     return model
 
 
-def _refuse_leaks_between_rows(model, path: str) -> None:
-    """Raises ValueError where a row's hidden states depend on the row packed before it.
+@torch.no_grad()
+def _refuse_leaks_between_rows(model, path: str, alone: torch.Tensor) -> None:
+    """Raises ValueError where the hidden states of the row [1, 0] behind another one are not those of the
+    plain model, `alone`.
 
-    A layer that mixes tokens without attention (a state space, a convolution) causes that.
+    A layer that mixes tokens without attention (a state space, a convolution) causes that, and attention of
+    another kind than the packed one.
     """
-
-    @torch.no_grad()
-    def last_row(rows: list[list[int]]) -> torch.Tensor:
-        inputs = PackedRows(np.array(sum(rows, [])), [len(row) for row in rows]).inputs()
-        return backbone(model)(**inputs).last_hidden_state[0, -2:].float()
-
     try:
-        alone, packed = last_row([[1, 0]]), last_row([[0, 1], [1, 0]])
+        inputs = PackedRows(np.array([0, 1, 1, 0]), [2, 2]).inputs()
+        packed = backbone(model)(**inputs).last_hidden_state[0, -2:].float()
         # Kernels round differently for other shapes, by a share of the largest values.
         tolerance = 0.05 if model.dtype is torch.bfloat16 else 1e-4
         is_alone = bool((packed - alone).abs().max() <= tolerance * alone.abs().max())
@@ -101,9 +99,8 @@ def _refuse_leaks_between_rows(model, path: str) -> None:
         is_alone = False
     if not is_alone:
         raise ValueError(
-            f"{type(model).__name__} in {path} does not keep packed rows apart: tokens must meet in "
-            "attention only, "
-            "as in Llama, Qwen2, Qwen3, Mistral or SmolLM2"
+            f"{type(model).__name__} in {path} does not keep packed rows apart: tokens must meet in plain "
+            "causal attention only, as in Llama, Qwen2, Qwen3, Mistral or SmolLM2"
         )
 
 
@@ -232,8 +229,9 @@ class HFCausalLM(TorchRLModule):
                 yield name, tensor.to("cpu", copy=True)
 
     def engine_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yields (name, tensor) of the rollout engine's weights in the precision `dtype`, on this module's
-        device: the full model by the names that the engine reads, or the adapters alone where it serves them.
+        """Yields (name, tensor) of the rollout engine's weights in the precision `dtype` (`kept_in_float32`
+        aside), on this module's device: the full model by the names that the engine reads, or the adapters
+        alone where it serves them.
 
         Gathers a sharded module: all learners must iterate.
         """
@@ -243,7 +241,9 @@ class HFCausalLM(TorchRLModule):
         return published_names(self.hf, tensors) if self.published_names else tensors
 
     def _in_dtype(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-        return ((name, t.to(self.compute_dtype) if t.is_floating_point() else t) for name, t in tensors)
+        for name, tensor in tensors:
+            rounded = tensor.is_floating_point() and not kept_in_float32(self.hf, name)
+            yield name, tensor.to(self.compute_dtype) if rounded else tensor
 
     @override(TorchRLModule)
     def set_state(self, state: dict[str, np.ndarray]) -> None:

@@ -33,6 +33,8 @@ PACKED = "igpo_packed"
 """The attention implementation; without packed rows it is plain `sdpa`."""
 MAX_PADDING = 0.1
 """Largest share of padding in any of attention's groups of rows."""
+NOT_COMPUTED = {"s_aux": "sinks", "softcap": "a cap"}
+"""What transformers may hand to attention that changes its scores, and is not computed here."""
 
 
 def group_by_length(lengths_R: np.ndarray) -> list[np.ndarray]:
@@ -223,8 +225,11 @@ def packed_attention(
     Query, key and value are [1, heads, E, H]; the output is [1, E, heads, H].
 
     Raises:
-        ValueError: a layer's sliding window is shorter than a row.
+        ValueError: a layer's sliding window is shorter than a row, or its attention is of another kind.
     """
+    for name, what in NOT_COMPUTED.items():
+        if kwargs.get(name) is not None:
+            raise ValueError(f"the attention of this model has {what}, which the learner cannot reproduce")
     if packed_rows is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     window, longest = kwargs.get("sliding_window"), packed_rows.shapes[0][1]

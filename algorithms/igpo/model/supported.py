@@ -6,6 +6,8 @@ from typing import Any
 
 LAYERS = ("full_attention", "sliding_attention", "attention", "mlp", "moe")
 """Kinds of layers, in a Hugging Face configuration, in which tokens meet by attention or not at all."""
+WITH_SINKS = ("gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash")
+"""Kinds of models whose attention has a sink, a score that belongs to no token."""
 
 
 def unsupported(config: Any) -> str | None:
@@ -18,6 +20,8 @@ def unsupported(config: Any) -> str | None:
     for name in ("logits_scaling", "logit_scale"):
         if getattr(config, name, None) not in (None, 1):
             return f"it scales its logits after the output head ({name} {getattr(config, name):g})"
+    if config.model_type in WITH_SINKS:
+        return "its attention has sinks"
     kinds = {
         *(getattr(config, "layer_types", None) or ()),
         *(getattr(config, "layers_block_type", None) or ()),

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from igpo_learner_setup import random_rows, save_tiny_llama
-from transformers import AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from algorithms.igpo.learner.token_batch import dummy_batch
 from algorithms.igpo.model.causal_lm import load_causal_lm
@@ -219,6 +219,36 @@ def test_a_model_that_mixes_tokens_outside_attention_is_refused(tmp_path):
     ).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="does not keep packed rows apart"):
         load_causal_lm(str(tmp_path), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kind", "refusal"),
+    [
+        ("gpt_oss", "the attention of this model has sinks, which the learner cannot reproduce"),
+        ("bert-generation", "does not keep packed rows apart: tokens must meet in plain causal attention"),
+    ],
+)
+def test_attention_of_another_kind_is_refused(tmp_path, kind, refusal, dtype):
+    """gpt-oss has a score beside those of tokens; BERT's tokens see those behind them."""
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 61,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+    }
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**sizes))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=refusal):
+        load_causal_lm(str(tmp_path), dtype)
 
 
 @pytest.mark.slow

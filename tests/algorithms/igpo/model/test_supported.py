@@ -24,6 +24,7 @@ def test_attention_and_plain_logits(kind):
         ("qwen3_next", {}, "its tokens meet elsewhere than in attention (linear_attention)"),
         ("lfm2", {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
          "its tokens meet elsewhere than in attention (conv)"),
+        ("gpt_oss", {}, "its attention has sinks"),
         ("llama4_text", {}, "its tokens meet elsewhere than in attention (chunked_attention)"),
         ("rwkv", {}, "its tokens meet elsewhere than in attention"),
     ],
