@@ -88,6 +88,8 @@ class VLLMEngine:
             block_size=settings.block_size,
             gpu_memory_utilization=settings.gpu_memory_utilization,
             tensor_parallel_size=settings.tensor_parallel_size,
+            # In a placement group, as under Tune, vLLM would ask Ray for GPUs that this process has already.
+            distributed_executor_backend="mp" if settings.tensor_parallel_size > 1 else None,
             enforce_eager=on_cpu if settings.enforce_eager is None else settings.enforce_eager,
             enable_sleep_mode=shares_gpu and not on_cpu,
             enable_prefix_caching=True,

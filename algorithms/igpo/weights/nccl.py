@@ -112,6 +112,8 @@ class WeightSender:
         with torch.accelerator.device_index(self._device.index), torch.no_grad():
             if group.name != self._group_name:
                 self._form(group)
+            if self._device.type == "cuda":  # vLLM reads them on streams that do not wait
+                torch.cuda.synchronize(self._device)
             for _, engines, trainer in self._routes:
                 engines.version = version
                 trainer.send_weights()

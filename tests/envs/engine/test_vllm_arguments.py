@@ -1,8 +1,10 @@
 """What `engine.vllm` passes through to vLLM, and what it refuses."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from envs.engine import vllm_arguments
+from envs.engine import vllm, vllm_arguments
 from envs.engine.base import EngineSettings
 from envs.engine.vllm_arguments import REFUSED, known_arguments, make
 
@@ -56,3 +58,17 @@ def test_without_vllm_nothing_is_known_and_what_breaks_is_still_refused(monkeypa
     assert EngineSettings(vllm={"anything": 1}).vllm == {"anything": 1}
     with pytest.raises(ValueError, match="another policy"):
         EngineSettings(vllm={"quantization": "fp8"})
+
+
+@pytest.mark.parametrize("size, backend", [(1, None), (2, "mp")])
+def test_an_engine_over_several_gpus_starts_processes_of_its_own(monkeypatch, size, backend):
+    """By itself vLLM takes Ray where it finds itself in a placement group, as under Tune."""
+    asked = {}
+    monkeypatch.setattr(vllm, "check_device", lambda settings: None)
+    monkeypatch.setattr(vllm, "import_vllm", lambda dtype: None)
+    monkeypatch.setattr(
+        vllm, "make", lambda *_, **given: asked.update(given) or SimpleNamespace(llm_engine=None)
+    )
+    settings = EngineSettings(tensor_parallel_size=size)
+    vllm.VLLMEngine("a model", settings, max_model_len=8, dtype="float32")
+    assert (asked["tensor_parallel_size"], asked["distributed_executor_backend"]) == (size, backend)

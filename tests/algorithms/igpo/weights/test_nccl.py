@@ -3,6 +3,7 @@ GPU, over gloo.
 """
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,6 +99,19 @@ def test_what_a_learner_raises_ends_the_push():
     learners = SimpleNamespace(foreach_learner=lambda *args, **kwargs: [answer])
     with pytest.raises(OSError, match="NCCL is not there"):
         push_to(runners, learners).push(3)
+
+
+def test_weights_are_complete_before_vllm_reads_them(monkeypatch):
+    """It reads them on streams of its own, which do not wait for the learner's."""
+    from algorithms.igpo.weights.nccl import WeightSender
+
+    done, device = [], torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "synchronize", done.append)
+    monkeypatch.setattr(torch.accelerator, "device_index", lambda index: nullcontext())
+    sender = WeightSender(lambda policy: None, 0, device)
+    trainer = SimpleNamespace(send_weights=lambda: done.append("sent"))
+    sender._group_name, sender._routes = "one", [(SimpleNamespace(num_bytes=8), SimpleNamespace(), trainer)]
+    assert sender.send(SimpleNamespace(name="one"), 3) == 8 and done == [device, "sent"]
 
 
 @pytest.fixture
