@@ -1,5 +1,7 @@
-"""A torch learner that may be one of several: each has a copy of the model (RLlib's DDP) or a shard of it
-(FSDP2).
+"""A torch learner that may be one of several: each has a copy of the model or a shard of it (FSDP2).
+
+Copies are trained on the sum of all learners' gradients. torch's DDP, in which RLlib would wrap them, keeps
+that sum on the device for good, as large as all gradients, also while an engine has the device.
 
 A model is sharded before it reaches the device, where the full one may not fit. Only full tensors leave the
 learners. With `offload_optimizer`, the optimizer state is on the device only during a step.
@@ -47,10 +49,27 @@ class DistributedLearner(TorchLearner):
             shard(module[module_id], self._device)
         return module
 
+    @property
+    def _has_copies(self) -> bool:
+        """Whether this learner's model is one of several copies."""
+        return self.config.num_learners > 1 and not self.config.shard_learner
+
     @override(TorchLearner)
     def _make_modules_ddp_if_necessary(self) -> None:
-        if not self.config.shard_learner:
-            super()._make_modules_ddp_if_necessary()
+        """Makes copies equal to the first learner's, and wraps none: new adapters are drawn by each."""
+        for module_id in sorted(self.module.keys()) if self._has_copies else ():
+            module: Any = self.module[module_id]
+            for parameter in module.parameters():
+                if parameter.requires_grad:
+                    torch.distributed.broadcast(parameter.detach(), src=0)
+
+    def add_up_gradients(self, module: torch.nn.Module) -> None:
+        """Gives every copy of `module` the sum of all learners' gradients (a collective call)."""
+        for parameter in module.parameters() if self._has_copies else ():
+            if parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                torch.distributed.all_reduce(parameter.grad)
 
     def over_learners(self, values: list[float], how: str) -> list[float]:
         """Reduces each value over all learners (a collective call): `how` is "sum" or "max"."""

@@ -159,20 +159,19 @@ class UpdatingLearner(DistributedLearner):
         config, module = self.config.get_config_for_module(module_id), self.module[module_id]
         losses = []
         for k, micro in enumerate(update.micro_batches()):
-            no_sync = getattr(module, "no_sync", contextlib.nullcontext)  # only a DDP wrapper has it
-            with no_sync() if k < update.num_micro_batches - 1 else contextlib.nullcontext():
-                fwd_out = module.forward_train(micro)
-                loss = self.compute_loss_for_module(
-                    module_id=module_id, config=config, batch=micro, fwd_out=fwd_out
-                )
-                if update.is_real(k):
-                    decisions = fwd_out[DECISIONS]
-                    if OLD_LOGP not in micro:
-                        stats.add_gap(micro, decisions, fwd_out["token_logp"].detach())
-                    stats.add_terms(decisions, fwd_out[TOKEN_TERMS], fwd_out["entropy"])
-                # DDP averages gradients over the learners, but each loss is already a share of one sum.
-                (loss * max(1, self.config.num_learners)).backward()
+            fwd_out = module.forward_train(micro)
+            loss = self.compute_loss_for_module(
+                module_id=module_id, config=config, batch=micro, fwd_out=fwd_out
+            )
+            if update.is_real(k):
+                decisions = fwd_out[DECISIONS]
+                if OLD_LOGP not in micro:
+                    stats.add_gap(micro, decisions, fwd_out["token_logp"].detach())
+                stats.add_terms(decisions, fwd_out[TOKEN_TERMS], fwd_out["entropy"])
+            # FSDP averages gradients over the learners, but each loss is already a share of one sum.
+            (loss * (self.config.num_learners if self.config.shard_learner else 1)).backward()
             losses.append(loss.detach())
+        self.add_up_gradients(self._hugging_face(module_id))
         losses = torch.stack(losses).double().tolist()
         self._refuse_non_finite(update, losses)
         stats.total["loss"] += sum(losses)
@@ -311,8 +310,7 @@ class UpdatingLearner(DistributedLearner):
                 self._set_optimizer_lr(optimizer, lr=share * float(schedule.get_current_value()))
 
     def _hugging_face(self, module_id: str) -> HFCausalLM:
-        """Returns the module without its DDP wrapper."""
-        return cast(HFCausalLM, self.module[module_id].unwrapped())
+        return cast(HFCausalLM, self.module[module_id])
 
     def _settings(self, module_id: str) -> LossSettings:
         return self.config.get_config_for_module(module_id).loss_settings()

@@ -33,7 +33,7 @@ def export_hf(learners: LearnerGroup, module_ids: list[str], tokenizer: Any, fol
 
     def export(learner) -> tuple[str, str] | None:
         """Returns the first learner's node, and its folder there."""
-        modules = {module_id: learner.module[module_id].unwrapped() for module_id in learner.module.keys()}  # noqa: SIM118 (not a dict)
+        modules = {module_id: learner.module[module_id] for module_id in learner.module.keys()}  # noqa: SIM118 (not a dict)
         if learner._learner_index:
             for module in modules.values() if learner.config.shard_learner else ():
                 module.save_pretrained(None)  # takes part in gathering the weights

@@ -1,5 +1,8 @@
 """Two learners (Ray actors, gloo) give the loss and gradient of one."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from igpo_learner_setup import (
@@ -13,6 +16,7 @@ from igpo_learner_setup import (
 )
 from local_ray import local_ray
 
+from algorithms.igpo.learner.distributed import DistributedLearner
 from algorithms.igpo.learner.groups import shard_groups
 from algorithms.igpo.loss_settings import LossSettings
 
@@ -85,3 +89,24 @@ def test_two_learners_equal_one(ray_of_two_cpus, tmp_path, preset, loss):
                 assert credit[key].logp_gap_mean == pytest.approx(turn.logp_gap_mean, abs=1e-5)
     finally:
         group.shutdown()
+
+
+def test_copies_begin_as_the_first_and_add_up_their_gradients(monkeypatch):
+    """Without torch's DDP, which would keep as many numbers on the device as there are gradients."""
+    layer, frozen = torch.nn.Linear(2, 1), torch.nn.Linear(1, 1).requires_grad_(False)
+    module = torch.nn.ModuleList([layer, frozen])
+    learner: Any = SimpleNamespace(_has_copies=True, module={"a_policy": module})
+    sent = []
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: sent.append((tensor, src)))
+    DistributedLearner._make_modules_ddp_if_necessary(learner)
+    assert learner.module["a_policy"] is module, "no wrapper"
+    assert [(tensor.data_ptr(), src) for tensor, src in sent] == [
+        (layer.weight.data_ptr(), 0),
+        (layer.bias.data_ptr(), 0),
+    ]
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(3))
+    layer.weight.grad = torch.tensor([[1.0, 2.0]])
+    DistributedLearner.add_up_gradients(learner, module)
+    assert layer.weight.grad.tolist() == [[4.0, 5.0]]
+    assert layer.bias.grad is not None and layer.bias.grad.tolist() == [3.0], "the others may have one"
+    assert frozen.weight.grad is None

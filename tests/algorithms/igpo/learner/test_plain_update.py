@@ -126,7 +126,7 @@ def test_one_update_of_adapters(llama):
 @pytest.mark.parametrize("preset", CASES)
 @pytest.mark.parametrize("sharded", [False, True])
 def test_two_learners(ray_of_two_cpus, llama, preset, sharded):
-    """Each has a copy of the model (DDP) or half of it (FSDP2)."""
+    """Each has a copy of the model or half of it (FSDP2)."""
     from ray.rllib.core.learner.training_data import TrainingData
 
     loss, plain_loss = CASES[preset]
