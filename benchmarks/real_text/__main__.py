@@ -30,20 +30,32 @@ from pipeline.terminal import Console
 
 UPDATES, HELDOUT = (Path(__file__).with_name(name) for name in ("updates.csv", "heldout.csv"))
 UPDATES_OF_RUN = """
+WITH trained AS (
+    SELECT
+        iteration,
+        avg(em_squad) AS em,
+        avg(gain_turns) AS searches,
+        avg((termination <> 'answered')::INT) AS unanswered,
+        count(*) AS rollouts,
+        sum(decision_tokens) AS tokens
+    FROM episodes WHERE split = 'train' GROUP BY iteration
+)
 SELECT
-    any_value(seed) AS seed,
+    (SELECT any_value(seed) FROM runs) AS seed,
     run_id,
     iteration AS update,
-    avg(em_squad) AS em,
-    avg(gain_turns) AS searches,
-    avg((termination <> 'answered')::INT) AS unanswered,
-    sum(count(*)) OVER (ORDER BY iteration)::BIGINT AS rollouts,
-    sum(sum(decision_tokens)) OVER (ORDER BY iteration)::BIGINT AS tokens
-FROM episodes
-JOIN (SELECT run_id, any_value(seed) AS seed FROM runs GROUP BY run_id) USING (run_id)
+    coalesce(metrics['em_sampled'], trained.em) AS em,
+    searches,
+    unanswered,
+    sum(coalesce(metrics['rollouts_sampled'], trained.rollouts)) OVER upto::BIGINT AS rollouts,
+    sum(coalesce(metrics['tokens_sampled'], trained.tokens)) OVER upto::BIGINT AS tokens
+FROM trained JOIN iterations USING (iteration)
 WHERE split = 'train'
-GROUP BY run_id, iteration
+WINDOW upto AS (ORDER BY iteration)
 ORDER BY iteration
+"""
+"""EM, rollouts and tokens are of all that was sampled, searches of the groups that were trained on (`dapo`
+replaces others).
 """
 SMOOTHED = 3
 """Updates over which sampled EM is averaged: one update has eight questions only."""

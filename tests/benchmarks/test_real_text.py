@@ -1,13 +1,18 @@
 """The tables of a real model's runs: what is kept of a run, and of one that went on from another."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import duckdb
 import pyarrow as pa
 import pytest
+from rollout_log_samples import train_1
 
 from benchmarks.real_text import __main__ as real_text
+from pipeline.analysis import open_run
+from pipeline.rollout_log.rows import RunInfo
+from pipeline.rollout_log.writer import RolloutLogWriter
 
 RUNS = {"first": range(1, 3), "second": range(3, 4)}
 
@@ -60,6 +65,23 @@ def test_scores_by_kind_of_question(tables):
         "gold answer read",
     ]
     assert [list(column.cells) for column in table.columns] == [["grpo"], ["2"], ["0.00"], ["0.50"], ["0.67"]]
+
+
+def test_what_was_sampled_and_not_trained_on_counts(tmp_path):
+    """Iteration 1 trains on four rollouts of eight that were sampled, of which one is right."""
+    sampled = {"em_sampled": 0.125, "rollouts_sampled": 8.0, "tokens_sampled": 500.0}
+    with RolloutLogWriter(tmp_path / "run" / "rollouts", "run", 1, info=RunInfo()) as log:
+        log.write(train_1(), sampled)
+        log.write(replace(train_1(), iteration=2), {"kl": 0.5})
+    run = open_run(tmp_path / "run")
+    rows = run.sql(real_text.UPDATES_OF_RUN).to_arrow_table().to_pylist()
+    ((trained, tokens, em),) = run.sql(
+        "SELECT count(*), sum(decision_tokens), avg(em_squad) FROM episodes WHERE iteration = 2"
+    ).fetchall()
+    assert [(row["update"], row["em"], row["rollouts"], row["tokens"]) for row in rows] == [
+        (1, 0.125, 8, 500),
+        (2, em, 8 + trained, 500 + tokens),
+    ]
 
 
 def test_a_run_that_does_not_follow_is_refused(tables):
