@@ -75,6 +75,8 @@ def sql_command(
     from pipeline.cli.output import FORMATS, interruptibly, make_console, write_result
 
     console = make_console()
+    if format not in FORMATS:
+        raise InputError(f"--format {format}: it must be one of {', '.join(FORMATS)}.")
     if list_:
         _list_questions(format, out, console)
         return
@@ -82,8 +84,6 @@ def sql_command(
     from pipeline.analysis import open_run
     from pipeline.analysis.partial_recredits import partial_recredits
 
-    if format not in FORMATS:
-        raise InputError(f"--format {format}: it must be one of {', '.join(FORMATS)}.")
     if memory is not None and not 0.1 <= memory < 1e6:
         raise InputError(f"--memory {memory:g}: it must be 0.1 GiB or more.")
     with open_run(*runs, runs_dir=runs_dir, memory_gib=memory) as run:
