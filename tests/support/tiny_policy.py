@@ -1,20 +1,22 @@
 """A random policy of some hundred thousand parameters and an experiment on it, for tests of the
 command line."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 
-def write_policy(folder: Path) -> Path:
-    """A Hugging Face folder whose tokenizer knows the generated world."""
+def write_policy(folder: Path, *texts: str) -> Path:
+    """A Hugging Face folder whose tokenizer knows the generated world, and the words of `texts`."""
     from random_llama import random_llama
 
     from envs.search.protocols.tiny import build_tokenizer
     from envs.world.words import vocabulary
 
-    tokenizer = build_tokenizer(vocabulary())
+    words = [word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower())]
+    tokenizer = build_tokenizer(list(dict.fromkeys([*vocabulary(), *words])))
     tokenizer.save_pretrained(folder)
     special = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
     random_llama(vocab_size=len(tokenizer), initializer_range=0.02, **special).save_pretrained(folder)

@@ -5,6 +5,8 @@ import json
 import pytest
 from command import Command
 from data_shapes import (
+    ANSWERS,
+    DOCUMENTS,
     OWN_CORPUS_NAMES,
     OWN_NAMES,
     QUESTION_SOURCES,
@@ -26,7 +28,8 @@ from pipeline.analysis import open_run
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
-    return write_policy(tmp_path_factory.mktemp("policy"))
+    texts = [*ANSWERS, *(text for _, _, text in DOCUMENTS)]  # or a run is refused: its words are unknown
+    return write_policy(tmp_path_factory.mktemp("policy"), *texts)
 
 
 def run(app, *words):
