@@ -1,5 +1,6 @@
 """Canaries: credentials in every variable and address. Each component fails, and none writes a credential."""
 
+import json
 import logging
 import re
 
@@ -14,6 +15,7 @@ from envs.retrieval.config import WebSettings
 from envs.retrieval.remote.web import WebRetriever
 from envs.search.tools.base import Tool, Toolbox, ToolError, ToolFailure
 from envs.search.trajectory import ToolCall
+from envs.world.words import vocabulary
 from pipeline.logging import configure_logging, log_to_file
 from pipeline.rollout_log.folder import open_folder
 from pipeline.run_directory.directory import RunDirectory
@@ -119,7 +121,11 @@ def test_a_run_whose_search_and_tracking_server_fail(tmp_path):
         web = {"kind": "web", "web": {"url": f"{address}/search"}}
         questions = tmp_path / "questions.jsonl"
         questions.write_text(
-            "".join(f'{{"id": "{k}", "question": "who {k} ?", "golden_answers": ["a"]}}\n' for k in range(40))
+            "".join(
+                json.dumps({"id": str(k), "question": f"trade of {word} ?", "golden_answers": ["coach"]})
+                + "\n"
+                for k, word in enumerate(vocabulary()[:40])
+            )
         )
         env = {"corpus": "remote", "questions": "questions.jsonl", "heldout_share": 0.1, "retriever": web}
         write_experiment(tmp_path / "demo.yaml", "tiny", env=env, iterations=1)
